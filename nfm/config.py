@@ -1,0 +1,353 @@
+"""The configuration: YAML → frozen, validated settings. Every key is documented where it is declared."""
+
+import re
+from collections.abc import Sequence
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self, get_args, get_origin
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import ErrorDetails
+
+from nfm.contract.errors import ConfigError
+from nfm.contract.schema import flag_name
+
+Fraction = Annotated[float, Field(ge=0, lt=1)]
+Positive = Annotated[int, Field(ge=1)]
+NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
+class Settings(BaseModel):
+    """A section: unknown keys and wrong types are refused, nothing is converted in silence."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class Source(Settings):
+    """A raw table: anything Spark reads. Either `path` with a format, or `table`."""
+
+    format: str = "parquet"  # a Spark data source: parquet, csv, json, orc, …
+    path: str | None = None
+    table: str | None = None  # a table of Spark's catalog, instead of path
+    options: dict[str, str | bool | int | float] = {}  # handed to Spark's reader as they are
+    where: str | None = None  # an SQL condition; rows that do not meet it are left out
+
+    @model_validator(mode="after")
+    def _one_place(self) -> Self:
+        if (self.path is None) == (self.table is None):
+            raise ValueError("give either path (with format and options) or table")
+        return self
+
+    def __str__(self) -> str:
+        """How messages name the table."""
+        return f"table {self.table}" if self.table else str(self.path)
+
+
+class Categorical(Settings):
+    """A categorical column → a field of ids."""
+
+    column: str | None = None  # the raw column; the field's own name unless set
+    min_count: Positive = 1  # values seen less often in the train fold are out-of-vocabulary
+    max_size: Positive | None = None  # keep at most so many values, the most frequent ones
+    oov_buckets: Positive = 1  # out-of-vocabulary values are spread over so many ids by hash
+
+
+class Numeric(Settings):
+    """A numeric column → one float, or with `buckets` a field of ids."""
+
+    column: str | None = None  # the raw column; the number's own name unless set
+    # dense: beside the pooled vector, into the MLP and the linear part. field: a feature with x = value in the pooling
+    as_: Literal["dense", "field"] = Field("dense", alias="as")
+    impute: Literal["mean", "median"] | float = "mean"  # what stands in for a missing number, before scaling
+    missing_flag: bool = False  # one more number: 1 where this one is missing
+    # standard: (x - mean) / std; minmax: to 0 … 1 of the train fold; log1p: sign(x) log(1 + |x|); none: as it is
+    scale: Literal["standard", "minmax", "log1p", "none"] = "standard"
+    clip: tuple[Fraction, Annotated[float, Field(gt=0, le=1)]] | None = None  # quantiles of the train fold
+    buckets: Annotated[int, Field(ge=2)] | None = None  # quantile buckets of the train fold → a categorical field
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        if self.clip and self.clip[0] >= self.clip[1]:
+            raise ValueError("clip takes two quantiles, the lower one first")
+        if self.buckets is not None:
+            others = {"as_", "impute", "missing_flag", "scale", "clip"} & self.model_fields_set
+            if others:
+                names = ", ".join(sorted(name.rstrip("_") for name in others))
+                raise ValueError(f"buckets makes a categorical field, to which {names} cannot apply: leave it out")
+        return self
+
+
+class Columns(Settings):
+    """What the columns of the table are."""
+
+    key: Annotated[tuple[str, ...], Field(min_length=1)]  # carried into every output
+    label: str | None = None  # what the model learns; training needs it, scoring does not
+    weight: str | None = None  # sample weight, ≥ 0
+    categorical: dict[str, Categorical] = {}
+    numeric: dict[str, Numeric] = {}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _empty_settings(cls, data: Any) -> Any:
+        # `Pclass:` with nothing behind it means the defaults, as `Pclass: {}` does.
+        if isinstance(data, dict):
+            for name in ("categorical", "numeric"):
+                if isinstance(data.get(name), dict):
+                    data = {**data, name: {k: {} if v is None else v for k, v in data[name].items()}}
+        return data
+
+    @model_validator(mode="after")
+    def _names(self) -> Self:
+        if not self.categorical and not self.numeric:
+            raise ValueError("name at least one column under categorical or numeric")
+        names = [
+            *self.categorical,
+            *self.numeric,
+            *(flag_name(n) for n, s in self.numeric.items() if s.missing_flag),
+        ]
+        taken: set[str] = {"label", "weight", "fold"}  # columns that the dataset has anyway
+        for name in names:
+            if name.lower() in taken:
+                raise ValueError(
+                    f"two columns of the dataset would be called {name!r} (label, weight and fold are taken): "
+                    "give the field another name and say which column it reads with `column:`"
+                )
+            taken.add(name.lower())
+        inputs = {s.column or n for part in (self.categorical, self.numeric) for n, s in part.items()}
+        if self.label in inputs:
+            raise ValueError(f"the label {self.label!r} is also an input: the model would only learn to repeat it")
+        return self
+
+
+class Split(Settings):
+    """Folds by a hash of key columns: a row keeps its fold whatever the order, the partitions and the new rows."""
+
+    by: tuple[str, ...] = ()  # columns.key unless set
+    valid: Fraction = 0.1  # share of the rows
+    test: Fraction = 0.2
+    seed: int = 1
+
+    @model_validator(mode="after")
+    def _leaves_train(self) -> Self:
+        if self.valid + self.test >= 1:
+            raise ValueError(f"valid + test is {self.valid + self.test:g}, which leaves nothing to train on")
+        return self
+
+
+class L2(Settings):
+    """Factors of the squared weights that are added to the loss."""
+
+    embedding: NotNegative = 0.0  # over the rows of the batch, averaged over its samples
+    linear: NotNegative = 0.0  # the same, of the first-order weights
+    hidden: NotNegative = 0.0  # kernels of the hidden layers
+
+
+class Model(Settings):
+    """The Neural Factorization Machine (He & Chua 2017)."""
+
+    task: Literal["binary"] = "binary"  # log loss; the score is a probability
+    embedding_dim: Positive = 64  # K
+    hidden_units: tuple[Positive, ...] = (128, 128)  # [] for none
+    activation: Literal["relu", "sigmoid", "tanh", "linear"] = "relu"  # of the hidden layers
+    batch_norm: bool = True  # on the pooled vector and on each hidden layer, before its activation
+    pooling_dropout: Fraction = 0.5
+    hidden_dropout: Fraction = 0.2
+    l2: L2 = L2()
+    output: Literal["trained", "ones"] = "trained"  # h; ones without hidden layers is a factorization machine
+
+    @model_validator(mode="after")
+    def _machine(self) -> Self:
+        if self.output == "ones" and self.hidden_units:
+            raise ValueError("output: ones makes a factorization machine, which has no hidden layers: hidden_units: []")
+        return self
+
+
+class EarlyStopping(Settings):
+    """When to stop; the weights of the best epoch are the ones kept."""
+
+    monitor: str = "val_loss"  # loss, auc or accuracy, of the validation fold with val_ before it
+    mode: Literal["auto", "min", "max"] = "auto"  # auto: auc and accuracy up, loss down
+    patience: Positive = 5  # epochs without improvement
+    min_delta: NotNegative = 0.0  # smaller changes are no improvement
+
+
+MONITORS = ("loss", "auc", "accuracy", "val_loss", "val_auc", "val_accuracy")
+
+
+class Train(Settings):
+    """How the model is fitted."""
+
+    optimizer: Literal["adagrad", "adam"] = "adagrad"
+    learning_rate: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 0.05
+    batch_size: Positive = 1024
+    epochs: Positive = 50  # at most
+    seed: int = 1  # of the initial weights, the shuffling and the dropout
+    early_stopping: EarlyStopping | None = EarlyStopping()  # null: all epochs, the last weights
+
+    @model_validator(mode="after")
+    def _monitor(self) -> Self:
+        if self.early_stopping and self.early_stopping.monitor not in MONITORS:
+            raise ValueError(
+                f"early_stopping.monitor: {self.early_stopping.monitor!r} given; allowed: {', '.join(MONITORS)}"
+            )
+        return self
+
+
+class Score(Settings):
+    """What the score job reads and writes."""
+
+    source: Source | None = None  # the top-level source unless set
+    model: str | None = None  # workdir/model unless set
+    output: str | None = None  # workdir/scores unless set
+    columns: tuple[str, ...] = ()  # carried along, besides the key
+
+
+class Config(Settings):
+    """One configuration file, for all jobs."""
+
+    name: str
+    workdir: str  # holds dataset/ encoding/ model/ scores/
+    source: Source
+    columns: Columns
+    split: Split = Split()
+    model: Model = Model()
+    train: Train = Train()
+    score: Score = Score()
+
+    @model_validator(mode="after")
+    def _local(self) -> Self:
+        for key, path in (
+            ("workdir", self.workdir),
+            ("score.model", self.score.model),
+            ("score.output", self.score.output),
+        ):
+            if path is not None and "://" in path:
+                raise ValueError(f"{key}: {path!r} given; it must be a folder that every machine sees at the same path")
+        if self.train.early_stopping and self.train.early_stopping.monitor.startswith("val_") and not self.split.valid:
+            raise ValueError(
+                "early stopping watches the validation fold, but split.valid is 0: give it a share of the rows"
+            )
+        return self
+
+    @property
+    def dataset_folder(self) -> Path:
+        """Where the features job writes the encoded rows."""
+        return Path(self.workdir, "dataset")
+
+    @property
+    def encoding_folder(self) -> Path:
+        """Where the features job writes the encoding."""
+        return Path(self.workdir, "encoding")
+
+    @property
+    def model_folder(self) -> Path:
+        """Where the train job writes the artifact and the score job reads it."""
+        return Path(self.score.model or Path(self.workdir, "model"))
+
+    @property
+    def scores_folder(self) -> Path:
+        """Where the score job writes."""
+        return Path(self.score.output or Path(self.workdir, "scores"))
+
+
+def load(path: Path, changes: Sequence[str] = ()) -> Config:
+    """Read a configuration file, with `a.b=value` changes from the command line (values are YAML).
+
+    Raises:
+        ConfigError: the file cannot be read, or does not say what it may say; names every wrong key at once.
+    """
+    try:
+        content = _parse(path.read_text())
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {error.strerror}. Give a YAML file with --config.") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not YAML: {error}") from error
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path} holds no settings. conf/reference.yaml shows them all.")
+    for change in changes:
+        _set(content, change)
+    try:
+        return Config.model_validate(_lists_to_tuples(content))
+    except ValidationError as error:
+        problems = "\n".join(f"  {_tell(problem)}" for problem in error.errors())
+        raise ConfigError(f"{path} is refused:\n{problems}\nconf/reference.yaml explains every key.") from error
+
+
+def _set(content: dict[str, Any], change: str) -> None:
+    path, equals, text = change.partition("=")
+    *parents, last = path.split(".")
+    if not equals or not all([*parents, last]):
+        raise ConfigError(f"--set {change}: write it as section.key=value, for example --set train.seed=2")
+    try:
+        value = _parse(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"--set {change}: the value is not YAML: {error}") from error
+    for parent in parents:
+        if content.get(parent) is None:
+            content[parent] = {}
+        content = content[parent]
+        if not isinstance(content, dict):
+            raise ConfigError(f"--set {change}: {parent} is not a section")
+    content[last] = value
+
+
+class _Yaml(yaml.SafeLoader):
+    """YAML whose numbers are those of YAML 1.2: PyYAML alone reads 1e-3 as a text."""
+
+
+_Yaml.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
+)
+
+
+def _parse(text: str) -> Any:
+    return yaml.load(text, _Yaml)  # noqa: S506 (a SafeLoader)
+
+
+def _lists_to_tuples(content: Any) -> Any:
+    """Settings are immutable: YAML's lists become tuples."""
+    if isinstance(content, dict):
+        return {key: _lists_to_tuples(value) for key, value in content.items()}
+    return tuple(map(_lists_to_tuples, content)) if isinstance(content, list) else content
+
+
+def _tell(problem: ErrorDetails) -> str:
+    """The key, what was given and what is allowed."""
+    where = ".".join(str(part) for part in problem["loc"])
+    given = problem["input"]
+    match problem["type"]:
+        case "extra_forbidden":
+            allowed = _keys_at(problem["loc"][:-1])
+            close = get_close_matches(str(problem["loc"][-1]), allowed, n=1)
+            hint = f" Did you mean {close[0]!r}?" if close else ""
+            return f"{where}: there is no such key.{hint} Allowed here: {', '.join(allowed)}"
+        case "missing":
+            return f"{where}: this key is required"
+        case "value_error":
+            message = problem["msg"].removeprefix("Value error, ")
+            return f"{where}: {message}" if where else message
+        case "literal_error":
+            return f"{where}: {given!r} given; allowed: {problem['ctx']['expected']}"
+        case _:
+            shown = list(given) if isinstance(given, tuple) else given
+            return f"{where}: {shown!r} given; {problem['msg'][:1].lower()}{problem['msg'][1:]}"
+
+
+def _keys_at(path: tuple[int | str, ...]) -> list[str]:
+    """The keys that the section at this path may hold."""
+    section: type[BaseModel] = Config
+    entries = False  # inside a mapping of names of the user's own, such as columns.categorical
+    for part in path:
+        if entries:
+            entries = False
+            continue
+        field = next(f for name, f in section.model_fields.items() if (f.alias or name) == part)
+        models = [t for t in _types(field.annotation) if isinstance(t, type) and issubclass(t, BaseModel)]
+        section, entries = models[0], get_origin(field.annotation) is dict
+    return [field.alias or name for name, field in section.model_fields.items()]
+
+
+def _types(annotation: Any) -> list[Any]:
+    arguments = get_args(annotation)
+    return [t for argument in arguments for t in _types(argument)] if arguments else [annotation]

@@ -1,0 +1,1 @@
+"""What every stage shares: fields, vocabulary, encoder, artifact, publish. Needs numpy and pyarrow only."""

@@ -1,0 +1,193 @@
+"""The model artifact: save, load, verify.
+
+    model/  metadata.json  encoding/  weights/*.npy  keras/model.keras  report.html
+
+`metadata.json` is written last and holds the checksum of every other file; a folder without it is no artifact. Weights
+are plain arrays with batch norm folded in, so that scoring needs no TensorFlow; nothing is pickled.
+"""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nfm.contract.encoder import Encoding
+from nfm.contract.errors import DataError
+from nfm.contract.publish import publish
+from nfm.contract.schema import Spec, canonical_json
+
+ARTIFACT_FORMAT = 1
+MARKER = "metadata.json"
+
+
+@dataclass(frozen=True)
+class Network:
+    """What the forward pass has to know besides the weights."""
+
+    task: str
+    embedding_dim: int
+    hidden_units: tuple[int, ...]
+    activation: str
+
+    def weight_shapes(self, spec: Spec) -> dict[str, tuple[int, ...]]:
+        """Names and shapes of the arrays under `weights/`.
+
+        R rows of the table, K embedding size, D dense columns: `embedding` (R, K), `linear` (R,), `dense_linear` (D,),
+        `bias` (1,), `hidden_i_kernel` (in, out), `hidden_i_bias` (out,), `output` (K or the last hidden size,).
+        """
+        shapes: dict[str, tuple[int, ...]] = {
+            "embedding": (spec.rows, self.embedding_dim),
+            "linear": (spec.rows,),
+            "dense_linear": (len(spec.dense),),
+            "bias": (1,),
+        }
+        width = self.embedding_dim
+        for i, units in enumerate(self.hidden_units):
+            inputs = width + len(spec.dense) if i == 0 else width
+            shapes[f"hidden_{i}_kernel"], shapes[f"hidden_{i}_bias"] = (inputs, units), (units,)
+            width = units
+        return shapes | {"output": (width,)}
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A loaded artifact; the weights are memory-mapped."""
+
+    path: Path
+    metadata: Mapping[str, Any]
+    encoding: Encoding
+    network: Network
+    weights: Mapping[str, NDArray[np.float32]]
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the model: its metadata, and through the checksums every file."""
+        return str(self.metadata["fingerprint"])
+
+    @classmethod
+    def load(cls, folder: Path, verify: bool = True) -> Self:
+        """Open an artifact.
+
+        Args:
+            folder: the `model/` folder.
+            verify: read every file and compare its checksum. A worker that opens what the driver has verified need not.
+
+        Raises:
+            DataError: no artifact, or a wrong version, fingerprint, shape or checksum; names the file.
+        """
+        metadata = _read_metadata(folder)
+        if verify:
+            _verify_files(folder, metadata)
+        encoding = Encoding.load(folder / "encoding")
+        if encoding.spec.fingerprint != metadata["encoding_fingerprint"]:
+            _refuse(
+                folder / "encoding/spec.json",
+                "its fingerprint is not the one that the model was trained with",
+            )
+        network = Network(**{**metadata["network"], "hidden_units": tuple(metadata["network"]["hidden_units"])})
+        weights = {}
+        for name, shape in network.weight_shapes(encoding.spec).items():
+            path = folder / "weights" / f"{name}.npy"
+            try:
+                weights[name] = np.load(path, mmap_mode="r" if np.prod(shape) else None, allow_pickle=False)
+            except (OSError, ValueError) as error:
+                _refuse(path, f"it cannot be read ({error})")
+            if weights[name].shape != shape or weights[name].dtype != np.float32:
+                _refuse(path, f"it is {weights[name].dtype} {weights[name].shape} where float32 {shape} is needed")
+        return cls(folder, metadata, encoding, network, weights)
+
+
+def save(
+    target: Path,
+    *,
+    encoding_folder: Path,
+    network: Network,
+    weights: Mapping[str, NDArray[np.float32]],
+    facts: Mapping[str, Any],
+    write_more: Callable[[Path], None],
+) -> None:
+    """Write an artifact and publish it; readers see the old one until the new one is complete.
+
+    Args:
+        target: the `model/` folder.
+        encoding_folder: the `encoding/` folder the dataset was made with; it is copied.
+        network: what the forward pass has to know.
+        weights: arrays of the names and shapes that `network.weight_shapes` tells.
+        facts: what else goes into metadata.json (configuration, metrics, rows, versions).
+        write_more: writes further files (the Keras model, the report) into the folder it is given.
+    """
+    spec = Encoding.load(encoding_folder).spec
+    shapes = network.weight_shapes(spec)
+    assert {name: array.shape for name, array in weights.items()} == shapes, "the export does not fit the network"
+    with publish(target, MARKER) as staging:
+        shutil.copytree(encoding_folder, staging / "encoding")
+        (staging / "weights").mkdir()
+        for name, array in weights.items():
+            np.save(staging / "weights" / f"{name}.npy", np.ascontiguousarray(array, np.float32))
+        write_more(staging)
+        metadata = {
+            "format": ARTIFACT_FORMAT,
+            "encoding_fingerprint": spec.fingerprint,
+            "network": {
+                "task": network.task,
+                "embedding_dim": network.embedding_dim,
+                "hidden_units": list(network.hidden_units),
+                "activation": network.activation,
+            },
+            **facts,
+            "files": {
+                str(path.relative_to(staging)): _checksum(path) for path in sorted(staging.rglob("*")) if path.is_file()
+            },
+        }
+        metadata["fingerprint"] = _fingerprint(metadata)
+        (staging / MARKER).write_text(json.dumps(metadata, indent=1))
+
+
+def _read_metadata(folder: Path) -> dict[str, Any]:
+    path = folder / MARKER
+    try:
+        metadata: dict[str, Any] = json.loads(path.read_text())
+        written_format, fingerprint = metadata["format"], metadata.pop("fingerprint")
+    except OSError as error:
+        raise DataError(
+            f"There is no model in {folder}: {MARKER} cannot be read ({error.strerror}). Run jobs/train.py first, "
+            "or point score.model at a model's folder."
+        ) from error
+    except (ValueError, KeyError, TypeError) as error:
+        _refuse(path, f"it is not a model's metadata ({error!r})")
+    if written_format != ARTIFACT_FORMAT:
+        _refuse(path, f"its format version is {written_format}, and this version of nfm reads {ARTIFACT_FORMAT}")
+    if fingerprint != _fingerprint(metadata):
+        _refuse(path, "its content does not have the fingerprint that it says")
+    return metadata | {"fingerprint": fingerprint}
+
+
+def _verify_files(folder: Path, metadata: Mapping[str, Any]) -> None:
+    for name, checksum in metadata["files"].items():
+        path = folder / name
+        if not path.is_file():
+            _refuse(path, "it is missing")
+        if _checksum(path) != checksum:
+            _refuse(path, "its checksum is not the one in metadata.json")
+
+
+def _refuse(path: Path, reason: str) -> NoReturn:
+    raise DataError(
+        f"{path} is refused: {reason}. An artifact is used only as it was written. Restore it from a copy, or run "
+        "jobs/train.py again."
+    )
+
+
+def _fingerprint(metadata: Mapping[str, Any]) -> str:
+    return hashlib.sha256(canonical_json(metadata).encode()).hexdigest()
+
+
+def _checksum(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,19 @@
+"""The errors a user can cause. Each says the rule, the value received, where, and what to do."""
+
+
+class NfmError(Exception):
+    """Base of all errors that are told to the user without a traceback."""
+
+    exit_code = 1
+
+
+class ConfigError(NfmError):
+    """The configuration or the command line is wrong."""
+
+    exit_code = 2
+
+
+class DataError(NfmError):
+    """A table, a dataset or an artifact breaks its contract."""
+
+    exit_code = 3

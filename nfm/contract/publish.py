@@ -1,0 +1,111 @@
+"""Publishing a folder: a reader sees the old one or the new one, never half of one."""
+
+import ctypes
+import errno
+import fcntl
+import os
+import shutil
+import socket
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from nfm.contract.errors import DataError, NfmError
+
+_AT_FDCWD = -100
+_RENAME_EXCHANGE = 2
+
+
+class BusyError(NfmError):
+    """Another run is publishing to the same place."""
+
+
+@contextmanager
+def publish(target: Path, marker: str) -> Iterator[Path]:
+    """Hand out an empty staging folder; swap it in when the block ends, remove it when the block raises.
+
+    One run at a time publishes to a target: the kernel holds the lock and lets it go when the run dies, however it
+    dies. What a killed run left in staging is removed by the next one.
+
+    Args:
+        target: the folder to make or replace. It stays as it is until the new one is complete.
+        marker: a file that every folder of this kind holds; a folder without it is not ours and is never replaced.
+
+    Raises:
+        BusyError: another run is at it; names the process and the host.
+        DataError: the target holds something else, or the new folder lacks the marker.
+    """
+    target = target.absolute()
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with _lock(target):
+        _check_ours(target, marker)
+        for stale in target.parent.glob(f".{target.name}.staging-*"):
+            shutil.rmtree(stale)
+        staging = Path(tempfile.mkdtemp(prefix=f".{target.name}.staging-", dir=target.parent))
+        staging.chmod(0o777 & ~_umask())
+        try:
+            yield staging
+            if not (staging / marker).exists():
+                raise DataError(f"{staging} was not completed: it holds no {marker}. {target} is left as it was.")
+            _swap(staging, target)
+        finally:
+            # After the swap this is the old folder; after an error, the unfinished new one.
+            shutil.rmtree(staging, ignore_errors=True)
+
+
+@contextmanager
+def _lock(target: Path) -> Iterator[None]:
+    path = target.parent / f".{target.name}.lock"
+    with path.open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            file.seek(0)
+            raise BusyError(
+                f"Another run is writing {target}: {file.read().strip() or 'its name is not known yet'}. "
+                "Wait for it, or stop it, and start again."
+            ) from error
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()}")
+        file.flush()
+        yield
+
+
+def _check_ours(target: Path, marker: str) -> None:
+    if target.exists() and (not target.is_dir() or (any(target.iterdir()) and not (target / marker).exists())):
+        raise DataError(
+            f"{target} exists, and is not something this job made: it holds no {marker}. It is left as it is. "
+            "Choose another folder, or move that one away."
+        )
+
+
+def _swap(new: Path, target: Path) -> None:
+    if not target.exists():
+        new.rename(target)
+        return
+    if not _exchange(new, target):
+        # The file system cannot exchange two names in one step (some network mounts): for an instant there is none.
+        old = new.with_name(new.name + ".old")
+        target.rename(old)
+        new.rename(target)
+        old.rename(new)
+
+
+def _exchange(a: Path, b: Path) -> bool:
+    """Exchange two names in one atomic step (renameat2, Linux 3.15)."""
+    renameat2 = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+    if renameat2 is None:
+        return False
+    if renameat2(_AT_FDCWD, os.fsencode(a), _AT_FDCWD, os.fsencode(b), _RENAME_EXCHANGE) == 0:
+        return True
+    code = ctypes.get_errno()
+    if code in (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP):
+        return False
+    raise OSError(code, os.strerror(code), str(a), None, str(b))
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

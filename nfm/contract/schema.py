@@ -1,0 +1,158 @@
+"""The encoding's specification: which columns become which ids and numbers, and its fingerprint.
+
+Ids of a field: 0 missing, 1 … B out-of-vocabulary (B = `oov_buckets`), then the vocabulary by (count descending,
+value ascending). All fields share one table of embeddings: a field's block of rows starts at its offset, and each
+number that enters the pooling has one row behind the blocks.
+"""
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from typing import Any, Literal, Self
+
+from nfm.contract.errors import DataError
+
+SPEC_FORMAT = 1
+MISSING = 0
+
+Kind = Literal["text", "number", "boolean", "date"]
+Placement = Literal["dense", "field"]
+
+
+@dataclass(frozen=True)
+class Field:
+    """A categorical field: one column, a block of `size` rows in the embedding table."""
+
+    name: str
+    column: str
+    kind: Kind  # what the column held when the vocabulary was made
+    oov_buckets: int
+    values: int  # size of the vocabulary, or the number of buckets
+    edges: tuple[float, ...] | None = None  # a bucketed number: its inner edges, ascending
+
+    @property
+    def first_value(self) -> int:
+        """The id of the most frequent value."""
+        return 1 + self.oov_buckets
+
+    @property
+    def size(self) -> int:
+        """Ids of this field: missing, out-of-vocabulary buckets, values."""
+        return self.first_value + self.values
+
+
+@dataclass(frozen=True)
+class Number:
+    """A numeric column and its transformation: clip, impute, log1p, then (x - shift) / divisor."""
+
+    name: str
+    column: str
+    placement: Placement
+    impute: float
+    missing_flag: bool
+    clip: tuple[float, float] | None
+    log1p: bool
+    shift: float
+    divisor: float
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """Names of the columns it becomes in the dataset."""
+        return (self.name, flag_name(self.name)) if self.missing_flag else (self.name,)
+
+
+def flag_name(number: str) -> str:
+    """Name of the column that says 1.0 where a number is missing."""
+    return f"{number}_missing"
+
+
+@dataclass(frozen=True)
+class Spec:
+    """Everything but the vocabulary's values that turns a raw row into ids and numbers."""
+
+    key: tuple[str, ...]
+    fields: tuple[Field, ...]
+    numbers: tuple[Number, ...]
+    vocabulary_digest: str  # SHA-256 over the values of every field in the order of their ids
+    hash_seed: int  # of the vocabulary's index
+
+    @cached_property
+    def offsets(self) -> tuple[int, ...]:
+        """First row of each field's block in the embedding table."""
+        starts = [0]
+        for field in self.fields:
+            starts.append(starts[-1] + field.size)
+        return tuple(starts[:-1])
+
+    @cached_property
+    def field_numbers(self) -> tuple[str, ...]:
+        """Number columns that enter the pooling as features (x_i = value)."""
+        return tuple(out for n in self.numbers if n.placement == "field" for out in n.outputs)
+
+    @cached_property
+    def dense(self) -> tuple[str, ...]:
+        """Number columns that are concatenated to the pooled vector."""
+        return tuple(out for n in self.numbers if n.placement == "dense" for out in n.outputs)
+
+    @cached_property
+    def rows(self) -> int:
+        """Rows of the embedding table."""
+        return sum(field.size for field in self.fields) + len(self.field_numbers)
+
+    @cached_property
+    def columns(self) -> tuple[str, ...]:
+        """Raw columns that the encoder reads, each once."""
+        return tuple(dict.fromkeys([f.column for f in self.fields] + [n.column for n in self.numbers]))
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 of the specification, the vocabulary's digest included."""
+        return hashlib.sha256(canonical_json(asdict(self)).encode()).hexdigest()
+
+    def to_json(self) -> str:
+        """The text of spec.json."""
+        return json.dumps({"format": SPEC_FORMAT, "fingerprint": self.fingerprint, **asdict(self)}, indent=1)
+
+    @classmethod
+    def from_json(cls, text: str, where: str) -> Self:
+        """Read spec.json.
+
+        Raises:
+            DataError: not JSON, another format version, or a fingerprint that does not match the content.
+        """
+        try:
+            content: dict[str, Any] = json.loads(text)
+            written_format, fingerprint = content.pop("format"), content.pop("fingerprint")
+            if written_format != SPEC_FORMAT:
+                raise DataError(
+                    f"{where} has format version {written_format}; this version of nfm reads {SPEC_FORMAT}. "
+                    "Run the features job and the training again with this version."
+                )
+            spec = cls(
+                key=tuple(content["key"]),
+                fields=tuple(Field(**_tuples(field)) for field in content["fields"]),
+                numbers=tuple(Number(**_tuples(number)) for number in content["numbers"]),
+                vocabulary_digest=content["vocabulary_digest"],
+                hash_seed=content["hash_seed"],
+            )
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise DataError(
+                f"{where} is not a specification that this version of nfm can read ({error!r}). "
+                "Restore it or run the features job again."
+            ) from error
+        if spec.fingerprint != fingerprint:
+            raise DataError(
+                f"{where} says its fingerprint is {fingerprint[:12]}…, but its content has {spec.fingerprint[:12]}…: "
+                "it was changed after it was written. Restore it or run the features job again."
+            )
+        return spec
+
+
+def canonical_json(content: object) -> str:
+    """One text for one content: sorted keys, no white space; floats round-trip."""
+    return json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def _tuples(content: dict[str, Any]) -> dict[str, Any]:
+    return {key: tuple(value) if isinstance(value, list) else value for key, value in content.items()}

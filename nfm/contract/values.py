@@ -1,0 +1,198 @@
+"""A raw value's canonical text, and its number: the same value reads the same whatever type its column has.
+
+The integer 3, the float 3.0 and the decimal 3.00 are all the text "3"; true is "true"; a date is "2026-11-20". A text
+is itself and is never trimmed or parsed, so that the postcodes "007" and "7" stay two values; only where the vocabulary
+was made from numbers and the column now arrives as text (a CSV file without schema inference) is a text that reads as
+a number taken for that number.
+"""
+
+import math
+import re
+from collections.abc import Callable
+from decimal import Decimal
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from nfm.contract.errors import DataError
+from nfm.contract.schema import Kind
+
+_NUMBER = re.compile(r"\s*[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d{1,3})?\s*", re.ASCII)
+_NOT_A_NUMBER = {"nan", "inf", "infinity"}
+_DATE = re.compile(r"\d{4}-\d{2}-\d{2}")
+
+
+def kind_of(type_: pa.DataType) -> Kind | None:
+    """What a column of this Arrow type holds; None where it cannot be a category."""
+    if pa.types.is_dictionary(type_):
+        return kind_of(type_.value_type)
+    if pa.types.is_string(type_) or pa.types.is_large_string(type_) or pa.types.is_string_view(type_):
+        return "text"
+    if pa.types.is_null(type_):  # a column of nothing but nulls reads as any kind
+        return "text"
+    if pa.types.is_integer(type_) or pa.types.is_floating(type_) or pa.types.is_decimal(type_):
+        return "number"
+    if pa.types.is_boolean(type_):
+        return "boolean"
+    return "date" if pa.types.is_date(type_) else None
+
+
+def canonical_text(values: pa.Array, kind: Kind, column: str) -> pa.Array:
+    """The canonical text of each value; null where the value is missing (null, NaN, ±inf).
+
+    Args:
+        values: N values of one of the types that `kind_of` knows. Formatting a float, a decimal or a text as a number
+            costs microseconds: pass a dictionary's distinct values, not a column.
+        kind: what the vocabulary was made from.
+        column: its name, for the message.
+
+    Returns:
+        N texts (`large_string`).
+
+    Raises:
+        DataError: a text that is no date, where the vocabulary holds dates.
+    """
+    type_ = values.type
+    if pa.types.is_floating(type_):
+        return _format(values.to_numpy(zero_copy_only=False), _float_text)
+    if pa.types.is_decimal(type_):
+        return _format(values.to_pylist(), _decimal_text)
+    if pa.types.is_date64(type_):
+        values = pc.cast(values, pa.date32())
+    texts = pc.cast(values, pa.large_string())
+    if kind_of(type_) == "text" and kind != "text":
+        if kind == "date":
+            _check_dates(texts, column)
+            return texts
+        return _format(texts.to_pylist(), _number_text if kind == "number" else _boolean_text)
+    return texts
+
+
+def _check_dates(texts: pa.Array, column: str) -> None:
+    wrong = next((text for text in texts.to_pylist() if text is not None and not _DATE.fullmatch(text)), None)
+    if wrong is not None:
+        raise DataError(
+            f"Column '{column}' held dates when the vocabulary was made, and now holds the text {wrong!r}, which is "
+            "not written as 2026-11-20. Deliver the column as a date, or make the features and the model again."
+        )
+
+
+def _format(values: Any, text: Callable[[Any], str | None]) -> pa.Array:
+    return pa.array([None if value is None else text(value) for value in values], pa.large_string())
+
+
+def _float_text(value: Any) -> str | None:
+    # NumPy writes the shortest digits that read back as this float, so 0.1 is "0.1" in 32 bits and in 64.
+    if not math.isfinite(value):
+        return None
+    return str(np.format_float_positional(value, trim="-")) if value else "0"
+
+
+def _decimal_text(value: Decimal) -> str | None:
+    if not value.is_finite():
+        return None
+    return format(value.normalize(), "f") if value else "0"
+
+
+def _number_text(text: str) -> str | None:
+    if _NUMBER.fullmatch(text):
+        return _decimal_text(Decimal(text.strip()))
+    return None if text.strip().lower().lstrip("+-") in _NOT_A_NUMBER else text
+
+
+def _boolean_text(text: str) -> str:
+    return text.lower() if text.lower() in ("true", "false") else text
+
+
+def numbers(values: pa.Array, column: str) -> NDArray[np.float64]:
+    """A numeric column as float64; NaN where the value is missing (null, NaN, ±inf, blank text).
+
+    Raises:
+        DataError: a text that is not a number, or a type that holds none; names the column and an example.
+    """
+    if pa.types.is_dictionary(values.type):
+        values = values.cast(values.type.value_type)
+    kind = kind_of(values.type)
+    if kind == "text":
+        floats = _parse(values, column)
+    elif kind in ("number", "boolean"):
+        if pa.types.is_decimal(values.type) or kind == "boolean":
+            values = pc.cast(pc.cast(values, pa.int8()) if kind == "boolean" else values, pa.float64())
+        floats = values.to_numpy(zero_copy_only=False).astype(np.float64)
+    else:
+        raise DataError(
+            f"Column '{column}' is {values.type}: a numeric column takes integers, floats, decimals, booleans or "
+            "texts that are numbers. Cast it in the source, or take it out of columns.numeric."
+        )
+    return np.where(np.isfinite(floats), floats, np.nan)
+
+
+def _parse(values: pa.Array, column: str) -> NDArray[np.float64]:
+    encoded = values.dictionary_encode()
+    parsed: NDArray[np.float64] = np.full(len(encoded.dictionary) + 1, np.nan)
+    for i, text in enumerate(encoded.dictionary.to_pylist()):
+        if text is None or not text.strip():
+            continue
+        if not _NUMBER.fullmatch(text) and text.strip().lower().lstrip("+-") not in _NOT_A_NUMBER:
+            raise DataError(
+                f"Column '{column}' is numeric, but holds the text {text!r}. Clean it in the source (source.where can "
+                "leave such rows out), or move the column to columns.categorical."
+            )
+        parsed[i] = float(text)
+    indices: NDArray[np.int32] = pc.fill_null(encoded.indices, len(encoded.dictionary)).to_numpy(zero_copy_only=False)
+    return parsed[indices]
+
+
+def check_kind(column: str, type_: pa.DataType, where: str) -> Kind:
+    """What a categorical column holds.
+
+    Raises:
+        DataError: its type cannot be a category.
+    """
+    kind = kind_of(type_)
+    if kind is None:
+        raise DataError(
+            f"Column '{column}' of {where} is {type_}: a categorical field takes text, integers, floats, decimals, "
+            "booleans or dates. Cast it in the source, or take it out of columns.categorical."
+        )
+    return kind
+
+
+def check_same_values(column: str, trained: Kind, arrived: Kind, vocabulary: pa.Array, where: str) -> None:
+    """A column whose kind changed since training reads as the same values, or the job refuses.
+
+    Args:
+        column: its name.
+        trained: what it held when the vocabulary was made.
+        arrived: what it holds now.
+        vocabulary: the field's values (`large_string`).
+        where: the table, for the message.
+
+    Raises:
+        DataError: the same value would not find its id.
+    """
+    if arrived in (trained, "text"):
+        return
+    reason = f"the vocabulary was made from {trained} values"
+    if trained == "text":
+        texts = vocabulary.to_pylist()
+        other = next((text for text in texts if _reads_as(text, arrived) not in (None, text)), None)
+        if other is None and any(_reads_as(text, arrived) == text for text in texts):
+            return  # each text that can arrive this way is already written the canonical way
+        reason = f"the vocabulary holds the text {other if other is not None else next(iter(texts), '')!r}"
+    raise DataError(
+        f"Column '{column}' of {where} now holds {arrived} values, but {reason}, so the same value would not find its "
+        f"id. Deliver the column as {trained}, or make the features and the model again."
+    )
+
+
+def _reads_as(text: str, kind: Kind) -> str | None:
+    """The canonical text of the value of this kind that a text is read as; None where it is none."""
+    if kind == "number":
+        return _number_text(text) if _NUMBER.fullmatch(text) else None
+    if kind == "boolean":
+        return text.lower() if text.lower() in ("true", "false") else None
+    return text if _DATE.fullmatch(text) else None

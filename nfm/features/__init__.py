@@ -1,0 +1,1 @@
+"""The feature job: Spark counts, splits and writes the dataset."""

@@ -1,0 +1,1 @@
+"""The scoring job: Spark and numpy, no TensorFlow."""

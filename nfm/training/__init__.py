@@ -1,0 +1,1 @@
+"""The training job: TensorFlow reads the dataset and writes the artifact."""
