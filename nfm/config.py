@@ -82,7 +82,7 @@ class Columns(Settings):
     """What the columns of the table are."""
 
     key: Annotated[tuple[str, ...], Field(min_length=1)]  # carried into every output
-    label: str | None = None  # what the model learns; training needs it, scoring does not
+    label: str  # what the model learns; the score job does not read it
     weight: str | None = None  # sample weight, ≥ 0
     categorical: dict[str, Categorical] = {}
     numeric: dict[str, Numeric] = {}
@@ -99,8 +99,10 @@ class Columns(Settings):
 
     @model_validator(mode="after")
     def _names(self) -> Self:
-        if not self.categorical and not self.numeric:
-            raise ValueError("name at least one column under categorical or numeric")
+        if not self.categorical and all(s.buckets is None and s.as_ == "dense" for s in self.numeric.values()):
+            raise ValueError(
+                "nothing enters the pooling: name a column under categorical, or a numeric one with buckets or as: field"
+            )
         names = [
             *self.categorical,
             *self.numeric,

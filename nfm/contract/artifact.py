@@ -96,7 +96,7 @@ class Artifact:
             path = folder / "weights" / f"{name}.npy"
             try:
                 weights[name] = np.load(path, mmap_mode="r" if np.prod(shape) else None, allow_pickle=False)
-            except (OSError, ValueError) as error:
+            except (OSError, EOFError, ValueError) as error:
                 _refuse(path, f"it cannot be read ({error})")
             if weights[name].shape != shape or weights[name].dtype != np.float32:
                 _refuse(path, f"it is {weights[name].dtype} {weights[name].shape} where float32 {shape} is needed")
@@ -154,6 +154,7 @@ def _read_metadata(folder: Path) -> dict[str, Any]:
     try:
         metadata: dict[str, Any] = json.loads(path.read_text())
         written_format, fingerprint = metadata["format"], metadata.pop("fingerprint")
+        found = _fingerprint(metadata)
     except OSError as error:
         raise DataError(
             f"There is no model in {folder}: {MARKER} cannot be read ({error.strerror}). Run jobs/train.py first, "
@@ -163,7 +164,7 @@ def _read_metadata(folder: Path) -> dict[str, Any]:
         _refuse(path, f"it is not a model's metadata ({error!r})")
     if written_format != ARTIFACT_FORMAT:
         _refuse(path, f"its format version is {written_format}, and this version of nfm reads {ARTIFACT_FORMAT}")
-    if fingerprint != _fingerprint(metadata):
+    if fingerprint != found:
         _refuse(path, "its content does not have the fingerprint that it says")
     return metadata | {"fingerprint": fingerprint}
 

@@ -45,6 +45,8 @@ class Encoding:
                 f"There is no encoding in {folder}: {path.name} cannot be read ({error.strerror}). "
                 "Run jobs/features.py first."
             ) from error
+        except UnicodeDecodeError as error:
+            raise DataError(f"{path} is not text ({error}). Restore it or run the features job again.") from error
         spec = Spec.from_json(text, str(path))
         sizes = [(field.name, field.values) for field in spec.fields if field.edges is None]
         return cls(spec, Vocabulary.load(folder, sizes, spec.hash_seed))
@@ -106,7 +108,9 @@ class Encoding:
         # One entry behind the dictionary serves the null indices.
         ids = np.full(len(texts) + 1, MISSING, np.int32)
         ids[present] = found
-        indices: NDArray[np.int32] = pc.fill_null(encoded.indices, len(texts)).to_numpy(zero_copy_only=False)
+        # A dictionary of 128 values may come with 8-bit indices: the entry behind it needs more.
+        wide = encoded.indices.cast(pa.int32())
+        indices: NDArray[np.int32] = pc.fill_null(wide, len(texts)).to_numpy(zero_copy_only=False)
         return ids[indices]
 
 
@@ -169,4 +173,10 @@ def check_columns(wanted: Iterable[str], schema: pa.Schema, where: str, source: 
         raise DataError(
             f"{columns} {', '.join(missing)} {verb} missing from {where}; "
             f"the table has {', '.join(schema.names)}. {source}"
+        )
+    twice = next((column for column in wanted if schema.names.count(column) > 1), None)
+    if twice is not None:
+        raise DataError(
+            f"Column '{twice}' is {schema.names.count(twice)} times in {where}, so which one is meant cannot be known; "
+            f"the table has {', '.join(schema.names)}. Rename or drop the others in the source."
         )

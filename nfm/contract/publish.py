@@ -3,6 +3,7 @@
 import ctypes
 import errno
 import fcntl
+import glob
 import os
 import shutil
 import socket
@@ -36,11 +37,11 @@ def publish(target: Path, marker: str) -> Iterator[Path]:
         BusyError: another run is at it; names the process and the host.
         DataError: the target holds something else, or the new folder lacks the marker.
     """
-    target = target.absolute()
+    target = target.resolve()  # behind a symbolic link, the folder is replaced and the link stays
     target.parent.mkdir(parents=True, exist_ok=True)
     with _lock(target):
         _check_ours(target, marker)
-        for stale in target.parent.glob(f".{target.name}.staging-*"):
+        for stale in target.parent.glob(f".{glob.escape(target.name)}.staging-*"):
             shutil.rmtree(stale)
         staging = Path(tempfile.mkdtemp(prefix=f".{target.name}.staging-", dir=target.parent))
         staging.chmod(0o777 & ~_umask())

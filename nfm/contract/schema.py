@@ -15,6 +15,8 @@ from nfm.contract.errors import DataError
 
 SPEC_FORMAT = 1
 MISSING = 0
+FOLDS = ("train", "valid", "test")
+DATASET_MARKER = "_dataset.json"  # says which encoding the rows of dataset/ were written with
 
 Kind = Literal["text", "number", "boolean", "date"]
 Placement = Literal["dense", "field"]
@@ -136,14 +138,15 @@ class Spec:
                 vocabulary_digest=content["vocabulary_digest"],
                 hash_seed=content["hash_seed"],
             )
+            found = spec.fingerprint
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise DataError(
                 f"{where} is not a specification that this version of nfm can read ({error!r}). "
                 "Restore it or run the features job again."
             ) from error
-        if spec.fingerprint != fingerprint:
+        if found != fingerprint:
             raise DataError(
-                f"{where} says its fingerprint is {fingerprint[:12]}…, but its content has {spec.fingerprint[:12]}…: "
+                f"{where} says its fingerprint is {str(fingerprint)[:12]}…, but its content has {found[:12]}…: "
                 "it was changed after it was written. Restore it or run the features job again."
             )
         return spec

@@ -85,16 +85,19 @@ def _format(values: Any, text: Callable[[Any], str | None]) -> pa.Array:
 
 
 def _float_text(value: Any) -> str | None:
-    # NumPy writes the shortest digits that read back as this float, so 0.1 is "0.1" in 32 bits and in 64.
     if not math.isfinite(value):
         return None
-    return str(np.format_float_positional(value, trim="-")) if value else "0"
+    if abs(number := float(value)) < 2.0**64 and number.is_integer():
+        return str(int(number))  # each digit, as an integer column has them: 2⁶⁰ is not 1152921504606847000
+    # NumPy writes the shortest digits that read back as this float, so 0.1 is "0.1" in 32 bits and in 64.
+    return str(np.format_float_positional(value, trim="-"))
 
 
 def _decimal_text(value: Decimal) -> str | None:
     if not value.is_finite():
         return None
-    return format(value.normalize(), "f") if value else "0"
+    text = format(value, "f")  # normalize() would round to 28 digits
+    return (text.rstrip("0").rstrip(".") if "." in text else text) if value else "0"
 
 
 def _number_text(text: str) -> str | None:
@@ -180,9 +183,9 @@ def check_same_values(column: str, trained: Kind, arrived: Kind, vocabulary: pa.
     if trained == "text":
         texts = vocabulary.to_pylist()
         other = next((text for text in texts if _reads_as(text, arrived) not in (None, text)), None)
-        if other is None and any(_reads_as(text, arrived) == text for text in texts):
+        if other is None and (not texts or any(_reads_as(text, arrived) == text for text in texts)):
             return  # each text that can arrive this way is already written the canonical way
-        reason = f"the vocabulary holds the text {other if other is not None else next(iter(texts), '')!r}"
+        reason = f"the vocabulary holds the text {other if other is not None else texts[0]!r}"
     raise DataError(
         f"Column '{column}' of {where} now holds {arrived} values, but {reason}, so the same value would not find its "
         f"id. Deliver the column as {trained}, or make the features and the model again."

@@ -172,7 +172,7 @@ def _map(path: Path) -> NDArray[Any]:
         if path.stat().st_size <= 128:  # a header of 128 bytes and no content: nothing to map
             return np.asarray(np.load(path, allow_pickle=False))
         return np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
-    except (OSError, ValueError) as error:
+    except (OSError, EOFError, ValueError) as error:
         raise DataError(f"{path} cannot be read ({error}). Restore the file, or run the features job again.") from error
 
 

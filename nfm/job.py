@@ -1,0 +1,47 @@
+"""What every job shares: arguments, settings, exit codes."""
+
+import argparse
+import logging
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from nfm.config import Config, load
+from nfm.contract.errors import ConfigError, NfmError
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> None:  # type: ignore[override]
+        raise ConfigError(f"{message}\n{self.format_usage()}")
+
+
+def run(description: str, work: Callable[[Config, bool], str], arguments: Sequence[str] | None = None) -> int:
+    """Run a job from its command line.
+
+    Args:
+        description: one line for --help.
+        work: takes the settings and whether only a plan is wanted; returns the summary to print.
+        arguments: the command line; sys.argv unless given.
+
+    Returns:
+        The exit code: 0 done, 2 bad configuration or usage, 3 the data or artifact breaks its contract, 1 any other
+        error.
+    """
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
+    logging.getLogger("nfm").setLevel(logging.INFO)
+    parser = _Parser(description=description)
+    parser.add_argument("--config", type=Path, required=True, metavar="FILE", help="the YAML configuration")
+    parser.add_argument(
+        "--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="change settings: train.seed=2 …"
+    )
+    parser.add_argument("--plan", action="store_true", help="print what would happen, and do nothing")
+    started = time.monotonic()
+    try:
+        parsed = parser.parse_args(arguments)
+        summary = work(load(parsed.config, parsed.set), parsed.plan)
+    except NfmError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    print(summary if parsed.plan else f"{summary}\nDone in {time.monotonic() - started:.0f} s.")
+    return 0

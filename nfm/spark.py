@@ -1,0 +1,143 @@
+"""What both Spark jobs stand on: the session, the raw table, and files that every worker of a host shares."""
+
+import fcntl
+import os
+import re
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+from pyspark import Broadcast, SparkFiles
+from pyspark.errors import AnalysisException, ParseException, PySparkException
+from pyspark.sql import Column, DataFrame, SparkSession
+from pyspark.sql import functions as F
+from pyspark.sql.pandas.types import to_arrow_type
+
+from nfm.contract.errors import DataError, NfmError
+
+if TYPE_CHECKING:  # workers import this module, and need no settings
+    from nfm.config import Source
+
+
+def session(name: str) -> SparkSession:
+    """The running session, or a new one; spark-submit and spark-defaults.conf set everything they set elsewhere.
+
+    Workers run the Python that runs this unless PYSPARK_PYTHON says otherwise, and get this very package, so that an
+    executor never scores with other code than the driver checked.
+    """
+    os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
+    _check_java()
+    spark = (
+        SparkSession.builder.appName(name)
+        .config("spark.sql.session.timeZone", "UTC")
+        .config("spark.sql.execution.pyspark.udf.simplifiedTraceback.enabled", "true")
+        .getOrCreate()
+    )
+    if not str(spark.sparkContext.master).startswith("local"):
+        package = Path(__file__).parent
+        with tempfile.TemporaryDirectory() as folder:
+            spark.sparkContext.addPyFile(
+                shutil.make_archive(f"{folder}/nfm", "zip", root_dir=package.parent, base_dir=package.name)
+            )
+    return spark
+
+
+def _check_java() -> None:
+    home = os.environ.get("JAVA_HOME")
+    if not (shutil.which(f"{home}/bin/java") if home else shutil.which("java")):
+        where = f"JAVA_HOME is {home}, and holds no bin/java" if home else "there is no java on the PATH"
+        raise NfmError(
+            f"Spark needs Java 17, but {where}. Install it (Debian: apt-get install openjdk-17-jre-headless)."
+        )
+
+
+def read(spark: SparkSession, source: "Source") -> DataFrame:
+    """The raw table of a source, filtered by its `where`.
+
+    Raises:
+        DataError: the path, the table or a column of the condition is not there.
+    """
+    with told_plainly(str(source)):
+        if source.table is not None:
+            table = spark.read.options(**source.options).table(source.table)
+        else:
+            table = spark.read.format(source.format).options(**source.options).load(source.path)
+        return table if source.where is None else table.where(source.where)
+
+
+def arrow_schema(table: DataFrame) -> pa.Schema:
+    """The types in which the table's columns reach a worker; null where Arrow has none for it."""
+    fields = []
+    for field in table.schema.fields:
+        try:
+            type_ = to_arrow_type(field.dataType, timezone="UTC")
+        except PySparkException:
+            type_ = pa.struct([])  # no category, no number: the encoder's check refuses it by name where it is used
+        fields.append(pa.field(field.name, type_))
+    return pa.schema(fields)
+
+
+_OURS = re.compile(r"nfm\.contract\.errors\.DataError: (.*)")
+_FILE = re.compile(r"(?:reading|read) file:? ?(\S+?)[.,]?\s")
+
+
+@contextmanager
+def told_plainly(where: str) -> Iterator[None]:
+    """What Spark has to say of the user's table becomes a DataError of one line; all else passes as it is."""
+    try:
+        yield
+    except (AnalysisException, ParseException) as error:
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        raise DataError(
+            f"{where} cannot be read: {lines[0].split(' SQLSTATE')[0]} Correct the source's settings."
+        ) from error
+    except PySparkException as error:
+        text = str(error)
+        if ours := _OURS.findall(text):  # raised by our own code on a worker
+            raise DataError(ours[-1]) from error
+        if "FAILED_READ_FILE" in text:
+            found = _FILE.search(text)
+            raise DataError(
+                f"{where} has a file that cannot be read: {found.group(1) if found else text.splitlines()[0]}. "
+                "Repair it or take it away, and run the job again."
+            ) from error
+        raise
+
+
+def distribute(spark: SparkSession, folder: Path) -> "Broadcast[dict[str, bytes]]":
+    """Send a folder's files to the executors, peer to peer; `local_copy` lays them out there."""
+    files = {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    return spark.sparkContext.broadcast(files)
+
+
+def local_copy(files: "Broadcast[dict[str, bytes]]", name: str) -> Path:
+    """On a worker: the distributed folder on this host's disk, written by whichever worker comes first.
+
+    The others only map it, so that a host holds one copy, in the page cache.
+
+    Args:
+        files: what `distribute` returned.
+        name: tells this folder from others of the application; a fingerprint.
+    """
+    root = Path(SparkFiles.getRootDirectory())
+    folder = root / f"nfm-{name}"
+    with (root / f"nfm-{name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not folder.exists():
+            staging = Path(tempfile.mkdtemp(dir=root))
+            for relative, content in files.value.items():
+                path = staging / relative
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(content)
+            staging.rename(folder)
+    return folder
+
+
+def column(name: str) -> Column:
+    """A column by its exact name, whatever dots or spaces it has."""
+    return F.col(f"`{name.replace('`', '``')}`")

@@ -1,0 +1,87 @@
+"""The dataset on disk → batches."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import tensorflow as tf
+from numpy.typing import NDArray
+
+from nfm.contract.encoder import Inputs, inputs
+from nfm.contract.errors import DataError
+from nfm.contract.schema import DATASET_MARKER, FOLDS, Spec
+
+
+@dataclass(frozen=True)
+class Fold:
+    """One fold's rows in memory, in the order of the files' names."""
+
+    inputs: Inputs
+    label: NDArray[np.float32]  # (B,)
+    weight: NDArray[np.float32]  # (B,)
+
+    @property
+    def rows(self) -> int:
+        """How many rows."""
+        return len(self.label)
+
+    def batches(self, size: int, seed: int | None = None) -> tf.data.Dataset:
+        """Batches of (features, label, weight) as Keras takes them; shuffled anew each epoch where a seed is given."""
+        features, label, weight = features_of(self.inputs), self.label[:, np.newaxis], self.weight
+        order = tf.data.Dataset.range(self.rows)
+        if seed is not None:
+            order = order.shuffle(self.rows, seed=seed, reshuffle_each_iteration=True)
+
+        def gather(rows: Any) -> Any:
+            return {k: tf.gather(v, rows) for k, v in features.items()}, tf.gather(label, rows), tf.gather(weight, rows)
+
+        return order.batch(size).map(gather).prefetch(tf.data.AUTOTUNE)
+
+
+def features_of(arranged: Inputs) -> dict[str, NDArray[Any]]:
+    """The model's inputs by name."""
+    return {"ids": arranged.ids_BF, "values": arranged.values_BN, "dense": arranged.dense_BD}
+
+
+def read_folds(folder: Path, spec: Spec) -> dict[str, Fold]:
+    """Read the dataset's folds; one without rows is an empty fold.
+
+    Raises:
+        DataError: no dataset, one made with another encoding, a file that cannot be read, or no rows to train on.
+    """
+    marker = folder / DATASET_MARKER
+    try:
+        made_with = json.loads(marker.read_text())["encoding_fingerprint"]
+    except (OSError, ValueError, KeyError) as error:
+        raise DataError(
+            f"There is no dataset in {folder}: {marker.name} cannot be read. Run jobs/features.py first."
+        ) from error
+    if made_with != spec.fingerprint:
+        raise DataError(
+            f"{folder} was written with the encoding {made_with[:12]}…, but the encoding beside it is "
+            f"{spec.fingerprint[:12]}…: they do not belong together. Run jobs/features.py again."
+        )
+    folds = {fold: _read(folder / f"fold={fold}", spec) for fold in FOLDS}
+    if not folds["train"].rows:
+        raise DataError(f"The train fold of {folder} is empty: there is nothing to learn from. Check split.")
+    return folds
+
+
+def _read(folder: Path, spec: Spec) -> Fold:
+    names = [*(f.name for f in spec.fields), *(out for n in spec.numbers for out in n.outputs)]
+    tables = []
+    for path in sorted(folder.glob("*.parquet")):
+        try:
+            tables.append(pq.ParquetFile(path).read(columns=[*names, "label", "weight"]))
+        except (OSError, pa.ArrowException) as error:
+            raise DataError(f"{path} cannot be read ({error}). Run jobs/features.py again.") from error
+    if not tables:
+        nothing = np.empty(0, np.float32)
+        return Fold(inputs(spec, dict.fromkeys(names, nothing)), nothing, nothing)
+    table = pa.concat_tables(tables)
+    columns = {name: table[name].to_numpy() for name in table.column_names}
+    return Fold(inputs(spec, columns), columns["label"], columns["weight"])

@@ -1,0 +1,192 @@
+"""The specification: its layout of the embedding table, its fingerprint and its text on disk."""
+
+import hashlib
+import json
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nfm.contract.errors import DataError
+from nfm.contract.schema import Field, Number, Spec, canonical_json
+
+CABIN = Field("cabin", "Cabin", "text", oov_buckets=2, values=5)
+AGE_BUCKET = Field("age_bucket", "Age", "number", oov_buckets=1, values=3, edges=(18.0, 65.5))
+AGE = Number("age", "Age", "dense", 30.5, True, (0.5, 80.0), False, 29.0, 14.5)
+FARE = Number("fare", "Fare", "field", 0.0, False, None, True, 0.0, 1.0)
+SIBLINGS = Number("siblings", "SibSp", "field", 0.0, True, None, False, 0.0, 1.0)
+SPEC = Spec(("id", "day"), (CABIN, AGE_BUCKET), (AGE, FARE, SIBLINGS), "ab" * 32, 0)
+
+
+def test_ids_of_a_field() -> None:
+    # 0 missing, 1 and 2 out-of-vocabulary, 3 … 7 the values.
+    assert (CABIN.first_value, CABIN.size) == (3, 8)
+
+
+def test_rows_of_the_embedding_table() -> None:
+    assert SPEC.offsets == (0, 8)
+    # 8 of cabin, 5 of age_bucket, then fare, siblings and siblings_missing.
+    assert SPEC.field_numbers == ("fare", "siblings", "siblings_missing")
+    assert SPEC.rows == 8 + 5 + 3
+    assert SPEC.dense == ("age", "age_missing")
+
+
+def test_each_raw_column_is_read_once() -> None:
+    assert SPEC.columns == ("Cabin", "Age", "Fare", "SibSp")
+
+
+def test_a_specification_without_numbers_or_without_fields() -> None:
+    assert (replace(SPEC, numbers=()).rows, replace(SPEC, numbers=()).dense) == (13, ())
+    assert (replace(SPEC, fields=()).offsets, replace(SPEC, fields=()).rows) == ((), 3)
+
+
+FIELD_CHANGES: list[dict[str, Any]] = [
+    {"name": "x"},
+    {"column": "x"},
+    {"kind": "number"},
+    {"oov_buckets": 3},
+    {"values": 6},
+    {"edges": (1.0,)},
+]
+NUMBER_CHANGES: list[dict[str, Any]] = [
+    {"name": "x"},
+    {"column": "x"},
+    {"placement": "field"},
+    {"impute": 30.500000000000004},
+    {"missing_flag": False},
+    {"clip": None},
+    {"clip": (0.5, 81.0)},
+    {"log1p": True},
+    {"shift": 29.5},
+    {"divisor": 14.0},
+]
+CHANGED = [
+    replace(SPEC, key=("id",)),
+    replace(SPEC, key=("day", "id")),
+    replace(SPEC, fields=(AGE_BUCKET, CABIN)),
+    replace(SPEC, fields=(CABIN,)),
+    replace(SPEC, numbers=(FARE, AGE, SIBLINGS)),
+    replace(SPEC, vocabulary_digest="cd" * 32),
+    replace(SPEC, hash_seed=1),
+    *(replace(SPEC, fields=(replace(CABIN, **change), AGE_BUCKET)) for change in FIELD_CHANGES),
+    *(replace(SPEC, numbers=(replace(AGE, **change), FARE, SIBLINGS)) for change in NUMBER_CHANGES),
+]
+
+
+def test_every_change_changes_the_fingerprint() -> None:
+    assert len({spec.fingerprint for spec in [SPEC, *CHANGED]}) == len(CHANGED) + 1
+
+
+def test_the_fingerprint_is_the_sha256_of_sorted_json() -> None:
+    content = (
+        '{"fields":[{"column":"Cabin","edges":null,"kind":"text","name":"cabin","oov_buckets":2,"values":5}],'
+        '"hash_seed":4,"key":["id"],'
+        '"numbers":[{"clip":[0.5,80.0],"column":"Age","divisor":14.5,"impute":30.5,"log1p":false,"missing_flag":true,'
+        '"name":"age","placement":"dense","shift":29.0}],'
+        '"vocabulary_digest":"ab"}'
+    )
+    spec = Spec(("id",), (CABIN,), (AGE,), "ab", 4)
+    assert spec.fingerprint == hashlib.sha256(content.encode()).hexdigest()
+
+
+def test_reads_back_as_it_was_written() -> None:
+    for spec in [SPEC, *CHANGED]:
+        again = Spec.from_json(spec.to_json(), "spec.json")
+        assert again == spec
+        assert again.fingerprint == spec.fingerprint
+
+
+floats = st.floats(allow_nan=False, allow_infinity=False)
+names = st.text(min_size=1, max_size=8)
+
+
+@given(
+    edges=st.lists(floats, min_size=1, max_size=5, unique=True).map(sorted),
+    numbers=st.lists(st.tuples(names, floats, floats, st.none() | st.tuples(floats, floats), floats), max_size=3),
+    name=names,
+)
+def test_any_floats_and_names_read_back(
+    edges: list[float],
+    numbers: list[tuple[str, float, float, tuple[float, float] | None, float]],
+    name: str,
+) -> None:
+    field = Field(name, name, "number", 1, len(edges) + 1, tuple(edges))
+    many = tuple(Number(n, n, "dense", impute, False, clip, True, a, b) for n, impute, a, clip, b in numbers)
+    spec = Spec((name,), (field,), many, "", 3)
+    again = Spec.from_json(spec.to_json(), "spec.json")
+    assert repr(again) == repr(spec)  # repr tells -0.0 from 0.0
+    assert again.fingerprint == spec.fingerprint
+
+
+def edited(**changes: object) -> str:
+    return json.dumps({**json.loads(SPEC.to_json()), **changes})
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"key": ["id"]},
+        {"hash_seed": 1},
+        {"vocabulary_digest": "cd" * 32},
+        {"fields": []},
+        {"numbers": json.loads(SPEC.to_json())["numbers"][:1]},
+        {"fingerprint": "0" * 64},
+        {"fingerprint": None},
+    ],
+    ids=str,
+)
+def test_a_changed_file_is_refused(change: dict[str, Any]) -> None:
+    with pytest.raises(DataError, match=r"m/spec.json says its fingerprint is .*it was changed after it was written"):
+        Spec.from_json(edited(**change), "m/spec.json")
+
+
+def test_another_format_version_is_refused() -> None:
+    with pytest.raises(DataError, match=r"m/spec.json has format version 2; this version of nfm reads 1\. Run the"):
+        Spec.from_json(edited(format=2), "m/spec.json")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "{",
+        "[]",
+        "null",
+        "{}",
+        '"text"',
+        edited(fields=[{"name": "x"}]),
+        edited(fields=7),
+        edited(unknown=1).replace('"key"', '"keys"'),
+        edited(numbers=[{**json.loads(SPEC.to_json())["numbers"][0], "shift": float("nan")}]),
+    ],
+)
+def test_a_text_that_is_no_specification_is_refused(text: str) -> None:
+    with pytest.raises(
+        DataError, match=r"m/spec.json is not a specification that this version of nfm can read"
+    ) as error:
+        Spec.from_json(text, "m/spec.json")
+    assert error.value.exit_code == 3
+
+
+@given(data=st.data())
+def test_no_flipped_character_passes(data: st.DataObject) -> None:
+    text = SPEC.to_json()
+    place = data.draw(st.integers(0, len(text) - 1))
+    character = data.draw(st.characters(min_codepoint=32, max_codepoint=126).filter(lambda c: c != text[place]))
+    changed = text[:place] + character + text[place + 1 :]
+    try:
+        unchanged = json.loads(changed) == json.loads(text)  # white space between two keys is not content
+    except ValueError:
+        unchanged = False
+    if not unchanged:
+        with pytest.raises(DataError):
+            Spec.from_json(changed, "spec.json")
+
+
+def test_canonical_json_has_one_text_for_one_content() -> None:
+    assert canonical_json({"b": 1, "a": [1.5, None]}) == canonical_json({"a": [1.5, None], "b": 1})
+    assert canonical_json({"b": 1, "a": [1.5, None]}) == '{"a":[1.5,null],"b":1}'
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        canonical_json(float("nan"))

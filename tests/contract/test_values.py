@@ -1,0 +1,248 @@
+"""The same value reads the same whatever type its column has, or the job refuses."""
+
+import math
+from collections.abc import Callable
+from datetime import date
+from decimal import Decimal
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nfm.contract.encoder import Encoding
+from nfm.contract.errors import DataError
+from nfm.contract.schema import Field, Kind
+from nfm.contract.values import canonical_text, check_kind, check_same_values, kind_of, numbers
+
+NAN, INF = math.nan, math.inf
+MONEY = pa.decimal128(10, 2)
+DAY = date(2026, 11, 20)
+
+
+@pytest.mark.parametrize(
+    ("type_", "kind"),
+    [
+        (pa.string(), "text"),
+        (pa.large_string(), "text"),
+        (pa.string_view(), "text"),
+        (pa.dictionary(pa.int8(), pa.string()), "text"),
+        (pa.null(), "text"),
+        (pa.int8(), "number"),
+        (pa.uint64(), "number"),
+        (pa.float32(), "number"),
+        (MONEY, "number"),
+        (pa.bool_(), "boolean"),
+        (pa.date32(), "date"),
+        (pa.date64(), "date"),
+        (pa.timestamp("us"), None),
+        (pa.binary(), None),
+        (pa.list_(pa.string()), None),
+    ],
+)
+def test_kind_of_a_column(type_: pa.DataType, kind: Kind | None) -> None:
+    assert kind_of(type_) == kind
+
+
+@pytest.mark.parametrize(
+    ("type_", "kind", "values", "expected"),
+    [
+        (pa.int64(), "number", [3, -7, 0, 2**62 + 1, None], ["3", "-7", "0", "4611686018427387905", None]),
+        (pa.uint8(), "number", [255, None], ["255", None]),
+        (pa.float64(), "number", [3.0, -0.0, 0.1, -2.50, NAN, INF, -INF, None], ["3", "0", "0.1", "-2.5", *[None] * 4]),
+        (pa.float64(), "number", [2.0**60, 2.0**63, 1e-7], ["1152921504606846976", "9223372036854775808", "0.0000001"]),
+        (pa.float64(), "number", [1e22, 1e23, -1e300], ["1" + "0" * 22, "1" + "0" * 23, "-1" + "0" * 300]),
+        (pa.float32(), "number", [3.0, -0.0, 0.1, NAN, INF, None], ["3", "0", "0.1", None, None, None]),
+        (pa.float32(), "number", [16_777_216.0, 123_456_792.0], ["16777216", "123456792"]),
+        (MONEY, "number", [Decimal("3.00"), Decimal("0.10"), Decimal("-0.00"), None], ["3", "0.1", "0", None]),
+        (pa.decimal128(38, 0), "number", [Decimal("9" * 38), Decimal("1200")], ["9" * 38, "1200"]),
+        (pa.bool_(), "boolean", [True, False, None], ["true", "false", None]),
+        (pa.date32(), "date", [DAY, None], ["2026-11-20", None]),
+        (pa.date64(), "date", [DAY, None], ["2026-11-20", None]),
+        # A text is itself.
+        (pa.string(), "text", ["3.0", "007", " a ", "", "NaN", None], ["3.0", "007", " a ", "", "NaN", None]),
+        (pa.string_view(), "text", ["é", "", None], ["é", "", None]),
+        (pa.null(), "number", [None, None], [None, None]),
+        # A text where the vocabulary was made from something else.
+        (pa.string(), "number", ["3", "3.0", " +3 ", "3e0", "007", ".5", "-0"], ["3", "3", "3", "3", "7", "0.5", "0"]),
+        (pa.string(), "number", ["", "x", "1_0", "٣", None], ["", "x", "1_0", "٣", None]),
+        (pa.string(), "number", ["NaN", "inf", "-Infinity", "nano"], [None, None, None, "nano"]),
+        (pa.string(), "number", ["9" * 38, "0." + "1" * 30], ["9" * 38, "0." + "1" * 30]),
+        (pa.string(), "boolean", ["True", "FALSE", "yes", "", None], ["true", "false", "yes", "", None]),
+        (pa.string(), "date", ["2026-11-20", None], ["2026-11-20", None]),
+    ],
+)  # fmt: skip
+def test_canonical_text(type_: pa.DataType, kind: Kind, values: list[Any], expected: list[str | None]) -> None:
+    texts = canonical_text(pa.array(values, type_), kind, "c")
+    assert texts.type == pa.large_string()
+    assert texts.to_pylist() == expected
+
+
+@pytest.mark.parametrize("text", ["20.11.2026", "2026-11-20 00:00:00", "", "2026-1-2"])
+def test_a_text_that_is_no_date_is_refused_where_the_vocabulary_holds_dates(text: str) -> None:
+    with pytest.raises(DataError) as refused:
+        canonical_text(pa.array(["2026-11-20", None, text]), "date", "day")
+    assert f"Column 'day' held dates when the vocabulary was made, and now holds the text {text!r}" in str(
+        refused.value
+    )
+
+
+@given(st.integers(-(2**53), 2**53))
+def test_a_whole_number_reads_the_same_as_integer_float_decimal_and_text(number: int) -> None:
+    arrays = [
+        pa.array([number], pa.int64()),
+        pa.array([float(number)]),
+        pa.array([Decimal(number)], pa.decimal128(20, 3)),
+        pa.array([f"{number}.0"]),
+    ]
+    assert [canonical_text(values, "number", "c").to_pylist() for values in arrays] == [[str(number)]] * 4
+
+
+@given(st.floats(allow_nan=False, allow_infinity=False))
+def test_the_text_of_a_float_reads_back_as_the_float(x: float) -> None:
+    (text,) = canonical_text(pa.array([x]), "number", "c").to_pylist()
+    assert float(text) == x
+    assert "e" not in text.lower()
+    assert not text.startswith("-0") or x < 0
+
+
+@given(st.integers(-99_999, 99_999), st.integers(0, 4))
+def test_a_short_decimal_reads_the_same_in_32_and_64_bits(digits: int, places: int) -> None:
+    x = digits / 10**places
+    floats = [pa.array([x], pa.float32()), pa.array([x], pa.float64())]
+    assert len({canonical_text(values, "number", "c")[0].as_py() for values in floats}) == 1
+
+
+ALL_THREES = [
+    pa.array([3], pa.int8()),
+    pa.array([3], pa.int64()),
+    pa.array([3.0], pa.float32()),
+    pa.array([3.0], pa.float64()),
+    pa.array([Decimal("3.00")], MONEY),
+    pa.array(["3"]),
+]
+
+
+@pytest.mark.parametrize("kind", ["number", "text"])
+@pytest.mark.parametrize("threes", ALL_THREES, ids=lambda values: str(values.type))
+def test_three_finds_its_id_whatever_type_it_arrives_in(
+    make_encoding: Callable[..., Encoding], kind: Kind, threes: pa.Array
+) -> None:
+    field = Field("c", "c", kind, oov_buckets=5, values=4)
+    encoding = make_encoding([field], {"c": ["", "10", "3", "x" if kind == "text" else "0.5"]})
+    batch = pa.record_batch({"c": threes})
+    encoding.check(batch.schema, "the table")
+    assert encoding.encode(batch)["c"].tolist() == [6 + 2]
+
+
+def test_texts_007_and_7_are_two_values(make_encoding: Callable[..., Encoding]) -> None:
+    encoding = make_encoding([Field("c", "c", "text", oov_buckets=1, values=2)], {"c": ["007", "7"]})
+    batch = pa.record_batch({"c": ["7", "007", "07", "", None]})
+    assert encoding.encode(batch)["c"].tolist() == [3, 2, 1, 1, 0]
+
+
+def check(trained: Kind, arrived: Kind, vocabulary: list[str]) -> None:
+    check_same_values("c", trained, arrived, pa.array(vocabulary, pa.large_string()), "raw.csv")
+
+
+KINDS: list[Kind] = ["text", "number", "boolean", "date"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("vocabulary", [[], ["", "007", "x"]])
+def test_the_same_kind_and_text_are_always_taken(kind: Kind, vocabulary: list[str]) -> None:
+    check(kind, kind, vocabulary)
+    check(kind, "text", vocabulary)
+
+
+@pytest.mark.parametrize("trained", ["number", "boolean", "date"])
+@pytest.mark.parametrize("arrived", ["number", "boolean", "date"])
+def test_other_kinds_never_replace_each_other(trained: Kind, arrived: Kind) -> None:
+    if trained == arrived:
+        return
+    with pytest.raises(DataError) as refused:
+        check(trained, arrived, ["1", "true", "2026-11-20"])
+    assert str(refused.value) == (
+        f"Column 'c' of raw.csv now holds {arrived} values, but the vocabulary was made from {trained} values, so the "
+        f"same value would not find its id. Deliver the column as {trained}, or make the features and the model again."
+    )
+
+
+@pytest.mark.parametrize(
+    ("arrived", "vocabulary"),
+    [
+        ("number", []),
+        ("number", ["7", "-0.5", "abc", ""]),
+        ("boolean", ["true", "false", "", "unknown"]),
+        ("date", ["2026-11-20", ""]),
+    ],
+)
+def test_a_vocabulary_of_canonical_texts_takes_other_kinds(arrived: Kind, vocabulary: list[str]) -> None:
+    check("text", arrived, vocabulary)
+
+
+@pytest.mark.parametrize(
+    ("arrived", "vocabulary", "named"),
+    [
+        ("number", ["7", "007", ""], "'007'"),
+        ("number", ["7", "3.0"], "'3.0'"),
+        ("number", ["7", "1e3"], "'1e3'"),
+        ("number", ["7", "-0"], "'-0'"),
+        ("number", ["abc", ""], "'abc'"),
+        ("number", ["2026-11-20"], "'2026-11-20'"),
+        ("boolean", ["true", "False"], "'False'"),
+        ("boolean", ["1", "0"], "'1'"),
+        ("date", ["20.11.2026"], "'20.11.2026'"),
+        ("date", ["", "x"], "''"),
+    ],
+)
+def test_a_vocabulary_of_other_texts_refuses_other_kinds(arrived: Kind, vocabulary: list[str], named: str) -> None:
+    with pytest.raises(DataError) as refused:
+        check("text", arrived, vocabulary)
+    assert f"now holds {arrived} values, but the vocabulary holds the text {named}, so the same" in str(refused.value)
+
+
+def test_a_column_that_cannot_be_a_category_is_refused() -> None:
+    assert check_kind("c", pa.string(), "raw.csv") == "text"
+    with pytest.raises(DataError, match=r"Column 'c' of raw.csv is list<item: string>: a categorical field takes text"):
+        check_kind("c", pa.list_(pa.string()), "raw.csv")
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        (pa.array([1, None, -3], pa.int32()), [1, NAN, -3]),
+        (pa.array([0.5, None, NAN, INF, -INF], pa.float32()), [0.5, NAN, NAN, NAN, NAN]),
+        (pa.array([Decimal("1.25"), None], MONEY), [1.25, NAN]),
+        (pa.array([True, None, False]), [1, NAN, 0]),
+        (pa.array(["1", " 2.5 ", "-1e3", ".5", "", "  ", None]), [1, 2.5, -1000, 0.5, NAN, NAN, NAN]),
+        (pa.array(["nan", "Infinity", "-inf", "1e999"], pa.large_string()), [NAN, NAN, NAN, NAN]),
+        (pa.array(["1", None, "2", "1"], pa.string_view()), [1, NAN, 2, 1]),
+        (pa.array(["1", None, "2"]).dictionary_encode(), [1, NAN, 2]),
+        (pa.array([4, None]).dictionary_encode(), [4, NAN]),
+        (pa.nulls(2), [NAN, NAN]),
+        (pa.array([9, 8, None, 7])[1:], [8, NAN, 7]),
+        (pa.array(["9", "8", None])[1:], [8, NAN]),
+        (pa.array([], pa.string()), []),
+    ],
+    ids=lambda values: str(values.type) if isinstance(values, pa.Array) else "",
+)
+def test_numbers(values: pa.Array, expected: list[float]) -> None:
+    np.testing.assert_array_equal(numbers(values, "c"), np.array(expected, np.float64), strict=True)
+
+
+@pytest.mark.parametrize("text", ["abc", "1,5", "1_000", "0x10", "1 2", "٣"])
+def test_a_text_that_is_no_number_is_refused(text: str) -> None:
+    with pytest.raises(DataError) as refused:
+        numbers(pa.array(["1", None, "", text]), "price")
+    assert f"Column 'price' is numeric, but holds the text {text!r}." in str(refused.value)
+    assert refused.value.exit_code == 3
+
+
+@pytest.mark.parametrize("type_", [pa.date32(), pa.timestamp("us"), pa.list_(pa.float32())])
+def test_a_column_that_holds_no_numbers_is_refused(type_: pa.DataType) -> None:
+    with pytest.raises(DataError) as refused:
+        numbers(pa.nulls(1, type_), "price")
+    assert f"Column 'price' is {type_}: a numeric column takes integers, floats" in str(refused.value)
