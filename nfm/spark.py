@@ -6,7 +6,7 @@ import re
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -109,9 +109,10 @@ def told_plainly(where: str) -> Iterator[None]:
         raise
 
 
-def distribute(spark: SparkSession, folder: Path) -> "Broadcast[dict[str, bytes]]":
-    """Send a folder's files to the executors, peer to peer; `local_copy` lays them out there."""
-    files = {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+def distribute(spark: SparkSession, folder: Path, patterns: Iterable[str]) -> "Broadcast[dict[str, bytes]]":
+    """Send a folder's files that match to the executors, peer to peer; `local_copy` lays them out there."""
+    paths = [path for pattern in patterns for path in folder.glob(pattern)]
+    files = {str(path.relative_to(folder)): path.read_bytes() for path in paths}
     return spark.sparkContext.broadcast(files)
 
 

@@ -17,13 +17,18 @@ from typing import Any, NoReturn, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from nfm.contract.encoder import Encoding
+from nfm.contract.encoder import ENCODER_FILES, Encoding
 from nfm.contract.errors import DataError
 from nfm.contract.publish import publish
 from nfm.contract.schema import Spec, canonical_json
 
 ARTIFACT_FORMAT = 1
 MARKER = "metadata.json"
+SCORER_FILES = (
+    MARKER,
+    *(f"encoding/{name}" for name in ENCODER_FILES),
+    "weights/*.npy",
+)  # what a worker needs to score
 
 
 @dataclass(frozen=True)
@@ -95,7 +100,8 @@ class Artifact:
         for name, shape in network.weight_shapes(encoding.spec).items():
             path = folder / "weights" / f"{name}.npy"
             try:
-                weights[name] = np.load(path, mmap_mode="r" if np.prod(shape) else None, allow_pickle=False)
+                mapped = np.load(path, mmap_mode="r" if np.prod(shape) else None, allow_pickle=False)
+                weights[name] = np.asarray(mapped)
             except (OSError, EOFError, ValueError) as error:
                 _refuse(path, f"it cannot be read ({error})")
             if weights[name].shape != shape or weights[name].dtype != np.float32:

@@ -20,6 +20,7 @@ from nfm.contract.schema import MISSING, Field, Number, Spec, flag_name
 from nfm.contract.values import canonical_text, check_kind, check_same_values, numbers
 from nfm.contract.vocabulary import Vocabulary
 
+ENCODER_FILES = ("spec.json", "index/*.npy")  # of encoding/: what a worker needs to encode
 _OOV_SEED = 0x00F
 
 

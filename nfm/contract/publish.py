@@ -16,6 +16,7 @@ from nfm.contract.errors import DataError, NfmError
 
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2
+_OLD = ".old"
 
 
 class BusyError(NfmError):
@@ -40,9 +41,12 @@ def publish(target: Path, marker: str) -> Iterator[Path]:
     target = target.resolve()  # behind a symbolic link, the folder is replaced and the link stays
     target.parent.mkdir(parents=True, exist_ok=True)
     with _lock(target):
-        _check_ours(target, marker)
         for stale in target.parent.glob(f".{glob.escape(target.name)}.staging-*"):
-            shutil.rmtree(stale)
+            if stale.suffix == _OLD and not target.exists():
+                stale.rename(target)  # a run died between the two renames of _swap
+            else:
+                shutil.rmtree(stale)
+        _check_ours(target, marker)
         staging = Path(tempfile.mkdtemp(prefix=f".{target.name}.staging-", dir=target.parent))
         staging.chmod(0o777 & ~_umask())
         try:
@@ -87,7 +91,7 @@ def _swap(new: Path, target: Path) -> None:
         return
     if not _exchange(new, target):
         # The file system cannot exchange two names in one step (some network mounts): for an instant there is none.
-        old = new.with_name(new.name + ".old")
+        old = new.with_name(new.name + _OLD)
         target.rename(old)
         new.rename(target)
         old.rename(new)

@@ -15,7 +15,7 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import types as T
 
 from nfm.config import Config
-from nfm.contract.encoder import Encoding, check_columns
+from nfm.contract.encoder import ENCODER_FILES, Encoding, check_columns
 from nfm.contract.publish import publish
 from nfm.contract.schema import DATASET_MARKER, FOLDS, Spec
 from nfm.contract.values import canonical_text, check_kind, kind_of, numbers
@@ -104,7 +104,7 @@ def _write(
         + [T.StructField("fold", T.StringType())]
     )
     # The closure takes these small values and the broadcast's handle, never the vocabulary itself.
-    files, fingerprint = distribute(spark, encoding_folder), spec.fingerprint
+    files, fingerprint = distribute(spark, encoding_folder, ENCODER_FILES), spec.fingerprint
 
     def encoded(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         return encode_batches(batches, _encoding(files, fingerprint), raw, split)

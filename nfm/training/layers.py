@@ -27,9 +27,7 @@ def feature_values(ids_BF: Any, values_BN: Any) -> Any:
 class _SharedTable(keras.layers.Layer):
     """A layer whose weights have one row for each id of every field, and one for each number."""
 
-    def __init__(  # noqa: D107
-        self, offsets: Sequence[int], numbers: int, table_size: int, l2: float = 0.0, **kwargs: Any
-    ) -> None:
+    def __init__(self, offsets: Sequence[int], numbers: int, table_size: int, l2: float = 0.0, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.offsets, self.numbers, self.table_size, self.l2 = tuple(offsets), numbers, table_size, l2
 

@@ -1,6 +1,6 @@
 """The hash is the one its documentation describes, whatever the memory its texts lie in."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -16,7 +16,7 @@ texts = st.lists(st.none() | st.text(max_size=30))
 seeds = st.integers(0, 2**63)
 
 
-def array(values: list[str | None]) -> pa.Array:
+def array(values: Sequence[str | None]) -> pa.Array:
     return pa.array(values, pa.large_string())
 
 

@@ -1,0 +1,22 @@
+"""Raw table and model/ → scores/:  spark-submit jobs/score.py --config FILE [--set a.b=c …] [--plan]."""
+
+import sys
+
+from nfm.config import Config
+from nfm.job import run
+from nfm.scoring.summary import plan, summary
+from nfm.scoring.table import open_all, score_table
+from nfm.spark import session
+
+
+def work(config: Config, only_plan: bool) -> str:
+    """Score the table and tell of it."""
+    spark = session(f"{config.name} score")
+    if only_plan:
+        artifact, _, source = open_all(spark, config)
+        return plan(config, artifact, source)
+    return summary(config, score_table(spark, config))
+
+
+if __name__ == "__main__":
+    sys.exit(run("Score every row of a raw table.", work))

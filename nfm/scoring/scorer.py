@@ -1,0 +1,60 @@
+"""What runs on an executor: batches of raw rows → scores, and counts of what the rows were like."""
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from nfm.contract.artifact import Artifact
+from nfm.contract.encoder import inputs
+from nfm.contract.schema import MISSING, Spec
+from nfm.contract.values import numbers
+from nfm.scoring.forward import score
+
+
+def count_names(spec: Spec) -> list[tuple[str, str]]:
+    """What `score_batch` counts: (what, name of the field or number)."""
+    per_field = [(what, field.name) for field in spec.fields for what in ("missing", "out_of_vocabulary")]
+    return per_field + [("missing", number.name) for number in spec.numbers]
+
+
+def score_batch(artifact: Artifact, batch: pa.RecordBatch) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """Score N raw rows.
+
+    Returns:
+        (N,) scores; and how many values of the batch are missing or out-of-vocabulary, as `count_names` lists them.
+    """
+    spec = artifact.encoding.spec
+    columns = artifact.encoding.encode(batch)
+    return score(spec, artifact.network, artifact.weights, inputs(spec, columns)), _counts(spec, batch, columns)
+
+
+def _counts(spec: Spec, batch: pa.RecordBatch, columns: dict[str, NDArray[Any]]) -> NDArray[np.int64]:
+    counts = []
+    for field in spec.fields:
+        ids = columns[field.name]
+        missing = np.count_nonzero(ids == MISSING)
+        counts += [missing, np.count_nonzero(ids < field.first_value) - missing]
+    for number in spec.numbers:
+        counts.append(np.count_nonzero(np.isnan(numbers(batch.column(number.column), number.column))))
+    return np.array(counts, np.int64)
+
+
+SCORED = pa.struct([("score", pa.float32()), ("counts", pa.list_(pa.int64()))])
+
+
+def score_batches(batches: Iterable[pa.StructArray], artifact: Artifact) -> Iterator[pa.StructArray]:
+    """Structs of raw columns → structs like SCORED, one for one; needs no Spark.
+
+    The counts of a batch stand in its first row and are null in the others: Spark sums them up beside the scores, in
+    the same pass, and a task that is tried twice counts once.
+    """
+    for rows in batches:
+        scores, counts = score_batch(artifact, pa.RecordBatch.from_struct_array(rows))
+        first = [counts.tolist()] * (len(scores) > 0)
+        counts_column = pa.concat_arrays(
+            [pa.array(first, SCORED[1].type), pa.nulls(len(scores) - len(first), SCORED[1].type)]
+        )
+        yield pa.StructArray.from_arrays([pa.array(scores), counts_column], fields=list(SCORED))

@@ -1,0 +1,51 @@
+"""What the score job tells people."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from nfm.config import Config, Source
+from nfm.contract.artifact import Artifact
+from nfm.scoring.table import carried_columns
+
+
+def plan(config: Config, artifact: Artifact, source: Source) -> str:
+    """What the job would do."""
+    size = sum(array.nbytes for array in artifact.weights.values())
+    spec = artifact.encoding.spec
+    return "\n".join(
+        [
+            f"Plan of {config.name}: the model was verified and the table's columns were checked, nothing was scored.",
+            f"  source    {source}",
+            f"  model     {artifact.path} ({artifact.fingerprint[:12]}…), {size / 2**20:.1f} MiB of weights once a host",
+            f"  reads     {', '.join(spec.columns)}",
+            f"  writes    {', '.join(carried_columns(spec, config))}, score",
+            f"  output    {config.scores_folder}",
+        ]
+    )
+
+
+def summary(config: Config, report: Mapping[str, Any]) -> str:
+    """What the job did, how tonight's values compare with the train fold's, and where the scores lie."""
+    rows, score = report["rows"], report["score"]
+    shown = f"{score['mean']:.4f} on average, {score['min']:.4f} to {score['max']:.4f}" if rows else "none"
+    width = max(12, *(len(name) for name in report["values"]))
+    lines = [
+        f"Scores of {config.name}: {rows:,} rows of {report['source']}",
+        f"  score     {shown}",
+        f"  {'column':<{width}}     missing (train)      unseen (train)",
+    ]
+    for name, counts in report["values"].items():
+        cells = [_cell(counts.get(what), rows) for what in ("missing", "out_of_vocabulary")]
+        lines.append(f"  {name:<{width}}{cells[0]:>20}{cells[1]:>20}")
+    lines += [
+        f"  model     {report['model']} ({report['model_fingerprint'][:12]}…)",
+        f"  scores    {config.scores_folder}",
+        f"  report    {config.scores_folder}/_report.json",
+    ]
+    return "\n".join(lines)
+
+
+def _cell(count: Mapping[str, Any] | None, rows: int) -> str:
+    if count is None or not rows:
+        return "–"
+    return f"{count['count'] / rows:.1%} ({count['rate_in_training']:.1%})"

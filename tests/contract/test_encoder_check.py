@@ -1,0 +1,97 @@
+"""Loading an encoding and holding a table against it: before any work, and by name."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from nfm.contract.encoder import Encoding, check_columns
+from nfm.contract.errors import DataError
+
+Write = Callable[..., Encoding]
+
+SCHEMA = pa.schema(
+    [
+        ("ignored", pa.timestamp("us")),
+        ("color", pa.string()),
+        ("size", pa.float64()),
+        ("age", pa.int32()),
+        ("price", pa.string()),
+        ("kg", pa.float32()),
+    ]
+)
+
+
+@pytest.fixture
+def encoding(write_encoding: Write, tmp_path: Path) -> Encoding:
+    write_encoding(tmp_path / "encoding")
+    return Encoding.load(tmp_path / "encoding")
+
+
+def test_check_names_the_missing_columns_and_what_there_is(encoding: Encoding) -> None:
+    with pytest.raises(DataError) as refused:
+        encoding.check(SCHEMA.remove(1), "raw.csv")
+    assert str(refused.value) == (
+        "Column 'color' is missing from raw.csv; the table has ignored, size, age, price, kg. "
+        "The model's fields come from its encoding/spec.json."
+    )
+    with pytest.raises(
+        DataError, match=r"Columns 'color', 'size' are missing from raw.csv; the table has ignored, age"
+    ):
+        encoding.check(SCHEMA.remove(1).remove(1), "raw.csv")
+
+
+def test_a_column_that_is_there_twice_is_refused() -> None:
+    schema = pa.schema([("a", pa.int8()), ("b", pa.int8()), ("a", pa.string())])
+    check_columns(["b"], schema, "raw.csv", "")
+    with pytest.raises(DataError, match=r"Column 'a' is 2 times in raw.csv.*the table has a, b, a\."):
+        check_columns(["b", "a"], schema, "raw.csv", "")
+
+
+@pytest.mark.parametrize(
+    ("column", "type_", "message"),
+    [
+        ("color", pa.int64(), "now holds number values, but the vocabulary holds the text '(red|blue)'"),
+        ("color", pa.date32(), "now holds date values, but the vocabulary holds the text '(red|blue)'"),
+        ("size", pa.bool_(), "now holds boolean values, but the vocabulary was made from number values"),
+        ("size", pa.list_(pa.int8()), "is list<item: int8>: a categorical field takes text"),
+    ],
+)
+def test_check_refuses_a_changed_type(encoding: Encoding, column: str, type_: pa.DataType, message: str) -> None:
+    changed = SCHEMA.set(SCHEMA.get_field_index(column), pa.field(column, type_))
+    with pytest.raises(DataError, match=f"^Column '{column}' of raw.csv {message}") as refused:
+        encoding.check(changed, "raw.csv")
+    assert refused.value.exit_code == 3
+
+
+def test_check_takes_a_type_that_reads_the_same(encoding: Encoding) -> None:
+    for type_ in (pa.string(), pa.int8(), pa.decimal128(9, 2), pa.dictionary(pa.int32(), pa.float32())):
+        encoding.check(SCHEMA.set(SCHEMA.get_field_index("size"), pa.field("size", type_)), "raw.csv")
+
+
+def test_there_is_no_encoding(tmp_path: Path) -> None:
+    with pytest.raises(
+        DataError, match=r"There is no encoding in .*: spec.json cannot be read \(No such file"
+    ) as error:
+        Encoding.load(tmp_path)
+    assert "Run jobs/features.py first." in str(error.value)
+
+
+def test_every_damaged_byte_of_the_specification_is_found(write_encoding: Write, tmp_path: Path) -> None:
+    folder = tmp_path / "encoding"
+    write_encoding(folder)
+    path = folder / "spec.json"
+    whole = path.read_bytes()
+    for place in range(len(whole)):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 0x80]) + whole[place + 1 :])
+        with pytest.raises(DataError) as refused:
+            Encoding.load(folder)
+        assert str(path) in str(refused.value)
+
+
+def test_the_loaded_encoding_equals_the_written_one(write_encoding: Write, tmp_path: Path) -> None:
+    written = write_encoding(tmp_path / "encoding")
+    loaded = Encoding.load(tmp_path / "encoding")
+    assert loaded.spec == written.spec
+    assert loaded.vocabulary.digest == written.vocabulary.digest == loaded.spec.vocabulary_digest

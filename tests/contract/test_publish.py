@@ -1,0 +1,293 @@
+"""Publishing: a reader sees the old folder or the new one, whatever happens to the writer."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import nfm.contract.publish as module
+from nfm.contract.errors import DataError
+from nfm.contract.publish import BusyError, publish
+
+MARKER = "_done.json"
+
+# A process that stops in the middle of staging, and completes when its standard input ends.
+WRITER = """
+import sys
+from pathlib import Path
+from nfm.contract.publish import publish
+
+with publish(Path(sys.argv[1]), "_done.json") as staging:
+    (staging / "half").write_text("half")
+    print("staging", flush=True)
+    sys.stdin.read()
+    (staging / "_done.json").write_text("by the other process")
+"""
+
+# A process that reads one version after the other. It opens the folder once and its files through that handle: a folder
+# that was replaced meanwhile may lose files, the one that is published never does.
+READER = """
+import os
+import sys
+
+target, names = sys.argv[1], [f"part-{i}" for i in range(20)]
+complete = set()
+print("reading", flush=True)
+while not os.path.exists(sys.argv[2]):
+    folder = os.open(target, os.O_RDONLY)  # there is always one
+    versions = set()
+    try:
+        for name in names:
+            file = os.open(name, os.O_RDONLY, dir_fd=folder)
+            versions.add(os.read(file, 99))
+            os.close(file)
+        complete |= versions
+    except FileNotFoundError:
+        assert os.stat(target).st_ino != os.fstat(folder).st_ino, "the published folder lacks a file"
+    assert len(versions) <= 1, f"a folder of several versions: {versions}"
+    os.close(folder)
+print(len(complete))
+"""
+
+
+def write(target: Path, text: str, parts: int = 1) -> None:
+    with publish(target, MARKER) as staging:
+        for i in range(parts):
+            (staging / f"part-{i}").write_text(text)
+        (staging / MARKER).write_text(text)
+
+
+def files(folder: Path) -> dict[str, str]:
+    return {path.name: path.read_text() for path in folder.iterdir()}
+
+
+def beside(target: Path) -> set[str]:
+    """What there is in the target's parent, but for the target and its lock."""
+    return {path.name for path in target.parent.iterdir()} - {target.name, f".{target.name}.lock"}
+
+
+@contextmanager
+def other_process(script: str, *arguments: Path) -> Iterator[subprocess.Popen[str]]:
+    """Runs a script until it says its first line."""
+    command = [sys.executable, "-c", script, *map(str, arguments)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        try:
+            assert process.stdout.readline(), "the process died"
+            yield process
+        finally:
+            process.kill()
+
+
+@pytest.fixture
+def target(tmp_path: Path) -> Path:
+    return tmp_path / "scores"
+
+
+@pytest.fixture(params=["exchange", "renames"])
+def any_file_system(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    if request.param == "renames":
+        monkeypatch.setattr(module, "_exchange", lambda a, b: False)
+
+
+@pytest.mark.usefixtures("any_file_system")
+def test_a_folder_is_made_and_replaced(tmp_path: Path) -> None:
+    target = tmp_path / "not/there/yet/scores"
+    for version in ("one", "two", "three"):
+        write(target, version)
+        assert files(target) == {"part-0": version, MARKER: version}
+        assert beside(target) == set()
+
+
+@pytest.mark.usefixtures("any_file_system")
+def test_the_old_folder_stays_until_the_block_ends(target: Path) -> None:
+    write(target, "old")
+    with publish(target, MARKER) as staging:
+        assert list(staging.iterdir()) == []
+        (staging / MARKER).write_text("new")
+        assert files(target) == {"part-0": "old", MARKER: "old"}
+    assert files(target) == {MARKER: "new"}
+
+
+@pytest.mark.usefixtures("any_file_system")
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, SystemExit])
+def test_an_error_leaves_the_old_folder_and_nothing_else(target: Path, error: type[BaseException]) -> None:
+    write(target, "old")
+    with pytest.raises(error), publish(target, MARKER) as staging:
+        (staging / MARKER).write_text("new")
+        raise error
+    assert files(target) == {"part-0": "old", MARKER: "old"}
+    assert beside(target) == set()
+
+
+@pytest.mark.parametrize("old", [True, False])
+def test_a_folder_without_the_marker_is_not_published(target: Path, old: bool) -> None:
+    if old:
+        write(target, "old")
+    with pytest.raises(DataError) as refused, publish(target, MARKER) as staging:
+        (staging / "part-0").write_text("new")
+    assert f"was not completed: it holds no {MARKER}. {target} is left as it was." in str(refused.value)
+    assert files(target) == {"part-0": "old", MARKER: "old"} if old else not target.exists()
+    assert beside(target) == set()
+
+
+def test_what_is_not_ours_is_refused_and_left_alone(target: Path) -> None:
+    target.mkdir()
+    (target / "thesis.txt").write_text("years of work")
+    (target.parent / "file").write_text("years of work")
+    for theirs in (target, target.parent / "file"):
+        with pytest.raises(DataError) as refused:
+            write(theirs, "new")
+        assert str(refused.value) == (
+            f"{theirs} exists, and is not something this job made: it holds no {MARKER}. It is left as it is. "
+            "Choose another folder, or move that one away."
+        )
+    assert files(target) == {"thesis.txt": "years of work"}
+    assert (target.parent / "file").read_text() == "years of work"
+    assert beside(target) == {"file", ".file.lock"}
+
+
+@pytest.mark.usefixtures("any_file_system")
+def test_an_empty_folder_may_be_replaced(target: Path) -> None:
+    target.mkdir()
+    write(target, "new")
+    assert files(target) == {"part-0": "new", MARKER: "new"}
+    assert beside(target) == set()
+
+
+@pytest.mark.usefixtures("any_file_system")
+def test_behind_a_symbolic_link_the_folder_is_replaced(tmp_path: Path) -> None:
+    target, link = tmp_path / "disk/scores", tmp_path / "scores"
+    link.symlink_to(target)
+    for version in ("one", "two", "three"):
+        write(link, version)
+        assert link.is_symlink()
+        assert files(target) == files(link) == {"part-0": version, MARKER: version}
+    assert beside(target) == set()
+
+
+@pytest.mark.parametrize(("mask", "mode"), [(0o022, 0o755), (0o027, 0o750)])
+def test_others_may_read_what_the_umask_lets_them(target: Path, mask: int, mode: int) -> None:
+    before = os.umask(mask)
+    try:
+        write(target, "new")
+        assert os.umask(mask) == mask
+    finally:
+        os.umask(before)
+    assert target.stat().st_mode & 0o777 == mode
+
+
+def test_a_reader_in_another_process_sees_whole_versions_only(target: Path) -> None:
+    write(target, "version 0", parts=20)
+    stop = target.parent / "stop"
+    with other_process(READER, target, stop) as reader:
+        for version in range(1, 300):
+            write(target, f"version {version}", parts=20)
+        stop.touch()
+        seen, _ = reader.communicate()
+    assert reader.returncode == 0
+    assert int(seen) > 10, "the reader was too slow to tell"
+
+
+def test_the_second_of_two_at_once_is_told_who_the_first_is(target: Path) -> None:
+    write(target, "old")
+    with other_process(WRITER, target) as first:
+        with pytest.raises(BusyError) as busy:
+            write(target, "second")
+        assert str(busy.value) == (
+            f"Another run is writing {target}: process {first.pid} on {socket.gethostname()}. "
+            "Wait for it, or stop it, and start again."
+        )
+        assert busy.value.exit_code == 1
+        assert files(target) == {"part-0": "old", MARKER: "old"}
+        first.communicate()
+    assert files(target) == {"half": "half", MARKER: "by the other process"}
+    write(target, "now it is free")
+    assert beside(target) == set()
+
+
+def test_two_targets_do_not_wait_for_each_other(target: Path) -> None:
+    with other_process(WRITER, target) as first:
+        write(target.with_name("scores.2"), "other")
+        first.communicate()
+    assert files(target) == {"half": "half", MARKER: "by the other process"}
+
+
+def test_a_killed_run_leaves_the_old_folder_and_the_next_one_cleans_up(target: Path) -> None:
+    write(target, "old")
+    with other_process(WRITER, target) as writer:
+        writer.send_signal(signal.SIGKILL)
+        assert writer.wait() == -signal.SIGKILL
+    assert files(target) == {"part-0": "old", MARKER: "old"}
+    (stale,) = beside(target)
+    assert files(target.parent / stale) == {"half": "half"}
+    write(target, "new")
+    assert files(target) == {"part-0": "new", MARKER: "new"}
+    assert beside(target) == set()
+
+
+def test_a_run_killed_between_two_renames_loses_nothing(target: Path) -> None:
+    write(target, "old")
+    kill_after_first_rename = """
+import os
+import signal
+import nfm.contract.publish as module
+
+def rename_and_die(self, to, rename=module.Path.rename):
+    rename(self, to)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+module._exchange = lambda a, b: False
+module.Path.rename = rename_and_die
+"""
+    with other_process(kill_after_first_rename + WRITER, target) as writer:
+        writer.communicate()
+    assert writer.returncode == -signal.SIGKILL
+    assert not target.exists()
+    with pytest.raises(ValueError, match="later"), publish(target, MARKER):
+        raise ValueError("later")
+    assert files(target) == {"part-0": "old", MARKER: "old"}
+    assert beside(target) == set()
+
+
+operations = st.tuples(
+    st.sampled_from(["publish", "fail", "no marker"]),
+    st.sampled_from(["a", "a.b", "[a]", ".a"]),
+    st.dictionaries(st.sampled_from(["x", "y", "z"]), st.text("pq", max_size=2)),
+)
+
+
+@given(steps=st.lists(operations, max_size=12), atomic=st.booleans())
+def test_any_sequence_of_runs_equals_a_dict(steps: list[tuple[str, str, dict[str, str]]], atomic: bool) -> None:
+    expected: dict[str, dict[str, str]] = {}
+    with TemporaryDirectory() as parent, pytest.MonkeyPatch.context() as patch:
+        if not atomic:
+            patch.setattr(module, "_exchange", lambda a, b: False)
+        for what, name, content in steps:
+            folder: Any = Path(parent, name)
+            try:
+                with publish(folder, MARKER) as staging:
+                    for file, text in content.items():
+                        (staging / file).write_text(text)
+                    if what == "fail":
+                        raise InterruptedError
+                    if what == "publish":
+                        (staging / MARKER).write_text(what)
+            except (InterruptedError, DataError):
+                assert what != "publish"
+            else:
+                assert what == "publish"
+                expected[name] = {**content, MARKER: what}
+            locks = {f".{name}.lock" for _, name, _ in steps}
+            there = {path.name: files(path) for path in Path(parent).iterdir() if path.name not in locks}
+            assert there == expected
