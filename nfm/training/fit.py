@@ -60,6 +60,7 @@ def fit(spec: Spec, model_settings: Model, settings: Train, folds: Mapping[str, 
         folds["train"].batches(settings.batch_size, settings.seed),
         validation_data=folds["valid"].batches(settings.batch_size) if folds["valid"].rows else None,
         epochs=settings.epochs,
+        shuffle=False,  # the batches are shuffled already
         callbacks=callbacks,
         verbose=1 if terminal else 0,
     ).history

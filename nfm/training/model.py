@@ -95,7 +95,7 @@ def export(model: keras.Model, spec: Spec, settings: Model) -> dict[str, NDArray
 
 
 def _array(variable: Any) -> NDArray[np.float64]:
-    return np.array(variable, np.float64)
+    return np.asarray(variable.numpy(), np.float64).copy()
 
 
 def _norm(model: keras.Model, name: str, width: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

@@ -1,0 +1,73 @@
+"""Quantiles and moments agree with NumPy; a transformation by hand."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nfm.config import Numeric
+from nfm.features.statistics import Distribution, bucket_edges, transformation
+
+
+def distribution(numbers: list[float]) -> Distribution:
+    values, counts = np.unique(np.array(numbers, np.float64), return_counts=True)
+    return Distribution(values, counts)
+
+
+def numeric(**settings: object) -> Numeric:
+    return Numeric.model_validate(settings)
+
+
+NUMBERS = st.lists(st.integers(-1000, 1000).map(float), min_size=1, max_size=60)
+
+
+@given(NUMBERS, st.sampled_from([0.0, 0.001, 0.1, 0.25, 0.3, 0.5, 0.9, 0.999, 1.0]))
+def test_quantiles_are_numpys(numbers: list[float], q: float) -> None:
+    expected = np.quantile(numbers, q, method="inverted_cdf")
+    assert distribution(numbers).quantile(q) == expected
+
+
+@given(NUMBERS)
+def test_mean_and_spread_are_numpys(numbers: list[float]) -> None:
+    assert distribution(numbers).mean == pytest.approx(np.mean(numbers), abs=1e-9)
+    assert distribution(numbers).std == pytest.approx(np.std(numbers), abs=1e-9)
+
+
+def test_standard_scale_after_clipping() -> None:
+    # 1 … 10 and an outlier; clipped at the 0.1 and 0.9 quantiles of 11 rows: the 2nd and the 10th
+    train = distribution([1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 1000])
+    made = transformation("x", numeric(clip=(0.1, 0.9), missing_flag=True, impute="median"), train)
+    clipped = [2, 2, 3, 4, 5, 6, 7, 8, 9, 10, 10]
+    assert made.clip == (2.0, 10.0)
+    assert made.impute == 6.0
+    assert made.shift == pytest.approx(np.mean(clipped))
+    assert made.divisor == pytest.approx(np.std(clipped))
+    assert made.outputs == ("x", "x_missing")
+
+
+def test_minmax_log1p_and_none() -> None:
+    train = distribution([-2, 0, 6])
+    minmax = transformation("x", numeric(scale="minmax", impute=7), train)
+    assert (minmax.shift, minmax.divisor, minmax.impute, minmax.log1p) == (-2.0, 8.0, 7.0, False)
+    log = transformation("x", numeric(scale="log1p"), train)
+    assert (log.shift, log.divisor, log.log1p, log.impute) == (0.0, 1.0, True, pytest.approx(4 / 3))
+    plain = transformation("x", numeric(scale="none", **{"as": "field"}), train)
+    assert (plain.shift, plain.divisor, plain.log1p, plain.placement) == (0.0, 1.0, False, "field")
+
+
+def test_a_constant_is_not_divided_by_its_spread_of_zero() -> None:
+    assert transformation("x", numeric(), distribution([3, 3])).divisor == 1.0
+    assert transformation("x", numeric(scale="minmax"), distribution([3, 3])).divisor == 1.0
+
+
+def test_a_number_that_is_always_missing_becomes_zero() -> None:
+    made = transformation("x", numeric(clip=(0.1, 0.9)), distribution([]))
+    assert (made.clip, made.impute, made.shift, made.divisor) == (None, 0.0, 0.0, 1.0)
+
+
+def test_bucket_edges() -> None:
+    assert bucket_edges(4, distribution(list(range(8)))) == (1.0, 3.0, 5.0)
+    # Most rows share the lowest value: no bucket below it, and fewer buckets than asked for.
+    assert bucket_edges(8, distribution([0, 0, 0, 0, 0, 0, 1, 2])) == (1.0,)
+    assert bucket_edges(4, distribution([5, 5])) == ()
+    assert bucket_edges(4, distribution([])) == ()
