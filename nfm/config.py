@@ -1,21 +1,29 @@
-"""The configuration: YAML → frozen, validated settings. Every key is documented where it is declared."""
+"""The settings: frozen and validated; every key is documented where it is declared. `nfm.config_file` reads them."""
 
-import re
-from collections.abc import Sequence
-from difflib import get_close_matches
+import math
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, get_args, get_origin
+from typing import Annotated, Any, Literal, Self
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
-from pydantic_core import ErrorDetails
+from pydantic import BaseModel, ConfigDict, Field, PlainValidator, model_validator
 
-from nfm.contract.errors import ConfigError
 from nfm.contract.schema import flag_name
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Positive = Annotated[int, Field(ge=1)]
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
+def _scalar(value: Any) -> Any:
+    if not isinstance(value, str | bool | int | float):
+        raise ValueError(f"{value!r} given; an option is a text, a number, true or false")
+    return value
+
+
+def _impute(value: Any) -> str | float:
+    number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    if not number and value not in ("mean", "median"):
+        raise ValueError(f"{value!r} given; allowed: 'mean', 'median' or a number")
+    return value  # type: ignore[no-any-return]
 
 
 class Settings(BaseModel):
@@ -30,7 +38,7 @@ class Source(Settings):
     format: str = "parquet"  # a Spark data source: parquet, csv, json, orc, …
     path: str | None = None
     table: str | None = None  # a table of Spark's catalog, instead of path
-    options: dict[str, str | bool | int | float] = {}  # handed to Spark's reader as they are
+    options: dict[str, Annotated[Any, PlainValidator(_scalar)]] = {}  # handed to Spark's reader as they are
     where: str | None = None  # an SQL condition; rows that do not meet it are left out
 
     @model_validator(mode="after")
@@ -59,7 +67,9 @@ class Numeric(Settings):
     column: str | None = None  # the raw column; the number's own name unless set
     # dense: beside the pooled vector, into the MLP and the linear part. field: a feature with x = value in the pooling
     as_: Literal["dense", "field"] = Field("dense", alias="as")
-    impute: Literal["mean", "median"] | float = "mean"  # what stands in for a missing number, before scaling
+    impute: Annotated[str | float, PlainValidator(_impute)] = (
+        "mean"  # what stands in for a missing number, before scaling
+    )
     missing_flag: bool = False  # one more number: 1 where this one is missing
     # standard: (x - mean) / std; minmax: to 0 … 1 of the train fold; log1p: sign(x) log(1 + |x|); none: as it is
     scale: Literal["standard", "minmax", "log1p", "none"] = "standard"
@@ -101,7 +111,7 @@ class Columns(Settings):
     def _names(self) -> Self:
         if not self.categorical and all(s.buckets is None and s.as_ == "dense" for s in self.numeric.values()):
             raise ValueError(
-                "nothing enters the pooling: name a column under categorical, or a numeric one with buckets or as: field"
+                "nothing enters the pooling: name a column under categorical, or a number with buckets or as: field"
             )
         names = [
             *self.categorical,
@@ -251,105 +261,3 @@ class Config(Settings):
     def scores_folder(self) -> Path:
         """Where the score job writes."""
         return Path(self.score.output or Path(self.workdir, "scores"))
-
-
-def load(path: Path, changes: Sequence[str] = ()) -> Config:
-    """Read a configuration file, with `a.b=value` changes from the command line (values are YAML).
-
-    Raises:
-        ConfigError: the file cannot be read, or does not say what it may say; names every wrong key at once.
-    """
-    try:
-        content = _parse(path.read_text())
-    except OSError as error:
-        raise ConfigError(f"{path} cannot be read: {error.strerror}. Give a YAML file with --config.") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is not YAML: {error}") from error
-    if not isinstance(content, dict):
-        raise ConfigError(f"{path} holds no settings. conf/reference.yaml shows them all.")
-    for change in changes:
-        _set(content, change)
-    try:
-        return Config.model_validate(_lists_to_tuples(content))
-    except ValidationError as error:
-        problems = "\n".join(f"  {_tell(problem)}" for problem in error.errors())
-        raise ConfigError(f"{path} is refused:\n{problems}\nconf/reference.yaml explains every key.") from error
-
-
-def _set(content: dict[str, Any], change: str) -> None:
-    path, equals, text = change.partition("=")
-    *parents, last = path.split(".")
-    if not equals or not all([*parents, last]):
-        raise ConfigError(f"--set {change}: write it as section.key=value, for example --set train.seed=2")
-    try:
-        value = _parse(text)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"--set {change}: the value is not YAML: {error}") from error
-    for parent in parents:
-        if content.get(parent) is None:
-            content[parent] = {}
-        content = content[parent]
-        if not isinstance(content, dict):
-            raise ConfigError(f"--set {change}: {parent} is not a section")
-    content[last] = value
-
-
-class _Yaml(yaml.SafeLoader):
-    """YAML whose numbers are those of YAML 1.2: PyYAML alone reads 1e-3 as a text."""
-
-
-_Yaml.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
-)
-
-
-def _parse(text: str) -> Any:
-    return yaml.load(text, _Yaml)  # noqa: S506 (a SafeLoader)
-
-
-def _lists_to_tuples(content: Any) -> Any:
-    """Settings are immutable: YAML's lists become tuples."""
-    if isinstance(content, dict):
-        return {key: _lists_to_tuples(value) for key, value in content.items()}
-    return tuple(map(_lists_to_tuples, content)) if isinstance(content, list) else content
-
-
-def _tell(problem: ErrorDetails) -> str:
-    """The key, what was given and what is allowed."""
-    where = ".".join(str(part) for part in problem["loc"])
-    given = problem["input"]
-    match problem["type"]:
-        case "extra_forbidden":
-            allowed = _keys_at(problem["loc"][:-1])
-            close = get_close_matches(str(problem["loc"][-1]), allowed, n=1)
-            hint = f" Did you mean {close[0]!r}?" if close else ""
-            return f"{where}: there is no such key.{hint} Allowed here: {', '.join(allowed)}"
-        case "missing":
-            return f"{where}: this key is required"
-        case "value_error":
-            message = problem["msg"].removeprefix("Value error, ")
-            return f"{where}: {message}" if where else message
-        case "literal_error":
-            return f"{where}: {given!r} given; allowed: {problem['ctx']['expected']}"
-        case _:
-            shown = list(given) if isinstance(given, tuple) else given
-            return f"{where}: {shown!r} given; {problem['msg'][:1].lower()}{problem['msg'][1:]}"
-
-
-def _keys_at(path: tuple[int | str, ...]) -> list[str]:
-    """The keys that the section at this path may hold."""
-    section: type[BaseModel] = Config
-    entries = False  # inside a mapping of names of the user's own, such as columns.categorical
-    for part in path:
-        if entries:
-            entries = False
-            continue
-        field = next(f for name, f in section.model_fields.items() if (f.alias or name) == part)
-        models = [t for t in _types(field.annotation) if isinstance(t, type) and issubclass(t, BaseModel)]
-        section, entries = models[0], get_origin(field.annotation) is dict
-    return [field.alias or name for name, field in section.model_fields.items()]
-
-
-def _types(annotation: Any) -> list[Any]:
-    arguments = get_args(annotation)
-    return [t for argument in arguments for t in _types(argument)] if arguments else [annotation]

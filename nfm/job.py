@@ -7,7 +7,8 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from nfm.config import Config, load
+from nfm.config import Config
+from nfm.config_file import load
 from nfm.contract.errors import ConfigError, NfmError
 
 

@@ -1,5 +1,6 @@
 """What both Spark jobs stand on: the session, the raw table, and files that every worker of a host shares."""
 
+import atexit
 import fcntl
 import os
 import re
@@ -35,16 +36,25 @@ def session(name: str) -> SparkSession:
     spark = (
         SparkSession.builder.appName(name)
         .config("spark.sql.session.timeZone", "UTC")
+        .config("spark.ui.showConsoleProgress", str(_terminal()).lower())
         .config("spark.sql.execution.pyspark.udf.simplifiedTraceback.enabled", "true")
         .getOrCreate()
     )
     if not str(spark.sparkContext.master).startswith("local"):
-        package = Path(__file__).parent
-        with tempfile.TemporaryDirectory() as folder:
-            spark.sparkContext.addPyFile(
-                shutil.make_archive(f"{folder}/nfm", "zip", root_dir=package.parent, base_dir=package.name)
-            )
+        package, folder = Path(__file__).parent, tempfile.mkdtemp()
+        atexit.register(shutil.rmtree, folder, ignore_errors=True)  # executors that come later fetch it too
+        archive = shutil.make_archive(f"{folder}/nfm", "zip", root_dir=package.parent, base_dir=package.name)
+        spark.sparkContext.addPyFile(archive)
     return spark
+
+
+def _terminal() -> bool:
+    """Whether somebody is watching. Under spark-submit our own output is a pipe; the JVM above us has the terminal."""
+    try:
+        above = str(Path(f"/proc/{os.getppid()}/fd/2").readlink())
+    except OSError:
+        above = ""
+    return sys.stderr.isatty() or above.startswith(("/dev/pts/", "/dev/tty"))
 
 
 def _check_java() -> None:

@@ -10,7 +10,7 @@ import pytest
 from pyspark.sql import SparkSession
 
 # No test asserts a time; and a failure in CI is one that anybody can repeat.
-hypothesis.settings.register_profile("project", deadline=None, derandomize="CI" in os.environ)
+hypothesis.settings.register_profile("project", deadline=None, max_examples=60, derandomize="CI" in os.environ)
 hypothesis.settings.load_profile("project")
 
 ROOT = Path(__file__).parent.parent

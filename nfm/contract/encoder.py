@@ -11,17 +11,17 @@ from typing import Any, NamedTuple, Self
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from nfm.contract.errors import DataError
 from nfm.contract.hashing import hash64
 from nfm.contract.schema import MISSING, Field, Number, Spec, flag_name
-from nfm.contract.values import canonical_text, check_kind, check_same_values, numbers
+from nfm.contract.values import canonical_text, check_kind, check_number, check_same_values, dictionary_indices, numbers
 from nfm.contract.vocabulary import Vocabulary
 
 ENCODER_FILES = ("spec.json", "index/*.npy")  # of encoding/: what a worker needs to encode
 _OOV_SEED = 0x00F
+_FLOAT32_MAX = float(np.finfo(np.float32).max)
 
 
 @dataclass(frozen=True)
@@ -65,6 +65,20 @@ class Encoding:
                 vocabulary = self.vocabulary.fields[field.name].texts
                 arrived = check_kind(field.column, arrow_type, where)
                 check_same_values(field.column, field.kind, arrived, vocabulary, where)
+        for column in self.spec.numeric_columns:
+            check_number(column, schema.field(column).type, where)
+
+    def verify(self, where: str) -> None:
+        """Read the whole vocabulary, and compare it with the specification.
+
+        Raises:
+            DataError: it is not the one that the specification was written with.
+        """
+        if self.vocabulary.digest != self.spec.vocabulary_digest:
+            raise DataError(
+                f"The vocabulary in {where} was changed after it was written: its content does not have the digest in "
+                "spec.json. Restore it, or run jobs/features.py again."
+            )
 
     def encode(self, batch: pa.RecordBatch) -> dict[str, NDArray[Any]]:
         """Encode N raw rows.
@@ -80,12 +94,7 @@ class Encoding:
             DataError: a numeric column holds a text that is no number.
         """
         spec = self.spec
-        floats = {
-            column: numbers(batch.column(column), column)
-            for column in dict.fromkeys(
-                [number.column for number in spec.numbers] + [f.column for f in spec.fields if f.edges is not None]
-            )
-        }
+        floats = {column: numbers(batch.column(column), column) for column in spec.numeric_columns}
         columns: dict[str, NDArray[Any]] = {}
         for field in spec.fields:
             if field.edges is None:
@@ -109,10 +118,7 @@ class Encoding:
         # One entry behind the dictionary serves the null indices.
         ids = np.full(len(texts) + 1, MISSING, np.int32)
         ids[present] = found
-        # A dictionary of 128 values may come with 8-bit indices: the entry behind it needs more.
-        wide = encoded.indices.cast(pa.int32())
-        indices: NDArray[np.int32] = pc.fill_null(wide, len(texts)).to_numpy(zero_copy_only=False)
-        return ids[indices]
+        return ids[dictionary_indices(encoded)]
 
 
 def _bucket(field: Field, x: NDArray[np.float64]) -> NDArray[np.int32]:
@@ -127,7 +133,8 @@ def _transform(number: Number, x: NDArray[np.float64]) -> dict[str, NDArray[np.f
     x = np.where(missing, number.impute, x)
     if number.log1p:
         x = signed_log1p(x)
-    columns = {number.name: ((x - number.shift) / number.divisor).astype(np.float32)}
+    x = np.clip((x - number.shift) / number.divisor, -_FLOAT32_MAX, _FLOAT32_MAX)
+    columns = {number.name: x.astype(np.float32)}
     if number.missing_flag:
         columns[flag_name(number.name)] = missing.astype(np.float32)
     return columns

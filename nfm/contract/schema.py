@@ -108,6 +108,12 @@ class Spec:
         return tuple(dict.fromkeys([f.column for f in self.fields] + [n.column for n in self.numbers]))
 
     @cached_property
+    def numeric_columns(self) -> tuple[str, ...]:
+        """Raw columns that are read as numbers, each once."""
+        bucketed = [field.column for field in self.fields if field.edges is not None]
+        return tuple(dict.fromkeys([number.column for number in self.numbers] + bucketed))
+
+    @cached_property
     def fingerprint(self) -> str:
         """SHA-256 of the specification, the vocabulary's digest included."""
         return hashlib.sha256(canonical_json(asdict(self)).encode()).hexdigest()

@@ -119,18 +119,27 @@ def numbers(values: pa.Array, column: str) -> NDArray[np.float64]:
     if pa.types.is_dictionary(values.type):
         values = values.cast(values.type.value_type)
     kind = kind_of(values.type)
+    check_number(column, values.type, "the table")
     if kind == "text":
         floats = _parse(values, column)
-    elif kind in ("number", "boolean"):
+    else:
         if pa.types.is_decimal(values.type) or kind == "boolean":
             values = pc.cast(pc.cast(values, pa.int8()) if kind == "boolean" else values, pa.float64())
         floats = values.to_numpy(zero_copy_only=False).astype(np.float64)
-    else:
+    return np.where(np.isfinite(floats), floats, np.nan)
+
+
+def check_number(column: str, type_: pa.DataType, where: str) -> None:
+    """A numeric column's type holds numbers, or texts that may be numbers.
+
+    Raises:
+        DataError: it holds neither.
+    """
+    if kind_of(type_) in (None, "date"):
         raise DataError(
-            f"Column '{column}' is {values.type}: a numeric column takes integers, floats, decimals, booleans or "
+            f"Column '{column}' of {where} is {type_}: a numeric column takes integers, floats, decimals, booleans or "
             "texts that are numbers. Cast it in the source, or take it out of columns.numeric."
         )
-    return np.where(np.isfinite(floats), floats, np.nan)
 
 
 def _parse(values: pa.Array, column: str) -> NDArray[np.float64]:
@@ -145,8 +154,15 @@ def _parse(values: pa.Array, column: str) -> NDArray[np.float64]:
                 "leave such rows out), or move the column to columns.categorical."
             )
         parsed[i] = float(text)
-    indices: NDArray[np.int32] = pc.fill_null(encoded.indices, len(encoded.dictionary)).to_numpy(zero_copy_only=False)
-    return parsed[indices]
+    return parsed[dictionary_indices(encoded)]
+
+
+def dictionary_indices(encoded: pa.DictionaryArray) -> NDArray[np.int32]:
+    """(N,) where each value stands in the dictionary; a null stands behind its end."""
+    # A dictionary of 128 values may come with 8-bit indices: the place behind it needs more.
+    wide = encoded.indices.cast(pa.int32())
+    indices: NDArray[np.int32] = pc.fill_null(wide, len(encoded.dictionary)).to_numpy(zero_copy_only=False)
+    return indices
 
 
 def check_kind(column: str, type_: pa.DataType, where: str) -> Kind:

@@ -11,13 +11,12 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from nfm.contract.schema import Kind
-from nfm.contract.values import canonical_text, numbers
+from nfm.contract.values import canonical_text, dictionary_indices, numbers
 from nfm.features.split import fold_of
 from nfm.spark import column
 
@@ -96,9 +95,8 @@ def _count_texts(part: Part, values: pa.Array, folds: NDArray[np.int8]) -> pa.Re
     assert part.kind is not None
     encoded = values if pa.types.is_dictionary(values.type) else values.dictionary_encode()
     size = len(encoded.dictionary)
-    indices = pc.fill_null(encoded.indices, size).to_numpy(zero_copy_only=False).astype(np.int64)
     # One number for a pair of fold and value: the pairs are counted, not the texts.
-    pairs, counts = np.unique(folds * np.int64(size + 1) + indices, return_counts=True)
+    pairs, counts = np.unique(folds * np.int64(size + 1) + dictionary_indices(encoded), return_counts=True)
     texts = pa.concat_arrays(
         [canonical_text(encoded.dictionary, part.kind, part.column), pa.nulls(1, pa.large_string())]
     )

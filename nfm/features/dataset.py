@@ -1,6 +1,7 @@
 """The feature job's work: count, learn the encoding, encode every row, publish dataset and encoding together."""
 
 import json
+import logging
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,10 +19,12 @@ from nfm.config import Config
 from nfm.contract.encoder import ENCODER_FILES, Encoding, check_columns
 from nfm.contract.publish import publish
 from nfm.contract.schema import DATASET_MARKER, FOLDS, Spec
-from nfm.contract.values import canonical_text, check_kind, kind_of, numbers
+from nfm.contract.values import canonical_text, check_kind, check_number, kind_of, numbers
 from nfm.features.count import HashSplit, count
 from nfm.features.encoding import make, parts
 from nfm.spark import arrow_schema, column, distribute, local_copy, read, told_plainly
+
+log = logging.getLogger(__name__)
 
 ENCODING_MARKER = "spec.json"
 
@@ -48,14 +51,18 @@ def build(spark: SparkSession, config: Config) -> Mapping[str, Any]:
     where = str(config.source)
     schema = arrow_schema(table)
     categorical = [field.column or name for name, field in config.columns.categorical.items()]
+    for name, number in config.columns.numeric.items():
+        check_number(number.column or name, schema.field(number.column or name).type, where)
     kinds = {name: check_kind(name, schema.field(name).type, where) for name in [config.columns.label, *categorical]}
     with told_plainly(where):
+        log.info("counting the values of %s", where)
         counts = count(table, parts(config.columns, kinds), split)
         made = make(config.columns, kinds, counts, where)
         with (
             publish(config.encoding_folder, ENCODING_MARKER) as encoding_staging,
             publish(config.dataset_folder, DATASET_MARKER) as dataset_staging,
         ):
+            log.info("encoding %s rows", f"{sum(made.statistics['rows'].values()):,}")
             made.save(encoding_staging)
             _write(spark, table, config, made.encoding.spec, encoding_staging, split, dataset_staging)
             facts = {"encoding_fingerprint": made.encoding.spec.fingerprint, "rows": made.statistics["rows"]}

@@ -16,7 +16,8 @@ def plan(config: Config, artifact: Artifact, source: Source) -> str:
         [
             f"Plan of {config.name}: the model was verified and the table's columns were checked, nothing was scored.",
             f"  source    {source}",
-            f"  model     {artifact.path} ({artifact.fingerprint[:12]}…), {size / 2**20:.1f} MiB of weights once a host",
+            f"  model     {artifact.path} ({artifact.fingerprint[:12]}…)",
+            f"  weights   {size / 2**20:.1f} MiB, once a host",
             f"  reads     {', '.join(spec.columns)}",
             f"  writes    {', '.join(carried_columns(spec, config))}, score",
             f"  output    {config.scores_folder}",

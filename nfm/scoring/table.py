@@ -1,6 +1,7 @@
 """The score job's work: artifact and raw table → scores/."""
 
 import json
+import logging
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,6 +22,8 @@ from nfm.contract.publish import publish
 from nfm.contract.schema import FOLDS, Spec
 from nfm.scoring.scorer import count_names, score_batches
 from nfm.spark import arrow_schema, column, distribute, local_copy, read, told_plainly
+
+log = logging.getLogger(__name__)
 
 SCORES_MARKER = "_report.json"
 SCORE = "score"
@@ -60,6 +63,7 @@ def score_table(spark: SparkSession, config: Config) -> Mapping[str, Any]:
     """
     artifact, table, source = open_all(spark, config)
     spec = artifact.encoding.spec
+    log.info("scoring %s with the model %s…", source, artifact.fingerprint[:12])
     with told_plainly(str(source)), publish(config.scores_folder, SCORES_MARKER) as staging:
         observed = _write(spark, artifact, table, carried_columns(spec, config), staging)
         written = sum(pq.ParquetFile(path).metadata.num_rows for path in staging.glob("*.parquet"))
@@ -67,6 +71,12 @@ def score_table(spark: SparkSession, config: Config) -> Mapping[str, Any]:
             raise DataError(
                 f"{observed['rows']} rows of {source} were scored, but {written} were written to {staging}. The old "
                 "scores were left as they are; run the job again."
+            )
+        if observed["nan"]:
+            raise DataError(
+                f"{observed['nan']} of {observed['rows']} rows of {source} have a score that is not a number: one of "
+                "their numbers is too large for the model. Look for extreme values, or give that column a clip and "
+                "train again. The old scores were left as they are."
             )
         report = _report(artifact, source, observed)
         (staging / SCORES_MARKER).write_text(json.dumps(report, indent=1))
@@ -84,7 +94,8 @@ def _write(
     sums = [F.sum(F.col("scored.counts")[i]).alias(f"count_{i}") for i in range(len(count_names(spec)))]
     range_ = [f("scored.score").alias(name) for f, name in ((F.min, "min"), (F.avg, "mean"), (F.max, "max"))]
     observation = Observation()
-    watched = scored.observe(observation, F.count(F.lit(1)).alias("rows"), *range_, *sums)
+    nan = F.count_if(F.isnan("scored.score")).alias("nan")
+    watched = scored.observe(observation, F.count(F.lit(1)).alias("rows"), nan, *range_, *sums)
     facts = {"nfm": {"model_fingerprint": artifact.fingerprint, "encoding_fingerprint": spec.fingerprint}}
     output = watched.select(*(column(name) for name in carried), F.col("scored.score").alias(SCORE, metadata=facts))
     output.write.mode("append").parquet(str(target))

@@ -2,6 +2,7 @@
 
 import logging
 import sys
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 from sklearn.metrics import accuracy_score, log_loss, roc_auc_score
 
 from nfm.config import EarlyStopping, Model, Train
+from nfm.contract.errors import DataError
 from nfm.contract.schema import FOLDS, Spec
 from nfm.training.data import Fold, features_of
 from nfm.training.model import build
@@ -64,7 +66,18 @@ def fit(spec: Spec, model_settings: Model, settings: Train, folds: Mapping[str, 
         callbacks=callbacks,
         verbose=1 if terminal else 0,
     ).history
+    _check_finite(history, settings)
     return Fitted(model, history, _best_epoch(history, stopping))
+
+
+def _check_finite(history: Mapping[str, list[float]], settings: Train) -> None:
+    for epoch, loss in enumerate(history["loss"], start=1):
+        if not np.isfinite(loss):
+            raise DataError(
+                f"The loss was {loss} in epoch {epoch}: the training diverged, and no model was written. Lower "
+                f"train.learning_rate (it is {settings.learning_rate:g}), and look for extreme numbers in the table: "
+                "scale and clip under columns.numeric tame them."
+            )
 
 
 def _mode(stopping: EarlyStopping) -> str:
@@ -86,13 +99,16 @@ def _best_epoch(history: Mapping[str, list[float]], stopping: EarlyStopping | No
 
 
 class _LogLines(keras.callbacks.Callback):
-    """One log line an epoch, where there is no terminal to draw a bar in."""
+    """A log line for an epoch, every few seconds, where there is no terminal to draw a bar in."""
 
     def __init__(self, epochs: int) -> None:
         super().__init__()
-        self.epochs = epochs
+        self.epochs, self.next_line = epochs, 0.0
 
     def on_epoch_end(self, epoch: int, logs: Mapping[str, float] | None = None) -> None:
+        if time.monotonic() < self.next_line and epoch + 1 < self.epochs:
+            return
+        self.next_line = time.monotonic() + 5
         values = "  ".join(f"{name} {value:.4f}" for name, value in (logs or {}).items())
         log.info("epoch %d of at most %d  %s", epoch + 1, self.epochs, values)
 

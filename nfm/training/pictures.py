@@ -13,7 +13,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Circle, FancyBboxPatch
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import MaxNLocator, PercentFormatter
 from numpy.typing import NDArray
 
 from nfm.config import Model
@@ -21,24 +21,19 @@ from nfm.contract.schema import Spec
 
 INK, MUTED, LINE, PAPER, BAND = "#1f2a37", "#5f6b7a", "#9aa7b6", "#ffffff", "#f1f4f8"
 FOLD_COLORS = {"train": "#8a97a6", "valid": "#d9822b", "test": "#2b6cb0"}
-LABEL_COLORS = ("#8a97a6", "#2b6cb0")
-_STYLE: dict[str, Any] = {
+_STYLE: Any = {
     "svg.hashsalt": "nfm",
     "svg.fonttype": "none",  # text stays text: it can be searched, and takes the page's font
     "font.family": "DejaVu Sans",
     "font.size": 9,
     "text.color": INK,
     "text.parse_math": False,  # a $ in a field's name is a $
+    "savefig.transparent": True,
     "axes.edgecolor": LINE,
-    "axes.labelcolor": MUTED,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
     "axes.grid": True,
-    "axes.axisbelow": True,
     "grid.color": "#e6eaef",
-    "xtick.color": MUTED,
-    "ytick.color": MUTED,
-    "legend.frameon": False,
+    **dict.fromkeys(("axes.labelcolor", "xtick.color", "ytick.color"), MUTED),
+    **dict.fromkeys(("axes.spines.top", "axes.spines.right", "legend.frameon"), False),
 }
 _P = ParamSpec("_P")
 
@@ -85,21 +80,23 @@ def _element(svg: str) -> str:
     return re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{own}-", svg)
 
 
+def _axes(width: float, height: float) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(width, height), layout="constrained")
+    return figure, figure.add_subplot()
+
+
 @_picture
 def curve(history: Mapping[str, Sequence[float]], metric: str, label: str, best_epoch: int) -> Figure:
     """A metric of the train and the validation fold by epoch, with one epoch marked."""
-    figure = Figure(figsize=(5.2, 3.2), layout="constrained")
-    axes = figure.add_subplot()
+    figure, axes = _axes(5.2, 3.2)
     epochs = np.arange(1, len(history[metric]) + 1)
-    marker = "o" if len(epochs) <= 12 else ""
+    marked = [best_epoch - 1] if len(epochs) > 12 else 1
     axes.axvline(best_epoch, color=MUTED, linewidth=1, linestyle=(0, (2, 2)), label=f"weights of epoch {best_epoch}")
     for fold, key in (("train", metric), ("valid", f"val_{metric}")):
         if key in history:
-            axes.plot(epochs, history[key], color=FOLD_COLORS[fold], marker=marker, markersize=3.5, label=fold)
-            best = history[key][best_epoch - 1]
-            axes.plot([best_epoch], [best], "o", color=FOLD_COLORS[fold], markersize=6, markeredgecolor=PAPER)
-    axes.set(xlabel="epoch", ylabel=label, xlim=(min(1, len(epochs) - 1) or 0.5, max(len(epochs), 1.5)))
-    axes.margins(x=0.03)
+            axes.plot(epochs, history[key], "o-", ms=4.5, markevery=marked, color=FOLD_COLORS[fold], label=fold)
+    beside = 0.03 * (len(epochs) - 1) or 0.5
+    axes.set(xlabel="epoch", ylabel=label, xlim=(1 - beside, len(epochs) + beside))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     figure.legend(loc="outside upper left", ncols=3)
     return figure
@@ -108,21 +105,20 @@ def curve(history: Mapping[str, Sequence[float]], metric: str, label: str, best_
 @_picture
 def roc(curves: Mapping[str, Roc]) -> Figure:
     """The ROC of each fold; the train fold's is thin."""
-    figure = Figure(figsize=(3.8, 3.8), layout="constrained")
-    axes = figure.add_subplot()
+    figure, axes = _axes(3.8, 3.8)
     axes.plot([0, 1], [0, 1], color=LINE, linewidth=1, linestyle=(0, (2, 2)))
     for fold, points in curves.items():
-        axes.plot(
-            points.false_positive_rate,
-            points.true_positive_rate,
-            color=FOLD_COLORS[fold],
-            linewidth=0.9 if fold == "train" else 1.8,
-            label=f"{fold}, AUC {points.auc:.3f}",
-        )
+        axes.plot(*points[:2], color=FOLD_COLORS[fold], label=f"{fold}, AUC {points.auc:.3f}")
+        axes.lines[-1].set_linewidth(0.9 if fold == "train" else 1.8)
     axes.set(xlabel="false positive rate", ylabel="true positive rate", xlim=(-0.01, 1.01), ylim=(-0.01, 1.01))
     axes.set_aspect("equal")
     axes.legend(loc="lower right")
     return figure
+
+
+def _end_of_scores(largest: float) -> float:
+    """A rare label has small scores only: the axis ends where they do."""
+    return largest if 0 < largest <= 0.5 else 1.0
 
 
 @_picture
@@ -130,15 +126,13 @@ def calibration(bins: Calibration, scores: NDArray[np.float64], fold: str) -> Fi
     """Label rate by mean score with its intervals and the diagonal; below it, how many rows have which score."""
     figure = Figure(figsize=(3.8, 3.8), layout="constrained")
     axes, counts = figure.subplots(2, 1, sharex=True, height_ratios=(4, 1))
-    # A rare label has small scores only: the picture shows the part of the square where they are.
-    top = 1.1 * max(bins.predicted.max(), bins.observed.max())
-    top = 1.0 if top > 0.5 else top
+    top = _end_of_scores(1.1 * max(bins.predicted.max(), bins.observed.max()))
     axes.plot([0, top], [0, top], color=LINE, linewidth=1, linestyle=(0, (2, 2)), label="perfectly calibrated")
     axes.vlines(bins.predicted, bins.low, bins.high, color=FOLD_COLORS[fold], linewidth=1, alpha=0.45)
     axes.plot(bins.predicted, bins.observed, "o-", color=FOLD_COLORS[fold], markersize=4, label=fold)
     axes.set(ylabel="label rate", xlim=(-0.02 * top, 1.02 * top), ylim=(-0.02 * top, 1.02 * top))
     axes.legend(loc="upper left")
-    counts.hist(scores, bins=np.linspace(0, top, 26), color=FOLD_COLORS[fold], alpha=0.6)
+    counts.hist(np.minimum(scores, top), bins=np.linspace(0, top, 26), color=FOLD_COLORS[fold], alpha=0.6, zorder=2)
     counts.set(xlabel="score", ylabel="rows")
     counts.yaxis.set_major_locator(MaxNLocator(2, integer=True))
     return figure
@@ -147,16 +141,16 @@ def calibration(bins: Calibration, scores: NDArray[np.float64], fold: str) -> Fi
 @_picture
 def scores_by_label(scores: NDArray[np.float64], label: NDArray[np.float32], weight: NDArray[np.float32]) -> Figure:
     """How the scores of each label are spread."""
-    figure = Figure(figsize=(3.8, 3.8), layout="constrained")
-    axes = figure.add_subplot()
-    edges = np.linspace(0, 1 if scores.max() > 0.5 else scores.max(), 26)
-    for value, color in enumerate(LABEL_COLORS):
+    figure, axes = _axes(3.8, 3.8)
+    end = _end_of_scores(float(np.quantile(scores, 0.999)))
+    shown, edges = np.minimum(scores, end), np.linspace(0, end, 26)
+    for value, color in enumerate(("#8a97a6", "#2b6cb0")):
         rows = label == value
         if weight[rows].sum() > 0:
-            share = np.histogram(scores[rows], edges, weights=weight[rows])[0] / weight[rows].sum()
+            share = np.histogram(shown[rows], edges, weights=weight[rows])[0] / weight[rows].sum()
             axes.stairs(share, edges, fill=True, color=color, alpha=0.35)
             axes.stairs(share, edges, color=color, linewidth=1.2, label=f"label {value}")
-    axes.yaxis.set_major_formatter("{x:.0%}")
+    axes.yaxis.set_major_formatter(PercentFormatter(1))
     axes.set(xlabel="score", ylabel="share of the rows with this label")
     figure.legend(loc="outside upper left", ncols=2)
     return figure
@@ -167,34 +161,28 @@ class _Card(NamedTuple):
 
     title: str
     shape: str
-    detail: str = ""
+    details: Sequence[str] = ()
     pills: Sequence[str] = ()
     takes_dense: bool = False
 
     @property
     def height(self) -> float:
-        return 0.36 + 0.21 * bool(self.detail) + 0.33 * bool(self.pills)
+        return 0.36 + 0.2 * len(self.details) + 0.33 * bool(self.pills)
 
 
 # Inches. The interactions go up on the left; the dense numbers and the linear part on the right.
-_WIDTH, _LEFT, _RIGHT, _GAP = 6.2, 0.15, 3.95, 0.24
-_CENTER, _DENSE, _LINEAR = (_LEFT + _RIGHT) / 2, 4.28, (4.62, 6.1)
-_MOST_NAMES = {True: (3, 6), False: (5, 10)}  # with and without dense numbers: feature boxes in a row, and at most
+_WIDTH, _LEFT, _RIGHT, _GAP = 6.2, 0.15, 3.75, 0.24
+_CENTER, _DENSE, _LINEAR = (_LEFT + _RIGHT) / 2, 4.05, (4.3, 5.2, 6.1)
 
 
 @_picture
 def architecture(spec: Spec, settings: Model, parameters: Mapping[str, int]) -> Figure:
-    """The model from one row's features, at the bottom, to its score.
-
-    Args:
-        spec: names the features.
-        settings: of the model.
-        parameters: of each layer by its name.
-    """
+    """The model from one row's features, at the bottom, to its score. Takes each layer's parameters by its name."""
     cards = _cards(spec, settings, parameters)
-    columns, most = _MOST_NAMES[bool(spec.dense)]
-    features = _features(spec, most)
+    columns = 3 if spec.dense else 5
+    features = _features(spec, 2 * columns)
     lines = -(-len(features) // columns)
+    columns = -(-len(features) // lines)
     band = 0.3 + max(0.5 * lines, 0.36 + 0.15 * min(len(spec.dense), 5) if spec.dense else 0)
     height = 0.1 + band + sum(card.height + _GAP for card in cards) + 1.35
     figure = Figure(figsize=(_WIDTH, height))
@@ -203,47 +191,44 @@ def architecture(spec: Spec, settings: Model, parameters: Mapping[str, int]) -> 
 
     _box(axes, 0.05, 0.05, _WIDTH - 0.1, band, BAND)
     axes.text(_LEFT, band - 0.1, "One row's features x", fontsize=8, color=MUTED, va="center")
-    right = _RIGHT if spec.dense else _WIDTH - 0.15
-    width = (right - _LEFT + 0.08) / columns
-    for i, (name, detail) in enumerate(features):
+    width = ((_RIGHT if spec.dense else _WIDTH - 0.15) - _LEFT + 0.08) / columns
+    for i, (name, size) in enumerate(features):
         x, y = _LEFT + width * (i % columns), band - 0.15 - 0.5 * (i // columns + 1)
         _box(axes, x, y, width - 0.08, 0.42)
-        room = int(width / 0.083)
-        axes.text(x + width / 2 - 0.04, y + 0.28, _short(name, room), fontsize=8, ha="center", va="center")
-        axes.text(x + width / 2 - 0.04, y + 0.12, detail, fontsize=7, color=MUTED, ha="center", va="center")
+        for text, above, points, color in ((_short(name, int(width / 0.083)), 0.28, 8, INK), (size, 0.12, 7, MUTED)):
+            axes.text(x + width / 2 - 0.04, y + above, text, fontsize=points, color=color, ha="center", va="center")
     if spec.dense:
-        _box(axes, 4.1, 0.15, 1.95, band - 0.38)
+        _box(axes, 3.9, 0.15, 2.15, band - 0.38)
         names = list(spec.dense) if len(spec.dense) <= 5 else [*spec.dense[:4], f"{len(spec.dense) - 4} more"]
-        axes.text(4.2, band - 0.36, f"Dense numbers ({len(spec.dense)})", fontsize=8, va="center")
+        axes.text(4.0, band - 0.36, f"Dense numbers ({len(spec.dense)})", fontsize=8, va="center")
         for i, name in enumerate(names):
-            axes.text(4.2, band - 0.53 - 0.15 * i, _short(name, 26), fontsize=7, color=MUTED, va="center")
+            axes.text(4.0, band - 0.53 - 0.15 * i, _short(name, 29), fontsize=7, color=MUTED, va="center")
 
     y = band + 0.05
     for card in cards:
-        _arrow(axes, (_CENTER, y), (_CENTER, y + _GAP))
-        y += _GAP
-        _draw(axes, card, _LEFT, _RIGHT, y)
+        y = _arrow(axes, (_CENTER, y), (_CENTER, y + _GAP))
         if card.takes_dense:
             _arrow(axes, (_DENSE, band - 0.23), (_DENSE, y + card.height / 2), (_RIGHT, y + card.height / 2))
-        y += card.height
-    plus = y + _GAP + 0.15
-    _arrow(axes, (_CENTER, y), (_CENTER, plus - 0.15))
+        y = _draw(axes, card, _LEFT, _RIGHT, y)
+    plus = 0.15 + _arrow(axes, (_CENTER, y), (_CENTER, y + _GAP))
     axes.add_patch(Circle((_CENTER, plus), 0.15, facecolor=PAPER, edgecolor=INK, linewidth=1))
     axes.text(_CENTER, plus - 0.01, "+", fontsize=13, ha="center", va="center")
-    _arrow(axes, (_CENTER, plus + 0.15), (_CENTER, plus + 0.15 + _GAP))
-    _draw(axes, _Card("Sigmoid", "B × 1", "probability of label 1"), _LEFT, _RIGHT, plus + 0.15 + _GAP)
+    y = _arrow(axes, (_CENTER, plus + 0.15), (_CENTER, plus + 0.15 + _GAP))
+    _draw(axes, _Card("Sigmoid", "B × 1", ["probability of label 1"]), _LEFT, _RIGHT, y)
 
-    center, low = sum(_LINEAR) / 2, band + 0.05 + _GAP
-    _arrow(axes, (center, band + 0.05), (center, low))
-    _linear(axes, spec, parameters, low)
-    _arrow(axes, (center, low + 1.2), (center, plus), (_CENTER + 0.15, plus))
+    left, center, right = _LINEAR
+    dense = parameters.get("dense_linear", 0)
+    counted = f"1 + {spec.rows:,}" + (f" + {dense:,}" if dense else "")
+    linear = ["w₀ + Σ wᵢ xᵢ", counted, f"= {parameters['linear'] + dense:,} parameters"]
+    y = _arrow(axes, (center, band + 0.05), (center, band + 0.05 + _GAP))
+    y = _draw(axes, _Card("Linear part", "B × 1", linear), left, right, y)
+    _arrow(axes, (center, y), (center, plus), (_CENTER + 0.15, plus))
     return figure
 
 
 def _features(spec: Spec, most: int) -> list[tuple[str, str]]:
     """Name and size of what enters the pooling; many fields are summed up."""
-    found = [(field.name, f"{field.size:,} ids") for field in spec.fields]
-    found += [(name, "number, x = value") for name in spec.field_numbers]
+    found = [(f.name, f"{f.size:,} ids") for f in spec.fields] + [(n, "number") for n in spec.field_numbers]
     if len(found) <= most:
         return found
     rest = sum(field.size for field in spec.fields[most - 1 :])
@@ -255,68 +240,58 @@ def _cards(spec: Spec, settings: Model, parameters: Mapping[str, int]) -> list[_
     dim, features, dense = settings.embedding_dim, len(spec.fields) + len(spec.field_numbers), len(spec.dense)
 
     def pills(norm: str, dropout: float, *between: str) -> list[str]:
-        first = [f"batch norm · {parameters[norm]:,}"] if settings.batch_norm else []
-        return [*first, *between, *([f"dropout {dropout:g}"] if dropout else [])]
+        first = [f"batch norm · {parameters[norm]:,}"] if norm in parameters else []
+        return [*first, *between, *[f"dropout {dropout:g}"] * bool(dropout)]
 
-    table = f"table {spec.rows:,} × {dim:,} = {parameters['embedding']:,} parameters"
-    pooling = pills("pooling_norm", settings.pooling_dropout)
+    table = [f"table {spec.rows:,} × {dim:,} = {parameters['embedding']:,} parameters"]
+    formula = ["½ [ (Σ xᵢ vᵢ)² − Σ (xᵢ vᵢ)² ], no parameters"]
     cards = [
         _Card("Embeddings xᵢ vᵢ", f"B × {features:,} × {dim:,}", table),
-        _Card("Bi-Interaction pooling", f"B × {dim:,}", "½ [ (Σ xᵢ vᵢ)² − Σ (xᵢ vᵢ)² ], no parameters", pooling),
+        _Card("Bi-Interaction pooling", f"B × {dim:,}", formula, pills("pooling_norm", settings.pooling_dropout)),
     ]
-    width = dim
+    width = dim + dense
     if dense and settings.hidden_units:
-        width += dense
         cards.append(_Card("Join the dense numbers", f"B × ({dim:,} + {dense:,})", takes_dense=True))
     for i, units in enumerate(settings.hidden_units):
-        detail = f"{width:,} × {units:,} + {units:,} = {parameters[f'hidden_{i}']:,} parameters"
+        detail = [f"{width:,} × {units:,} + {units:,} = {parameters[f'hidden_{i}']:,} parameters"]
         applied = pills(f"hidden_{i}_norm", settings.hidden_dropout, settings.activation)
         cards.append(_Card(f"Hidden layer {i + 1}", f"B × {units:,}", detail, applied))
         width = units
-    ones = "fixed at 1: a factorization machine" if settings.output == "ones" else ""
-    return [*cards, _Card("Output weights h", "B × 1", ones or f"{parameters['output']:,} parameters")]
+    ones = ", fixed at 1: a factorization machine" if settings.output == "ones" else ""
+    return [*cards, _Card("Output weights h", "B × 1", [f"{parameters['output']:,} parameters{ones}"])]
 
 
-def _linear(axes: Axes, spec: Spec, parameters: Mapping[str, int], y: float) -> None:
-    """The box of the linear part."""
-    left, right = _LINEAR
-    _box(axes, left, y, right - left, 1.2)
-    dense = parameters.get("dense_linear", 0)
-    axes.text(left + 0.1, y + 1.02, "Linear part", weight="bold", va="center")
-    axes.text(left + 0.1, y + 0.8, "w₀ + Σ wᵢ xᵢ", va="center")
-    counted = f"1 + {spec.rows:,}" + (f" + {dense:,} dense" if dense else "")
-    for i, text in enumerate([counted, f"= {parameters['linear'] + dense:,} parameters", "B × 1"]):
-        axes.text(left + 0.1, y + 0.56 - 0.19 * i, text, fontsize=8, color=MUTED, va="center")
-
-
-def _draw(axes: Axes, card: _Card, left: float, right: float, y: float) -> None:
+def _draw(axes: Axes, card: _Card, left: float, right: float, y: float) -> float:
+    """Draw a box upwards from y; returns its top."""
     top = y + card.height
     _box(axes, left, y, right - left, card.height)
     axes.text(left + 0.12, top - 0.19, card.title, weight="bold", va="center")
     axes.text(right - 0.12, top - 0.19, card.shape, fontsize=8, color=MUTED, ha="right", va="center")
-    axes.text(left + 0.12, top - 0.41, card.detail, fontsize=8, color=MUTED, va="center")
+    for i, detail in enumerate(card.details):
+        axes.text(left + 0.12, top - 0.41 - 0.2 * i, detail, fontsize=8, color=MUTED, va="center")
     x = left + 0.12
     for i, pill in enumerate(card.pills):
         if i:
             axes.text(x - 0.09, y + 0.19, "›", color=MUTED, ha="center", va="center")
-        width = 0.16 + 0.07 * len(pill)
+        width = 0.16 + 0.066 * len(pill)
         _box(axes, x, y + 0.08, width, 0.22, BAND)
         axes.text(x + width / 2, y + 0.185, pill, fontsize=8, ha="center", va="center")
         x += width + 0.18
+    return top
 
 
 def _box(axes: Axes, x: float, y: float, width: float, height: float, color: str = PAPER) -> None:
-    shape = "round,pad=0,rounding_size=0.06"
-    axes.add_patch(FancyBboxPatch((x, y), width, height, shape, facecolor=color, edgecolor=LINE, linewidth=0.9))
+    axes.add_patch(FancyBboxPatch((x, y), width, height, "round,pad=0,rounding_size=0.06", fc=color, ec=LINE, lw=0.9))
 
 
-def _arrow(axes: Axes, *points: tuple[float, float]) -> None:
-    """Straight lines through the points; the last one ends in a head."""
+def _arrow(axes: Axes, *points: tuple[float, float]) -> float:
+    """Straight lines through the points, the last one with a head; returns the y where it ends."""
     *before, last, end = points
     xs, ys = zip(*before, last, strict=True)
     axes.plot(xs, ys, color=INK, linewidth=1)
     head = {"arrowstyle": "-|>", "color": INK, "linewidth": 1, "shrinkA": 0, "shrinkB": 0, "mutation_scale": 9}
     axes.annotate("", end, last, arrowprops=head)
+    return end[1]
 
 
 def _short(name: str, length: int) -> str:

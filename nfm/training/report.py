@@ -1,6 +1,6 @@
 """report.html of a trained model: one page that needs nothing beside it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from math import isfinite
@@ -42,7 +42,7 @@ def write(path: Path, config: Config, trained: "Trained") -> None:
 
 def _content(config: Config, trained: "Trained") -> dict[str, Any]:
     model, spec, folds = trained.fitted.model, trained.spec, trained.folds
-    judged = next((fold for fold in ("test", "valid", "train") if folds[fold].rows))
+    judged = next(fold for fold in ("test", "valid", "train") if folds[fold].rows)
     rate = _mean(folds["train"].label, folds["train"].weight)
     auc = {fold: values["auc"] for fold, values in trained.metrics.items()}
     drawn = {fold: roc(folds[fold], trained.scores[fold], auc[fold]) for fold in auc}
@@ -199,14 +199,14 @@ def calibration(fold: Fold, score: NDArray[np.float64], bins: int = 10) -> pictu
     The intervals are Wilson's, for the number of equally weighted rows that tell as much.
     """
     weight = fold.weight.astype(np.float64)
-    distinct, place = np.unique(score, return_inverse=True)
+    place = np.unique(score, return_inverse=True)[1]
     of_score = np.bincount(place, weight)
     middle = (np.cumsum(of_score) - of_score / 2) / weight.sum()
     bins = max(1, min(bins, fold.rows // 10))
     row_bin = np.minimum((middle * bins).astype(int), bins - 1)[place]
 
     def total(values: NDArray[np.float64]) -> NDArray[np.float64]:
-        return np.bincount(row_bin, values, bins)
+        return np.bincount(row_bin, values, bins).astype(np.float64)
 
     weights, squares = total(weight), total(weight**2)
     some = weights > 0

@@ -66,6 +66,7 @@ def train(config: Config) -> Trained:
 def read(config: Config) -> tuple[Encoding, dict[str, Fold]]:
     """The encoding and the folds that were written with it."""
     encoding = Encoding.load(config.encoding_folder)
+    encoding.verify(str(config.encoding_folder))
     return encoding, read_folds(config.dataset_folder, encoding.spec)
 
 

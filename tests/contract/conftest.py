@@ -6,14 +6,10 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
-from hypothesis import settings
 
 from nfm.contract.encoder import Encoding
 from nfm.contract.schema import Field, Number, Spec
 from nfm.contract.vocabulary import Vocabulary
-
-settings.register_profile("contract", deadline=None, max_examples=60)
-settings.load_profile("contract")
 
 MASK = 2**64 - 1
 GOLDEN = 0x9E3779B97F4A7C15

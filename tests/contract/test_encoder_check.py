@@ -56,6 +56,8 @@ def test_a_column_that_is_there_twice_is_refused() -> None:
         ("color", pa.date32(), "now holds date values, but the vocabulary holds the text '(red|blue)'"),
         ("size", pa.bool_(), "now holds boolean values, but the vocabulary was made from number values"),
         ("size", pa.list_(pa.int8()), "is list<item: int8>: a categorical field takes text"),
+        ("price", pa.date32(), r"is date32\[day\]: a numeric column takes integers, floats"),
+        ("age", pa.timestamp("us"), r"is timestamp\[us\]: a numeric column takes integers, floats"),
     ],
 )
 def test_check_refuses_a_changed_type(encoding: Encoding, column: str, type_: pa.DataType, message: str) -> None:
@@ -95,3 +97,13 @@ def test_the_loaded_encoding_equals_the_written_one(write_encoding: Write, tmp_p
     loaded = Encoding.load(tmp_path / "encoding")
     assert loaded.spec == written.spec
     assert loaded.vocabulary.digest == written.vocabulary.digest == loaded.spec.vocabulary_digest
+
+
+def test_a_vocabulary_of_the_right_size_and_another_content_is_found(write_encoding: Write, tmp_path: Path) -> None:
+    write_encoding(tmp_path / "encoding")
+    write_encoding(tmp_path / "other", colors=("red", "", "blur"))
+    Encoding.load(tmp_path / "encoding").verify("encoding")
+    for name in ("hashes", "text"):
+        (tmp_path / f"other/index/{name}.npy").rename(tmp_path / f"encoding/index/{name}.npy")
+    with pytest.raises(DataError, match="The vocabulary in encoding was changed after it was written"):
+        Encoding.load(tmp_path / "encoding").verify("encoding")

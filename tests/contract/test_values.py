@@ -245,4 +245,4 @@ def test_a_text_that_is_no_number_is_refused(text: str) -> None:
 def test_a_column_that_holds_no_numbers_is_refused(type_: pa.DataType) -> None:
     with pytest.raises(DataError) as refused:
         numbers(pa.nulls(1, type_), "price")
-    assert f"Column 'price' is {type_}: a numeric column takes integers, floats" in str(refused.value)
+    assert f"Column 'price' of the table is {type_}: a numeric column takes integers, floats" in str(refused.value)

@@ -16,9 +16,11 @@ from nfm.contract.encoder import Encoding
 from nfm.contract.errors import DataError
 from nfm.features.dataset import build
 
+COLOURS = ["red", "blue", "red", "", None]
+PRICES = [1.0, 2.0, None, 8.0, math.nan, math.inf]
 ROWS = [
     # id, colour, size, price, label
-    *((i, ["red", "blue", "red", "", None][i % 5], i % 3, [1.0, 2.0, None, 8.0, math.nan, math.inf][i % 6], i % 2) for i in range(60)),
+    *((i, COLOURS[i % 5], i % 3, PRICES[i % 6], i % 2) for i in range(60)),
     (60, "green", 7, 4.0, 1),
     (None, "red", None, -1.0, 0),
 ]  # fmt: skip
@@ -174,9 +176,9 @@ def test_a_path_that_is_not_there_and_a_condition_that_is_wrong(
 ) -> None:
     with pytest.raises(DataError, match=r"nowhere cannot be read: .*PATH_NOT_FOUND"):
         build(spark, config(tmp_path, Path("nowhere")))
-    with pytest.raises(DataError, match="cannot be read: .*UNRESOLVED_COLUMN"):
+    with pytest.raises(DataError, match=r"cannot be read: .*UNRESOLVED_COLUMN"):
         build(spark, config(tmp_path, table, source={"path": str(table), "where": "colr = 'red'"}))
-    with pytest.raises(DataError, match="cannot be read: .*PARSE_SYNTAX_ERROR"):
+    with pytest.raises(DataError, match=r"cannot be read: .*PARSE_SYNTAX_ERROR"):
         build(spark, config(tmp_path, table, source={"path": str(table), "where": "colour == == 1"}))
 
 
@@ -201,7 +203,7 @@ def test_wrong_labels_leave_the_old_dataset_as_it_was(spark: SparkSession, table
 
 def test_an_empty_table_is_refused(spark: SparkSession, tmp_path: Path) -> None:
     spark.createDataFrame([], SCHEMA).write.parquet(str(tmp_path / "raw"))
-    with pytest.raises(DataError, match="train fold .* is empty: the table has 0 rows"):
+    with pytest.raises(DataError, match=r"train fold .* is empty: the table has 0 rows"):
         build(spark, config(tmp_path, tmp_path / "raw"))
 
 

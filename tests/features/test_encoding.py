@@ -15,19 +15,20 @@ from nfm.features.count import COUNTS, Part
 from nfm.features.encoding import make, parts
 
 TRAIN, VALID, TEST = 0, 1, 2
-LABELS = [("label", TRAIN, "0", None, 6), ("label", TRAIN, "1", None, 4), ("label", TEST, "1", None, 3)]
+Row = tuple[str, int, str | None, float | None, int]
+LABELS: list[Row] = [("label", TRAIN, "0", None, 6), ("label", TRAIN, "1", None, 4), ("label", TEST, "1", None, 3)]
 
 
 def columns(**changes: Any) -> Columns:
     return Columns.model_validate({"key": ("k",), "label": "y", "categorical": {"c": {}}, **changes})
 
 
-def counts(rows: list[tuple[str, int, str | None, float | None, int]]) -> pa.Table:
+def counts(rows: list[Row]) -> pa.Table:
     return pa.Table.from_pylist([dict(zip(COUNTS.names, row, strict=True)) for row in rows], schema=COUNTS)
 
 
 def test_vocabulary_comes_from_the_train_fold_by_count_then_value() -> None:
-    rows = [
+    rows: list[Row] = [
         ("field:c", TRAIN, "rare", None, 1),
         ("field:c", TRAIN, "b", None, 3),
         ("field:c", TRAIN, "", None, 3),
@@ -54,7 +55,11 @@ def test_rows_and_label_rates() -> None:
 
 
 def test_a_saved_encoding_is_found_again_and_its_vocabulary_is_a_table(tmp_path: Path) -> None:
-    rows = [("field:c", TRAIN, "a", None, 1), ("field:c", TRAIN, "b", None, 2), ("number:x", TRAIN, None, 4.0, 5)]
+    rows: list[Row] = [
+        ("field:c", TRAIN, "a", None, 1),
+        ("field:c", TRAIN, "b", None, 2),
+        ("number:x", TRAIN, None, 4.0, 5),
+    ]
     settings = columns(categorical={"c": {"oov_buckets": 2}}, numeric={"x": {"scale": "none"}, "z": {}})
     made = make(settings, {"c": "text"}, counts(rows + LABELS), "table")
     made.save(tmp_path)
@@ -69,7 +74,7 @@ def test_a_saved_encoding_is_found_again_and_its_vocabulary_is_a_table(tmp_path:
 
 
 def test_bucketed_numbers_become_fields() -> None:
-    rows = [("number:x", TRAIN, None, float(i), 1) for i in range(8)]
+    rows: list[Row] = [("number:x", TRAIN, None, float(i), 1) for i in range(8)]
     made = make(columns(numeric={"x": {"buckets": 4}}), {"c": "text"}, counts(rows + LABELS), "table")
     field = made.encoding.spec.fields[1]
     assert (field.name, field.edges, field.size) == ("x", (1.0, 3.0, 5.0), 1 + 4)
@@ -96,7 +101,7 @@ def test_wrong_labels_are_refused_with_their_count_and_an_example(wrong: Any, to
 
 @pytest.mark.parametrize(("number", "shown"), [(-1.0, "-1.0"), (None, "one that is missing")])
 def test_wrong_weights_are_refused(number: float | None, shown: str) -> None:
-    rows = [("weight", TRAIN, None, 1.0, 9), ("weight", TRAIN, None, number, 4)]
+    rows: list[Row] = [("weight", TRAIN, None, 1.0, 9), ("weight", TRAIN, None, number, 4)]
     with pytest.raises(DataError, match=f"4 rows break that, {shown} for one"):
         make(columns(weight="w"), {"c": "text"}, counts(LABELS + rows), "table")
 

@@ -9,7 +9,8 @@ from sklearn.metrics import roc_auc_score
 
 from nfm.config import Model, Train
 from nfm.contract.encoder import Inputs
-from nfm.contract.schema import Field, Spec
+from nfm.contract.errors import DataError
+from nfm.contract.schema import Field, Number, Spec
 from nfm.training.data import Fold, features_of
 from nfm.training.fit import Fitted, evaluate, fit, predict
 
@@ -129,7 +130,8 @@ def test_the_same_seed_gives_the_same_weights_and_another_seed_others() -> None:
 
 def test_an_empty_validation_fold_needs_no_validation() -> None:
     folds = noise_folds()
-    nothing = Inputs(*(part[:0] for part in folds["valid"].inputs))
+    ids, values, dense = folds["valid"].inputs
+    nothing = Inputs(ids[:0], values[:0], dense[:0])
     folds["valid"] = fold(nothing, np.empty(0))
     fitted = fit(CHECKERBOARD, small_model(), training(early_stopping=None, epochs=1), folds)
     metrics, scores = evaluate(fitted.model, folds)
@@ -187,3 +189,13 @@ def test_every_row_is_in_one_batch_of_each_epoch() -> None:
     for features, label, _ in data.batches(32):
         rows = label[:, 0].numpy().astype(int)
         np.testing.assert_array_equal(features["ids"].numpy(), features_of(data.inputs)["ids"][rows])
+
+
+def test_a_training_that_diverges_is_told_and_gives_no_model() -> None:
+    folds = noise_folds()
+    ids, _, _ = folds["train"].inputs
+    spec = Spec(("k",), CHECKERBOARD.fields, (Number("x", "x", "dense", 0.0, False, None, False, 0.0, 1.0),), "", 0)
+    huge = np.full((len(ids), 1), 3e38, np.float32)
+    data = fold(Inputs(ids, np.empty((len(ids), 0), np.float32), huge), folds["train"].label)
+    with pytest.raises(DataError, match=r"The loss was nan in epoch 1: the training diverged.*train\.learning_rate"):
+        fit(spec, small_model(), training(early_stopping=None), dict.fromkeys(("train", "valid", "test"), data))

@@ -1,5 +1,7 @@
 """The layers compute what the paper's equations say."""
 
+from typing import Any
+
 import keras
 import numpy as np
 import pytest
@@ -38,7 +40,7 @@ def test_gradient_of_the_pooling_is_equation_5() -> None:
         np.testing.assert_allclose(gradient[:, i], x[:, i] * others, rtol=1e-4, atol=1e-5)
 
 
-def _example_table() -> dict[str, object]:
+def _example_table() -> dict[str, Any]:
     # Two fields of 3 and 2 ids, then one number: the table has 6 rows.
     return {"offsets": (0, 3), "numbers": 1, "table_size": 6}
 

@@ -1,0 +1,59 @@
+# make demo   the whole path on the Titanic: features, train, score
+# make test   lint, types and tests
+# Both make what they need first: .venv from the lock file, and Java 17 where there is none.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.PHONY: demo test setup java clean
+
+UV_VERSION := 0.13.9
+CONFIG ?= conf/titanic.yaml
+
+# JAVA_HOME's java, the PATH's, or one that stands beside an older default: the first that is 17 or newer.
+FIND_JAVA = home=; \
+	for java in "$${JAVA_HOME:-}/bin/java" "$$(command -v java || true)" /usr/lib/jvm/java-{17,21}-openjdk-*/bin/java; do \
+		if [ -x "$$java" ] && [ "$$("$$java" -version 2>&1 | sed -n 's/.*version "\([0-9]*\).*/\1/p')" -ge 17 ]; then \
+			home=$$(dirname "$$(dirname "$$(readlink -f "$$java")")"); break; \
+		fi; \
+	done
+RUN = $(FIND_JAVA); export JAVA_HOME="$$home" PATH="$(CURDIR)/.venv/bin:$$PATH" SPARK_CONF_DIR="$(CURDIR)/conf" \
+	PYSPARK_PYTHON="$(CURDIR)/.venv/bin/python";
+
+demo: setup
+	@$(RUN) spark-submit jobs/features.py --config $(CONFIG)
+	@$(RUN) python jobs/train.py --config $(CONFIG)
+	@$(RUN) spark-submit jobs/score.py --config $(CONFIG)
+
+test: setup
+	@$(RUN) ruff check . && ruff format --check . && mypy && pytest
+
+setup: .venv/made java
+
+.venv/made: pyproject.toml uv.lock
+	@echo "Making .venv from the lock file …"
+	@uv=$$(command -v uv || true); \
+	if [ -z "$$uv" ]; then \
+		if ! python3 -c 'import ensurepip, venv' 2>/dev/null; then \
+			package="python3-venv"; $(INSTALL); \
+		fi; \
+		python3 -m venv build/uv; \
+		build/uv/bin/pip install --quiet --disable-pip-version-check uv==$(UV_VERSION); \
+		uv=build/uv/bin/uv; \
+	fi; \
+	"$$uv" sync --frozen --all-extras --compile-bytecode --quiet
+	@touch $@
+
+java:
+	@$(FIND_JAVA); if [ -z "$$home" ]; then echo "Installing Java …"; package="openjdk-17-jre-headless"; $(INSTALL); fi
+
+# Debian's package where we may install it, one line that says what to install where we may not.
+INSTALL = if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+		export DEBIAN_FRONTEND=noninteractive; \
+		{ apt-get update -qq && apt-get install -y -qq "$$package"; } >/dev/null; \
+	else \
+		echo "Please install $$package (that is its name in Debian; Spark takes Java 17 or 21), then run this again." >&2; \
+		exit 1; \
+	fi
+
+clean:
+	rm -rf build .venv

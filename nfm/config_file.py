@@ -1,0 +1,125 @@
+"""A configuration file → settings; every mistake is told with its key, what was given and what is allowed."""
+
+import re
+from collections.abc import Sequence
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, get_args, get_origin
+
+import yaml
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from nfm.config import Config
+from nfm.contract.errors import ConfigError
+
+
+def load(path: Path, changes: Sequence[str] = ()) -> Config:
+    """Read a configuration file, with `a.b=value` changes from the command line (values are YAML).
+
+    Raises:
+        ConfigError: the file cannot be read, or does not say what it may say; names every wrong key at once.
+    """
+    try:
+        content = _parse(path.read_text())
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {error.strerror}. Give a YAML file with --config.") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not YAML: {error}") from error
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path} holds no settings. conf/reference.yaml shows them all.")
+    for change in changes:
+        _set(content, change)
+    try:
+        return Config.model_validate(_lists_to_tuples(content))
+    except ValidationError as error:
+        problems = "\n".join(f"  {_tell(problem)}" for problem in error.errors())
+        raise ConfigError(f"{path} is refused:\n{problems}\nconf/reference.yaml explains every key.") from error
+
+
+def _set(content: dict[str, Any], change: str) -> None:
+    path, equals, text = change.partition("=")
+    *parents, last = path.split(".")
+    if not equals or not all([*parents, last]):
+        raise ConfigError(f"--set {change}: write it as section.key=value, for example --set train.seed=2")
+    try:
+        value = _parse(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"--set {change}: the value is not YAML: {error}") from error
+    for parent in parents:
+        if content.get(parent) is None:
+            content[parent] = {}
+        content = content[parent]
+        if not isinstance(content, dict):
+            raise ConfigError(f"--set {change}: {parent} is not a section")
+    content[last] = value
+
+
+class _Yaml(yaml.SafeLoader):
+    """YAML whose numbers are those of YAML 1.2 (PyYAML alone reads 1e-3 as a text), and whose keys stand once."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """Refuse a key that stands twice: YAML would take the last one in silence."""
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        for key in keys:
+            if keys.count(key) > 1:
+                raise yaml.YAMLError(f"the key {key!r} stands twice in one section, {node.start_mark}")
+        return super().construct_mapping(node, deep=deep)
+
+
+_Yaml.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
+)
+
+
+def _parse(text: str) -> Any:
+    return yaml.load(text, _Yaml)  # noqa: S506 (a SafeLoader)
+
+
+def _lists_to_tuples(content: Any) -> Any:
+    """Settings are immutable: YAML's lists become tuples."""
+    if isinstance(content, dict):
+        return {key: _lists_to_tuples(value) for key, value in content.items()}
+    return tuple(map(_lists_to_tuples, content)) if isinstance(content, list) else content
+
+
+def _tell(problem: ErrorDetails) -> str:
+    """The key, what was given and what is allowed."""
+    where = ".".join(str(part) for part in problem["loc"])
+    given = problem["input"]
+    match problem["type"]:
+        case "extra_forbidden":
+            allowed = _keys_at(problem["loc"][:-1])
+            close = get_close_matches(str(problem["loc"][-1]), allowed, n=1)
+            hint = f" Did you mean {close[0]!r}?" if close else ""
+            return f"{where}: there is no such key.{hint} Allowed here: {', '.join(allowed)}"
+        case "missing":
+            return f"{where}: this key is required"
+        case "value_error":
+            message = problem["msg"].removeprefix("Value error, ")
+            return f"{where}: {message}" if where else message
+        case "literal_error":
+            return f"{where}: {given!r} given; allowed: {problem['ctx']['expected']}"
+        case _:
+            shown = list(given) if isinstance(given, tuple) else given
+            message = problem["msg"].replace("tuple", "list")
+            return f"{where}: {shown!r} given; {message[:1].lower()}{message[1:]}"
+
+
+def _keys_at(path: tuple[int | str, ...]) -> list[str]:
+    """The keys that the section at this path may hold."""
+    section: type[BaseModel] = Config
+    entries = False  # inside a mapping of names of the user's own, such as columns.categorical
+    for part in path:
+        if entries:
+            entries = False
+            continue
+        field = next(f for name, f in section.model_fields.items() if (f.alias or name) == part)
+        models = [t for t in _types(field.annotation) if isinstance(t, type) and issubclass(t, BaseModel)]
+        section, entries = models[0], get_origin(field.annotation) is dict
+    return [field.alias or name for name, field in section.model_fields.items()]
+
+
+def _types(annotation: Any) -> list[Any]:
+    arguments = get_args(annotation)
+    return [t for argument in arguments for t in _types(argument)] if arguments else [annotation]

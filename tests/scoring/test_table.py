@@ -1,0 +1,259 @@
+"""The score job on a real Spark session, against the model's formula written out in plain Python."""
+
+import json
+import math
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from pyspark.sql import SparkSession
+
+from nfm.config import Config
+from nfm.contract import artifact
+from nfm.contract.artifact import Artifact, Network
+from nfm.contract.encoder import Encoding
+from nfm.contract.errors import ConfigError, DataError
+from nfm.features.dataset import build
+from nfm.scoring.scorer import score_batches
+from nfm.scoring.table import score_table
+
+ROWS = [
+    (2**60 + i if i % 7 else None, ["red", "blue", "red", "", None][i % 5], i % 3, [1.0, None, 8.0][i % 3], i % 2)
+    for i in range(60)
+]
+SCHEMA = "id long, colour string, size int, price double, label int"
+NETWORK = Network("binary", 3, (4,), "relu")
+
+
+def config(workdir: Path, source: Path, **score: Any) -> Config:
+    return Config.model_validate(
+        {
+            "name": "shop",
+            "workdir": str(workdir),
+            "source": {"path": str(source)},
+            "columns": {
+                "key": ("id",),
+                "label": "label",
+                "categorical": {"colour": {}, "size": {"oov_buckets": 2}},
+                "numeric": {"price": {"as": "field", "scale": "none", "impute": 5}},
+            },
+            "split": {"valid": 0.0, "test": 0.0},
+            "train": {"early_stopping": None},
+            "score": score,
+        }
+    )
+
+
+@pytest.fixture(scope="module")
+def made(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A working folder with the raw table, its encoding, and a model of random weights."""
+    folder = tmp_path_factory.mktemp("shop")
+    spark.createDataFrame(ROWS, SCHEMA).repartition(3).write.parquet(str(folder / "raw"))
+    build(spark, config(folder, folder / "raw"))
+    save_model(folder, 1)
+    return folder
+
+
+def save_model(folder: Path, seed: int) -> None:
+    spec = Encoding.load(folder / "encoding").spec
+    rng = np.random.default_rng(seed)
+    artifact.save(
+        folder / "model",
+        encoding_folder=folder / "encoding",
+        network=NETWORK,
+        weights={n: rng.normal(size=s).astype(np.float32) for n, s in NETWORK.weight_shapes(spec).items()},
+        facts={"name": "shop"},
+        write_more=lambda _: None,
+    )
+
+
+def expected_score(model: Artifact, colour: str | None, size: int | None, price: float | None) -> float:
+    """The paper's equation for one row, pair by pair, in plain Python."""
+    w = {name: array.astype(float) for name, array in model.weights.items()}
+    # The train fold is the whole table. colour: red 24 times, "" and blue 12 times each; size: 0, 1, 2, 20 times each.
+    colour_id = 0 if colour is None else {"red": 2, "": 3, "blue": 4}.get(colour, 1)
+    size_id = 0 if size is None else {0: 3, 1: 4, 2: 5}[size]
+    x = 5.0 if price is None or not math.isfinite(price) else price
+    features = [(colour_id, 1.0), (5 + size_id, 1.0), (11, x)]
+    pooled = np.zeros(3)
+    for a in range(3):
+        for b in range(a + 1, 3):
+            (i, x_i), (j, x_j) = features[a], features[b]
+            pooled += x_i * w["embedding"][i] * x_j * w["embedding"][j]
+    hidden = np.maximum(pooled @ w["hidden_0_kernel"] + w["hidden_0_bias"], 0)
+    logit = w["bias"][0] + sum(w["linear"][i] * x_i for i, x_i in features) + hidden @ w["output"]
+    return float(1 / (1 + np.exp(-logit)))
+
+
+def scores(folder: Path) -> list[dict[str, Any]]:
+    return [row for path in sorted(folder.glob("*.parquet")) for row in pq.ParquetFile(path).read().to_pylist()]
+
+
+def test_every_row_has_its_score_once_and_carries_key_and_columns(spark: SparkSession, made: Path) -> None:
+    report = score_table(spark, config(made, made / "raw", columns=("colour", "size", "price", "id")))
+    rows = scores(made / "scores")
+    model = Artifact.load(made / "model")
+    assert report["rows"] == 60
+    assert list(rows[0]) == ["id", "colour", "size", "price", "score"]
+    carried = Counter(tuple(row.values())[:4] for row in rows)
+    assert carried == Counter(row[:4] for row in ROWS)  # keys of 61 bits beside nulls lose no digit
+    for row in rows:
+        wanted = expected_score(model, row["colour"], row["size"], row["price"])
+        assert row["score"] == pytest.approx(wanted, abs=1e-5)
+
+
+def test_shuffled_and_repartitioned_input_gives_equal_scores(spark: SparkSession, made: Path, tmp_path: Path) -> None:
+    score_table(spark, config(made, made / "raw", columns=("colour", "size", "price")))
+    shuffled = spark.read.parquet(str(made / "raw")).orderBy("price", "size").repartition(5, "colour")
+    shuffled.write.parquet(str(tmp_path / "raw"))
+    settings = {"columns": ("colour", "size", "price"), "output": str(tmp_path / "scores")}
+    score_table(spark, config(made, tmp_path / "raw", **settings))
+    assert Counter(map(repr, scores(made / "scores"))) == Counter(map(repr, scores(tmp_path / "scores")))
+
+
+def test_strange_values_are_scored_and_counted(spark: SparkSession, made: Path, tmp_path: Path) -> None:
+    strange = [
+        (1, None, None, None),
+        (2, "", 0, math.nan),
+        (3, "unseen", 99, math.inf),
+        (4, "red", 1, -math.inf),
+        (5, "blue", 2, 1.0),
+    ]
+    frame = spark.createDataFrame(strange, "id long, colour string, size int, price double")
+    frame.write.parquet(str(tmp_path / "raw"))  # no label: scoring needs none
+    report = score_table(spark, config(made, tmp_path / "raw", output=str(tmp_path / "scores")))
+    rows = {row["id"]: row["score"] for row in scores(tmp_path / "scores")}
+    model = Artifact.load(made / "model")
+    for id_, colour, size, price in strange:
+        if size != 99:  # which of the two out-of-vocabulary ids it gets is the hash's to say
+            assert rows[id_] == pytest.approx(expected_score(model, colour, size, price), abs=1e-5)
+    assert 0 < rows[3] < 1
+    counts = {name: {what: c["count"] for what, c in values.items()} for name, values in report["values"].items()}
+    assert counts == {
+        "colour": {"missing": 1, "out_of_vocabulary": 1},
+        "size": {"missing": 1, "out_of_vocabulary": 1},
+        "price": {"missing": 4},
+    }
+    assert report["values"]["colour"]["missing"]["rate_in_training"] == pytest.approx(12 / 60)
+    assert report["values"]["price"]["missing"]["rate_in_training"] == pytest.approx(20 / 60)
+
+
+@pytest.mark.parametrize("size_type", ["int", "string", "double", "decimal(10,2)", "bigint"])
+def test_a_column_of_another_type_gets_the_same_scores(
+    spark: SparkSession, made: Path, tmp_path: Path, size_type: str
+) -> None:
+    score_table(spark, config(made, made / "raw", columns=("colour", "price")))
+    table = spark.read.parquet(str(made / "raw"))
+    table.selectExpr("id", "colour", f"cast(size as {size_type}) size", "price").write.parquet(str(tmp_path / "raw"))
+    settings = {"columns": ("colour", "price"), "output": str(tmp_path / "scores")}
+    report = score_table(spark, config(made, tmp_path / "raw", **settings))
+    assert report["values"]["size"]["out_of_vocabulary"]["count"] == 0
+    assert Counter(map(repr, scores(tmp_path / "scores"))) == Counter(map(repr, scores(made / "scores")))
+
+
+@pytest.mark.parametrize("size_type", ["boolean", "date", "timestamp"])
+def test_a_type_under_which_values_would_be_lost_is_refused(
+    spark: SparkSession, made: Path, tmp_path: Path, size_type: str
+) -> None:
+    table = spark.read.parquet(str(made / "raw"))
+    table.selectExpr("id", "colour", f"cast(null as {size_type}) size", "price").write.parquet(str(tmp_path / "raw"))
+    with pytest.raises(DataError, match=r"Column 'size' of .*raw"):
+        score_table(spark, config(made, tmp_path / "raw", output=str(tmp_path / "scores")))
+    assert not (tmp_path / "scores").exists()
+
+
+def test_the_output_names_its_model(spark: SparkSession, made: Path) -> None:
+    score_table(spark, config(made, made / "raw"))
+    fingerprint = Artifact.load(made / "model").fingerprint
+    assert json.loads((made / "scores/_report.json").read_text())["model_fingerprint"] == fingerprint
+    for path in (made / "scores").glob("*.parquet"):
+        assert fingerprint in pq.read_schema(path).metadata[b"org.apache.spark.sql.parquet.row.metadata"].decode()
+
+
+@pytest.mark.parametrize("partitions", [1, 3])
+def test_an_empty_table_gives_empty_scores_with_their_columns(
+    spark: SparkSession, made: Path, tmp_path: Path, partitions: int
+) -> None:
+    spark.createDataFrame([], SCHEMA).repartition(partitions).write.parquet(str(tmp_path / "raw"))
+    report = score_table(spark, config(made, tmp_path / "raw", output=str(tmp_path / "scores")))
+    assert report["rows"] == 0
+    assert spark.read.parquet(str(tmp_path / "scores")).columns == ["id", "score"]
+    assert scores(tmp_path / "scores") == []
+
+
+def test_a_missing_column_is_told_before_any_work(spark: SparkSession, made: Path, tmp_path: Path) -> None:
+    spark.createDataFrame(ROWS, SCHEMA).drop("size").write.parquet(str(tmp_path / "raw"))
+    with pytest.raises(DataError) as error:
+        score_table(spark, config(made, tmp_path / "raw", output=str(tmp_path / "scores")))
+    assert str(error.value) == (
+        f"Column 'size' is missing from {tmp_path}/raw; the table has id, colour, price, label. "
+        "The model's fields come from its encoding/spec.json."
+    )
+    with pytest.raises(DataError, match=r"Column 'shape' is missing from .*raw; the table has id, colour"):
+        score_table(spark, config(made, made / "raw", columns=("shape",)))
+
+
+def test_a_column_called_score_cannot_be_carried(spark: SparkSession, made: Path, tmp_path: Path) -> None:
+    spark.createDataFrame(ROWS, SCHEMA).selectExpr("*", "1 as Score").write.parquet(str(tmp_path / "raw"))
+    with pytest.raises(ConfigError, match="the output has a column 'score' already"):
+        score_table(spark, config(made, tmp_path / "raw", columns=("Score",)))
+
+
+def test_a_tampered_model_is_refused_and_yesterdays_scores_stay(
+    spark: SparkSession, made: Path, tmp_path: Path
+) -> None:
+    score_table(spark, config(made, made / "raw", output=str(tmp_path / "scores")))
+    before = {path.name: path.read_bytes() for path in (tmp_path / "scores").iterdir()}
+    weights = made / "model/weights/embedding.npy"
+    content = weights.read_bytes()
+    try:
+        weights.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+        with pytest.raises(DataError, match=r"embedding\.npy is refused: its checksum"):
+            score_table(spark, config(made, made / "raw", output=str(tmp_path / "scores")))
+    finally:
+        weights.write_bytes(content)
+    assert {path.name: path.read_bytes() for path in (tmp_path / "scores").iterdir()} == before
+
+
+def test_a_folder_that_is_not_ours_is_never_replaced(spark: SparkSession, made: Path, tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").write_text("mine")
+    with pytest.raises(DataError, match="is not something this job made"):
+        score_table(spark, config(made, made / "raw", output=str(tmp_path)))
+    assert (tmp_path / "thesis.txt").read_text() == "mine"
+
+
+def test_a_new_model_of_the_same_name_is_used_at_once(spark: SparkSession, made: Path, tmp_path: Path) -> None:
+    score_table(spark, config(made, made / "raw", output=str(tmp_path / "one")))
+    save_model(made, 2)
+    score_table(spark, config(made, made / "raw", output=str(tmp_path / "two")))
+    one, two = ([row["score"] for row in scores(tmp_path / name)] for name in ("one", "two"))
+    assert one != two
+
+
+def test_the_iterator_seam_takes_batches_of_any_size(made: Path) -> None:
+    """What runs on an executor, handed a plain list: an empty batch and one of a single row among them."""
+    model = Artifact.load(made / "model")
+    type_ = pa.struct([("colour", pa.string()), ("size", pa.int32()), ("price", pa.float64())])
+    rows = [{"colour": c, "size": s, "price": p} for _, c, s, p, _ in ROWS]
+    batches = [pa.array(part, type_) for part in ([], rows[:1], rows[1:41], [], rows[41:])]
+    out = list(score_batches(batches, model))
+    assert [len(batch) for batch in out] == [0, 1, 40, 0, 19]
+    got = [row["score"] for batch in out for row in batch.to_pylist()]
+    wanted = [expected_score(model, colour, size, price) for _, colour, size, price, _ in ROWS]
+    np.testing.assert_allclose(got, wanted, atol=1e-5)
+    # Counts of a batch stand in its first row only.
+    assert [row["counts"] is None for row in out[2].to_pylist()] == [False] + [True] * 39
+
+
+def test_a_score_that_is_no_number_is_never_published(spark: SparkSession, made: Path, tmp_path: Path) -> None:
+    table = spark.createDataFrame(
+        [(1, "red", 1, 1.0), (2, "red", 1, 1e300)], "id long, colour string, size int, price double"
+    )
+    table.write.parquet(str(tmp_path / "raw"))
+    with pytest.raises(DataError, match=r"1 of 2 rows of .*raw have a score that is not a number"):
+        score_table(spark, config(made, tmp_path / "raw", output=str(tmp_path / "scores")))
+    assert not (tmp_path / "scores").exists()

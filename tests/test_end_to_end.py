@@ -1,0 +1,255 @@
+"""The whole path through the real jobs, as a user runs it: spark-submit and python in processes of their own."""
+
+import json
+import os
+import re
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import keras
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.csv as pc
+import pyarrow.parquet as pq
+import pytest
+import yaml
+
+from nfm.contract.artifact import Artifact
+from nfm.contract.encoder import inputs
+from nfm.training import layers  # noqa: F401 (Keras finds the layers of a saved model by their registered names)
+from nfm.training.data import features_of
+
+ROOT = Path(__file__).parent.parent
+BIN = Path(sys.executable).parent
+TITANIC = ROOT / "tests/data/titanic.csv"
+
+
+def run(
+    command: list[str], environment: dict[str, str] | None = None, cwd: Path = ROOT
+) -> subprocess.CompletedProcess[str]:
+    """A command with the environment's programs first on the PATH, and PYSPARK_PYTHON left for the job to see to."""
+    env = {key: value for key, value in os.environ.items() if key != "PYSPARK_PYTHON"}
+    env |= {"PATH": f"{BIN}:{env['PATH']}", "SPARK_CONF_DIR": str(ROOT / "conf"), **(environment or {})}
+    return subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, timeout=300)
+
+
+def job(name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    program = "python" if name == "train" else "spark-submit"
+    config = [] if "--config" in arguments else ["--config", "conf/titanic.yaml"]
+    return run([program, f"jobs/{name}.py", *config, *arguments])
+
+
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A working folder that the three jobs have filled."""
+    folder = tmp_path_factory.mktemp("titanic")
+    for name in ("features", "train", "score"):
+        done = job(name, "--set", f"workdir={folder}", "score.columns=[Name]")
+        assert done.returncode == 0, done.stderr
+        assert str(folder) in done.stdout
+    return folder
+
+
+def read_scores(folder: Path) -> pd.DataFrame:
+    tables = [pq.ParquetFile(path).read() for path in folder.glob("*.parquet")]
+    frame: pd.DataFrame = pa.concat_tables(tables).to_pandas()
+    return frame.sort_values("PassengerId").reset_index(drop=True)
+
+
+def test_every_passenger_has_one_score(workdir: Path) -> None:
+    scores, raw = read_scores(workdir / "scores"), pd.read_csv(TITANIC)
+    assert scores.columns.tolist() == ["PassengerId", "Name", "score"]
+    assert scores["PassengerId"].tolist() == raw["PassengerId"].tolist()
+    assert scores["Name"].tolist() == raw["Name"].tolist()
+    assert scores["score"].between(0, 1).all()
+
+
+def test_the_model_knows_who_was_saved(workdir: Path) -> None:
+    # Well below what the recipe reaches on average; a broken path scores near 0.5.
+    assert json.loads((workdir / "model/metadata.json").read_text())["metrics"]["test"]["auc"] > 0.78
+    scores, raw = read_scores(workdir / "scores"), pd.read_csv(TITANIC)
+    by_sex = scores["score"].groupby(raw["Sex"]).mean()
+    assert by_sex["female"] > by_sex["male"] + 0.2
+
+
+def test_parity_scores_of_spark_are_those_of_encoder_and_keras_in_one_process(workdir: Path) -> None:
+    model = Artifact.load(workdir / "model")
+    # Read by another CSV reader than Spark's.
+    table = pc.read_csv(TITANIC, convert_options=pc.ConvertOptions(strings_can_be_null=True)).combine_chunks()
+    arranged = inputs(model.encoding.spec, model.encoding.encode(table.to_batches()[0]))
+    loaded = keras.models.load_model(workdir / "model/keras/model.keras")
+    logits = loaded.predict(features_of(arranged), batch_size=256, verbose=0)[:, 0]
+    expected = 1 / (1 + np.exp(-logits.astype(float)))
+    difference = np.abs(read_scores(workdir / "scores")["score"] - expected).max()
+    assert difference <= 1e-5
+    assert np.std(expected) > 0.1
+
+
+def test_the_summary_says_what_was_done_and_how_good_it_is(workdir: Path) -> None:
+    done = job("train", "--plan", "--set", f"workdir={workdir}")
+    assert done.returncode == 0
+    assert "nothing was trained" in done.stdout
+    metadata = json.loads((workdir / "model/metadata.json").read_text())
+    assert sum(metadata["rows"].values()) == 891
+    assert {"auc", "log_loss", "accuracy", "rows"} == set(metadata["metrics"]["test"])
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A real standalone cluster: a master and two workers of one core each, in processes of their own."""
+    folder, port = tmp_path_factory.mktemp("cluster"), free_port()
+    url = f"spark://127.0.0.1:{port}"
+    classes = "org.apache.spark.deploy"
+    master = ["master.Master", "--host", "127.0.0.1", "--port", str(port), "--webui-port", "0"]
+    worker = ["worker.Worker", "--host", "127.0.0.1", "--webui-port", "0", "--cores", "1", "--memory", "1g"]
+    commands = [master] + [[*worker, "--work-dir", str(folder / f"work{i}"), url] for i in range(2)]
+    environment = {**os.environ, "PATH": f"{BIN}:{os.environ['PATH']}", "SPARK_LOCAL_IP": "127.0.0.1"}
+    processes, logs = [], []
+    try:
+        for i, (name, *arguments) in enumerate(commands):
+            logs.append(folder / f"log{i}")
+            with logs[-1].open("w") as log:
+                command = [str(BIN / "spark-class"), f"{classes}.{name}", *arguments]
+                processes.append(subprocess.Popen(command, env=environment, stdout=log, stderr=log))
+        for _ in range(120):
+            if sum("Successfully registered with master" in log.read_text() for log in logs) == 2:
+                break
+            time.sleep(0.5)
+        else:
+            pytest.fail("\n".join(log.read_text()[-2000:] for log in logs))
+        yield url
+    finally:
+        for process in processes:
+            process.terminate()
+        for process in processes:
+            process.wait()
+
+
+def test_a_standalone_cluster_gives_the_same_scores_for_the_shuffled_table(
+    workdir: Path, cluster: str, tmp_path: Path
+) -> None:
+    shuffled = pd.read_csv(TITANIC, dtype=str, keep_default_na=False).sample(frac=1, random_state=1)
+    (tmp_path / "raw").mkdir()
+    for i in range(3):
+        shuffled.iloc[i::3].to_csv(tmp_path / f"raw/part{i}.csv", index=False)
+    settings = ["--set", f"workdir={workdir}", f"source.path={tmp_path}/raw", f"score.output={tmp_path}/scores"]
+    # From another folder, where no checkout lies about: what the executors import has travelled with the job.
+    submit = ["spark-submit", "--master", cluster, "--conf", "spark.executor.memory=512m"]
+    config = ["--config", str(ROOT / "conf/titanic.yaml")]
+    done = run([*submit, str(ROOT / "jobs/score.py"), *config, *settings], {"SPARK_LOCAL_IP": "127.0.0.1"}, tmp_path)
+    assert done.returncode == 0, done.stderr
+    ours, local = read_scores(tmp_path / "scores"), read_scores(workdir / "scores")
+    assert ours["PassengerId"].tolist() == local["PassengerId"].tolist()
+    np.testing.assert_array_equal(ours["score"], local["score"])
+
+
+def test_the_readmes_five_steps_run_as_they_stand(tmp_path: Path) -> None:
+    """A table of one's own, with other column names, a null, an empty text and values that training did not see."""
+    readme = (ROOT / "README.md").read_text()
+    steps = readme[readme.index("## Your own table") : readme.index("## Configuration in brief")]
+    (settings,) = re.findall(r"```yaml\n(.*?)```", steps, re.DOTALL)
+    activate, *commands = "".join(re.findall(r"```bash\n(.*?)```", steps, re.DOTALL)).splitlines()
+    assert activate == "source .venv/bin/activate"
+    assert [command.split()[1] for command in commands] == [
+        *("jobs/features.py", "jobs/features.py", "jobs/train.py", "jobs/score.py")
+    ]
+
+    rng = np.random.default_rng(0)
+    rows = 600
+    orders = pd.DataFrame(
+        {
+            "order_id": [f"o{i}" for i in range(rows)],
+            "returned": rng.integers(0, 2, rows),
+            "customer": rng.choice(np.array(["ann", "bob", "cy", None]), rows),
+            "product": rng.choice(["shirt", "shoe", "hat"], rows),
+            "country": rng.choice(["NL", "FR", ""], rows),
+            "price": rng.lognormal(3, 1, rows).round(2),
+            "days_since_last": np.where(rng.random(rows) < 0.3, np.nan, rng.integers(1, 99, rows)),
+        }
+    )
+    orders.to_csv(tmp_path / "orders.csv", index=False)
+    tonight = orders.drop(columns="returned").head(50)
+    tonight.loc[[0, 1], ["customer", "product"]] = ["zoe", None]
+    tonight.to_csv(tmp_path / "tonight.csv", index=False)
+    (tmp_path / "orders.yaml").write_text(settings)
+    (tmp_path / "jobs").symlink_to(ROOT / "jobs")
+    for command in commands:
+        done = run(command.split(), cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+    workdir = tmp_path / yaml.safe_load(settings)["workdir"]
+    scores = pd.read_parquet(workdir / "scores")
+    assert sorted(scores["order_id"]) == sorted(tonight["order_id"])
+    assert scores.columns.tolist() == ["order_id", "customer", "score"]
+    values = json.loads((workdir / "scores/_report.json").read_text())["values"]
+    assert values["customer"]["out_of_vocabulary"]["count"] == 2
+    assert values["product"]["missing"]["count"] == 2
+    assert (workdir / "model/report.html").stat().st_size > 10_000
+
+
+def told(done: subprocess.CompletedProcess[str]) -> list[str]:
+    """What a job says, but for the lines that Java and TensorFlow print at every start."""
+    noise = ("WARNING:", "I0000", "E0000", "W0000")
+    # spark-submit puts what its Python program writes to stderr on its own stdout.
+    lines = (done.stdout + done.stderr).splitlines()
+    return [line for line in lines if line and not line.startswith(noise) and " INFO " not in line]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (["--set", "train.optimiser=adam"], 2, "train.optimiser: there is no such key. Did you mean 'optimizer'?"),
+        (["--set", "split.test=yes"], 2, "split.test: True given"),
+        (["--config", "nowhere.yaml"], 2, "error: nowhere.yaml cannot be read: No such file or directory"),
+        (["--frobnicate"], 2, "error: unrecognized arguments: --frobnicate"),
+        (["--set", "workdir={tmp}"], 3, "error: There is no encoding in {tmp}/encoding"),
+    ],
+)
+def test_mistakes_are_told_without_a_traceback(tmp_path: Path, arguments: list[str], code: int, words: str) -> None:
+    done = job("train", *(argument.format(tmp=tmp_path) for argument in arguments))
+    assert done.returncode == code
+    assert words.format(tmp=tmp_path) in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_spark_jobs_exit_with_their_code_and_a_line(workdir: Path, tmp_path: Path) -> None:
+    missing = pd.read_csv(TITANIC).drop(columns="Sex")
+    missing.to_csv(tmp_path / "raw.csv", index=False)
+    settings = ["--set", f"workdir={workdir}", f"source.path={tmp_path}/raw.csv", f"score.output={tmp_path}/scores"]
+    done = job("score", *settings)
+    assert done.returncode == 3
+    (line,) = told(done)
+    assert line.startswith(
+        f"error: Column 'Sex' is missing from {tmp_path}/raw.csv; the table has PassengerId, Survived"
+    )
+
+    wrong = pd.read_csv(TITANIC).replace({"Survived": {1: 2}})
+    wrong.to_csv(tmp_path / "raw.csv", index=False)
+    done = job("features", "--set", f"workdir={tmp_path}/work", f"source.path={tmp_path}/raw.csv")
+    assert done.returncode == 3
+    (line,) = told(done)
+    assert "342 labels that are something else, '2' for one" in line
+    assert not (tmp_path / "work/dataset").exists()
+
+
+def test_without_java_one_line_says_what_to_install(tmp_path: Path) -> None:
+    (tmp_path / "bin").mkdir()
+    done = run(
+        [str(BIN / "python"), "jobs/score.py", "--config", "conf/titanic.yaml"],
+        {"PATH": str(tmp_path), "JAVA_HOME": ""},
+    )
+    assert done.returncode == 1
+    assert told(done) == [
+        "error: Spark needs Java 17, but there is no java on the PATH. "
+        "Install it (Debian: apt-get install openjdk-17-jre-headless)."
+    ]

@@ -1,0 +1,139 @@
+"""Arrows run downwards: contract knows nobody; features, training and scoring know contract and never each other."""
+
+import ast
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+TENSORFLOW = ("tensorflow", "keras")
+ROOMS = ("nfm.features", "nfm.scoring", "nfm.training")
+# What a module may never load, neither itself nor through what it imports; the first prefix that fits holds.
+WALLS: dict[str, tuple[str, ...]] = {
+    "nfm.contract": ("pydantic", "yaml", "pandas", "numba", "pyspark", *TENSORFLOW, *ROOMS),
+    "nfm.features": (*TENSORFLOW, "nfm.scoring", "nfm.training"),
+    "nfm.scoring": (*TENSORFLOW, "nfm.features", "nfm.training"),
+    "nfm.training": ("pyspark", "nfm.features", "nfm.scoring"),
+    "nfm.config": ("pyspark", *TENSORFLOW, *ROOMS),
+    "nfm": (*TENSORFLOW, *ROOMS),  # what stands beside the rooms
+}
+
+# Imports one module after the other, and tells after each what is loaded.
+IMPORT = """
+import importlib, json, sys
+for name in sys.argv[1:]:
+    importlib.import_module(name)
+    print(json.dumps([name, sorted(sys.modules)]), flush=True)
+"""
+
+
+def modules() -> list[str]:
+    """Every module of the source tree; found without importing any."""
+    paths = [path.relative_to(ROOT).with_suffix("") for path in sorted((ROOT / "nfm").rglob("*.py"))]
+    return [".".join(path.parts).removesuffix(".__init__") for path in paths]
+
+
+def inside(name: str, package: str) -> bool:
+    return name == package or name.startswith(f"{package}.")
+
+
+def walls_of(module: str) -> tuple[str, ...]:
+    return next(walls for room, walls in WALLS.items() if inside(module, room))
+
+
+def loaded_by(*names: str) -> dict[str, list[str]]:
+    """All modules that are loaded in a fresh interpreter after it has imported these, one after the other."""
+    run = subprocess.run([sys.executable, "-c", IMPORT, *names], capture_output=True, text=True, cwd=ROOT, check=False)
+    assert run.returncode == 0, f"importing {', '.join(names)}:\n{run.stderr}"
+    # A library may print on import: only our lines count.
+    return dict(json.loads(line) for line in run.stdout.splitlines() if line.startswith('["nfm'))
+
+
+@pytest.fixture(scope="module")
+def loaded() -> dict[str, list[str]]:
+    """For each module of the source tree, what importing it loads.
+
+    A fresh interpreter a module; those of the training share one, as TensorFlow takes ten seconds to load. What one of
+    them drags in is then seen in the later ones too, so that nothing is missed.
+    """
+    names = modules()
+    training = [name for name in names if inside(name, "nfm.training")]
+    singles = [(name,) for name in names if name not in training]
+    with ThreadPoolExecutor(2) as pool:
+        results = list(pool.map(lambda group: loaded_by(*group), [tuple(training), *singles]))
+    return {name: found for result in results for name, found in result.items()}
+
+
+@pytest.mark.parametrize("module", modules())
+def test_importing_a_module_loads_nothing_behind_a_wall(loaded: dict[str, list[str]], module: str) -> None:
+    found = [name for name in loaded[module] for wall in walls_of(module) if inside(name, wall)]
+    assert found == [], f"{module} drags in {found[:5]}"
+
+
+@pytest.fixture(scope="module")
+def base() -> set[str]:
+    """Top-level names of what NumPy and pyarrow themselves load: cloudpickle is pyarrow's."""
+    script = "import sys, numpy, pyarrow.compute, pyarrow.parquet; print(*sys.modules)"
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    return {name.split(".")[0] for name in run.stdout.split()}
+
+
+@pytest.mark.parametrize("module", [name for name in modules() if inside(name, "nfm.contract")])
+def test_the_contract_needs_numpy_and_pyarrow_only(loaded: dict[str, list[str]], base: set[str], module: str) -> None:
+    assert "pandas" not in base  # pyarrow looks for it later, when it makes an array of a list
+    ours = {name.split(".")[0] for name in loaded[module]} - base - set(sys.stdlib_module_names)
+    assert ours == {"nfm"}
+    assert [name for name in loaded[module] if inside(name, "nfm") and not inside(name, "nfm.contract")] == ["nfm"]
+
+
+def imports_of(module: str) -> Iterator[str]:
+    """What a module's import statements name, those inside functions too."""
+    path = ROOT.joinpath(*module.split("."))
+    source = (path / "__init__.py" if path.is_dir() else path.with_suffix(".py")).read_text()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{module}: imports are absolute"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+@pytest.mark.parametrize("module", modules())
+def test_no_import_inside_a_function_reaches_over_a_wall(module: str) -> None:
+    found = [name for name in imports_of(module) for wall in walls_of(module) if inside(name, wall)]
+    assert found == []
+
+
+def test_the_contract_works_where_nothing_else_is_installed() -> None:
+    script = """
+import sys
+
+class NotInstalled:
+    def find_spec(self, name, path=None, target=None):
+        if name in ("pandas", "pydantic", "yaml", "pyspark", "tensorflow", "keras", "numba"):
+            raise ImportError(name)
+
+sys.meta_path.insert(0, NotInstalled())
+
+import pyarrow as pa
+from nfm.contract import artifact
+from nfm.contract.encoder import Encoding
+from nfm.contract.schema import Field, Number, Spec
+from nfm.contract.vocabulary import Vocabulary, rank
+
+counts = pa.table({"value": pa.array(["3", "0.5"], pa.large_string()), "count": [2, 1]})
+vocabulary = Vocabulary.build({"f": rank(counts)}, {"f": 2})
+number = Number("x", "x", "dense", 0.0, True, None, False, 0.0, 1.0)
+encoding = Encoding(Spec((), (Field("f", "f", "number", 1, 2),), (number,), vocabulary.digest, 0), vocabulary)
+batch = pa.record_batch({"f": [0.5, None, 3.0, 9.0], "x": ["1", "", None, "2"]})
+encoding.check(batch.schema, "the table")
+print({name: array.tolist() for name, array in encoding.encode(batch).items()})
+"""
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT, check=False)
+    assert run.stderr == ""
+    assert run.stdout.strip() == "{'f': [3, 0, 2, 1], 'x': [1.0, 0.0, 0.0, 2.0], 'x_missing': [0.0, 1.0, 1.0, 0.0]}"
