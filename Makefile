@@ -1,10 +1,11 @@
 # make demo   the whole path on the Titanic: features, train, score
 # make test   lint, types and tests
+# make bench-titanic   how good the recipes are, over five splits (minutes)
 # Both make what they need first: .venv from the lock file, and Java 17 where there is none.
 
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
-.PHONY: demo test setup java clean
+.PHONY: demo test bench-titanic setup java clean
 
 UV_VERSION := 0.13.9
 CONFIG ?= conf/titanic.yaml
@@ -26,6 +27,9 @@ demo: setup
 
 test: setup
 	@$(RUN) ruff check . && ruff format --check . && mypy && pytest
+
+bench-titanic: setup
+	@$(RUN) python tests/bench/titanic.py
 
 setup: .venv/made java
 

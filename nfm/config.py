@@ -1,10 +1,11 @@
 """The settings: frozen and validated; every key is documented where it is declared. `nfm.config_file` reads them."""
 
 import math
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, PlainValidator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PlainValidator, field_serializer, model_validator
 
 from nfm.contract.schema import flag_name
 
@@ -46,6 +47,13 @@ class Source(Settings):
         if (self.path is None) == (self.table is None):
             raise ValueError("give either path (with format and options) or table")
         return self
+
+    @field_serializer("options")
+    def _without_secrets(self, options: dict[str, Any]) -> dict[str, Any]:
+        # The settings are written into every model and its report; a database's password is not.
+        return {
+            k: "***" if re.search(r"password|secret|token|key", k, re.IGNORECASE) else v for k, v in options.items()
+        }
 
     def __str__(self) -> str:
         """How messages name the table."""

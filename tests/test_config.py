@@ -322,3 +322,9 @@ def test_the_reference_shows_every_key_with_its_default() -> None:
     assert {name: getattr(stated, name) for name in defaults} == defaults
     assert stated.columns.categorical["Cabin"] == Categorical()
     assert stated.columns.numeric["Age"] == Numeric.model_validate({})
+
+
+def test_passwords_are_not_written_into_the_model(file: Path) -> None:
+    change = "source={format: jdbc, path: a, options: {dbtable: orders, password: hunter2, apiToken: x}}"
+    written = load(file, [change]).model_dump(mode="json")["source"]["options"]
+    assert written == {"dbtable": "orders", "password": "***", "apiToken": "***"}

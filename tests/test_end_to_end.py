@@ -115,6 +115,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     worker = ["worker.Worker", "--host", "127.0.0.1", "--webui-port", "0", "--cores", "1", "--memory", "1g"]
     commands = [master] + [[*worker, "--work-dir", str(folder / f"work{i}"), url] for i in range(2)]
     environment = {**os.environ, "PATH": f"{BIN}:{os.environ['PATH']}", "SPARK_LOCAL_IP": "127.0.0.1"}
+    environment.pop("SPARK_CONF_DIR", None)  # what the log says below is said at level INFO
     processes, logs = [], []
     try:
         for i, (name, *arguments) in enumerate(commands):

@@ -91,6 +91,8 @@ def make(columns: Columns, kinds: Mapping[str, Kind], counts: pa.Table, where: s
             edges = bucket_edges(number.buckets, train)
             fields.append(Field(name, number.column or name, "number", 0, len(edges) + 1, edges))
         number_facts[name] = _number_facts(table, train)
+        if number.buckets is not None:
+            number_facts[name]["buckets"] = len(edges) + 1
     vocabulary = Vocabulary.build(ranked, {f.name: f.first_value for f in fields if f.edges is None})
     spec = Spec(columns.key, tuple(fields), tuple(transforms), vocabulary.digest, vocabulary.seed)
     statistics = {

@@ -51,6 +51,10 @@ def summary(config: Config, statistics: Mapping[str, Any]) -> str:
             mean, median = (f"{facts[key]:.4g}" if key in facts else "none" for key in ("mean", "median"))
             missing = _share(facts["missing"]["train"], rows["train"])
             lines.append(f"  {name:<{width}}{mean:>12}{median:>18}{missing:>18}")
+    for name, settings in config.columns.numeric.items():
+        made = statistics["numbers"][name].get("buckets")
+        if settings.buckets is not None and made < settings.buckets:
+            lines.append(f"  note      {name} has {made} of {settings.buckets} buckets: many rows share a value")
     lines += [f"  dataset   {config.dataset_folder}", f"  encoding  {config.encoding_folder}"]
     return "\n".join(lines)
 

@@ -1,6 +1,7 @@
 """The forward pass over plain arrays; no TensorFlow. A parity test pins it to Keras over every option."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -9,13 +10,16 @@ from nfm.contract.artifact import Network
 from nfm.contract.encoder import Inputs
 from nfm.contract.schema import Spec
 
-_TILE = 2048  # rows; the pooled sums of a tile stay in the second-level cache at K = 64
+# Rows that are computed at once; at K = 64 their pooled sums stay in the second-level cache. Every tile is full, the
+# last one filled up with zeros: a matrix product rounds differently for another number of rows, and a row's score must
+# not depend on the rows it happens to travel with.
+_TILE = 1024
 
 
 def score(
     spec: Spec, network: Network, weights: Mapping[str, NDArray[np.float32]], rows: Inputs
 ) -> NDArray[np.float32]:
-    """(B,) scores of B encoded rows: probabilities of the binary task.
+    """(B,) scores of B encoded rows: probabilities of the binary task. Equal rows have equal scores, bit for bit.
 
     Args:
         spec: of the encoding; says where each field's rows lie in the table.
@@ -26,9 +30,13 @@ def score(
     out = np.empty(len(rows.ids_BF), np.float32)
     for start in range(0, len(out), _TILE):
         tile = slice(start, start + _TILE)
-        part = Inputs(rows.ids_BF[tile], rows.values_BN[tile], rows.dense_BD[tile])
-        out[tile] = _sigmoid(_logits(spec, network, weights, part))
+        part = Inputs(_full(rows.ids_BF[tile]), _full(rows.values_BN[tile]), _full(rows.dense_BD[tile]))
+        out[tile] = _sigmoid(_logits(spec, network, weights, part))[: len(out) - start]
     return out
+
+
+def _full(part: NDArray[Any]) -> NDArray[Any]:
+    return np.pad(part, ((0, _TILE - len(part)), (0, 0))) if len(part) < _TILE else part
 
 
 def _logits(

@@ -32,7 +32,17 @@ class Fitted:
 
 
 def fit(spec: Spec, model_settings: Model, settings: Train, folds: Mapping[str, Fold]) -> Fitted:
-    """Train with early stopping; the same seed on the same machine gives the same weights."""
+    """Train with early stopping; the same seed on the same machine gives the same weights.
+
+    Raises:
+        DataError: early stopping has no validation rows to watch, or the loss is not finite.
+    """
+    stopping = settings.early_stopping
+    if stopping is not None and stopping.monitor.startswith("val_") and not folds["valid"].rows:
+        raise DataError(
+            f"Early stopping watches {stopping.monitor}, but no row of the dataset fell to the validation fold. Give "
+            "it a larger share (split.valid), or set train.early_stopping: null."
+        )
     keras.utils.set_random_seed(settings.seed)
     tf.config.experimental.enable_op_determinism()
     model = build(spec, model_settings)
@@ -47,7 +57,6 @@ def fit(spec: Spec, model_settings: Model, settings: Train, folds: Mapping[str, 
     )
     terminal = sys.stdout.isatty()
     callbacks: list[keras.callbacks.Callback] = [] if terminal else [_LogLines(settings.epochs)]
-    stopping = settings.early_stopping
     if stopping is not None:
         callbacks.append(
             keras.callbacks.EarlyStopping(

@@ -223,7 +223,7 @@ def entrances(spec: Spec) -> dict[str, str]:
     for field in spec.fields:
         if field.edges is not None:
             edges = ", ".join(f"{edge:,.4g}" for edge in field.edges)
-            found[field.name] = f"a field of {field.values} buckets" + (f", from {edges} up" if edges else "")
+            found[field.name] = f"a field of {field.values} buckets" + (f" with edges at {edges}" if edges else "")
     for number in spec.numbers:
         steps = [] if number.clip is None else [f"clipped to {number.clip[0]:,.4g} … {number.clip[1]:,.4g}"]
         steps.append(f"{number.impute:,.4g} where missing")

@@ -79,6 +79,7 @@ def test_bucketed_numbers_become_fields() -> None:
     field = made.encoding.spec.fields[1]
     assert (field.name, field.edges, field.size) == ("x", (1.0, 3.0, 5.0), 1 + 4)
     assert made.encoding.spec.numbers == ()
+    assert made.statistics["numbers"]["x"]["buckets"] == 4
 
 
 @pytest.mark.parametrize(

@@ -137,6 +137,8 @@ def test_an_empty_validation_fold_needs_no_validation() -> None:
     metrics, scores = evaluate(fitted.model, folds)
     assert set(metrics) == {"train", "test"}
     assert scores["valid"].shape == (0,)
+    with pytest.raises(DataError, match="Early stopping watches val_loss, but no row of the dataset fell to"):
+        fit(CHECKERBOARD, small_model(), training(), folds)
 
 
 def test_metrics_by_hand() -> None:
@@ -172,7 +174,7 @@ def test_rows_of_weight_zero_teach_nothing() -> None:
         np.concatenate([data.weight, wrong.weight]),
     )
     folds = {"train": both, "valid": data, "test": data}
-    settings = training(epochs=60, early_stopping=None)
+    settings = training(epochs=25, early_stopping=None, learning_rate=0.03)
     metrics, _ = evaluate(fit(CHECKERBOARD, small_model(batch_norm=False), settings, folds).model, folds)
     assert metrics["test"]["auc"] > 0.95
 

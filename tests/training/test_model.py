@@ -66,6 +66,17 @@ def test_forward_pass_equals_keras_for_rows_of_missing_and_unseen_values(mixed: 
     assert len(set(ours.tolist())) == 3
 
 
+def test_a_rows_score_does_not_depend_on_the_rows_it_travels_with(mixed: Spec, make_rows: MakeRows) -> None:
+    form = settings(embedding_dim=64, hidden_units=(128, 128))
+    weights = export(shaken(mixed, form), mixed, form)
+    rows = make_rows(mixed, 2500)
+    together = score(mixed, network(form), weights, rows)
+    order = np.random.default_rng(1).permutation(2500)
+    for part in np.split(order, [1, 2, 19, 300, 1324, 1500]):
+        few = Inputs(rows.ids_BF[part], rows.values_BN[part], rows.dense_BD[part])
+        np.testing.assert_array_equal(score(mixed, network(form), weights, few), together[part])
+
+
 def test_extreme_logits_score_0_and_1_without_a_warning(categories: Spec, make_rows: MakeRows) -> None:
     form = settings(hidden_units=())
     weights = export(shaken(categories, form), categories, form)

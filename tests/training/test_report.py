@@ -205,7 +205,7 @@ def test_the_page_stands_alone_and_explains_its_curves(write: Write) -> None:
     row = page.row("x", 10)
     assert row[1:9] == ["0.0%", "0.0%", "0.0%", "1.5", "0.5", "-1,234", "1", "2"]
     assert row[9] == "beside the pooled vector: 0 where missing; a column that says where it is missing"
-    assert page.row("c", 10)[9] == "a field of 4 buckets, from 1, 2, 3 up"
+    assert page.row("c", 10)[9] == "a field of 4 buckets with edges at 1, 2, 3"
     steps = "clipped to 1 … 90; 7 where missing; log(1 + |x|) with its sign; (x − 2.5) / 0.5"
     assert page.row("z", 10)[9] == f"a feature in the pooling: {steps}"
 
