@@ -27,7 +27,7 @@ def run_jobs(config: str, seed: int, workdir: Path) -> dict[str, dict[str, float
     """Metrics by fold of the recipe with this split."""
     for job in ("features", "train"):
         command = [sys.executable, f"jobs/{job}.py", "--config", config, "--set"]
-        subprocess.run([*command, f"split.seed={seed}", f"workdir={workdir}"], check=True, capture_output=True)  # noqa: S603
+        subprocess.run([*command, f"split.seed={seed}", f"workdir={workdir}"], check=True, capture_output=True)
     metrics: dict[str, dict[str, float]] = json.loads((workdir / "model/metadata.json").read_text())["metrics"]
     return metrics
 
