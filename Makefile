@@ -48,10 +48,11 @@ setup: .venv/made java
 	@touch $@
 
 java:
-	@$(FIND_JAVA); if [ -z "$$home" ]; then echo "Installing Java …"; package="openjdk-17-jre-headless"; $(INSTALL); fi
+	@$(FIND_JAVA); if [ -z "$$home" ]; then package="openjdk-17-jre-headless"; $(INSTALL); fi
 
 # Debian's package where we may install it, one line that says what to install where we may not.
 INSTALL = if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+		echo "Installing Debian's $$package …"; \
 		export DEBIAN_FRONTEND=noninteractive; \
 		{ apt-get update -qq && apt-get install -y -qq "$$package"; } >/dev/null; \
 	else \

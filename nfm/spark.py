@@ -7,10 +7,10 @@ import re
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import pyarrow as pa
 from pyspark import Broadcast, SparkFiles
@@ -23,6 +23,8 @@ from nfm.contract.errors import DataError, NfmError
 
 if TYPE_CHECKING:  # workers import this module, and need no settings
     from nfm.config import Source
+
+Opened = TypeVar("Opened")
 
 
 def session(name: str) -> SparkSession:
@@ -120,20 +122,33 @@ def told_plainly(where: str) -> Iterator[None]:
 
 
 def distribute(spark: SparkSession, folder: Path, patterns: Iterable[str]) -> "Broadcast[dict[str, bytes]]":
-    """Send a folder's files that match to the executors, peer to peer; `local_copy` lays them out there."""
+    """Send a folder's files that match to the executors, peer to peer; `on_worker` opens them there."""
     paths = [path for pattern in patterns for path in folder.glob(pattern)]
     files = {str(path.relative_to(folder)): path.read_bytes() for path in paths}
     return spark.sparkContext.broadcast(files)
 
 
-def local_copy(files: "Broadcast[dict[str, bytes]]", name: str) -> Path:
-    """On a worker: the distributed folder on this host's disk, written by whichever worker comes first.
+_opened: dict[str, Any] = {}
 
-    The others only map it, so that a host holds one copy, in the page cache.
+
+def on_worker(files: "Broadcast[dict[str, bytes]]", fingerprint: str, load: Callable[[Path], Opened]) -> Opened:
+    """On a worker: what `load` makes of the distributed folder; made once a worker, not once a task or batch.
 
     Args:
         files: what `distribute` returned.
-        name: tells this folder from others of the application; a fingerprint.
+        fingerprint: tells this folder from others of the application.
+        load: opens the folder.
+    """
+    if fingerprint not in _opened:
+        _opened[fingerprint] = load(_local_copy(files, fingerprint))
+    opened: Opened = _opened[fingerprint]
+    return opened
+
+
+def _local_copy(files: "Broadcast[dict[str, bytes]]", name: str) -> Path:
+    """The distributed folder on this host's disk, written by whichever worker comes first.
+
+    The others only map it, so that a host holds one copy, in the page cache.
     """
     root = Path(SparkFiles.getRootDirectory())
     folder = root / f"nfm-{name}"

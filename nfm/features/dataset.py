@@ -11,7 +11,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
-from pyspark import Broadcast
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import types as T
 
@@ -22,7 +21,7 @@ from nfm.contract.schema import DATASET_MARKER, FOLDS, Spec
 from nfm.contract.values import canonical_text, check_kind, check_number, kind_of, numbers
 from nfm.features.count import HashSplit, count
 from nfm.features.encoding import make, parts
-from nfm.spark import arrow_schema, column, distribute, local_copy, read, told_plainly
+from nfm.spark import arrow_schema, column, distribute, on_worker, read, told_plainly
 
 log = logging.getLogger(__name__)
 
@@ -114,7 +113,7 @@ def _write(
     files, fingerprint = distribute(spark, encoding_folder, ENCODER_FILES), spec.fingerprint
 
     def encoded(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        return encode_batches(batches, _encoding(files, fingerprint), raw, split)
+        return encode_batches(batches, on_worker(files, fingerprint, Encoding.load), raw, split)
 
     needed = dict.fromkeys(
         [*raw.key.values(), raw.label, *([raw.weight] if raw.weight else []), *split.by, *spec.columns]
@@ -127,15 +126,6 @@ def _key_names(key: tuple[str, ...], encoded: Iterable[str]) -> dict[str, str]:
     """A key column keeps its name, unless a field has it too: then the raw key is called key_…"""
     taken = {name.lower() for name in encoded} | {"label", "weight", "fold"}
     return {(f"key_{name}" if name.lower() in taken else name): name for name in key}
-
-
-_opened: dict[str, Encoding] = {}  # a worker opens an encoding once, not once a task
-
-
-def _encoding(files: "Broadcast[dict[str, bytes]]", fingerprint: str) -> Encoding:
-    if fingerprint not in _opened:
-        _opened[fingerprint] = Encoding.load(local_copy(files, fingerprint))
-    return _opened[fingerprint]
 
 
 def encode_batches(

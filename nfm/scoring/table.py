@@ -4,6 +4,7 @@ import json
 import logging
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from nfm.contract.errors import ConfigError, DataError
 from nfm.contract.publish import publish
 from nfm.contract.schema import FOLDS, Spec
 from nfm.scoring.scorer import count_names, score_batches
-from nfm.spark import arrow_schema, column, distribute, local_copy, read, told_plainly
+from nfm.spark import arrow_schema, column, distribute, on_worker, read, told_plainly
 
 log = logging.getLogger(__name__)
 
@@ -109,21 +110,14 @@ def score_column(files: "Broadcast[dict[str, bytes]]", fingerprint: str) -> Any:
     would turn an integer column with nulls into floats and lose the digits of large keys.
     """
 
-    # The closure takes the broadcast's handle and a text.
+    open_unverified = partial(Artifact.load, verify=False)  # the driver has verified it
+
+    # The closure takes the broadcast's handle, a text and a function.
     @arrow_udf("score float, counts array<bigint>")  # type: ignore[call-overload,untyped-decorator]
     def scored(batches: Iterator[pa.Array]) -> Iterator[pa.Array]:
-        return score_batches(batches, _artifact(files, fingerprint))
+        return score_batches(batches, on_worker(files, fingerprint, open_unverified))
 
     return scored
-
-
-_opened: dict[str, Artifact] = {}  # a worker opens a model once, not once a task
-
-
-def _artifact(files: "Broadcast[dict[str, bytes]]", fingerprint: str) -> Artifact:
-    if fingerprint not in _opened:
-        _opened[fingerprint] = Artifact.load(local_copy(files, fingerprint), verify=False)
-    return _opened[fingerprint]
 
 
 def _report(artifact: Artifact, source: Source, observed: Mapping[str, Any]) -> dict[str, Any]:
