@@ -28,6 +28,7 @@ log = logging.getLogger(__name__)
 
 SCORES_MARKER = "_report.json"
 SCORE = "score"
+_SCORED = "_nfm_scored"  # holds score and counts until both are taken apart; no column of a user's is called so
 
 
 def open_all(spark: SparkSession, config: Config) -> tuple[Artifact, DataFrame, Source]:
@@ -91,14 +92,14 @@ def _write(
     spec = artifact.encoding.spec
     raw = F.struct(*(column(name) for name in spec.columns))
     score = score_column(distribute(spark, artifact.path, SCORER_FILES), artifact.fingerprint)(raw)
-    scored = table.select(*(column(name) for name in carried), score.alias("scored"))
-    sums = [F.sum(F.col("scored.counts")[i]).alias(f"count_{i}") for i in range(len(count_names(spec)))]
-    range_ = [f("scored.score").alias(name) for f, name in ((F.min, "min"), (F.avg, "mean"), (F.max, "max"))]
+    scored = table.select(*(column(name) for name in carried), score.alias(_SCORED))
+    sums = [F.sum(F.col(f"{_SCORED}.counts")[i]).alias(f"count_{i}") for i in range(len(count_names(spec)))]
+    range_ = [f(f"{_SCORED}.score").alias(name) for f, name in ((F.min, "min"), (F.avg, "mean"), (F.max, "max"))]
     observation = Observation()
-    nan = F.count_if(F.isnan("scored.score")).alias("nan")
+    nan = F.count_if(F.isnan(f"{_SCORED}.score")).alias("nan")
     watched = scored.observe(observation, F.count(F.lit(1)).alias("rows"), nan, *range_, *sums)
     facts = {"nfm": {"model_fingerprint": artifact.fingerprint, "encoding_fingerprint": spec.fingerprint}}
-    output = watched.select(*(column(name) for name in carried), F.col("scored.score").alias(SCORE, metadata=facts))
+    output = watched.select(*(column(name) for name in carried), F.col(f"{_SCORED}.score").alias(SCORE, metadata=facts))
     output.write.mode("append").parquet(str(target))
     return observation.get
 

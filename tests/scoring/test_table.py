@@ -166,6 +166,17 @@ def test_a_type_under_which_values_would_be_lost_is_refused(
     assert not (tmp_path / "scores").exists()
 
 
+def test_column_names_of_any_kind_are_carried(spark: SparkSession, made: Path, tmp_path: Path) -> None:
+    names = ("scored", "a.b", "two words", "größe", "back`tick", "counts")
+    table = spark.read.parquet(str(made / "raw"))
+    for i, name in enumerate(names):
+        table = table.withColumn(name, table["size"] + i)
+    table.write.parquet(str(tmp_path / "raw"))
+    score_table(spark, config(made, tmp_path / "raw", columns=("size", *names), output=str(tmp_path / "scores")))
+    for row in scores(tmp_path / "scores"):
+        assert [row[name] for name in names] == [row["size"] + i for i in range(len(names))]
+
+
 def test_the_output_names_its_model(spark: SparkSession, made: Path) -> None:
     score_table(spark, config(made, made / "raw"))
     fingerprint = Artifact.load(made / "model").fingerprint
