@@ -160,8 +160,8 @@ def test_the_readmes_five_steps_run_as_they_stand(tmp_path: Path) -> None:
     readme = (ROOT / "README.md").read_text()
     steps = readme[readme.index("## Your own table") : readme.index("## Configuration in brief")]
     (settings,) = re.findall(r"```yaml\n(.*?)```", steps, re.DOTALL)
-    activate, *commands = "".join(re.findall(r"```bash\n(.*?)```", steps, re.DOTALL)).splitlines()
-    assert activate == "source .venv/bin/activate"
+    activate, quiet, *commands = "".join(re.findall(r"```bash\n(.*?)```", steps, re.DOTALL)).splitlines()
+    assert (activate, quiet.split(" ")[:2]) == ("source .venv/bin/activate", ["export", "SPARK_CONF_DIR=$PWD/conf"])
     assert [command.split()[1] for command in commands] == [
         *("jobs/features.py", "jobs/features.py", "jobs/train.py", "jobs/score.py")
     ]

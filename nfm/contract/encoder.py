@@ -4,7 +4,7 @@ The feature job writes what `encode` returns into the dataset; the scoring job h
 arranges the same columns, read back from the dataset or fresh from `encode`, as the arrays that the model takes.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Self
@@ -168,7 +168,7 @@ def inputs(spec: Spec, columns: Mapping[str, NDArray[Any]]) -> Inputs:
     )
 
 
-def check_columns(wanted: Iterable[str], schema: pa.Schema, where: str, source: str) -> None:
+def check_columns(wanted: Collection[str], schema: pa.Schema, where: str, source: str) -> None:
     """Every wanted column is in the table, once.
 
     Raises:
@@ -180,7 +180,7 @@ def check_columns(wanted: Iterable[str], schema: pa.Schema, where: str, source: 
         verb = "is" if len(missing) == 1 else "are"
         raise DataError(
             f"{columns} {', '.join(missing)} {verb} missing from {where}; "
-            f"the table has {', '.join(schema.names)}. {source}"
+            f"the table has {', '.join(schema.names) or 'no columns at all'}. {source}"
         )
     twice = next((column for column in wanted if schema.names.count(column) > 1), None)
     if twice is not None:

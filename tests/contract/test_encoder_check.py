@@ -42,6 +42,11 @@ def test_check_names_the_missing_columns_and_what_there_is(encoding: Encoding) -
         encoding.check(SCHEMA.remove(1).remove(1), "raw.csv")
 
 
+def test_a_table_without_columns_is_told_as_such() -> None:
+    with pytest.raises(DataError, match=r"Column 'a' is missing from empty.csv; the table has no columns at all\."):
+        check_columns(["a"], pa.schema([]), "empty.csv", "")
+
+
 def test_a_column_that_is_there_twice_is_refused() -> None:
     schema = pa.schema([("a", pa.int8()), ("b", pa.int8()), ("a", pa.string())])
     check_columns(["b"], schema, "raw.csv", "")
