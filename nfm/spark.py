@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import pyarrow as pa
+from py4j.protocol import Py4JJavaError
 from pyspark import Broadcast, SparkFiles
 from pyspark.errors import AnalysisException, ParseException, PySparkException
 from pyspark.sql import Column, DataFrame, SparkSession
@@ -95,7 +96,8 @@ def arrow_schema(table: DataFrame) -> pa.Schema:
 
 
 _OURS = re.compile(r"nfm\.contract\.errors\.DataError: (.*)")
-_FILE = re.compile(r"(?:reading|read) file:? ?(\S+?)[.,]?\s")
+_FILE = re.compile(r"reading file:? ?(\S+?)[.,]?\s")
+_CONDITION = re.compile(r"\[[A-Z0-9_.]+\] .*")
 
 
 @contextmanager
@@ -103,21 +105,20 @@ def told_plainly(where: str) -> Iterator[None]:
     """What Spark has to say of the user's table becomes a DataError of one line; all else passes as it is."""
     try:
         yield
-    except (AnalysisException, ParseException) as error:
-        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-        raise DataError(
-            f"{where} cannot be read: {lines[0].split(' SQLSTATE')[0]} Correct the source's settings."
-        ) from error
-    except PySparkException as error:
+    except (PySparkException, Py4JJavaError) as error:
         text = str(error)
+        condition = _CONDITION.search(text)
+        said = condition.group().split(" SQLSTATE")[0] if condition else text.strip().splitlines()[0]
         if ours := _OURS.findall(text):  # raised by our own code on a worker
             raise DataError(ours[-1]) from error
         if "FAILED_READ_FILE" in text:
             found = _FILE.search(text)
             raise DataError(
-                f"{where} has a file that cannot be read: {found.group(1) if found else text.splitlines()[0]}. "
-                "Repair it or take it away, and run the job again."
+                f"{where} has a file that cannot be read: {found.group(1) if found else said}. Repair it or take it "
+                "away, or correct source.format if it is of another format, and run the job again."
             ) from error
+        if isinstance(error, AnalysisException | ParseException) or "DATA_SOURCE_NOT_FOUND" in text:
+            raise DataError(f"{where} cannot be read: {said} Correct the source's settings.") from error
         raise
 
 

@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -180,6 +181,27 @@ def test_a_path_that_is_not_there_and_a_condition_that_is_wrong(
         build(spark, config(tmp_path, table, source={"path": str(table), "where": "colr = 'red'"}))
     with pytest.raises(DataError, match=r"cannot be read: .*PARSE_SYNTAX_ERROR"):
         build(spark, config(tmp_path, table, source={"path": str(table), "where": "colour == == 1"}))
+
+
+def test_a_file_of_another_format_and_a_format_that_is_not_there(
+    spark: SparkSession, table: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "raw.csv").write_text("id,colour\n1,red\n")
+    with pytest.raises(DataError, match=r"raw.csv has a file that cannot be read: file:/.*raw.csv\. Repair it"):
+        build(spark, config(tmp_path, tmp_path / "raw.csv"))
+    with pytest.raises(DataError, match=r"cannot be read: \[DATA_SOURCE_NOT_FOUND\] Failed to find .*: parquett\."):
+        build(spark, config(tmp_path, table, source={"path": str(table), "format": "parquett"}))
+
+
+def test_a_corrupt_file_among_many_is_named(spark: SparkSession, table: Path, tmp_path: Path) -> None:
+    shutil.copytree(table, tmp_path / "raw")
+    wrong = sorted((tmp_path / "raw").glob("*.parquet"))[1]
+    wrong.with_name(f".{wrong.name}.crc").unlink()
+    content = wrong.read_bytes()
+    wrong.write_bytes(content[:4] + bytes(len(content) - 20) + content[-16:])
+    with pytest.raises(DataError, match=rf"raw has a file that cannot be read: file:/.*{wrong.name}"):
+        build(spark, config(tmp_path, tmp_path / "raw"))
+    assert not (tmp_path / "dataset").exists()
 
 
 def test_a_text_in_a_numeric_column_is_told_from_the_worker(spark: SparkSession, tmp_path: Path) -> None:
