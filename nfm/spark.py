@@ -19,6 +19,7 @@ from pyspark.errors import AnalysisException, ParseException, PySparkException
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql.pandas.types import to_arrow_type
+from pyspark.sql.types import StructType
 
 from nfm.contract.errors import DataError, NfmError
 
@@ -163,6 +164,20 @@ def _local_copy(files: "Broadcast[dict[str, bytes]]", name: str) -> Path:
                 path.write_bytes(content)
             staging.rename(folder)
     return folder
+
+
+def map_rows(
+    table: DataFrame,
+    names: Iterable[str],
+    work: Callable[[Iterator[pa.RecordBatch]], Iterator[pa.RecordBatch]],
+    schema: StructType | str,
+) -> DataFrame:
+    """`mapInArrow` over these columns. They travel in a struct: Spark would take a dot in a name for a path."""
+
+    def unpacked(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        return work(pa.RecordBatch.from_struct_array(batch.column(0)) for batch in batches)
+
+    return table.select(F.struct(*(column(name) for name in names)).alias("row")).mapInArrow(unpacked, schema)
 
 
 def column(name: str) -> Column:

@@ -18,7 +18,7 @@ from pyspark.sql import functions as F
 from nfm.contract.schema import Kind
 from nfm.contract.values import canonical_text, dictionary_indices, numbers
 from nfm.features.split import fold_of
-from nfm.spark import column
+from nfm.spark import map_rows
 
 SIGNIFICANT_BITS = 12
 
@@ -70,9 +70,7 @@ def count(table: DataFrame, parts: Sequence[Part], split: HashSplit) -> pa.Table
     def counted(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         return count_batches(batches, the_parts, the_split)
 
-    partial = table.select(*(column(name) for name in needed)).mapInArrow(
-        counted, "part string, fold byte, text string, number double, count long"
-    )
+    partial = map_rows(table, needed, counted, "part string, fold byte, text string, number double, count long")
     total = partial.groupBy("part", "fold", "text", "number").agg(F.sum("count").alias("count"))
     return total.toArrow().cast(COUNTS)
 

@@ -21,7 +21,7 @@ from nfm.contract.schema import DATASET_MARKER, FOLDS, Spec
 from nfm.contract.values import canonical_text, check_kind, check_number, kind_of, numbers
 from nfm.features.count import HashSplit, count
 from nfm.features.encoding import make, parts
-from nfm.spark import arrow_schema, column, distribute, on_worker, read, told_plainly
+from nfm.spark import arrow_schema, distribute, map_rows, on_worker, read, told_plainly
 
 log = logging.getLogger(__name__)
 
@@ -118,7 +118,7 @@ def _write(
     needed = dict.fromkeys(
         [*raw.key.values(), raw.label, *([raw.weight] if raw.weight else []), *split.by, *spec.columns]
     )
-    rows = table.select(*(column(name) for name in needed)).mapInArrow(encoded, schema)
+    rows = map_rows(table, needed, encoded, schema)
     rows.write.mode("append").partitionBy("fold").parquet(str(target))
 
 

@@ -55,7 +55,8 @@ def read_folds(folder: Path, spec: Spec) -> dict[str, Fold]:
     """
     marker = folder / DATASET_MARKER
     try:
-        made_with = json.loads(marker.read_text())["encoding_fingerprint"]
+        facts = json.loads(marker.read_text())
+        made_with, rows = facts["encoding_fingerprint"], facts["rows"]
     except (OSError, ValueError, KeyError) as error:
         raise DataError(
             f"There is no dataset in {folder}: {marker.name} cannot be read. Run jobs/features.py first."
@@ -66,6 +67,12 @@ def read_folds(folder: Path, spec: Spec) -> dict[str, Fold]:
             f"{spec.fingerprint[:12]}…: they do not belong together. Run jobs/features.py again."
         )
     folds = {fold: _read(folder / f"fold={fold}", spec) for fold in FOLDS}
+    for name, fold in folds.items():
+        if fold.rows != rows[name]:
+            raise DataError(
+                f"{folder}/fold={name} holds {fold.rows} rows where {marker.name} says {rows[name]}: files were taken "
+                "away or added. Run jobs/features.py again."
+            )
     if not folds["train"].rows:
         raise DataError(f"The train fold of {folder} is empty: there is nothing to learn from. Check split.")
     return folds

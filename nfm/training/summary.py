@@ -31,9 +31,9 @@ def summary(config: Config, trained: Trained) -> str:
     """What the job did, how good the model is, and where it lies."""
     fitted = trained.fitted
     epochs = len(fitted.history["loss"])
+    kept = "the last weights" if config.train.early_stopping is None else f"the weights of epoch {fitted.best_epoch}"
     lines = [
-        f"Model of {config.name}: {fitted.model.count_params():,} parameters, best of {epochs} epochs: "
-        f"{fitted.best_epoch}",
+        f"Model of {config.name}: {fitted.model.count_params():,} parameters, {kept} after {epochs} epochs",
         "  fold           rows     AUC   log loss   accuracy",
     ]
     for fold, values in trained.metrics.items():

@@ -149,6 +149,21 @@ def test_weights_and_boolean_labels(spark: SparkSession, tmp_path: Path) -> None
     }
 
 
+def test_names_with_dots_and_spaces(spark: SparkSession, table: Path, tmp_path: Path) -> None:
+    names = {"id": "the.id", "colour": "geo.colour", "price": "unit price"}
+    spark.read.parquet(str(table)).withColumnsRenamed(names).write.parquet(str(tmp_path / "raw"))
+    columns = {
+        "key": ("the.id",),
+        "label": "label",
+        "categorical": {"geo.colour": {}},
+        "numeric": {"unit price": {"scale": "none"}},
+    }
+    build(spark, config(tmp_path, tmp_path / "raw", columns=columns))
+    rows = {row["the.id"]: row for row in dataset_rows(tmp_path / "dataset")}
+    assert rows.keys() == {row[0] for row in ROWS}
+    assert (rows[4]["geo.colour"], rows[0]["unit price"], rows[3]["unit price"]) == (0, 1.0, 8.0)
+
+
 def test_where_leaves_rows_out(spark: SparkSession, table: Path, tmp_path: Path) -> None:
     source = {"path": str(table), "where": "colour = 'red' and id < 10"}
     build(spark, config(tmp_path, table, source=source))

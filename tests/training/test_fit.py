@@ -1,5 +1,7 @@
 """Fitting: what must be found is found, the best weights are kept, a seed is repeatable."""
 
+import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,7 +13,7 @@ from nfm.config import Model, Train
 from nfm.contract.encoder import Inputs
 from nfm.contract.errors import DataError
 from nfm.contract.schema import Field, Number, Spec
-from nfm.training.data import Fold, features_of
+from nfm.training.data import Fold, features_of, read_folds
 from nfm.training.fit import Fitted, evaluate, fit, predict
 
 SIDE = 8  # values of each field
@@ -201,3 +203,10 @@ def test_a_training_that_diverges_is_told_and_gives_no_model() -> None:
     data = fold(Inputs(ids, np.empty((len(ids), 0), np.float32), huge), folds["train"].label)
     with pytest.raises(DataError, match=r"The loss was nan in epoch 1: the training diverged.*train\.learning_rate"):
         fit(spec, small_model(), training(early_stopping=None), dict.fromkeys(("train", "valid", "test"), data))
+
+
+def test_a_dataset_that_lost_a_file_is_refused(tmp_path: Path) -> None:
+    facts = {"encoding_fingerprint": CHECKERBOARD.fingerprint, "rows": {"train": 3, "valid": 0, "test": 0}}
+    (tmp_path / "_dataset.json").write_text(json.dumps(facts))
+    with pytest.raises(DataError, match=r"fold=train holds 0 rows where _dataset.json says 3"):
+        read_folds(tmp_path, CHECKERBOARD)
