@@ -53,19 +53,20 @@ def build(spark: SparkSession, config: Config) -> Mapping[str, Any]:
     for name, number in config.columns.numeric.items():
         check_number(number.column or name, schema.field(number.column or name).type, where)
     kinds = {name: check_kind(name, schema.field(name).type, where) for name in [config.columns.label, *categorical]}
-    with told_plainly(where):
+    # The places are taken before the work: a run that meets another one, or a folder that is not ours, says so at once.
+    with (
+        told_plainly(where),
+        publish(config.encoding_folder, ENCODING_MARKER) as encoding_staging,
+        publish(config.dataset_folder, DATASET_MARKER) as dataset_staging,
+    ):
         log.info("counting the values of %s", where)
         counts = count(table, parts(config.columns, kinds), split)
         made = make(config.columns, kinds, counts, where)
-        with (
-            publish(config.encoding_folder, ENCODING_MARKER) as encoding_staging,
-            publish(config.dataset_folder, DATASET_MARKER) as dataset_staging,
-        ):
-            log.info("encoding %s rows", f"{sum(made.statistics['rows'].values()):,}")
-            made.save(encoding_staging)
-            _write(spark, table, config, made.encoding.spec, encoding_staging, split, dataset_staging)
-            facts = {"encoding_fingerprint": made.encoding.spec.fingerprint, "rows": made.statistics["rows"]}
-            (dataset_staging / DATASET_MARKER).write_text(json.dumps(facts, indent=1))
+        log.info("encoding %s rows", f"{sum(made.statistics['rows'].values()):,}")
+        made.save(encoding_staging)
+        _write(spark, table, config, made.encoding.spec, encoding_staging, split, dataset_staging)
+        facts = {"encoding_fingerprint": made.encoding.spec.fingerprint, "rows": made.statistics["rows"]}
+        (dataset_staging / DATASET_MARKER).write_text(json.dumps(facts, indent=1))
     return made.statistics
 
 
