@@ -1,11 +1,12 @@
 # make demo   the whole path on the Titanic: features, train, score
 # make test   lint, types and tests
 # make bench-titanic   how good the recipes are, over five splits (minutes)
+# make bench-features  how fast the feature job is, beside a copy of the table and Spark ML (20 minutes)
 # Both make what they need first: .venv from the lock file, and Java 17 where there is none.
 
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
-.PHONY: demo test bench-titanic setup java clean
+.PHONY: demo test bench-titanic bench-features setup java clean
 
 UV_VERSION := 0.13.9
 CONFIG ?= conf/titanic.yaml
@@ -30,6 +31,9 @@ test: setup
 
 bench-titanic: setup
 	@$(RUN) python tests/bench/titanic.py
+
+bench-features: setup
+	@$(RUN) PYTHONPATH="$(CURDIR)" python tests/bench/features.py
 
 setup: .venv/made java
 

@@ -1,22 +1,41 @@
 """Raw table → dataset/ and encoding/:  spark-submit jobs/features.py --config FILE [--set a.b=c …] [--plan]."""
 
 import sys
+from argparse import Namespace
+from pathlib import Path
+from typing import Any
 
 from nfm.config import Config
-from nfm.features.dataset import build, checked_table
+from nfm.contract.errors import ConfigError
+from nfm.features.dataset import Growth, build, prepare
 from nfm.features.summary import plan, summary
 from nfm.job import run
 from nfm.spark import session
 
+OPTIONS: dict[str, dict[str, Any]] = {
+    "--grow-from": {
+        "type": Path,
+        "metavar": "ENCODING",
+        "help": "an older encoding/, whose ids stay; values that are new are appended",
+    },
+    "--refresh-numbers": {
+        "action": "store_true",
+        "help": "with --grow-from: learn means, spreads and quantiles anew, instead of keeping the older ones",
+    },
+}
 
-def work(config: Config, only_plan: bool) -> str:
+
+def work(config: Config, asked: Namespace) -> str:
     """Make the dataset and tell of it."""
+    if asked.refresh_numbers and asked.grow_from is None:
+        raise ConfigError("--refresh-numbers goes with --grow-from; without it, numbers are learned anew anyway")
+    growth = asked.grow_from and Growth(asked.grow_from, asked.refresh_numbers)
     spark = session(f"{config.name} features")
-    if only_plan:
-        table, _ = checked_table(spark, config)
-        return plan(config, table.columns)
-    return summary(config, build(spark, config))
+    if asked.plan:  # which looks at no row: not for corrupt files either
+        source = config.source.model_copy(update={"on_corrupt": "refuse"})
+        return plan(config, prepare(spark, config.model_copy(update={"source": source}), growth))
+    return summary(config, build(spark, config, prepare(spark, config, growth)))
 
 
 if __name__ == "__main__":
-    sys.exit(run("Make the dataset and the encoding from a raw table.", work))
+    sys.exit(run("Make the dataset and the encoding from a raw table.", work, options=OPTIONS))

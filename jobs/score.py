@@ -1,6 +1,7 @@
 """Raw table and model/ → scores/:  spark-submit jobs/score.py --config FILE [--set a.b=c …] [--plan]."""
 
 import sys
+from argparse import Namespace
 
 from nfm.config import Config
 from nfm.job import run
@@ -9,10 +10,10 @@ from nfm.scoring.table import open_all, score_table
 from nfm.spark import session
 
 
-def work(config: Config, only_plan: bool) -> str:
+def work(config: Config, asked: Namespace) -> str:
     """Score the table and tell of it."""
     spark = session(f"{config.name} score")
-    if only_plan:
+    if asked.plan:
         artifact, _, source = open_all(spark, config)
         return plan(config, artifact, source)
     return summary(config, score_table(spark, config))

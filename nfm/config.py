@@ -2,12 +2,13 @@
 
 import math
 import re
+from datetime import date, datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, PlainValidator, field_serializer, model_validator
 
-from nfm.contract.schema import flag_name
+from nfm.contract.schema import flag_name, weights_name
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Positive = Annotated[int, Field(ge=1)]
@@ -27,20 +28,46 @@ def _impute(value: Any) -> str | float:
     return value  # type: ignore[no-any-return]
 
 
+def _paths(value: Any) -> str | tuple[str, ...] | None:
+    listed = isinstance(value, tuple) and value and all(isinstance(path, str) for path in value)
+    if value is not None and not listed and not isinstance(value, str):
+        shown = list(value) if isinstance(value, tuple) else value
+        raise ValueError(f"{shown!r} given; a path is a text, or a list of texts")
+    return value  # type: ignore[no-any-return]
+
+
+def _moment(value: Any) -> str | int | None:
+    """When a fold begins. YAML reads 2026-10-01 as a date, and 2026-10-01 12:00 as a text."""
+    if isinstance(value, date):  # a datetime is one, too
+        return value.isoformat(" ") if isinstance(value, datetime) else value.isoformat()
+    if value is not None and (isinstance(value, bool) or not isinstance(value, str | int)):
+        raise ValueError(f"{value!r} given; a date, a time, a text or a whole number")
+    return value
+
+
 class Settings(BaseModel):
     """A section: unknown keys and wrong types are refused, nothing is converted in silence."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
+def _changed(section: Settings) -> set[str]:
+    """Keys that are set to something else than their default."""
+    fields = type(section).model_fields
+    return {key for key in section.model_fields_set if getattr(section, key) != fields[key].default}
+
+
 class Source(Settings):
     """A raw table: anything Spark reads. Either `path` with a format, or `table`."""
 
     format: str = "parquet"  # a Spark data source: parquet, csv, json, orc, …
-    path: str | None = None
+    path: Annotated[str | tuple[str, ...] | None, PlainValidator(_paths)] = None  # a file or a folder, or several
     table: str | None = None  # a table of Spark's catalog, instead of path
     options: dict[str, Annotated[Any, PlainValidator(_scalar)]] = {}  # handed to Spark's reader as they are
     where: str | None = None  # an SQL condition; rows that do not meet it are left out
+    # parquet: tasks read the files themselves. spark: through Spark's reader. auto: parquet where it can
+    scan: Literal["auto", "parquet", "spark"] = "auto"
+    on_corrupt: Literal["refuse", "skip"] = "refuse"  # skip: a file that cannot be read is left out, and reported
 
     @model_validator(mode="after")
     def _one_place(self) -> Self:
@@ -57,16 +84,49 @@ class Source(Settings):
 
     def __str__(self) -> str:
         """How messages name the table."""
-        return f"table {self.table}" if self.table else str(self.path)
+        return f"table {self.table}" if self.table else ", ".join(self.paths)
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """The files and folders; none for a table of the catalog."""
+        return (self.path,) if isinstance(self.path, str) else self.path or ()
 
 
 class Categorical(Settings):
     """A categorical column → a field of ids."""
 
     column: str | None = None  # the raw column; the field's own name unless set
+    cross: Annotated[tuple[str, ...], Field(min_length=2)] | None = None  # columns whose values together are one value
     min_count: Positive = 1  # values seen less often in the train fold are out-of-vocabulary
     max_size: Positive | None = None  # keep at most so many values, the most frequent ones
     oov_buckets: Positive = 1  # out-of-vocabulary values are spread over so many ids by hash
+    hash_buckets: Positive | None = None  # no vocabulary: every value's id is its hash, one of so many
+    share_with: str | None = None  # another field, whose vocabulary is made of both columns' values
+    bag: bool = False  # several values a row: an array, or a text whose members `delimiter` parts
+    weights: str | None = None  # of a bag: the column of its members' weights, an array or a text like it
+    delimiter: Annotated[str, Field(min_length=1)] = ","
+    max_length: Positive | None = None  # of a bag: members behind it are left out
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        given = _changed(self)
+        vocabulary = {"min_count", "max_size", "oov_buckets"}
+        for key, excludes, reason in (
+            ("cross", {"column", "bag", "share_with"}, "a cross is made of the columns it names"),
+            ("hash_buckets", vocabulary | {"share_with"}, "a hashed field has no vocabulary"),
+            ("share_with", vocabulary, "the vocabulary is the other field's, and is set up there"),
+        ):
+            both = sorted(excludes & given)
+            if getattr(self, key) is not None and both:
+                raise ValueError(f"{reason}, so {key} and {', '.join(both)} cannot stand together: leave out one side")
+        of_bags = sorted({"weights", "delimiter", "max_length"} & given)
+        if of_bags and not self.bag:
+            raise ValueError(f"{', '.join(of_bags)} is for bags: add bag: true, or leave it out")
+        return self
+
+    def columns(self, name: str) -> tuple[str, ...]:
+        """The raw columns that the field of this name is made of."""
+        return self.cross or (self.column or name,)
 
 
 class Numeric(Settings):
@@ -123,6 +183,7 @@ class Columns(Settings):
             )
         names = [
             *self.categorical,
+            *(weights_name(n) for n, s in self.categorical.items() if s.bag),
             *self.numeric,
             *(flag_name(n) for n, s in self.numeric.items() if s.missing_flag),
         ]
@@ -134,25 +195,84 @@ class Columns(Settings):
                     "give the field another name and say which column it reads with `column:`"
                 )
             taken.add(name.lower())
-        inputs = {s.column or n for part in (self.categorical, self.numeric) for n, s in part.items()}
-        if self.label in inputs:
+        if self.label in self.inputs:
             raise ValueError(f"the label {self.label!r} is also an input: the model would only learn to repeat it")
         return self
 
+    @model_validator(mode="after")
+    def _shared(self) -> Self:
+        for name, settings in self.categorical.items():
+            other = settings.share_with
+            if other is None:
+                continue
+            owner = self.categorical.get(other)
+            if owner is None or other == name:
+                raise ValueError(f"categorical.{name}.share_with: {other!r} given, which is no other categorical field")
+            if owner.share_with or owner.hash_buckets or owner.cross:
+                raise ValueError(
+                    f"categorical.{name}.share_with: {other!r} has no vocabulary of its own to share "
+                    "(it is hashed, a cross, or shares another's)"
+                )
+        return self
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """Raw columns that become fields and numbers, each once."""
+        categorical = [
+            c for n, s in self.categorical.items() for c in (*s.columns(n), *([s.weights] if s.weights else []))
+        ]
+        return tuple(dict.fromkeys(categorical + [s.column or n for n, s in self.numeric.items()]))
+
 
 class Split(Settings):
-    """Folds by a hash of key columns: a row keeps its fold whatever the order, the partitions and the new rows."""
+    """Which fold a row belongs to: by a hash of key columns, by time, or as a column says."""
 
+    # By hash, a row keeps its fold whatever the order, the partitions and the new rows.
     by: tuple[str, ...] = ()  # columns.key unless set
     valid: Fraction = 0.1  # share of the rows
     test: Fraction = 0.2
     seed: int = 1
+    # By time: a date, a timestamp, or texts or whole numbers in the order of time.
+    time: str | None = None  # the column
+    valid_from: Annotated[str | int | None, PlainValidator(_moment)] = None  # the first that is no longer train
+    test_from: Annotated[str | int | None, PlainValidator(_moment)] = None  # the first that is test
+    column: str | None = None  # holds train, valid or test
+    negative_rate: Annotated[float, Field(gt=0, le=1)] = 1.0  # share of the train fold's rows of label 0 that is kept
 
     @model_validator(mode="after")
-    def _leaves_train(self) -> Self:
+    def _one_way(self) -> Self:
+        ways = {
+            "by, valid, test": {"by", "valid", "test"},
+            "time, valid_from, test_from": {"time", "valid_from", "test_from"},
+            "column": {"column"},
+        }
+        given = _changed(self)
+        used = [name for name, keys in ways.items() if keys & given]
+        if len(used) > 1 and (self.time is not None or self.column is not None):
+            raise ValueError(f"rows are split in one way, but this names several: {'; '.join(used)}")
+        if self.time is None and {"valid_from", "test_from"} & given:
+            raise ValueError("valid_from and test_from need time, the column they speak of")
+        if self.time is not None and self.valid_from is None and self.test_from is None:
+            raise ValueError("a split by time needs valid_from, test_from or both")
+        if self.valid_from is not None and self.test_from is not None:
+            if type(self.valid_from) is not type(self.test_from):
+                raise ValueError("valid_from and test_from are of two kinds: write them alike")
+            if self.valid_from > self.test_from:  # type: ignore[operator]
+                raise ValueError("test_from comes before valid_from: the folds follow each other train, valid, test")
         if self.valid + self.test >= 1:
             raise ValueError(f"valid + test is {self.valid + self.test:g}, which leaves nothing to train on")
         return self
+
+    @property
+    def has_valid(self) -> bool:
+        """Whether there is a validation fold, as far as the settings tell."""
+        return self.column is not None or (self.valid_from is not None if self.time is not None else self.valid > 0)
+
+
+class Dataset(Settings):
+    """How the encoded rows lie on disk."""
+
+    partition_by: tuple[str, ...] = ()  # raw columns: a folder for each of their values, inside each fold's
 
 
 class L2(Settings):
@@ -231,6 +351,7 @@ class Config(Settings):
     source: Source
     columns: Columns
     split: Split = Split()
+    dataset: Dataset = Dataset()
     model: Model = Model()
     train: Train = Train()
     score: Score = Score()
@@ -244,9 +365,11 @@ class Config(Settings):
         ):
             if path is not None and "://" in path:
                 raise ValueError(f"{key}: {path!r} given; it must be a folder that every machine sees at the same path")
-        if self.train.early_stopping and self.train.early_stopping.monitor.startswith("val_") and not self.split.valid:
+        stopping = self.train.early_stopping
+        if stopping and stopping.monitor.startswith("val_") and not self.split.has_valid:
             raise ValueError(
-                "early stopping watches the validation fold, but split.valid is 0: give it a share of the rows"
+                "early stopping watches the validation fold, but split.valid is 0 (or, by time, valid_from is not "
+                "there): give it a share of the rows"
             )
         return self
 

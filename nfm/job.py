@@ -4,8 +4,10 @@ import argparse
 import logging
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 from nfm.config import Config
 from nfm.config_file import load
@@ -17,13 +19,19 @@ class _Parser(argparse.ArgumentParser):
         raise ConfigError(f"{message}\n{self.format_usage()}")
 
 
-def run(description: str, work: Callable[[Config, bool], str], arguments: Sequence[str] | None = None) -> int:
+def run(
+    description: str,
+    work: Callable[[Config, argparse.Namespace], str],
+    arguments: Sequence[str] | None = None,
+    options: Mapping[str, Mapping[str, Any]] = MappingProxyType({}),
+) -> int:
     """Run a job from its command line.
 
     Args:
         description: one line for --help.
-        work: takes the settings and whether only a plan is wanted; returns the summary to print.
+        work: takes the settings and what was asked (`plan`, and the job's own options); returns the summary to print.
         arguments: the command line; sys.argv unless given.
+        options: of this job alone, as argparse takes them.
 
     Returns:
         The exit code: 0 done, 2 bad configuration or usage, 3 the data or artifact breaks its contract, 1 any other
@@ -37,10 +45,12 @@ def run(description: str, work: Callable[[Config, bool], str], arguments: Sequen
         "--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="change settings: train.seed=2 …"
     )
     parser.add_argument("--plan", action="store_true", help="print what would happen, and do nothing")
+    for name, settings in options.items():
+        parser.add_argument(name, **settings)
     started = time.monotonic()
     try:
         parsed = parser.parse_args(arguments)
-        summary = work(load(parsed.config, parsed.set), parsed.plan)
+        summary = work(load(parsed.config, parsed.set), parsed)
     except NfmError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code

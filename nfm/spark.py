@@ -27,6 +27,7 @@ if TYPE_CHECKING:  # workers import this module, and need no settings
     from nfm.config import Source
 
 Opened = TypeVar("Opened")
+_BATCH = "spark.sql.execution.arrow.maxRecordsPerBatch"
 
 
 def session(name: str) -> SparkSession:
@@ -44,6 +45,8 @@ def session(name: str) -> SparkSession:
         .config("spark.sql.execution.pyspark.udf.simplifiedTraceback.enabled", "true")
         .getOrCreate()
     )
+    if not spark.sparkContext.getConf().contains(_BATCH):
+        spark.conf.set(_BATCH, "65536")  # Spark ends a batch earlier at 64 MB
     if not str(spark.sparkContext.master).startswith("local"):
         package, folder = Path(__file__).parent, tempfile.mkdtemp()
         atexit.register(shutil.rmtree, folder, ignore_errors=True)  # executors that come later fetch it too
@@ -77,11 +80,24 @@ def read(spark: SparkSession, source: "Source") -> DataFrame:
         DataError: the path, the table or a column of the condition is not there.
     """
     with told_plainly(str(source)):
-        if source.table is not None:
-            table = spark.read.options(**source.options).table(source.table)
-        else:
-            table = spark.read.format(source.format).options(**source.options).load(source.path)
+        table = load(spark, source)
         return table if source.where is None else table.where(source.where)
+
+
+def load(spark: SparkSession, source: "Source", schema: StructType | str | None = None) -> DataFrame:
+    """The raw table of a source as it is.
+
+    Args:
+        spark: the session.
+        source: the settings; `where` is not looked at.
+        schema: columns and types; without it, Spark finds them out, for which it opens a file or all of them.
+    """
+    if source.table is not None:
+        return spark.read.options(**source.options).table(source.table)
+    reader = spark.read.format(source.format).options(**source.options)
+    if schema is not None:
+        reader = reader.schema(schema)
+    return reader.load(source.path if isinstance(source.path, str) else list(source.paths))
 
 
 def arrow_schema(table: DataFrame) -> pa.Schema:
@@ -96,8 +112,8 @@ def arrow_schema(table: DataFrame) -> pa.Schema:
     return pa.schema(fields)
 
 
-_OURS = re.compile(r"nfm\.contract\.errors\.DataError: (.*)")
-_FILE = re.compile(r"reading file:? ?(\S+?)[.,]?\s")
+_OURS = re.compile(r"nfm\.[\w.]+\.(?:DataError|UnreadableFileError): (.*)")
+_FILE = re.compile(r"reading file:? ?(\S.*?)[.,]?(?:\s+SQLSTATE|\.\s|\n|$)")
 _CONDITION = re.compile(r"\[[A-Z0-9_.]+\] .*")
 
 
@@ -116,9 +132,11 @@ def told_plainly(where: str) -> Iterator[None]:
             found = _FILE.search(text)
             raise DataError(
                 f"{where} has a file that cannot be read: {found.group(1) if found else said}. Repair it or take it "
-                "away, or correct source.format if it is of another format, and run the job again."
+                "away, or leave such files out with source.on_corrupt: skip, or correct source.format if it is of "
+                "another format, and run the job again."
             ) from error
-        if isinstance(error, AnalysisException | ParseException) or "DATA_SOURCE_NOT_FOUND" in text:
+        told = "DATA_SOURCE_NOT_FOUND" in text or "CANNOT_MERGE_SCHEMAS" in text
+        if told or isinstance(error, AnalysisException | ParseException):
             raise DataError(f"{where} cannot be read: {said} Correct the source's settings.") from error
         raise
 

@@ -6,7 +6,7 @@ import pytest
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from nfm.config import Categorical, Config, Model, Numeric, Score, Split, Train
+from nfm.config import Categorical, Config, Dataset, Model, Numeric, Score, Split, Train
 from nfm.config_file import load
 from nfm.contract.errors import ConfigError
 
@@ -48,17 +48,23 @@ def problems(file: Path, *changes: str) -> list[str]:
 DEFAULTS = """
 name: titanic
 workdir: build/titanic
-source: {format: parquet, path: titanic.csv, table: null, options: {}, where: null}
+source: {format: parquet, path: titanic.csv, table: null, options: {}, where: null,
+  scan: auto, on_corrupt: refuse}
 columns:
   key: [PassengerId]
   label: Survived
   weight: null
   categorical:
-    Sex: {column: null, min_count: 1, max_size: null, oov_buckets: 1}
-    Cabin: {column: null, min_count: 2, max_size: null, oov_buckets: 1}
+    Sex: &field
+      {column: null, cross: null, min_count: 1, max_size: null, oov_buckets: 1, hash_buckets: null, share_with: null,
+       bag: false, weights: null, delimiter: ",", max_length: null}
+    Cabin: {<<: *field, min_count: 2}
   numeric:
     Age: {column: null, as: dense, impute: mean, missing_flag: false, scale: standard, clip: null, buckets: null}
-split: {by: [], valid: 0.1, test: 0.2, seed: 1}
+split:
+  {by: [], valid: 0.1, test: 0.2, seed: 1, time: null, valid_from: null, test_from: null, column: null,
+   negative_rate: 1.0}
+dataset: {partition_by: []}
 model:
   {task: binary, embedding_dim: 64, hidden_units: [128, 128], activation: relu, batch_norm: true,
    pooling_dropout: 0.5, hidden_dropout: 0.2, l2: {embedding: 0.0, linear: 0.0, hidden: 0.0}, output: trained}
@@ -84,6 +90,12 @@ def test_folders_are_under_the_workdir_unless_set(file: Path) -> None:
 def test_a_source_is_named_as_the_user_wrote_it(file: Path) -> None:
     assert str(load(file).source) == "titanic.csv"
     assert str(load(file, ["source={table: shop.orders}"]).source) == "table shop.orders"
+    assert str(load(file, ["source.path=[a.csv, b.csv]"]).source) == "a.csv, b.csv"
+
+
+def test_a_moment_is_read_as_it_was_written(file: Path) -> None:
+    split = load(file, ["split={time: t, valid_from: 2026-01-01, test_from: 2026-02-01 12:30:00}"]).split
+    assert (split.valid_from, split.test_from) == ("2026-01-01", "2026-02-01 12:30:00")
 
 
 def test_settings_never_change(file: Path) -> None:
@@ -95,8 +107,13 @@ def test_settings_never_change(file: Path) -> None:
     ("change", "where", "meant", "allowed"),
     [
         ("train.learningrate=1", "train.learningrate", "learning_rate", "optimizer, learning_rate, batch_size, epochs"),
-        ("trian={}", "trian", "train", "name, workdir, source, columns, split, model, train, score"),
-        ("columns.categorical.Sex.mincount=2", "columns.categorical.Sex.mincount", "min_count", "column, min_count"),
+        ("trian={}", "trian", "train", "name, workdir, source, columns, split, dataset, model, train, score"),
+        (
+            "columns.categorical.Sex.mincount=2",
+            "columns.categorical.Sex.mincount",
+            "min_count",
+            "column, cross, min_count",
+        ),
         ("columns.numeric.Age.as_=field", "columns.numeric.Age.as_", "as", "column, as, impute, missing_flag, scale"),
         ("score.source={path: x, paths: y}", "score.source.paths", "path", "format, path, table, options, where"),
         ("model.l2.kernel=1", "model.l2.kernel", None, "embedding, linear, hidden"),
@@ -170,7 +187,19 @@ BUCKETS = "columns.numeric.Age: buckets makes a categorical field, to which as, 
 POOLING = "columns: nothing enters the pooling: name a column under categorical, or a number with buckets or as: field"
 MACHINE = "model: output: ones makes a factorization machine, which has no hidden layers: hidden_units: []"
 MONITOR = "train: early_stopping.monitor: 'x' given; allowed: loss, auc, accuracy, val_loss, val_auc, val_accuracy"
-NO_VALID = "early stopping watches the validation fold, but split.valid is 0: give it a share of the rows"
+NO_VALID = (
+    "early stopping watches the validation fold, but split.valid is 0 (or, by time, valid_from is not there): "
+    "give it a share of the rows"
+)
+CROSS = "columns.categorical.F: a cross is made of the columns it names, so cross and column cannot stand together: "
+HASHED = (
+    "columns.categorical.F: a hashed field has no vocabulary, so hash_buckets and max_size, min_count cannot stand "
+)
+SHARED = "columns: categorical.F.share_with: {} given, which is no other categorical field"
+NO_VOCABULARY = (
+    "columns: categorical.F.share_with: 'Sex' has no vocabulary of its own to share (it is hashed, a cross, "
+)
+ONE_WAY = "split: rows are split in one way, but this names several: "
 FOLDER = "{} given; it must be a folder that every machine sees at the same path"
 
 
@@ -193,6 +222,36 @@ FOLDER = "{} given; it must be a folder that every machine sees at the same path
         ("model.output=ones", MACHINE),
         ("train.early_stopping.monitor=x", MONITOR),
         ("split.valid=0", NO_VALID),
+        ("split={time: t, test_from: 2026-11-01}", NO_VALID),
+        ("split={time: t}", "split: a split by time needs valid_from, test_from or both"),
+        ("split.valid_from=3", "split: valid_from and test_from need time, the column they speak of"),
+        ("split={time: t, valid_from: 2026-01-01, by: [a]}", ONE_WAY + "by, valid, test; time, valid_from, test_from"),
+        ("split={column: fold, test: 0.3}", ONE_WAY + "by, valid, test; column"),
+        (
+            "split={time: t, valid_from: 2026-02-01, test_from: 2026-01-01}",
+            "split: test_from comes before valid_from: the folds follow each other train, valid, test",
+        ),
+        (
+            "split={time: t, valid_from: 7, test_from: 2026-01-01}",
+            "split: valid_from and test_from are of two kinds: write them alike",
+        ),
+        ("split.negative_rate=0", "split.negative_rate: 0 given; input should be greater than 0"),
+        ("source.path=[]", "source.path: [] given; a path is a text, or a list of texts"),
+        ("source.path=[a, 3]", "source.path: ['a', 3] given; a path is a text, or a list of texts"),
+        ("source.scan=fast", "source.scan: 'fast' given; allowed: 'auto', 'parquet' or 'spark'"),
+        ("columns.categorical.F={cross: [a, b], column: c}", CROSS + "leave out one side"),
+        ("columns.categorical.F={hash_buckets: 9, min_count: 2, max_size: 3}", HASHED + "together: leave out one side"),
+        (
+            "columns.categorical.F={max_length: 3}",
+            "columns.categorical.F: max_length is for bags: add bag: true, or leave it out",
+        ),
+        ("columns.categorical.F={share_with: F}", SHARED.format("'F'")),
+        ("columns.categorical.F={share_with: nobody}", SHARED.format("'nobody'")),
+        (
+            "columns.categorical={Sex: {hash_buckets: 3}, F: {share_with: Sex}}",
+            NO_VOCABULARY + "or shares another's)",
+        ),
+        ("columns.categorical={Tags: {bag: true}, tags_weights: {}}", TAKEN.format("'Tags_weights'")),
         ("workdir=hdfs://a/b", FOLDER.format("workdir: 'hdfs://a/b'")),
         ("score.model=s3://a", FOLDER.format("score.model: 's3://a'")),
         ("score.output=s3://a", FOLDER.format("score.output: 's3://a'")),
@@ -213,6 +272,13 @@ def test_impossible_combinations(file: Path, change: str, problem: str) -> None:
         ["columns={key: [id], label: y, numeric: {x: {buckets: 2}}}"],
         ["columns.numeric.Age={clip: [0, 1], impute: -1.5}"],
         ["columns.numeric.years={column: Age}"],
+        ["split={time: t, valid_from: 2026-01-01, test_from: 2026-02-01, negative_rate: 0.1}"],
+        ["split={time: t, valid_from: 3, test_from: 9}"],
+        ["split={column: fold}"],
+        ["source.path=[a, b]", "source.scan=parquet", "source.on_corrupt=skip"],
+        ["columns.categorical.Tags={bag: true, weights: w, delimiter: ';', max_length: 20, hash_buckets: 100}"],
+        ["columns.categorical={Sex: {}, F: {share_with: Sex}, G: {cross: [a, b], hash_buckets: 10}}"],
+        ["dataset.partition_by=[country]"],
         ["source.options={header: true, sep: ';', samplingRatio: 0.5, maxColumns: 9}"],
     ],
     ids=str,
@@ -309,7 +375,7 @@ def test_the_reference_shows_every_key_with_its_default() -> None:
     """Sections that name columns show all keys of one entry at least; what is left at its default says the default."""
     content = yaml.safe_load(Path("conf/reference.yaml").read_text())
     assert content.keys() == keys(Config)
-    for name in ("source", "columns", "split", "model", "train", "score"):
+    for name in ("source", "columns", "split", "dataset", "model", "train", "score"):
         section = Config.model_fields[name].annotation
         assert isinstance(section, type)
         assert content[name].keys() == keys(section)
@@ -317,7 +383,7 @@ def test_the_reference_shows_every_key_with_its_default() -> None:
     assert content["columns"]["numeric"]["Age"].keys() | {"buckets"} == keys(Numeric)
     stated, defaults = (
         load(Path("conf/reference.yaml")),
-        {"split": Split(), "model": Model(), "train": Train(), "score": Score()},
+        {"split": Split(), "dataset": Dataset(), "model": Model(), "train": Train(), "score": Score()},
     )
     assert {name: getattr(stated, name) for name in defaults} == defaults
     assert stated.columns.categorical["Cabin"] == Categorical()

@@ -120,16 +120,21 @@ class NotInstalled:
 
 sys.meta_path.insert(0, NotInstalled())
 
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
 import pyarrow as pa
 from nfm.contract import artifact
 from nfm.contract.encoder import Encoding
 from nfm.contract.schema import Field, Number, Spec
-from nfm.contract.vocabulary import Vocabulary, rank
+from nfm.contract.vocabulary import Vocabulary, write
 
 counts = pa.table({"value": pa.array(["3", "0.5"], pa.large_string()), "count": [2, 1]})
-vocabulary = Vocabulary.build({"f": rank(counts)}, {"f": 2})
+with TemporaryDirectory() as folder:
+    digest = write(Path(folder), 0, "f", 2, 2, [counts])
+    vocabulary = Vocabulary.load(Path(folder), {"f": 2})
 number = Number("x", "x", "dense", 0.0, True, None, False, 0.0, 1.0)
-encoding = Encoding(Spec((), (Field("f", "f", "number", 1, 2),), (number,), vocabulary.digest, 0), vocabulary)
+encoding = Encoding(Spec((), (Field("f", ("f",), ("number",), 1, 2, "f"),), (number,), (digest,)), vocabulary)
 batch = pa.record_batch({"f": [0.5, None, 3.0, 9.0], "x": ["1", "", None, "2"]})
 encoding.check(batch.schema, "the table")
 print({name: array.tolist() for name, array in encoding.encode(batch).items()})

@@ -13,27 +13,28 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from nfm.contract.columns import Rows, Values, check_categorical, field_values
 from nfm.contract.errors import DataError
 from nfm.contract.hashing import hash64
-from nfm.contract.schema import MISSING, Field, Number, Spec, flag_name
-from nfm.contract.values import canonical_text, check_kind, check_number, check_same_values, dictionary_indices, numbers
+from nfm.contract.schema import MISSING, Field, Number, Spec, flag_name, weights_name
+from nfm.contract.values import check_number, check_same_values, numbers
 from nfm.contract.vocabulary import Vocabulary
 
-ENCODER_FILES = ("spec.json", "index/*.npy")  # of encoding/: what a worker needs to encode
+ENCODER_FILES = ("spec.json", "index/*/*.npy")  # of encoding/: what a worker needs to encode
 _OOV_SEED = 0x00F
 _FLOAT32_MAX = float(np.finfo(np.float32).max)
 
 
 @dataclass(frozen=True)
 class Encoding:
-    """The specification and the vocabulary it belongs to."""
+    """The specification and the vocabularies it belongs to."""
 
     spec: Spec
     vocabulary: Vocabulary
 
     @classmethod
     def load(cls, folder: Path) -> Self:
-        """Read `encoding/`; the vocabulary is memory-mapped.
+        """Read `encoding/`; the vocabularies are memory-mapped.
 
         Raises:
             DataError: a file is missing, changed or of another version.
@@ -49,8 +50,7 @@ class Encoding:
         except UnicodeDecodeError as error:
             raise DataError(f"{path} is not text ({error}). Restore it or run the features job again.") from error
         spec = Spec.from_json(text, str(path))
-        sizes = [(field.name, field.values) for field in spec.fields if field.edges is None]
-        return cls(spec, Vocabulary.load(folder, sizes, spec.hash_seed))
+        return cls(spec, Vocabulary.load(folder, spec.vocabularies))
 
     def check(self, schema: pa.Schema, where: str) -> None:
         """Before any work: the table has every column, and each still reads as the values it had in training.
@@ -60,65 +60,105 @@ class Encoding:
         """
         check_columns(self.spec.columns, schema, where, "The model's fields come from its encoding/spec.json.")
         for field in self.spec.fields:
-            arrow_type = schema.field(field.column).type
-            if field.edges is None and not pa.types.is_null(arrow_type):
-                vocabulary = self.vocabulary.fields[field.name].texts
-                arrived = check_kind(field.column, arrow_type, where)
-                check_same_values(field.column, field.kind, arrived, vocabulary, where)
+            if field.edges is None:
+                self._check_field(field, schema, where)
         for column in self.spec.numeric_columns:
             check_number(column, schema.field(column).type, where)
 
+    def _check_field(self, field: Field, schema: pa.Schema, where: str) -> None:
+        # What a cross or a hash was made from cannot be seen from its vocabulary.
+        texts = None
+        if field.vocabulary is not None and len(field.columns) == 1:
+            texts = self.vocabulary.fields[field.vocabulary].texts
+        arrived = check_categorical(field.columns, field.bag, schema, where)
+        for column, trained in zip(field.columns, field.kinds, strict=True):
+            check_same_values(column, trained, arrived[column], texts, where)
+
     def verify(self, where: str) -> None:
-        """Read the whole vocabulary, and compare it with the specification.
+        """Read every vocabulary, and compare it with the specification.
 
         Raises:
-            DataError: it is not the one that the specification was written with.
+            DataError: one is not what the specification was written with.
         """
-        if self.vocabulary.digest != self.spec.vocabulary_digest:
-            raise DataError(
-                f"The vocabulary in {where} was changed after it was written: its content does not have the digest in "
-                "spec.json. Restore it, or run jobs/features.py again."
-            )
+        for name, digest in zip(self.spec.vocabularies, self.spec.digests, strict=True):
+            index = self.vocabulary.fields[name]
+            if index.digest(name) != digest or not index.is_sound():
+                raise DataError(
+                    f"The vocabulary of '{name}' in {where} was changed after it was written: its content does not "
+                    "have the digest in spec.json. Restore it, or run jobs/features.py again."
+                )
 
-    def encode(self, batch: pa.RecordBatch) -> dict[str, NDArray[Any]]:
+    def encode(self, rows: Rows) -> dict[str, Any]:
         """Encode N raw rows.
 
         Args:
-            batch: holds at least the specification's columns; others are ignored.
+            rows: hold at least the specification's columns; each is asked for when its turn comes.
 
         Returns:
-            The dataset's columns by name, in order: (N,) int32 for each field, (N,) float32 for each number and each
-            missing flag.
+            The dataset's columns by name, as `Spec.outputs` lists them: (N,) int32 for each field, (N,) float32 for
+            each number and each missing flag; for a bag N lists of int32 ids and N lists of float32 weights
+            (`pa.ListArray`).
 
         Raises:
-            DataError: a numeric column holds a text that is no number.
+            DataError: a numeric column holds a text that is no number, a bag's weights do not fit it, or an unseen
+                whole number may have lost its last digits.
         """
-        spec = self.spec
-        floats = {column: numbers(batch.column(column), column) for column in spec.numeric_columns}
-        columns: dict[str, NDArray[Any]] = {}
-        for field in spec.fields:
+        columns: dict[str, Any] = {}
+        for field in self.spec.fields:
             if field.edges is None:
-                columns[field.name] = self._ids(field, batch.column(field.column))
+                columns.update(self._encode_field(field, rows))
             else:
-                columns[field.name] = _bucket(field, floats[field.column])
-        for number in spec.numbers:
-            columns.update(_transform(number, floats[number.column]))
+                column = field.columns[0]
+                columns[field.name] = _bucket(field, numbers(rows.column(column), column))
+        for number in self.spec.numbers:
+            columns.update(_transform(number, numbers(rows.column(number.column), number.column)))
         return columns
 
-    def _ids(self, field: Field, values: pa.Array) -> NDArray[np.int32]:
-        # Each distinct value of the batch is looked up once.
-        encoded = values if pa.types.is_dictionary(values.type) else values.dictionary_encode()
-        texts = canonical_text(encoded.dictionary, field.kind, field.column)
-        present = np.flatnonzero(texts.is_valid().to_numpy(zero_copy_only=False))
-        known = texts.take(pa.array(present))
-        found = self.vocabulary.fields[field.name].lookup(known, self.vocabulary.seed)
-        unseen = np.flatnonzero(found < 0)
-        buckets = hash64(known.take(pa.array(unseen)), _OOV_SEED) % np.uint64(field.oov_buckets)
-        found[unseen] = 1 + buckets.astype(np.int32)
-        # One entry behind the dictionary serves the null indices.
-        ids = np.full(len(texts) + 1, MISSING, np.int32)
+    def _encode_field(self, field: Field, rows: Rows) -> dict[str, Any]:
+        values = field_values(field.columns, field.kinds, field.bag, rows)
+        ids = self._ids(field, values)[values.indices]
+        if values.offsets is None:
+            return {field.name: ids}
+        weights = np.ones(len(ids), np.float32) if values.weights is None else values.weights
+        offsets = pa.array(values.offsets)
+        return {
+            field.name: pa.ListArray.from_arrays(offsets, pa.array(ids)),
+            weights_name(field.name): pa.ListArray.from_arrays(offsets, pa.array(weights)),
+        }
+
+    def _ids(self, field: Field, values: Values) -> NDArray[np.int32]:
+        """(D + 1,) the id of each value of the dictionary, and behind its end the one of a missing value."""
+        present = np.flatnonzero(values.texts.is_valid().to_numpy(zero_copy_only=False))
+        known = values.texts.take(pa.array(present))
+        if field.vocabulary is None:
+            found = _buckets(known, field)
+        else:
+            positions = self.vocabulary.fields[field.vocabulary].lookup(known)
+            unseen = np.flatnonzero(positions < 0)
+            _check_digits(field, values, present[unseen])
+            found = positions + np.int32(field.first_value)
+            found[unseen] = _buckets(known.take(pa.array(unseen)), field)
+        ids = np.full(len(values.texts) + 1, MISSING, np.int32)
         ids[present] = found
-        return ids[dictionary_indices(encoded)]
+        return ids
+
+
+def _buckets(texts: pa.Array, field: Field) -> NDArray[np.int32]:
+    return (1 + hash64(texts, _OOV_SEED) % np.uint64(field.oov_buckets)).astype(np.int32)
+
+
+def _check_digits(field: Field, values: Values, unseen: NDArray[np.int64]) -> None:
+    # Whether training saw integers or floats is not recorded. A float this large that the vocabulary holds is taken:
+    # it may have been made from floats. One that it does not hold is rather an integer's, rounded on its way here, than
+    # a new value, and would be out-of-vocabulary in silence.
+    lost = unseen[:0] if values.lossy is None else unseen[values.lossy[unseen]]
+    if len(lost):
+        raise DataError(
+            f"Column{'s' if len(field.columns) > 1 else ''} {', '.join(repr(c) for c in field.columns)} of the field "
+            f"'{field.name}' came as floats, and {values.texts[int(lost[0])].as_py()!r} is not in the vocabulary: from "
+            "2⁵³ on, a float does not hold every digit of an integer, so this may be another value. Deliver the column "
+            "as integers or as text."
+        )
 
 
 def _bucket(field: Field, x: NDArray[np.float64]) -> NDArray[np.int32]:
@@ -153,8 +193,27 @@ class Inputs(NamedTuple):
     dense_BD: NDArray[np.float32]
 
 
+def refuse_bags(spec: Spec) -> None:
+    """The model takes one value a field and row.
+
+    Raises:
+        DataError: a field is a bag.
+    """
+    bag = next((field.name for field in spec.fields if field.bag is not None), None)
+    if bag is not None:
+        raise DataError(
+            f"The field '{bag}' is a bag: training on bags is not built yet. Take it out of columns.categorical, and "
+            "make the features again."
+        )
+
+
 def inputs(spec: Spec, columns: Mapping[str, NDArray[Any]]) -> Inputs:
-    """Arrange encoded columns as the model's arrays. The ids stay local to their fields."""
+    """Arrange encoded columns as the model's arrays. The ids stay local to their fields.
+
+    Raises:
+        DataError: a field is a bag.
+    """
+    refuse_bags(spec)
     rows = len(next(iter(columns.values())))
 
     def matrix(names: Iterable[str], dtype: type) -> NDArray[Any]:

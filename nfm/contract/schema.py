@@ -1,8 +1,9 @@
 """The encoding's specification: which columns become which ids and numbers, and its fingerprint.
 
 Ids of a field: 0 missing, 1 … B out-of-vocabulary (B = `oov_buckets`), then the vocabulary by (count descending,
-value ascending). All fields share one table of embeddings: a field's block of rows starts at its offset, and each
-number that enters the pooling has one row behind the blocks.
+value ascending), then what it grew by. A hashed field is all buckets and has no vocabulary. All fields share one table
+of embeddings: a field's block of rows starts at its offset, and each number that enters the pooling has one row behind
+the blocks.
 """
 
 import hashlib
@@ -13,7 +14,7 @@ from typing import Any, Literal, Self
 
 from nfm.contract.errors import DataError
 
-SPEC_FORMAT = 1
+SPEC_FORMAT = 2
 MISSING = 0
 FOLDS = ("train", "valid", "test")
 DATASET_MARKER = "_dataset.json"  # says which encoding the rows of dataset/ were written with
@@ -23,15 +24,31 @@ Placement = Literal["dense", "field"]
 
 
 @dataclass(frozen=True)
+class Bag:
+    """How a bag of values lies in its column: an array, or a text whose members a delimiter parts."""
+
+    weights: str | None  # column of x, one for each member; 1 where there is none
+    delimiter: str
+    max_length: int | None  # members behind it are left out
+
+
+@dataclass(frozen=True)
 class Field:
-    """A categorical field: one column, a block of `size` rows in the embedding table."""
+    """A categorical field: a block of `size` rows in the embedding table."""
 
     name: str
-    column: str
-    kind: Kind  # what the column held when the vocabulary was made
-    oov_buckets: int
-    values: int  # size of the vocabulary, or the number of buckets
+    columns: tuple[str, ...]  # the raw column; the crossed ones of a cross
+    kinds: tuple[Kind, ...]  # what each held when the vocabulary was made
+    oov_buckets: int  # of a hashed field: all its buckets
+    values: int  # size of the vocabulary, or the number of buckets of a number
+    vocabulary: str | None  # whose vocabulary it reads: its own name, or another field's; None: it has none
     edges: tuple[float, ...] | None = None  # a bucketed number: its inner edges, ascending
+    bag: Bag | None = None
+
+    @property
+    def hashed(self) -> bool:
+        """Each value's id is its hash: there is no vocabulary to be out of."""
+        return self.vocabulary is None and self.edges is None
 
     @property
     def first_value(self) -> int:
@@ -42,6 +59,11 @@ class Field:
     def size(self) -> int:
         """Ids of this field: missing, out-of-vocabulary buckets, values."""
         return self.first_value + self.values
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """Names of the columns it becomes in the dataset: ids, and a bag's weights."""
+        return (self.name,) if self.bag is None else (self.name, weights_name(self.name))
 
 
 @dataclass(frozen=True)
@@ -69,6 +91,11 @@ def flag_name(number: str) -> str:
     return f"{number}_missing"
 
 
+def weights_name(bag: str) -> str:
+    """Name of the column with the weights of a bag's members."""
+    return f"{bag}_weights"
+
+
 @dataclass(frozen=True)
 class Spec:
     """Everything but the vocabulary's values that turns a raw row into ids and numbers."""
@@ -76,8 +103,14 @@ class Spec:
     key: tuple[str, ...]
     fields: tuple[Field, ...]
     numbers: tuple[Number, ...]
-    vocabulary_digest: str  # SHA-256 over the values of every field in the order of their ids
-    hash_seed: int  # of the vocabulary's index
+    digests: tuple[str, ...]  # of `vocabularies`, in their order: SHA-256 over the values in the order of their ids
+    negative_rate: float = 1.0  # share of the train fold's negatives that was kept
+    ancestors: tuple[str, ...] = ()  # fingerprints of the encodings this one grew from, the nearest first
+
+    @cached_property
+    def vocabularies(self) -> dict[str, int]:
+        """Size of each vocabulary, by the name of the field it was made for."""
+        return {field.vocabulary: field.values for field in self.fields if field.vocabulary is not None}
 
     @cached_property
     def offsets(self) -> tuple[int, ...]:
@@ -105,12 +138,18 @@ class Spec:
     @cached_property
     def columns(self) -> tuple[str, ...]:
         """Raw columns that the encoder reads, each once."""
-        return tuple(dict.fromkeys([f.column for f in self.fields] + [n.column for n in self.numbers]))
+        of_fields = [c for f in self.fields for c in (*f.columns, f.bag.weights if f.bag else None) if c]
+        return tuple(dict.fromkeys(of_fields + [n.column for n in self.numbers]))
+
+    @cached_property
+    def outputs(self) -> tuple[str, ...]:
+        """Names of the dataset's encoded columns, in order."""
+        return tuple(name for part in (self.fields, self.numbers) for one in part for name in one.outputs)
 
     @cached_property
     def numeric_columns(self) -> tuple[str, ...]:
         """Raw columns that are read as numbers, each once."""
-        bucketed = [field.column for field in self.fields if field.edges is not None]
+        bucketed = [field.columns[0] for field in self.fields if field.edges is not None]
         return tuple(dict.fromkeys([number.column for number in self.numbers] + bucketed))
 
     @cached_property
@@ -139,10 +178,14 @@ class Spec:
                 )
             spec = cls(
                 key=tuple(content["key"]),
-                fields=tuple(Field(**_tuples(field)) for field in content["fields"]),
+                fields=tuple(
+                    Field(**_tuples(field) | {"bag": field["bag"] and Bag(**field["bag"])})
+                    for field in content["fields"]
+                ),
                 numbers=tuple(Number(**_tuples(number)) for number in content["numbers"]),
-                vocabulary_digest=content["vocabulary_digest"],
-                hash_seed=content["hash_seed"],
+                digests=tuple(content["digests"]),
+                negative_rate=content["negative_rate"],
+                ancestors=tuple(content["ancestors"]),
             )
             found = spec.fingerprint
         except (ValueError, KeyError, TypeError, AttributeError) as error:

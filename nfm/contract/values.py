@@ -23,6 +23,7 @@ from nfm.contract.schema import Kind
 _NUMBER = re.compile(r"\s*[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d{1,3})?\s*", re.ASCII)
 _NOT_A_NUMBER = {"nan", "inf", "infinity"}
 _DATE = re.compile(r"\d{4}-\d{2}-\d{2}")
+_SLICE = 1 << 16
 
 
 def kind_of(type_: pa.DataType) -> Kind | None:
@@ -38,6 +39,20 @@ def kind_of(type_: pa.DataType) -> Kind | None:
     if pa.types.is_boolean(type_):
         return "boolean"
     return "date" if pa.types.is_date(type_) else None
+
+
+def is_list(type_: pa.DataType) -> bool:
+    """Whether a column of this Arrow type holds arrays: a bag."""
+    return bool(pa.types.is_list(type_) or pa.types.is_large_list(type_) or pa.types.is_fixed_size_list(type_))
+
+
+def distinct(values: pa.Array) -> pa.DictionaryArray:
+    """A column as indices into a dictionary of its values."""
+    if pa.types.is_dictionary(values.type):
+        return values
+    if pa.types.is_decimal32(values.type) or pa.types.is_decimal64(values.type):  # Arrow has no dictionaries of these
+        values = values.cast(pa.decimal128(values.type.precision, values.type.scale))
+    return values.dictionary_encode()
 
 
 def canonical_text(values: pa.Array, kind: Kind, column: str) -> pa.Array:
@@ -143,7 +158,7 @@ def check_number(column: str, type_: pa.DataType, where: str) -> None:
 
 
 def _parse(values: pa.Array, column: str) -> NDArray[np.float64]:
-    encoded = values.dictionary_encode()
+    encoded = distinct(values)
     parsed: NDArray[np.float64] = np.full(len(encoded.dictionary) + 1, np.nan)
     for i, text in enumerate(encoded.dictionary.to_pylist()):
         if text is None or not text.strip():
@@ -165,29 +180,49 @@ def dictionary_indices(encoded: pa.DictionaryArray) -> NDArray[np.int32]:
     return indices
 
 
-def check_kind(column: str, type_: pa.DataType, where: str) -> Kind:
-    """What a categorical column holds.
+def check_kind(column: str, type_: pa.DataType, where: str, bag: bool = False) -> Kind:
+    """What a categorical column holds; of a bag, what its members are.
 
     Raises:
-        DataError: its type cannot be a category.
+        DataError: its type cannot be a category, or a bag of them.
     """
-    kind = kind_of(type_)
-    if kind is None:
+    members = bag and is_list(type_)
+    kind = kind_of(type_.value_type if members else type_)
+    if kind is not None and (members or not bag or kind == "text"):
+        return kind
+    if bag:
+        rule = "a bag takes an array of text, numbers, booleans or dates, or a text whose members a delimiter parts"
+        advice = "Cast it in the source, or leave out bag: true."
+    else:
+        rule = "a categorical field takes text, integers, floats, decimals, booleans or dates"
+        advice = "Cast it in the source, or take it out of columns.categorical."
+        if is_list(type_):
+            advice = f"Give the field bag: true, so that a row may have several values. {advice}"
+    raise DataError(f"Column '{column}' of {where} is {type_}: {rule}. {advice}")
+
+
+def check_weights(column: str, type_: pa.DataType, where: str) -> None:
+    """A column of a bag's weights holds arrays of numbers, or texts that may be such.
+
+    Raises:
+        DataError: it holds neither.
+    """
+    kind = kind_of(type_.value_type if is_list(type_) else type_)
+    if kind != "text" and not (kind == "number" and is_list(type_)):
         raise DataError(
-            f"Column '{column}' of {where} is {type_}: a categorical field takes text, integers, floats, decimals, "
-            "booleans or dates. Cast it in the source, or take it out of columns.categorical."
+            f"Column '{column}' of {where} is {type_}: the weights of a bag are an array of numbers, or a text of "
+            "numbers with the bag's delimiter. Cast it in the source."
         )
-    return kind
 
 
-def check_same_values(column: str, trained: Kind, arrived: Kind, vocabulary: pa.Array, where: str) -> None:
+def check_same_values(column: str, trained: Kind, arrived: Kind, vocabulary: pa.Array | None, where: str) -> None:
     """A column whose kind changed since training reads as the same values, or the job refuses.
 
     Args:
         column: its name.
         trained: what it held when the vocabulary was made.
         arrived: what it holds now.
-        vocabulary: the field's values (`large_string`).
+        vocabulary: the field's values (`large_string`); None where there is none to look into: hashes and crosses.
         where: the table, for the message.
 
     Raises:
@@ -196,16 +231,33 @@ def check_same_values(column: str, trained: Kind, arrived: Kind, vocabulary: pa.
     if arrived in (trained, "text"):
         return
     reason = f"the vocabulary was made from {trained} values"
-    if trained == "text":
-        texts = vocabulary.to_pylist()
-        other = next((text for text in texts if _reads_as(text, arrived) not in (None, text)), None)
-        if other is None and (not texts or any(_reads_as(text, arrived) == text for text in texts)):
-            return  # each text that can arrive this way is already written the canonical way
-        reason = f"the vocabulary holds the text {other if other is not None else texts[0]!r}"
+    if vocabulary is None:
+        reason = f"the ids were made from {trained} values"
+    elif trained == "text":
+        other = _not_canonical(vocabulary, arrived)
+        if other is None:
+            return
+        reason = f"the vocabulary holds the text {other!r}"
     raise DataError(
         f"Column '{column}' of {where} now holds {arrived} values, but {reason}, so the same value would not find its "
         f"id. Deliver the column as {trained}, or make the features and the model again."
     )
+
+
+def _not_canonical(vocabulary: pa.Array, kind: Kind) -> str | None:
+    """A text that shows that values of this kind are not what the vocabulary holds.
+
+    None where each text that can arrive this way is already written the canonical way, and there is one (or no text).
+    """
+    found = not len(vocabulary)
+    # A large vocabulary is never in memory as a whole.
+    for start in range(0, len(vocabulary), _SLICE):
+        for text in vocabulary.slice(start, _SLICE).to_pylist():
+            read = _reads_as(text, kind)
+            if read not in (None, text):
+                return str(text)
+            found = found or read == text
+    return None if found else str(vocabulary[0].as_py())
 
 
 def _reads_as(text: str, kind: Kind) -> str | None:

@@ -1,192 +1,225 @@
-"""The vocabulary: value ↔ id of every field, as a Parquet table people can query and an index that workers map.
+"""The vocabularies: value ↔ id, as Parquet tables people can query and as indices that workers map.
 
-On disk, under `encoding/`: `vocabulary.parquet` (field, value, id, count) and `index/*.npy`, four arrays over all
-fields in the specification's order. Within a field the index is sorted by the values' hashes, so that a lookup is a
-binary search over memory-mapped pages that all workers of a host share.
+On disk, under `encoding/`, for the vocabulary of number i: `vocabulary.parquet/<i>.parquet` (field, value, id, count)
+and `index/<i>/*.npy`. The values stand in the order of their ids (`offsets`, `text`); `slots` is a hash table over
+them, open addressing with linear probing. A lookup reads a few memory-mapped pages that all workers of a host share.
+Nothing that grows with the vocabulary is ever held in a process's own memory, neither then nor while it is written.
 """
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, BinaryIO, Self
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from numpy.typing import NDArray
+from numpy.lib.format import open_memmap, write_array_header_1_0
+from numpy.typing import DTypeLike, NDArray
 
 from nfm.contract.errors import DataError
 from nfm.contract.hashing import hash64
 
 SCHEMA = pa.schema([("field", pa.string()), ("value", pa.large_string()), ("id", pa.int32()), ("count", pa.int64())])
-_ARRAYS = ("hashes", "ids", "offsets", "text")
+_VALUES = pa.schema([SCHEMA.field("value"), SCHEMA.field("count")])
+_SEED = 0x51075  # of the slots' hash; part of the format, as the size of a block is
+_BLOCK = 1 << 20
+_LOOKUP = 1 << 16  # texts that are looked up at once
 
 
-def rank(counts: pa.Table, min_count: int = 1, max_size: int | None = None) -> pa.Table:
-    """The values that enter a field's vocabulary, in the order of their ids: (count descending, value ascending).
+def file(folder: Path, number: int) -> Path:
+    """A vocabulary's Parquet file, its rows in the order of the ids."""
+    return folder / "vocabulary.parquet" / f"{number:05}.parquet"
+
+
+def write(folder: Path, number: int, field: str, first_id: int, size: int, parts: Iterable[pa.Table]) -> str:
+    """Write one vocabulary, in memory for a part and a block of a million values.
 
     Args:
-        counts: columns `value` (texts without nulls, each once) and `count`.
-        min_count: values seen less often stay out.
-        max_size: at most so many values; None for all.
+        folder: the `encoding/` folder; it exists.
+        number: the vocabulary's place in `Spec.vocabularies`.
+        field: the field it is made for.
+        first_id: id of the first value (1 + oov_buckets).
+        size: how many values there are.
+        parts: tables with the columns `value` (texts without nulls, each once) and `count`, in the order of the ids.
+            The files do not depend on where the parts are cut.
 
     Returns:
-        `value` and `count` of the values that remain. The order is total: any order of the input gives the same.
+        The vocabulary's digest, as `FieldIndex.digest` finds it again.
     """
-    kept = counts.filter(pc.field("count") >= min_count).select(["value", "count"])
-    ranked = kept.sort_by([("count", "descending"), ("value", "ascending")])
-    return ranked if max_size is None else ranked.slice(0, max_size)
+    index, table = folder / "index" / str(number), file(folder, number)
+    index.mkdir(parents=True, exist_ok=True)  # a task that is tried again overwrites
+    table.parent.mkdir(exist_ok=True)
+    slots = open_memmap(index / "slots.npy", "w+", np.int32, (max(2 * size, 1),))
+    hash_offsets, hash_text = hashlib.sha256(), hashlib.sha256()
+    written, end = 0, 0
+    with (
+        pq.ParquetWriter(table, SCHEMA) as people,
+        (index / "offsets.npy").open("wb") as offsets_file,
+        (index / "text.npy").open("wb") as text_file,
+    ):
+        _header(offsets_file, np.int64, size + 1)
+        _header(text_file, np.uint8, 0)
+        first = np.zeros(1, np.int64)
+        offsets_file.write(first.data)
+        hash_offsets.update(first.data)
+        for block in _blocks(parts):
+            texts = pa.concat_arrays(block["value"].chunks)
+            assert written + len(texts) <= size, f"vocabulary of '{field}': more than the {size} values told"
+            ids = np.arange(first_id + written, first_id + written + len(texts), dtype=np.int32)
+            people.write_table(pa.table([pa.repeat(field, len(texts)), texts, ids, block["count"]], schema=SCHEMA))
+            offsets, text = _buffers(texts)
+            ends = offsets[1:] + (end - offsets[0])
+            for out, digest, content in ((offsets_file, hash_offsets, ends), (text_file, hash_text, text)):
+                out.write(content.data)
+                digest.update(content.data)
+            _insert(slots, hash64(texts, _SEED), written)
+            written, end = written + len(texts), int(ends[-1])
+        assert written == size, f"vocabulary of '{field}': {written} values where {size} were told"
+        # NumPy pads the header, so that it has one length whatever the size.
+        text_file.seek(0)
+        _header(text_file, np.uint8, end)
+    slots.flush()
+    return _digest(field, size, hash_offsets.digest(), hash_text.digest())
+
+
+def _header(out: BinaryIO, dtype: DTypeLike, size: int) -> None:
+    write_array_header_1_0(
+        out, {"descr": np.dtype(dtype).newbyteorder("<").str, "fortran_order": False, "shape": (size,)}
+    )
+
+
+def _blocks(parts: Iterable[pa.Table]) -> Iterator[pa.Table]:
+    """The same rows, in blocks of one size: what is written must not depend on the parts."""
+    waiting = _VALUES.empty_table()
+    for part in parts:
+        waiting = pa.concat_tables([waiting, part.select(_VALUES.names).cast(_VALUES)])
+        while len(waiting) >= _BLOCK:
+            yield waiting.slice(0, _BLOCK)
+            waiting = waiting.slice(_BLOCK)
+    if len(waiting):
+        yield waiting
+
+
+def _insert(slots: NDArray[np.int32], hashes: NDArray[np.uint64], first: int) -> None:
+    """Give each of the values at the positions from `first` on a slot."""
+    entries = np.arange(first + 1, first + 1 + len(hashes), dtype=np.int32)
+    at = _first_slot(hashes, len(slots))
+    while len(at):
+        free = slots[at] == 0
+        # Several values may want one slot: what it holds afterwards tells who has it, and the others go on.
+        slots[at[free]] = entries[free]
+        lost = slots[at] != entries
+        entries, at = entries[lost], (at[lost] + 1) % len(slots)
+
+
+def _first_slot(hashes: NDArray[np.uint64], slots: int) -> NDArray[np.int64]:
+    """The high half of the hash, scaled to the number of slots: a product and a shift, where a remainder is slow."""
+    return ((hashes >> np.uint64(32)) * np.uint64(slots) >> np.uint64(32)).astype(np.int64)
+
+
+def _digest(field: str, size: int, offsets: bytes, text: bytes) -> str:
+    return hashlib.sha256(f"{field}\0{size}\0".encode() + offsets + text).hexdigest()
+
+
+def _buffers(texts: pa.Array) -> tuple[NDArray[np.int64], NDArray[np.uint8]]:
+    """(V + 1,) where each text begins and ends in its buffer, and the bytes of these texts."""
+    _, offsets_buffer, text_buffer = texts.buffers()
+    offsets = np.frombuffer(offsets_buffer, np.int64)[texts.offset : texts.offset + len(texts) + 1]
+    return offsets, np.frombuffer(text_buffer or b"", np.uint8)[offsets[0] : offsets[-1]]
 
 
 @dataclass(frozen=True)
 class FieldIndex:
-    """One field's values, sorted by hash."""
+    """One vocabulary: V values in the order of their ids, and the S slots of their hash table."""
 
-    hashes: NDArray[np.uint64]  # (V,)
-    ids: NDArray[np.int32]  # (V,)
+    slots: NDArray[np.int32]  # (S,) position + 1 of the value, 0 where there is none
     texts: pa.Array  # (V,) large_string
 
-    def lookup(self, texts: pa.Array, seed: int) -> NDArray[np.int32]:
-        """(N,) ids of N texts without nulls; -1 where a text is not in the vocabulary."""
-        if not len(self.hashes) or not len(texts):
-            return np.full(len(texts), -1, np.int32)
-        hashes = hash64(texts, seed)
-        place = np.minimum(np.searchsorted(self.hashes, hashes), len(self.hashes) - 1)
-        hit = np.flatnonzero(self.hashes[place] == hashes)
-        # Two texts can share a hash: only the text itself decides.
-        same = pc.equal(self.texts.take(pa.array(place[hit])), texts.take(pa.array(hit)))
-        hit = hit[same.to_numpy(zero_copy_only=False)]
-        ids = np.full(len(texts), -1, np.int32)
-        ids[hit] = self.ids[place[hit]]
-        return ids
+    def lookup(self, texts: pa.Array) -> NDArray[np.int32]:
+        """(N,) positions of N texts (`large_string` without nulls); -1 where a text is not in the vocabulary.
 
-    def in_order_of_ids(self) -> pa.Array:
-        """(V,) the values, the most frequent first."""
-        return self.texts.take(pa.array(np.argsort(self.ids)))
+        The position of a value is its id less the field's `first_value`.
+        """
+        if len(texts) > _LOOKUP:  # so that a large batch needs no more memory than its positions
+            starts = range(0, len(texts), _LOOKUP)
+            return np.concatenate([self.lookup(texts.slice(start, _LOOKUP)) for start in starts])
+        asked, at = np.arange(len(texts)), _first_slot(hash64(texts, _SEED), len(self.slots))
+        pairs = [(asked[:0], self.slots[:0])]  # who asks, and the entries up to the first free slot
+        while len(asked):
+            entries = self.slots[at]
+            taken = np.flatnonzero(entries)
+            asked, at = asked[taken], at[taken] + 1
+            at[at == len(self.slots)] = 0
+            pairs.append((asked, entries[taken]))
+        asking, candidates = (np.concatenate(part) for part in zip(*pairs, strict=True))
+        candidates = candidates - 1
+        # Strangers share slots, and can share a hash: only the text itself decides. All pairs are compared at once,
+        # as the last rounds are many and of a few texts each.
+        same = pc.equal(self.texts.take(pa.array(candidates)), texts.take(pa.array(asking)))
+        hit = np.flatnonzero(same.to_numpy(zero_copy_only=False))
+        positions = np.full(len(texts), -1, np.int32)
+        positions[asking[hit]] = candidates[hit]
+        return positions
+
+    def digest(self, field: str) -> str:
+        """SHA-256 over the name of the field the vocabulary was made for, its size, and its values in order."""
+        parts = (hashlib.sha256(array.data).digest() for array in _buffers(self.texts))
+        return _digest(field, len(self.texts), *parts)
+
+    def is_sound(self) -> bool:
+        """Whether the slots lead to each value, and to nothing else; reads everything."""
+        size = len(self.texts)
+        if np.min(self.slots) < 0 or np.max(self.slots) > size or np.count_nonzero(self.slots) != size:
+            return False
+        starts = range(0, size, _BLOCK)
+        blocks = (self.texts.slice(start, _BLOCK) for start in starts)
+        return all(
+            np.array_equal(self.lookup(block), np.arange(start, start + len(block)))
+            for start, block in zip(starts, blocks, strict=True)
+        )
 
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """Every field's index, and the seed its hashes were made with."""
+    """Every vocabulary, by the name of the field it was made for."""
 
     fields: Mapping[str, FieldIndex]
-    seed: int
 
     @classmethod
-    def build(cls, ranked: Mapping[str, pa.Table], first_ids: Mapping[str, int]) -> Self:
-        """Index ranked values; the first value of a field gets its first id.
-
-        Args:
-            ranked: for each field, a table as `rank` returns it.
-            first_ids: for each field, the id of its most frequent value (1 + oov_buckets).
-        """
-        values = {name: _one_chunk(table["value"]) for name, table in ranked.items()}
-        # A seed under which no two values of a field collide makes the binary search exact. The first one nearly always
-        # does: ten million values collide with a probability of about 3e-6.
-        seed = 0
-        while any(_collide(hash64(texts, seed)) for texts in values.values()):
-            seed += 1
-        fields = {}
-        for name, texts in values.items():
-            hashes = hash64(texts, seed)
-            order = np.argsort(hashes)
-            ids = (order + first_ids[name]).astype(np.int32)
-            fields[name] = FieldIndex(hashes[order], ids, texts.take(pa.array(order)))
-        return cls(fields, seed)
-
-    @property
-    def digest(self) -> str:
-        """SHA-256 over the names of the fields and their values in the order of their ids."""
-        digest = hashlib.sha256()
-        for name, index in self.fields.items():
-            digest.update(f"{name}\0{len(index.hashes)}\0".encode())
-            for part in _buffers([index.in_order_of_ids()]):
-                digest.update(part.tobytes())
-        return digest.hexdigest()
-
-    def save(self, folder: Path, ranked: Mapping[str, pa.Table]) -> None:
-        """Write `vocabulary.parquet` and `index/*.npy` into an existing folder."""
-        tables = [
-            pa.table(
-                [
-                    pa.array([name] * len(table), pa.string()),
-                    table["value"],
-                    np.sort(self.fields[name].ids),
-                    table["count"],
-                ],
-                schema=SCHEMA,
-            )
-            for name, table in ranked.items()
-        ]
-        pq.write_table(pa.concat_tables(tables) if tables else SCHEMA.empty_table(), folder / "vocabulary.parquet")
-        indices = list(self.fields.values())
-        offsets, text = _buffers([index.texts for index in indices])
-        arrays: dict[str, Any] = {
-            "hashes": np.concatenate([index.hashes for index in indices] or [np.empty(0, np.uint64)]),
-            "ids": np.concatenate([index.ids for index in indices] or [np.empty(0, np.int32)]),
-            "offsets": offsets,
-            "text": text,
-        }
-        (folder / "index").mkdir()
-        for name in _ARRAYS:
-            np.save(folder / "index" / f"{name}.npy", arrays[name])
-
-    @classmethod
-    def load(cls, folder: Path, sizes: Sequence[tuple[str, int]], seed: int) -> Self:
-        """Map the index; nothing is read until a lookup needs it.
+    def load(cls, folder: Path, sizes: Mapping[str, int]) -> Self:
+        """Map the indices; nothing is read until a lookup needs it.
 
         Args:
             folder: the `encoding/` folder.
-            sizes: name and number of values of each field that has a vocabulary, in the specification's order.
-            seed: the specification's `hash_seed`.
+            sizes: `Spec.vocabularies`.
 
         Raises:
             DataError: a file is missing, or its size is not what the specification says.
         """
-        hashes, ids, offsets, text = (_map(folder / "index" / f"{name}.npy") for name in _ARRAYS)
-        total = sum(size for _, size in sizes)
-        for name, found, wanted in (
-            ("hashes", len(hashes), total),
-            ("ids", len(ids), total),
-            ("offsets", len(offsets), total + 1),
-            ("text", len(text), int(offsets[-1]) if len(offsets) else 0),
-        ):
-            if found != wanted:
-                raise DataError(
-                    f"{folder / 'index' / name}.npy holds {found} entries where spec.json and the other arrays ask for "
-                    f"{wanted}. Restore the file, or run the features job again."
-                )
-        texts = pa.LargeStringArray.from_buffers(total, pa.py_buffer(offsets), pa.py_buffer(text))
-        fields, start = {}, 0
-        for name, size in sizes:
-            part = slice(start, start + size)
-            fields[name] = FieldIndex(hashes[part], ids[part], texts[part])
-            start += size
-        return cls(fields, seed)
+        indices = enumerate(sizes.items())
+        return cls({name: _load(folder / "index" / str(number), size) for number, (name, size) in indices})
 
 
-def _map(path: Path) -> NDArray[Any]:
+def _load(folder: Path, size: int) -> FieldIndex:
+    slots = _map(folder / "slots.npy", np.int32, max(2 * size, 1))
+    offsets = _map(folder / "offsets.npy", np.int64, size + 1)
+    text = _map(folder / "text.npy", np.uint8, int(offsets[-1]))
+    texts = pa.LargeStringArray.from_buffers(size, pa.py_buffer(offsets), pa.py_buffer(text))
+    return FieldIndex(slots, texts)
+
+
+def _map(path: Path, dtype: DTypeLike, size: int) -> NDArray[Any]:
     try:
-        if path.stat().st_size <= 128:  # a header of 128 bytes and no content: nothing to map
-            return np.asarray(np.load(path, allow_pickle=False))
-        return np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
+        empty = path.stat().st_size <= 128  # a header of 128 bytes and no content: nothing to map
+        array = np.asarray(np.load(path, mmap_mode=None if empty else "r", allow_pickle=False))
     except (OSError, EOFError, ValueError) as error:
         raise DataError(f"{path} cannot be read ({error}). Restore the file, or run the features job again.") from error
-
-
-def _collide(hashes: NDArray[np.uint64]) -> bool:
-    return len(np.unique(hashes)) < len(hashes)
-
-
-def _one_chunk(texts: pa.ChunkedArray) -> pa.Array:
-    return pa.concat_arrays([pa.array([], pa.large_string()), *texts.cast(pa.large_string()).chunks])
-
-
-def _buffers(parts: list[pa.Array]) -> tuple[NDArray[np.int64], NDArray[np.uint8]]:
-    """Where each text ends, counted from 0, and all texts one behind the other."""
-    texts = _one_chunk(pa.chunked_array(parts, pa.large_string()))
-    _, offsets_buffer, text_buffer = texts.buffers()
-    offsets = np.frombuffer(offsets_buffer, np.int64)[: len(texts) + 1]
-    return offsets, np.frombuffer(text_buffer or b"", np.uint8)[: int(offsets[-1])]
+    if array.shape != (size,) or array.dtype != dtype:
+        raise DataError(
+            f"{path} holds {array.dtype} {array.shape} where spec.json and the other arrays ask for {np.dtype(dtype)} "
+            f"{(size,)}. Restore the file, or run the features job again."
+        )
+    return array

@@ -1,133 +1,185 @@
 """One pass over the raw table counts everything that the encoding is made of.
 
-Categories are counted by their canonical text. Numbers are counted after rounding to 12 significant bits: such a table
-of counts merges in any order to the same result, and every statistic of a number (quantiles, mean, spread, histogram)
-follows from it with a relative error of at most 2⁻¹² a value. It is the idea of DDSketch (Masson, Rim & Lee 2019).
+Categories are counted by their canonical text, numbers in cells (`features.cells`). Counts merge in any order to the
+same result. They stay on the executors: Spark adds them up and keeps them in files, for the vocabulary to be ranked and
+the facts to be summed up from.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from nfm.contract.schema import Kind
-from nfm.contract.values import canonical_text, dictionary_indices, numbers
-from nfm.features.split import fold_of
-from nfm.spark import map_rows
+from nfm.contract.columns import Rows, Values, field_values
+from nfm.contract.schema import FOLDS, Bag, Kind
+from nfm.contract.values import check_kind, numbers
+from nfm.features.cells import COUNTS, Cells, cells, merge
+from nfm.features.split import LEFT_OUT, Split, folds
+from nfm.table.scan import Scan
 
-SIGNIFICANT_BITS = 12
-
-# part: what is counted; text or number: its value (both null where it is missing).
-COUNTS = pa.schema(
-    [
-        ("part", pa.string()),
-        ("fold", pa.int8()),
-        ("text", pa.large_string()),
-        ("number", pa.float64()),
-        ("count", pa.int64()),
-    ]
+_GROUPS = 6  # fold × label
+# A row's part is the place of what is counted. Of its value, text or (cell, bits) is set; neither where it is missing.
+SCHEMA = pa.schema(
+    [("part", pa.int32()), ("text", pa.large_string()), ("cell", pa.int64()), ("bits", pa.int32())]
+    + [(name, pa.int64()) for name in COUNTS]
 )
+_DDL = "part int, text string, cell long, bits int, " + ", ".join(f"{name} long" for name in COUNTS)
+_PROBE = 32768  # rows that tell how fine a number's cells can be at most
 
 
 @dataclass(frozen=True)
 class Part:
-    """One thing to count: a column as categories (of a kind) or as numbers (kind None)."""
+    """One thing to count: a field's values, or with kinds () a column's numbers."""
 
     name: str
-    column: str
-    kind: Kind | None
+    columns: tuple[str, ...]
+    kinds: tuple[Kind, ...] = ()
+    bag: Bag | None = None
 
 
-@dataclass(frozen=True)
-class HashSplit:
-    """The settings of a split by hash."""
+def count(scan: Scan, label: str, parts: Sequence[Part], split: Split, target: Path) -> DataFrame:
+    """Count each part's values in each fold, into Parquet files.
 
-    by: tuple[str, ...]
-    valid: float
-    test: float
-    seed: int
-
-    def folds(self, batch: pa.RecordBatch) -> NDArray[np.int8]:
-        """(N,) the fold of each row."""
-        return fold_of([batch.column(name) for name in self.by], self.valid, self.test, self.seed)
-
-
-def count(table: DataFrame, parts: Sequence[Part], split: HashSplit) -> pa.Table:
-    """Count each part's values in each fold.
+    Args:
+        scan: the raw table.
+        label: its label column.
+        parts: what to count; the label itself is counted as part 0, and these from 1 on.
+        split: how rows are split.
+        target: a folder that is made.
 
     Returns:
-        A table like COUNTS: each (part, fold, value) once, in no order.
+        Rows like SCHEMA: each (part, value) once; a number's cells as the tasks found them, to be merged.
     """
-    needed = dict.fromkeys([part.column for part in parts] + list(split.by))
-    # The closure takes these two small values and nothing else.
+    needed = dict.fromkeys([label, *(c for part in parts for c in read_by(part)), *split.columns])
+    # The closure takes these small values and nothing else.
     the_parts, the_split = tuple(parts), split
 
-    def counted(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        return count_batches(batches, the_parts, the_split)
+    def counted(rows: Iterator[Rows]) -> Iterator[pa.RecordBatch]:
+        return count_rows(rows, label, the_parts, the_split)
 
-    partial = map_rows(table, needed, counted, "part string, fold byte, text string, number double, count long")
-    total = partial.groupBy("part", "fold", "text", "number").agg(F.sum("count").alias("count"))
-    return total.toArrow().cast(COUNTS)
+    partial = scan.map(needed, counted, _DDL)
+    total = partial.groupBy("part", "text", "cell", "bits").agg(*(F.sum(name).alias(name) for name in COUNTS))
+    total.write.parquet(str(target))
+    return partial.sparkSession.read.schema(_DDL).parquet(str(target))
 
 
-def count_batches(
-    batches: Iterable[pa.RecordBatch], parts: Sequence[Part], split: HashSplit
-) -> Iterator[pa.RecordBatch]:
-    """Partial counts of each batch, like COUNTS; needs no Spark."""
-    for batch in batches:
-        folds = split.folds(batch)
-        for part in parts:
-            values = batch.column(part.column)
-            if part.kind is None:
-                yield from _count_numbers(part.name, numbers(values, part.column), folds)
+def read_by(part: Part) -> tuple[str, ...]:
+    """The raw columns of a part."""
+    return part.columns + ((part.bag.weights,) if part.bag and part.bag.weights else ())
+
+
+def count_rows(all_rows: Iterable[Rows], label: str, parts: Sequence[Part], split: Split) -> Iterator[pa.RecordBatch]:
+    """Counts of one task's rows, like SCHEMA; needs no Spark."""
+    found: dict[int, Cells] = {}
+    for rows in all_rows:
+        labels, is_one = label_texts(rows, label)
+        fold = folds(split, rows, is_one)
+        groups = np.where(fold == LEFT_OUT, LEFT_OUT, fold * 2 + is_one).astype(np.int64)
+        yield _count_values(0, labels, groups)
+        for i, part in enumerate(parts, start=1):
+            if part.kinds:
+                yield _count_values(i, field_values(part.columns, part.kinds, part.bag, rows), groups)
             else:
-                yield _count_texts(part, values, folds)
+                x = numbers(rows.column(part.columns[0]), part.columns[0])
+                yield from _count_numbers(i, x, groups, found)
+    for i, part_cells in found.items():
+        yield _rows(i, part_cells.counts, cell=pa.array(part_cells.keys), bits=part_cells.bits)
 
 
-def _count_texts(part: Part, values: pa.Array, folds: NDArray[np.int8]) -> pa.RecordBatch:
-    assert part.kind is not None
-    encoded = values if pa.types.is_dictionary(values.type) else values.dictionary_encode()
-    size = len(encoded.dictionary)
-    # One number for a pair of fold and value: the pairs are counted, not the texts.
-    pairs, counts = np.unique(folds * np.int64(size + 1) + dictionary_indices(encoded), return_counts=True)
-    texts = pa.concat_arrays(
-        [canonical_text(encoded.dictionary, part.kind, part.column), pa.nulls(1, pa.large_string())]
-    )
-    return _rows(part.name, pairs // (size + 1), counts, texts=texts.take(pa.array(pairs % (size + 1))))
+def label_texts(rows: Rows, label: str) -> tuple[Values, NDArray[np.bool_]]:
+    """The labels' canonical texts, and (N,) which rows have a label that means 1."""
+    kind = check_kind(label, rows.column(label).type, "the table")
+    values = field_values((label,), (kind,), None, rows)
+    ones = pc.fill_null(pc.is_in(values.texts, pa.array(["1", "true"], pa.large_string())), False)
+    return values, np.append(ones.to_numpy(zero_copy_only=False), False)[values.indices]
 
 
-def _count_numbers(name: str, x: NDArray[np.float64], folds: NDArray[np.int8]) -> Iterator[pa.RecordBatch]:
-    rounded = round_significantly(x)
-    for fold in np.unique(folds):
-        values, counts = np.unique(rounded[folds == fold], return_counts=True)
-        present = pa.array(values, mask=np.isnan(values))
-        yield _rows(name, np.full(len(values), fold), counts, values=present)
+def _count_values(part: int, values: Values, groups: NDArray[np.int64]) -> pa.RecordBatch:
+    if values.offsets is not None:
+        groups = np.repeat(groups, np.diff(values.offsets))  # a member belongs where its bag does
+    indices = values.indices
+    if LEFT_OUT in groups:
+        indices, groups = indices[groups != LEFT_OUT], groups[groups != LEFT_OUT]
+    size = len(values.texts) + 1
+    counts = np.bincount(indices * np.int64(_GROUPS) + groups, minlength=size * _GROUPS).reshape(size, _GROUPS)
+    seen = np.flatnonzero(counts.any(axis=1))
+    texts = pa.concat_arrays([values.texts, pa.nulls(1, pa.large_string())]).take(pa.array(seen))
+    return _rows(part, counts[seen], texts=texts)
+
+
+def _count_numbers(
+    part: int, x: NDArray[np.float64], groups: NDArray[np.int64], found: dict[int, Cells]
+) -> Iterator[pa.RecordBatch]:
+    """Missing ones at once; the others are merged into what was found so far."""
+    x, groups = (x[groups != LEFT_OUT], groups[groups != LEFT_OUT]) if LEFT_OUT in groups else (x, groups)
+    present = ~np.isnan(x)
+    yield _rows(part, np.bincount(groups[~present], minlength=_GROUPS)[np.newaxis])
+    x, groups = x[present], groups[present]
+    if not len(x):
+        return
+    so_far = [found[part]] if part in found else []
+    probed = so_far or [cells(x[:_PROBE], groups[:_PROBE], _GROUPS)]
+    found[part] = merge([*so_far, cells(x, groups, _GROUPS, probed[0].bits)])
 
 
 def _rows(
-    name: str, folds: NDArray[Any], counts: NDArray[Any], texts: Any = None, values: Any = None
+    part: int, counts: NDArray[Any], texts: pa.Array = None, cell: pa.Array = None, bits: int | None = None
 ) -> pa.RecordBatch:
     n = len(counts)
+    by_fold = counts.reshape(n, len(FOLDS), 2)
+    positive = by_fold[:, :, 1]
     arrays = [
-        pa.array([name] * n, pa.string()),
-        pa.array(folds.astype(np.int8)),
+        pa.array(np.full(n, part, np.int32)),
         pa.nulls(n, pa.large_string()) if texts is None else texts,
-        pa.nulls(n, pa.float64()) if values is None else values,
-        pa.array(counts.astype(np.int64)),
+        pa.nulls(n, pa.int64()) if cell is None else cell,
+        pa.array([bits] * n, pa.int32()),
+        *(pa.array(by_fold[:, i].sum(axis=1)) for i in range(len(FOLDS))),
+        pa.array(positive[:, 0]),
+        pa.array(positive[:, 1:].sum(axis=1)),
     ]
-    return pa.RecordBatch.from_arrays(arrays, schema=COUNTS)
+    return pa.RecordBatch.from_arrays(arrays, schema=SCHEMA)
 
 
-def round_significantly(x: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Round to SIGNIFICANT_BITS; NaN stays, and -0.0 becomes 0.0."""
-    mantissa, exponent = np.frexp(x)
-    scale = 2.0**SIGNIFICANT_BITS
-    limit = np.finfo(np.float64).max  # rounding up the largest floats must not make them infinite
-    with np.errstate(over="ignore"):
-        rounded = np.ldexp(np.round(mantissa * scale) / scale, exponent)
-    return np.clip(rounded, -limit, limit) + 0.0
+def number_cells(counts: DataFrame) -> dict[int, Cells]:
+    """The cells of each numeric part over all tasks, their counts in the order of COUNTS; merged on the executors."""
+    rows = counts.where("cell is not null")
+
+    def merged(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        return merge_cells(batches)
+
+    # All of a part's cells meet in one task, which holds LIMIT of them for each part.
+    together = rows.repartition("part").mapInArrow(merged, _DDL).toArrow()
+    result = {}
+    for part in together["part"].unique().to_pylist():
+        mine = together.filter(pc.field("part") == part)
+        matrix = np.stack([mine[name].to_numpy() for name in COUNTS], axis=1)
+        result[part] = Cells(mine["bits"][0].as_py(), mine["cell"].to_numpy(), matrix)
+    return result
+
+
+def merge_cells(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    """Rows of cells → each part's cells merged; needs no Spark."""
+    found: dict[int, Cells] = {}
+    for batch in batches:
+        part, bits = (batch.column(name).to_numpy() for name in ("part", "bits"))
+        keys = batch.column("cell").to_numpy()
+        counts = np.stack([batch.column(name).to_numpy() for name in COUNTS], axis=1)
+        for i in np.unique(part):
+            pieces = [found[i]] if i in found else []
+            for b in np.unique(bits[part == i]):
+                rows = np.flatnonzero((part == i) & (bits == b))
+                pieces.append(Cells(int(b), keys[rows], counts[rows]))
+            found[i] = merge(pieces)
+    for i, part_cells in found.items():
+        n = len(part_cells.keys)
+        fixed = [pa.array(np.full(n, i, np.int32)), pa.nulls(n, pa.large_string()), pa.array(part_cells.keys)]
+        fixed.append(pa.array(np.full(n, part_cells.bits, np.int32)))
+        columns = [pa.array(column) for column in np.ascontiguousarray(part_cells.counts.T)]
+        yield pa.RecordBatch.from_arrays([*fixed, *columns], schema=SCHEMA)

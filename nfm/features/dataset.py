@@ -2,26 +2,37 @@
 
 import json
 import logging
-from collections.abc import Iterable, Iterator, Mapping
+import shutil
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
-from numpy.typing import NDArray
-from pyspark.sql import DataFrame, SparkSession
-from pyspark.sql import types as T
+from pyspark.sql import SparkSession
 
 from nfm.config import Config
-from nfm.contract.encoder import ENCODER_FILES, Encoding, check_columns
+from nfm.contract.columns import check_categorical
+from nfm.contract.encoder import Encoding, check_columns
+from nfm.contract.errors import DataError
 from nfm.contract.publish import publish
-from nfm.contract.schema import DATASET_MARKER, FOLDS, Spec
-from nfm.contract.values import canonical_text, check_kind, check_number, kind_of, numbers
-from nfm.features.count import HashSplit, count
-from nfm.features.encoding import make, parts
-from nfm.spark import arrow_schema, distribute, map_rows, on_worker, read, told_plainly
+from nfm.contract.schema import DATASET_MARKER, Kind
+from nfm.contract.values import check_kind, check_number
+from nfm.features import facts, vocabularies
+from nfm.features.encode import RawColumns, encode
+from nfm.features.encoding import (
+    bag_of,
+    check_growth,
+    grown,
+    number_part,
+    recipes,
+    specify,
+)
+from nfm.features.report import write as write_report
+from nfm.features.split import Split, moment
+from nfm.features.statistics import Distribution
+from nfm.spark import told_plainly
+from nfm.table.scan import Scan, open_scan
 
 log = logging.getLogger(__name__)
 
@@ -29,16 +40,88 @@ ENCODING_MARKER = "spec.json"
 
 
 @dataclass(frozen=True)
-class RawColumns:
-    """Columns of the raw table that go into the dataset beside the encoded ones."""
+class Growth:
+    """What `--grow-from` says."""
 
-    key: Mapping[str, str]  # name in the dataset → raw column
-    label: str
-    weight: str | None
+    folder: Path  # the encoding/ that is to grow
+    refresh_numbers: bool  # learn the numbers anew; kept as they are otherwise
 
 
-def build(spark: SparkSession, config: Config) -> Mapping[str, Any]:
+@dataclass(frozen=True)
+class Prepared:
+    """What is known before any work: the table fits the settings."""
+
+    scan: Scan
+    split: Split
+    kinds: Mapping[str, Kind]  # what each categorical column, and the label, holds
+    growth: Growth | None
+    old: Encoding | None
+
+
+def prepare(spark: SparkSession, config: Config, growth: Growth | None = None) -> Prepared:
+    """Look at the table's columns, and at the encoding that is to grow.
+
+    Raises:
+        DataError: a column is missing or of a type that its use does not allow; or the encoding cannot grow so.
+    """
+    columns, where = config.columns, str(config.source)
+    by_hash = config.split.time is None and config.split.column is None
+    split = Split(
+        **{key: getattr(config.split, key) for key in Split.__dataclass_fields__ if key not in ("by", "key")},
+        by=(config.split.by or columns.key) if by_hash else (),
+        key=columns.key,
+    )
+    weight = (columns.weight,) if columns.weight else ()
+    wanted = dict.fromkeys(
+        [*columns.key, columns.label, *weight, *split.columns, *columns.inputs, *config.dataset.partition_by]
+    )
+
+    def needed(schema: pa.Schema) -> Iterable[str]:
+        check_columns(wanted, schema, where, "The configuration's columns, split and dataset.partition_by name it.")
+        return wanted
+
+    scan = open_scan(spark, config.source, needed)
+    schema = scan.schema
+    kinds = {columns.label: check_kind(columns.label, schema.field(columns.label).type, where)}
+    for name, field in columns.categorical.items():
+        kinds |= check_categorical(field.columns(name), bag_of(field), schema, where)
+    for name, field in columns.categorical.items():
+        if field.share_with is not None:
+            owner = columns.categorical[field.share_with].columns(field.share_with)[0]
+            _check_shared(name, kinds[field.columns(name)[0]], owner, kinds[owner], where)
+    for name in columns.key:
+        if pa.types.is_nested(schema.field(name).type):
+            raise DataError(f"Key column '{name}' of {where} is {schema.field(name).type}: a key is one plain value.")
+    for name in config.dataset.partition_by:
+        check_kind(name, schema.field(name).type, where)
+    for column in [s.column or name for name, s in columns.numeric.items()] + list(weight):
+        check_number(column, schema.field(column).type, where)
+    for bound in (split.valid_from, split.test_from):
+        if split.time is not None and bound is not None:
+            moment(bound, schema.field(split.time).type, split.time)
+    old = None
+    if growth is not None:
+        old = Encoding.load(growth.folder)
+        check_growth(columns, kinds, old.spec, str(growth.folder))
+        old.verify(str(growth.folder))
+    return Prepared(scan, split, kinds, growth, old)
+
+
+def _check_shared(name: str, mine: Kind, owner: str, other: Kind, where: str) -> None:
+    if mine != other:
+        raise DataError(
+            f"Field '{name}' of {where} shares its vocabulary with column '{owner}', but holds {mine} values where "
+            f"that holds {other}: the same value would not be the same text. Cast one of them in the source."
+        )
+
+
+def build(spark: SparkSession, config: Config, prepared: Prepared | None = None) -> Mapping[str, Any]:
     """Raw table → `dataset/` and `encoding/`.
+
+    Args:
+        spark: the session.
+        config: the settings.
+        prepared: what `prepare` returned; it is called unless given.
 
     Returns:
         The statistics that stand in encoding/statistics.json.
@@ -46,110 +129,51 @@ def build(spark: SparkSession, config: Config) -> Mapping[str, Any]:
     Raises:
         DataError: the table breaks its contract; nothing is published then.
     """
-    table, split = checked_table(spark, config)
-    where = str(config.source)
-    schema = arrow_schema(table)
-    categorical = [field.column or name for name, field in config.columns.categorical.items()]
-    for name, number in config.columns.numeric.items():
-        check_number(number.column or name, schema.field(number.column or name).type, where)
-    kinds = {name: check_kind(name, schema.field(name).type, where) for name in [config.columns.label, *categorical]}
+    prepared = prepared or prepare(spark, config)
+    scan, split, where, columns = prepared.scan, prepared.split, str(config.source), config.columns
     # The places are taken before the work: a run that meets another one, or a folder that is not ours, says so at once.
     with (
         told_plainly(where),
         publish(config.encoding_folder, ENCODING_MARKER) as encoding_staging,
         publish(config.dataset_folder, DATASET_MARKER) as dataset_staging,
     ):
+        scratch = encoding_staging / "_scratch"
         log.info("counting the values of %s", where)
-        counts = count(table, parts(config.columns, kinds), split)
-        made = make(config.columns, kinds, counts, where)
-        log.info("encoding %s rows", f"{sum(made.statistics['rows'].values()):,}")
-        made.save(encoding_staging)
-        _write(spark, table, config, made.encoding.spec, encoding_staging, split, dataset_staging)
-        facts = {"encoding_fingerprint": made.encoding.spec.fingerprint, "rows": made.statistics["rows"]}
-        (dataset_staging / DATASET_MARKER).write_text(json.dumps(facts, indent=1))
-    return made.statistics
-
-
-def checked_table(spark: SparkSession, config: Config) -> tuple[DataFrame, HashSplit]:
-    """The source's table, once it is known to have every column, and how its rows are split.
-
-    Raises:
-        DataError: names the column that is missing, and what the table has.
-    """
-    columns, split = config.columns, config.split
-    table = read(spark, config.source)
-    hash_split = HashSplit(split.by or columns.key, split.valid, split.test, split.seed)
-    wanted = [*columns.key, columns.label, *([columns.weight] if columns.weight else []), *hash_split.by]
-    wanted += [s.column or name for part in (columns.categorical, columns.numeric) for name, s in part.items()]
-    check_columns(
-        dict.fromkeys(wanted), arrow_schema(table), str(config.source), "The configuration's columns and split name it."
-    )
-    return table, hash_split
-
-
-def _write(
-    spark: SparkSession,
-    table: DataFrame,
-    config: Config,
-    spec: Spec,
-    encoding_folder: Path,
-    split: HashSplit,
-    target: Path,
-) -> None:
-    columns = config.columns
-    encoded_names = [
-        *(field.name for field in spec.fields),
-        *(out for number in spec.numbers for out in number.outputs),
-    ]
-    raw = RawColumns(_key_names(columns.key, encoded_names), columns.label, columns.weight)
-    raw_types = {field.name: field.dataType for field in table.schema.fields}
-    schema = T.StructType(
-        [T.StructField(name, raw_types[source]) for name, source in raw.key.items()]
-        + [T.StructField("label", T.FloatType()), T.StructField("weight", T.FloatType())]
-        + [T.StructField(field.name, T.IntegerType()) for field in spec.fields]
-        + [T.StructField(name, T.FloatType()) for number in spec.numbers for name in number.outputs]
-        + [T.StructField("fold", T.StringType())]
-    )
-    # The closure takes these small values and the broadcast's handle, never the vocabulary itself.
-    files, fingerprint = distribute(spark, encoding_folder, ENCODER_FILES), spec.fingerprint
-
-    def encoded(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        return encode_batches(batches, on_worker(files, fingerprint, Encoding.load), raw, split)
-
-    needed = dict.fromkeys(
-        [*raw.key.values(), raw.label, *([raw.weight] if raw.weight else []), *split.by, *spec.columns]
-    )
-    rows = map_rows(table, needed, encoded, schema)
-    rows.write.mode("append").partitionBy("fold").parquet(str(target))
-
-
-def _key_names(key: tuple[str, ...], encoded: Iterable[str]) -> dict[str, str]:
-    """A key column keeps its name, unless a field has it too: then the raw key is called key_…"""
-    taken = {name.lower() for name in encoded} | {"label", "weight", "fold"}
-    return {(f"key_{name}" if name.lower() in taken else name): name for name in key}
-
-
-def encode_batches(
-    batches: Iterable[pa.RecordBatch], encoding: Encoding, raw: RawColumns, split: HashSplit
-) -> Iterator[pa.RecordBatch]:
-    """Raw rows → the dataset's rows, fold included; needs no Spark."""
-    for batch in batches:
-        columns: dict[str, Any] = {name: batch.column(source) for name, source in raw.key.items()}
-        columns["label"] = _labels(batch.column(raw.label))
-        columns["weight"] = (
-            np.ones(len(batch), np.float32)
-            if raw.weight is None
-            else numbers(batch.column(raw.weight), raw.weight).astype(np.float32)
+        counted = facts.Counted.of(scan, config, prepared.kinds, split, scratch / "counts")
+        log.info("ranking the values of %s rows", f"{sum(counted.rows.values()):,}")
+        grow_from = (prepared.growth.folder, prepared.old) if prepared.growth and prepared.old else None
+        made, growths = vocabularies.make(
+            spark, counted.counts, recipes(columns, counted.places), encoding_staging, scratch, grow_from
         )
-        columns |= encoding.encode(batch)
-        columns["fold"] = pa.array(FOLDS).take(pa.array(split.folds(batch)))
-        yield pa.RecordBatch.from_pydict({name: pa.array(values) for name, values in columns.items()})
+        distributions = {name: Distribution.of_train(counted.cells_of(number_part(name))) for name in columns.numeric}
+        spec = specify(columns, prepared.kinds, made, distributions, split.negative_rate)
+        if prepared.growth and prepared.old:
+            spec = grown(spec, prepared.old, prepared.growth.refresh_numbers)
+        (encoding_staging / ENCODING_MARKER).write_text(spec.to_json())
+        shutil.rmtree(scratch)
+
+        log.info("encoding")
+        raw = RawColumns(
+            _key_names(columns.key, spec.outputs, config.dataset.partition_by),
+            columns.label,
+            columns.weight,
+            config.dataset.partition_by,
+        )
+        encoded = encode(spark, scan, spec, encoding_staging, raw, split, dataset_staging)
+        if encoded.rows != counted.rows:
+            raise DataError(
+                f"{where} changed while it was read: {sum(counted.rows.values())} rows were counted, and then "
+                f"{sum(encoded.rows.values())} encoded. The old dataset was left as it was; run the job again."
+            )
+        statistics = facts.gather(config, scan, spec, counted, encoded, distributions, made, growths)
+        (encoding_staging / "statistics.json").write_text(json.dumps(statistics, indent=1, allow_nan=False))
+        write_report(encoding_staging / "report.html", statistics)
+        marker = {"encoding_fingerprint": spec.fingerprint, "rows": counted.rows}
+        (dataset_staging / DATASET_MARKER).write_text(json.dumps(marker, indent=1))
+    return statistics
 
 
-def _labels(values: pa.Array) -> NDArray[np.float32]:
-    """(N,) 0.0 and 1.0; the counts have shown that there is nothing else."""
-    kind = kind_of(values.type)
-    assert kind is not None
-    encoded = values if pa.types.is_dictionary(values.type) else values.dictionary_encode()
-    ones = pc.is_in(canonical_text(encoded.dictionary, kind, "label"), pa.array(["1", "true"], pa.large_string()))
-    return np.asarray(ones.take(encoded.indices).to_numpy(zero_copy_only=False), np.float32)
+def _key_names(key: tuple[str, ...], encoded: Iterable[str], partitions: Iterable[str]) -> dict[str, str]:
+    """A key column keeps its name, unless a field or a folder has it too: then the raw key is called key_…"""
+    taken = {name.lower() for name in (*encoded, *partitions)} | {"label", "weight", "fold"}
+    return {(f"key_{name}" if name.lower() in taken else name): name for name in key}

@@ -1,12 +1,17 @@
 """What the counts of a number say: its quantiles, mean and spread, and the transformation that follows from them."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from nfm.config import Numeric
 from nfm.contract.schema import Number
+from nfm.features.cells import COUNTS, EXACT, Cells
+
+_BINS = 40  # of a histogram
 
 
 @dataclass(frozen=True)
@@ -15,6 +20,15 @@ class Distribution:
 
     values: NDArray[np.float64]
     counts: NDArray[np.int64]
+
+    @classmethod
+    def of_train(cls, cells: Cells | None) -> Self:
+        """The train fold's values of a number; no cells at all where it is always missing."""
+        if cells is None:
+            return cls(np.empty(0), np.empty(0, np.int64))
+        counts = cells.counts[:, COUNTS.index("train")]
+        seen = counts > 0
+        return cls(cells.values[seen], counts[seen])
 
     @property
     def rows(self) -> int:
@@ -32,10 +46,11 @@ class Distribution:
         return float(np.sqrt(np.dot((self.values - self.mean) ** 2, self.counts) / self.rows))
 
     def quantile(self, q: float) -> float:
-        """The smallest value that at least a share q of the rows does not exceed."""
-        cumulative = np.cumsum(self.counts)
-        place = np.searchsorted(cumulative, q * self.rows * (1 - 1e-12))
-        return float(self.values[min(int(place), len(self.values) - 1)])
+        """The q-quantile of the rows, between two of them by linear interpolation, as NumPy and pandas have it."""
+        ends = np.cumsum(self.counts)
+        place = q * (self.rows - 1)
+        low, high = (self.values[np.searchsorted(ends, at, side="right")] for at in (np.floor(place), np.ceil(place)))
+        return float(low if low == high else low + (high - low) * (place - np.floor(place)))
 
     def clipped(self, low: float, high: float) -> "Distribution":
         """The same rows, each moved to the nearest value within the bounds."""
@@ -76,3 +91,60 @@ def bucket_edges(buckets: int, train: Distribution) -> tuple[float, ...]:
         return ()
     quantiles = {train.quantile(i / buckets) for i in range(1, buckets)}
     return tuple(sorted(edge for edge in quantiles if edge > train.values[0]))
+
+
+def number_facts(cells: Cells | None, train: Distribution, missing: Mapping[str, int]) -> dict[str, Any]:
+    """A number's facts: mean, spread, quantiles and histogram of the train fold; how well it ranks the labels."""
+    facts: dict[str, Any] = {"missing": dict(missing), "histogram": None, "log": False, "exact": True, "auc": None}
+    if cells is None or not train.rows:
+        return facts
+    counts = dict(zip(COUNTS, cells.counts.T, strict=True))
+    ones = counts["held_positive"]
+    ranked = auc(cells.values, ones, counts["valid"] + counts["test"] - ones)
+    histogram, log = _histogram(train)
+    return facts | {
+        "mean": train.mean,
+        "std": train.std,
+        "min": float(train.values[0]),
+        "median": train.quantile(0.5),
+        "max": float(train.values[-1]),
+        "histogram": histogram,
+        "log": log,
+        "exact": cells.bits == EXACT,
+        "relative_error": 0.0 if cells.bits == EXACT else 2.0 ** -(cells.bits + 1),
+        "auc": None if ranked is None else max(ranked, 1 - ranked),
+    }
+
+
+def _histogram(train: Distribution) -> tuple[dict[str, Sequence[float]], bool]:
+    """Counts in bins of equal width; of equal ratio where the values are positive and far apart."""
+    low, high = float(train.values[0]), float(train.values[-1])
+    log = low > 0 and high / low > 100 and train.mean > 3 * train.quantile(0.5) / 2
+    x = np.log10(train.values) if log else train.values
+    few = len(x) <= _BINS
+    if few:  # a bin for each value, between the middles
+        middles = (x[1:] + x[:-1]) / 2
+        edges = np.concatenate([x[:1], middles, x[-1:]])
+        counts = train.counts
+    else:
+        counts, edges = np.histogram(x, _BINS, weights=train.counts)
+    if log:
+        edges = 10.0**edges
+        edges[0], edges[-1] = low, high
+    return {"edges": edges.tolist(), "counts": counts.astype(np.int64).tolist()}, log
+
+
+def auc(scores: NDArray[Any], ones: NDArray[Any], zeros: NDArray[Any]) -> float | None:
+    """Area under the ROC curve of groups of rows that share a score; ties count half. None without both labels.
+
+    Args:
+        scores: (S,), need be neither sorted nor distinct.
+        ones: (S,) rows of label 1 with that score.
+        zeros: (S,) rows of label 0.
+    """
+    if not ones.sum() or not zeros.sum():
+        return None
+    _, place = np.unique(scores, return_inverse=True)
+    ones, zeros = (np.bincount(place, weights=x) for x in (ones, zeros))
+    below = np.cumsum(zeros) - zeros
+    return float(np.sum(ones * (below + zeros / 2)) / (ones.sum() * zeros.sum()))

@@ -1,37 +1,51 @@
 """What the feature job tells people."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from nfm.config import Config
 from nfm.contract.schema import FOLDS
+from nfm.features.dataset import Prepared
+
+_COVERAGE = ("coverage_before", "coverage_after")
 
 
-def plan(config: Config, columns: Sequence[str]) -> str:
+def plan(config: Config, prepared: Prepared) -> str:
     """What the job would do."""
-    split = config.split
-    by = ", ".join(split.by or config.columns.key)
-    fields = [*config.columns.categorical, *(n for n, s in config.columns.numeric.items() if s.buckets)]
-    numbers = [n for n, s in config.columns.numeric.items() if not s.buckets]
-    return "\n".join(
-        [
-            f"Plan of {config.name}: nothing was read but the table's columns, nothing was written.",
-            f"  source    {config.source} ({len(columns)} columns: {', '.join(columns)})",
-            f"  where     {config.source.where or 'all rows'}",
-            f"  fields    {', '.join(fields) or 'none'}",
-            f"  numbers   {', '.join(numbers) or 'none'}",
-            f"  folds     train {1 - split.valid - split.test:.0%}, valid {split.valid:.0%}, test {split.test:.0%}, "
-            f"by hash of {by}",
-            f"  dataset   {config.dataset_folder}",
-            f"  encoding  {config.encoding_folder}",
-        ]
-    )
+    scan, spec = prepared.scan, config.columns
+    forms = {
+        "hashed": [name for name, s in spec.categorical.items() if s.hash_buckets],
+        "bags": [name for name, s in spec.categorical.items() if s.bag],
+        "crosses": [name for name, s in spec.categorical.items() if s.cross],
+    }
+    fields = [*spec.categorical, *(n for n, s in spec.numeric.items() if s.buckets)]
+    numbers = [n for n, s in spec.numeric.items() if not s.buckets]
+    lines = [
+        f"Plan of {config.name}: nothing was read but the table's columns, nothing was written.",
+        f"  source    {config.source} ({len(scan.schema)} columns: {', '.join(scan.schema.names)})",
+        f"  where     {config.source.where or 'all rows'}",
+        f"  scan      {scan.method}: {scan.reason}",
+    ]
+    if scan.splits:
+        lines.append(f"  splits    {len(scan.splits)}, one a task; two passes: count, then encode")
+    if config.source.on_corrupt == "skip":
+        lines.append("  corrupt   files are looked for first, in one more pass, and left out")
+    lines += [f"  fields    {', '.join(fields) or 'none'}", f"  numbers   {', '.join(numbers) or 'none'}"]
+    lines += [f"  {form:<10}{', '.join(names)}" for form, names in forms.items() if names]
+    lines.append(f"  folds     {prepared.split}")
+    if prepared.growth:
+        kept = "learned anew" if prepared.growth.refresh_numbers else "kept"
+        lines.append(f"  grows     from {prepared.growth.folder}: its ids stay, its numbers are {kept}")
+    return "\n".join([*lines, f"  dataset   {config.dataset_folder}", f"  encoding  {config.encoding_folder}"])
 
 
 def summary(config: Config, statistics: Mapping[str, Any]) -> str:
     """What the job did: rows, labels and fields per fold, and where it lies."""
     rows, rate = statistics["rows"], statistics["label_rate"]
     lines = [f"Features of {config.name}: {sum(rows.values()):,} rows of {config.source}"]
+    lines += [f"  skipped   {path}, which cannot be read" for path in statistics["skipped_files"]]
+    if statistics["left_out"]:
+        lines.append(f"  left out  {statistics['left_out']:,} of train's negatives (split.negative_rate)")
     for fold in FOLDS:
         share = "" if rate[fold] is None else f"   {config.columns.label} = 1 in {rate[fold]:.1%}"
         lines.append(f"  {fold:<7}{rows[fold]:>12,} rows{share}")
@@ -39,11 +53,12 @@ def summary(config: Config, statistics: Mapping[str, Any]) -> str:
         width = max(12, *(len(name) for name in statistics["fields"]))
         lines.append(f"  {'field':<{width}}  vocabulary  missing in train  unseen in valid+test")
         for name, facts in statistics["fields"].items():
-            unseen = sum(facts["out_of_vocabulary"][fold] for fold in ("valid", "test"))
-            lines.append(
-                f"  {name:<{width}}{facts['vocabulary']:>12,}{_share(facts['missing']['train'], rows['train']):>18}"
-                f"{_share(unseen, rows['valid'] + rows['test']):>22}"
+            unseen, values = (
+                sum(facts[what][fold] for fold in ("valid", "test")) for what in ("out_of_vocabulary", "values")
             )
+            size = "hashed" if facts["form"] == "hashed" else f"{facts['vocabulary']:,}"
+            missing = _share(facts["missing"]["train"], facts["values"]["train"])
+            lines.append(f"  {name:<{width}}{size:>12}{missing:>18}{_share(unseen, values):>22}")
     if statistics["numbers"]:
         width = max(12, *(len(name) for name in statistics["numbers"]))
         lines.append(f"  {'number':<{width}}        mean            median  missing in train")
@@ -55,7 +70,21 @@ def summary(config: Config, statistics: Mapping[str, Any]) -> str:
         made = statistics["numbers"][name].get("buckets")
         if settings.buckets is not None and made < settings.buckets:
             lines.append(f"  note      {name} has {made} of {settings.buckets} buckets: many rows share a value")
-    lines += [f"  dataset   {config.dataset_folder}", f"  encoding  {config.encoding_folder}"]
+    if statistics["grown"]:
+        lines.append(f"  grown from {statistics['grown']['from'][:12]}…: no id has moved")
+        for name, facts in statistics["grown"]["fields"].items():
+            covered = [f"{facts[when]:.1%}" if facts[when] is not None else "–" for when in _COVERAGE]
+            lines.append(
+                f"    {name}: {facts['added']:,} values added to {facts['before']:,}, which covers {covered[1]} of the "
+                f"new rows' values instead of {covered[0]}"
+            )
+    for finding in statistics["findings"]:
+        lines.append(f"  look at   {finding['about']}: {finding['text']}")
+    lines += [
+        f"  dataset   {config.dataset_folder}",
+        f"  encoding  {config.encoding_folder}",
+        f"  report    {config.encoding_folder / 'report.html'}",
+    ]
     return "\n".join(lines)
 
 

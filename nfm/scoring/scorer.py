@@ -9,15 +9,20 @@ from numpy.typing import NDArray
 
 from nfm.contract.artifact import Artifact
 from nfm.contract.encoder import inputs
-from nfm.contract.schema import MISSING, Spec
+from nfm.contract.schema import MISSING, Field, Spec
 from nfm.contract.values import numbers
 from nfm.scoring.forward import score
 
 
 def count_names(spec: Spec) -> list[tuple[str, str]]:
     """What `score_batch` counts: (what, name of the field or number)."""
-    per_field = [(what, field.name) for field in spec.fields for what in ("missing", "out_of_vocabulary")]
+    per_field = [(what, field.name) for field in spec.fields for what in _what(field)]
     return per_field + [("missing", number.name) for number in spec.numbers]
+
+
+def _what(field: Field) -> tuple[str, ...]:
+    """A hashed field has no vocabulary that a value could be out of."""
+    return ("missing",) if field.hashed else ("missing", "out_of_vocabulary")
 
 
 def score_batch(artifact: Artifact, batch: pa.RecordBatch) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
@@ -36,9 +41,10 @@ def _counts(spec: Spec, batch: pa.RecordBatch, columns: dict[str, NDArray[Any]])
     for field in spec.fields:
         ids = columns[field.name]
         missing = np.count_nonzero(ids == MISSING)
-        counts += [missing, np.count_nonzero(ids < field.first_value) - missing]
-    for number in spec.numbers:
-        counts.append(np.count_nonzero(np.isnan(numbers(batch.column(number.column), number.column))))
+        counts.append(missing)
+        if not field.hashed:
+            counts.append(np.count_nonzero(ids < field.first_value) - missing)
+    counts += [np.count_nonzero(np.isnan(numbers(batch.column(n.column), n.column))) for n in spec.numbers]
     return np.array(counts, np.int64)
 
 

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from nfm.contract.encoder import Inputs, inputs
+from nfm.contract.encoder import Inputs, inputs, refuse_bags
 from nfm.contract.errors import DataError
 from nfm.contract.schema import DATASET_MARKER, FOLDS, Spec
 
@@ -51,8 +51,10 @@ def read_folds(folder: Path, spec: Spec) -> dict[str, Fold]:
     """Read the dataset's folds; one without rows is an empty fold.
 
     Raises:
-        DataError: no dataset, one made with another encoding, a file that cannot be read, or no rows to train on.
+        DataError: no dataset, one made with another encoding, a file that cannot be read, no rows to train on, or a
+            field that is a bag.
     """
+    refuse_bags(spec)
     marker = folder / DATASET_MARKER
     try:
         facts = json.loads(marker.read_text())
@@ -79,16 +81,15 @@ def read_folds(folder: Path, spec: Spec) -> dict[str, Fold]:
 
 
 def _read(folder: Path, spec: Spec) -> Fold:
-    names = [*(f.name for f in spec.fields), *(out for n in spec.numbers for out in n.outputs)]
     tables = []
     for path in sorted(folder.glob("*.parquet")):
         try:
-            tables.append(pq.ParquetFile(path).read(columns=[*names, "label", "weight"]))
+            tables.append(pq.ParquetFile(path).read(columns=[*spec.outputs, "label", "weight"]))
         except (OSError, pa.ArrowException) as error:
             raise DataError(f"{path} cannot be read ({error}). Run jobs/features.py again.") from error
     if not tables:
         nothing = np.empty(0, np.float32)
-        return Fold(inputs(spec, dict.fromkeys(names, nothing)), nothing, nothing)
+        return Fold(inputs(spec, dict.fromkeys(spec.outputs, nothing)), nothing, nothing)
     table = pa.concat_tables(tables)
     columns = {name: table[name].to_numpy() for name in table.column_names}
     return Fold(inputs(spec, columns), columns["label"], columns["weight"])

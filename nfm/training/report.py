@@ -160,7 +160,8 @@ def field_rows(spec: Spec, statistics: Mapping[str, Any]) -> list[FieldRows]:
     for field in spec.fields:
         bucketed = field.edges is not None
         facts = statistics["numbers" if bucketed else "fields"][field.name]
-        distinct = field.values if bucketed else facts["distinct"]["table"]
+        # Of a hashed field nobody knows the values: its buckets stand for them.
+        distinct = field.values if bucketed else field.oov_buckets if field.hashed else facts["distinct"]["table"]
         has_missing = int(any(facts["missing"].values()))
         found.append(FieldRows(field.name, field.values, 1, field.oov_buckets, distinct, has_missing, 1))
     return found + [FieldRows(name, 1, 0, 0, 1, 0, 0) for name in spec.field_numbers]
@@ -259,8 +260,8 @@ def _mean(values: NDArray[np.float32], weight: NDArray[np.float32]) -> float:
     return float(np.average(values, weights=weight)) if weight.any() else float(values.mean())
 
 
-def _count(value: int) -> str:
-    return f"{value:,}"
+def _count(value: int | None) -> str:
+    return "–" if value is None else f"{value:,}"
 
 
 def _number(value: float | None, digits: int = 4) -> str:

@@ -2,14 +2,17 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pytest
 
 from nfm.contract.encoder import Encoding, check_columns
 from nfm.contract.errors import DataError
+from nfm.contract.schema import Bag, Field
 
 Write = Callable[..., Encoding]
+Make = Callable[..., Encoding]
 
 SCHEMA = pa.schema(
     [
@@ -60,7 +63,7 @@ def test_a_column_that_is_there_twice_is_refused() -> None:
         ("color", pa.int64(), "now holds number values, but the vocabulary holds the text '(red|blue)'"),
         ("color", pa.date32(), "now holds date values, but the vocabulary holds the text '(red|blue)'"),
         ("size", pa.bool_(), "now holds boolean values, but the vocabulary was made from number values"),
-        ("size", pa.list_(pa.int8()), "is list<item: int8>: a categorical field takes text"),
+        ("size", pa.list_(pa.int8()), "is list<item: int8>: a categorical field takes text.* Give the field bag: true"),
         ("price", pa.date32(), r"is date32\[day\]: a numeric column takes integers, floats"),
         ("age", pa.timestamp("us"), r"is timestamp\[us\]: a numeric column takes integers, floats"),
     ],
@@ -101,14 +104,91 @@ def test_the_loaded_encoding_equals_the_written_one(write_encoding: Write, tmp_p
     written = write_encoding(tmp_path / "encoding")
     loaded = Encoding.load(tmp_path / "encoding")
     assert loaded.spec == written.spec
-    assert loaded.vocabulary.digest == written.vocabulary.digest == loaded.spec.vocabulary_digest
+    assert list(loaded.vocabulary.fields) == list(loaded.spec.vocabularies) == ["color", "size"]
+    assert [index.texts.to_pylist() for index in loaded.vocabulary.fields.values()] == [
+        ["red", "", "blue"],
+        ["3", "0.1"],
+    ]
+    loaded.verify("encoding")
 
 
-def test_a_vocabulary_of_the_right_size_and_another_content_is_found(write_encoding: Write, tmp_path: Path) -> None:
+@pytest.mark.parametrize("names", [["text"], ["text", "slots"], ["slots"]])
+def test_a_vocabulary_of_the_right_size_and_another_content_is_found(
+    write_encoding: Write, tmp_path: Path, names: list[str]
+) -> None:
     write_encoding(tmp_path / "encoding")
     write_encoding(tmp_path / "other", colors=("red", "", "blur"))
     Encoding.load(tmp_path / "encoding").verify("encoding")
-    for name in ("hashes", "text"):
-        (tmp_path / f"other/index/{name}.npy").rename(tmp_path / f"encoding/index/{name}.npy")
-    with pytest.raises(DataError, match="The vocabulary in encoding was changed after it was written"):
+    slots = [(tmp_path / folder / "index/0/slots.npy").read_bytes() for folder in ("encoding", "other")]
+    assert slots[0] != slots[1]
+    for name in names:
+        (tmp_path / f"other/index/0/{name}.npy").rename(tmp_path / f"encoding/index/0/{name}.npy")
+    with pytest.raises(DataError, match="The vocabulary of 'color' in encoding was changed after it was written"):
         Encoding.load(tmp_path / "encoding").verify("encoding")
+
+
+def wide(make_encoding: Make) -> Encoding:
+    """A hashed field, a cross, a bag, and a field that shares its vocabulary."""
+    fields = [
+        Field("hashed", ("h",), ("number",), 9, 0, None),
+        Field("pair", ("a", "b"), ("number", "boolean"), 1, 1, "pair"),
+        Field("tags", ("t",), ("text",), 1, 2, "tags", bag=Bag("w", ",", None)),
+        Field("tag", ("tag",), ("text",), 1, 2, "tags"),
+    ]
+    return make_encoding(fields, {"pair": ["1|true"], "tags": ["x", "7"]})
+
+
+WIDE = {
+    "h": pa.int64(),
+    "a": pa.int8(),
+    "b": pa.bool_(),
+    "t": pa.list_(pa.string()),
+    "w": pa.list_(pa.float32()),
+    "tag": pa.string(),
+}
+
+
+@pytest.mark.parametrize(
+    "types",
+    [
+        {},
+        {"h": pa.string(), "a": pa.string(), "b": pa.large_string(), "t": pa.string(), "w": pa.string()},
+        {
+            "h": pa.float64(),
+            "a": pa.decimal128(9, 2),
+            "t": pa.large_list(pa.string_view()),
+            "w": pa.list_(pa.int8(), 2),
+        },
+        {"t": pa.list_(pa.int64()), "tag": pa.int8()},  # the vocabulary holds "7": a number finds its id
+        dict.fromkeys(WIDE, pa.null()),
+    ],
+    ids=str,
+)
+def test_types_that_read_the_same(make_encoding: Make, types: dict[str, Any]) -> None:
+    wide(make_encoding).check(pa.schema({**WIDE, **types}), "raw")
+
+
+@pytest.mark.parametrize(
+    ("column", "type_", "message"),
+    [
+        ("h", pa.bool_(), "now holds boolean values, but the ids were made from number values"),
+        ("b", pa.int8(), "now holds number values, but the ids were made from boolean values"),
+        ("a", pa.date32(), "now holds date values, but the ids were made from number values"),
+        ("a", pa.list_(pa.int8()), "is list<item: int8>: a categorical field takes text"),
+        ("t", pa.list_(pa.bool_()), "now holds boolean values, but the vocabulary holds the text 'x'"),
+        ("tag", pa.bool_(), "now holds boolean values, but the vocabulary holds the text 'x'"),
+        ("t", pa.int8(), "is int8: a bag takes an array of text"),
+        ("w", pa.float32(), "is float: the weights of a bag are an array of numbers"),
+    ],
+)
+def test_check_refuses_a_changed_type_of_hashes_crosses_and_bags(
+    make_encoding: Make, column: str, type_: pa.DataType, message: str
+) -> None:
+    with pytest.raises(DataError, match=f"^Column '{column}' of raw {message}"):
+        wide(make_encoding).check(pa.schema({**WIDE, column: type_}), "raw")
+
+
+def test_check_names_a_missing_column_of_a_cross_or_of_weights(make_encoding: Make) -> None:
+    for column in ("a", "b", "w"):
+        with pytest.raises(DataError, match=f"^Column '{column}' is missing from raw"):
+            wide(make_encoding).check(pa.schema({n: t for n, t in WIDE.items() if n != column}), "raw")

@@ -10,14 +10,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nfm.contract.errors import DataError
-from nfm.contract.schema import Field, Number, Spec, canonical_json
+from nfm.contract.schema import Bag, Field, Number, Spec, canonical_json
 
-CABIN = Field("cabin", "Cabin", "text", oov_buckets=2, values=5)
-AGE_BUCKET = Field("age_bucket", "Age", "number", oov_buckets=1, values=3, edges=(18.0, 65.5))
+CABIN = Field("cabin", ("Cabin",), ("text",), oov_buckets=2, values=5, vocabulary="cabin")
+AGE_BUCKET = Field("age_bucket", ("Age",), ("number",), 1, 3, None, edges=(18.0, 65.5))
+TAGS = Field("tags", ("Tags",), ("number",), 1, 4, "tags", bag=Bag("TagWeights", ",", 20))
+OTHER_TAGS = Field("other_tags", ("Other",), ("number",), 1, 4, "tags", bag=Bag(None, "|", None))
+HASHED = Field("hashed", ("Cabin", "Sex"), ("text", "boolean"), oov_buckets=10, values=0, vocabulary=None)
 AGE = Number("age", "Age", "dense", 30.5, True, (0.5, 80.0), False, 29.0, 14.5)
 FARE = Number("fare", "Fare", "field", 0.0, False, None, True, 0.0, 1.0)
 SIBLINGS = Number("siblings", "SibSp", "field", 0.0, True, None, False, 0.0, 1.0)
-SPEC = Spec(("id", "day"), (CABIN, AGE_BUCKET), (AGE, FARE, SIBLINGS), "ab" * 32, 0)
+SPEC = Spec(("id", "day"), (CABIN, AGE_BUCKET), (AGE, FARE, SIBLINGS), ("ab" * 32,))
+WIDE = Spec(("id",), (TAGS, CABIN, HASHED, OTHER_TAGS, AGE_BUCKET), (AGE,), ("ab", "cd"), 0.25, ("ef", "01"))
 
 
 def test_ids_of_a_field() -> None:
@@ -37,6 +41,25 @@ def test_each_raw_column_is_read_once() -> None:
     assert SPEC.columns == ("Cabin", "Age", "Fare", "SibSp")
 
 
+def test_a_hashed_field_has_buckets_only() -> None:
+    assert [field.hashed for field in (CABIN, AGE_BUCKET, TAGS, HASHED)] == [False, False, False, True]
+    assert (HASHED.first_value, HASHED.size) == (11, 11)
+
+
+def test_crosses_and_bags_name_their_columns_and_outputs() -> None:
+    assert WIDE.columns == ("Tags", "TagWeights", "Cabin", "Sex", "Other", "Age")
+    assert WIDE.outputs == (
+        *("tags", "tags_weights", "cabin", "hashed", "other_tags", "other_tags_weights", "age_bucket"),
+        *("age", "age_missing"),
+    )
+    assert WIDE.numeric_columns == ("Age",)
+
+
+def test_a_vocabulary_that_two_fields_share_is_there_once() -> None:
+    assert list(WIDE.vocabularies.items()) == [("tags", 4), ("cabin", 5)]
+    assert WIDE.rows == 6 + 8 + 11 + 6 + 5
+
+
 def test_a_specification_without_numbers_or_without_fields() -> None:
     assert (replace(SPEC, numbers=()).rows, replace(SPEC, numbers=()).dense) == (13, ())
     assert (replace(SPEC, fields=()).offsets, replace(SPEC, fields=()).rows) == ((), 3)
@@ -44,11 +67,18 @@ def test_a_specification_without_numbers_or_without_fields() -> None:
 
 FIELD_CHANGES: list[dict[str, Any]] = [
     {"name": "x"},
-    {"column": "x"},
-    {"kind": "number"},
+    {"columns": ("x",)},
+    {"columns": ("Cabin", "Sex")},
+    {"kinds": ("number",)},
     {"oov_buckets": 3},
     {"values": 6},
+    {"vocabulary": None},
+    {"vocabulary": "x"},
     {"edges": (1.0,)},
+    {"bag": Bag(None, ",", None)},
+    {"bag": Bag("x", ",", None)},
+    {"bag": Bag(None, ";", None)},
+    {"bag": Bag(None, ",", 1)},
 ]
 NUMBER_CHANGES: list[dict[str, Any]] = [
     {"name": "x"},
@@ -68,8 +98,11 @@ CHANGED = [
     replace(SPEC, fields=(AGE_BUCKET, CABIN)),
     replace(SPEC, fields=(CABIN,)),
     replace(SPEC, numbers=(FARE, AGE, SIBLINGS)),
-    replace(SPEC, vocabulary_digest="cd" * 32),
-    replace(SPEC, hash_seed=1),
+    replace(SPEC, digests=("cd" * 32,)),
+    replace(SPEC, digests=()),
+    replace(SPEC, negative_rate=0.5),
+    replace(SPEC, ancestors=("ab" * 32,)),
+    WIDE,
     *(replace(SPEC, fields=(replace(CABIN, **change), AGE_BUCKET)) for change in FIELD_CHANGES),
     *(replace(SPEC, numbers=(replace(AGE, **change), FARE, SIBLINGS)) for change in NUMBER_CHANGES),
 ]
@@ -81,13 +114,14 @@ def test_every_change_changes_the_fingerprint() -> None:
 
 def test_the_fingerprint_is_the_sha256_of_sorted_json() -> None:
     content = (
-        '{"fields":[{"column":"Cabin","edges":null,"kind":"text","name":"cabin","oov_buckets":2,"values":5}],'
-        '"hash_seed":4,"key":["id"],'
+        '{"ancestors":["ef"],"digests":["ab"],'
+        '"fields":[{"bag":{"delimiter":",","max_length":20,"weights":"TagWeights"},"columns":["Tags"],"edges":null,'
+        '"kinds":["number"],"name":"tags","oov_buckets":1,"values":4,"vocabulary":"tags"}],"key":["id"],'
+        '"negative_rate":1.0,'
         '"numbers":[{"clip":[0.5,80.0],"column":"Age","divisor":14.5,"impute":30.5,"log1p":false,"missing_flag":true,'
-        '"name":"age","placement":"dense","shift":29.0}],'
-        '"vocabulary_digest":"ab"}'
+        '"name":"age","placement":"dense","shift":29.0}]}'
     )
-    spec = Spec(("id",), (CABIN,), (AGE,), "ab", 4)
+    spec = Spec(("id",), (TAGS,), (AGE,), ("ab",), ancestors=("ef",))
     assert spec.fingerprint == hashlib.sha256(content.encode()).hexdigest()
 
 
@@ -112,9 +146,9 @@ def test_any_floats_and_names_read_back(
     numbers: list[tuple[str, float, float, tuple[float, float] | None, float]],
     name: str,
 ) -> None:
-    field = Field(name, name, "number", 1, len(edges) + 1, tuple(edges))
+    field = Field(name, (name,), ("number",), 1, len(edges) + 1, None, tuple(edges))
     many = tuple(Number(n, n, "dense", impute, False, clip, True, a, b) for n, impute, a, clip, b in numbers)
-    spec = Spec((name,), (field,), many, "", 3)
+    spec = Spec((name,), (field,), many, ())
     again = Spec.from_json(spec.to_json(), "spec.json")
     assert repr(again) == repr(spec)  # repr tells -0.0 from 0.0
     assert again.fingerprint == spec.fingerprint
@@ -128,8 +162,9 @@ def edited(**changes: object) -> str:
     "change",
     [
         {"key": ["id"]},
-        {"hash_seed": 1},
-        {"vocabulary_digest": "cd" * 32},
+        {"negative_rate": 0.5},
+        {"digests": ["cd" * 32]},
+        {"ancestors": ["ab"]},
         {"fields": []},
         {"numbers": json.loads(SPEC.to_json())["numbers"][:1]},
         {"fingerprint": "0" * 64},
@@ -143,8 +178,8 @@ def test_a_changed_file_is_refused(change: dict[str, Any]) -> None:
 
 
 def test_another_format_version_is_refused() -> None:
-    with pytest.raises(DataError, match=r"m/spec.json has format version 2; this version of nfm reads 1\. Run the"):
-        Spec.from_json(edited(format=2), "m/spec.json")
+    with pytest.raises(DataError, match=r"m/spec.json has format version 1; this version of nfm reads 2\. Run the"):
+        Spec.from_json(edited(format=1), "m/spec.json")
 
 
 @pytest.mark.parametrize(
@@ -158,6 +193,7 @@ def test_another_format_version_is_refused() -> None:
         '"text"',
         edited(fields=[{"name": "x"}]),
         edited(fields=7),
+        edited(fields=[{**json.loads(SPEC.to_json())["fields"][0], "bag": {"weights": None}}]),
         edited(unknown=1).replace('"key"', '"keys"'),
         edited(numbers=[{**json.loads(SPEC.to_json())["numbers"][0], "shift": float("nan")}]),
     ],

@@ -12,10 +12,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import nfm.contract.values as module
 from nfm.contract.encoder import Encoding
 from nfm.contract.errors import DataError
 from nfm.contract.schema import Field, Kind
-from nfm.contract.values import canonical_text, check_kind, check_same_values, kind_of, numbers
+from nfm.contract.values import canonical_text, check_kind, check_same_values, check_weights, kind_of, numbers
 
 NAN, INF = math.nan, math.inf
 MONEY = pa.decimal128(10, 2)
@@ -34,6 +35,8 @@ DAY = date(2026, 11, 20)
         (pa.uint64(), "number"),
         (pa.float32(), "number"),
         (MONEY, "number"),
+        (pa.decimal32(5, 2), "number"),
+        (pa.decimal64(9, 2), "number"),
         (pa.bool_(), "boolean"),
         (pa.date32(), "date"),
         (pa.date64(), "date"),
@@ -121,6 +124,9 @@ ALL_THREES = [
     pa.array([3.0], pa.float32()),
     pa.array([3.0], pa.float64()),
     pa.array([Decimal("3.00")], MONEY),
+    pa.array([Decimal("3.00")], pa.decimal32(5, 2)),
+    pa.array([Decimal("3.00")], pa.decimal64(9, 2)),
+    pa.array([Decimal("3.00")], pa.decimal256(50, 2)),
     pa.array(["3"]),
 ]
 
@@ -130,7 +136,7 @@ ALL_THREES = [
 def test_three_finds_its_id_whatever_type_it_arrives_in(
     make_encoding: Callable[..., Encoding], kind: Kind, threes: pa.Array
 ) -> None:
-    field = Field("c", "c", kind, oov_buckets=5, values=4)
+    field = Field("c", ("c",), (kind,), oov_buckets=5, values=4, vocabulary="c")
     encoding = make_encoding([field], {"c": ["", "10", "3", "x" if kind == "text" else "0.5"]})
     batch = pa.record_batch({"c": threes})
     encoding.check(batch.schema, "the table")
@@ -138,7 +144,7 @@ def test_three_finds_its_id_whatever_type_it_arrives_in(
 
 
 def test_texts_007_and_7_are_two_values(make_encoding: Callable[..., Encoding]) -> None:
-    encoding = make_encoding([Field("c", "c", "text", oov_buckets=1, values=2)], {"c": ["007", "7"]})
+    encoding = make_encoding([Field("c", ("c",), ("text",), 1, 2, "c")], {"c": ["007", "7"]})
     batch = pa.record_batch({"c": ["7", "007", "07", "", None]})
     assert encoding.encode(batch)["c"].tolist() == [3, 2, 1, 1, 0]
 
@@ -204,10 +210,77 @@ def test_a_vocabulary_of_other_texts_refuses_other_kinds(arrived: Kind, vocabula
     assert f"now holds {arrived} values, but the vocabulary holds the text {named}, so the same" in str(refused.value)
 
 
+def test_a_large_vocabulary_is_looked_through_in_slices(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_SLICE", 2)
+    check("text", "number", ["a", "b", "c", "7", ""])
+    for vocabulary, named in ((["1", "2", "a", "b", "07"], "'07'"), (["x", "b", "c"], "'x'")):
+        with pytest.raises(DataError, match=f"holds the text {named}, so the same"):
+            check("text", "number", vocabulary)
+
+
+@pytest.mark.parametrize("trained", KINDS)
+@pytest.mark.parametrize("arrived", KINDS)
+def test_without_a_vocabulary_to_look_into_only_text_replaces_a_kind(trained: Kind, arrived: Kind) -> None:
+    if arrived in (trained, "text"):
+        check_same_values("c", trained, arrived, None, "raw.csv")
+        return
+    with pytest.raises(DataError) as refused:
+        check_same_values("c", trained, arrived, None, "raw.csv")
+    assert str(refused.value) == (
+        f"Column 'c' of raw.csv now holds {arrived} values, but the ids were made from {trained} values, so the same "
+        f"value would not find its id. Deliver the column as {trained}, or make the features and the model again."
+    )
+
+
 def test_a_column_that_cannot_be_a_category_is_refused() -> None:
     assert check_kind("c", pa.string(), "raw.csv") == "text"
-    with pytest.raises(DataError, match=r"Column 'c' of raw.csv is list<item: string>: a categorical field takes text"):
-        check_kind("c", pa.list_(pa.string()), "raw.csv")
+    with pytest.raises(DataError) as refused:
+        check_kind("c", pa.timestamp("us"), "raw.csv")
+    assert str(refused.value) == (
+        "Column 'c' of raw.csv is timestamp[us]: a categorical field takes text, integers, floats, decimals, booleans "
+        "or dates. Cast it in the source, or take it out of columns.categorical."
+    )
+
+
+LISTS = [pa.list_, pa.large_list, lambda type_: pa.list_(type_, 3)]
+
+
+@pytest.mark.parametrize("lists", LISTS)
+@pytest.mark.parametrize(
+    ("type_", "kind"),
+    [(pa.string(), "text"), (pa.int8(), "number"), (pa.date32(), "date"), (pa.bool_(), "boolean"), (pa.null(), "text")],
+)
+def test_a_bag_holds_what_its_members_are(lists: Callable[[Any], Any], type_: Any, kind: Kind) -> None:
+    assert check_kind("c", lists(type_), "raw.csv", bag=True) == kind
+    with pytest.raises(DataError, match=r"a categorical field takes text.* Give the field bag: true, so that a row"):
+        check_kind("c", lists(type_), "raw.csv")
+
+
+@pytest.mark.parametrize("type_", [pa.string(), pa.string_view(), pa.dictionary(pa.int8(), pa.string()), pa.null()])
+def test_a_text_may_be_a_bag(type_: Any) -> None:
+    assert check_kind("c", type_, "raw.csv", bag=True) == "text"
+
+
+@pytest.mark.parametrize("type_", [pa.int8(), pa.date32(), pa.list_(pa.binary()), pa.list_(pa.list_(pa.int8()))])
+def test_a_column_that_is_no_bag_is_refused(type_: Any) -> None:
+    with pytest.raises(DataError) as refused:
+        check_kind("c", type_, "raw.csv", bag=True)
+    assert str(refused.value) == (
+        f"Column 'c' of raw.csv is {type_}: a bag takes an array of text, numbers, booleans or dates, or a text whose "
+        "members a delimiter parts. Cast it in the source, or leave out bag: true."
+    )
+
+
+@pytest.mark.parametrize("lists", LISTS)
+def test_weights_are_arrays_of_numbers_or_texts(lists: Callable[[Any], Any]) -> None:
+    for type_ in (pa.float32(), pa.int64(), MONEY, pa.string(), pa.null()):
+        check_weights("w", lists(type_), "raw.csv")
+    for type_ in (pa.string(), pa.large_string(), pa.null()):
+        check_weights("w", type_, "raw.csv")
+    for type_ in (pa.float64(), lists(pa.bool_()), lists(pa.date32()), lists(lists(pa.int8())), pa.timestamp("us")):
+        with pytest.raises(DataError) as refused:
+            check_weights("w", type_, "raw.csv")
+        assert f"Column 'w' of raw.csv is {type_}: the weights of a bag are an array of numbers" in str(refused.value)
 
 
 @pytest.mark.parametrize(
@@ -216,6 +289,8 @@ def test_a_column_that_cannot_be_a_category_is_refused() -> None:
         (pa.array([1, None, -3], pa.int32()), [1, NAN, -3]),
         (pa.array([0.5, None, NAN, INF, -INF], pa.float32()), [0.5, NAN, NAN, NAN, NAN]),
         (pa.array([Decimal("1.25"), None], MONEY), [1.25, NAN]),
+        (pa.array([Decimal("1.25"), None], pa.decimal32(5, 2)), [1.25, NAN]),
+        (pa.array([Decimal("1.25"), None], pa.decimal64(9, 2)), [1.25, NAN]),
         (pa.array([True, None, False]), [1, NAN, 0]),
         (pa.array(["1", " 2.5 ", "-1e3", ".5", "", "  ", None]), [1, 2.5, -1000, 0.5, NAN, NAN, NAN]),
         (pa.array(["nan", "Infinity", "-inf", "1e999"], pa.large_string()), [NAN, NAN, NAN, NAN]),

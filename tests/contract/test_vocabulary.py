@@ -1,7 +1,7 @@
-"""The vocabulary: the order of its ids, its lookup, and its files."""
+"""The vocabulary: its lookup, its files, and that it does not matter in which parts it comes."""
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -18,114 +18,85 @@ from numpy.typing import NDArray
 import nfm.contract.vocabulary as module
 from nfm.contract.errors import DataError
 from nfm.contract.hashing import hash64
-from nfm.contract.vocabulary import Vocabulary, rank
+from nfm.contract.vocabulary import FieldIndex, Vocabulary, file, write
 
 few_texts = st.text("ab\0é", max_size=3)
-counts_of = st.dictionaries(few_texts, st.integers(1, 4))
-
-
-def table(counts: dict[str, int]) -> pa.Table:
-    return pa.table({"value": pa.array(counts, pa.large_string()), "count": pa.array(counts.values(), pa.int64())})
-
-
-def in_order(values: Sequence[str]) -> pa.Table:
-    return table({value: len(values) - i for i, value in enumerate(values)})
+vocabularies = st.lists(few_texts, unique=True)
+cuts = st.lists(st.integers(0, 12), max_size=4).map(sorted)
 
 
 def array(values: Sequence[str]) -> pa.Array:
     return pa.array(values, pa.large_string())
 
 
-def test_ids_go_by_count_then_by_value() -> None:
-    ranked = rank(table({"b": 2, "": 2, "a": 2, "é": 9, "B": 2, "rare": 1}))
-    assert ranked.to_pydict() == {"value": ["é", "", "B", "a", "b", "rare"], "count": [9, 2, 2, 2, 2, 1]}
+def parts(values: Sequence[str], cut_at: Sequence[int] = ()) -> list[pa.Table]:
+    """Values in the order of their ids, cut at these places; some parts may be empty."""
+    table = pa.table({"value": array(values), "count": pa.array(range(len(values), 0, -1), pa.int64())})
+    ends = [*cut_at, len(values)]
+    return [table.slice(start, max(end - start, 0)) for start, end in zip([0, *cut_at], ends, strict=True)]
 
 
-def test_rare_values_and_values_beyond_the_size_stay_out() -> None:
-    counts = table({"a": 3, "b": 1, "c": 3, "d": 2})
-    assert rank(counts, min_count=2)["value"].to_pylist() == ["a", "c", "d"]
-    assert rank(counts, max_size=1)["value"].to_pylist() == ["a"]
-    assert rank(counts, min_count=3, max_size=9)["value"].to_pylist() == ["a", "c"]
-    assert rank(counts, min_count=4).num_rows == 0
+def written(folder: Path, fields: dict[str, list[str]], first_id: int = 2) -> list[str]:
+    """The digests."""
+    return [write(folder, i, name, first_id, len(v), parts(v)) for i, (name, v) in enumerate(fields.items())]
 
 
-@given(counts=counts_of, min_count=st.integers(1, 4), max_size=st.none() | st.integers(1, 9), data=st.data())
-def test_rank_equals_pandas_in_any_order_of_the_input(
-    counts: dict[str, int], min_count: int, max_size: int | None, data: st.DataObject
-) -> None:
-    frame = pd.DataFrame({"value": list(counts), "count": list(counts.values())}, dtype=object)
-    frame["bytes"] = [value.encode() for value in counts]
-    expected = frame[frame["count"] >= min_count].sort_values(["count", "bytes"], ascending=[False, True])
-    shuffled = table(counts).take(pa.array(data.draw(st.permutations(range(len(counts)))), pa.int64()))
-    ranked = rank(shuffled, min_count, max_size)
-    assert ranked["value"].to_pylist() == expected["value"].tolist()[:max_size]
-    assert ranked["count"].to_pylist() == expected["count"].tolist()[:max_size]
+def sizes(fields: dict[str, list[str]]) -> dict[str, int]:
+    return {name: len(values) for name, values in fields.items()}
 
 
-def lookups(values: Sequence[str], asked: Sequence[str], first_id: int = 2) -> tuple[list[int], list[int]]:
+def index_of(values: Sequence[str], cut_at: Sequence[int] = ()) -> FieldIndex:
+    with TemporaryDirectory() as folder:
+        write(Path(folder), 0, "f", 2, len(values), parts(values, cut_at))
+        return Vocabulary.load(Path(folder), {"f": len(values)}).fields["f"]
+
+
+def lookups(values: Sequence[str], asked: Sequence[str], cut_at: Sequence[int] = ()) -> tuple[list[int], list[int]]:
     """What the vocabulary answers, and what a dict answers."""
-    vocabulary = Vocabulary.build({"f": in_order(values)}, {"f": first_id})
-    expected = {value: first_id + i for i, value in enumerate(values)}
-    found = vocabulary.fields["f"].lookup(array(asked), vocabulary.seed)
+    expected = {value: i for i, value in enumerate(values)}
+    found = index_of(values, cut_at).lookup(array(asked))
     assert found.dtype == np.int32
     return found.tolist(), [expected.get(text, -1) for text in asked]
 
 
-@given(values=st.lists(few_texts, unique=True), asked=st.lists(few_texts), first_id=st.integers(2, 50))
-def test_lookup_equals_a_dict(values: list[str], asked: list[str], first_id: int) -> None:
-    found, expected = lookups(values, asked, first_id)
+@given(values=vocabularies, asked=st.lists(few_texts), cut_at=cuts)
+def test_lookup_equals_a_dict(values: list[str], asked: list[str], cut_at: list[int]) -> None:
+    found, expected = lookups(values, asked + values, cut_at)
     assert found == expected
-
-
-BUCKETS = 8
 
 
 def bad_hash(texts: pa.Array, seed: int = 0) -> NDArray[np.uint64]:
-    """Eight hashes for all texts of the world: strangers share them all the time."""
-    return hash64(texts, seed) % np.uint64(BUCKETS)
+    """Three hashes for all texts of the world, the last one at the end of the table: runs are long, and wrap around."""
+    return (hash64(texts, seed) % np.uint64(3)) * np.uint64(2**63 - 1)
 
 
-@pytest.fixture
-def collisions(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(module, "hash64", bad_hash)
-    yield
+def test_a_run_of_slots_goes_on_at_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "hash64", lambda texts, seed: np.full(len(texts), 2**64 - 1, np.uint64))
+    index = index_of(["a", "b", "c"])
+    assert index.slots.tolist().index(0) == 2  # the last slot of six, then the first two
+    assert sorted(index.slots.tolist()) == [0, 0, 0, 1, 2, 3]
+    assert index.lookup(array(["c", "x", "a", "b"])).tolist() == [2, -1, 0, 1]
 
 
-@pytest.mark.usefixtures("collisions")
-def test_only_the_text_decides_between_two_values_of_one_hash() -> None:
-    strangers = [f"stranger {i}" for i in range(100)]
-    found, expected = lookups(["a", "", "b"], ["b", *strangers, "", "a"])
-    assert found == expected == [4, *[-1] * 100, 3, 2]
-    seed = Vocabulary.build({"f": in_order(["a", "", "b"])}, {"f": 2}).seed
-    known = set(bad_hash(array(["a", "", "b"]), seed).tolist())
-    assert sum(h in known for h in bad_hash(array(strangers), seed).tolist()) > 20, "no collision was tried"
-
-
-@given(values=st.lists(few_texts, unique=True, max_size=4), asked=st.lists(few_texts))
-def test_lookup_equals_a_dict_where_strangers_collide(values: list[str], asked: list[str]) -> None:
+@given(values=vocabularies, asked=st.lists(few_texts), cut_at=cuts, block=st.integers(1, 5))
+def test_lookup_equals_a_dict_where_all_texts_collide(
+    values: list[str], asked: list[str], cut_at: list[int], block: int
+) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "hash64", bad_hash)
-        found, expected = lookups(values, asked)
+        patch.setattr(module, "_BLOCK", block)
+        found, expected = lookups(values, asked + values, cut_at)
+        assert index_of(values).is_sound()
     assert found == expected
 
 
-@pytest.mark.usefixtures("collisions")
-def test_the_seed_is_the_first_under_which_no_values_of_a_field_collide(
-    reference_hash: Callable[[str, int], int],
-) -> None:
-    fields = {"f": ["a", "b", "c", "", "d"], "g": ["b", "x", "y"], "empty": []}
-
-    def collides(seed: int) -> bool:
-        return any(len({reference_hash(v, seed) % BUCKETS for v in values}) < len(values) for values in fields.values())
-
-    expected = next(seed for seed in range(1000) if not collides(seed))
-    assert expected > 0, "these values do not exercise another seed"
-    ranked = {name: in_order(values) for name, values in fields.items()}
-    vocabulary = Vocabulary.build(ranked, dict.fromkeys(fields, 2))
-    assert vocabulary.seed == expected
-    for name, values in fields.items():
-        found = vocabulary.fields[name].lookup(array([*values, "z"]), vocabulary.seed)
-        assert found.tolist() == [*range(2, 2 + len(values)), -1]
+def test_lookup_in_a_larger_vocabulary() -> None:
+    values = [f"value {i * 7919 % 100_003}" for i in range(100_003)]
+    index = index_of(values, [1, 2, 65_536])
+    places = np.random.default_rng(1).integers(0, len(values), 20_000)
+    assert index.lookup(array([values[i] for i in places])).tolist() == places.tolist()
+    assert set(index.lookup(array([f"stranger {i}" for i in range(20_000)])).tolist()) == {-1}
+    assert index.is_sound()
 
 
 def test_lookup_in_an_empty_vocabulary_and_of_no_texts() -> None:
@@ -133,59 +104,108 @@ def test_lookup_in_an_empty_vocabulary_and_of_no_texts() -> None:
     assert lookups(["a"], []) == ([], [])
 
 
-def test_values_come_back_in_the_order_of_their_ids() -> None:
-    values = [str(i * 7 % 100) for i in range(100)]
-    vocabulary = Vocabulary.build({"f": in_order(values)}, {"f": 2})
-    assert vocabulary.fields["f"].in_order_of_ids().to_pylist() == values
+def test_lookup_of_a_slice() -> None:
+    assert index_of(["a", "", "b"]).lookup(array(["x", "b", "", "a"])[1:3]).tolist() == [2, 1]
 
 
-def test_the_digest_is_over_names_and_values_in_order() -> None:
-    ranked = {"f": in_order(["bb", "", "é"]), "g": in_order([])}
-    offsets = b"".join(n.to_bytes(8, "little") for n in (0, 2, 2, 4))  # é takes two bytes
-    content = b"f\0" + b"3\0" + offsets + "bbé".encode() + b"g\0" + b"0\0" + bytes(8)
-    assert Vocabulary.build(ranked, {"f": 2, "g": 2}).digest == hashlib.sha256(content).hexdigest()
+@given(values=vocabularies, cut_at=cuts, block=st.integers(1, 5))
+def test_the_files_do_not_depend_on_the_parts(values: list[str], cut_at: list[int], block: int) -> None:
+    with pytest.MonkeyPatch.context() as patch, TemporaryDirectory() as one, TemporaryDirectory() as other:
+        patch.setattr(module, "_BLOCK", block)
+        digests = [
+            write(Path(folder), 3, "f", 2, len(values), these)
+            for folder, these in ((one, parts(values)), (other, parts(values, cut_at)))
+        ]
+        assert digests[0] == digests[1]
+        for path in [*(f"index/3/{name}.npy" for name in FILES), "vocabulary.parquet/00003.parquet"]:
+            assert Path(one, path).read_bytes() == Path(other, path).read_bytes()
 
 
-def test_the_digest_tells_vocabularies_apart() -> None:
-    fields = [{"f": ["a", "b"]}, {"f": ["b", "a"]}, {"f": ["ab", ""]}, {"g": ["a", "b"]}, {"f": ["a"], "g": ["b"]}, {}]
-    digests = {
-        Vocabulary.build({n: in_order(v) for n, v in names.items()}, dict.fromkeys(names, 2)).digest for names in fields
+def test_the_arrays_on_disk(tmp_path: Path) -> None:
+    write(tmp_path, 0, "f", 2, 3, parts(["bb", "", "é"], [1]))
+    arrays = {name: np.load(tmp_path / f"index/0/{name}.npy") for name in FILES}
+    assert {name: str(found.dtype) for name, found in arrays.items()} == {
+        "slots": "int32",
+        "offsets": "int64",
+        "text": "uint8",
     }
+    assert arrays["offsets"].tolist() == [0, 2, 2, 4]  # é takes two bytes
+    assert arrays["text"].tobytes() == "bbé".encode()
+    # A value's slot is the upper half of its hash, scaled to six slots, or the next free one.
+    assert sorted(arrays["slots"].tolist()) == [0, 0, 0, 1, 2, 3]
+    home = [int(h >> 32) * 6 >> 32 for h in hash64(array(["bb", "", "é"]), module._SEED).tolist()]
+    assert len(set(home)) == 3, "these values do not show where a value's slot is"
+    assert [int(np.flatnonzero(arrays["slots"] == i + 1)[0]) for i in range(3)] == home
+
+
+def test_parts_may_hold_other_columns_and_small_types(tmp_path: Path) -> None:
+    part = pa.table({"count": pa.array([2, 1], pa.int32()), "more": [0, 0], "value": pa.array(["b", "a"], pa.string())})
+    write(tmp_path, 0, "f", 5, 2, iter([part]))
+    assert pq.read_table(file(tmp_path, 0)).to_pydict() == {
+        "field": ["f", "f"],
+        "value": ["b", "a"],
+        "id": [5, 6],
+        "count": [2, 1],
+    }
+
+
+@pytest.mark.parametrize("size", [1, 3])
+def test_another_number_of_values_than_told_is_our_own_mistake(tmp_path: Path, size: int) -> None:
+    with pytest.raises(AssertionError, match="vocabulary of 'f': "):
+        write(tmp_path, 0, "f", 2, size, parts(["a", "b"], [1]))
+
+
+def test_a_vocabulary_that_is_written_again_replaces_what_was_there(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError, match="lost"):
+        write(tmp_path, 0, "f", 2, 9, broken())
+    digest = write(tmp_path, 0, "f", 2, 2, parts(["b", "a"]))
+    index = Vocabulary.load(tmp_path, {"f": 2}).fields["f"]
+    assert (index.digest("f"), index.is_sound(), index.texts.to_pylist()) == (digest, True, ["b", "a"])
+
+
+def broken() -> Any:
+    yield from parts(["x", "y", "z"])
+    raise RuntimeError("the connection was lost")
+
+
+def test_the_digest_is_over_name_size_and_values_in_order(tmp_path: Path) -> None:
+    offsets = b"".join(n.to_bytes(8, "little") for n in (0, 2, 2, 4))
+    content = b"f\0" + b"3\0" + hashlib.sha256(offsets).digest() + hashlib.sha256("bbé".encode()).digest()
+    assert written(tmp_path, {"f": ["bb", "", "é"]}) == [hashlib.sha256(content).hexdigest()]
+
+
+def test_the_digest_tells_vocabularies_apart(tmp_path: Path) -> None:
+    fields = [("f", ["a", "b"]), ("f", ["b", "a"]), ("f", ["ab", ""]), ("g", ["a", "b"]), ("f", ["a"]), ("f", [])]
+    digests = {write(tmp_path, i, name, 2, len(v), parts(v)) for i, (name, v) in enumerate(fields)}
     assert len(digests) == len(fields)
 
 
-def saved(folder: Path, fields: dict[str, list[str]], first_id: int = 2) -> Vocabulary:
-    ranked = {name: in_order(values) for name, values in fields.items()}
-    vocabulary = Vocabulary.build(ranked, dict.fromkeys(fields, first_id))
-    vocabulary.save(folder, ranked)
-    return vocabulary
-
-
-def sizes(fields: dict[str, list[str]]) -> list[tuple[str, int]]:
-    return [(name, len(values)) for name, values in fields.items()]
-
-
 @given(
-    fields=st.dictionaries(st.sampled_from(["f", "g", "h"]), st.lists(few_texts, unique=True)),
+    fields=st.dictionaries(st.sampled_from(["f", "g", "h"]), vocabularies),
     asked=st.lists(few_texts),
 )
-def test_saved_and_loaded_equals_the_original(fields: dict[str, list[str]], asked: list[str]) -> None:
+def test_loaded_equals_written(fields: dict[str, list[str]], asked: list[str]) -> None:
     with TemporaryDirectory() as folder:
-        original = saved(Path(folder), fields)
-        loaded = Vocabulary.load(Path(folder), sizes(fields), original.seed)
-        assert list(loaded.fields) == list(fields)
-        assert loaded.digest == original.digest
+        digests = written(Path(folder), fields)
+        loaded = Vocabulary.load(Path(folder), sizes(fields)).fields
+        assert list(loaded) == list(fields)
+        assert [index.digest(name) for name, index in loaded.items()] == digests
         for name, values in fields.items():
-            expected = {value: 2 + i for i, value in enumerate(values)}
-            found = loaded.fields[name].lookup(array(asked + values), loaded.seed).tolist()
-            assert found == [expected.get(text, -1) for text in asked + values]
+            expected = {value: i for i, value in enumerate(values)}
+            assert loaded[name].lookup(array(asked + values)).tolist() == [expected.get(t, -1) for t in asked + values]
+            assert loaded[name].texts.to_pylist() == values
+            assert loaded[name].is_sound()
 
 
-def test_the_parquet_table_is_for_people(tmp_path: Path) -> None:
-    saved(tmp_path, {"f": ["b", "", "a"], "empty": [], "g": ["é"]}, first_id=3)
-    read = pq.read_table(tmp_path / "vocabulary.parquet")
-    assert read.schema.names == ["field", "value", "id", "count"]
-    assert read.to_pydict() == {
+def test_the_folder_of_parquet_files_is_for_people(tmp_path: Path) -> None:
+    written(tmp_path, {"f": ["b", "", "a"], "empty": [], "g": ["é"]}, first_id=3)
+    assert sorted(path.name for path in (tmp_path / "vocabulary.parquet").iterdir()) == [
+        "00000.parquet",
+        "00001.parquet",
+        "00002.parquet",
+    ]
+    read = pd.read_parquet(tmp_path / "vocabulary.parquet")
+    assert read.to_dict("list") == {
         "field": ["f", "f", "f", "g"],
         "value": ["b", "", "a", "é"],
         "id": [3, 4, 5, 3],
@@ -195,63 +215,77 @@ def test_the_parquet_table_is_for_people(tmp_path: Path) -> None:
 
 def test_the_loaded_index_is_mapped_and_not_read(tmp_path: Path) -> None:
     fields = {"f": [str(i) for i in range(100)]}
-    vocabulary = Vocabulary.load(tmp_path, sizes(fields), saved(tmp_path, fields).seed)
+    written(tmp_path, fields)
+    vocabulary = Vocabulary.load(tmp_path, sizes(fields))
     mapped = Path("/proc/self/maps").read_text()
-    assert [name for name in FILES if f"{tmp_path}/index/{name}.npy" in mapped] == FILES
+    assert [name for name in FILES if f"{tmp_path}/index/0/{name}.npy" in mapped] == FILES
     assert len(vocabulary.fields["f"].texts) == 100  # alive until here
 
 
 FIELDS = {"f": ["b", "", "a"], "g": ["é", "x"]}
-FILES = ["hashes", "ids", "offsets", "text"]
+FILES = ["slots", "offsets", "text"]
 
 
 @pytest.mark.parametrize("name", FILES)
 def test_a_missing_file_is_refused(tmp_path: Path, name: str) -> None:
-    saved(tmp_path, FIELDS)
-    path = tmp_path / "index" / f"{name}.npy"
+    written(tmp_path, FIELDS)
+    path = tmp_path / f"index/1/{name}.npy"
     path.unlink()
     with pytest.raises(DataError) as refused:
-        Vocabulary.load(tmp_path, sizes(FIELDS), 0)
+        Vocabulary.load(tmp_path, sizes(FIELDS))
     assert str(refused.value).startswith(f"{path} cannot be read ([Errno 2] No such file or directory")
 
 
 @pytest.mark.parametrize("name", FILES)
 def test_a_file_cut_anywhere_is_refused(tmp_path: Path, name: str) -> None:
-    saved(tmp_path, FIELDS)
-    path = tmp_path / "index" / f"{name}.npy"
+    written(tmp_path, FIELDS)
+    path = tmp_path / f"index/1/{name}.npy"
     whole = path.read_bytes()
     for size in range(len(whole)):
         path.write_bytes(whole[:size])
         with pytest.raises(DataError) as refused:
-            Vocabulary.load(tmp_path, sizes(FIELDS), 0)
+            Vocabulary.load(tmp_path, sizes(FIELDS))
         assert str(path) in str(refused.value)
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "numbers"),
+    ("name", "content", "told"),
     [
-        ("hashes", np.zeros(4, np.uint64), "holds 4 entries where spec.json and the other arrays ask for 5"),
-        ("ids", np.zeros(6, np.int32), "holds 6 entries where spec.json and the other arrays ask for 5"),
-        ("offsets", np.zeros(5, np.int64), "holds 5 entries where spec.json and the other arrays ask for 6"),
-        ("text", np.zeros(99, np.uint8), "holds 99 entries where spec.json and the other arrays ask for 5"),
+        ("slots", np.zeros(5, np.int32), r"int32 (5,) where spec.json and the other arrays ask for int32 (6,)"),
+        ("offsets", np.zeros(3, np.int64), "int64 (3,) where spec.json and the other arrays ask for int64 (4,)"),
+        ("offsets", np.zeros(4, np.int32), "int32 (4,) where spec.json and the other arrays ask for int64 (4,)"),
+        ("text", np.zeros(99, np.uint8), "uint8 (99,) where spec.json and the other arrays ask for uint8 (2,)"),
+        ("text", np.zeros((2, 1), np.uint8), "uint8 (2, 1) where spec.json and the other arrays ask for uint8 (2,)"),
     ],
 )
-def test_a_file_of_another_size_is_refused(tmp_path: Path, name: str, content: NDArray[Any], numbers: str) -> None:
-    saved(tmp_path, FIELDS)  # 5 values; "b" "" "a" "é" "x" are 5 bytes
-    np.save(tmp_path / "index" / f"{name}.npy", content)
+def test_a_file_of_another_size_or_type_is_refused(tmp_path: Path, name: str, content: NDArray[Any], told: str) -> None:
+    written(tmp_path, FIELDS)  # "b" "" "a" are 2 bytes
+    np.save(tmp_path / f"index/0/{name}.npy", content)
     with pytest.raises(DataError) as refused:
-        Vocabulary.load(tmp_path, sizes(FIELDS), 0)
-    assert f"{tmp_path}/index/{name}.npy {numbers}" in str(refused.value)
+        Vocabulary.load(tmp_path, sizes(FIELDS))
+    assert str(refused.value).startswith(f"{tmp_path}/index/0/{name}.npy holds {told}. Restore the file")
 
 
 def test_another_specification_is_refused(tmp_path: Path) -> None:
-    saved(tmp_path, FIELDS)
-    with pytest.raises(DataError, match=r"hashes.npy holds 5 entries where spec.json and the other arrays ask for 4"):
-        Vocabulary.load(tmp_path, [("f", 3), ("g", 1)], 0)
+    written(tmp_path, FIELDS)
+    with pytest.raises(DataError, match=r"1/slots.npy holds int32 \(4,\) where .* ask for int32 \(2,\)"):
+        Vocabulary.load(tmp_path, {"f": 3, "g": 1})
 
 
-def test_no_pickle_is_ever_loaded(tmp_path: Path) -> None:
-    saved(tmp_path, FIELDS)
-    np.save(tmp_path / "index" / "ids.npy", np.array([print], dtype=object), allow_pickle=True)
-    with pytest.raises(DataError, match=r"ids.npy cannot be read"):
-        Vocabulary.load(tmp_path, sizes(FIELDS), 0)
+@pytest.mark.parametrize("name", FILES)
+def test_no_pickle_is_ever_loaded(tmp_path: Path, name: str) -> None:
+    written(tmp_path, FIELDS)
+    np.save(tmp_path / f"index/0/{name}.npy", np.array([print] * 20, dtype=object), allow_pickle=True)
+    with pytest.raises(DataError, match=rf"{name}.npy cannot be read"):
+        Vocabulary.load(tmp_path, sizes(FIELDS))
+
+
+@pytest.mark.parametrize("place", range(6))
+@pytest.mark.parametrize("entry", [-1, 0, 1, 2, 3, 4])
+def test_a_changed_slot_is_found(tmp_path: Path, place: int, entry: int) -> None:
+    written(tmp_path, FIELDS)
+    slots = np.load(tmp_path / "index/0/slots.npy")
+    unchanged = slots[place] == entry
+    slots[place] = entry
+    np.save(tmp_path / "index/0/slots.npy", slots)
+    assert Vocabulary.load(tmp_path, sizes(FIELDS)).fields["f"].is_sound() == unchanged

@@ -1,65 +1,95 @@
-"""The counts are those of pandas, and rounded numbers are near."""
+"""The counts of a task are those of plain Python; needs no Spark."""
 
 import math
 from collections import Counter
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nfm.features.count import HashSplit, Part, count_batches, round_significantly
+from nfm.contract.schema import Bag
+from nfm.features.cells import COUNTS
+from nfm.features.count import Part, count_rows, merge_cells
+from nfm.features.split import Split
 
-ALL_TRAIN = HashSplit(("k",), 0.0, 0.0, 1)
-
-
-@given(st.floats(allow_nan=False, allow_infinity=False))
-def test_rounding_moves_a_number_by_at_most_one_part_in_4096(x: float) -> None:
-    rounded = float(round_significantly(np.array([x]))[0])
-    # Subnormal numbers have fewer bits to begin with.
-    assert abs(rounded - x) <= max(abs(x) * 2.0**-12, 5e-324)
-    assert math.isfinite(rounded)
-    assert float(round_significantly(np.array([rounded]))[0]) == rounded
-
-
-@pytest.mark.parametrize("x", [0.0, 1.0, -3.0, 0.5, 28.5, 4095.0, 4096.0, -2.25])
-def test_numbers_of_twelve_bits_stay_as_they_are(x: float) -> None:
-    assert round_significantly(np.array([x])).tolist() == [x]
-
-
-def test_missing_stays_missing_and_minus_zero_is_zero() -> None:
-    rounded = round_significantly(np.array([np.nan, -0.0]))
-    assert np.isnan(rounded[0])
-    assert not np.signbit(rounded[1])
-
-
-TEXTS = st.lists(st.one_of(st.none(), st.sampled_from(["", "a", "b", "ä", "3"])), max_size=30)
-
-
-@given(st.lists(TEXTS, max_size=4))
-def test_texts_are_counted_as_by_hand(batches: list[list[str | None]]) -> None:
-    records = [
-        pa.RecordBatch.from_pydict({"k": pa.array(range(len(texts)), pa.int64()), "c": pa.array(texts, pa.string())})
-        for texts in batches
+BY_COLUMN = Split((), 0.0, 0.0, 1, None, None, None, "fold", 1.0, ("id",))
+FOLDS = ["train", "valid", "test"]
+TEXTS = st.one_of(st.none(), st.sampled_from(["", "a", "b", "ä", "3"]))
+NUMBERS = st.one_of(st.none(), st.floats(), st.sampled_from([0.0, -0.0, 1.5, math.nan, math.inf]))
+ROWS = st.lists(
+    st.tuples(st.sampled_from(FOLDS), st.booleans(), TEXTS, NUMBERS, st.none() | st.lists(TEXTS, max_size=3)),
+    max_size=30,
+)
+SCHEMA = pa.schema(
+    [
+        ("fold", pa.string()),
+        ("label", pa.bool_()),
+        ("c", pa.string()),
+        ("x", pa.float64()),
+        ("bag", pa.list_(pa.string())),
     ]
-    counted: Counter[str | None] = Counter()
-    for batch in count_batches(records, [Part("field:c", "c", "text")], ALL_TRAIN):
-        for row in batch.to_pylist():
-            assert (row["part"], row["fold"], row["number"]) == ("field:c", 0, None)
-            counted[row["text"]] += row["count"]
-    assert counted == Counter(text for texts in batches for text in texts)
+)
+PARTS = [
+    Part("field:c", ("c",), ("text",)),
+    Part("number:x", ("x",)),
+    Part("field:bag", ("bag",), ("text",), Bag(None, ",", None)),
+    Part("field:cross", ("c", "fold"), ("text", "text")),
+]
 
 
-def test_folds_are_counted_apart_and_missing_numbers_together() -> None:
-    keys = list(range(400))
-    numbers = [None, float("nan"), float("inf"), -float("inf"), 1.5, 2.0, 2.0, 0.0] * 50
-    split = HashSplit(("k",), 0.2, 0.3, 1)
-    batch = pa.RecordBatch.from_pydict({"k": pa.array(keys), "x": pa.array(numbers, pa.float64())})
-    folds = split.folds(batch).tolist()
-    expected = Counter(
-        (fold, None if x is None or not math.isfinite(x) else x) for fold, x in zip(folds, numbers, strict=True)
+def counts_of(fold: str, label: bool) -> list[int]:
+    """What a value of such a row adds to COUNTS: train, valid, test, positive, held_positive."""
+    return [*(int(fold == one) for one in FOLDS), int(label and fold == "train"), int(label and fold != "train")]
+
+
+@given(st.lists(ROWS, max_size=4))
+def test_counts_are_those_of_plain_python(batches: list[list[tuple[Any, ...]]]) -> None:
+    records = [
+        pa.RecordBatch.from_arrays(
+            [pa.array([r[i] for r in rows], f.type) for i, f in enumerate(SCHEMA)], schema=SCHEMA
+        )
+        for rows in batches
+    ]
+    expected: Counter[tuple[int, Any, int]] = Counter()
+    for fold, label, text, x, bag in (row for rows in batches for row in rows):
+        missing = x is None or not math.isfinite(x)
+        values = [(0, str(label).lower()), (1, text), (2, None if missing else x + 0.0)]
+        values += [(3, member) for member in ([None] if bag is None else bag)]
+        values.append((4, None if text is None else f"{text}|{fold}"))
+        for part, value in values:
+            for i, n in enumerate(counts_of(fold, label)):
+                expected[part, value, i] += n
+
+    found: Counter[tuple[int, Any, int]] = Counter()
+    rows = list(count_rows(records, "label", PARTS, BY_COLUMN))
+    numbers = pa.Table.from_batches(
+        merge_cells([b for b in rows if b.column("cell").null_count == 0 and len(b)]), SCHEMA_OF
     )
-    rows = [row for part in count_batches([batch], [Part("number:x", "x", None)], split) for row in part.to_pylist()]
-    assert {(row["fold"], row["number"]): row["count"] for row in rows} == expected
-    assert all(row["text"] is None for row in rows)
+    assert set(numbers["bits"].to_pylist()) <= {52}
+    for batch in rows:
+        for row in batch.to_pylist():
+            key = row["text"]
+            if row["cell"] is not None:
+                bits = row["cell"] if row["cell"] >= 0 else row["cell"] ^ 0x7FFFFFFFFFFFFFFF
+                key = float(np.array([bits], np.int64).view(np.float64)[0])
+            for i, name in enumerate(COUNTS):
+                found[row["part"], key, i] += row[name]
+    assert +found == +expected
+
+
+SCHEMA_OF = next(iter(count_rows([pa.RecordBatch.from_pylist([], SCHEMA)], "label", [], BY_COLUMN))).schema
+
+
+def test_left_out_negatives_are_not_counted() -> None:
+    n = 1000
+    split = Split(("id",), 0.0, 0.0, 1, None, None, None, None, 0.5, ("id",))
+    batch = pa.record_batch({"id": range(n), "label": [i % 2 for i in range(n)], "x": [1.0] * n, "c": ["a"] * n})
+    parts = [Part("field:c", ("c",), ("text",)), Part("number:x", ("x",))]
+    train: Counter[int] = Counter()
+    for counted in count_rows([batch], "label", parts, split):
+        for row in counted.to_pylist():
+            train[row["part"]] += row["train"]
+    assert train[0] == train[1] == train[2]
+    assert 500 + 200 < train[0] < 500 + 300

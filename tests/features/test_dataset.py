@@ -4,6 +4,7 @@ import json
 import math
 import shutil
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,8 @@ from pyspark.sql import SparkSession
 from nfm.config import Config
 from nfm.contract.encoder import Encoding
 from nfm.contract.errors import DataError
-from nfm.features.dataset import build
+from nfm.features.dataset import Growth, build, prepare
+from nfm.features.summary import summary
 
 COLOURS = ["red", "blue", "red", "", None]
 PRICES = [1.0, 2.0, None, 8.0, math.nan, math.inf]
@@ -182,7 +184,7 @@ def test_a_missing_column_is_told_before_any_work(spark: SparkSession, table: Pa
         build(spark, config(tmp_path, table, columns=columns))
     assert str(error.value) == (
         f"Columns 'color', 'shape' are missing from {table}; the table has id, colour, size, price, label. "
-        "The configuration's columns and split name it."
+        "The configuration's columns, split and dataset.partition_by name it."
     )
     assert not (tmp_path / "dataset").exists()
 
@@ -214,7 +216,7 @@ def test_a_corrupt_file_among_many_is_named(spark: SparkSession, table: Path, tm
     wrong.with_name(f".{wrong.name}.crc").unlink()
     content = wrong.read_bytes()
     wrong.write_bytes(content[:4] + bytes(len(content) - 20) + content[-16:])
-    with pytest.raises(DataError, match=rf"raw has a file that cannot be read: file:/.*{wrong.name}"):
+    with pytest.raises(DataError, match=rf"raw has a file that cannot be read: /.*{wrong.name}"):
         build(spark, config(tmp_path, tmp_path / "raw"))
     assert not (tmp_path / "dataset").exists()
 
@@ -248,3 +250,160 @@ def test_pandas_and_spark_read_the_dataset(spark: SparkSession, table: Path, tmp
     build(spark, config(tmp_path, table))
     assert spark.read.parquet(str(tmp_path / "dataset")).count() == len(ROWS)
     assert set(pd.read_parquet(tmp_path / "dataset")["fold"]) <= {"train", "valid", "test"}
+
+
+def test_folds_by_time_and_as_a_column_says(spark: SparkSession, tmp_path: Path) -> None:
+    rows = [(i, f"2026-{i:02d}-15", ["train", "valid", "test"][i % 3], "a", i % 2) for i in range(1, 13)]
+    frame = spark.createDataFrame(rows, "id int, day string, part string, c string, y int")
+    frame.selectExpr("id", "cast(day as date) day", "part", "c", "y").write.parquet(str(tmp_path / "raw"))
+    columns = {"key": ("id",), "label": "y", "categorical": {"c": {}}}
+    split: dict[str, Any] = {"time": "day", "valid_from": "2026-09-01", "test_from": "2026-11-15"}
+    build(spark, config(tmp_path, tmp_path / "raw", columns=columns, split=split))
+    found = {row["id"]: row["fold"] for row in dataset_rows(tmp_path / "dataset")}
+    assert found == {i: "train" if i < 9 else "valid" if i < 11 else "test" for i in range(1, 13)}
+
+    build(spark, config(tmp_path, tmp_path / "raw", columns=columns, split={"column": "part"}))
+    assert {row["id"]: row["fold"] for row in dataset_rows(tmp_path / "dataset")} == {
+        i: part for i, _, part, _, _ in rows
+    }
+
+    frame.selectExpr("id", "cast(null as date) day", "part", "c", "y").write.parquet(str(tmp_path / "null"))
+    with pytest.raises(DataError, match=r"'day' decides the fold .* null in"):
+        build(spark, config(tmp_path, tmp_path / "null", columns=columns, split=split))
+
+
+def test_fewer_negatives_and_the_rate_is_recorded(spark: SparkSession, tmp_path: Path) -> None:
+    frame = spark.range(2000).selectExpr("id", "cast(id % 10 = 0 as int) y", "concat('v', id % 50) c")
+    frame.write.parquet(str(tmp_path / "raw"))
+    columns = {"key": ("id",), "label": "y", "categorical": {"c": {}}}
+    split = {"valid": 0.1, "test": 0.1, "negative_rate": 0.2}
+    statistics = build(spark, config(tmp_path, tmp_path / "raw", columns=columns, split=split))
+    rows = dataset_rows(tmp_path / "dataset")
+    positive = {row["id"] for row in rows if row["label"] == 1}
+    assert positive == set(range(0, 2000, 10))
+    assert len(rows) + statistics["left_out"] == 2000
+    train = [row for row in rows if row["fold"] == "train"]
+    negatives = sum(row["label"] == 0 for row in train)
+    assert abs(negatives / (negatives + statistics["left_out"]) - 0.2) < 0.04
+    assert Encoding.load(tmp_path / "encoding").spec.negative_rate == 0.2
+    # What is left out is counted nowhere: the vocabulary is that of the rows which remain.
+    vocabulary = pq.read_table(tmp_path / "encoding/vocabulary.parquet")
+    assert sum(vocabulary["count"].to_pylist()) == len(train) == statistics["rows"]["train"]
+
+
+def test_folders_for_the_values_of_a_column(spark: SparkSession, table: Path, tmp_path: Path) -> None:
+    content = {"key": ("id", "colour"), "label": "label", "categorical": {"size": {}}}
+    build(spark, config(tmp_path, table, columns=content, dataset={"partition_by": ("colour",)}))
+    back = spark.read.parquet(str(tmp_path / "dataset"))
+    # An empty text and null share Spark's folder for null; the key says which is which.
+    assert {path.name for path in (tmp_path / "dataset/fold=train").iterdir()} <= {
+        "colour=red", "colour=blue", "colour=green", "colour=__HIVE_DEFAULT_PARTITION__",
+    }  # fmt: skip
+    rows = {row.id: (row.key_colour, row.colour) for row in back.collect()}
+    assert rows == {row[0]: (row[1], row[1] or None) for row in ROWS}
+
+
+def grow(spark: SparkSession, old: Path, new: Config, refresh: bool = False) -> dict[str, Any]:
+    return dict(build(spark, new, prepare(spark, new, Growth(old, refresh))))
+
+
+def test_a_vocabulary_grows_and_no_id_moves(spark: SparkSession, tmp_path: Path) -> None:
+    def raw(name: str, colours: Sequence[str | None], x: float) -> Path:
+        rows = [(i, colour, x + i, i % 2, "train") for i, colour in enumerate(colours)]
+        spark.createDataFrame(rows, "id int, c string, x double, y int, part string").write.parquet(
+            str(tmp_path / name)
+        )
+        return tmp_path / name
+
+    columns = {
+        "key": ("id",),
+        "label": "y",
+        "categorical": {"c": {"min_count": 2}},
+        "numeric": {"x": {}, "xb": {"column": "x", "buckets": 2}},
+    }
+
+    def settings(name: str, path: Path) -> Config:
+        return config(tmp_path / name, path, columns=columns, split={"column": "part"})
+
+    first = settings("first", raw("monday", ["b"] * 3 + ["a"] * 2 + ["rare"], 0.0))
+    build(spark, first)
+    tuesday = settings("second", raw("tuesday", ["new"] * 4 + ["rare"] * 3 + ["b"] + ["once"] + [None], 100.0))
+    statistics = grow(spark, first.encoding_folder, tuesday)
+
+    def vocabulary(of: Config) -> list[tuple[str, int, int]]:
+        return [
+            (r["value"], r["id"], r["count"])
+            for r in pq.read_table(of.encoding_folder / "vocabulary.parquet").to_pylist()
+        ]
+
+    assert vocabulary(first) == [("b", 2, 3), ("a", 3, 2)]
+    assert vocabulary(tuesday) == [("b", 2, 3), ("a", 3, 2), ("new", 4, 4), ("rare", 5, 3)]
+    assert statistics["grown"]["fields"] == {
+        "c": {"before": 2, "added": 2, "coverage_before": 1 / 9, "coverage_after": 8 / 9}
+    }
+    old, new = (Encoding.load(one.encoding_folder).spec for one in (first, tuesday))
+    assert statistics["grown"]["from"] == old.fingerprint
+    assert new.ancestors == (old.fingerprint,)
+    assert (new.numbers, new.fields[1]) == (old.numbers, old.fields[1])  # kept, buckets too
+    rows = by_key(dataset_rows(tuesday.dataset_folder))
+    assert [rows[i]["c"] for i in (0, 4, 7, 8, 9)] == [4, 5, 2, 1, 0]
+    assert rows[0]["x"] > 10  # in Monday's units
+    assert "2 values added to 2, which covers 88.9% of the new rows' values instead of 11.1%" in summary(
+        tuesday, statistics
+    )
+
+    refreshed = settings("third", tmp_path / "tuesday")
+    grow(spark, tuesday.encoding_folder, refreshed, refresh=True)
+    spec = Encoding.load(refreshed.encoding_folder).spec
+    assert spec.ancestors == (new.fingerprint, old.fingerprint)
+    assert spec.numbers[0].shift == 104.5  # the mean of 100 … 109
+    assert spec.fields[1] == old.fields[1]
+    assert vocabulary(refreshed) == vocabulary(tuesday)
+
+
+def test_an_encoding_that_cannot_grow_is_left_alone(spark: SparkSession, table: Path, tmp_path: Path) -> None:
+    first = config(tmp_path, table)
+    build(spark, first)
+    other = config(tmp_path, table, columns={"key": ("id",), "label": "label", "categorical": {"colour": {}}})
+    with pytest.raises(DataError, match="cannot grow: its fields are not those"):
+        grow(spark, first.encoding_folder, other)
+    with pytest.raises(DataError, match="There is no encoding in"):
+        grow(spark, tmp_path / "nowhere", first)
+
+
+def test_shared_vocabularies_need_one_kind(spark: SparkSession, table: Path, tmp_path: Path) -> None:
+    columns = {"key": ("id",), "label": "label", "categorical": {"colour": {}, "size": {"share_with": "colour"}}}
+    with pytest.raises(DataError, match=r"Field 'size' .* with column 'colour', but holds number values where"):
+        build(spark, config(tmp_path, table, columns=columns))
+
+
+def test_a_rerun_replaces_and_leaves_nothing_behind(spark: SparkSession, table: Path, tmp_path: Path) -> None:
+    build(spark, config(tmp_path, table))
+    first = sorted(map(repr, dataset_rows(tmp_path / "dataset")))
+    build(spark, config(tmp_path, table))
+    assert sorted(map(repr, dataset_rows(tmp_path / "dataset"))) == first
+    assert {path.name for path in tmp_path.iterdir()} == {"dataset", "encoding", ".dataset.lock", ".encoding.lock"}
+    assert {path.name for path in (tmp_path / "encoding").iterdir()} == {
+        "spec.json", "statistics.json", "report.html", "vocabulary.parquet", "index",
+    }  # fmt: skip
+    assert {path.name for path in (tmp_path / "dataset").iterdir()} <= {
+        "_dataset.json", "fold=train", "fold=valid", "fold=test",
+    }  # fmt: skip
+
+
+def test_several_paths_and_an_empty_file_among_them(spark: SparkSession, table: Path, tmp_path: Path) -> None:
+    spark.createDataFrame([], SCHEMA).coalesce(1).write.parquet(str(tmp_path / "none"))
+    spark.createDataFrame([(100, "red", 1, 1.0, 1)], SCHEMA).write.parquet(str(tmp_path / "one"))
+    paths = (str(table), str(tmp_path / "none"), str(tmp_path / "one"))
+    build(spark, config(tmp_path, table, source={"path": paths}))
+    assert Counter(row["id"] for row in dataset_rows(tmp_path / "dataset")) == Counter([row[0] for row in ROWS] + [100])
+
+
+def test_a_bag_whose_weights_do_not_fit_is_refused(spark: SparkSession, tmp_path: Path) -> None:
+    rows = [(1, ["a", "b"], [1.0], 0), (2, None, None, 1)]
+    frame = spark.createDataFrame(rows, "id int, tags array<string>, w array<double>, y int")
+    frame.write.parquet(str(tmp_path / "raw"))
+    columns = {"key": ("id",), "label": "y", "categorical": {"tags": {"bag": True, "weights": "w"}}}
+    with pytest.raises(DataError, match="'w'"):
+        build(spark, config(tmp_path, tmp_path / "raw", columns=columns))
+    assert not (tmp_path / "dataset").exists()

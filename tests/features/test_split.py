@@ -1,11 +1,20 @@
 """A row's fold depends on the row alone."""
 
+from dataclasses import replace
+from datetime import UTC, date, datetime
+from typing import Any
+
 import numpy as np
 import pyarrow as pa
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nfm.features.split import fold_of
+from nfm.contract.errors import DataError
+from nfm.features.split import LEFT_OUT, Split, fold_of, folds
+
+BY_HASH = Split(("k",), 0.2, 0.3, 1, None, None, None, None, 1.0, ("k",))
+BY_TIME = replace(BY_HASH, time="t", by=())
 
 KEYS = st.lists(st.one_of(st.none(), st.integers(-(2**62), 2**62)), min_size=1, max_size=50)
 
@@ -61,3 +70,101 @@ def test_a_timestamp_can_be_a_key() -> None:
 
 def test_no_rows() -> None:
     assert fold_of([pa.array([], pa.int64())], 0.1, 0.2, 1).tolist() == []
+
+
+def split_rows(split: Split, positive: list[bool] | None = None, **columns: pa.Array) -> list[int]:
+    batch = pa.record_batch(columns)
+    return [int(fold) for fold in folds(split, batch, np.array(positive or [False] * len(batch)))]
+
+
+DAYS = [date(2026, 9, 30), date(2026, 10, 1), date(2026, 10, 31), date(2026, 11, 1)]
+STAMPS = [
+    datetime(2026, 9, 30, 23, 59, 59, tzinfo=UTC),
+    *(datetime(d.year, d.month, d.day, tzinfo=UTC) for d in DAYS[1:]),
+]
+
+
+@pytest.mark.parametrize(
+    "times",
+    [
+        pa.array(DAYS),
+        pa.array(STAMPS, pa.timestamp("us", "UTC")),
+        pa.array([s.replace(tzinfo=None) for s in STAMPS], pa.timestamp("ns")),
+        pa.array(["2026-09-30T23:59", "2026-10-01", "2026-10-31 12:00", "2026-11-01"]),
+        pa.array(["2026-09-30T23:59", "2026-10-01", "2026-10-31 12:00", "2026-11-01"]).dictionary_encode(),
+    ],
+    ids=str,
+)
+def test_a_fold_begins_with_its_moment(times: pa.Array) -> None:
+    both = replace(BY_TIME, valid_from="2026-10-01", test_from="2026-11-01")
+    assert split_rows(both, t=times) == [0, 1, 1, 2]
+    assert split_rows(replace(BY_TIME, test_from="2026-10-31"), t=times) == [0, 0, 2, 2]
+    assert split_rows(replace(BY_TIME, valid_from="2026-11-01"), t=times) == [0, 0, 0, 1]
+
+
+def test_whole_numbers_are_times_too() -> None:
+    split = replace(BY_TIME, valid_from=20261001, test_from=20261101)
+    assert split_rows(split, t=pa.array([20260930, 20261001, 20261101], pa.int32())) == [0, 1, 2]
+
+
+@pytest.mark.parametrize(
+    ("times", "bound"),
+    [
+        (pa.array([1.5]), "2026-10-01"),
+        (pa.array([3]), "2026-10-01"),
+        (pa.array(DAYS), 20261001),
+        (pa.array(DAYS), "October"),
+        (pa.array([True]), "2026-10-01"),
+    ],
+    ids=str,
+)
+def test_a_time_that_cannot_be_compared_is_refused(times: pa.Array, bound: Any) -> None:
+    with pytest.raises(DataError, match=r"Column 't' decides the fold \(split.time\) and is .*, to which .* cannot be"):
+        split_rows(replace(BY_TIME, valid_from=bound), t=times)
+
+
+def test_a_row_without_a_time_belongs_to_no_fold_and_is_refused() -> None:
+    with pytest.raises(DataError, match=r"'t' decides the fold .* but is null in 1 of 2 rows"):
+        split_rows(replace(BY_TIME, valid_from="2026-10-01"), t=pa.array([DAYS[0], None]))
+
+
+def test_a_column_tells_the_fold() -> None:
+    told = pa.array(["test", "train", "valid", "train"])
+    split = replace(BY_HASH, column="f", by=())
+    assert split_rows(split, f=told) == [2, 0, 1, 0]
+    assert split_rows(split, f=told.dictionary_encode()) == [2, 0, 1, 0]
+
+
+@pytest.mark.parametrize(("wrong", "shown"), [("Train", "'Train'"), ("", "''"), (None, "None")])
+def test_a_column_that_names_no_fold_is_refused(wrong: str | None, shown: str) -> None:
+    with pytest.raises(DataError, match=f"must hold train, valid, test, but 2 of 3 rows .* else, {shown} for one"):
+        split_rows(replace(BY_HASH, column="f", by=()), f=pa.array(["test", wrong, wrong]))
+
+
+def test_only_negatives_of_the_train_fold_are_left_out() -> None:
+    n = 40_000
+    keys, positive = pa.array(range(n)), [i % 4 == 0 for i in range(n)]
+    everything = np.array(split_rows(BY_HASH, positive, k=keys))
+    some = np.array(split_rows(replace(BY_HASH, negative_rate=0.25), positive, k=keys))
+    dropped = some == LEFT_OUT
+    assert (some[~dropped] == everything[~dropped]).all()
+    assert not np.array(positive)[dropped].any()
+    assert (everything[dropped] == 0).all()
+    negatives = np.count_nonzero((everything == 0) & ~np.array(positive))
+    assert abs(np.count_nonzero(dropped) / negatives - 0.75) < 0.015  # 15,000 of them: a standard deviation is 0.0035
+
+
+def test_which_negatives_are_kept_depends_on_the_key_alone() -> None:
+    keys = list(range(999))
+    split = replace(BY_HASH, negative_rate=0.5)
+    kept = dict(zip(keys, split_rows(split, k=pa.array(keys)), strict=True))
+    assert split_rows(split, k=pa.array(keys[::-1])) == [kept[key] for key in keys[::-1]]
+    by_time = replace(BY_TIME, valid_from=500, negative_rate=0.5)
+    assert split_rows(by_time, k=pa.array([3, 4, 5]), t=pa.array([1, 600, 1]))[1] == 1
+    assert by_time.columns == ("t", "k")
+    assert split.columns == ("k",)
+
+
+def test_a_split_is_told() -> None:
+    assert str(BY_HASH) == "train 50%, valid 20%, test 30%, by hash of k"
+    assert str(replace(BY_TIME, test_from=7, negative_rate=0.1)) == "by t: test from 7; 0.1 of train's negatives kept"

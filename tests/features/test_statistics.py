@@ -4,9 +4,11 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from sklearn.metrics import roc_auc_score
 
 from nfm.config import Numeric
-from nfm.features.statistics import Distribution, bucket_edges, transformation
+from nfm.features.cells import cells
+from nfm.features.statistics import Distribution, auc, bucket_edges, number_facts, transformation
 
 
 def distribution(numbers: list[float]) -> Distribution:
@@ -23,8 +25,7 @@ NUMBERS = st.lists(st.integers(-1000, 1000).map(float), min_size=1, max_size=60)
 
 @given(NUMBERS, st.sampled_from([0.0, 0.001, 0.1, 0.25, 0.3, 0.5, 0.9, 0.999, 1.0]))
 def test_quantiles_are_numpys(numbers: list[float], q: float) -> None:
-    expected = np.quantile(numbers, q, method="inverted_cdf")
-    assert distribution(numbers).quantile(q) == expected
+    assert distribution(numbers).quantile(q) == pytest.approx(np.quantile(numbers, q), rel=1e-12, abs=1e-12)
 
 
 @given(NUMBERS)
@@ -34,7 +35,7 @@ def test_mean_and_spread_are_numpys(numbers: list[float]) -> None:
 
 
 def test_standard_scale_after_clipping() -> None:
-    # 1 … 10 and an outlier; clipped at the 0.1 and 0.9 quantiles of 11 rows: the 2nd and the 10th
+    # 1 … 10 and an outlier; clipped at the 0.1 and 0.9 quantiles of 11 rows: the 2nd and the 10th, exactly
     train = distribution([1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 1000])
     made = transformation("x", numeric(clip=(0.1, 0.9), missing_flag=True, impute="median"), train)
     clipped = [2, 2, 3, 4, 5, 6, 7, 8, 9, 10, 10]
@@ -67,8 +68,35 @@ def test_a_number_that_is_always_missing_becomes_zero() -> None:
 
 
 def test_bucket_edges() -> None:
-    assert bucket_edges(4, distribution(list(range(8)))) == (1.0, 3.0, 5.0)
+    assert bucket_edges(4, distribution(list(range(8)))) == (1.75, 3.5, 5.25)
     # Most rows share the lowest value: no bucket below it, and fewer buckets than asked for.
-    assert bucket_edges(8, distribution([0, 0, 0, 0, 0, 0, 1, 2])) == (1.0,)
+    assert bucket_edges(8, distribution([0, 0, 0, 0, 0, 0, 1, 2])) == (0.25, 1.125)
     assert bucket_edges(4, distribution([5, 5])) == ()
     assert bucket_edges(4, distribution([])) == ()
+
+
+@given(st.lists(st.tuples(st.integers(0, 5), st.booleans()), min_size=1, max_size=60))
+def test_auc_is_scikit_learns(rows: list[tuple[int, bool]]) -> None:
+    scores = np.array([score for score, _ in rows])
+    ones = np.array([one for _, one in rows])
+    found = auc(scores, ones.astype(int), (~ones).astype(int))
+    if ones.all() or not ones.any():
+        assert found is None
+    else:
+        assert found == pytest.approx(roc_auc_score(ones, scores))
+
+
+def test_the_facts_of_a_number() -> None:
+    # Train: 1, 2, 2, 9. Valid and test: 1 and 2 with label 0, 9 with label 1: larger numbers mean 1.
+    x = np.array([1.0, 2, 2, 9, 1, 2, 9])
+    groups = np.array([0, 0, 1, 1, 2, 4, 5])  # fold × 2 + label
+    found = cells(x, groups, 6)
+    by_fold = found.counts.reshape(-1, 3, 2)
+    counts = np.column_stack([by_fold.sum(2), by_fold[:, 0, 1], by_fold[:, 1:, 1].sum(1)])
+    counted = type(found)(found.bits, found.keys, counts)
+    facts = number_facts(counted, Distribution.of_train(counted), {"train": 3, "valid": 0, "test": 1})
+    assert (facts["mean"], facts["median"], facts["min"], facts["max"]) == (3.5, 2.0, 1.0, 9.0)
+    assert facts["std"] == pytest.approx(np.std([1, 2, 2, 9]))
+    assert (facts["exact"], facts["auc"], facts["log"]) == (True, 1.0, False)
+    assert facts["histogram"] == {"edges": [1.0, 1.5, 5.5, 9.0], "counts": [1, 2, 1]}
+    assert facts["missing"] == {"train": 3, "valid": 0, "test": 1}

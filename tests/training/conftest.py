@@ -19,18 +19,18 @@ def number(name: str, placement: Placement, missing_flag: bool = False) -> Numbe
 def mixed() -> Spec:
     """Three fields (one with three out-of-vocabulary ids), a number in the pooling with a flag, and two dense ones."""
     fields = (
-        Field("a", "a", "text", 1, 3),
-        Field("b", "b", "number", 3, 5),
-        Field("c", "c", "number", 0, 4, (1.0, 2.0, 3.0)),
+        Field("a", ("a",), ("text",), 1, 3, "a"),
+        Field("b", ("b",), ("number",), 3, 5, "b"),
+        Field("c", ("c",), ("number",), 0, 4, None, (1.0, 2.0, 3.0)),
     )
     numbers = (number("x", "field", missing_flag=True), number("y", "dense"), number("z", "dense"))
-    return Spec(("k",), fields, numbers, "", 0)
+    return Spec(("k",), fields, numbers, ())
 
 
 @pytest.fixture(scope="session")
 def categories() -> Spec:
     """Two fields, no numbers."""
-    return Spec(("k",), (Field("a", "a", "text", 1, 3), Field("b", "b", "text", 1, 2)), (), "", 0)
+    return Spec(("k",), (Field("a", ("a",), ("text",), 1, 3, "a"), Field("b", ("b",), ("text",), 1, 2, "b")), (), ())
 
 
 def random_rows(spec: Spec, count: int, seed: int = 0) -> Inputs:

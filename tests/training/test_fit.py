@@ -19,10 +19,13 @@ from nfm.training.fit import Fitted, evaluate, fit, predict
 SIDE = 8  # values of each field
 CHECKERBOARD = Spec(
     ("k",),
-    (Field("a", "a", "number", 1, SIDE), Field("b", "b", "number", 1, SIDE), Field("noise", "noise", "number", 1, 5)),
+    (
+        Field("a", ("a",), ("number",), 1, SIDE, "a"),
+        Field("b", ("b",), ("number",), 1, SIDE, "b"),
+        Field("noise", ("noise",), ("number",), 1, 5, "noise"),
+    ),
     (),
-    "",
-    0,
+    (),
 )
 
 
@@ -198,7 +201,7 @@ def test_every_row_is_in_one_batch_of_each_epoch() -> None:
 def test_a_training_that_diverges_is_told_and_gives_no_model() -> None:
     folds = noise_folds()
     ids, _, _ = folds["train"].inputs
-    spec = Spec(("k",), CHECKERBOARD.fields, (Number("x", "x", "dense", 0.0, False, None, False, 0.0, 1.0),), "", 0)
+    spec = Spec(("k",), CHECKERBOARD.fields, (Number("x", "x", "dense", 0.0, False, None, False, 0.0, 1.0),), ())
     huge = np.full((len(ids), 1), 3e38, np.float32)
     data = fold(Inputs(ids, np.empty((len(ids), 0), np.float32), huge), folds["train"].label)
     with pytest.raises(DataError, match=r"The loss was nan in epoch 1: the training diverged.*train\.learning_rate"):

@@ -32,7 +32,7 @@ def spec(request: pytest.FixtureRequest, mixed: Spec) -> Spec:
 
 
 def forty_fields() -> tuple[Field, ...]:
-    return tuple(Field(f"field {i}", f"field {i}", "text", 1, i) for i in range(40))
+    return tuple(Field(f"field {i}", (f"field {i}",), ("text",), 1, i, f"field {i}") for i in range(40))
 
 
 def architecture(spec: Spec, settings: Model) -> ElementTree.Element:

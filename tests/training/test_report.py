@@ -36,10 +36,13 @@ def field_facts(known: int, distinct: int, missing_in_test: int) -> dict[str, An
 # a: 1 + 2 + 3 ids, b: 1 + 1 + 2, bucketed c: 1 + 4; z enters the pooling; x and its flag are dense.
 TINY = Spec(
     ("k",),
-    (Field("a", "a", "text", 2, 3), Field("b", "b", "text", 1, 2), Field("c", "c", "number", 0, 4, (1.0, 2.0, 3.0))),
+    (
+        Field("a", ("a",), ("text",), 2, 3, "a"),
+        Field("b", ("b",), ("text",), 1, 2, "b"),
+        Field("c", ("c",), ("number",), 0, 4, None, (1.0, 2.0, 3.0)),
+    ),
     (number("x", missing_flag=True), Number("z", "z", "field", 7.0, False, (1.0, 90.0), True, 2.5, 0.5)),
-    "",
-    0,
+    (),
 )
 TINY_FACTS: dict[str, dict[str, Any]] = {
     "fields": {"a": field_facts(3, 7, 1), "b": field_facts(2, 2, 0)},
@@ -168,10 +171,10 @@ def test_the_rows_of_each_field_by_hand() -> None:
 
 def test_the_published_parameter_counts_can_be_read_off(write: Write) -> None:
     known = {"Pclass": (3, 3, 0), "Sex": (2, 2, 0), "Cabin": (122, 147, 9), "Embarked": (3, 3, 1)}
-    fields = tuple(Field(name, name, "text", 1, values) for name, (values, _, _) in known.items())
+    fields = tuple(Field(name, (name,), ("text",), 1, values, name) for name, (values, _, _) in known.items())
     numbers = tuple(number(name) for name in ("Age", "SibSp", "Parch", "Fare"))
     facts = {"fields": {name: field_facts(*counts) for name, counts in known.items()}, "numbers": {}}
-    page = Page(write(Spec(("k",), fields, numbers, "", 0), facts, config_of(Model(batch_norm=False))))
+    page = Page(write(Spec(("k",), fields, numbers, ()), facts, config_of(Model(batch_norm=False))))
     # field; values, missing, unseen, rows, × 64, first order; distinct, missing, reserved, rows, × 64
     assert page.row("Pclass", 12)[7:] == ["3", "0", "1", "4", "256"]
     assert page.row("Sex", 12)[7:] == ["2", "0", "1", "3", "192"]
@@ -214,7 +217,7 @@ def test_what_users_wrote_is_text_and_never_markup(write: Write) -> None:
     nasty = '<script>alert("1")</script><img src=x>&amp;'
     numbers = (number(f"{nasty}2"), number(f"{nasty}3", "field"))
     facts = {"fields": {nasty: field_facts(3, 3, 0)}, "numbers": {f"{nasty}2": TINY_FACTS["numbers"]["x"]}}
-    spec = Spec(("k",), (Field(nasty, nasty, "text", 1, 3),), numbers, "", 0)
+    spec = Spec(("k",), (Field(nasty, (nasty,), ("text",), 1, 3, nasty),), numbers, ())
     text = write(spec, facts, config_of(label=nasty, name=nasty))
     page = Page(text)
     assert page.count("script") == page.count("img") == 0

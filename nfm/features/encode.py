@@ -1,0 +1,199 @@
+"""The second pass: every raw row → the dataset's files, and counts of what the encoder met."""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+from pyspark.sql import SparkSession
+
+from nfm.contract.columns import Rows
+from nfm.contract.encoder import Encoding
+from nfm.contract.schema import FOLDS, MISSING, Spec
+from nfm.contract.values import canonical_text, check_kind, dictionary_indices, numbers
+from nfm.features.count import label_texts
+from nfm.features.split import LEFT_OUT, Split, folds
+from nfm.features.write import FILES, FILES_DDL, File, Writer, publishable, put_together, told
+from nfm.table.scan import Scan
+
+_NULL_FOLDER = "__HIVE_DEFAULT_PARTITION__"  # Spark's name for the partition of null
+
+
+@dataclass(frozen=True)
+class RawColumns:
+    """Columns of the raw table that go into the dataset beside the encoded ones."""
+
+    key: Mapping[str, str]  # name in the dataset → raw column
+    label: str
+    weight: str | None
+    partition_by: tuple[str, ...]
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The raw columns, each once."""
+        weight = (self.weight,) if self.weight else ()
+        return tuple(dict.fromkeys([*self.key.values(), self.label, *weight, *self.partition_by]))
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """What the encoder met, by fold."""
+
+    rows: Mapping[str, int]
+    left_out: int  # negatives that the train fold does without
+    # By field: `values`, `missing` and `out_of_vocabulary`; of a bag, its members are counted.
+    fields: Mapping[str, Mapping[str, Mapping[str, int]]]
+
+
+def encode(
+    spark: SparkSession, scan: Scan, spec: Spec, encoding_folder: Path, raw: RawColumns, split: Split, target: Path
+) -> Encoded:
+    """Encode every row of a scan and write the dataset's files.
+
+    Args:
+        spark: the session.
+        scan: the raw table.
+        spec: of the encoding.
+        encoding_folder: where the workers find it, and map it.
+        raw: what goes along.
+        split: how rows are split.
+        target: an existing, empty folder that every machine sees.
+    """
+    written = target / "_written"
+    written.mkdir()
+    repeating = _repeating(spec, raw)
+    fingerprint = spec.fingerprint
+
+    # The closure takes small values: a worker maps the encoding from its folder.
+    def encoded(all_rows: Iterator[Rows]) -> Iterator[pa.RecordBatch]:
+        writer, counts = Writer(written, repeating), Counter[tuple[str, str, str]]()
+        encode_rows(all_rows, _open(encoding_folder, fingerprint), raw, split, writer, counts)
+        yield _tell(writer.close(), counts)
+
+    needed = dict.fromkeys([*raw.columns, *split.columns, *spec.columns])
+    told_rows = scan.map(needed, encoded, f"{FILES_DDL}, counts map<string,bigint>").collect()
+    files = [File(row.folder, row.path, row.rows, row.bytes) for row in told_rows if row.path is not None]
+    publishable(put_together(spark, files, written, repeating), target)
+    for path in written.iterdir():
+        path.unlink()  # of tasks that died, or ran twice
+    written.rmdir()
+    return _sum(spec, [row.counts for row in told_rows if row.counts is not None])
+
+
+@lru_cache(maxsize=1)
+def _open(folder: Path, fingerprint: str) -> Encoding:
+    """Once a worker; the fingerprint tells a folder that was replaced from what it was."""
+    encoding = Encoding.load(folder)
+    assert encoding.spec.fingerprint == fingerprint, f"{folder} is not the encoding that this job has made"
+    return encoding
+
+
+def encode_rows(
+    all_rows: Iterable[Rows],
+    encoding: Encoding,
+    raw: RawColumns,
+    split: Split,
+    writer: Writer,
+    counts: Counter[tuple[str, str, str]],
+) -> None:
+    """Encode one task's rows into a writer, and count (what, name, fold); needs no Spark."""
+    for rows in all_rows:
+        _, is_one = label_texts(rows, raw.label)
+        fold = folds(split, rows, is_one)
+        columns: dict[str, Any] = {name: _plain(rows.column(source)) for name, source in raw.key.items()}
+        columns["label"] = is_one.astype(np.float32)
+        columns["weight"] = (
+            np.ones(rows.num_rows, np.float32)
+            if raw.weight is None
+            else numbers(rows.column(raw.weight), raw.weight).astype(np.float32)
+        )
+        columns |= encoding.encode(rows)
+        _count(encoding.spec, columns, fold, counts)
+        table = pa.table({name: pa.array(values) for name, values in columns.items()})
+        _add(writer, table, fold, [rows.column(name) for name in raw.partition_by], raw.partition_by)
+
+
+def _plain(values: pa.Array) -> pa.Array:
+    return values.dictionary_decode() if pa.types.is_dictionary(values.type) else values
+
+
+def _count(
+    spec: Spec, columns: Mapping[str, Any], fold: NDArray[np.int8], counts: Counter[tuple[str, str, str]]
+) -> None:
+    def add(what: str, name: str, of_fold: NDArray[np.int8]) -> None:
+        for name_of_fold, n in zip(FOLDS, np.bincount(of_fold[of_fold >= 0], minlength=len(FOLDS)), strict=True):
+            counts[what, name, name_of_fold] += int(n)
+
+    counts["left_out", "", ""] += int(np.count_nonzero(fold == LEFT_OUT))
+    add("rows", "", fold)
+    for field in spec.fields:
+        ids, of_value = columns[field.name], fold
+        if field.bag is not None:
+            of_value = np.repeat(fold, np.diff(ids.offsets.to_numpy()))
+            ids = ids.flatten().to_numpy()
+        add("values", field.name, of_value)
+        add("missing", field.name, of_value[ids == MISSING])
+        if not field.hashed:
+            add("out_of_vocabulary", field.name, of_value[(ids != MISSING) & (ids < field.first_value)])
+
+
+def _add(
+    writer: Writer, table: pa.Table, fold: NDArray[np.int8], partitions: Sequence[pa.Array], names: Sequence[str]
+) -> None:
+    """Give each fold, and inside it each partition, its rows."""
+    folders = np.array([f"fold={name}" for name in FOLDS], object)
+    code, labels = fold.astype(np.int64), list(folders)
+    for name, values in zip(names, partitions, strict=True):
+        encoded = values if pa.types.is_dictionary(values.type) else values.dictionary_encode()
+        texts = canonical_text(encoded.dictionary, check_kind(name, values.type, "the table"), name).to_pylist()
+        steps = [f"{quote(name)}={_folder_name(text)}" for text in [*texts, None]]
+        kept = code >= 0
+        combined = np.where(kept, code * len(steps) + dictionary_indices(encoded), LEFT_OUT)
+        seen = np.unique(combined[kept])
+        labels = [f"{labels[i // len(steps)]}/{steps[i % len(steps)]}" for i in seen]
+        code = np.where(kept, np.searchsorted(seen, combined), LEFT_OUT)
+    for i, label in enumerate(labels):
+        mine = np.flatnonzero(code == i)
+        if len(mine):
+            writer.add(label, table.take(pa.array(mine)) if len(mine) < len(table) else table)
+
+
+def _folder_name(text: str | None) -> str:
+    return quote(text, safe=" ") if text else _NULL_FOLDER  # as Spark does, an empty text is null here
+
+
+def _repeating(spec: Spec, raw: RawColumns) -> list[str]:
+    """Columns for which a dictionary saves room: ids and weights, not keys and not numbers of many values."""
+    members = [f"{name}.list.element" for field in spec.fields if field.bag for name in field.outputs]
+    plain = [field.name for field in spec.fields if field.bag is None]
+    flags = [name for number in spec.numbers for name in number.outputs[1:]]
+    return ["label", "weight", *plain, *members, *flags]
+
+
+def _tell(files: Sequence[File], counts: Mapping[tuple[str, str, str], int]) -> pa.RecordBatch:
+    """A row a file, and one with the counts."""
+    batch = told(files)
+    texts = [("\t".join(key), n) for key, n in counts.items()]
+    rows = [{**row, "counts": None} for row in batch.to_pylist()] + [{"counts": texts}]
+    return pa.RecordBatch.from_pylist(rows, pa.schema([*FILES, ("counts", pa.map_(pa.string(), pa.int64()))]))
+
+
+def _sum(spec: Spec, told_counts: Sequence[Mapping[str, int]]) -> Encoded:
+    total: Counter[str] = Counter()
+    for counts in told_counts:
+        total.update(counts)
+    by_fold = {
+        name: {
+            what: {fold: total[f"{what}\t{name}\t{fold}"] for fold in FOLDS}
+            for what in ("values", "missing", "out_of_vocabulary")
+        }
+        for name in ["", *(field.name for field in spec.fields)]
+    }
+    rows = {fold: total[f"rows\t\t{fold}"] for fold in FOLDS}
+    return Encoded(rows, total["left_out\t\t"], {k: v for k, v in by_fold.items() if k})

@@ -1,0 +1,212 @@
+"""What the counts say of the table: the labels, each field, each number, and how well each ranks the labels alone."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Self
+
+from pyspark.sql import DataFrame
+from pyspark.sql import functions as F
+
+from nfm.config import Config
+from nfm.contract.errors import DataError
+from nfm.contract.schema import FOLDS, Kind, Spec
+from nfm.features.cells import COUNTS, Cells
+from nfm.features.count import count, number_cells
+from nfm.features.encode import Encoded
+from nfm.features.encoding import WEIGHT, field_part, number_part, parts
+from nfm.features.findings import findings
+from nfm.features.split import Split
+from nfm.features.statistics import Distribution, auc, number_facts
+from nfm.features.vocabularies import Growth, Made
+from nfm.table.scan import Scan
+
+_LEVELS = 1000  # of the label rates by which a field's values are put in order
+_PRIOR_ROWS = 10  # a rare value's label rate is drawn to that of all
+_ALLOWED = ("0", "1", "false", "true")
+
+
+@dataclass(frozen=True)
+class Counted:
+    """What the first pass has found; the counts themselves stay in files."""
+
+    counts: DataFrame
+    places: Mapping[str, int]  # of the parts in the counts
+    rows: Mapping[str, int]  # by fold
+    positive: Mapping[str, int]  # rows of label 1, by fold
+    values: Mapping[int, Mapping[str, Any]]  # by place: `of_values`
+    cells: Mapping[int, Cells]  # by place: of the numbers
+
+    @classmethod
+    def of(cls, scan: Scan, config: Config, kinds: Mapping[str, Kind], split: Split, target: Path) -> Self:
+        """Count a table.
+
+        Raises:
+            DataError: labels or weights that the task cannot use, or an empty train fold.
+        """
+        columns, where = config.columns, str(config.source)
+        counted = parts(columns, kinds)
+        places = {part.name: place for place, part in enumerate(counted, start=1)}
+        counts = count(scan, columns.label, counted, split, target)
+        rows, positive = labels(counts, columns.label, where)
+        values, cells = of_values(counts, rows, positive), number_cells(counts)
+        if columns.weight is not None:
+            place = places[WEIGHT]
+            check_weights(columns.weight, cells.get(place), sum(values[place]["missing"].values()), where)
+        return cls(counts, places, rows, positive, values, cells)
+
+    def cells_of(self, part: str) -> Cells | None:
+        """A number's cells; None where it is always missing."""
+        return self.cells.get(self.places[part])
+
+
+def gather(
+    config: Config,
+    scan: Scan,
+    spec: Spec,
+    counted: Counted,
+    encoded: Encoded,
+    distributions: Mapping[str, Distribution],
+    made: Mapping[str, Made],
+    growths: Mapping[str, Growth],
+) -> dict[str, Any]:
+    """The content of statistics.json."""
+    rates = {fold: counted.positive[fold] / n if n else None for fold, n in counted.rows.items()}
+    label = {"column": config.columns.label, "positive": counted.positive, "rate": rates}
+    fields = {field.name: field for field in spec.fields}
+    statistics: dict[str, Any] = {
+        "name": config.name,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "source": str(config.source),
+        "scan": f"{scan.method}: {scan.reason}",
+        "skipped_files": list(scan.skipped),
+        "fingerprint": spec.fingerprint,
+        "rows": counted.rows,
+        "negative_rate": spec.negative_rate,
+        "left_out": encoded.left_out,
+        "label": label,
+        "positive": label["positive"],
+        "label_rate": label["rate"],
+        "fields": {},
+        "numbers": {},
+        "grown": None,
+    }
+    for name, settings in config.columns.categorical.items():
+        field, of_fold = fields[name], encoded.fields[name]
+        present = {fold: of_fold["values"][fold] - of_fold["missing"][fold] for fold in FOLDS}
+        known = {fold: present[fold] - of_fold["out_of_vocabulary"][fold] for fold in FOLDS}
+        ranked = made.get(field.vocabulary or "")
+        of_value = counted.values.get(counted.places.get(field_part(name), -1), {})
+        statistics["fields"][name] = {
+            "columns": list(field.columns),
+            "form": _form(settings.share_with, field.hashed, field.bag is not None, len(field.columns) > 1),
+            "vocabulary": field.values,
+            **of_fold,
+            "distinct": of_value.get("distinct"),
+            "coverage": {fold: known[fold] / present[fold] if present[fold] else None for fold in FOLDS},
+            "top": [list(pair) for pair in ranked.top] if ranked else [],
+            "auc": of_value.get("auc"),
+        }
+    for name, number in config.columns.numeric.items():
+        missing = counted.values[counted.places[number_part(name)]]["missing"]
+        statistics["numbers"][name] = {
+            "columns": [number.column or name],
+            **number_facts(counted.cells_of(number_part(name)), distributions[name], missing),
+            **({"buckets": fields[name].values} if number.buckets is not None else {}),
+        }
+    if spec.ancestors:
+        statistics["grown"] = {
+            "from": spec.ancestors[0],
+            "fields": {name: asdict(growth) for name, growth in growths.items()},
+        }
+    statistics["findings"] = findings(statistics, config.columns.key, config.columns.label)
+    return statistics
+
+
+def _form(shared: str | None, hashed: bool, bag: bool, cross: bool) -> str:
+    if shared is not None:
+        return f"shared:{shared}"
+    return "bag" if bag else "cross" if cross else "hashed" if hashed else "vocabulary"
+
+
+def labels(counts: DataFrame, column: str, where: str) -> tuple[dict[str, int], dict[str, int]]:
+    """Rows of each fold, and how many of them have a label of 1.
+
+    Raises:
+        DataError: labels that the binary task cannot use; or no row to train on.
+    """
+    total = sum((F.col(fold) for fold in FOLDS[1:]), F.col(FOLDS[0]))
+    label = counts.where("part = 0")
+    wrong = F.col("text").isNull() | ~F.col("text").isin(*_ALLOWED)
+    found = label.agg(
+        *(F.sum(name).alias(name) for name in COUNTS),
+        *(F.sum(F.when(F.col("text").isin("1", "true"), F.col(fold))).alias(f"{fold}_ones") for fold in FOLDS),
+        F.sum(F.when(F.col("text").isNull(), total)).alias("nulls"),
+        F.sum(F.when(wrong & F.col("text").isNotNull(), total)).alias("others"),
+        F.max_by("text", F.when(wrong & F.col("text").isNotNull(), F.struct(total, "text"))).alias("example"),
+    ).collect()[0]
+    if found.nulls or found.others:
+        said = [f"{found.nulls} null labels"] if found.nulls else []
+        said += [f"{found.others} labels that are something else, {found.example!r} for one"] if found.others else []
+        raise DataError(
+            f"Column '{column}' of {where} is the label of a binary task, which takes 0 and 1 (or false and true), but "
+            f"holds {' and '.join(said)}. Correct them, or leave such rows out with source.where."
+        )
+    rows = {fold: int(found[fold] or 0) for fold in FOLDS}
+    if not rows["train"]:
+        raise DataError(
+            f"The train fold of {where} is empty: the table has {sum(rows.values())} rows, of which {rows['valid']} "
+            f"fall to validation and {rows['test']} to test. Check source.path, source.where and split."
+        )
+    return rows, {fold: int(found[f"{fold}_ones"] or 0) for fold in FOLDS}
+
+
+def check_weights(column: str, cells: Cells | None, missing: int, where: str) -> None:
+    """Every row has a weight ≥ 0.
+
+    Raises:
+        DataError: some have none, or a negative one.
+    """
+    negative = 0 if cells is None else int(cells.counts[cells.values < 0, : len(FOLDS)].sum())
+    if negative or missing:
+        example = repr(float(cells.values[0])) if negative and cells is not None else "one that is missing"
+        raise DataError(
+            f"Column '{column}' of {where} is the sample weight, which must be a number ≥ 0 in every row, but "
+            f"{negative + missing} rows break that, {example} for one. Correct them, or leave such rows out with "
+            "source.where."
+        )
+
+
+def of_values(counts: DataFrame, rows: Mapping[str, int], positive: Mapping[str, int]) -> dict[int, dict[str, Any]]:
+    """For each part that is counted by text: `distinct` values by fold, `missing` rows by fold, and `auc`.
+
+    The driver gets at most 2,002 rows a part, however many values there are.
+    """
+    prior = positive["train"] / rows["train"]
+    rate = (F.col("positive") + _PRIOR_ROWS * prior) / (F.col("train") + _PRIOR_ROWS)
+    missing = F.col("text").isNull()
+    grouped = counts.where("cell is null").groupBy(
+        "part", missing.alias("is_missing"), F.round(rate * _LEVELS).alias("level")
+    )
+    table = grouped.agg(
+        *(F.count_if(F.col(fold) > 0).alias(f"{fold}_values") for fold in FOLDS),
+        F.count(F.lit(1)).alias("values"),
+        *(F.sum(name).alias(name) for name in COUNTS),
+    ).toPandas()
+    found = {}
+    for part in table["part"].unique():
+        mine = table[table["part"] == part]
+        present, absent = mine[~mine["is_missing"]], mine[mine["is_missing"]]
+        distinct = {fold: int(present[f"{fold}_values"].sum()) for fold in FOLDS} | {
+            "table": int(present["values"].sum())
+        }
+        ones = mine["held_positive"].to_numpy()
+        zeros = mine["valid"].to_numpy() + mine["test"].to_numpy() - ones
+        ranked = auc(mine["level"].to_numpy(), ones, zeros)
+        found[int(part)] = {
+            "distinct": distinct,
+            "missing": {fold: int(absent[fold].sum()) for fold in FOLDS},
+            "auc": None if ranked is None else max(ranked, 0.5),
+        }
+    return found

@@ -1,0 +1,137 @@
+"""Encoded rows → the files of the dataset, and small files → larger ones.
+
+Tasks write the files themselves: rows need not go through Spark one by one. A file counts only once its task has ended
+and told of it; the driver then moves it to its place. What a task that died or ran twice has left behind stays in the
+folder `written`, and goes with it.
+"""
+
+import uuid
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pyspark.sql import SparkSession
+
+ROW_GROUP = 1 << 17  # rows: some megabytes that training reads, and shuffles, at a time
+FILE_BYTES = 128 << 20  # a file that has reached this is closed
+SMALL_BYTES = 64 << 20  # files below are put together
+LARGE_BYTES = 256 << 20  # even then
+FILES_DDL = "folder string, path string, rows long, bytes long"
+FILES = pa.schema([("folder", pa.string()), ("path", pa.string()), ("rows", pa.int64()), ("bytes", pa.int64())])
+
+
+@dataclass(frozen=True)
+class File:
+    """A file that a task has written."""
+
+    folder: str  # where it belongs in the dataset: fold=train
+    path: str  # where it is
+    rows: int
+    bytes: int
+
+
+class Writer:
+    """Writes one task's rows into files, by folder; row groups are full but for a file's last."""
+
+    def __init__(self, written: Path, dictionaries: Sequence[str], file_bytes: int = FILE_BYTES) -> None:
+        """Files go below `written`; `dictionaries` are the columns with values that repeat."""
+        self._written, self._dictionaries, self._file_bytes = written, list(dictionaries), file_bytes
+        self._waiting: dict[str, list[pa.Table]] = defaultdict(list)
+        self._open: dict[str, tuple[Path, pq.ParquetWriter]] = {}
+        self.files: list[File] = []
+
+    def add(self, folder: str, rows: pa.Table) -> None:
+        """Add rows to a folder."""
+        waiting = self._waiting[folder]
+        waiting.append(rows)
+        if sum(map(len, waiting)) >= ROW_GROUP:
+            table = pa.concat_tables(waiting)
+            full = len(table) // ROW_GROUP * ROW_GROUP
+            for start in range(0, full, ROW_GROUP):
+                self._write(folder, table.slice(start, ROW_GROUP))
+            self._waiting[folder] = [table.slice(full)]
+
+    def close(self) -> list[File]:
+        """Write what is left; returns every file."""
+        for folder, waiting in self._waiting.items():
+            table = pa.concat_tables(waiting)
+            if len(table):
+                self._write(folder, table)
+        for folder in list(self._open):
+            self._finish(folder)
+        return self.files
+
+    def _write(self, folder: str, rows: pa.Table) -> None:
+        if folder not in self._open:
+            path = self._written / f"{uuid.uuid4().hex}.parquet"
+            writer = pq.ParquetWriter(path, rows.schema, compression="snappy", use_dictionary=self._dictionaries)
+            self._open[folder] = path, writer
+        path, writer = self._open[folder]
+        writer.write_table(rows, row_group_size=ROW_GROUP)
+        if path.stat().st_size >= self._file_bytes:
+            self._finish(folder)
+
+    def _finish(self, folder: str) -> None:
+        path, writer = self._open.pop(folder)
+        writer.close()
+        self.files.append(File(folder, str(path), pq.read_metadata(path).num_rows, path.stat().st_size))
+
+
+def told(files: Sequence[File]) -> pa.RecordBatch:
+    """What a task hands to the driver."""
+    return pa.RecordBatch.from_pylist([vars(file) for file in files], FILES)
+
+
+def put_together(spark: SparkSession, files: Sequence[File], written: Path, dictionaries: Sequence[str]) -> list[File]:
+    """Small files of a folder become one, or as many as their size asks for; large ones stay as they are."""
+    groups = merge_plan(files)
+    if not groups:
+        return list(files)
+
+    def merged(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        for batch in batches:
+            for i in batch.column("id").to_pylist():
+                writer = Writer(written, dictionaries, LARGE_BYTES)
+                for file in groups[i]:
+                    opened = pq.ParquetFile(file.path)
+                    for j in range(opened.num_row_groups):
+                        writer.add(file.folder, opened.read_row_group(j, use_threads=False))
+                yield told(writer.close())
+
+    tasks = spark.range(0, len(groups), 1, len(groups))
+    result = [File(**row.asDict()) for row in tasks.mapInArrow(merged, FILES_DDL).collect()]
+    gone = {file.path for group in groups for file in group}
+    return [file for file in files if file.path not in gone] + result
+
+
+def merge_plan(files: Sequence[File]) -> list[list[File]]:
+    """Which files to put together: neighbours of a folder, up to FILE_BYTES; the largest groups first."""
+    by_folder: Mapping[str, list[File]] = defaultdict(list)
+    for file in files:
+        if file.bytes < SMALL_BYTES:
+            by_folder[file.folder].append(file)
+    groups: list[list[File]] = []
+    for small in by_folder.values():
+        total = sum(file.bytes for file in small)
+        count = max(1, round(total / FILE_BYTES))
+        share: list[list[File]] = [[] for _ in range(count)]
+        size = 0
+        for file in small:
+            share[min(count - 1, size * count // max(total, 1))].append(file)
+            size += file.bytes
+        groups += [group for group in share if len(group) > 1]
+    return sorted(groups, key=lambda group: -sum(file.bytes for file in group))
+
+
+def publishable(files: Sequence[File], target: Path) -> None:
+    """Move the files to their folders in the dataset."""
+    by_folder: Mapping[str, list[File]] = defaultdict(list)
+    for file in files:
+        by_folder[file.folder].append(file)
+    for folder, mine in by_folder.items():
+        (target / folder).mkdir(parents=True)
+        for i, file in enumerate(mine):
+            Path(file.path).rename(target / folder / f"part-{i:05d}.parquet")

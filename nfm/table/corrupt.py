@@ -1,0 +1,125 @@
+"""Files that cannot be read: found before the work and left out, where the settings say so."""
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote
+
+from py4j.protocol import Py4JJavaError
+from pyspark.errors import AnalysisException, PySparkException
+from pyspark.sql import Column, DataFrame, SparkSession
+
+from nfm.contract.errors import ConfigError, DataError
+from nfm.spark import column, load
+from nfm.table.relation import Relation, path_of
+from nfm.table.splits import file_at
+
+if TYPE_CHECKING:  # workers import what imports this, and need no settings
+    from nfm.config import Source
+
+# Spark says FAILED_READ_FILE of these, too, but nothing is wrong with the file: it is never skipped for them.
+_NOT_CORRUPT = ("FAILED_READ_FILE.FILE_NOT_EXIST", "FileNotFoundException", "Permission denied", "OutOfMemoryError")
+
+
+def load_readable(spark: SparkSession, source: "Source") -> tuple[DataFrame, dict[str, str]]:
+    """The raw table, and the files left out (by URI, with the reason) if Spark could not have its columns from all."""
+    try:
+        return load(spark, source), {}
+    except (PySparkException, Py4JJavaError) as error:
+        if source.on_corrupt != "skip" or source.table is not None or not _corrupt(error):
+            raise
+    uris = sorted(load(spark, source, "unknown string").inputFiles())  # with a schema given, no file is opened
+    # The names of files are no patterns; and options of which files there are have done their work.
+    reader = spark.read.format(source.format).options(**source.options).option("__globPaths__", "false")
+    broken = [uri for uri in uris if _fails(lambda uri=uri: reader.load(unquote(uri)))]  # type: ignore[misc]
+    good = [unquote(uri) for uri in uris if uri not in broken]
+    check_any(source, uris, broken)
+    return load(spark, source, reader.load(good).schema), dict.fromkeys(broken, "its columns cannot be read")
+
+
+def empty_files(source: "Source", relation: Relation | None) -> dict[str, str]:
+    """Files of Parquet without a byte: Spark would pass over them in silence.
+
+    Raises:
+        DataError: there is one, and it is not to be skipped.
+    """
+    if relation is None or not relation.local:  # what is not local is read by Spark, its way
+        return {}
+    empty = [uri for uri in relation.uris if not file_at(path_of(uri)).size]
+    if empty and source.on_corrupt == "refuse":
+        raise DataError(
+            f"{source} has a file that cannot be read: {path_of(empty[0])} (it is empty, and that is not Parquet). "
+            "Repair it or take it away, or leave such files out with source.on_corrupt: skip, and run the job again."
+        )
+    return dict.fromkeys(empty, "it is empty")
+
+
+def unreadable_by_spark(source: "Source", raw: DataFrame, names: Iterable[str], uris: Sequence[str]) -> dict[str, str]:
+    """Files of which Spark cannot read these columns: halves of the files are read until each of them is found."""
+    if not uris:
+        return {}
+    chosen = raw.where(file_path(source, raw).isin([_as_in_metadata(uri) for uri in uris]))
+    needed = chosen.select(*(column(name) for name in names))
+    if not _fails(lambda: needed.write.format("noop").mode("overwrite").save()):
+        return {}
+    if len(uris) == 1:
+        return {uris[0]: "Spark cannot read it"}
+    middle = len(uris) // 2
+    halves = (uris[:middle], uris[middle:])
+    return {uri: why for half in halves for uri, why in unreadable_by_spark(source, raw, names, half).items()}
+
+
+def without(source: "Source", raw: DataFrame, broken: Iterable[str]) -> DataFrame:
+    """The table without the rows of these files, which Spark does not open then."""
+    paths = [_as_in_metadata(uri) for uri in broken]
+    return raw.where(~file_path(source, raw).isin(paths)) if paths else raw
+
+
+def file_path(source: "Source", raw: DataFrame) -> Column:
+    """The hidden column that says which file a row is from.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    try:
+        hidden = raw.metadataColumn("_metadata")["file_path"]
+        raw.select(hidden).schema  # noqa: B018 (asks Spark whether there is such a column)
+    except AnalysisException as error:
+        raise ConfigError(
+            f"source.on_corrupt: 'skip' given, but {source} does not consist of files that could be left out. Take "
+            "refuse."
+        ) from error
+    return hidden
+
+
+def check_any(source: "Source", considered: Iterable[str], broken: Iterable[str]) -> None:
+    """Something must be left.
+
+    Raises:
+        DataError: no file can be read.
+    """
+    files, gone = set(considered), set(broken)
+    if files and files <= gone:
+        raise DataError(
+            f"Of the {len(files)} files of {source} none can be read, {path_of(min(files))} for one. Repair them, or "
+            "correct source.path or source.format."
+        )
+
+
+def _as_in_metadata(uri: str) -> str:
+    return uri.replace("file:///", "file:/", 1)
+
+
+def _fails(action: Callable[[], Any]) -> bool:
+    """Whether Spark finds a file that it cannot read; any other failure is raised."""
+    try:
+        action()
+    except (PySparkException, Py4JJavaError) as error:
+        if not _corrupt(error):
+            raise
+        return True
+    return False
+
+
+def _corrupt(error: Exception) -> bool:
+    text = str(error)
+    return "FAILED_READ_FILE" in text and not any(reason in text for reason in _NOT_CORRUPT)

@@ -1,0 +1,253 @@
+"""Files of Parquet, read by tasks: a row group at a time, a column when it is asked for.
+
+Spark hands rows to Python by turning each into Arrow's layout, value by value. Parquet read by pyarrow has that layout
+already, and its texts arrive as dictionaries, so that each distinct text of a row group is looked at once.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from nfm.contract.errors import DataError
+from nfm.table.splits import Piece, Split
+
+_OLD_CALENDAR = (b"org.apache.spark.legacyDateTime", b"org.apache.spark.legacyINT96")
+
+
+class UnreadableFileError(DataError):
+    """A file is not what it should be: cut off, overwritten, or no Parquet."""
+
+
+@dataclass(frozen=True)
+class Files:
+    """How the files of a table are read: all that a task has to know besides its split."""
+
+    where: str  # the table, for messages
+    schema: pa.Schema  # the columns of the table, with the types that a task gets
+    partitions: pa.RecordBatch  # values of the columns that stand in folders' names, a row a combination
+    exact_case: bool  # whether Id and id are two columns
+
+    def only(self, names: Iterable[str]) -> "Files":
+        """The same, of these columns."""
+        wanted = pa.schema([self.schema.field(name) for name in names])
+        return Files(self.where, wanted, self.partitions, self.exact_case)
+
+    def rows(self, split: Split) -> "Iterator[RowGroup]":
+        """The row groups of a split, each once, in order.
+
+        Raises:
+            DataError: a file cannot be read (UnreadableFileError), or has a column in a type that does not fit.
+        """
+        for piece in split:
+            yield from self._row_groups(piece)
+
+    def unreadable(self, split: Split) -> Iterator[tuple[str, str]]:
+        """Read all there is of a split; path and reason of each file that cannot be read."""
+        for piece in split:
+            try:
+                for group in self._row_groups(piece):
+                    for name in self.schema.names:
+                        group.column(name)
+            except UnreadableFileError as error:
+                yield piece.file.path, str(error.__cause__ or error)
+
+    def _row_groups(self, piece: Piece) -> "Iterator[RowGroup]":
+        path, size, partition = piece.file
+        with reading(self.where, path):
+            source = pa.OSFile(path)
+            if source.size() != size:
+                raise DataError(
+                    f"{path} of {self.where} had {size} bytes when the job began, and has {source.size()} now: "
+                    "somebody writes to the table while it is read. Run the job again when that is done."
+                )
+            metadata = pq.read_metadata(source)
+            names = self._names_in(metadata.schema.to_arrow_schema().names, path)
+            texts = [inside for name, inside in names.items() if is_text(self.schema.field(name).type)]
+            # The checksums of pages, where the writer left any, tell a flipped bit from a value.
+            parquet = pq.ParquetFile(
+                source,
+                metadata=metadata,
+                read_dictionary=texts,
+                coerce_int96_timestamp_unit="us",
+                page_checksum_verification=True,
+            )
+            groups = [(i, metadata.row_group(i).num_rows) for i in _whose_middle_is_in(piece, metadata)]
+        for i, num_rows in groups:
+            if num_rows:
+                constants = {name: self.partitions[name][partition] for name in self.partitions.schema.names}
+                yield RowGroup(self.where, path, parquet, i, num_rows, self.schema, names, constants)
+
+    def _names_in(self, columns: Sequence[str], path: str) -> dict[str, str]:
+        """What the table's columns are called in a file; those it does not have are left out."""
+
+        def key(name: str) -> str:
+            return name if self.exact_case else name.lower()
+
+        found: dict[str, str] = {}
+        wanted = {key(name): name for name in self.schema.names if name not in self.partitions.schema.names}
+        for column in columns:
+            name = wanted.get(key(column))
+            if name in found:
+                raise DataError(
+                    f"Column '{name}' is in {path} twice, as '{found[name]}' and '{column}': which one is meant cannot "
+                    "be known. Rename one of them, or set spark.sql.caseSensitive."
+                )
+            if name is not None:
+                found[name] = column
+        return found
+
+
+def _whose_middle_is_in(piece: Piece, metadata: Any) -> list[int]:
+    size = piece.file.size
+    if (piece.start, piece.stop) == (0, size):
+        return list(range(metadata.num_row_groups))
+    starts = []
+    for i in range(metadata.num_row_groups):
+        group = metadata.row_group(i)
+        first = group.column(0) if group.num_columns else None
+        starts.append((first.dictionary_page_offset or first.data_page_offset) if first else 0)
+    # Whatever the offsets are worth, the middle is a byte of the file, and so in one piece.
+    middles = [
+        min(max((start + end) // 2, 0), size - 1) for start, end in zip(starts, [*starts[1:], size], strict=True)
+    ]
+    return [i for i, middle in enumerate(middles) if piece.start <= middle < piece.stop]
+
+
+@dataclass(frozen=True)
+class RowGroup:
+    """The rows of a row group. A column is read when it is asked for, and not kept."""
+
+    where: str
+    path: str
+    parquet: Any = field(repr=False)
+    index: int
+    num_rows: int
+    schema: pa.Schema
+    names: Mapping[str, str]  # of the schema's columns in the file
+    constants: Mapping[str, pa.Scalar]
+
+    def column(self, name: str) -> pa.Array:
+        """(N,) the column's values in the schema's type; texts as a DictionaryArray with indices of int32.
+
+        Raises:
+            DataError: it cannot be read (UnreadableFileError), or is of a type that does not fit.
+        """
+        type_ = self.schema.field(name).type
+        as_given = pa.dictionary(pa.int32(), type_) if is_text(type_) else type_
+        if name in self.constants:
+            everywhere = pa.repeat(self.constants[name], self.num_rows)
+            return everywhere.dictionary_encode() if is_text(type_) else everywhere
+        if name not in self.names:
+            return pa.nulls(self.num_rows, as_given)
+        values = self._read(self.names[name])
+        if pa.types.is_null(values.type):
+            return pa.nulls(self.num_rows, as_given)
+        try:
+            return _cast(values, type_)
+        except pa.ArrowException as error:
+            raise DataError(
+                f"Column '{name}' is {type_} in {self.where}, but {_plain_type(values.type)} in {self.path}, and its "
+                f"values there do not fit ({_first_line(error)}). Write that file again with the table's type, or "
+                "leave it out of source.path."
+            ) from error
+
+    def _read(self, name: str) -> pa.Array:
+        with reading(self.where, self.path):
+            values = self.parquet.read_row_group(self.index, columns=[name], use_threads=False).column(name)
+            if len(values) != self.num_rows:
+                raise pa.ArrowInvalid(f"column {name!r} has {len(values)} values for {self.num_rows} rows")
+            array = values.combine_chunks()
+        dated = pa.types.is_timestamp(array.type) or pa.types.is_date(array.type)
+        if dated and self._in_old_calendar() and _before_1900(array):
+            raise DataError(
+                f"Column '{name}' of {self.path} has times before 1900 in the calendar of Spark 2, which only Spark "
+                "itself can convert. Set source.scan: spark."
+            )
+        return array
+
+    def _in_old_calendar(self) -> bool:
+        return any(key in (self.parquet.metadata.metadata or {}) for key in _OLD_CALENDAR)
+
+
+@contextmanager
+def reading(where: str, path: str) -> Iterator[None]:
+    """What pyarrow says of a file becomes a DataError of one line."""
+    try:
+        yield
+    except (DataError, MemoryError):
+        raise
+    except (FileNotFoundError, PermissionError) as error:  # nothing is wrong with the file: never skipped
+        raise DataError(
+            f"{where} has a file that cannot be opened: {path} ({_first_line(error)}). Every machine must see it "
+            "at the same path and be allowed to read it; if it was deleted meanwhile, run the job again."
+        ) from error
+    except pa.ArrowNotImplementedError as error:
+        raise DataError(
+            f"{where} has a file that is not read by tasks: {path} ({_first_line(error)}). Set source.scan: spark."
+        ) from error
+    except (OSError, ValueError, pa.ArrowException) as error:
+        raise UnreadableFileError(
+            f"{where} has a file that cannot be read: {path} ({_first_line(error)}). Repair it or take it away, or "
+            "leave such files out with source.on_corrupt: skip, and run the job again."
+        ) from error
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+
+
+def is_text(type_: pa.DataType) -> bool:
+    """Whether a column of this type arrives as a dictionary."""
+    return bool(pa.types.is_string(type_) or pa.types.is_large_string(type_))
+
+
+def _plain_type(type_: pa.DataType) -> pa.DataType:
+    return type_.value_type if pa.types.is_dictionary(type_) else type_
+
+
+def _cast(values: pa.Array, type_: pa.DataType) -> pa.Array:
+    """The same values in another type; ArrowException where one of them would be another."""
+    if is_text(type_):
+        encoded = values if pa.types.is_dictionary(values.type) else values.dictionary_encode()
+        if encoded.type.value_type == type_ and encoded.type.index_type == pa.int32():
+            return encoded
+        texts = encoded.dictionary
+        if not (is_text(texts.type) or pa.types.is_string_view(texts.type) or _is_bytes(texts.type)):
+            raise pa.ArrowInvalid("it holds no texts")
+        return pa.DictionaryArray.from_arrays(encoded.indices.cast(pa.int32()), texts.cast(type_))
+    if pa.types.is_dictionary(values.type):
+        values = values.dictionary_decode()
+    if values.type == type_:
+        return values
+    other_truth = pa.types.is_boolean(values.type) != pa.types.is_boolean(type_)
+    if other_truth or (is_text(values.type) and not _is_bytes(type_)):
+        raise pa.ArrowInvalid("it holds values of another kind")
+    made = values.cast(type_)
+    _check_same(values, made)
+    return made
+
+
+def _is_bytes(type_: pa.DataType) -> bool:
+    return bool(pa.types.is_binary(type_) or pa.types.is_large_binary(type_) or pa.types.is_fixed_size_binary(type_))
+
+
+def _check_same(values: pa.Array, made: pa.Array) -> None:
+    """Arrow's cast refuses what overflows, but rounds a double to a float without a word."""
+    while isinstance(values, pa.ListArray | pa.LargeListArray | pa.FixedSizeListArray):
+        values, made = values.flatten(), made.flatten()
+    if pa.types.is_primitive(values.type) or pa.types.is_decimal(values.type):
+        back = made.cast(values.type, safe=False)
+        if pa.types.is_floating(values.type):  # NaN is not equal to itself
+            values, back = (pc.if_else(pc.is_nan(x), None, x) for x in (values, back))
+        if not back.equals(values):
+            raise pa.ArrowInvalid("digits would be lost")
+
+
+def _before_1900(values: pa.Array) -> bool:
+    first = pc.min(values.cast(pa.timestamp("s"), safe=False)).value if len(values) else None
+    return first is not None and first < -2_208_988_800

@@ -1,0 +1,153 @@
+"""What Spark knows of a table of files: whether tasks can read them without it, and what the folders' names say."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote
+
+import pyarrow as pa
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql.types import IntegerType, StringType, StructField, StructType
+
+from nfm.spark import arrow_schema, column
+from nfm.table.parquet import Files
+from nfm.table.splits import File, file_at
+
+if TYPE_CHECKING:  # workers import this module, and need no settings
+    from nfm.config import Source
+
+# They say which files there are, and which columns: Spark has applied them before we ask it for both.
+_OPTIONS = {"mergeschema", "recursivefilelookup", "pathglobfilter", "basepath", "modifiedbefore", "modifiedafter"}
+# Settings under which Spark reads a file otherwise than we do, or one that we cannot read at all.
+_SETTINGS = {
+    "spark.sql.files.ignoreCorruptFiles": "true",
+    "spark.sql.files.ignoreMissingFiles": "true",
+    "spark.sql.parquet.int96TimestampConversion": "true",
+    "spark.sql.parquet.fieldId.read.enabled": "true",
+    "spark.sql.parquet.datetimeRebaseModeInRead": "legacy",
+    "spark.sql.parquet.int96RebaseModeInRead": "legacy",
+}
+_DECRYPTION = "parquet.crypto.factory.class"
+_NUMBER = "_nfm_number"  # of a combination of folders' names; no folder of a user's is called so
+
+
+@dataclass(frozen=True)
+class Relation:
+    """Files of Parquet that Spark reads as one table."""
+
+    raw: DataFrame  # the table as it is
+    uris: Sequence[str]  # of its files
+    partitions: Sequence[str]  # columns that stand in folders' names: country=DE
+
+    @property
+    def local(self) -> bool:
+        """Whether all files are on a disk, and not in a store."""
+        return all(uri.startswith("file:") for uri in self.uris)
+
+
+def parquet_relation(raw: DataFrame, uris: Sequence[str]) -> Relation | None:
+    """The files behind a table; None if it is anything else, or files are not all that makes it."""
+    plan = _analyzed(raw)
+    while _class(plan) == "SubqueryAlias":  # the name of a table in the catalog
+        plan = plan.child()
+    if _class(plan) != "LogicalRelation" or _class(plan.relation()) != "HadoopFsRelation":
+        return None
+    relation = plan.relation()
+    # Formats built upon Parquet have classes of their own, and so has a list of folders that the catalog keeps.
+    if (_class(relation.fileFormat()), _class(relation.location())) != ("ParquetFileFormat", "InMemoryFileIndex"):
+        return None
+    if any("EXISTS_DEFAULT" in f.metadata for f in raw.schema.fields):  # what stands in for a column a file lacks
+        return None
+    return Relation(raw, uris, list(relation.partitionSchema().fieldNames()))
+
+
+def hindrance(spark: SparkSession, source: "Source", relation: Relation | None) -> str | None:
+    """Why tasks cannot read the files themselves, as a clause; None if they can."""
+    if relation is None:
+        kind = "it is no plain table of files of Parquet" if source.table else f"its format is {source.format}"
+        return kind if source.table or source.format != "parquet" else "Spark reads it in a way of its own"
+    if not relation.local:
+        return f"it is not on a local disk: {next(uri for uri in relation.uris if not uri.startswith('file:'))}"
+    options = [option for option in source.options if option.lower() not in _OPTIONS]
+    if options:
+        return f"source.options has {', '.join(options)}, which only Spark's reader knows"
+    for setting, value in _SETTINGS.items():
+        if str(spark.conf.get(setting)).lower() == value:
+            return f"{setting} is {value}"
+    context: Any = spark.sparkContext
+    if context._jsc.hadoopConfiguration().get(_DECRYPTION):
+        return f"{_DECRYPTION} is set, and only Spark decrypts"
+    if source.where is not None:
+        others = _other_columns(relation, source.where)
+        if others is None or others:
+            return f"source.where speaks of more than the folders' names: {', '.join(others or []) or source.where}"
+    if any(_texts(path_of(uri), relation.partitions) is None for uri in relation.uris):
+        return "the folders' names do not hold all the columns that Spark finds there"
+    return None
+
+
+def path_of(uri: str) -> str:
+    """Where the file of a `file:` URI lies; any other URI as it is."""
+    return "/" + unquote(uri.removeprefix("file:").lstrip("/")) if uri.startswith("file:") else uri
+
+
+def files_of(
+    spark: SparkSession, source: "Source", relation: Relation, uris: Iterable[str]
+) -> tuple[Files, dict[str, File]]:
+    """How the files are read, and those whose folders' names meet `where`, by URI."""
+    types = arrow_schema(relation.raw)
+    exact_case = spark.conf.get("spark.sql.caseSensitive") == "true"
+    if not relation.partitions and source.where is None:  # most tables: nothing to ask Spark for
+        nothing = pa.RecordBatch.from_arrays([], names=[])
+        return Files(str(source), types, nothing, exact_case), {uri: file_at(path_of(uri)) for uri in sorted(uris)}
+    texts = {uri: _texts(path_of(uri), relation.partitions) or () for uri in sorted(uris)}
+    combinations = sorted(set(texts.values()), key=repr)
+    named = StructType([StructField(name, StringType()) for name in relation.partitions])
+    rows = [(*combination, i) for i, combination in enumerate(combinations)]
+    # Spark turns the texts into values, and weighs the condition: both as in the table itself.
+    table = spark.createDataFrame(rows, StructType([*named.fields, StructField(_NUMBER, IntegerType())]))
+    schema = relation.raw.schema
+    values = table.select(*(column(name).cast(schema[name].dataType) for name in relation.partitions), _NUMBER)
+    kept = (values if source.where is None else values.where(source.where)).toArrow()
+    columns = [kept[name].cast(types.field(name).type).combine_chunks() for name in relation.partitions]
+    partitions = pa.RecordBatch.from_arrays(columns, names=list(relation.partitions))
+    place = {combinations[number]: i for i, number in enumerate(kept[_NUMBER].to_pylist())}
+    files = Files(str(source), types, partitions, exact_case)
+    return files, {uri: file_at(path_of(uri), place[of]) for uri, of in texts.items() if of in place}
+
+
+def _texts(path: str, names: Sequence[str]) -> tuple[str | None, ...] | None:
+    """What the folders above a file say of these columns; None if one of them is not there."""
+    found: dict[str, str] = {}
+    for folder in reversed(PurePosixPath(path).parent.parts):
+        name, equals, text = folder.partition("=")
+        if equals:
+            found.setdefault(_unescaped(name).lower(), _unescaped(text))
+    if not all(name.lower() in found for name in names):
+        return None
+    return tuple(None if found[n.lower()] == "__HIVE_DEFAULT_PARTITION__" else found[n.lower()] for n in names)
+
+
+def _unescaped(text: str) -> str:
+    return unquote(text, encoding="latin-1")  # Spark escapes characters, not bytes
+
+
+def _other_columns(relation: Relation, where: str) -> list[str] | None:
+    """Columns of a condition that do not stand in folders' names; None if it depends on more than columns."""
+    plan = _analyzed(relation.raw.where(where))
+    if _class(plan) != "Filter" or not plan.condition().deterministic():
+        return None
+    references = plan.condition().references().toSeq()
+    names = [references.apply(i).name() for i in range(references.size())]
+    return [name for name in names if name not in relation.partitions]
+
+
+def _analyzed(table: DataFrame) -> Any:
+    """Spark's plan of a table. PySpark itself has no other way to ask what a table is made of."""
+    frame: Any = table
+    return frame._jdf.queryExecution().analyzed()
+
+
+def _class(jvm_object: Any) -> str:
+    return str(jvm_object.getClass().getSimpleName())

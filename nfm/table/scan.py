@@ -1,0 +1,178 @@
+"""How tasks read the raw table: the files of Parquet by themselves, or rows of any table from Spark.
+
+Both ways deliver the same values to the same work, and Spark decides in both what the table is: its files, columns and
+types, and what the names of its folders say.
+"""
+
+import logging
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
+
+import pyarrow as pa
+from pyspark import TaskContext
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql.types import StructType
+
+from nfm.contract.columns import Rows
+from nfm.contract.errors import ConfigError
+from nfm.spark import arrow_schema, map_rows, told_plainly
+from nfm.table.corrupt import check_any, empty_files, file_path, load_readable, unreadable_by_spark, without
+from nfm.table.parquet import Files
+from nfm.table.relation import files_of, hindrance, parquet_relation, path_of
+from nfm.table.splits import SPLIT_BYTES, File, Split, cut
+
+if TYPE_CHECKING:  # workers import this module, and need no settings
+    from nfm.config import Source
+
+log = logging.getLogger(__name__)
+
+Work = Callable[[Iterator[Rows]], Iterator[pa.RecordBatch]]
+
+
+@dataclass(frozen=True)
+class Scan:
+    """A raw table, and how tasks read it."""
+
+    table: DataFrame  # Spark's view: the rows that meet `where`, without those of skipped files
+    method: Literal["parquet", "spark"]
+    reason: str  # why this method, one clause
+    splits: tuple[Split, ...]  # of parquet: what each task reads
+    schema: pa.Schema  # the columns' types as they reach a task; a text may come as a dictionary
+    skipped: tuple[str, ...]  # files left out because they cannot be read
+    files: Files | None = field(repr=False)  # of parquet: how they are read
+
+    @property
+    def columns(self) -> list[str]:
+        """The table's columns, in order."""
+        return list(self.schema.names)
+
+    def map(self, names: Iterable[str], work: Work, schema: StructType | str) -> DataFrame:
+        """What `work` makes of the table, a row group or a batch at a time.
+
+        Args:
+            names: the columns that the work may ask for.
+            work: called once a task, on a worker, with the rows there.
+            schema: of what it returns.
+
+        Raises:
+            DataError: later, when the result is used within `nfm.spark.told_plainly`: a file cannot be read.
+        """
+        if self.files is not None:
+            return _map_files(self.table.sparkSession, self.files.only(names), self.splits, work, schema)
+
+        def worked(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+            _take_the_cores_of_the_task()
+            return work(batches)
+
+        return map_rows(self.table, names, worked, schema)
+
+
+def _map_files(
+    spark: SparkSession, files: Files, splits: tuple[Split, ...], work: Work, schema: StructType | str
+) -> DataFrame:
+    def worked(numbers: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        _take_the_cores_of_the_task()
+        for batch in numbers:
+            for i in batch.column(0).to_pylist():
+                yield from work(files.rows(splits[i]))
+
+    return _tasks(spark, splits).mapInArrow(worked, schema)
+
+
+def _tasks(spark: SparkSession, splits: Sequence[Split]) -> DataFrame:
+    """The splits' numbers, each in a partition and so a task of its own."""
+    return spark.range(0, len(splits), 1, len(splits))
+
+
+def _take_the_cores_of_the_task() -> None:
+    """Arrow would take the machine's, in each worker again."""
+    context = TaskContext.get()
+    cores = context.cpus() if context else 1
+    if pa.cpu_count() != cores:
+        pa.set_cpu_count(cores)
+    if pa.io_thread_count() != cores:
+        pa.set_io_thread_count(cores)
+
+
+def open_scan(
+    spark: SparkSession,
+    source: "Source",
+    needed: Callable[[pa.Schema], Iterable[str]],
+    split_bytes: int = SPLIT_BYTES,
+) -> Scan:
+    """Find out what the table is, and how its rows are to be read.
+
+    Nothing is read but what Spark reads to know the columns; with `on_corrupt: skip` everything that is needed, once.
+
+    Args:
+        spark: the session.
+        source: the settings.
+        needed: from the table's columns to those that will be read; may refuse the table.
+        split_bytes: what a task reads of Parquet at most.
+
+    Raises:
+        DataError: the table cannot be read, a file of Parquet is empty, no file can be read, or `needed` says so.
+        ConfigError: `scan: parquet` or `on_corrupt: skip` is asked for where it cannot be.
+    """
+    skip = source.on_corrupt == "skip"
+    with told_plainly(str(source)):
+        raw, broken = load_readable(spark, source)
+        schema = arrow_schema(raw)
+        names = list(dict.fromkeys(needed(schema)))
+        if skip:
+            file_path(source, raw)
+        uris = sorted(raw.inputFiles())
+        relation = parquet_relation(raw, uris)
+        why_spark = "source.scan says so" if source.scan == "spark" else hindrance(spark, source, relation)
+        if why_spark is not None and source.scan == "parquet":
+            raise ConfigError(
+                f"source.scan: 'parquet' given, but tasks cannot read {source} themselves: {why_spark}. Take auto or "
+                "spark."
+            )
+        broken |= empty_files(source, relation)
+        uris = [uri for uri in uris if uri not in broken]
+        files, listed = None, dict[str, File]()
+        splits: tuple[Split, ...] = ()
+        if relation is not None and why_spark is None:
+            files, listed = files_of(spark, source, relation, uris)
+            cores = spark.sparkContext.defaultParallelism
+            if skip:
+                checked = cut(list(listed.values()), cores, split_bytes)
+                reasons = _unreadable(spark, files.only(names), checked)
+                broken |= {uri: reasons[file.path] for uri, file in listed.items() if file.path in reasons}
+            splits = cut([file for uri, file in listed.items() if uri not in broken], cores, split_bytes)
+        elif skip:
+            broken |= unreadable_by_spark(source, raw, names, uris)
+        check_any(source, (listed or dict.fromkeys(uris)) | broken, broken)
+        table = without(source, raw, broken)
+        table = table if source.where is None else table.where(source.where)
+    for uri, reason in sorted(broken.items()):
+        log.warning("%s is left out of %s: it cannot be read (%s)", path_of(uri), source, reason)
+    why_parquet = "source.scan says so" if source.scan == "parquet" else "its files are Parquet, on a local disk"
+    return Scan(
+        table=table,
+        method="spark" if files is None else "parquet",
+        reason=why_spark or why_parquet,
+        splits=splits,
+        schema=schema,
+        skipped=tuple(sorted(map(path_of, broken))),
+        files=files,
+    )
+
+
+def _unreadable(spark: SparkSession, files: Files, splits: Sequence[Split]) -> dict[str, str]:
+    """Read everything once; path and reason of the files where that fails."""
+
+    def checked(numbers: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        _take_the_cores_of_the_task()
+        for batch in numbers:
+            for i in batch.column(0).to_pylist():
+                found = list(files.unreadable(splits[i]))
+                yield pa.RecordBatch.from_pydict(
+                    {"path": [path for path, _ in found], "reason": [reason for _, reason in found]},
+                    schema=pa.schema([("path", pa.string()), ("reason", pa.string())]),
+                )
+
+    found = _tasks(spark, splits).mapInArrow(checked, "path string, reason string").collect()
+    return {row.path: row.reason for row in found}

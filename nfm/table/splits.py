@@ -1,0 +1,67 @@
+"""Which task reads which part of which file."""
+
+import math
+import os
+from bisect import bisect_right
+from collections.abc import Sequence
+from typing import NamedTuple
+
+SPLIT_BYTES = 128 << 20  # of one task, at most; what Spark takes, too
+
+
+class File(NamedTuple):
+    """A file on disk."""
+
+    path: str
+    size: int  # bytes
+    partition: int  # the row of Files.partitions that its folders' names say
+
+
+class Piece(NamedTuple):
+    """Those row groups of a file whose middle lies in a range of its bytes."""
+
+    file: File
+    start: int
+    stop: int  # exclusive
+
+
+Split = tuple[Piece, ...]  # what one task reads
+
+
+def file_at(path: str, partition: int = 0) -> File:
+    """A file and its present size."""
+    return File(path, os.stat(path).st_size, partition)  # noqa: PTH116 (thousands of them, and no Path needed)
+
+
+def cut(files: Sequence[File], cores: int, most: int = SPLIT_BYTES) -> tuple[Split, ...]:
+    """Cut files into splits of equal size, small files together. Needs no footers: every byte is in one piece.
+
+    Args:
+        files: none of them empty.
+        cores: of all executors together. There are as many splits, or a multiple, unless the files are tiny.
+        most: bytes of a split; opening a file counts as 1/128 of it.
+
+    Returns:
+        One split at least, an empty one if there are no files.
+    """
+    opening = most // 128
+    total = sum(file.size + opening for file in files)
+    tasks = math.ceil(total * 32 / most)
+    if tasks > cores:
+        tasks = cores * math.ceil(total / (most * cores))
+    tasks = max(tasks, 1)
+    # The files lie on one line, which is cut at equal distances. A row group belongs to where its middle lies, so a cut
+    # close to a file's edge moves none.
+    edges = [i * total // tasks for i in range(tasks + 1)]
+    splits: list[list[Piece]] = [[] for _ in range(tasks)]
+    position = 0
+    for file in files:
+        length = file.size + opening
+        first, last = (bisect_right(edges, at) - 1 for at in (position, position + length - 1))
+        for i in range(first, last + 1):
+            within = (min(max(edge - position, 0), length) for edge in edges[i : i + 2])
+            start, stop = (at * file.size // length for at in within)
+            if start < stop:
+                splits[i].append(Piece(file, start, stop))
+        position += length
+    return tuple(tuple(split) for split in splits if split) or ((),)

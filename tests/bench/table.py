@@ -1,0 +1,63 @@
+"""The benchmark's table: 26 text fields, 13 numbers, as Parquet; the same rows on every machine."""
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+FIELDS = [f"C{i}" for i in range(1, 27)]
+NUMBERS = [f"I{i}" for i in range(1, 14)]
+CARDINALITIES = np.geomspace(4, 200_000, len(FIELDS)).round().astype(int)
+FILE_ROWS = 250_000
+
+
+def write(folder: Path, rows: int) -> Path:
+    """Write the table, unless it is there already.
+
+    Fields have cardinalities from 4 to 200,000, Zipf's law with exponent 1.3, values of 8 hexadecimal digits and 3 %
+    nulls; numbers are log-normal with 10 % nulls. The label depends on two fields and a number.
+    """
+    done = folder / "_done"
+    if done.exists():
+        return folder
+    folder.mkdir(parents=True, exist_ok=True)
+    distributions = []
+    for i, size in enumerate(CARDINALITIES):
+        p = np.arange(1, size + 1) ** -1.3
+        numbers = (np.arange(size, dtype=np.uint64) * np.uint64(2654435761) + np.uint64(i * 40503)) & np.uint64(
+            2**32 - 1
+        )
+        distributions.append((np.cumsum(p / p.sum()), pa.array([f"{n:08x}" for n in numbers])))
+    for start in range(0, rows, FILE_ROWS):
+        n = min(FILE_ROWS, rows - start)
+        rng = np.random.default_rng([7, start])
+        columns: dict[str, pa.Array] = {"id": pa.array(np.arange(start, start + n))}
+        ranks = []
+        for name, (cumulative, values) in zip(FIELDS, distributions, strict=True):
+            ranks.append(np.minimum(np.searchsorted(cumulative, rng.random(n)), len(values) - 1))
+            columns[name] = values.take(pa.array(ranks[-1], mask=rng.random(n) < 0.03))
+        x = [rng.lognormal(size=n) for _ in NUMBERS]
+        for name, number in zip(NUMBERS, x, strict=True):
+            columns[name] = pa.array(number, mask=rng.random(n) < 0.1)
+        chance = 1 / (1 + np.exp(1.5 - (ranks[0] + ranks[3]) % 2 - np.log(x[0]) / 2))
+        columns["label"] = pa.array((rng.random(n) < chance).astype(np.int32))
+        pq.write_table(pa.table(columns), folder / f"part-{start // FILE_ROWS:05d}.parquet")
+    done.touch()
+    return folder
+
+
+def write_wide_vocabulary(folder: Path, values: int) -> Path:
+    """A table whose one field has so many distinct values, each once, in files of a million rows."""
+    done = folder / "_done"
+    if done.exists():
+        return folder
+    folder.mkdir(parents=True, exist_ok=True)
+    step = 1_000_000
+    for start in range(0, values, step):
+        n = np.arange(start, min(start + step, values), dtype=np.uint64)
+        texts = pa.array([f"user-{x:08x}" for x in (n * np.uint64(2654435761)) & np.uint64(2**32 - 1)])
+        table = pa.table({"id": n.astype(np.int64), "user": texts, "label": (n % 7 == 0).astype(np.int32)})
+        pq.write_table(table, folder / f"part-{start // step:05d}.parquet", row_group_size=250_000)
+    done.touch()
+    return folder

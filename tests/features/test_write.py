@@ -1,0 +1,88 @@
+"""Files of the dataset: full row groups, sizes within bounds, and no row lost when small ones are put together."""
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from pyspark.sql import SparkSession
+
+from nfm.features import write as module
+from nfm.features.write import File, Writer, merge_plan, publishable, put_together
+
+MIB = 1 << 20
+
+
+def table(start: int, rows: int) -> pa.Table:
+    return pa.table({"id": np.arange(start, start + rows), "f": np.arange(rows, dtype=np.int32) % 3})
+
+
+def test_row_groups_are_full_whatever_the_batches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "ROW_GROUP", 100)
+    writer = Writer(tmp_path, ["f"])
+    start = 0
+    for rows in (1, 0, 250, 99, 3):
+        writer.add("fold=train", table(start, rows))
+        start += rows
+    writer.add("fold=test", table(1000, 7))
+    files = {file.folder: file for file in writer.close()}
+    metadata = pq.read_metadata(files["fold=train"].path)
+    assert [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)] == [100, 100, 100, 53]
+    assert pq.read_table(files["fold=train"].path)["id"].to_pylist() == list(range(353))
+    assert (files["fold=train"].rows, files["fold=test"].rows) == (353, 7)
+
+
+def test_a_file_that_is_large_enough_is_closed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "ROW_GROUP", 10_000)
+    writer = Writer(tmp_path, [], file_bytes=200_000)
+    for i in range(10):
+        writer.add("fold=train", table(i * 10_000, 10_000))
+    files = writer.close()
+    assert len(files) > 1
+    assert all(file.bytes >= 200_000 for file in files[:-1])
+    ids = [i for file in files for i in pq.read_table(file.path)["id"].to_pylist()]
+    assert ids == list(range(100_000))
+
+
+def sized(folder: str, *sizes: int) -> list[File]:
+    return [File(folder, f"{folder}/{i}", 1, size * MIB) for i, size in enumerate(sizes)]
+
+
+@pytest.mark.parametrize(
+    ("sizes", "groups"),
+    [
+        ((), []),
+        ((30,), []),  # one alone stays as it is
+        ((128, 130, 70), []),
+        ((30, 30), [[30, 30]]),
+        ((30, 128, 30), [[30, 30]]),
+        ((60,) * 7, [[60, 60, 60], [60, 60], [60, 60]]),
+        ((1,) * 300, [[1] * 150, [1] * 150]),
+    ],
+)
+def test_small_files_are_put_together(sizes: tuple[int, ...], groups: list[list[int]]) -> None:
+    found = [[file.bytes // MIB for file in group] for group in merge_plan(sized("fold=train", *sizes))]
+    assert sorted(found) == sorted(groups)
+
+
+def test_files_of_two_folders_are_never_put_together() -> None:
+    plan = merge_plan(sized("fold=train", 5, 6) + sized("fold=test", 7, 8))
+    assert sorted({file.folder for file in group} == {group[0].folder} for group in plan) == [True, True]
+
+
+def test_no_row_is_lost_when_files_are_put_together(spark: SparkSession, tmp_path: Path) -> None:
+    written = tmp_path / "written"
+    written.mkdir()
+    files: list[File] = []
+    for task in range(3):
+        writer = Writer(written, ["f"])
+        writer.add("fold=train", table(task * 100, 100))
+        writer.add("fold=valid/day=1", table(1000 + task, 1))
+        files += writer.close()
+    publishable(put_together(spark, files, written, ["f"]), tmp_path / "dataset")
+    found = {str(p.relative_to(tmp_path / "dataset")): p for p in (tmp_path / "dataset").rglob("*.parquet")}
+    assert sorted(found) == ["fold=train/part-00000.parquet", "fold=valid/day=1/part-00000.parquet"]
+    train, valid = (sorted(pq.ParquetFile(path).read()["id"].to_pylist()) for _, path in sorted(found.items()))
+    assert train == list(range(300))
+    assert valid == [1000, 1001, 1002]
