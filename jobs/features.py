@@ -31,9 +31,8 @@ def work(config: Config, asked: Namespace) -> str:
         raise ConfigError("--refresh-numbers goes with --grow-from; without it, numbers are learned anew anyway")
     growth = asked.grow_from and Growth(asked.grow_from, asked.refresh_numbers)
     spark = session(f"{config.name} features")
-    if asked.plan:  # which looks at no row: not for corrupt files either
-        source = config.source.model_copy(update={"on_corrupt": "refuse"})
-        return plan(config, prepare(spark, config.model_copy(update={"source": source}), growth))
+    if asked.plan:
+        return plan(config, prepare(spark, config.for_plan(), growth))
     return summary(config, build(spark, config, prepare(spark, config, growth)))
 
 

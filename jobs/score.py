@@ -14,7 +14,7 @@ def work(config: Config, asked: Namespace) -> str:
     """Score the table and tell of it."""
     spark = session(f"{config.name} score")
     if asked.plan:
-        artifact, _, source = open_all(spark, config)
+        artifact, _, source = open_all(spark, config.for_plan())
         return plan(config, artifact, source)
     return summary(config, score_table(spark, config))
 

@@ -73,17 +73,6 @@ def _check_java() -> None:
         )
 
 
-def read(spark: SparkSession, source: "Source") -> DataFrame:
-    """The raw table of a source, filtered by its `where`.
-
-    Raises:
-        DataError: the path, the table or a column of the condition is not there.
-    """
-    with told_plainly(str(source)):
-        table = load(spark, source)
-        return table if source.where is None else table.where(source.where)
-
-
 def load(spark: SparkSession, source: "Source", schema: StructType | str | None = None) -> DataFrame:
     """The raw table of a source as it is.
 

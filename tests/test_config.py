@@ -6,7 +6,8 @@ import pytest
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from nfm.config import Categorical, Config, Dataset, Model, Numeric, Score, Split, Train
+from nfm.config import Config, Dataset, Model, Score, Split, Train
+from nfm.config_columns import Categorical, Numeric
 from nfm.config_file import load
 from nfm.contract.errors import ConfigError
 

@@ -3,12 +3,14 @@
 import json
 import os
 import re
+import signal
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -153,6 +155,54 @@ def test_a_standalone_cluster_gives_the_same_scores_for_the_shuffled_table(
     ours, local = read_scores(tmp_path / "scores"), read_scores(workdir / "scores")
     assert ours["PassengerId"].tolist() == local["PassengerId"].tolist()
     np.testing.assert_array_equal(ours["score"], local["score"])
+
+
+def test_features_of_parquet_on_the_cluster_are_those_of_csv_in_one_process(
+    workdir: Path, cluster: str, tmp_path: Path
+) -> None:
+    table = pc.read_csv(TITANIC, convert_options=pc.ConvertOptions(strings_can_be_null=True))
+    table = table.take(np.random.default_rng(1).permutation(len(table)))
+    (tmp_path / "raw").mkdir()
+    for i in range(3):
+        pq.write_table(table.slice(i * 300, 300), tmp_path / f"raw/{i}.parquet", row_group_size=100)
+    source = f"source={{path: {tmp_path}/raw, scan: parquet}}"
+    submit = ["spark-submit", "--master", cluster, "--conf", "spark.executor.memory=512m"]
+    config = ["--config", str(ROOT / "conf/titanic.yaml"), "--set", f"workdir={tmp_path}/work", source]
+    done = run([*submit, str(ROOT / "jobs/features.py"), *config], {"SPARK_LOCAL_IP": "127.0.0.1"}, tmp_path)
+    assert done.returncode == 0, done.stderr
+    fingerprints = [
+        json.loads((folder / "encoding/spec.json").read_text())["fingerprint"]
+        for folder in (workdir, tmp_path / "work")
+    ]
+    assert fingerprints[0] == fingerprints[1]
+    datasets = []
+    for folder in (workdir / "dataset", tmp_path / "work/dataset"):
+        parts = [pq.ParquetFile(p).read().to_pandas().assign(fold=p.parent.name) for p in folder.glob("*/*.parquet")]
+        datasets.append(pd.concat(parts).sort_values("PassengerId").reset_index(drop=True))
+    # Spark's CSV reader makes the key an int32, and pyarrow's an int64.
+    pd.testing.assert_frame_equal(datasets[0], datasets[1], check_dtype=False)
+
+
+def test_a_killed_feature_job_leaves_the_old_dataset_and_a_rerun_replaces_it(tmp_path: Path) -> None:
+    arguments = ["jobs/features.py", "--config", "conf/titanic.yaml", "--set", f"workdir={tmp_path}"]
+    assert run(["spark-submit", *arguments]).returncode == 0
+    before = {path: path.read_bytes() for path in tmp_path.glob("*/**/*") if path.is_file()}
+    environment = {**os.environ, "PATH": f"{BIN}:{os.environ['PATH']}", "SPARK_CONF_DIR": str(ROOT / "conf")}
+    quiet: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    command = ["spark-submit", *arguments, "split.seed=2"]
+    killed = subprocess.Popen(command, cwd=ROOT, env=environment, start_new_session=True, **quiet)
+    while not list(tmp_path.glob(".dataset.staging-*/_written/*")):  # in the middle of its last pass
+        assert killed.poll() is None, "it ended before it could be killed"
+        time.sleep(0.001)
+    os.killpg(killed.pid, signal.SIGKILL)
+    killed.wait()
+    assert {path: path.read_bytes() for path in before} == before
+    done = run(["spark-submit", *arguments, "split.seed=2"])
+    assert done.returncode == 0, done.stdout
+    assert (tmp_path / "encoding/spec.json").exists()
+    assert not list(tmp_path.glob(".*staging*"))
+    rows = [pq.read_metadata(path).num_rows for path in tmp_path.glob("dataset/fold=*/*.parquet")]
+    assert sum(rows) == 891
 
 
 def test_the_readmes_five_steps_run_as_they_stand(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ import json
 import logging
 import shutil
 from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -142,10 +143,15 @@ def build(spark: SparkSession, config: Config, prepared: Prepared | None = None)
         counted = facts.Counted.of(scan, config, prepared.kinds, split, scratch / "counts")
         log.info("ranking the values of %s rows", f"{sum(counted.rows.values()):,}")
         grow_from = (prepared.growth.folder, prepared.old) if prepared.growth and prepared.old else None
-        made, growths = vocabularies.make(
-            spark, counted.counts, recipes(columns, counted.places), encoding_staging, scratch, grow_from
-        )
-        distributions = {name: Distribution.of_train(counted.cells_of(number_part(name))) for name in columns.numeric}
+        with ThreadPoolExecutor() as pool:  # sums are small jobs, and leave cores idle that the ranking can use
+            summing = pool.submit(facts.Summed.of, counted, config)
+            made, growths = vocabularies.make(
+                spark, counted.counts, recipes(columns, counted.places), encoding_staging, scratch, grow_from
+            )
+            summed = summing.result()
+        distributions = {
+            name: Distribution.of_train(summed.cells.get(counted.places[number_part(name)])) for name in columns.numeric
+        }
         spec = specify(columns, prepared.kinds, made, distributions, split.negative_rate)
         if prepared.growth and prepared.old:
             spec = grown(spec, prepared.old, prepared.growth.refresh_numbers)
@@ -165,7 +171,7 @@ def build(spark: SparkSession, config: Config, prepared: Prepared | None = None)
                 f"{where} changed while it was read: {sum(counted.rows.values())} rows were counted, and then "
                 f"{sum(encoded.rows.values())} encoded. The old dataset was left as it was; run the job again."
             )
-        statistics = facts.gather(config, scan, spec, counted, encoded, distributions, made, growths)
+        statistics = facts.gather(config, scan, spec, counted, summed, encoded, distributions, made, growths)
         (encoding_staging / "statistics.json").write_text(json.dumps(statistics, indent=1, allow_nan=False))
         write_report(encoding_staging / "report.html", statistics)
         marker = {"encoding_fingerprint": spec.fingerprint, "rows": counted.rows}

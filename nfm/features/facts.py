@@ -35,30 +35,40 @@ class Counted:
     places: Mapping[str, int]  # of the parts in the counts
     rows: Mapping[str, int]  # by fold
     positive: Mapping[str, int]  # rows of label 1, by fold
-    values: Mapping[int, Mapping[str, Any]]  # by place: `of_values`
-    cells: Mapping[int, Cells]  # by place: of the numbers
 
     @classmethod
     def of(cls, scan: Scan, config: Config, kinds: Mapping[str, Kind], split: Split, target: Path) -> Self:
         """Count a table.
 
         Raises:
-            DataError: labels or weights that the task cannot use, or an empty train fold.
+            DataError: labels that the task cannot use, or an empty train fold.
         """
-        columns, where = config.columns, str(config.source)
-        counted = parts(columns, kinds)
-        places = {part.name: place for place, part in enumerate(counted, start=1)}
-        counts = count(scan, columns.label, counted, split, target)
-        rows, positive = labels(counts, columns.label, where)
-        values, cells = of_values(counts, rows, positive), number_cells(counts)
-        if columns.weight is not None:
-            place = places[WEIGHT]
-            check_weights(columns.weight, cells.get(place), sum(values[place]["missing"].values()), where)
-        return cls(counts, places, rows, positive, values, cells)
+        counted = parts(config.columns, kinds)
+        counts = count(scan, config.columns.label, counted, split, target)
+        rows, positive = labels(counts, config.columns.label, str(config.source))
+        return cls(counts, {part.name: place for place, part in enumerate(counted, start=1)}, rows, positive)
 
-    def cells_of(self, part: str) -> Cells | None:
-        """A number's cells; None where it is always missing."""
-        return self.cells.get(self.places[part])
+
+@dataclass(frozen=True)
+class Summed:
+    """What the driver needs to know of the counts, by the places of the parts."""
+
+    values: Mapping[int, Mapping[str, Any]]  # as `of_values` finds them
+    cells: Mapping[int, Cells]  # of the numbers; none where one is always missing
+
+    @classmethod
+    def of(cls, counted: Counted, config: Config) -> Self:
+        """Sum up the counts.
+
+        Raises:
+            DataError: a row without a weight, or with a negative one.
+        """
+        summed = cls(of_values(counted.counts, counted.rows, counted.positive), number_cells(counted.counts))
+        if config.columns.weight is not None:
+            place = counted.places[WEIGHT]
+            missing = sum(summed.values[place]["missing"].values())
+            check_weights(config.columns.weight, summed.cells.get(place), missing, str(config.source))
+        return summed
 
 
 def gather(
@@ -66,6 +76,7 @@ def gather(
     scan: Scan,
     spec: Spec,
     counted: Counted,
+    summed: Summed,
     encoded: Encoded,
     distributions: Mapping[str, Distribution],
     made: Mapping[str, Made],
@@ -97,7 +108,7 @@ def gather(
         present = {fold: of_fold["values"][fold] - of_fold["missing"][fold] for fold in FOLDS}
         known = {fold: present[fold] - of_fold["out_of_vocabulary"][fold] for fold in FOLDS}
         ranked = made.get(field.vocabulary or "")
-        of_value = counted.values.get(counted.places.get(field_part(name), -1), {})
+        of_value = summed.values.get(counted.places.get(field_part(name), -1), {})
         statistics["fields"][name] = {
             "columns": list(field.columns),
             "form": _form(settings.share_with, field.hashed, field.bag is not None, len(field.columns) > 1),
@@ -109,10 +120,11 @@ def gather(
             "auc": of_value.get("auc"),
         }
     for name, number in config.columns.numeric.items():
-        missing = counted.values[counted.places[number_part(name)]]["missing"]
+        place = counted.places[number_part(name)]
+        missing = summed.values[place]["missing"]
         statistics["numbers"][name] = {
             "columns": [number.column or name],
-            **number_facts(counted.cells_of(number_part(name)), distributions[name], missing),
+            **number_facts(summed.cells.get(place), distributions[name], missing),
             **({"buckets": fields[name].values} if number.buckets is not None else {}),
         }
     if spec.ancestors:

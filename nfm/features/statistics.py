@@ -7,7 +7,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from nfm.config import Numeric
+from nfm.config_columns import Numeric
 from nfm.contract.schema import Number
 from nfm.features.cells import COUNTS, EXACT, Cells
 

@@ -33,6 +33,7 @@ def summary(config: Config, report: Mapping[str, Any]) -> str:
     lines = [
         f"Scores of {config.name}: {rows:,} rows of {report['source']}",
         f"  score     {shown}",
+        *(f"  skipped   {path}, which cannot be read: its rows have no score" for path in report["skipped_files"]),
         f"  {'column':<{width}}     missing (train)      unseen (train)",
     ]
     for name, counts in report["values"].items():

@@ -2,7 +2,7 @@
 
 import json
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -22,7 +22,8 @@ from nfm.contract.errors import ConfigError, DataError
 from nfm.contract.publish import publish
 from nfm.contract.schema import FOLDS, Spec
 from nfm.scoring.scorer import count_names, score_batches
-from nfm.spark import arrow_schema, column, distribute, on_worker, read, told_plainly
+from nfm.spark import column, distribute, on_worker, told_plainly
+from nfm.table.scan import Scan, open_scan
 
 log = logging.getLogger(__name__)
 
@@ -31,7 +32,7 @@ SCORE = "score"
 _SCORED = "_nfm_scored"  # holds score and counts until both are taken apart; no column of a user's is called so
 
 
-def open_all(spark: SparkSession, config: Config) -> tuple[Artifact, DataFrame, Source]:
+def open_all(spark: SparkSession, config: Config) -> tuple[Artifact, Scan, Source]:
     """The verified artifact and the table to score, once they are known to fit each other.
 
     Raises:
@@ -40,16 +41,18 @@ def open_all(spark: SparkSession, config: Config) -> tuple[Artifact, DataFrame, 
     """
     artifact = Artifact.load(config.model_folder)
     source = config.score.source or config.source
-    table = read(spark, source)
-    schema = arrow_schema(table)
-    artifact.encoding.check(schema, str(source))
-    carried = carried_columns(artifact.encoding.spec, config)
-    check_columns(carried, schema, str(source), "The model's key and score.columns name what is carried along.")
+    spec, carried = artifact.encoding.spec, carried_columns(artifact.encoding.spec, config)
     if SCORE in (name.lower() for name in carried):
         raise ConfigError(
             f"score.columns: the output has a column {SCORE!r} already; leave it out, or rename it in a view"
         )
-    return artifact, table, source
+
+    def needed(schema: pa.Schema) -> Iterable[str]:
+        artifact.encoding.check(schema, str(source))
+        check_columns(carried, schema, str(source), "The model's key and score.columns name what is carried along.")
+        return [*carried, *spec.columns]
+
+    return artifact, open_scan(spark, source, needed), source
 
 
 def carried_columns(spec: Spec, config: Config) -> list[str]:
@@ -63,11 +66,11 @@ def score_table(spark: SparkSession, config: Config) -> Mapping[str, Any]:
     Returns:
         What stands in the output's _report.json.
     """
-    artifact, table, source = open_all(spark, config)
+    artifact, scan, source = open_all(spark, config)
     spec = artifact.encoding.spec
     log.info("scoring %s with the model %s…", source, artifact.fingerprint[:12])
     with told_plainly(str(source)), publish(config.scores_folder, SCORES_MARKER) as staging:
-        observed = _write(spark, artifact, table, carried_columns(spec, config), staging)
+        observed = _write(spark, artifact, scan.table, carried_columns(spec, config), staging)
         written = sum(pq.ParquetFile(path).metadata.num_rows for path in staging.glob("*.parquet"))
         if written != observed["rows"]:
             raise DataError(
@@ -80,7 +83,7 @@ def score_table(spark: SparkSession, config: Config) -> Mapping[str, Any]:
                 "their numbers is too large for the model. Look for extreme values, or give that column a clip and "
                 "train again. The old scores were left as they are."
             )
-        report = _report(artifact, source, observed)
+        report = _report(artifact, source, scan.skipped, observed)
         (staging / SCORES_MARKER).write_text(json.dumps(report, indent=1))
     return report
 
@@ -121,7 +124,7 @@ def score_column(files: "Broadcast[dict[str, bytes]]", fingerprint: str) -> Any:
     return scored
 
 
-def _report(artifact: Artifact, source: Source, observed: Mapping[str, Any]) -> dict[str, Any]:
+def _report(artifact: Artifact, source: Source, skipped: Sequence[str], observed: Mapping[str, Any]) -> dict[str, Any]:
     """Counts of tonight's table beside those of the train fold."""
     spec, rows = artifact.encoding.spec, observed["rows"]
     statistics = json.loads((artifact.path / "encoding" / "statistics.json").read_text())
@@ -137,6 +140,7 @@ def _report(artifact: Artifact, source: Source, observed: Mapping[str, Any]) -> 
         "encoding_fingerprint": spec.fingerprint,
         "model": str(artifact.path),
         "source": str(source),
+        "skipped_files": list(skipped),
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "rows": rows,
         "score": {name: observed[name] for name in ("min", "mean", "max")},

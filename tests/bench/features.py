@@ -94,9 +94,9 @@ def speed() -> None:
     for _ in range(ROUNDS):
         times["copy"].append(timed(lambda: copy(spark, small)))
         times["parquet"].append(timed(lambda: build(spark, config(small, FOLDER / "out"))))
+        times["ml"].append(timed(lambda: spark_ml(spark, small)))
         times["large"].append(timed(lambda: build(spark, config(large, FOLDER / "out"))))
-        times["spark"].append(timed(lambda: build(spark, config(small, FOLDER / "out", "spark"))))
-    times["ml"].append(timed(lambda: spark_ml(spark, small)))
+    times["spark"].append(timed(lambda: build(spark, config(small, FOLDER / "out", "spark"))))
     spark.stop()
     base = tell("2 M rows: copy", times["copy"])
     ours = tell("2 M rows: feature job, scan: parquet", times["parquet"], base)
