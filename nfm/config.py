@@ -41,7 +41,9 @@ class Source(Settings):
     format: str = "parquet"  # a Spark data source: parquet, csv, json, orc, …
     path: Annotated[str | tuple[str, ...] | None, PlainValidator(_paths)] = None  # a file or a folder, or several
     table: str | None = None  # a table of Spark's catalog, instead of path
-    options: dict[str, Annotated[Any, PlainValidator(_scalar)]] = Field({})  # handed to Spark's reader as they are
+    options: dict[str, Annotated[Any, PlainValidator(_scalar)]] = Field(
+        default={}
+    )  # handed to Spark's reader as they are
     where: str | None = None  # an SQL condition; rows that do not meet it are left out
     # parquet: tasks read the files themselves. spark: through Spark's reader. auto: parquet where it can
     scan: Literal["auto", "parquet", "spark"] = "auto"

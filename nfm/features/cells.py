@@ -21,6 +21,7 @@ from nfm.contract.schema import FOLDS
 COUNTS = (*FOLDS, "positive", "held_positive")
 LIMIT = 8192
 EXACT = 52  # bits of a float's mantissa
+_DENSE = 1 << 16  # so many cells beside each other are counted in an array, without looking for them
 _MAGNITUDE = np.int64(0x7FFFFFFFFFFFFFFF)
 
 
@@ -53,10 +54,16 @@ def cells(x: NDArray[np.float64], groups: NDArray[Any], size: int, bits: int = E
     """
     as_int = (x + 0.0).view(np.int64)  # + 0.0 makes -0.0 the same as 0.0
     ordered = np.where(as_int < 0, as_int ^ _MAGNITUDE, as_int)  # ascending as the floats are
-    encoded = pa.array(ordered >> (EXACT - bits)).dictionary_encode()
-    keys = encoded.dictionary.to_numpy()
+    keys = ordered >> (EXACT - bits)
+    low, high = (int(keys.min()), int(keys.max())) if len(keys) else (0, 0)
+    if high - low < _DENSE:
+        counts = np.bincount((keys - low) * size + groups, minlength=(high - low + 1) * size).reshape(-1, size)
+        seen = np.flatnonzero(counts.any(axis=1))
+        return merge([Cells(bits, seen + low, counts[seen])])
+    encoded = pa.array(keys).dictionary_encode()
     codes = encoded.indices.to_numpy().astype(np.int64) * size + groups
-    return merge([Cells(bits, keys, np.bincount(codes, minlength=len(keys) * size).reshape(-1, size))])
+    counts = np.bincount(codes, minlength=len(encoded.dictionary) * size).reshape(-1, size)
+    return merge([Cells(bits, encoded.dictionary.to_numpy(), counts)])
 
 
 def merge(parts: Sequence[Cells]) -> Cells:

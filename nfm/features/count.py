@@ -1,8 +1,8 @@
 """One pass over the raw table counts everything that the encoding is made of.
 
 Categories are counted by their canonical text, numbers in cells (`features.cells`). Counts merge in any order to the
-same result. They stay on the executors: Spark adds them up and keeps them in files, for the vocabulary to be ranked and
-the facts to be summed up from.
+same result. They stay on the executors, which add them up and keep them in files: vocabularies are ranked and facts are
+summed up from these.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -15,9 +15,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 from pyspark.sql import DataFrame
-from pyspark.sql import functions as F
 
 from nfm.contract.columns import Rows, Values, field_values
+from nfm.contract.hashing import hash64
 from nfm.contract.schema import FOLDS, Bag, Kind
 from nfm.contract.values import check_kind, numbers
 from nfm.features.cells import COUNTS, Cells, cells, merge
@@ -31,6 +31,8 @@ SCHEMA = pa.schema(
     + [(name, pa.int64()) for name in COUNTS]
 )
 _DDL = "part int, text string, cell long, bits int, " + ", ".join(f"{name} long" for name in COUNTS)
+_PACKET_ROWS = 1 << 20
+_BUCKET_SEED = 0xB0C
 _PROBE = 32768  # rows that tell how fine a number's cells can be at most
 
 
@@ -55,19 +57,70 @@ def count(scan: Scan, label: str, parts: Sequence[Part], split: Split, target: P
         target: a folder that is made.
 
     Returns:
-        Rows like SCHEMA: each (part, value) once; a number's cells as the tasks found them, to be merged.
+        Rows like SCHEMA: each (part, value) once.
     """
+    spark = scan.table.sparkSession
     needed = dict.fromkeys([label, *(c for part in parts for c in read_by(part)), *split.columns])
-    # The closure takes these small values and nothing else.
+    # What meets in one task has to fit there: it is less than what two tasks read.
+    buckets = 2 * len(scan.splits) or int(spark.conf.get("spark.sql.shuffle.partitions") or 200)
+    # The closures take these small values and nothing else.
     the_parts, the_split = tuple(parts), split
 
     def counted(rows: Iterator[Rows]) -> Iterator[pa.RecordBatch]:
-        return count_rows(rows, label, the_parts, the_split)
+        return packed(count_rows(rows, label, the_parts, the_split), buckets)
 
-    partial = scan.map(needed, counted, _DDL)
-    total = partial.groupBy("part", "text", "cell", "bits").agg(*(F.sum(name).alias(name) for name in COUNTS))
-    total.write.parquet(str(target))
-    return partial.sparkSession.read.schema(_DDL).parquet(str(target))
+    def summed(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        return sums(batches)
+
+    # Counts travel in packets: Spark moves and sorts a few large rows, not a million small ones.
+    together = scan.map(needed, counted, "bucket int, packet binary").repartition(buckets, "bucket")
+    together.mapInArrow(summed, _DDL).write.parquet(str(target))
+    return spark.read.schema(_DDL).parquet(str(target))
+
+
+def packed(counts: Iterable[pa.RecordBatch], buckets: int) -> Iterator[pa.RecordBatch]:
+    """Rows like SCHEMA → packets, by bucket: equal values meet in one bucket, and so do all cells of a part."""
+    waiting: list[pa.RecordBatch] = []
+    for batch in counts:
+        waiting.append(batch)
+        if sum(map(len, waiting)) >= _PACKET_ROWS:
+            yield _pack(waiting, buckets)
+            waiting = []
+    if waiting:
+        yield _pack(waiting, buckets)
+
+
+def _pack(batches: Sequence[pa.RecordBatch], buckets: int) -> pa.RecordBatch:
+    rows = pa.Table.from_batches(batches).combine_chunks()
+    texts = pa.concat_arrays([pa.array([], pa.large_string()), *rows["text"].chunks])
+    part = rows["part"].to_numpy().astype(np.uint64)
+    hashes = np.where(rows["cell"].is_valid().to_numpy(), part, hash64(texts, _BUCKET_SEED) + part)
+    bucket = (hashes % np.uint64(buckets)).astype(np.int32)
+    order = np.argsort(bucket, kind="stable")
+    found, starts = np.unique(bucket[order], return_index=True)
+    rows = rows.take(pa.array(order))
+    packets = []
+    for start, stop in zip(starts, [*starts[1:], len(rows)], strict=True):
+        sink = pa.BufferOutputStream()
+        with pa.ipc.new_stream(sink, SCHEMA) as writer:
+            writer.write_table(rows.slice(start, stop - start).combine_chunks())
+        packets.append(sink.getvalue().to_pybytes())
+    return pa.RecordBatch.from_arrays([pa.array(found), pa.array(packets, pa.binary())], ["bucket", "packet"])
+
+
+def sums(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    """Packets → rows like SCHEMA, each (part, value) of these buckets once; needs no Spark."""
+    packets = [packet for batch in batches for packet in batch.column("packet").to_pylist()]
+    if not packets:
+        return
+    rows = pa.concat_tables([pa.ipc.open_stream(packet).read_all() for packet in packets])
+    is_cell = rows["cell"].is_valid()
+    texts = rows.filter(pc.invert(is_cell)).group_by(["part", "text"], use_threads=False)
+    total = texts.aggregate([(name, "sum") for name in COUNTS]).rename_columns(["part", "text", *COUNTS])
+    for name in ("bits", "cell"):
+        total = total.add_column(2, SCHEMA.field(name), pa.nulls(len(total), SCHEMA.field(name).type))
+    yield from total.cast(SCHEMA).to_batches(max_chunksize=_PACKET_ROWS)
+    yield from merge_cells(rows.filter(is_cell).to_batches())
 
 
 def read_by(part: Part) -> tuple[str, ...]:
@@ -148,17 +201,11 @@ def _rows(
 
 
 def number_cells(counts: DataFrame) -> dict[int, Cells]:
-    """The cells of each numeric part over all tasks, their counts in the order of COUNTS; merged on the executors."""
-    rows = counts.where("cell is not null")
-
-    def merged(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        return merge_cells(batches)
-
-    # All of a part's cells meet in one task, which holds LIMIT of them for each part.
-    together = rows.repartition("part").mapInArrow(merged, _DDL).toArrow()
+    """The cells of each numeric part, their counts in the order of COUNTS; at most LIMIT a part."""
+    rows = counts.where("cell is not null").toArrow()
     result = {}
-    for part in together["part"].unique().to_pylist():
-        mine = together.filter(pc.field("part") == part)
+    for part in rows["part"].unique().to_pylist():
+        mine = rows.filter(pc.field("part") == part)
         matrix = np.stack([mine[name].to_numpy() for name in COUNTS], axis=1)
         result[part] = Cells(mine["bits"][0].as_py(), mine["cell"].to_numpy(), matrix)
     return result

@@ -20,6 +20,7 @@ from nfm.contract.publish import publish
 from nfm.contract.schema import DATASET_MARKER, Kind
 from nfm.contract.values import check_kind, check_number
 from nfm.features import facts, vocabularies
+from nfm.features.cells import EXACT
 from nfm.features.encode import RawColumns, encode
 from nfm.features.encoding import (
     bag_of,
@@ -141,7 +142,7 @@ def build(spark: SparkSession, config: Config, prepared: Prepared | None = None)
         scratch = encoding_staging / "_scratch"
         log.info("counting the values of %s", where)
         counted = facts.Counted.of(scan, config, prepared.kinds, split, scratch / "counts")
-        log.info("ranking the values of %s rows", f"{sum(counted.rows.values()):,}")
+        log.info("ranking the values of %s fields", len(columns.categorical))
         grow_from = (prepared.growth.folder, prepared.old) if prepared.growth and prepared.old else None
         with ThreadPoolExecutor() as pool:  # sums are small jobs, and leave cores idle that the ranking can use
             summing = pool.submit(facts.Summed.of, counted, config)
@@ -149,32 +150,32 @@ def build(spark: SparkSession, config: Config, prepared: Prepared | None = None)
                 spark, counted.counts, recipes(columns, counted.places), encoding_staging, scratch, grow_from
             )
             summed = summing.result()
-        distributions = {
-            name: Distribution.of_train(summed.cells.get(counted.places[number_part(name)])) for name in columns.numeric
-        }
+        cells = {name: summed.cells.get(counted.places[number_part(name)]) for name in columns.numeric}
+        distributions = {name: Distribution.of_train(found) for name, found in cells.items()}
         spec = specify(columns, prepared.kinds, made, distributions, split.negative_rate)
         if prepared.growth and prepared.old:
             spec = grown(spec, prepared.old, prepared.growth.refresh_numbers)
         (encoding_staging / ENCODING_MARKER).write_text(spec.to_json())
         shutil.rmtree(scratch)
 
-        log.info("encoding")
+        log.info("encoding %s rows", f"{sum(summed.rows.values()):,}")
         raw = RawColumns(
             _key_names(columns.key, spec.outputs, config.dataset.partition_by),
             columns.label,
             columns.weight,
             config.dataset.partition_by,
         )
-        encoded = encode(spark, scan, spec, encoding_staging, raw, split, dataset_staging)
-        if encoded.rows != counted.rows:
+        few = {name for name, found in cells.items() if found is None or found.bits == EXACT}
+        encoded = encode(spark, scan, spec, encoding_staging, raw, split, few, dataset_staging)
+        if encoded.rows != summed.rows:
             raise DataError(
-                f"{where} changed while it was read: {sum(counted.rows.values())} rows were counted, and then "
+                f"{where} changed while it was read: {sum(summed.rows.values())} rows were counted, and then "
                 f"{sum(encoded.rows.values())} encoded. The old dataset was left as it was; run the job again."
             )
         statistics = facts.gather(config, scan, spec, counted, summed, encoded, distributions, made, growths)
         (encoding_staging / "statistics.json").write_text(json.dumps(statistics, indent=1, allow_nan=False))
         write_report(encoding_staging / "report.html", statistics)
-        marker = {"encoding_fingerprint": spec.fingerprint, "rows": counted.rows}
+        marker = {"encoding_fingerprint": spec.fingerprint, "rows": summed.rows}
         (dataset_staging / DATASET_MARKER).write_text(json.dumps(marker, indent=1))
     return statistics
 

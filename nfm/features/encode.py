@@ -1,7 +1,7 @@
 """The second pass: every raw row → the dataset's files, and counts of what the encoder met."""
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -19,7 +19,7 @@ from nfm.contract.schema import FOLDS, MISSING, Spec
 from nfm.contract.values import canonical_text, check_kind, dictionary_indices, numbers
 from nfm.features.count import label_texts
 from nfm.features.split import LEFT_OUT, Split, folds
-from nfm.features.write import FILES, FILES_DDL, File, Writer, publishable, put_together, told
+from nfm.features.write import FILES, FILES_DDL, File, Layout, Writer, publishable, put_together, told
 from nfm.table.scan import Scan
 
 _NULL_FOLDER = "__HIVE_DEFAULT_PARTITION__"  # Spark's name for the partition of null
@@ -52,7 +52,14 @@ class Encoded:
 
 
 def encode(
-    spark: SparkSession, scan: Scan, spec: Spec, encoding_folder: Path, raw: RawColumns, split: Split, target: Path
+    spark: SparkSession,
+    scan: Scan,
+    spec: Spec,
+    encoding_folder: Path,
+    raw: RawColumns,
+    split: Split,
+    few: Collection[str],
+    target: Path,
 ) -> Encoded:
     """Encode every row of a scan and write the dataset's files.
 
@@ -63,23 +70,24 @@ def encode(
         encoding_folder: where the workers find it, and map it.
         raw: what goes along.
         split: how rows are split.
+        few: numbers of few values.
         target: an existing, empty folder that every machine sees.
     """
     written = target / "_written"
     written.mkdir()
-    repeating = _repeating(spec, raw)
+    layout = _layout(spec, raw, few)
     fingerprint = spec.fingerprint
 
     # The closure takes small values: a worker maps the encoding from its folder.
     def encoded(all_rows: Iterator[Rows]) -> Iterator[pa.RecordBatch]:
-        writer, counts = Writer(written, repeating), Counter[tuple[str, str, str]]()
+        writer, counts = Writer(written, layout), Counter[tuple[str, str, str]]()
         encode_rows(all_rows, _open(encoding_folder, fingerprint), raw, split, writer, counts)
         yield _tell(writer.close(), counts)
 
     needed = dict.fromkeys([*raw.columns, *split.columns, *spec.columns])
     told_rows = scan.map(needed, encoded, f"{FILES_DDL}, counts map<string,bigint>").collect()
     files = [File(row.folder, row.path, row.rows, row.bytes) for row in told_rows if row.path is not None]
-    publishable(put_together(spark, files, written, repeating), target)
+    publishable(put_together(spark, files, written, layout), target)
     for path in written.iterdir():
         path.unlink()  # of tasks that died, or ran twice
     written.rmdir()
@@ -168,12 +176,11 @@ def _folder_name(text: str | None) -> str:
     return quote(text, safe=" ") if text else _NULL_FOLDER  # as Spark does, an empty text is null here
 
 
-def _repeating(spec: Spec, raw: RawColumns) -> list[str]:
-    """Columns for which a dictionary saves room: ids and weights, not keys and not numbers of many values."""
+def _layout(spec: Spec, raw: RawColumns, few: Collection[str]) -> Layout:
     members = [f"{name}.list.element" for field in spec.fields if field.bag for name in field.outputs]
     plain = [field.name for field in spec.fields if field.bag is None]
-    flags = [name for number in spec.numbers for name in number.outputs[1:]]
-    return ["label", "weight", *plain, *members, *flags]
+    numbers = [name for number in spec.numbers for name in number.outputs if number.name in few or name != number.name]
+    return Layout(("label", "weight", *plain, *members, *numbers), tuple(raw.key))
 
 
 def _tell(files: Sequence[File], counts: Mapping[tuple[str, str, str], int]) -> pa.RecordBatch:

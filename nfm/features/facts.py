@@ -29,46 +29,42 @@ _ALLOWED = ("0", "1", "false", "true")
 
 @dataclass(frozen=True)
 class Counted:
-    """What the first pass has found; the counts themselves stay in files."""
+    """What the first pass has found; it stays in files."""
 
     counts: DataFrame
     places: Mapping[str, int]  # of the parts in the counts
-    rows: Mapping[str, int]  # by fold
-    positive: Mapping[str, int]  # rows of label 1, by fold
 
     @classmethod
     def of(cls, scan: Scan, config: Config, kinds: Mapping[str, Kind], split: Split, target: Path) -> Self:
-        """Count a table.
-
-        Raises:
-            DataError: labels that the task cannot use, or an empty train fold.
-        """
+        """Count a table into files below `target`."""
         counted = parts(config.columns, kinds)
         counts = count(scan, config.columns.label, counted, split, target)
-        rows, positive = labels(counts, config.columns.label, str(config.source))
-        return cls(counts, {part.name: place for place, part in enumerate(counted, start=1)}, rows, positive)
+        return cls(counts, {part.name: place for place, part in enumerate(counted, start=1)})
 
 
 @dataclass(frozen=True)
 class Summed:
-    """What the driver needs to know of the counts, by the places of the parts."""
+    """What the driver needs to know of the counts."""
 
-    values: Mapping[int, Mapping[str, Any]]  # as `of_values` finds them
-    cells: Mapping[int, Cells]  # of the numbers; none where one is always missing
+    rows: Mapping[str, int]  # by fold
+    positive: Mapping[str, int]  # rows of label 1, by fold
+    values: Mapping[int, Mapping[str, Any]]  # by the parts' places, as `of_values` finds them
+    cells: Mapping[int, Cells]  # of the numbers, by place; none where one is always missing
 
     @classmethod
     def of(cls, counted: Counted, config: Config) -> Self:
         """Sum up the counts.
 
         Raises:
-            DataError: a row without a weight, or with a negative one.
+            DataError: labels or weights that the task cannot use, or an empty train fold.
         """
-        summed = cls(of_values(counted.counts, counted.rows, counted.positive), number_cells(counted.counts))
+        where = str(config.source)
+        rows, positive = labels(counted.counts, config.columns.label, where)
+        values, cells = of_values(counted.counts, rows, positive), number_cells(counted.counts)
         if config.columns.weight is not None:
             place = counted.places[WEIGHT]
-            missing = sum(summed.values[place]["missing"].values())
-            check_weights(config.columns.weight, summed.cells.get(place), missing, str(config.source))
-        return summed
+            check_weights(config.columns.weight, cells.get(place), sum(values[place]["missing"].values()), where)
+        return cls(rows, positive, values, cells)
 
 
 def gather(
@@ -83,8 +79,8 @@ def gather(
     growths: Mapping[str, Growth],
 ) -> dict[str, Any]:
     """The content of statistics.json."""
-    rates = {fold: counted.positive[fold] / n if n else None for fold, n in counted.rows.items()}
-    label = {"column": config.columns.label, "positive": counted.positive, "rate": rates}
+    rates = {fold: summed.positive[fold] / n if n else None for fold, n in summed.rows.items()}
+    label = {"column": config.columns.label, "positive": summed.positive, "rate": rates}
     fields = {field.name: field for field in spec.fields}
     statistics: dict[str, Any] = {
         "name": config.name,
@@ -93,7 +89,7 @@ def gather(
         "scan": f"{scan.method}: {scan.reason}",
         "skipped_files": list(scan.skipped),
         "fingerprint": spec.fingerprint,
-        "rows": counted.rows,
+        "rows": summed.rows,
         "negative_rate": spec.negative_rate,
         "left_out": encoded.left_out,
         "label": label,

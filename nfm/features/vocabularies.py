@@ -89,12 +89,17 @@ def make(
 
     the_recipes, old_folder = tuple(recipes), old and old[0]
 
+    # A task for each core, and not for each vocabulary: most are small. Neighbours go to different tasks, as columns of
+    # one kind often stand together.
+    tasks_count = min(len(recipes), spark.sparkContext.defaultParallelism)
+
     def written(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         for batch in batches:
-            for number in batch.column("id").to_pylist():
-                yield _write(number, the_recipes[number], folder, scratch / "ranked", old_folder)
+            for task in batch.column("id").to_pylist():
+                for number in range(task, len(the_recipes), tasks_count):
+                    yield _write(number, the_recipes[number], folder, scratch / "ranked", old_folder)
 
-    tasks = spark.range(0, len(recipes), 1, len(recipes))
+    tasks = spark.range(0, tasks_count, 1, tasks_count)
     result = tasks.mapInArrow(written, "number int, size long, digest string, top string").collect()
     made = {
         recipes[row.number].field: Made(row.size, row.digest, tuple((v, n) for v, n in json.loads(row.top)))

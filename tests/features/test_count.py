@@ -6,12 +6,13 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from hypothesis import given
 from hypothesis import strategies as st
 
 from nfm.contract.schema import Bag
 from nfm.features.cells import COUNTS
-from nfm.features.count import Part, count_rows, merge_cells
+from nfm.features.count import Part, count_rows, packed, sums
 from nfm.features.split import Split
 
 BY_COLUMN = Split((), 0.0, 0.0, 1, None, None, None, "fold", 1.0, ("id",))
@@ -44,8 +45,8 @@ def counts_of(fold: str, label: bool) -> list[int]:
     return [*(int(fold == one) for one in FOLDS), int(label and fold == "train"), int(label and fold != "train")]
 
 
-@given(st.lists(ROWS, max_size=4))
-def test_counts_are_those_of_plain_python(batches: list[list[tuple[Any, ...]]]) -> None:
+@given(st.lists(ROWS, max_size=4), st.integers(1, 5))
+def test_counts_are_those_of_plain_python(batches: list[list[tuple[Any, ...]]], buckets: int) -> None:
     records = [
         pa.RecordBatch.from_arrays(
             [pa.array([r[i] for r in rows], f.type) for i, f in enumerate(SCHEMA)], schema=SCHEMA
@@ -62,24 +63,28 @@ def test_counts_are_those_of_plain_python(batches: list[list[tuple[Any, ...]]]) 
             for i, n in enumerate(counts_of(fold, label)):
                 expected[part, value, i] += n
 
+    # Packets of two tasks, by bucket, as Spark brings them together.
+    half = len(records) // 2
+    packets = [
+        packet
+        for task in (records[:half], records[half:])
+        for packet in packed(count_rows(task, "label", PARTS, BY_COLUMN), buckets)
+    ]
     found: Counter[tuple[int, Any, int]] = Counter()
-    rows = list(count_rows(records, "label", PARTS, BY_COLUMN))
-    numbers = pa.Table.from_batches(
-        merge_cells([b for b in rows if b.column("cell").null_count == 0 and len(b)]), SCHEMA_OF
-    )
-    assert set(numbers["bits"].to_pylist()) <= {52}
-    for batch in rows:
-        for row in batch.to_pylist():
+    seen = set()
+    for bucket in range(buckets):
+        mine = [packet.filter(pc.equal(packet.column("bucket"), bucket)) for packet in packets]
+        for row in (row for batch in sums(mine) for row in batch.to_pylist()):
             key = row["text"]
             if row["cell"] is not None:
+                assert row["bits"] == 52
                 bits = row["cell"] if row["cell"] >= 0 else row["cell"] ^ 0x7FFFFFFFFFFFFFFF
                 key = float(np.array([bits], np.int64).view(np.float64)[0])
+            assert (row["part"], key) not in seen  # each value once
+            seen.add((row["part"], key))
             for i, name in enumerate(COUNTS):
                 found[row["part"], key, i] += row[name]
     assert +found == +expected
-
-
-SCHEMA_OF = next(iter(count_rows([pa.RecordBatch.from_pylist([], SCHEMA)], "label", [], BY_COLUMN))).schema
 
 
 def test_left_out_negatives_are_not_counted() -> None:

@@ -9,9 +9,10 @@ import pytest
 from pyspark.sql import SparkSession
 
 from nfm.features import write as module
-from nfm.features.write import File, Writer, merge_plan, publishable, put_together
+from nfm.features.write import File, Layout, Writer, merge_plan, publishable, put_together
 
 MIB = 1 << 20
+LAYOUT = Layout(("f",), ("id",))
 
 
 def table(start: int, rows: int) -> pa.Table:
@@ -20,7 +21,7 @@ def table(start: int, rows: int) -> pa.Table:
 
 def test_row_groups_are_full_whatever_the_batches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "ROW_GROUP", 100)
-    writer = Writer(tmp_path, ["f"])
+    writer = Writer(tmp_path, LAYOUT)
     start = 0
     for rows in (1, 0, 250, 99, 3):
         writer.add("fold=train", table(start, rows))
@@ -35,7 +36,7 @@ def test_row_groups_are_full_whatever_the_batches(tmp_path: Path, monkeypatch: p
 
 def test_a_file_that_is_large_enough_is_closed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "ROW_GROUP", 10_000)
-    writer = Writer(tmp_path, [], file_bytes=200_000)
+    writer = Writer(tmp_path, Layout((), ()), file_bytes=200_000)
     for i in range(10):
         writer.add("fold=train", table(i * 10_000, 10_000))
     files = writer.close()
@@ -76,11 +77,11 @@ def test_no_row_is_lost_when_files_are_put_together(spark: SparkSession, tmp_pat
     written.mkdir()
     files: list[File] = []
     for task in range(3):
-        writer = Writer(written, ["f"])
+        writer = Writer(written, LAYOUT)
         writer.add("fold=train", table(task * 100, 100))
         writer.add("fold=valid/day=1", table(1000 + task, 1))
         files += writer.close()
-    publishable(put_together(spark, files, written, ["f"]), tmp_path / "dataset")
+    publishable(put_together(spark, files, written, LAYOUT), tmp_path / "dataset")
     found = {str(p.relative_to(tmp_path / "dataset")): p for p in (tmp_path / "dataset").rglob("*.parquet")}
     assert sorted(found) == ["fold=train/part-00000.parquet", "fold=valid/day=1/part-00000.parquet"]
     train, valid = (sorted(pq.ParquetFile(path).read()["id"].to_pylist()) for _, path in sorted(found.items()))
