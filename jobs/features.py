@@ -29,7 +29,7 @@ def work(config: Config, asked: Namespace) -> str:
     """Make the dataset and tell of it."""
     if asked.refresh_numbers and asked.grow_from is None:
         raise ConfigError("--refresh-numbers goes with --grow-from; without it, numbers are learned anew anyway")
-    growth = asked.grow_from and Growth(asked.grow_from, asked.refresh_numbers)
+    growth = asked.grow_from and Growth(asked.grow_from.resolve(), asked.refresh_numbers)
     spark = session(f"{config.name} features")
     if asked.plan:
         return plan(config, prepare(spark, config.for_plan(), growth))

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, PlainValidator, field_serializer, model_validator
 
-from nfm.config_columns import Columns, Fraction, Positive, Settings, changed
+from nfm.config_columns import DATASET_COLUMNS, Columns, Fraction, Positive, Settings, changed
 
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
@@ -213,6 +213,14 @@ class Config(Settings):
         ):
             if path is not None and "://" in path:
                 raise ValueError(f"{key}: {path!r} given; it must be a folder that every machine sees at the same path")
+        taken = {name.lower() for name in (*self.columns.outputs, *DATASET_COLUMNS)}
+        for name in self.dataset.partition_by:
+            if name.lower() in taken:
+                raise ValueError(
+                    f"dataset.partition_by: the folders of {name!r} would be taken for the column of that name: give "
+                    "the field another name and say which column it reads with `column:`"
+                )
+        self.columns.key_names(self.dataset.partition_by)
         stopping = self.train.early_stopping
         if stopping and stopping.monitor.startswith("val_") and not self.split.has_valid:
             raise ValueError(

@@ -94,6 +94,9 @@ class Numeric(Settings):
         return self
 
 
+DATASET_COLUMNS = ("label", "weight", "fold")  # that the dataset has anyway
+
+
 class Columns(Settings):
     """What the columns of the table are."""
 
@@ -119,14 +122,8 @@ class Columns(Settings):
             raise ValueError(
                 "nothing enters the pooling: name a column under categorical, or a number with buckets or as: field"
             )
-        names = [
-            *self.categorical,
-            *(weights_name(n) for n, s in self.categorical.items() if s.bag),
-            *self.numeric,
-            *(flag_name(n) for n, s in self.numeric.items() if s.missing_flag),
-        ]
-        taken: set[str] = {"label", "weight", "fold"}  # columns that the dataset has anyway
-        for name in names:
+        taken = set(DATASET_COLUMNS)
+        for name in self.outputs:
             if name.lower() in taken:
                 raise ValueError(
                     f"two columns of the dataset would be called {name!r} (label, weight and fold are taken): "
@@ -152,6 +149,29 @@ class Columns(Settings):
                     "(it is hashed, a cross, or shares another's)"
                 )
         return self
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """Columns that fields and numbers become in the dataset."""
+        bags = (weights_name(n) for n, s in self.categorical.items() if s.bag)
+        flags = (flag_name(n) for n, s in self.numeric.items() if s.missing_flag)
+        return (*self.categorical, *bags, *self.numeric, *flags)
+
+    def key_names(self, folders: tuple[str, ...] = ()) -> dict[str, str]:
+        """What each key column is called in the dataset: its own name, or key_… where a field or a folder has that.
+
+        Raises:
+            ValueError: two columns would have one name.
+        """
+        taken = {name.lower() for name in (*self.outputs, *folders, *DATASET_COLUMNS)}
+        names = {name: f"key_{name}" if name.lower() in taken else name for name in self.key}
+        for name, made in names.items():
+            if made.lower() in taken or [other.lower() for other in names.values()].count(made.lower()) > 1:
+                raise ValueError(
+                    f"key: the key column {name!r} would be called {made!r} in the dataset, as another column is: give "
+                    "the field of that name another one and say which column it reads with `column:`"
+                )
+        return {made: name for name, made in names.items()}
 
     @property
     def inputs(self) -> tuple[str, ...]:

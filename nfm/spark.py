@@ -16,7 +16,7 @@ import pyarrow as pa
 from py4j.protocol import Py4JJavaError
 from pyspark import Broadcast, SparkFiles
 from pyspark.errors import AnalysisException, ParseException, PySparkException
-from pyspark.sql import Column, DataFrame, SparkSession
+from pyspark.sql import Column, DataFrame, DataFrameWriter, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql.pandas.types import to_arrow_type
 from pyspark.sql.types import StructType
@@ -185,6 +185,19 @@ def map_rows(
         return work(pa.RecordBatch.from_struct_array(batch.column(0)) for batch in batches)
 
     return table.select(F.struct(*(column(name) for name in names)).alias("row")).mapInArrow(unpacked, schema)
+
+
+def write_scratch(writer: DataFrameWriter, folder: Path) -> None:
+    """Write Parquet files into a folder that every machine sees, whatever file system is Spark's default.
+
+    They are written as we read them again, whatever the session's settings say of files' sizes and compression.
+    """
+    writer.option("maxRecordsPerFile", 0).option("compression", "snappy").parquet(f"file://{folder}")
+
+
+def read_scratch(spark: SparkSession, folder: Path, schema: str) -> DataFrame:
+    """Read what `write_scratch` has written; brackets and stars in the folder's name are just that."""
+    return spark.read.schema(schema).option("__globPaths__", "false").parquet(f"file://{folder}")
 
 
 def column(name: str) -> Column:

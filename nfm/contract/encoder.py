@@ -88,11 +88,12 @@ class Encoding:
                     "have the digest in spec.json. Restore it, or run jobs/features.py again."
                 )
 
-    def encode(self, rows: Rows) -> dict[str, Any]:
+    def encode(self, rows: Rows, same_table: bool = False) -> dict[str, Any]:
         """Encode N raw rows.
 
         Args:
             rows: hold at least the specification's columns; each is asked for when its turn comes.
+            same_table: the vocabulary was made from the very table that they are from.
 
         Returns:
             The dataset's columns by name, as `Spec.outputs` lists them: (N,) int32 for each field, (N,) float32 for
@@ -106,7 +107,7 @@ class Encoding:
         columns: dict[str, Any] = {}
         for field in self.spec.fields:
             if field.edges is None:
-                columns.update(self._encode_field(field, rows))
+                columns.update(self._encode_field(field, rows, same_table))
             else:
                 column = field.columns[0]
                 columns[field.name] = _bucket(field, numbers(rows.column(column), column))
@@ -114,9 +115,9 @@ class Encoding:
             columns.update(_transform(number, numbers(rows.column(number.column), number.column)))
         return columns
 
-    def _encode_field(self, field: Field, rows: Rows) -> dict[str, Any]:
+    def _encode_field(self, field: Field, rows: Rows, same_table: bool) -> dict[str, Any]:
         values = field_values(field.columns, field.kinds, field.bag, rows)
-        ids = self._ids(field, values)[values.indices]
+        ids = self._ids(field, values, same_table)[values.indices]
         if values.offsets is None:
             return {field.name: ids}
         weights = np.ones(len(ids), np.float32) if values.weights is None else values.weights
@@ -126,7 +127,7 @@ class Encoding:
             weights_name(field.name): pa.ListArray.from_arrays(offsets, pa.array(weights)),
         }
 
-    def _ids(self, field: Field, values: Values) -> NDArray[np.int32]:
+    def _ids(self, field: Field, values: Values, same_table: bool) -> NDArray[np.int32]:
         """(D + 1,) the id of each value of the dictionary, and behind its end the one of a missing value."""
         present = np.flatnonzero(values.texts.is_valid().to_numpy(zero_copy_only=False))
         known = values.texts.take(pa.array(present))
@@ -135,7 +136,8 @@ class Encoding:
         else:
             positions = self.vocabulary.fields[field.vocabulary].lookup(known)
             unseen = np.flatnonzero(positions < 0)
-            _check_digits(field, values, present[unseen])
+            if not same_table:
+                _check_digits(field, values, present[unseen])
             found = positions + np.int32(field.first_value)
             found[unseen] = _buckets(known.take(pa.array(unseen)), field)
         ids = np.full(len(values.texts) + 1, MISSING, np.int32)

@@ -46,7 +46,7 @@ def publish(target: Path, marker: str) -> Iterator[Path]:
                 stale.rename(target)  # a run died between the two renames of _swap
             else:
                 shutil.rmtree(stale)
-        _check_ours(target, marker)
+        check_ours(target, marker)
         staging = Path(tempfile.mkdtemp(prefix=f".{target.name}.staging-", dir=target.parent))
         staging.chmod(0o777 & ~_umask())
         try:
@@ -77,7 +77,12 @@ def _lock(target: Path) -> Iterator[None]:
         yield
 
 
-def _check_ours(target: Path, marker: str) -> None:
+def check_ours(target: Path, marker: str) -> None:
+    """A folder that is to be replaced is one of this kind, empty, or not there.
+
+    Raises:
+        DataError: it holds something else.
+    """
     if target.exists() and (not target.is_dir() or (any(target.iterdir()) and not (target / marker).exists())):
         raise DataError(
             f"{target} exists, and is not something this job made: it holds no {marker}. It is left as it is. "

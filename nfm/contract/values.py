@@ -78,12 +78,25 @@ def canonical_text(values: pa.Array, kind: Kind, column: str) -> pa.Array:
     if pa.types.is_date64(type_):
         values = pc.cast(values, pa.date32())
     texts = pc.cast(values, pa.large_string())
+    if kind_of(type_) == "text":
+        _check_utf8(texts, column)
     if kind_of(type_) == "text" and kind != "text":
         if kind == "date":
             _check_dates(texts, column)
             return texts
         return _format(texts.to_pylist(), _number_text if kind == "number" else _boolean_text)
     return texts
+
+
+def _check_utf8(texts: pa.Array, column: str) -> None:
+    """Parquet lets any bytes pass as text; the first place that has to read them as such would fail."""
+    try:
+        texts.validate(full=True)
+    except pa.ArrowInvalid as error:
+        raise DataError(
+            f"Column '{column}' holds bytes that are no text in UTF-8. Decode it in the source from the encoding it is "
+            "in, or take it out of the columns."
+        ) from error
 
 
 def _check_dates(texts: pa.Array, column: str) -> None:

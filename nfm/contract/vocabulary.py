@@ -7,6 +7,8 @@ Nothing that grows with the vocabulary is ever held in a process's own memory, n
 """
 
 import hashlib
+import shutil
+import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,15 +52,17 @@ def write(folder: Path, number: int, field: str, first_id: int, size: int, parts
         The vocabulary's digest, as `FieldIndex.digest` finds it again.
     """
     index, table = folder / "index" / str(number), file(folder, number)
-    index.mkdir(parents=True, exist_ok=True)  # a task that is tried again overwrites
+    # A task may be tried again while the first attempt still runs: each has a folder of its own until it is done.
+    attempt = folder / "index" / f".{number}-{uuid.uuid4().hex}"
+    attempt.mkdir(parents=True)
     table.parent.mkdir(exist_ok=True)
-    slots = open_memmap(index / "slots.npy", "w+", np.int32, (max(2 * size, 1),))
+    slots = open_memmap(attempt / "slots.npy", "w+", np.int32, (max(2 * size, 1),))
     hash_offsets, hash_text = hashlib.sha256(), hashlib.sha256()
     written, end = 0, 0
     with (
-        pq.ParquetWriter(table, SCHEMA) as people,
-        (index / "offsets.npy").open("wb") as offsets_file,
-        (index / "text.npy").open("wb") as text_file,
+        pq.ParquetWriter(attempt / table.name, SCHEMA) as people,
+        (attempt / "offsets.npy").open("wb") as offsets_file,
+        (attempt / "text.npy").open("wb") as text_file,
     ):
         _header(offsets_file, np.int64, size + 1)
         _header(text_file, np.uint8, 0)
@@ -82,6 +86,10 @@ def write(folder: Path, number: int, field: str, first_id: int, size: int, parts
         text_file.seek(0)
         _header(text_file, np.uint8, end)
     slots.flush()
+    (attempt / table.name).replace(table)
+    if index.exists():  # an attempt has ended before; it has written the same
+        shutil.rmtree(index)
+    attempt.rename(index)
     return _digest(field, size, hash_offsets.digest(), hash_text.digest())
 
 

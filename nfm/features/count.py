@@ -22,6 +22,7 @@ from nfm.contract.schema import FOLDS, Bag, Kind
 from nfm.contract.values import check_kind, numbers
 from nfm.features.cells import COUNTS, Cells, cells, merge
 from nfm.features.split import LEFT_OUT, Split, folds
+from nfm.spark import read_scratch, write_scratch
 from nfm.table.scan import Scan
 
 _GROUPS = 6  # fold × label
@@ -74,8 +75,8 @@ def count(scan: Scan, label: str, parts: Sequence[Part], split: Split, target: P
 
     # Counts travel in packets: Spark moves and sorts a few large rows, not a million small ones.
     together = scan.map(needed, counted, "bucket int, packet binary").repartition(buckets, "bucket")
-    together.mapInArrow(summed, _DDL).write.parquet(str(target))
-    return spark.read.schema(_DDL).parquet(str(target))
+    write_scratch(together.mapInArrow(summed, _DDL).write, target)
+    return read_scratch(spark, target, _DDL)
 
 
 def packed(counts: Iterable[pa.RecordBatch], buckets: int) -> Iterator[pa.RecordBatch]:
@@ -132,8 +133,8 @@ def count_rows(all_rows: Iterable[Rows], label: str, parts: Sequence[Part], spli
     """Counts of one task's rows, like SCHEMA; needs no Spark."""
     found: dict[int, Cells] = {}
     for rows in all_rows:
-        labels, is_one = label_texts(rows, label)
-        fold = folds(split, rows, is_one)
+        labels, is_one, is_zero = label_texts(rows, label)
+        fold = folds(split, rows, is_zero)
         groups = np.where(fold == LEFT_OUT, LEFT_OUT, fold * 2 + is_one).astype(np.int64)
         yield _count_values(0, labels, groups)
         for i, part in enumerate(parts, start=1):
@@ -146,12 +147,17 @@ def count_rows(all_rows: Iterable[Rows], label: str, parts: Sequence[Part], spli
         yield _rows(i, part_cells.counts, cell=pa.array(part_cells.keys), bits=part_cells.bits)
 
 
-def label_texts(rows: Rows, label: str) -> tuple[Values, NDArray[np.bool_]]:
-    """The labels' canonical texts, and (N,) which rows have a label that means 1."""
+def label_texts(rows: Rows, label: str) -> tuple[Values, NDArray[np.bool_], NDArray[np.bool_]]:
+    """The labels' canonical texts; (N,) which of them mean 1, and which 0. Others are refused when all are counted."""
     kind = check_kind(label, rows.column(label).type, "the table")
     values = field_values((label,), (kind,), None, rows)
-    ones = pc.fill_null(pc.is_in(values.texts, pa.array(["1", "true"], pa.large_string())), False)
-    return values, np.append(ones.to_numpy(zero_copy_only=False), False)[values.indices]
+
+    def means(*texts: str) -> NDArray[np.bool_]:
+        found = pc.fill_null(pc.is_in(values.texts, pa.array(texts, pa.large_string())), False)
+        means_it: NDArray[np.bool_] = np.append(found.to_numpy(zero_copy_only=False), False)[values.indices]
+        return means_it
+
+    return values, means("1", "true"), means("0", "false")
 
 
 def _count_values(part: int, values: Values, groups: NDArray[np.int64]) -> pa.RecordBatch:

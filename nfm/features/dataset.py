@@ -16,7 +16,7 @@ from nfm.config import Config
 from nfm.contract.columns import check_categorical
 from nfm.contract.encoder import Encoding, check_columns
 from nfm.contract.errors import DataError
-from nfm.contract.publish import publish
+from nfm.contract.publish import check_ours, publish
 from nfm.contract.schema import DATASET_MARKER, Kind
 from nfm.contract.values import check_kind, check_number
 from nfm.features import facts, vocabularies
@@ -67,6 +67,8 @@ def prepare(spark: SparkSession, config: Config, growth: Growth | None = None) -
         DataError: a column is missing or of a type that its use does not allow; or the encoding cannot grow so.
     """
     columns, where = config.columns, str(config.source)
+    for folder, marker in ((config.encoding_folder, ENCODING_MARKER), (config.dataset_folder, DATASET_MARKER)):
+        check_ours(folder, marker)
     by_hash = config.split.time is None and config.split.column is None
     split = Split(
         **{key: getattr(config.split, key) for key in Split.__dataclass_fields__ if key not in ("by", "key")},
@@ -91,10 +93,13 @@ def prepare(spark: SparkSession, config: Config, growth: Growth | None = None) -
         if field.share_with is not None:
             owner = columns.categorical[field.share_with].columns(field.share_with)[0]
             _check_shared(name, kinds[field.columns(name)[0]], owner, kinds[owner], where)
-    for name in columns.key:
+    for name in (*columns.key, *split.by):
         if pa.types.is_nested(schema.field(name).type):
-            raise DataError(f"Key column '{name}' of {where} is {schema.field(name).type}: a key is one plain value.")
-    for name in config.dataset.partition_by:
+            raise DataError(
+                f"Column '{name}' of {where} is {schema.field(name).type}: a key, or what a row's fold is decided by, "
+                "is one plain value. Take another column, or make one of it in the source."
+            )
+    for name in (*config.dataset.partition_by, *([split.column] if split.column else [])):
         check_kind(name, schema.field(name).type, where)
     for column in [s.column or name for name, s in columns.numeric.items()] + list(weight):
         check_number(column, schema.field(column).type, where)
@@ -104,7 +109,7 @@ def prepare(spark: SparkSession, config: Config, growth: Growth | None = None) -
     old = None
     if growth is not None:
         old = Encoding.load(growth.folder)
-        check_growth(columns, kinds, old.spec, str(growth.folder))
+        check_growth(columns, kinds, old.spec, str(growth.folder), growth.refresh_numbers)
         old.verify(str(growth.folder))
     return Prepared(scan, split, kinds, growth, old)
 
@@ -160,7 +165,7 @@ def build(spark: SparkSession, config: Config, prepared: Prepared | None = None)
 
         log.info("encoding %s rows", f"{sum(summed.rows.values()):,}")
         raw = RawColumns(
-            _key_names(columns.key, spec.outputs, config.dataset.partition_by),
+            columns.key_names(config.dataset.partition_by),
             columns.label,
             columns.weight,
             config.dataset.partition_by,
@@ -178,9 +183,3 @@ def build(spark: SparkSession, config: Config, prepared: Prepared | None = None)
         marker = {"encoding_fingerprint": spec.fingerprint, "rows": summed.rows}
         (dataset_staging / DATASET_MARKER).write_text(json.dumps(marker, indent=1))
     return statistics
-
-
-def _key_names(key: tuple[str, ...], encoded: Iterable[str], partitions: Iterable[str]) -> dict[str, str]:
-    """A key column keeps its name, unless a field or a folder has it too: then the raw key is called key_…"""
-    taken = {name.lower() for name in (*encoded, *partitions)} | {"label", "weight", "fold"}
-    return {(f"key_{name}" if name.lower() in taken else name): name for name in key}

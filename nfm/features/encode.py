@@ -1,12 +1,13 @@
 """The second pass: every raw row → the dataset's files, and counts of what the encoder met."""
 
+import re
+import shutil
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 import numpy as np
 import pyarrow as pa
@@ -15,6 +16,7 @@ from pyspark.sql import SparkSession
 
 from nfm.contract.columns import Rows
 from nfm.contract.encoder import Encoding
+from nfm.contract.errors import DataError
 from nfm.contract.schema import FOLDS, MISSING, Spec
 from nfm.contract.values import canonical_text, check_kind, dictionary_indices, numbers
 from nfm.features.count import label_texts
@@ -22,6 +24,8 @@ from nfm.features.split import LEFT_OUT, Split, folds
 from nfm.features.write import FILES, FILES_DDL, File, Layout, Writer, publishable, put_together, told
 from nfm.table.scan import Scan
 
+_ESCAPED = re.compile(r"""[\x01-\x1f\x7f"#%'*/:=?\\{\[\]^]""")  # the characters that Spark escapes
+_LONGEST = 200
 _NULL_FOLDER = "__HIVE_DEFAULT_PARTITION__"  # Spark's name for the partition of null
 
 
@@ -88,9 +92,7 @@ def encode(
     told_rows = scan.map(needed, encoded, f"{FILES_DDL}, counts map<string,bigint>").collect()
     files = [File(row.folder, row.path, row.rows, row.bytes) for row in told_rows if row.path is not None]
     publishable(put_together(spark, files, written, layout), target)
-    for path in written.iterdir():
-        path.unlink()  # of tasks that died, or ran twice
-    written.rmdir()
+    shutil.rmtree(written, ignore_errors=True)  # with what tasks have left that died, or ran twice
     return _sum(spec, [row.counts for row in told_rows if row.counts is not None])
 
 
@@ -112,8 +114,8 @@ def encode_rows(
 ) -> None:
     """Encode one task's rows into a writer, and count (what, name, fold); needs no Spark."""
     for rows in all_rows:
-        _, is_one = label_texts(rows, raw.label)
-        fold = folds(split, rows, is_one)
+        _, is_one, is_zero = label_texts(rows, raw.label)
+        fold = folds(split, rows, is_zero)
         columns: dict[str, Any] = {name: _plain(rows.column(source)) for name, source in raw.key.items()}
         columns["label"] = is_one.astype(np.float32)
         columns["weight"] = (
@@ -121,7 +123,7 @@ def encode_rows(
             if raw.weight is None
             else numbers(rows.column(raw.weight), raw.weight).astype(np.float32)
         )
-        columns |= encoding.encode(rows)
+        columns |= encoding.encode(rows, same_table=True)
         _count(encoding.spec, columns, fold, counts)
         table = pa.table({name: pa.array(values) for name, values in columns.items()})
         _add(writer, table, fold, [rows.column(name) for name in raw.partition_by], raw.partition_by)
@@ -160,7 +162,7 @@ def _add(
     for name, values in zip(names, partitions, strict=True):
         encoded = values if pa.types.is_dictionary(values.type) else values.dictionary_encode()
         texts = canonical_text(encoded.dictionary, check_kind(name, values.type, "the table"), name).to_pylist()
-        steps = [f"{quote(name)}={_folder_name(text)}" for text in [*texts, None]]
+        steps = [f"{_escaped(name)}={_escaped(text) if text else _NULL_FOLDER}" for text in [*texts, None]]
         kept = code >= 0
         combined = np.where(kept, code * len(steps) + dictionary_indices(encoded), LEFT_OUT)
         seen = np.unique(combined[kept])
@@ -172,8 +174,15 @@ def _add(
             writer.add(label, table.take(pa.array(mine)) if len(mine) < len(table) else table)
 
 
-def _folder_name(text: str | None) -> str:
-    return quote(text, safe=" ") if text else _NULL_FOLDER  # as Spark does, an empty text is null here
+def _escaped(text: str) -> str:
+    """A folder's name as Spark writes it, so that it reads it again. (An empty text is null there.)"""
+    name = _ESCAPED.sub(lambda found: f"%{ord(found[0]):02X}", text)
+    if len(name.encode()) > _LONGEST:
+        raise DataError(
+            f"dataset.partition_by: the value {text[:40]!r}… is too long for the name of a folder "
+            f"({len(name.encode())} bytes, {_LONGEST} at most). Take a column of short values."
+        )
+    return name
 
 
 def _layout(spec: Spec, raw: RawColumns, few: Collection[str]) -> Layout:

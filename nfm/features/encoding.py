@@ -46,12 +46,14 @@ def bag_of(field: Categorical) -> Bag | None:
 
 def recipes(columns: Columns, places: Mapping[str, int]) -> list[Recipe]:
     """Which vocabularies there are to make, from the places of the parts that were counted."""
-    found = []
+    sharing: dict[str, list[str]] = {}  # in the order of their first use, as in Spec.vocabularies
     for name, field in columns.categorical.items():
-        if field.hash_buckets is None and field.share_with is None:
-            sharing = [name, *(other for other, s in columns.categorical.items() if s.share_with == name)]
-            of_parts = tuple(places[field_part(one)] for one in sharing)
-            found.append(Recipe(name, of_parts, 1 + field.oov_buckets, field.min_count, field.max_size))
+        if field.hash_buckets is None:
+            sharing.setdefault(field.share_with or name, []).append(name)
+    found = []
+    for name, users in sharing.items():
+        field, of_parts = columns.categorical[name], tuple(places[field_part(user)] for user in users)
+        found.append(Recipe(name, of_parts, 1 + field.oov_buckets, field.min_count, field.max_size))
     return found
 
 
@@ -105,8 +107,10 @@ def grown(new: Spec, old: Encoding, refresh_numbers: bool) -> Spec:
     return replace(new, fields=tuple(fields), numbers=numbers, ancestors=ancestors)
 
 
-def check_growth(columns: Columns, kinds: Mapping[str, Kind], old: Spec, where: str) -> None:
-    """The settings make the same fields as the encoding that is to grow.
+def check_growth(
+    columns: Columns, kinds: Mapping[str, Kind], old: Spec, where: str, refresh_numbers: bool = False
+) -> None:
+    """The settings make the same fields as the encoding that is to grow; and the same numbers, where these are kept.
 
     Raises:
         DataError: they do not; names the first difference.
@@ -117,10 +121,17 @@ def check_growth(columns: Columns, kinds: Mapping[str, Kind], old: Spec, where: 
     ]
     now += [(n, (s.column or n,), ("number",), None, None, 0) for n, s in columns.numeric.items() if s.buckets]
     then = [(f.name, f.columns, f.kinds, f.bag, f.vocabulary, f.oov_buckets) for f in old.fields]
-    numbers = [(n, s.column or n, s.as_, s.missing_flag) for n, s in columns.numeric.items() if not s.buckets]
-    numbers_then = [(n.name, n.column, n.placement, n.missing_flag) for n in old.numbers]
-    for what, is_, was in (("fields", now, then), ("numbers", numbers, numbers_then)):
-        _check_same(what, is_, was, where)
+    numbers = [
+        (n, s.column or n, s.as_, s.missing_flag, refresh_numbers or (s.scale == "log1p", s.clip is not None))
+        for n, s in columns.numeric.items()
+        if not s.buckets
+    ]
+    numbers_then = [
+        (n.name, n.column, n.placement, n.missing_flag, refresh_numbers or (n.log1p, n.clip is not None))
+        for n in old.numbers
+    ]
+    _check_same("fields", ("columns", "kinds", "bag", "share_with", "buckets"), now, then, where)
+    _check_same("numbers", ("column", "as", "missing_flag", "log1p and clip"), numbers, numbers_then, where)
 
 
 def _ids(columns: Columns, settings: Categorical, name: str) -> tuple[str | None, int]:
@@ -130,18 +141,30 @@ def _ids(columns: Columns, settings: Categorical, name: str) -> tuple[str | None
     return owner, columns.categorical[owner].oov_buckets
 
 
-def _check_same(what: str, now: Sequence[tuple[object, ...]], then: Sequence[tuple[object, ...]], where: str) -> None:
+def _check_same(
+    what: str,
+    settings: Sequence[str],
+    now: Sequence[tuple[object, ...]],
+    then: Sequence[tuple[object, ...]],
+    where: str,
+) -> None:
     if list(now) == list(then):
         return
-    different = next(
-        (
-            f"{a[0]!r} was {a[1:]} and is {b[1:]} now"
-            for a, b in zip(then, now, strict=False)
-            if a[0] == b[0] and a != b
-        ),
-        f"there were {', '.join(str(one[0]) for one in then)} and are {', '.join(str(one[0]) for one in now)} now",
-    )
+    changes = [
+        f"{was[0]!r}: {setting} was {_shown(before)} and is {_shown(after)}"
+        for was, is_ in zip(then, now, strict=False)
+        if was[0] == is_[0]
+        for setting, before, after in zip(settings, was[1:], is_[1:], strict=True)
+        if before != after
+    ]
+    names = [", ".join(str(one[0]) for one in ones) or "none" for ones in (then, now)]
+    different = "; ".join(changes) or f"there were {names[0]} and are {names[1]}"
     raise DataError(
         f"The encoding in {where} cannot grow: its {what} are not those of the configuration ({different}). An id or a "
-        "number that meant one thing must not come to mean another. Make the features anew, without --grow-from."
+        "number that meant one thing must not come to mean another. Put the settings back, or make the features anew, "
+        "without --grow-from."
     )
+
+
+def _shown(setting: object) -> str:
+    return ", ".join(map(str, setting)) if isinstance(setting, tuple) else str(setting)

@@ -1,11 +1,12 @@
 """What the counts say of the table: the labels, each field, each number, and how well each ranks the labels alone."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Self
 
+import numpy as np
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
@@ -24,6 +25,7 @@ from nfm.table.scan import Scan
 
 _LEVELS = 1000  # of the label rates by which a field's values are put in order
 _PRIOR_ROWS = 10  # a rare value's label rate is drawn to that of all
+_LARGEST = float(np.finfo(np.float32).max)  # the dataset's weights are float32
 _ALLOWED = ("0", "1", "false", "true")
 
 
@@ -126,10 +128,25 @@ def gather(
     if spec.ancestors:
         statistics["grown"] = {
             "from": spec.ancestors[0],
-            "fields": {name: asdict(growth) for name, growth in growths.items()},
+            "fields": {name: _growth(name, growth, spec, encoded) for name, growth in growths.items()},
         }
     statistics["findings"] = findings(statistics, config.columns.key, config.columns.label)
     return statistics
+
+
+def _growth(vocabulary: str, growth: Growth, spec: Spec, encoded: Encoded) -> dict[str, Any]:
+    """What a vocabulary has grown by, over all the fields that share it."""
+    of_fields = [encoded.fields[field.name] for field in spec.fields if field.vocabulary == vocabulary]
+    values, missing, unknown = (
+        sum(facts[what]["train"] for facts in of_fields) for what in ("values", "missing", "out_of_vocabulary")
+    )
+    present = values - missing
+    return {
+        "before": growth.before,
+        "added": spec.vocabularies[vocabulary] - growth.before,
+        "coverage_before": growth.coverage_before,
+        "coverage_after": (present - unknown) / present if present else None,
+    }
 
 
 def _form(shared: str | None, hashed: bool, bag: bool, cross: bool) -> str:
@@ -176,12 +193,14 @@ def check_weights(column: str, cells: Cells | None, missing: int, where: str) ->
     Raises:
         DataError: some have none, or a negative one.
     """
-    negative = 0 if cells is None else int(cells.counts[cells.values < 0, : len(FOLDS)].sum())
-    if negative or missing:
-        example = repr(float(cells.values[0])) if negative and cells is not None else "one that is missing"
+    values = np.empty(0) if cells is None else cells.values
+    bad = (values < 0) | (values > _LARGEST)
+    wrong = 0 if cells is None else int(cells.counts[bad, : len(FOLDS)].sum())
+    if wrong or missing:
+        example = repr(float(values[bad][0])) if wrong else "one that is missing"
         raise DataError(
             f"Column '{column}' of {where} is the sample weight, which must be a number ≥ 0 in every row, but "
-            f"{negative + missing} rows break that, {example} for one. Correct them, or leave such rows out with "
+            f"{wrong + missing} rows break that, {example} for one. Correct them, or leave such rows out with "
             "source.where."
         )
 

@@ -55,13 +55,13 @@ class Split:
         return text + (f"; {self.negative_rate:g} of train's negatives kept" if self.negative_rate < 1 else "")
 
 
-def folds(split: Split, rows: Rows, positive: NDArray[np.bool_]) -> NDArray[np.int8]:
+def folds(split: Split, rows: Rows, negative: NDArray[np.bool_]) -> NDArray[np.int8]:
     """(N,) positions in FOLDS (0 train, 1 valid, 2 test), LEFT_OUT for a negative that is not kept.
 
     Args:
         split: the settings.
         rows: N rows.
-        positive: (N,) whose label is 1.
+        negative: (N,) whose label is 0.
 
     Raises:
         DataError: a row belongs to no fold: its time is missing, or its column names none.
@@ -74,7 +74,7 @@ def folds(split: Split, rows: Rows, positive: NDArray[np.bool_]) -> NDArray[np.i
         found = fold_of([rows.column(name) for name in split.by], split.valid, split.test, split.seed)
     if split.negative_rate < 1:
         position = _position([rows.column(name) for name in split.key], split.seed ^ _NEGATIVES_SEED)
-        found[(found == 0) & ~positive & (position >= split.negative_rate)] = LEFT_OUT
+        found[(found == 0) & negative & (position >= split.negative_rate)] = LEFT_OUT
     return found
 
 
@@ -101,6 +101,12 @@ def _position(columns: Iterable[pa.Array], seed: int) -> NDArray[np.float64]:
 
 def _text(values: pa.Array) -> pa.Array:
     kind = kind_of(values.type)
+    if (
+        pa.types.is_binary(values.type)
+        or pa.types.is_large_binary(values.type)
+        or pa.types.is_fixed_size_binary(values.type)
+    ):
+        return values.cast(pa.large_binary()).cast(pa.large_string(), safe=False)  # its bytes, which are no text
     if kind is None:  # a timestamp, say: no category, but a key as good as any
         return pc.cast(values, pa.large_string())
     if not pa.types.is_dictionary(values.type):

@@ -1,5 +1,6 @@
 """What the counts of a number say: its quantiles, mean and spread, and the transformation that follows from them."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
@@ -8,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nfm.config_columns import Numeric
+from nfm.contract.errors import DataError
 from nfm.contract.schema import Number
 from nfm.features.cells import COUNTS, EXACT, Cells
 
@@ -38,12 +40,22 @@ class Distribution:
     @property
     def mean(self) -> float:
         """Arithmetic mean."""
-        return float(np.dot(self.values, self.counts) / self.rows)
+        scale = self._scale
+        mean = math.fsum(self.values / scale * self.counts) / self.rows * scale
+        return min(
+            max(mean, float(self.values[0])), float(self.values[-1])
+        )  # a constant is its own mean, to the last bit
 
     @property
     def std(self) -> float:
         """Standard deviation of the population."""
-        return float(np.sqrt(np.dot((self.values - self.mean) ** 2, self.counts) / self.rows))
+        scale = self._scale
+        return math.sqrt(math.fsum((self.values / scale - self.mean / scale) ** 2 * self.counts) / self.rows) * scale
+
+    @property
+    def _scale(self) -> float:
+        """Divided by it, the largest numbers can be squared and added. A power of two, so that no digit is lost."""
+        return 2.0 ** int(np.frexp(np.max(np.abs(self.values)))[1] - 1)
 
     def quantile(self, q: float) -> float:
         """The q-quantile of the rows, between two of them by linear interpolation, as NumPy and pandas have it."""
@@ -58,7 +70,18 @@ class Distribution:
 
 
 def transformation(name: str, settings: Numeric, train: Distribution) -> Number:
-    """How a number is transformed, learned from the train fold: clip, impute, log1p, shift and divide."""
+    """How a number is transformed, learned from the train fold: clip, impute, log1p, shift and divide.
+
+    Raises:
+        DataError: its range is no finite number.
+    """
+    column = settings.column or name
+    if train.rows and not math.isfinite(float(train.values[-1]) - float(train.values[0])):
+        raise DataError(
+            f"Column '{column}' holds numbers from {train.values[0]:.6g} to {train.values[-1]:.6g}, too far apart to "
+            "be scaled. If one stands for a missing value, make it null in the source, or leave such rows out with "
+            "source.where."
+        )
     clip = None
     if settings.clip is not None and train.rows:
         clip = (train.quantile(settings.clip[0]), train.quantile(settings.clip[1]))
@@ -74,7 +97,7 @@ def transformation(name: str, settings: Numeric, train: Distribution) -> Number:
         impute = float(settings.impute)
     return Number(
         name=name,
-        column=settings.column or name,
+        column=column,
         placement=settings.as_,
         impute=impute,
         missing_flag=settings.missing_flag,

@@ -27,12 +27,17 @@ def plan(config: Config, prepared: Prepared) -> str:
         f"  scan      {scan.method}: {scan.reason}",
     ]
     if scan.splits:
-        lines.append(f"  splits    {len(scan.splits)}, one a task; two passes: count, then encode")
+        pieces = [piece for split in scan.splits for piece in split]
+        size = sum(piece.stop - piece.start for piece in pieces) / 2**20
+        files = len({piece.file.path for piece in pieces})
+        lines.append(f"  splits    {len(scan.splits)}, one a task, of {files} files with {size:,.1f} MiB; read twice")
     if config.source.on_corrupt == "skip":
         lines.append("  corrupt   files are looked for first, in one more pass, and left out")
     lines += [f"  fields    {', '.join(fields) or 'none'}", f"  numbers   {', '.join(numbers) or 'none'}"]
     lines += [f"  {form:<10}{', '.join(names)}" for form, names in forms.items() if names]
     lines.append(f"  folds     {prepared.split}")
+    if config.dataset.partition_by:
+        lines.append(f"  folders   fold, then {', '.join(config.dataset.partition_by)}")
     if prepared.growth:
         kept = "learned anew" if prepared.growth.refresh_numbers else "kept"
         lines.append(f"  grows     from {prepared.growth.folder}: its ids stay, its numbers are {kept}")
@@ -72,7 +77,12 @@ def summary(config: Config, statistics: Mapping[str, Any]) -> str:
             lines.append(f"  note      {name} has {made} of {settings.buckets} buckets: many rows share a value")
     if statistics["grown"]:
         lines.append(f"  grown from {statistics['grown']['from'][:12]}…: no id has moved")
+        same = [name for name, facts in statistics["grown"]["fields"].items() if not facts["added"]]
+        if same:
+            lines.append(f"    nothing new in {', '.join(same)}")
         for name, facts in statistics["grown"]["fields"].items():
+            if not facts["added"]:
+                continue
             covered = [f"{facts[when]:.1%}" if facts[when] is not None else "–" for when in _COVERAGE]
             lines.append(
                 f"    {name}: {facts['added']:,} values added to {facts['before']:,}, which covers {covered[1]} of the "

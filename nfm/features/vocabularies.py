@@ -4,6 +4,7 @@ The driver sees sizes, digests and the ten most frequent values; never a vocabul
 """
 
 import json
+import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -18,6 +19,7 @@ from pyspark.sql import functions as F
 
 from nfm.contract import vocabulary
 from nfm.contract.encoder import Encoding
+from nfm.spark import write_scratch
 
 _PART_ROWS = 1 << 18
 _TOP = 10
@@ -45,12 +47,10 @@ class Made:
 
 @dataclass(frozen=True)
 class Growth:
-    """How an older vocabulary covers the new table's values, and what was added."""
+    """How an older vocabulary covers the new table's values."""
 
-    before: int
-    added: int
+    before: int  # values
     coverage_before: float | None  # share of the train fold's present values
-    coverage_after: float | None
 
 
 def make(
@@ -79,15 +79,16 @@ def make(
     values = _values(counts, recipes)
     growth = {}
     if old is not None:
-        values = _marked(values, recipes, old[0])
+        values = _marked(values, recipes, old[0], old[1].spec.fingerprint)
         growth = _growth(values, recipes, old[1])
         values = values.where("old = false")
     # A total order, sorted by ranges: no task sees more than its share, however frequent ties are.
     least = F.array(*(F.lit(recipe.min_count) for recipe in recipes))
     ranked = values.where(F.col("train") >= least[F.col("number")]).orderBy("number", F.desc("train"), "text")
-    ranked.select("number", "text", "train").write.partitionBy("number").parquet(str(scratch / "ranked"))
+    write_scratch(ranked.select("number", "text", "train").write.partitionBy("number"), scratch / "ranked")
 
-    the_recipes, old_folder = tuple(recipes), old and old[0]
+    the_recipes = tuple(recipes)
+    grown_from = old and (old[0], old[1].spec.fingerprint)
 
     # A task for each core, and not for each vocabulary: most are small. Neighbours go to different tasks, as columns of
     # one kind often stand together.
@@ -97,7 +98,7 @@ def make(
         for batch in batches:
             for task in batch.column("id").to_pylist():
                 for number in range(task, len(the_recipes), tasks_count):
-                    yield _write(number, the_recipes[number], folder, scratch / "ranked", old_folder)
+                    yield _write(number, the_recipes[number], folder, scratch / "ranked", grown_from)
 
     tasks = spark.range(0, tasks_count, 1, tasks_count)
     result = tasks.mapInArrow(written, "number int, size long, digest string, top string").collect()
@@ -105,6 +106,9 @@ def make(
         recipes[row.number].field: Made(row.size, row.digest, tuple((v, n) for v, n in json.loads(row.top)))
         for row in result
     }
+    for place in ("index", "vocabulary.parquet"):
+        for path in (folder / place).glob(".*"):  # of tasks that died, or ran twice
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
     return {recipe.field: made[recipe.field] for recipe in recipes}, growth
 
 
@@ -120,16 +124,19 @@ def _values(counts: DataFrame, recipes: Sequence[Recipe]) -> DataFrame:
 
 
 @lru_cache(maxsize=1)
-def _open(folder: Path) -> Encoding:
-    return Encoding.load(folder)  # memory-mapped; once a worker
+def _open(folder: Path, fingerprint: str) -> Encoding:
+    """Memory-mapped, once a worker; the fingerprint tells a folder that was replaced from what it was."""
+    encoding = Encoding.load(folder)
+    assert encoding.spec.fingerprint == fingerprint, f"{folder} was replaced while it was read"
+    return encoding
 
 
-def _marked(values: DataFrame, recipes: Sequence[Recipe], old: Path) -> DataFrame:
+def _marked(values: DataFrame, recipes: Sequence[Recipe], old: Path, fingerprint: str) -> DataFrame:
     """The same rows with `old`: whether the older vocabulary has the value."""
     names = [recipe.field for recipe in recipes]
 
     def marked(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        fields = _open(old).vocabulary.fields
+        fields = _open(old, fingerprint).vocabulary.fields
         for batch in batches:
             number, text = batch.column("number").to_numpy(), pc.cast(batch.column("text"), pa.large_string())
             known = np.zeros(len(batch), bool)
@@ -142,31 +149,23 @@ def _marked(values: DataFrame, recipes: Sequence[Recipe], old: Path) -> DataFram
 
 
 def _growth(values: DataFrame, recipes: Sequence[Recipe], old: Encoding) -> dict[str, Growth]:
-    least = F.array(*(F.lit(recipe.min_count) for recipe in recipes))[F.col("number")]
-    enters = ~F.col("old") & (F.col("train") >= least)
     sums = values.groupBy("number").agg(
-        F.sum("train").alias("present"),
-        F.sum(F.when(F.col("old"), F.col("train")).otherwise(0)).alias("known"),
-        F.sum(F.when(enters, F.col("train")).otherwise(0)).alias("gained"),
-        F.count_if(enters).alias("added"),
+        F.sum("train").alias("present"), F.sum(F.when(F.col("old"), F.col("train")).otherwise(0)).alias("known")
     )
-    rows = {row.number: row for row in sums.collect()}
-    found = {}
-    for number, recipe in enumerate(recipes):
-        before, row = old.spec.vocabularies[recipe.field], rows.get(number)
-        present, known, gained, added = (row.present, row.known, row.gained, row.added) if row else (0, 0, 0, 0)
-        shares = (known / present, (known + gained) / present) if present else (None, None)
-        found[recipe.field] = Growth(before, added, *shares)
-    return found
+    shares = {row.number: row.known / row.present for row in sums.collect() if row.present}
+    return {
+        recipe.field: Growth(old.spec.vocabularies[recipe.field], shares.get(number))
+        for number, recipe in enumerate(recipes)
+    }
 
 
-def _write(number: int, recipe: Recipe, folder: Path, ranked: Path, old: Path | None) -> pa.RecordBatch:
+def _write(number: int, recipe: Recipe, folder: Path, ranked: Path, old: tuple[Path, str] | None) -> pa.RecordBatch:
     """On a worker: one vocabulary, streamed from the older one and the sorted files behind each other."""
     files = sorted((ranked / f"number={number}").glob("*.parquet"))  # Spark numbers them in the order of the sort
     names = ("text", "train")
     before = 0
     if old is not None:
-        grown_from = vocabulary.file(old, list(_open(old).spec.vocabularies).index(recipe.field))
+        grown_from = vocabulary.file(old[0], list(_open(*old).spec.vocabularies).index(recipe.field))
         before = pq.read_metadata(grown_from).num_rows
     new = sum(pq.read_metadata(path).num_rows for path in files)
     if recipe.max_size is not None:

@@ -19,6 +19,7 @@ ROW_GROUP = 1 << 17  # rows: some megabytes that training reads, and shuffles, a
 FILE_BYTES = 128 << 20  # a file that has reached this is closed
 SMALL_BYTES = 64 << 20  # files below are put together
 LARGE_BYTES = 256 << 20  # even then
+_OPEN_FILES = 100  # of one task
 FILES_DDL = "folder string, path string, rows long, bytes long"
 FILES = pa.schema([("folder", pa.string()), ("path", pa.string()), ("rows", pa.int64()), ("bytes", pa.int64())])
 
@@ -70,12 +71,14 @@ class Writer:
             table = pa.concat_tables(waiting)
             if len(table):
                 self._write(folder, table)
-        for folder in list(self._open):
-            self._finish(folder)
+            if folder in self._open:
+                self._finish(folder)
         return self.files
 
     def _write(self, folder: str, rows: pa.Table) -> None:
         if folder not in self._open:
+            if len(self._open) == _OPEN_FILES:
+                self._finish(next(iter(self._open)))
             path = self._written / f"{uuid.uuid4().hex}.parquet"
             writer = pq.ParquetWriter(
                 path,

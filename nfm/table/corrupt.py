@@ -58,6 +58,7 @@ def unreadable_by_spark(source: "Source", raw: DataFrame, names: Iterable[str], 
     if not uris:
         return {}
     chosen = raw.where(file_path(source, raw).isin([_as_in_metadata(uri) for uri in uris]))
+    chosen = chosen if source.where is None else chosen.where(source.where)
     needed = chosen.select(*(column(name) for name in names))
     if not _fails(lambda: needed.write.format("noop").mode("overwrite").save()):
         return {}

@@ -60,6 +60,15 @@ def test_fields_that_share_are_one_vocabulary() -> None:
     ]
 
 
+def test_vocabularies_stand_in_the_order_of_their_first_use() -> None:
+    settings = columns(categorical={"a": {"share_with": "c"}, "b": {}, "c": {"oov_buckets": 2}})
+    kinds: Any = dict.fromkeys("abc", "text")
+    found = recipes(settings, {f"field:{name}": i for i, name in enumerate("abc", start=1)})
+    assert found == [Recipe("c", (1, 3), 3, 1, None), Recipe("b", (2,), 2, 1, None)]
+    made = {recipe.field: Made(5, recipe.field, ()) for recipe in found}
+    assert list(specify(settings, kinds, made, {}, 1.0).vocabularies) == ["c", "b"]
+
+
 def specification(x: Distribution | None = None) -> Spec:
     made = {name: Made(size, name.upper(), ()) for name, size in (("c", 10), ("again", 5), ("tags", 7), ("pair", 20))}
     train = x or distribution([float(i) for i in range(8)])
@@ -91,10 +100,14 @@ def test_the_specification_by_hand() -> None:
 @pytest.mark.parametrize(
     ("changes", "told"),
     [
-        ({"categorical": {"c": {"oov_buckets": 3}}}, r"its fields are not those .*\('c' was .* and is "),
-        ({"categorical": {"c": {"oov_buckets": 2}, "new": {}}}, "there were c and are c, new now"),
-        ({"categorical": {"c": {"oov_buckets": 2, "column": "other"}}}, r"'c' was \(\('c',\), .* is \(\('other',\)"),
-        ({"numeric": {"x": {"missing_flag": True}}}, r"its numbers are not those .*'x' was .*False.* is .*True"),
+        ({"categorical": {"c": {"oov_buckets": 3}}}, r"its fields are not those .*\('c': buckets was 2 and is 3\)"),
+        ({"categorical": {"c": {"oov_buckets": 2}, "new": {}}}, r"\(there were c and are c, new\)"),
+        ({"categorical": {"c": {"oov_buckets": 2, "column": "other"}}}, r"'c': columns was c and is other"),
+        ({"numeric": {"x": {"scale": "log1p"}}}, r"'x': log1p and clip was False, False and is True, False"),
+        (
+            {"numeric": {"x": {"missing_flag": True}}},
+            r"its numbers are not those .*'x': missing_flag was False and is True",
+        ),
     ],
 )
 def test_what_would_change_the_meaning_of_an_id_cannot_grow(changes: dict[str, Any], told: str) -> None:
