@@ -50,7 +50,7 @@ def ids(workdir: Path, name: str) -> list[Any]:
     return [row[name] for row in sorted(rows_of(workdir), key=lambda row: str(row["id"]).zfill(9))]
 
 
-C = {"categorical": {"c": {}}}
+C: dict[str, Any] = {"categorical": {"c": {}}}
 LETTERS = ["a", "b", "c", "d"] * 3
 
 
