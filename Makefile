@@ -1,7 +1,7 @@
 # make demo   the whole path on the Titanic: features, train, score
 # make test   lint, types and tests
 # make bench-titanic   how good the recipes are, over five splits (minutes)
-# make bench-features  how fast the feature job is, beside a copy of the table and Spark ML (20 minutes)
+# make bench-features  how fast the feature job is, beside a copy of the table and Spark ML (12 minutes)
 # Both make what they need first: .venv from the lock file, and Java 17 where there is none.
 
 SHELL := /bin/bash

@@ -193,7 +193,7 @@ def test_a_killed_feature_job_leaves_the_old_dataset_and_a_rerun_replaces_it(tmp
     killed = subprocess.Popen(command, cwd=ROOT, env=environment, start_new_session=True, **quiet)
     while not list(tmp_path.glob(".dataset.staging-*/_written/*")):  # in the middle of its last pass
         assert killed.poll() is None, "it ended before it could be killed"
-        time.sleep(0.001)
+        time.sleep(0.01)
     os.killpg(killed.pid, signal.SIGKILL)
     killed.wait()
     assert {path: path.read_bytes() for path in before} == before

@@ -1,6 +1,6 @@
 """How fast the feature job is, beside a plain copy of the table and Spark ML; and what a large vocabulary costs.
 
-Run it with `make bench-features` (about 20 minutes on two cores). What is compared is measured in turn, in one warm
+Run it with `make bench-features` (about 12 minutes on two cores). What is compared is measured in turn, in one warm
 session; the JVM's start is not counted. docs/performance.md holds what was seen.
 """
 

@@ -74,7 +74,7 @@ def test_no_rows() -> None:
 
 def split_rows(split: Split, positive: list[bool] | None = None, **columns: pa.Array) -> list[int]:
     batch = pa.record_batch(columns)
-    return [int(fold) for fold in folds(split, batch, np.array(positive or [False] * len(batch)))]
+    return [int(fold) for fold in folds(split, batch, ~np.array(positive or [False] * len(batch)))]
 
 
 DAYS = [date(2026, 9, 30), date(2026, 10, 1), date(2026, 10, 31), date(2026, 11, 1)]
