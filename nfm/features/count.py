@@ -62,8 +62,10 @@ def count(scan: Scan, label: str, parts: Sequence[Part], split: Split, target: P
     """
     spark = scan.table.sparkSession
     needed = dict.fromkeys([label, *(c for part in parts for c in read_by(part)), *split.columns])
-    # What meets in one task has to fit there: it is less than what two tasks read.
-    buckets = 2 * len(scan.splits) or int(spark.conf.get("spark.sql.shuffle.partitions") or 200)
+    # What meets in one task has to fit there: with two buckets a split, it is less than what a task reads. How much
+    # comes through Spark nobody knows before: buckets are many then, and Spark gives a task as many as are small.
+    splits = len(scan.splits)
+    buckets = 2 * splits or int(spark.conf.get("spark.sql.shuffle.partitions") or 200)
     # The closures take these small values and nothing else.
     the_parts, the_split = tuple(parts), split
 
@@ -74,7 +76,8 @@ def count(scan: Scan, label: str, parts: Sequence[Part], split: Split, target: P
         return sums(batches)
 
     # Counts travel in packets: Spark moves and sorts a few large rows, not a million small ones.
-    together = scan.map(needed, counted, "bucket int, packet binary").repartition(buckets, "bucket")
+    packets = scan.map(needed, counted, "bucket int, packet binary")
+    together = packets.repartition(buckets, "bucket") if splits else packets.repartition("bucket")
     write_scratch(together.mapInArrow(summed, _DDL).write, target)
     return read_scratch(spark, target, _DDL)
 
@@ -82,11 +85,13 @@ def count(scan: Scan, label: str, parts: Sequence[Part], split: Split, target: P
 def packed(counts: Iterable[pa.RecordBatch], buckets: int) -> Iterator[pa.RecordBatch]:
     """Rows like SCHEMA → packets, by bucket: equal values meet in one bucket, and so do all cells of a part."""
     waiting: list[pa.RecordBatch] = []
+    rows = 0
     for batch in counts:
         waiting.append(batch)
-        if sum(map(len, waiting)) >= _PACKET_ROWS:
+        rows += len(batch)
+        if rows >= _PACKET_ROWS:
             yield _pack(waiting, buckets)
-            waiting = []
+            waiting, rows = [], 0
     if waiting:
         yield _pack(waiting, buckets)
 
@@ -111,7 +116,7 @@ def _pack(batches: Sequence[pa.RecordBatch], buckets: int) -> pa.RecordBatch:
 
 def sums(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
     """Packets → rows like SCHEMA, each (part, value) of these buckets once; needs no Spark."""
-    packets = [packet for batch in batches for packet in batch.column("packet").to_pylist()]
+    packets = [packet.as_buffer() for batch in batches for packet in batch.column("packet")]
     if not packets:
         return
     rows = pa.concat_tables([pa.ipc.open_stream(packet).read_all() for packet in packets])
