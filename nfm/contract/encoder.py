@@ -6,6 +6,7 @@ arranges the same columns, read back from the dataset or fresh from `encode`, as
 
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
@@ -143,6 +144,22 @@ class Encoding:
         ids = np.full(len(values.texts) + 1, MISSING, np.int32)
         ids[present] = found
         return ids
+
+
+@lru_cache(maxsize=2)
+def load_once(folder: Path, fingerprint: str) -> Encoding:
+    """`Encoding.load` on a worker: once, not once a task. The fingerprint tells a folder that was replaced.
+
+    Raises:
+        DataError: as `load` does; or the folder holds another encoding by now.
+    """
+    encoding = Encoding.load(folder)
+    if encoding.spec.fingerprint != fingerprint:
+        raise DataError(
+            f"{folder} holds another encoding than when the job began: {encoding.spec.fingerprint[:12]}… instead of "
+            f"{fingerprint[:12]}…. Run the job again when whoever replaces it is done."
+        )
+    return encoding
 
 
 def _buckets(texts: pa.Array, field: Field) -> NDArray[np.int32]:

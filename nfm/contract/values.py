@@ -55,6 +55,11 @@ def distinct(values: pa.Array) -> pa.DictionaryArray:
     return values.dictionary_encode()
 
 
+def decoded(values: pa.Array) -> pa.Array:
+    """The values themselves, where they may come as a dictionary."""
+    return values.dictionary_decode() if pa.types.is_dictionary(values.type) else values
+
+
 def canonical_text(values: pa.Array, kind: Kind, column: str) -> pa.Array:
     """The canonical text of each value; null where the value is missing (null, NaN, ±inf).
 

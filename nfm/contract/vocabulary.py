@@ -87,9 +87,12 @@ def write(folder: Path, number: int, field: str, first_id: int, size: int, parts
         _header(text_file, np.uint8, end)
     slots.flush()
     (attempt / table.name).replace(table)
-    if index.exists():  # an attempt has ended before; it has written the same
-        shutil.rmtree(index)
-    attempt.rename(index)
+    try:
+        attempt.rename(index)
+    except OSError:  # an attempt has ended before, and has written the same
+        if not index.exists():
+            raise
+        shutil.rmtree(attempt)
     return _digest(field, size, hash_offsets.digest(), hash_text.digest())
 
 

@@ -8,7 +8,7 @@ summed up from these.
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -19,7 +19,7 @@ from pyspark.sql import DataFrame
 from nfm.contract.columns import Rows, Values, field_values
 from nfm.contract.hashing import hash64
 from nfm.contract.schema import FOLDS, Bag, Kind
-from nfm.contract.values import check_kind, numbers
+from nfm.contract.values import numbers
 from nfm.features.cells import COUNTS, Cells, cells, merge
 from nfm.features.split import LEFT_OUT, Split, folds
 from nfm.spark import read_scratch, write_scratch
@@ -47,12 +47,19 @@ class Part:
     bag: Bag | None = None
 
 
-def count(scan: Scan, label: str, parts: Sequence[Part], split: Split, target: Path) -> DataFrame:
+class Label(NamedTuple):
+    """The label's column, and what it holds."""
+
+    column: str
+    kind: Kind
+
+
+def count(scan: Scan, label: Label, parts: Sequence[Part], split: Split, target: Path) -> DataFrame:
     """Count each part's values in each fold, into Parquet files.
 
     Args:
         scan: the raw table.
-        label: its label column.
+        label: the label.
         parts: what to count; the label itself is counted as part 0, and these from 1 on.
         split: how rows are split.
         target: a folder that is made.
@@ -61,7 +68,7 @@ def count(scan: Scan, label: str, parts: Sequence[Part], split: Split, target: P
         Rows like SCHEMA: each (part, value) once.
     """
     spark = scan.table.sparkSession
-    needed = dict.fromkeys([label, *(c for part in parts for c in read_by(part)), *split.columns])
+    needed = dict.fromkeys([label.column, *(c for part in parts for c in read_by(part)), *split.columns])
     # What meets in one task has to fit there: with two buckets a split, it is less than what a task reads. How much
     # comes through Spark nobody knows before: buckets are many then, and Spark gives a task as many as are small.
     splits = len(scan.splits)
@@ -134,7 +141,7 @@ def read_by(part: Part) -> tuple[str, ...]:
     return part.columns + ((part.bag.weights,) if part.bag and part.bag.weights else ())
 
 
-def count_rows(all_rows: Iterable[Rows], label: str, parts: Sequence[Part], split: Split) -> Iterator[pa.RecordBatch]:
+def count_rows(all_rows: Iterable[Rows], label: Label, parts: Sequence[Part], split: Split) -> Iterator[pa.RecordBatch]:
     """Counts of one task's rows, like SCHEMA; needs no Spark."""
     found: dict[int, Cells] = {}
     for rows in all_rows:
@@ -152,10 +159,9 @@ def count_rows(all_rows: Iterable[Rows], label: str, parts: Sequence[Part], spli
         yield _rows(i, part_cells.counts, cell=pa.array(part_cells.keys), bits=part_cells.bits)
 
 
-def label_texts(rows: Rows, label: str) -> tuple[Values, NDArray[np.bool_], NDArray[np.bool_]]:
+def label_texts(rows: Rows, label: Label) -> tuple[Values, NDArray[np.bool_], NDArray[np.bool_]]:
     """The labels' canonical texts; (N,) which of them mean 1, and which 0. Others are refused when all are counted."""
-    kind = check_kind(label, rows.column(label).type, "the table")
-    values = field_values((label,), (kind,), None, rows)
+    values = field_values((label.column,), (label.kind,), None, rows)
 
     def means(*texts: str) -> NDArray[np.bool_]:
         found = pc.fill_null(pc.is_in(values.texts, pa.array(texts, pa.large_string())), False)

@@ -21,6 +21,7 @@ from nfm.contract.schema import DATASET_MARKER, Kind
 from nfm.contract.values import check_kind, check_number
 from nfm.features import facts, vocabularies
 from nfm.features.cells import EXACT
+from nfm.features.count import Label
 from nfm.features.encode import RawColumns, encode
 from nfm.features.encoding import (
     bag_of,
@@ -71,7 +72,7 @@ def prepare(spark: SparkSession, config: Config, growth: Growth | None = None) -
         check_ours(folder, marker)
     by_hash = config.split.time is None and config.split.column is None
     split = Split(
-        **{key: getattr(config.split, key) for key in Split.__dataclass_fields__ if key not in ("by", "key")},
+        **config.split.model_dump(exclude={"by"}),
         by=(config.split.by or columns.key) if by_hash else (),
         key=columns.key,
     )
@@ -166,7 +167,7 @@ def build(spark: SparkSession, config: Config, prepared: Prepared | None = None)
         log.info("encoding %s rows", f"{sum(summed.rows.values()):,}")
         raw = RawColumns(
             columns.key_names(config.dataset.partition_by),
-            columns.label,
+            Label(columns.label, prepared.kinds[columns.label]),
             columns.weight,
             config.dataset.partition_by,
         )

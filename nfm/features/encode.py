@@ -5,7 +5,6 @@ import shutil
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +14,11 @@ from numpy.typing import NDArray
 from pyspark.sql import SparkSession
 
 from nfm.contract.columns import Rows
-from nfm.contract.encoder import Encoding
+from nfm.contract.encoder import Encoding, load_once
 from nfm.contract.errors import DataError
 from nfm.contract.schema import FOLDS, MISSING, Spec
-from nfm.contract.values import canonical_text, check_kind, dictionary_indices, numbers
-from nfm.features.count import label_texts
+from nfm.contract.values import canonical_text, check_kind, decoded, dictionary_indices, distinct, numbers
+from nfm.features.count import Label, label_texts
 from nfm.features.split import LEFT_OUT, Split, folds
 from nfm.features.write import FILES, FILES_DDL, File, Layout, Writer, publishable, put_together, told
 from nfm.table.scan import Scan
@@ -34,7 +33,7 @@ class RawColumns:
     """Columns of the raw table that go into the dataset beside the encoded ones."""
 
     key: Mapping[str, str]  # name in the dataset → raw column
-    label: str
+    label: Label
     weight: str | None
     partition_by: tuple[str, ...]
 
@@ -42,7 +41,7 @@ class RawColumns:
     def columns(self) -> tuple[str, ...]:
         """The raw columns, each once."""
         weight = (self.weight,) if self.weight else ()
-        return tuple(dict.fromkeys([*self.key.values(), self.label, *weight, *self.partition_by]))
+        return tuple(dict.fromkeys([*self.key.values(), self.label.column, *weight, *self.partition_by]))
 
 
 @dataclass(frozen=True)
@@ -85,7 +84,7 @@ def encode(
     # The closure takes small values: a worker maps the encoding from its folder.
     def encoded(all_rows: Iterator[Rows]) -> Iterator[pa.RecordBatch]:
         writer, counts = Writer(written, layout), Counter[tuple[str, str, str]]()
-        encode_rows(all_rows, _open(encoding_folder, fingerprint), raw, split, writer, counts)
+        encode_rows(all_rows, load_once(encoding_folder, fingerprint), raw, split, writer, counts)
         yield _tell(writer.close(), counts)
 
     needed = dict.fromkeys([*raw.columns, *split.columns, *spec.columns])
@@ -94,14 +93,6 @@ def encode(
     publishable(put_together(spark, files, written, layout), target)
     shutil.rmtree(written, ignore_errors=True)  # with what tasks have left that died, or ran twice
     return _sum(spec, [row.counts for row in told_rows if row.counts is not None])
-
-
-@lru_cache(maxsize=1)
-def _open(folder: Path, fingerprint: str) -> Encoding:
-    """Once a worker; the fingerprint tells a folder that was replaced from what it was."""
-    encoding = Encoding.load(folder)
-    assert encoding.spec.fingerprint == fingerprint, f"{folder} is not the encoding that this job has made"
-    return encoding
 
 
 def encode_rows(
@@ -116,7 +107,7 @@ def encode_rows(
     for rows in all_rows:
         _, is_one, is_zero = label_texts(rows, raw.label)
         fold = folds(split, rows, is_zero)
-        columns: dict[str, Any] = {name: _plain(rows.column(source)) for name, source in raw.key.items()}
+        columns: dict[str, Any] = {name: decoded(rows.column(source)) for name, source in raw.key.items()}
         columns["label"] = is_one.astype(np.float32)
         columns["weight"] = (
             np.ones(rows.num_rows, np.float32)
@@ -127,10 +118,6 @@ def encode_rows(
         _count(encoding.spec, columns, fold, counts)
         table = pa.table({name: pa.array(values) for name, values in columns.items()})
         _add(writer, table, fold, [rows.column(name) for name in raw.partition_by], raw.partition_by)
-
-
-def _plain(values: pa.Array) -> pa.Array:
-    return values.dictionary_decode() if pa.types.is_dictionary(values.type) else values
 
 
 def _count(
@@ -157,10 +144,9 @@ def _add(
     writer: Writer, table: pa.Table, fold: NDArray[np.int8], partitions: Sequence[pa.Array], names: Sequence[str]
 ) -> None:
     """Give each fold, and inside it each partition, its rows."""
-    folders = np.array([f"fold={name}" for name in FOLDS], object)
-    code, labels = fold.astype(np.int64), list(folders)
+    code, labels = fold.astype(np.int64), [f"fold={name}" for name in FOLDS]
     for name, values in zip(names, partitions, strict=True):
-        encoded = values if pa.types.is_dictionary(values.type) else values.dictionary_encode()
+        encoded = distinct(values)
         texts = canonical_text(encoded.dictionary, check_kind(name, values.type, "the table"), name).to_pylist()
         steps = [f"{_escaped(name)}={_escaped(text) if text else _NULL_FOLDER}" for text in [*texts, None]]
         kept = code >= 0
@@ -209,7 +195,6 @@ def _sum(spec: Spec, told_counts: Sequence[Mapping[str, int]]) -> Encoded:
             what: {fold: total[f"{what}\t{name}\t{fold}"] for fold in FOLDS}
             for what in ("values", "missing", "out_of_vocabulary")
         }
-        for name in ["", *(field.name for field in spec.fields)]
+        for name in (field.name for field in spec.fields)
     }
-    rows = {fold: total[f"rows\t\t{fold}"] for fold in FOLDS}
-    return Encoded(rows, total["left_out\t\t"], {k: v for k, v in by_fold.items() if k})
+    return Encoded({fold: total[f"rows\t\t{fold}"] for fold in FOLDS}, total["left_out\t\t"], by_fold)

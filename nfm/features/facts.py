@@ -14,7 +14,7 @@ from nfm.config import Config
 from nfm.contract.errors import DataError
 from nfm.contract.schema import FOLDS, Kind, Spec
 from nfm.features.cells import COUNTS, Cells
-from nfm.features.count import count, number_cells
+from nfm.features.count import Label, count, number_cells
 from nfm.features.encode import Encoded
 from nfm.features.encoding import WEIGHT, field_part, number_part, parts
 from nfm.features.findings import findings
@@ -40,7 +40,7 @@ class Counted:
     def of(cls, scan: Scan, config: Config, kinds: Mapping[str, Kind], split: Split, target: Path) -> Self:
         """Count a table into files below `target`."""
         counted = parts(config.columns, kinds)
-        counts = count(scan, config.columns.label, counted, split, target)
+        counts = count(scan, Label(config.columns.label, kinds[config.columns.label]), counted, split, target)
         return cls(counts, {part.name: place for place, part in enumerate(counted, start=1)})
 
 

@@ -7,7 +7,6 @@ import json
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +17,7 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from nfm.contract import vocabulary
-from nfm.contract.encoder import Encoding
+from nfm.contract.encoder import Encoding, load_once
 from nfm.spark import write_scratch
 
 _PART_ROWS = 1 << 18
@@ -123,20 +122,12 @@ def _values(counts: DataFrame, recipes: Sequence[Recipe]) -> DataFrame:
     return rows
 
 
-@lru_cache(maxsize=1)
-def _open(folder: Path, fingerprint: str) -> Encoding:
-    """Memory-mapped, once a worker; the fingerprint tells a folder that was replaced from what it was."""
-    encoding = Encoding.load(folder)
-    assert encoding.spec.fingerprint == fingerprint, f"{folder} was replaced while it was read"
-    return encoding
-
-
 def _marked(values: DataFrame, recipes: Sequence[Recipe], old: Path, fingerprint: str) -> DataFrame:
     """The same rows with `old`: whether the older vocabulary has the value."""
     names = [recipe.field for recipe in recipes]
 
     def marked(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        fields = _open(old, fingerprint).vocabulary.fields
+        fields = load_once(old, fingerprint).vocabulary.fields
         for batch in batches:
             number, text = batch.column("number").to_numpy(), pc.cast(batch.column("text"), pa.large_string())
             known = np.zeros(len(batch), bool)
@@ -165,7 +156,7 @@ def _write(number: int, recipe: Recipe, folder: Path, ranked: Path, old: tuple[P
     names = ("text", "train")
     before = 0
     if old is not None:
-        grown_from = vocabulary.file(old[0], list(_open(*old).spec.vocabularies).index(recipe.field))
+        grown_from = vocabulary.file(old[0], list(load_once(*old).spec.vocabularies).index(recipe.field))
         before = pq.read_metadata(grown_from).num_rows
     new = sum(pq.read_metadata(path).num_rows for path in files)
     if recipe.max_size is not None:

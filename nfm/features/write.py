@@ -51,6 +51,7 @@ class Writer:
         """Files go below `written`."""
         self._written, self._layout, self._file_bytes = written, layout, file_bytes
         self._waiting: dict[str, list[pa.Table]] = defaultdict(list)
+        self._rows: dict[str, int] = defaultdict(int)  # that wait
         self._open: dict[str, tuple[Path, pq.ParquetWriter]] = {}
         self.files: list[File] = []
 
@@ -58,12 +59,13 @@ class Writer:
         """Add rows to a folder."""
         waiting = self._waiting[folder]
         waiting.append(rows)
-        if sum(map(len, waiting)) >= ROW_GROUP:
+        self._rows[folder] += len(rows)
+        if self._rows[folder] >= ROW_GROUP:
             table = pa.concat_tables(waiting)
             full = len(table) // ROW_GROUP * ROW_GROUP
             for start in range(0, full, ROW_GROUP):
                 self._write(folder, table.slice(start, ROW_GROUP))
-            self._waiting[folder] = [table.slice(full)]
+            self._waiting[folder], self._rows[folder] = [table.slice(full)], len(table) - full
 
     def close(self) -> list[File]:
         """Write what is left; returns every file."""

@@ -42,11 +42,6 @@ class Scan:
     skipped: tuple[str, ...]  # files left out because they cannot be read
     files: Files | None = field(repr=False)  # of parquet: how they are read
 
-    @property
-    def columns(self) -> list[str]:
-        """The table's columns, in order."""
-        return list(self.schema.names)
-
     def map(self, names: Iterable[str], work: Work, schema: StructType | str) -> DataFrame:
         """What `work` makes of the table, a row group or a batch at a time.
 

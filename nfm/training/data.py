@@ -82,7 +82,7 @@ def read_folds(folder: Path, spec: Spec) -> dict[str, Fold]:
 
 def _read(folder: Path, spec: Spec) -> Fold:
     tables = []
-    for path in sorted(folder.glob("*.parquet")):
+    for path in sorted(folder.rglob("*.parquet")):  # in folders of their own with dataset.partition_by
         try:
             tables.append(pq.ParquetFile(path).read(columns=[*spec.outputs, "label", "weight"]))
         except (OSError, pa.ArrowException) as error:

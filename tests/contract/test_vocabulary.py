@@ -155,12 +155,19 @@ def test_another_number_of_values_than_told_is_our_own_mistake(tmp_path: Path, s
         write(tmp_path, 0, "f", 2, size, parts(["a", "b"], [1]))
 
 
-def test_a_vocabulary_that_is_written_again_replaces_what_was_there(tmp_path: Path) -> None:
+def test_a_vocabulary_whose_writing_broke_off_is_written_again(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match="lost"):
         write(tmp_path, 0, "f", 2, 9, broken())
     digest = write(tmp_path, 0, "f", 2, 2, parts(["b", "a"]))
     index = Vocabulary.load(tmp_path, {"f": 2}).fields["f"]
     assert (index.digest("f"), index.is_sound(), index.texts.to_pylist()) == (digest, True, ["b", "a"])
+
+
+def test_a_second_attempt_leaves_what_the_first_has_written(tmp_path: Path) -> None:
+    digests = [write(tmp_path, 0, "f", 2, 2, parts(["b", "a"])) for _ in range(2)]
+    index = Vocabulary.load(tmp_path, {"f": 2}).fields["f"]
+    assert (digests[0], index.digest("f"), index.is_sound()) == (digests[1], digests[0], True)
+    assert [path.name for path in (tmp_path / "index").iterdir()] == ["0"]
 
 
 def broken() -> Any:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from nfm.contract.schema import Bag
 from nfm.features.cells import COUNTS
-from nfm.features.count import Part, count_rows, packed, sums
+from nfm.features.count import Label, Part, count_rows, packed, sums
 from nfm.features.split import Split
 
 BY_COLUMN = Split((), 0.0, 0.0, 1, None, None, None, "fold", 1.0, ("id",))
@@ -68,7 +68,7 @@ def test_counts_are_those_of_plain_python(batches: list[list[tuple[Any, ...]]], 
     packets = [
         packet
         for task in (records[:half], records[half:])
-        for packet in packed(count_rows(task, "label", PARTS, BY_COLUMN), buckets)
+        for packet in packed(count_rows(task, Label("label", "boolean"), PARTS, BY_COLUMN), buckets)
     ]
     found: Counter[tuple[int, Any, int]] = Counter()
     seen = set()
@@ -93,7 +93,7 @@ def test_left_out_negatives_are_not_counted() -> None:
     batch = pa.record_batch({"id": range(n), "label": [i % 2 for i in range(n)], "x": [1.0] * n, "c": ["a"] * n})
     parts = [Part("field:c", ("c",), ("text",)), Part("number:x", ("x",))]
     train: Counter[int] = Counter()
-    for counted in count_rows([batch], "label", parts, split):
+    for counted in count_rows([batch], Label("label", "number"), parts, split):
         for row in counted.to_pylist():
             train[row["part"]] += row["train"]
     assert train[0] == train[1] == train[2]

@@ -69,7 +69,10 @@ def test_small_files_are_put_together(sizes: tuple[int, ...], groups: list[list[
 
 def test_files_of_two_folders_are_never_put_together() -> None:
     plan = merge_plan(sized("fold=train", 5, 6) + sized("fold=test", 7, 8))
-    assert sorted({file.folder for file in group} == {group[0].folder} for group in plan) == [True, True]
+    assert sorted([file.path for file in group] for group in plan) == [
+        ["fold=test/0", "fold=test/1"],
+        ["fold=train/0", "fold=train/1"],
+    ]
 
 
 def test_no_row_is_lost_when_files_are_put_together(spark: SparkSession, tmp_path: Path) -> None:

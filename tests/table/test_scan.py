@@ -53,7 +53,7 @@ def as_micros(names: list[str]) -> Callable[[Iterator[Rows]], Iterator[pa.Record
 
 def rows_of(scan: Scan, *names: str) -> list[str]:
     """What reaches the tasks, as texts, sorted."""
-    chosen = list(names) or scan.columns
+    chosen = list(names) or scan.schema.names
     with told_plainly("the table"):
         return sorted(row.row for row in scan.map(chosen, as_text(chosen), "row string").collect())
 

@@ -5,6 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
@@ -12,7 +14,7 @@ from sklearn.metrics import roc_auc_score
 from nfm.config import Model, Train
 from nfm.contract.encoder import Inputs
 from nfm.contract.errors import DataError
-from nfm.contract.schema import Field, Number, Spec
+from nfm.contract.schema import Bag, Field, Number, Spec
 from nfm.training.data import Fold, features_of, read_folds
 from nfm.training.fit import Fitted, evaluate, fit, predict
 
@@ -213,3 +215,21 @@ def test_a_dataset_that_lost_a_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "_dataset.json").write_text(json.dumps(facts))
     with pytest.raises(DataError, match=r"fold=train holds 0 rows where _dataset.json says 3"):
         read_folds(tmp_path, CHECKERBOARD)
+
+
+def test_rows_in_folders_of_their_own_are_read_too(tmp_path: Path) -> None:
+    for i, place in enumerate(("country=DE", "country=FR/day=1", "")):
+        folder = tmp_path / "fold=train" / place
+        folder.mkdir(parents=True, exist_ok=True)
+        rows = {"a": [i], "b": [1], "noise": [2], "label": [i % 2], "weight": [1.0]}
+        pq.write_table(pa.table(rows), folder / "part-00000.parquet")
+    facts = {"encoding_fingerprint": CHECKERBOARD.fingerprint, "rows": {"train": 3, "valid": 0, "test": 0}}
+    (tmp_path / "_dataset.json").write_text(json.dumps(facts))
+    train = read_folds(tmp_path, CHECKERBOARD)["train"]
+    assert sorted(train.inputs.ids_BF[:, 0].tolist()) == [0, 1, 2]
+
+
+def test_a_bag_is_refused_before_anything_is_read(tmp_path: Path) -> None:
+    bag = Field("tags", ("tags",), ("text",), 1, 3, "tags", None, Bag(None, ",", None))
+    with pytest.raises(DataError, match=r"'tags'.* is a bag"):
+        read_folds(tmp_path / "nowhere", Spec(("k",), (bag,), (), ("",)))
