@@ -77,17 +77,17 @@ def tell(what: str, seconds: list[float], of: float | None = None) -> float:
 os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
 
 
+def session(memory: str) -> SparkSession:
+    """A quiet one on two cores."""
+    builder = SparkSession.builder.master("local[2]").config("spark.driver.memory", memory)
+    for key, value in (("ui.enabled", "false"), ("ui.showConsoleProgress", "false"), ("log.level", "ERROR")):
+        builder = builder.config(f"spark.{key}", value)
+    return builder.getOrCreate()
+
+
 def speed() -> None:
     """The tables of 2 and 8 million rows."""
-    spark = (
-        SparkSession.builder.master("local[2]")
-        .appName("bench")
-        .config("spark.ui.enabled", "false")
-        .config("spark.ui.showConsoleProgress", "false")
-        .config("spark.driver.memory", "4g")
-        .config("spark.log.level", "ERROR")
-        .getOrCreate()
-    )
+    spark = session("4g")
     small, large = write(FOLDER / "raw-2m", 2_000_000), write(FOLDER / "raw-8m", 8_000_000)
     warm = write(FOLDER / "raw-warm", 50_000)
     for _ in range(2):
@@ -114,14 +114,7 @@ def speed() -> None:
 
 def many_values(memory: str) -> None:
     """In a process of its own: one field of ten million values."""
-    spark = (
-        SparkSession.builder.master("local[2]")
-        .config("spark.driver.memory", memory)
-        .config("spark.ui.enabled", "false")
-        .config("spark.ui.showConsoleProgress", "false")
-        .config("spark.log.level", "ERROR")
-        .getOrCreate()
-    )
+    spark = session(memory)
     columns = {"key": ("id",), "label": "label", "categorical": {"user": {}}}
     split = {"valid": 0.0, "test": 0.0}
     table = write_wide_vocabulary(FOLDER / "raw-many", MANY)
