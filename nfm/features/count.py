@@ -1,8 +1,8 @@
 """One pass over the raw table counts everything that the encoding is made of.
 
 Categories are counted by their canonical text, numbers in cells (`features.cells`). Counts merge in any order to the
-same result. They stay on the executors, which add them up and keep them in files: vocabularies are ranked and facts are
-summed up from these.
+same result. They stay on the executors, which add them up (`features.sums`) and leave them in files: sorted runs, which
+vocabularies are made of, and a summary for the facts.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -14,24 +14,21 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
+from pyspark import TaskContext
 from pyspark.sql import DataFrame
 
 from nfm.contract.columns import Rows, Values, field_values
 from nfm.contract.hashing import hash64
 from nfm.contract.schema import FOLDS, Bag, Kind
 from nfm.contract.values import numbers
-from nfm.features.cells import COUNTS, Cells, cells, merge
+from nfm.features import runs
+from nfm.features.cells import Cells, cells, merge
 from nfm.features.split import LEFT_OUT, Split, folds
+from nfm.features.sums import SCHEMA, SUMMARY_DDL, ranked, summary, sums
 from nfm.spark import read_scratch, write_scratch
 from nfm.table.scan import Scan
 
 _GROUPS = 6  # fold × label
-# A row's part is the place of what is counted. Of its value, text or (cell, bits) is set; neither where it is missing.
-SCHEMA = pa.schema(
-    [("part", pa.int32()), ("text", pa.large_string()), ("cell", pa.int64()), ("bits", pa.int32())]
-    + [(name, pa.int64()) for name in COUNTS]
-)
-_DDL = "part int, text string, cell long, bits int, " + ", ".join(f"{name} long" for name in COUNTS)
 _PACKET_ROWS = 1 << 20
 _BUCKET_SEED = 0xB0C
 _PROBE = 32768  # rows that tell how fine a number's cells can be at most
@@ -54,18 +51,21 @@ class Label(NamedTuple):
     kind: Kind
 
 
-def count(scan: Scan, label: Label, parts: Sequence[Part], split: Split, target: Path) -> DataFrame:
-    """Count each part's values in each fold, into Parquet files.
+def count(
+    scan: Scan, label: Label, parts: Sequence[Part], vocabularies: Sequence[Sequence[int]], split: Split, target: Path
+) -> DataFrame:
+    """Count each part's values in each fold, and leave the counts in files below `target`.
 
     Args:
         scan: the raw table.
         label: the label.
         parts: what to count; the label itself is counted as part 0, and these from 1 on.
+        vocabularies: the parts that make a vocabulary, by its number.
         split: how rows are split.
-        target: a folder that is made.
+        target: a folder that is made. `runs` are the values that occur in the train fold, as `features.runs` has them.
 
     Returns:
-        Rows like SCHEMA: each (part, value) once.
+        Rows as `features.sums.summary` makes them.
     """
     spark = scan.table.sparkSession
     needed = dict.fromkeys([label.column, *(c for part in parts for c in read_by(part)), *split.columns])
@@ -74,22 +74,35 @@ def count(scan: Scan, label: Label, parts: Sequence[Part], split: Split, target:
     splits = len(scan.splits)
     buckets = 2 * splits or int(spark.conf.get("spark.sql.shuffle.partitions") or 200)
     # The closures take these small values and nothing else.
-    the_parts, the_split = tuple(parts), split
+    the_parts, the_vocabularies, the_split = tuple(parts), tuple(vocabularies), split
+    meets = meeting(len(parts), vocabularies)
 
     def counted(rows: Iterator[Rows]) -> Iterator[pa.RecordBatch]:
-        return packed(count_rows(rows, label, the_parts, the_split), buckets)
+        return packed(count_rows(rows, label, the_parts, the_split), meets, buckets)
 
-    def summed(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        return sums(batches)
+    def summed(packets: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        rows, task = list(sums(packets)), TaskContext.get()
+        if rows and task:
+            runs.write(target / "runs", f"{task.partitionId():06}", ranked(rows, the_vocabularies))
+        return summary(rows)
 
-    # Counts travel in packets: Spark moves and sorts a few large rows, not a million small ones.
+    # Counts travel in packets: Spark moves and sorts a few large rows, not a million small ones. What they come to is
+    # written by the task that has added it up; only a summary goes back to Spark.
     packets = scan.map(needed, counted, "bucket int, packet binary")
     together = packets.repartition(buckets, "bucket") if splits else packets.repartition("bucket")
-    write_scratch(together.mapInArrow(summed, _DDL).write, target)
-    return read_scratch(spark, target, _DDL)
+    write_scratch(together.mapInArrow(summed, SUMMARY_DDL).write, target / "summary")
+    return read_scratch(spark, target / "summary", SUMMARY_DDL)
 
 
-def packed(counts: Iterable[pa.RecordBatch], buckets: int) -> Iterator[pa.RecordBatch]:
+def meeting(parts: int, vocabularies: Sequence[Sequence[int]]) -> NDArray[np.uint64]:
+    """(parts + 1,) for each part the first of those whose values it shares: equal values of them have one bucket."""
+    meets = np.arange(parts + 1, dtype=np.uint64)
+    for shared in vocabularies:
+        meets[list(shared)] = shared[0]
+    return meets
+
+
+def packed(counts: Iterable[pa.RecordBatch], meets: NDArray[np.uint64], buckets: int) -> Iterator[pa.RecordBatch]:
     """Rows like SCHEMA → packets, by bucket: equal values meet in one bucket, and so do all cells of a part."""
     waiting: list[pa.RecordBatch] = []
     rows = 0
@@ -97,16 +110,16 @@ def packed(counts: Iterable[pa.RecordBatch], buckets: int) -> Iterator[pa.Record
         waiting.append(batch)
         rows += len(batch)
         if rows >= _PACKET_ROWS:
-            yield _pack(waiting, buckets)
+            yield _pack(waiting, meets, buckets)
             waiting, rows = [], 0
     if waiting:
-        yield _pack(waiting, buckets)
+        yield _pack(waiting, meets, buckets)
 
 
-def _pack(batches: Sequence[pa.RecordBatch], buckets: int) -> pa.RecordBatch:
+def _pack(batches: Sequence[pa.RecordBatch], meets: NDArray[np.uint64], buckets: int) -> pa.RecordBatch:
     rows = pa.Table.from_batches(batches).combine_chunks()
     texts = pa.concat_arrays([pa.array([], pa.large_string()), *rows["text"].chunks])
-    part = rows["part"].to_numpy().astype(np.uint64)
+    part = meets[rows["part"].to_numpy()]
     hashes = np.where(rows["cell"].is_valid().to_numpy(), part, hash64(texts, _BUCKET_SEED) + part)
     bucket = (hashes % np.uint64(buckets)).astype(np.int32)
     order = np.argsort(bucket, kind="stable")
@@ -119,21 +132,6 @@ def _pack(batches: Sequence[pa.RecordBatch], buckets: int) -> pa.RecordBatch:
             writer.write_table(rows.slice(start, stop - start).combine_chunks())
         packets.append(sink.getvalue().to_pybytes())
     return pa.RecordBatch.from_arrays([pa.array(found), pa.array(packets, pa.binary())], ["bucket", "packet"])
-
-
-def sums(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-    """Packets → rows like SCHEMA, each (part, value) of these buckets once; needs no Spark."""
-    packets = [packet.as_buffer() for batch in batches for packet in batch.column("packet")]
-    if not packets:
-        return
-    rows = pa.concat_tables([pa.ipc.open_stream(packet).read_all() for packet in packets])
-    is_cell = rows["cell"].is_valid()
-    texts = rows.filter(pc.invert(is_cell)).group_by(["part", "text"], use_threads=False)
-    total = texts.aggregate([(name, "sum") for name in COUNTS]).rename_columns(["part", "text", *COUNTS])
-    for name in ("bits", "cell"):
-        total = total.add_column(2, SCHEMA.field(name), pa.nulls(len(total), SCHEMA.field(name).type))
-    yield from total.cast(SCHEMA).to_batches(max_chunksize=_PACKET_ROWS)
-    yield from merge_cells(rows.filter(is_cell).to_batches())
 
 
 def read_by(part: Part) -> tuple[str, ...]:
@@ -215,35 +213,3 @@ def _rows(
         pa.array(positive[:, 1:].sum(axis=1)),
     ]
     return pa.RecordBatch.from_arrays(arrays, schema=SCHEMA)
-
-
-def number_cells(counts: DataFrame) -> dict[int, Cells]:
-    """The cells of each numeric part, their counts in the order of COUNTS; at most LIMIT a part."""
-    rows = counts.where("cell is not null").toArrow()
-    result = {}
-    for part in rows["part"].unique().to_pylist():
-        mine = rows.filter(pc.field("part") == part)
-        matrix = np.stack([mine[name].to_numpy() for name in COUNTS], axis=1)
-        result[part] = Cells(mine["bits"][0].as_py(), mine["cell"].to_numpy(), matrix)
-    return result
-
-
-def merge_cells(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-    """Rows of cells → each part's cells merged; needs no Spark."""
-    found: dict[int, Cells] = {}
-    for batch in batches:
-        part, bits = (batch.column(name).to_numpy() for name in ("part", "bits"))
-        keys = batch.column("cell").to_numpy()
-        counts = np.stack([batch.column(name).to_numpy() for name in COUNTS], axis=1)
-        for i in np.unique(part):
-            pieces = [found[i]] if i in found else []
-            for b in np.unique(bits[part == i]):
-                rows = np.flatnonzero((part == i) & (bits == b))
-                pieces.append(Cells(int(b), keys[rows], counts[rows]))
-            found[i] = merge(pieces)
-    for i, part_cells in found.items():
-        n = len(part_cells.keys)
-        fixed = [pa.array(np.full(n, i, np.int32)), pa.nulls(n, pa.large_string()), pa.array(part_cells.keys)]
-        fixed.append(pa.array(np.full(n, part_cells.bits, np.int32)))
-        columns = [pa.array(column) for column in np.ascontiguousarray(part_cells.counts.T)]
-        yield pa.RecordBatch.from_arrays([*fixed, *columns], schema=SCHEMA)

@@ -28,7 +28,6 @@ from nfm.features.encoding import (
     check_growth,
     grown,
     number_part,
-    recipes,
     specify,
 )
 from nfm.features.report import write as write_report
@@ -144,25 +143,24 @@ def build(spark: SparkSession, config: Config, prepared: Prepared | None = None)
         told_plainly(where),
         publish(config.encoding_folder, ENCODING_MARKER) as encoding_staging,
         publish(config.dataset_folder, DATASET_MARKER) as dataset_staging,
+        ThreadPoolExecutor() as pool,
     ):
         scratch = encoding_staging / "_scratch"
         log.info("counting the values of %s", where)
         counted = facts.Counted.of(scan, config, prepared.kinds, split, scratch / "counts")
         log.info("ranking the values of %s fields", len(columns.categorical))
         grow_from = (prepared.growth.folder, prepared.old) if prepared.growth and prepared.old else None
-        with ThreadPoolExecutor() as pool:  # sums are small jobs, and leave cores idle that the ranking can use
-            summing = pool.submit(facts.Summed.of, counted, config)
-            made, growths = vocabularies.make(
-                spark, counted.counts, recipes(columns, counted.places), encoding_staging, scratch, grow_from
-            )
-            summed = summing.result()
+        # What only the report needs is summed up beside the work that leaves Spark's cores idle.
+        making = pool.submit(vocabularies.make, spark, counted.runs, counted.recipes, encoding_staging, grow_from)
+        summed = facts.Summed.of(counted, config)
+        valued = pool.submit(facts.of_values, counted.counts, summed.rows, summed.positive)
+        made, growths = making.result()
         cells = {name: summed.cells.get(counted.places[number_part(name)]) for name in columns.numeric}
         distributions = {name: Distribution.of_train(found) for name, found in cells.items()}
         spec = specify(columns, prepared.kinds, made, distributions, split.negative_rate)
         if prepared.growth and prepared.old:
             spec = grown(spec, prepared.old, prepared.growth.refresh_numbers)
         (encoding_staging / ENCODING_MARKER).write_text(spec.to_json())
-        shutil.rmtree(scratch)
 
         log.info("encoding %s rows", f"{sum(summed.rows.values()):,}")
         raw = RawColumns(
@@ -178,7 +176,9 @@ def build(spark: SparkSession, config: Config, prepared: Prepared | None = None)
                 f"{where} changed while it was read: {sum(summed.rows.values())} rows were counted, and then "
                 f"{sum(encoded.rows.values())} encoded. The old dataset was left as it was; run the job again."
             )
-        statistics = facts.gather(config, scan, spec, counted, summed, encoded, distributions, made, growths)
+        values = valued.result()
+        statistics = facts.gather(config, scan, spec, counted, summed, values, encoded, distributions, made, growths)
+        shutil.rmtree(scratch)
         (encoding_staging / "statistics.json").write_text(json.dumps(statistics, indent=1, allow_nan=False))
         write_report(encoding_staging / "report.html", statistics)
         marker = {"encoding_fingerprint": spec.fingerprint, "rows": summed.rows}

@@ -1,12 +1,14 @@
 """What the counts say of the table: the labels, each field, each number, and how well each ranks the labels alone."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
@@ -14,13 +16,14 @@ from nfm.config import Config
 from nfm.contract.errors import DataError
 from nfm.contract.schema import FOLDS, Kind, Spec
 from nfm.features.cells import COUNTS, Cells
-from nfm.features.count import Label, count, number_cells
+from nfm.features.count import Label, count
 from nfm.features.encode import Encoded
-from nfm.features.encoding import WEIGHT, field_part, number_part, parts
+from nfm.features.encoding import WEIGHT, field_part, number_part, parts, recipes
 from nfm.features.findings import findings
 from nfm.features.split import Split
 from nfm.features.statistics import Distribution, auc, number_facts
-from nfm.features.vocabularies import Growth, Made
+from nfm.features.sums import VALUES
+from nfm.features.vocabularies import Growth, Made, Recipe
 from nfm.table.scan import Scan
 
 _LEVELS = 1000  # of the label rates by which a field's values are put in order
@@ -33,15 +36,19 @@ _ALLOWED = ("0", "1", "false", "true")
 class Counted:
     """What the first pass has found; it stays in files."""
 
-    counts: DataFrame
+    counts: DataFrame  # like `sums.SUMMARY`
+    runs: Path  # what vocabularies are made of
     places: Mapping[str, int]  # of the parts in the counts
+    recipes: Sequence[Recipe]  # of the vocabularies
 
     @classmethod
     def of(cls, scan: Scan, config: Config, kinds: Mapping[str, Kind], split: Split, target: Path) -> Self:
         """Count a table into files below `target`."""
         counted = parts(config.columns, kinds)
-        counts = count(scan, Label(config.columns.label, kinds[config.columns.label]), counted, split, target)
-        return cls(counts, {part.name: place for place, part in enumerate(counted, start=1)})
+        places = {part.name: place for place, part in enumerate(counted, start=1)}
+        to_make, label = recipes(config.columns, places), Label(config.columns.label, kinds[config.columns.label])
+        counts = count(scan, label, counted, [recipe.parts for recipe in to_make], split, target)
+        return cls(counts, target / "runs", places, to_make)
 
 
 @dataclass(frozen=True)
@@ -50,8 +57,7 @@ class Summed:
 
     rows: Mapping[str, int]  # by fold
     positive: Mapping[str, int]  # rows of label 1, by fold
-    values: Mapping[int, Mapping[str, Any]]  # by the parts' places, as `of_values` finds them
-    cells: Mapping[int, Cells]  # of the numbers, by place; none where one is always missing
+    cells: Mapping[int, Cells]  # of the numbers, by their parts' places; none where one is always missing
 
     @classmethod
     def of(cls, counted: Counted, config: Config) -> Self:
@@ -61,12 +67,15 @@ class Summed:
             DataError: labels or weights that the task cannot use, or an empty train fold.
         """
         where = str(config.source)
-        rows, positive = labels(counted.counts, config.columns.label, where)
-        values, cells = of_values(counted.counts, rows, positive), number_cells(counted.counts)
+        weight = counted.places.get(WEIGHT, 0)
+        few = counted.counts.where((F.col("part") == 0) | F.col("cell").isNotNull() | (F.col("part") == weight))
+        table = few.toArrow()
+        rows, positive = labels(table.filter(pc.field("part") == 0), config.columns.label, where)
+        cells = number_cells(table.filter(pc.field("cell").is_valid()))
         if config.columns.weight is not None:
-            place = counted.places[WEIGHT]
-            check_weights(config.columns.weight, cells.get(place), sum(values[place]["missing"].values()), where)
-        return cls(rows, positive, values, cells)
+            missing = table.filter((pc.field("part") == weight) & pc.field("missing"))
+            check_weights(config.columns.weight, cells.get(weight), _rows(missing), where)
+        return cls(rows, positive, cells)
 
 
 def gather(
@@ -75,6 +84,7 @@ def gather(
     spec: Spec,
     counted: Counted,
     summed: Summed,
+    values: Mapping[int, Mapping[str, Any]],
     encoded: Encoded,
     distributions: Mapping[str, Distribution],
     made: Mapping[str, Made],
@@ -106,7 +116,7 @@ def gather(
         present = {fold: of_fold["values"][fold] - of_fold["missing"][fold] for fold in FOLDS}
         known = {fold: present[fold] - of_fold["out_of_vocabulary"][fold] for fold in FOLDS}
         ranked = made.get(field.vocabulary or "")
-        of_value = summed.values.get(counted.places.get(field_part(name), -1), {})
+        of_value = values.get(counted.places.get(field_part(name), -1), {})
         statistics["fields"][name] = {
             "columns": list(field.columns),
             "form": _form(settings.share_with, field.hashed, field.bag is not None, len(field.columns) > 1),
@@ -119,7 +129,7 @@ def gather(
         }
     for name, number in config.columns.numeric.items():
         place = counted.places[number_part(name)]
-        missing = summed.values[place]["missing"]
+        missing = values[place]["missing"]
         statistics["numbers"][name] = {
             "columns": [number.column or name],
             **number_facts(summed.cells.get(place), distributions[name], missing),
@@ -155,36 +165,35 @@ def _form(shared: str | None, hashed: bool, bag: bool, cross: bool) -> str:
     return "bag" if bag else "cross" if cross else "hashed" if hashed else "vocabulary"
 
 
-def labels(counts: DataFrame, column: str, where: str) -> tuple[dict[str, int], dict[str, int]]:
-    """Rows of each fold, and how many of them have a label of 1.
+def labels(counts: pa.Table, column: str, where: str) -> tuple[dict[str, int], dict[str, int]]:
+    """Rows of each fold, and how many of them have a label of 1; from the label's rows, like `sums.SUMMARY`.
 
     Raises:
         DataError: labels that the binary task cannot use; or no row to train on.
     """
-    total = sum((F.col(fold) for fold in FOLDS[1:]), F.col(FOLDS[0]))
-    label = counts.where("part = 0")
-    wrong = F.col("text").isNull() | ~F.col("text").isin(*_ALLOWED)
-    found = label.agg(
-        *(F.sum(name).alias(name) for name in COUNTS),
-        *(F.sum(F.when(F.col("text").isin("1", "true"), F.col(fold))).alias(f"{fold}_ones") for fold in FOLDS),
-        F.sum(F.when(F.col("text").isNull(), total)).alias("nulls"),
-        F.sum(F.when(wrong & F.col("text").isNotNull(), total)).alias("others"),
-        F.max_by("text", F.when(wrong & F.col("text").isNotNull(), F.struct(total, "text"))).alias("example"),
-    ).collect()[0]
-    if found.nulls or found.others:
-        said = [f"{found.nulls} null labels"] if found.nulls else []
-        said += [f"{found.others} labels that are something else, {found.example!r} for one"] if found.others else []
+    null, right = pc.field("text").is_null(), pc.field("text").isin(_ALLOWED)
+    nulls, others = _rows(counts.filter(null)), counts.filter(~null & ~right)
+    if nulls or len(others):
+        example = max(others.to_pylist(), key=lambda row: (sum(row[fold] for fold in FOLDS), row["text"]), default=None)
+        said = [f"{nulls} null labels"] if nulls else []
+        said += [f"{_rows(others)} labels that are something else, {example['text']!r} for one"] if example else []
         raise DataError(
             f"Column '{column}' of {where} is the label of a binary task, which takes 0 and 1 (or false and true), but "
             f"holds {' and '.join(said)}. Correct them, or leave such rows out with source.where."
         )
-    rows = {fold: int(found[fold] or 0) for fold in FOLDS}
+    rows = {fold: _rows(counts, fold) for fold in FOLDS}
     if not rows["train"]:
         raise DataError(
             f"The train fold of {where} is empty: the table has {sum(rows.values())} rows, of which {rows['valid']} "
             f"fall to validation and {rows['test']} to test. Check source.path, source.where and split."
         )
-    return rows, {fold: int(found[f"{fold}_ones"] or 0) for fold in FOLDS}
+    ones = counts.filter(pc.field("text").isin(["1", "true"]))
+    return rows, {fold: _rows(ones, fold) for fold in FOLDS}
+
+
+def _rows(counts: pa.Table, *folds: str) -> int:
+    """The table's rows that some counts are of, in these folds or in all."""
+    return sum(pc.sum(counts[fold]).as_py() or 0 for fold in folds or FOLDS)
 
 
 def check_weights(column: str, cells: Cells | None, missing: int, where: str) -> None:
@@ -206,25 +215,19 @@ def check_weights(column: str, cells: Cells | None, missing: int, where: str) ->
 
 
 def of_values(counts: DataFrame, rows: Mapping[str, int], positive: Mapping[str, int]) -> dict[int, dict[str, Any]]:
-    """For each part that is counted by text: `distinct` values by fold, `missing` rows by fold, and `auc`.
+    """For each part: of its texts the `distinct` ones by fold and `auc`, and its `missing` rows by fold.
 
     The driver gets at most 2,002 rows a part, however many values there are.
     """
     prior = positive["train"] / rows["train"]
-    rate = (F.col("positive") + _PRIOR_ROWS * prior) / (F.col("train") + _PRIOR_ROWS)
-    missing = F.col("text").isNull()
-    grouped = counts.where("cell is null").groupBy(
-        "part", missing.alias("is_missing"), F.round(rate * _LEVELS).alias("level")
-    )
-    table = grouped.agg(
-        *(F.count_if(F.col(fold) > 0).alias(f"{fold}_values") for fold in FOLDS),
-        F.count(F.lit(1)).alias("values"),
-        *(F.sum(name).alias(name) for name in COUNTS),
-    ).toPandas()
+    positive_train, train = (F.col(name) / F.col("values") for name in ("positive", "train"))  # of one value
+    rate = (positive_train + _PRIOR_ROWS * prior) / (train + _PRIOR_ROWS)
+    grouped = counts.where("cell is null").groupBy("part", "missing", F.round(rate * _LEVELS).alias("level"))
+    table = grouped.agg(*(F.sum(name).alias(name) for name in (*COUNTS, *VALUES))).toPandas()
     found = {}
     for part in table["part"].unique():
         mine = table[table["part"] == part]
-        present, absent = mine[~mine["is_missing"]], mine[mine["is_missing"]]
+        present, absent = mine[~mine["missing"]], mine[mine["missing"]]
         distinct = {fold: int(present[f"{fold}_values"].sum()) for fold in FOLDS} | {
             "table": int(present["values"].sum())
         }
@@ -237,3 +240,13 @@ def of_values(counts: DataFrame, rows: Mapping[str, int], positive: Mapping[str,
             "auc": None if ranked is None else max(ranked, 0.5),
         }
     return found
+
+
+def number_cells(counts: pa.Table) -> dict[int, Cells]:
+    """The cells of each numeric part, their counts in the order of COUNTS; at most LIMIT a part."""
+    result = {}
+    for part in counts["part"].unique().to_pylist():
+        mine = counts.filter(pc.field("part") == part)
+        matrix = np.stack([mine[name].to_numpy() for name in COUNTS], axis=1)
+        result[part] = Cells(mine["bits"][0].as_py(), mine["cell"].to_numpy(), matrix)
+    return result

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 
 from nfm.contract.schema import Bag
 from nfm.features.cells import COUNTS
-from nfm.features.count import Label, Part, count_rows, packed, sums
+from nfm.features.count import Label, Part, count_rows, meeting, packed
 from nfm.features.split import Split
+from nfm.features.sums import ranked, summary, sums
 
 BY_COLUMN = Split((), 0.0, 0.0, 1, None, None, None, "fold", 1.0, ("id",))
 FOLDS = ["train", "valid", "test"]
@@ -38,6 +39,10 @@ PARTS = [
     Part("field:bag", ("bag",), ("text",), Bag(None, ",", None)),
     Part("field:cross", ("c", "fold"), ("text", "text")),
 ]
+
+
+VOCABULARIES = [(1, 3), (4,)]  # the bag and the column share one
+MEETS = meeting(len(PARTS), VOCABULARIES)
 
 
 def counts_of(fold: str, label: bool) -> list[int]:
@@ -68,13 +73,23 @@ def test_counts_are_those_of_plain_python(batches: list[list[tuple[Any, ...]]], 
     packets = [
         packet
         for task in (records[:half], records[half:])
-        for packet in packed(count_rows(task, Label("label", "boolean"), PARTS, BY_COLUMN), buckets)
+        for packet in packed(count_rows(task, Label("label", "boolean"), PARTS, BY_COLUMN), MEETS, buckets)
     ]
     found: Counter[tuple[int, Any, int]] = Counter()
     seen = set()
+    values: Counter[tuple[int, str]] = Counter()
+    told: Counter[tuple[int, str, str]] = Counter()
     for bucket in range(buckets):
         mine = [packet.filter(pc.equal(packet.column("bucket"), bucket)) for packet in packets]
-        for row in (row for batch in sums(mine) for row in batch.to_pylist()):
+        rows = list(sums(mine))
+        for number, table in ranked(rows, VOCABULARIES) if rows else ():
+            for row in table.to_pylist():
+                assert (number, row["text"]) not in values  # in one bucket, and so in one run
+                values[number, row["text"]] = row["count"]
+        for row in (row for batch in summary(rows) for row in batch.to_pylist()):
+            for name in (*COUNTS, "values", "train_values", "valid_values", "test_values"):
+                told[row["part"], "missing" if row["missing"] else "present", name] += row[name]
+        for row in (row for batch in rows for row in batch.to_pylist()):
             key = row["text"]
             if row["cell"] is not None:
                 assert row["bits"] == 52
@@ -85,6 +100,23 @@ def test_counts_are_those_of_plain_python(batches: list[list[tuple[Any, ...]]], 
             for i, name in enumerate(COUNTS):
                 found[row["part"], key, i] += row[name]
     assert +found == +expected
+
+    in_train: Counter[tuple[int, str]] = Counter()
+    by_hand: Counter[tuple[int, str, str]] = Counter()
+    present = {(part, value) for part, value, _ in expected}
+    for part, value in present:
+        counts = dict(zip(COUNTS, (expected[part, value, i] for i in range(len(COUNTS))), strict=True))
+        if value is not None and part in (1, 3, 4):
+            in_train[{1: 0, 3: 0, 4: 1}[part], value] += counts["train"]
+        kind = "missing" if value is None else "present"
+        for name, n in counts.items():
+            by_hand[part, kind, name] += n
+        by_hand[part, kind, "values"] += 1
+        for fold in FOLDS:
+            by_hand[part, kind, f"{fold}_values"] += counts[fold] > 0
+    assert +values == +in_train
+    distinct = {name: n for name, n in by_hand.items() if name[1] == "present" or name[2] in COUNTS}
+    assert {name: n for name, n in told.items() if n and name in distinct} == {k: n for k, n in distinct.items() if n}
 
 
 def test_left_out_negatives_are_not_counted() -> None:
