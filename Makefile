@@ -2,11 +2,14 @@
 # make test   lint, types and tests
 # make bench-titanic   how good the recipes are, over five splits (minutes)
 # make bench-features  how fast the feature job is, beside a copy of the table and Spark ML (12 minutes)
+# make bench-train     how fast the training is, beside Keras's optimizers and DeepCTR (15 minutes)
+# make bench-paper     whether the paper's recipe does what the paper says (20 minutes)
+# make bench-flights   how good the recipe on New York's flights is, beside LightGBM (15 minutes)
 # Both make what they need first: .venv from the lock file, and Java 17 where there is none.
 
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
-.PHONY: demo test bench-titanic bench-features setup java clean
+.PHONY: demo test bench-titanic bench-features bench-train bench-paper bench-flights setup java clean
 
 UV_VERSION := 0.13.9
 CONFIG ?= conf/titanic.yaml
@@ -34,6 +37,16 @@ bench-titanic: setup
 
 bench-features: setup
 	@$(RUN) PYTHONPATH="$(CURDIR)" python tests/bench/features.py
+
+bench-train: setup
+	@$(RUN) export PYTHONPATH="$(CURDIR)"; python tests/bench/steps.py; python tests/bench/pipeline.py; \
+		python tests/bench/train_deepctr.py
+
+bench-paper: setup
+	@$(RUN) python tests/bench/paper.py
+
+bench-flights: setup
+	@$(RUN) PYTHONPATH="$(CURDIR)" python tests/bench/flights.py
 
 setup: .venv/made java
 

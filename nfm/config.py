@@ -7,9 +7,8 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, PlainValidator, field_serializer, model_validator
 
-from nfm.config_columns import DATASET_COLUMNS, Columns, Fraction, Positive, Settings, changed
-
-NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+from nfm.config_columns import DATASET_COLUMNS, Columns, Fraction, Settings, changed
+from nfm.config_train import MONITORS, Model, Train, Tune
 
 
 def _scalar(value: Any) -> Any:
@@ -79,7 +78,7 @@ class Split(Settings):
     by: tuple[str, ...] = ()  # columns.key unless set
     valid: Fraction = 0.1  # share of the rows
     test: Fraction = 0.2
-    seed: int = 1
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 1
     # By time: a date, a timestamp, or texts or whole numbers in the order of time.
     time: str | None = None  # the column
     valid_from: Annotated[str | int | None, PlainValidator(_moment)] = None  # the first that is no longer train
@@ -123,65 +122,6 @@ class Dataset(Settings):
     partition_by: tuple[str, ...] = ()  # raw columns: a folder for each of their values, inside each fold's
 
 
-class L2(Settings):
-    """Factors of the squared weights that are added to the loss."""
-
-    embedding: NotNegative = 0.0  # over the rows of the batch, averaged over its samples
-    linear: NotNegative = 0.0  # the same, of the first-order weights
-    hidden: NotNegative = 0.0  # kernels of the hidden layers
-
-
-class Model(Settings):
-    """The Neural Factorization Machine (He & Chua 2017)."""
-
-    task: Literal["binary"] = "binary"  # log loss; the score is a probability
-    embedding_dim: Positive = 64  # K
-    hidden_units: tuple[Positive, ...] = (128, 128)  # [] for none
-    activation: Literal["relu", "sigmoid", "tanh", "linear"] = "relu"  # of the hidden layers
-    batch_norm: bool = True  # on the pooled vector and on each hidden layer, before its activation
-    pooling_dropout: Fraction = 0.5
-    hidden_dropout: Fraction = 0.2
-    l2: L2 = L2()
-    output: Literal["trained", "ones"] = "trained"  # h; ones without hidden layers is a factorization machine
-
-    @model_validator(mode="after")
-    def _machine(self) -> Self:
-        if self.output == "ones" and self.hidden_units:
-            raise ValueError("output: ones makes a factorization machine, which has no hidden layers: hidden_units: []")
-        return self
-
-
-class EarlyStopping(Settings):
-    """When to stop; the weights of the best epoch are the ones kept."""
-
-    monitor: str = "val_loss"  # loss, auc or accuracy, of the validation fold with val_ before it
-    mode: Literal["auto", "min", "max"] = "auto"  # auto: auc and accuracy up, loss down
-    patience: Positive = 5  # epochs without improvement
-    min_delta: NotNegative = 0.0  # smaller changes are no improvement
-
-
-MONITORS = ("loss", "auc", "accuracy", "val_loss", "val_auc", "val_accuracy")
-
-
-class Train(Settings):
-    """How the model is fitted."""
-
-    optimizer: Literal["adagrad", "adam"] = "adagrad"
-    learning_rate: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 0.05
-    batch_size: Positive = 1024
-    epochs: Positive = 50  # at most
-    seed: int = 1  # of the initial weights, the shuffling and the dropout
-    early_stopping: EarlyStopping | None = EarlyStopping()  # null: all epochs, the last weights
-
-    @model_validator(mode="after")
-    def _monitor(self) -> Self:
-        if self.early_stopping and self.early_stopping.monitor not in MONITORS:
-            raise ValueError(
-                f"early_stopping.monitor: {self.early_stopping.monitor!r} given; allowed: {', '.join(MONITORS)}"
-            )
-        return self
-
-
 class Score(Settings):
     """What the score job reads and writes."""
 
@@ -202,6 +142,7 @@ class Config(Settings):
     dataset: Dataset = Dataset()
     model: Model = Model()
     train: Train = Train()
+    tune: Tune = Tune()
     score: Score = Score()
 
     @model_validator(mode="after")
@@ -221,6 +162,7 @@ class Config(Settings):
                     "the field another name and say which column it reads with `column:`"
                 )
         self.columns.key_names(self.dataset.partition_by)
+        self._check_train()
         stopping = self.train.early_stopping
         if stopping and stopping.monitor.startswith("val_") and not self.split.has_valid:
             raise ValueError(
@@ -228,6 +170,25 @@ class Config(Settings):
                 "there): give it a share of the rows"
             )
         return self
+
+    def _check_train(self) -> None:
+        task, train = self.model.task, self.train
+        monitors = [f"{fold}{name}" for fold in ("", "val_") for name in ("loss", *MONITORS[task])]
+        for key, name in (
+            ("train.early_stopping.monitor", train.early_stopping and train.early_stopping.monitor),
+            ("tune.metric", self.tune.metric),
+        ):
+            if name is not None and name not in monitors:
+                raise ValueError(f"{key}: {name!r} given; allowed of the task {task}: {', '.join(monitors)}")
+        if task != "binary" and self.split.negative_rate != 1:
+            raise ValueError(f"split.negative_rate is for the binary task, but model.task is {task}: leave it out")
+        if task == "regression" and train.class_weights is not None:
+            raise ValueError("train.class_weights: a regression has no classes; use columns.weight")
+        if train.group is not None and (train.group not in self.columns.key or task != "binary"):
+            raise ValueError(
+                f"train.group: {train.group!r} given; it is for the binary task, and one of columns.key "
+                f"({', '.join(self.columns.key)})"
+            )
 
     def for_plan(self) -> Self:
         """The same, but that no source is looked through for corrupt files: a plan reads no rows."""

@@ -20,8 +20,17 @@ def load(path: Path, changes: Sequence[str] = ()) -> Config:
     Raises:
         ConfigError: the file cannot be read, or does not say what it may say; names every wrong key at once.
     """
+    return checked(read(path, changes), str(path))
+
+
+def read(path: Path, changes: Sequence[str] = ()) -> dict[str, Any]:
+    """What a configuration file says, with changes from the command line; the settings are not checked.
+
+    Raises:
+        ConfigError: the file cannot be read or is not YAML, or a change is not written as one.
+    """
     try:
-        content = _parse(path.read_text())
+        content: dict[str, Any] = _parse(path.read_text())
     except OSError as error:
         raise ConfigError(f"{path} cannot be read: {error.strerror}. Give a YAML file with --config.") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -29,30 +38,58 @@ def load(path: Path, changes: Sequence[str] = ()) -> Config:
     if not isinstance(content, dict):
         raise ConfigError(f"{path} holds no settings. conf/reference.yaml shows them all.")
     for change in changes:
-        _set(content, change)
+        key, equals, text = change.partition("=")
+        if not equals or not all(key.split(".")):
+            raise ConfigError(f"--set {change}: write it as section.key=value, for example --set train.seed=2")
+        try:
+            value = _parse(text)
+        except yaml.YAMLError as error:
+            raise ConfigError(f"--set {change}: the value is not YAML: {error}") from error
+        content = put(content, key, value, f"--set {change}")
+    return content
+
+
+def put(content: dict[str, Any], key: str, value: Any, where: str) -> dict[str, Any]:
+    """What a file says, with another value of one key.
+
+    Args:
+        content: as `read` returns it; it stays as it is.
+        key: with its sections, such as train.seed; sections that are missing are made.
+        value: as YAML has it.
+        where: it was asked for, in messages.
+
+    Raises:
+        ConfigError: what the key calls a section is none.
+    """
+    first, _, rest = key.partition(".")
+    if rest:
+        section = content.get(first)
+        if section is not None and not isinstance(section, dict):
+            raise ConfigError(f"{where}: {first} is not a section")
+        value = put(section or {}, rest, value, where)
+    return {**content, first: value}
+
+
+def checked(content: dict[str, Any], where: str) -> Config:
+    """The settings that a file's content stands for.
+
+    Args:
+        content: as `read` returns it.
+        where: it comes from, in messages.
+
+    Raises:
+        ConfigError: names every wrong key at once.
+    """
     try:
         return Config.model_validate(_lists_to_tuples(content))
     except ValidationError as error:
         problems = "\n".join(f"  {_tell(problem)}" for problem in error.errors())
-        raise ConfigError(f"{path} is refused:\n{problems}\nconf/reference.yaml explains every key.") from error
+        raise ConfigError(f"{where} is refused:\n{problems}\nconf/reference.yaml explains every key.") from error
 
 
-def _set(content: dict[str, Any], change: str) -> None:
-    path, equals, text = change.partition("=")
-    *parents, last = path.split(".")
-    if not equals or not all([*parents, last]):
-        raise ConfigError(f"--set {change}: write it as section.key=value, for example --set train.seed=2")
-    try:
-        value = _parse(text)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"--set {change}: the value is not YAML: {error}") from error
-    for parent in parents:
-        if content.get(parent) is None:
-            content[parent] = {}
-        content = content[parent]
-        if not isinstance(content, dict):
-            raise ConfigError(f"--set {change}: {parent} is not a section")
-    content[last] = value
+def as_yaml(content: dict[str, Any]) -> str:
+    """The text of a file with this content, in its order; comments are not part of a content."""
+    return yaml.dump(content, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120, default_flow_style=None)
 
 
 class _Yaml(yaml.SafeLoader):
@@ -67,9 +104,17 @@ class _Yaml(yaml.SafeLoader):
         return super().construct_mapping(node, deep=deep)
 
 
-_Yaml.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
-)
+class _Dumper(yaml.SafeDumper):
+    """Writes what `_Yaml` reads: a text such as 1e-3 is quoted. Nothing is written as an alias of something else."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
+for _kind in (_Yaml, _Dumper):
+    _kind.add_implicit_resolver(
+        "tag:yaml.org,2002:float", re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
+    )
 
 
 def _parse(text: str) -> Any:

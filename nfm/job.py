@@ -54,5 +54,6 @@ def run(
     except NfmError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
-    print(summary if parsed.plan else f"{summary}\nDone in {time.monotonic() - started:.0f} s.")
+    quick = parsed.plan or getattr(parsed, "summary", False)  # they print, and do nothing
+    print(summary if quick else f"{summary}\nDone in {time.monotonic() - started:.0f} s.")
     return 0

@@ -6,9 +6,10 @@ import pytest
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from nfm.config import Config, Dataset, Model, Score, Split, Train
+from nfm.config import Config, Dataset, Score, Split
 from nfm.config_columns import Categorical, Numeric
 from nfm.config_file import load
+from nfm.config_train import Ftrl, Model, Range, Schedule, Train, Tune
 from nfm.contract.errors import ConfigError
 
 MINIMAL = """
@@ -68,10 +69,15 @@ split:
 dataset: {partition_by: []}
 model:
   {task: binary, embedding_dim: 64, hidden_units: [128, 128], activation: relu, batch_norm: true,
-   pooling_dropout: 0.5, hidden_dropout: 0.2, l2: {embedding: 0.0, linear: 0.0, hidden: 0.0}, output: trained}
+   pooling_dropout: 0.5, hidden_dropout: 0.2, l2: {embedding: 0.0, linear: 0.0, hidden: 0.0}, output: trained,
+   embedding_dtype: float32}
 train:
-  {optimizer: adagrad, learning_rate: 0.05, batch_size: 1024, epochs: 50, seed: 1,
-   early_stopping: {monitor: val_loss, mode: auto, patience: 5, min_delta: 0.0}}
+  {optimizer: adagrad, learning_rate: 0.05, initial_accumulator: 0.1, momentum: 0.0, linear_optimizer: null,
+   clip_norm: null, schedule: {kind: constant, warmup_steps: 0, final_share: 0.0, factor: 0.5, patience: 2},
+   loss_reduction: mean, batch_size: 1024, epochs: 50, seed: 1, shuffle_rows: 1000000, class_weights: null,
+   unknown_dropout: 0.0, early_stopping: {monitor: val_loss, mode: auto, patience: 5, min_delta: 0.0},
+   pretrain: null, init_from: null, checkpoint_seconds: 300, group: null}
+tune: {metric: null, space: {}}
 score: {source: null, model: null, output: null, columns: []}
 """
 
@@ -107,8 +113,13 @@ def test_settings_never_change(file: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "where", "meant", "allowed"),
     [
-        ("train.learningrate=1", "train.learningrate", "learning_rate", "optimizer, learning_rate, batch_size, epochs"),
-        ("trian={}", "trian", "train", "name, workdir, source, columns, split, dataset, model, train, score"),
+        (
+            "train.learningrate=1",
+            "train.learningrate",
+            "learning_rate",
+            "optimizer, learning_rate, initial_accumulator, momentum",
+        ),
+        ("trian={}", "trian", "train", "name, workdir, source, columns, split, dataset, model, train, tune, score"),
         (
             "columns.categorical.Sex.mincount=2",
             "columns.categorical.Sex.mincount",
@@ -118,6 +129,9 @@ def test_settings_never_change(file: Path) -> None:
         ("columns.numeric.Age.as_=field", "columns.numeric.Age.as_", "as", "column, as, impute, missing_flag, scale"),
         ("score.source={path: x, paths: y}", "score.source.paths", "path", "format, path, table, options, where"),
         ("model.l2.kernel=1", "model.l2.kernel", None, "embedding, linear, hidden"),
+        ("train.schedule.warmup=1", "train.schedule.warmup", "warmup_steps", "kind, warmup_steps, final_share, factor"),
+        ("train.linear_optimizer={l3: 1}", "train.linear_optimizer.l3", None, "learning_rate, l1, l2"),
+        ("tune.metrics=auc", "tune.metrics", "metric", "metric, space"),
         ("train.early_stopping.zzz=1", "train.early_stopping.zzz", None, "monitor, mode, patience, min_delta"),
     ],
 )
@@ -144,6 +158,19 @@ def test_an_unknown_key_is_told_what_is_allowed(
         ("model.pooling_dropout=1", "model.pooling_dropout: 1 given; input should be less than 1"),
         ("model.hidden_units=[8, 0]", "model.hidden_units.1: 0 given; input should be greater than or equal to 1"),
         ("model.l2.hidden=-1", "model.l2.hidden: -1 given; input should be greater than or equal to 0"),
+        ("model.task=ranking", "model.task: 'ranking' given; allowed: 'binary', 'regression' or 'multiclass'"),
+        ("train.clip_norm=0", "train.clip_norm: 0 given; input should be greater than 0"),
+        ("train.momentum=1", "train.momentum: 1 given; input should be less than 1"),
+        ("train.unknown_dropout=1", "train.unknown_dropout: 1 given; input should be less than 1"),
+        ("train.schedule.factor=1", "train.schedule.factor: 1 given; input should be less than 1"),
+        (
+            "train.schedule.warmup_steps=-1",
+            "train.schedule.warmup_steps: -1 given; input should be greater than or equal to 0",
+        ),
+        (
+            "train.linear_optimizer={l1: -1}",
+            "train.linear_optimizer.l1: -1 given; input should be greater than or equal to 0",
+        ),
         ("split.valid=-0.1", "split.valid: -0.1 given; input should be greater than or equal to 0"),
         ("split.valid=.nan", "split.valid: nan given; input should be less than 1"),
         ("name=1", "name: 1 given; input should be a valid string"),
@@ -184,10 +211,19 @@ TAKEN = (
 LEAK = "columns: the label {} is also an input: the model would only learn to repeat it"
 ONE_PLACE = "source: give either path (with format and options) or table"
 CLIP = "columns.numeric.Age: clip takes two quantiles, the lower one first"
+NEGATIVES = "split.negative_rate is for the binary task, but model.task is {}: leave it out"
 BUCKETS = "columns.numeric.Age: buckets makes a categorical field, to which as, scale cannot apply: leave it out"
 POOLING = "columns: nothing enters the pooling: name a column under categorical, or a number with buckets or as: field"
 MACHINE = "model: output: ones makes a factorization machine, which has no hidden layers: hidden_units: []"
-MONITOR = "train: early_stopping.monitor: 'x' given; allowed: loss, auc, accuracy, val_loss, val_auc, val_accuracy"
+MONITOR = "train.early_stopping.monitor: {} given; allowed of the task {}: "
+OF_BINARY = "loss, auc, accuracy, val_loss, val_auc, val_accuracy"
+OF_REGRESSION = "loss, rmse, mae, val_loss, val_rmse, val_mae"
+ONES = "model: output: ones has one output, and multiclass needs one for each class: output: trained"
+OPTIMIZER = "train: {} is of {}, but optimizer is {}: leave it out"
+SCHEDULE = "train.schedule: {} is for kind: {}, but kind is {}: leave it out"
+GROUP = "train.group: {} given; it is for the binary task, and one of columns.key (PassengerId)"
+START = "train: pretrain and init_from both say what the embeddings start from: leave out one"
+RANGE = "low {} and high {} given; low must be smaller, and > 0 with log"
 NO_VALID = (
     "early stopping watches the validation fold, but split.valid is 0 (or, by time, valid_from is not there): "
     "give it a share of the rows"
@@ -221,7 +257,16 @@ FOLDER = "{} given; it must be a folder that every machine sees at the same path
         ("columns.numeric.leak={column: Survived}", LEAK.format("'Survived'")),
         ("split={valid: 0.5, test: 0.5}", "split: valid + test is 1, which leaves nothing to train on"),
         ("model.output=ones", MACHINE),
-        ("train.early_stopping.monitor=x", MONITOR),
+        ("model={output: ones, hidden_units: [], task: multiclass}", ONES),
+        ("train.early_stopping.monitor=x", MONITOR.format("'x'", "binary") + OF_BINARY),
+        ("tune.metric=val_rmse", f"tune.metric: 'val_rmse' given; allowed of the task binary: {OF_BINARY}"),
+        ("train={optimizer: adam, initial_accumulator: 1}", OPTIMIZER.format("initial_accumulator", "adagrad", "adam")),
+        ("train.momentum=0.9", OPTIMIZER.format("momentum", "sgd", "adagrad")),
+        ("train={pretrain: fm, init_from: old}", START),
+        ("train.schedule.final_share=0.1", SCHEDULE.format("final_share", "cosine", "constant")),
+        ("train.schedule={kind: cosine, factor: 0.1}", SCHEDULE.format("factor", "plateau", "cosine")),
+        ("train.schedule={kind: cosine, patience: 9}", SCHEDULE.format("patience", "plateau", "cosine")),
+        ("train.group=Sex", GROUP.format("'Sex'")),
         ("split.valid=0", NO_VALID),
         ("split={time: t, test_from: 2026-11-01}", NO_VALID),
         ("split={time: t}", "split: a split by time needs valid_from, test_from or both"),
@@ -263,8 +308,53 @@ def test_impossible_combinations(file: Path, change: str, problem: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        (["model.task=regression", "split.negative_rate=0.5"], NEGATIVES.format("regression")),
+        (["model.task=multiclass", "split.negative_rate=0.5"], NEGATIVES.format("multiclass")),
+        (
+            ["model.task=regression", "train.class_weights=balanced"],
+            "train.class_weights: a regression has no classes; use columns.weight",
+        ),
+        (
+            ["model.task=regression", "train.early_stopping.monitor=val_auc"],
+            MONITOR.format("'val_auc'", "regression") + OF_REGRESSION,
+        ),
+        (
+            ["model.task=multiclass", "train.early_stopping.monitor=val_auc"],
+            MONITOR.format("'val_auc'", "multiclass") + "loss, accuracy, val_loss, val_accuracy",
+        ),
+        (["model.task=regression", "train.group=PassengerId"], GROUP.format("'PassengerId'")),
+        (["model.task=multiclass", "train.group=PassengerId"], GROUP.format("'PassengerId'")),
+    ],
+    ids=str,
+)
+def test_what_a_task_does_not_take(file: Path, changes: list[str], problem: str) -> None:
+    assert problems(file, *changes) == [problem]
+
+
+@pytest.mark.parametrize(
+    ("space", "low", "high"),
+    [
+        ("{low: 2, high: 2}", "2", "2"),
+        ("{low: 0.5, high: 0.1}", "0.5", "0.1"),
+        ("{low: 0, high: 1, log: true}", "0", "1"),
+    ],
+)
+def test_a_range_without_numbers_in_it_is_refused(file: Path, space: str, low: str, high: str) -> None:
+    told = message(file, f"tune={{space: {{train.learning_rate: {space}}}}}")
+    assert RANGE.format(low, high) in told
+
+
+@pytest.mark.parametrize(
     "changes",
     [
+        ["model.task=regression", "train.early_stopping.monitor=val_rmse", "tune.metric=val_mae"],
+        ["model.task=multiclass", "train.class_weights={a: 1, b: 2.5}", "train.early_stopping.monitor=val_accuracy"],
+        ["train={optimizer: sgd, momentum: 0.9, loss_reduction: sum, pretrain: fm}"],
+        ["train={optimizer: adagrad, initial_accumulator: 1e-8}", "train.linear_optimizer={l1: 0.01}"],
+        ["train.schedule={kind: cosine, final_share: 0.1, warmup_steps: 100}", "train.class_weights=balanced"],
+        ["train.schedule={kind: plateau, factor: 0.1, patience: 1}", "train.group=PassengerId"],
         ["split.valid=0", "train.early_stopping=null"],
         ["split.valid=0", "train.early_stopping.monitor=loss"],
         ["model={output: ones, hidden_units: []}"],
@@ -376,19 +466,37 @@ def test_the_reference_shows_every_key_with_its_default() -> None:
     """Sections that name columns show all keys of one entry at least; what is left at its default says the default."""
     content = yaml.safe_load(Path("conf/reference.yaml").read_text())
     assert content.keys() == keys(Config)
-    for name in ("source", "columns", "split", "dataset", "model", "train", "score"):
+    for name in ("source", "columns", "split", "dataset", "model", "train", "tune", "score"):
         section = Config.model_fields[name].annotation
         assert isinstance(section, type)
         assert content[name].keys() == keys(section)
     assert content["columns"]["categorical"]["Cabin"].keys() == keys(Categorical)
     assert content["columns"]["numeric"]["Age"].keys() | {"buckets"} == keys(Numeric)
+    assert content["train"]["schedule"].keys() == keys(Schedule)
     stated, defaults = (
         load(Path("conf/reference.yaml")),
-        {"split": Split(), "dataset": Dataset(), "model": Model(), "train": Train(), "score": Score()},
+        {"split": Split(), "dataset": Dataset(), "model": Model(), "train": Train(), "tune": Tune(), "score": Score()},
     )
     assert {name: getattr(stated, name) for name in defaults} == defaults
     assert stated.columns.categorical["Cabin"] == Categorical()
     assert stated.columns.numeric["Age"] == Numeric.model_validate({})
+
+
+def test_the_reference_shows_what_a_default_of_null_could_be() -> None:
+    text = Path("conf/reference.yaml").read_text()
+    for section, shown in ((Ftrl, "{learning_rate: 0.1, l1: 0, l2: 0}"), (Range, "{low: 0.001, high: 0.1, log: true}")):
+        assert shown in text
+        assert yaml.safe_load(shown).keys() == keys(section)
+    assert Ftrl.model_validate(yaml.safe_load("{learning_rate: 0.1, l1: 0, l2: 0}")) == Ftrl()
+
+
+def test_a_search_space(file: Path) -> None:
+    change = "tune={space: {model.embedding_dim: [16, 32], train.learning_rate: {low: 1e-3, high: 0.1, log: true}}}"
+    space = load(file, [change]).tune.space
+    assert space == {
+        "model.embedding_dim": (16, 32),
+        "train.learning_rate": Range.model_validate({"low": 0.001, "high": 0.1, "log": True}),
+    }
 
 
 def test_passwords_are_not_written_into_the_model(file: Path) -> None:

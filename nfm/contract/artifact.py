@@ -10,7 +10,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NoReturn, Self
 
@@ -22,7 +22,7 @@ from nfm.contract.errors import DataError
 from nfm.contract.publish import publish
 from nfm.contract.schema import Spec, canonical_json
 
-ARTIFACT_FORMAT = 1
+ARTIFACT_FORMAT = 2
 MARKER = "metadata.json"
 SCORER_FILES = (
     MARKER,
@@ -39,25 +39,37 @@ class Network:
     embedding_dim: int
     hidden_units: tuple[int, ...]
     activation: str
+    classes: tuple[str, ...] = ()  # of the multiclass task: what each output stands for
+    embedding_dtype: str = "float32"
+
+    @property
+    def outputs(self) -> int:
+        """C: one, or one for each class."""
+        return max(1, len(self.classes))
 
     def weight_shapes(self, spec: Spec) -> dict[str, tuple[int, ...]]:
         """Names and shapes of the arrays under `weights/`.
 
-        R rows of the table, K embedding size, D dense columns: `embedding` (R, K), `linear` (R,), `dense_linear` (D,),
-        `bias` (1,), `hidden_i_kernel` (in, out), `hidden_i_bias` (out,), `output` (K or the last hidden size,).
+        R rows of the table, K embedding size, D dense columns, C outputs: `embedding` (R, K), `linear` (R, C),
+        `dense_linear` (D, C), `bias` (C,), `hidden_i_kernel` (in, out), `hidden_i_bias` (out,), `output` (K or the last
+        hidden size, C). All are float32, but for an `embedding` of another `embedding_dtype`.
         """
         shapes: dict[str, tuple[int, ...]] = {
             "embedding": (spec.rows, self.embedding_dim),
-            "linear": (spec.rows,),
-            "dense_linear": (len(spec.dense),),
-            "bias": (1,),
+            "linear": (spec.rows, self.outputs),
+            "dense_linear": (len(spec.dense), self.outputs),
+            "bias": (self.outputs,),
         }
         width = self.embedding_dim
         for i, units in enumerate(self.hidden_units):
             inputs = width + len(spec.dense) if i == 0 else width
             shapes[f"hidden_{i}_kernel"], shapes[f"hidden_{i}_bias"] = (inputs, units), (units,)
             width = units
-        return shapes | {"output": (width,)}
+        return shapes | {"output": (width, self.outputs)}
+
+    def dtype(self, name: str) -> str:
+        """Of the array of this name."""
+        return self.embedding_dtype if name == "embedding" else "float32"
 
 
 @dataclass(frozen=True)
@@ -68,7 +80,7 @@ class Artifact:
     metadata: Mapping[str, Any]
     encoding: Encoding
     network: Network
-    weights: Mapping[str, NDArray[np.float32]]
+    weights: Mapping[str, NDArray[Any]]  # float32, or of Network.dtype
 
     @property
     def fingerprint(self) -> str:
@@ -95,7 +107,8 @@ class Artifact:
                 folder / "encoding/spec.json",
                 "its fingerprint is not the one that the model was trained with",
             )
-        network = Network(**{**metadata["network"], "hidden_units": tuple(metadata["network"]["hidden_units"])})
+        settings: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in metadata["network"].items()}
+        network = Network(**settings)
         weights = {}
         for name, shape in network.weight_shapes(encoding.spec).items():
             path = folder / "weights" / f"{name}.npy"
@@ -104,8 +117,9 @@ class Artifact:
                 weights[name] = np.asarray(mapped)
             except (OSError, EOFError, ValueError) as error:
                 _refuse(path, f"it cannot be read ({error})")
-            if weights[name].shape != shape or weights[name].dtype != np.float32:
-                _refuse(path, f"it is {weights[name].dtype} {weights[name].shape} where float32 {shape} is needed")
+            dtype = network.dtype(name)
+            if weights[name].shape != shape or weights[name].dtype != dtype:
+                _refuse(path, f"it is {weights[name].dtype} {weights[name].shape} where {dtype} {shape} is needed")
         return cls(folder, metadata, encoding, network, weights)
 
 
@@ -127,6 +141,9 @@ def save(
         weights: arrays of the names and shapes that `network.weight_shapes` tells.
         facts: what else goes into metadata.json (configuration, metrics, rows, versions).
         write_more: writes further files (the Keras model, the report) into the folder it is given.
+
+    Raises:
+        DataError: a weight is too large for its type; or `target` is no artifact.
     """
     spec = Encoding.load(encoding_folder).spec
     shapes = network.weight_shapes(spec)
@@ -135,17 +152,12 @@ def save(
         shutil.copytree(encoding_folder, staging / "encoding")
         (staging / "weights").mkdir()
         for name, array in weights.items():
-            np.save(staging / "weights" / f"{name}.npy", np.ascontiguousarray(array, np.float32))
+            np.save(staging / "weights" / f"{name}.npy", _as_type(array, network.dtype(name), name))
         write_more(staging)
         metadata = {
             "format": ARTIFACT_FORMAT,
             "encoding_fingerprint": spec.fingerprint,
-            "network": {
-                "task": network.task,
-                "embedding_dim": network.embedding_dim,
-                "hidden_units": list(network.hidden_units),
-                "activation": network.activation,
-            },
+            "network": asdict(network),
             **facts,
             "files": {
                 str(path.relative_to(staging)): _checksum(path) for path in sorted(staging.rglob("*")) if path.is_file()
@@ -153,6 +165,18 @@ def save(
         }
         metadata["fingerprint"] = _fingerprint(metadata)
         (staging / MARKER).write_text(json.dumps(metadata, indent=1))
+
+
+def _as_type(array: NDArray[Any], dtype: str, name: str) -> NDArray[Any]:
+    with np.errstate(over="ignore"):  # told below
+        saved = np.ascontiguousarray(array, dtype)
+    lost = np.isfinite(array) & ~np.isfinite(saved)
+    if lost.any():
+        raise DataError(
+            f"The trained weights '{name}' hold {float(array[lost][0]):g}, and {dtype} ends at "
+            f"{np.finfo(dtype).max:g}. Set model.embedding_dtype: float32, or train with a smaller learning rate."
+        )
+    return saved
 
 
 def _read_metadata(folder: Path) -> dict[str, Any]:

@@ -205,34 +205,26 @@ def signed_log1p(x: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 class Inputs(NamedTuple):
-    """What the model takes. B rows, F fields, N numbers that enter the pooling, D dense columns."""
+    """What the model takes. B rows, F fields that are no bags, N numbers that enter the pooling, D dense columns.
 
-    ids_BF: NDArray[np.int32]
+    The members of all bags of a row stand together: those of row b from `bag_splits[b]` to `bag_splits[b + 1]`.
+    """
+
+    ids_BF: NDArray[np.int32]  # local to their fields
     values_BN: NDArray[np.float32]
     dense_BD: NDArray[np.float32]
+    bag_rows: NDArray[np.int32]  # (P,) rows of the embedding table
+    bag_values: NDArray[np.float32]  # (P,) the weights x
+    bag_splits: NDArray[np.int64]  # (B + 1,)
 
 
-def refuse_bags(spec: Spec) -> None:
-    """The model takes one value a field and row.
+def inputs(spec: Spec, columns: Mapping[str, Any]) -> Inputs:
+    """Arrange encoded columns as the model's arrays.
 
-    Raises:
-        DataError: a field is a bag.
+    Args:
+        spec: of the encoding.
+        columns: as `Encoding.encode` returns them: (N,) arrays, and lists (`pa.ListArray`) for bags.
     """
-    bag = next((field.name for field in spec.fields if field.bag is not None), None)
-    if bag is not None:
-        raise DataError(
-            f"The field '{bag}' is a bag: training on bags is not built yet. Take it out of columns.categorical, and "
-            "make the features again."
-        )
-
-
-def inputs(spec: Spec, columns: Mapping[str, NDArray[Any]]) -> Inputs:
-    """Arrange encoded columns as the model's arrays. The ids stay local to their fields.
-
-    Raises:
-        DataError: a field is a bag.
-    """
-    refuse_bags(spec)
     rows = len(next(iter(columns.values())))
 
     def matrix(names: Iterable[str], dtype: type) -> NDArray[Any]:
@@ -240,10 +232,36 @@ def inputs(spec: Spec, columns: Mapping[str, NDArray[Any]]) -> Inputs:
         return np.stack(parts, axis=1).astype(dtype, copy=False) if parts else np.empty((rows, 0), dtype)
 
     return Inputs(
-        matrix((field.name for field in spec.fields), np.int32),
+        matrix((field.name for field in spec.fields if field.bag is None), np.int32),
         matrix(spec.field_numbers, np.float32),
         matrix(spec.dense, np.float32),
+        *_bags(spec, columns, rows),
     )
+
+
+def _bags(
+    spec: Spec, columns: Mapping[str, Any], rows: int
+) -> tuple[NDArray[np.int32], NDArray[np.float32], NDArray[np.int64]]:
+    """The members of all bags, by row, then by field."""
+    lists = [
+        (columns[field.name], columns[weights_name(field.name)], offset)
+        for field, offset in zip(spec.fields, spec.offsets, strict=True)
+        if field.bag is not None
+    ]
+    splits = np.zeros(rows + 1, np.int64)
+    if not lists:
+        return np.empty(0, np.int32), np.empty(0, np.float32), splits
+    lengths = np.stack([np.diff(ids.offsets.to_numpy()) for ids, _, _ in lists], axis=1)  # (N, bags)
+    np.cumsum(lengths.sum(axis=1), out=splits[1:])
+    places = [ids.flatten().to_numpy() + np.int32(offset) for ids, _, offset in lists]
+    values = [weights.flatten().to_numpy() for _, weights, _ in lists]
+    if len(lists) == 1:
+        return places[0], values[0], splits
+    # Where each row of each bag begins among the members by bag, in the order of the members by row.
+    starts = np.cumsum(lengths, axis=0) - lengths + np.cumsum([0, *(len(p) for p in places[:-1])])
+    each = lengths.ravel()
+    order = np.repeat(starts.ravel() - (np.cumsum(each) - each), each) + np.arange(splits[-1])
+    return np.concatenate(places)[order], np.concatenate(values)[order], splits
 
 
 def check_columns(wanted: Collection[str], schema: pa.Schema, where: str, source: str) -> None:

@@ -40,7 +40,7 @@ def publish(target: Path, marker: str) -> Iterator[Path]:
     """
     target = target.resolve()  # behind a symbolic link, the folder is replaced and the link stays
     target.parent.mkdir(parents=True, exist_ok=True)
-    with _lock(target):
+    with locked(target):
         for stale in target.parent.glob(f".{glob.escape(target.name)}.staging-*"):
             if stale.suffix == _OLD and not target.exists():
                 stale.rename(target)  # a run died between the two renames of _swap
@@ -60,7 +60,13 @@ def publish(target: Path, marker: str) -> Iterator[Path]:
 
 
 @contextmanager
-def _lock(target: Path) -> Iterator[None]:
+def locked(target: Path) -> Iterator[None]:
+    """Keep other runs from writing this folder.
+
+    Raises:
+        BusyError: another run is at it; names the process and the host.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
     path = target.parent / f".{target.name}.lock"
     with path.open("a+") as file:
         try:

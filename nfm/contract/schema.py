@@ -14,7 +14,7 @@ from typing import Any, Literal, Self
 
 from nfm.contract.errors import DataError
 
-SPEC_FORMAT = 2
+SPEC_FORMAT = 3
 MISSING = 0
 FOLDS = ("train", "valid", "test")
 DATASET_MARKER = "_dataset.json"  # says which encoding the rows of dataset/ were written with
@@ -106,6 +106,7 @@ class Spec:
     digests: tuple[str, ...]  # of `vocabularies`, in their order: SHA-256 over the values in the order of their ids
     negative_rate: float = 1.0  # share of the train fold's negatives that was kept
     ancestors: tuple[str, ...] = ()  # fingerprints of the encodings this one grew from, the nearest first
+    classes: tuple[str, ...] = ()  # of a multiclass label: the canonical texts, by the number that stands for each
 
     @cached_property
     def vocabularies(self) -> dict[str, int]:
@@ -186,6 +187,7 @@ class Spec:
                 digests=tuple(content["digests"]),
                 negative_rate=content["negative_rate"],
                 ancestors=tuple(content["ancestors"]),
+                classes=tuple(content["classes"]),
             )
             found = spec.fingerprint
         except (ValueError, KeyError, TypeError, AttributeError) as error:

@@ -8,11 +8,10 @@ vocabularies are made of, and a summary for the facts.
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 from pyspark import TaskContext
 from pyspark.sql import DataFrame
@@ -21,8 +20,9 @@ from nfm.contract.columns import Rows, Values, field_values
 from nfm.contract.hashing import hash64
 from nfm.contract.schema import FOLDS, Bag, Kind
 from nfm.contract.values import numbers
-from nfm.features import runs
+from nfm.features import labels, runs
 from nfm.features.cells import Cells, cells, merge
+from nfm.features.labels import Label
 from nfm.features.split import LEFT_OUT, Split, folds
 from nfm.features.sums import SCHEMA, SUMMARY_DDL, ranked, summary, sums
 from nfm.spark import read_scratch, write_scratch
@@ -42,13 +42,6 @@ class Part:
     columns: tuple[str, ...]
     kinds: tuple[Kind, ...] = ()
     bag: Bag | None = None
-
-
-class Label(NamedTuple):
-    """The label's column, and what it holds."""
-
-    column: str
-    kind: Kind
 
 
 def count(
@@ -143,10 +136,15 @@ def count_rows(all_rows: Iterable[Rows], label: Label, parts: Sequence[Part], sp
     """Counts of one task's rows, like SCHEMA; needs no Spark."""
     found: dict[int, Cells] = {}
     for rows in all_rows:
-        labels, is_one, is_zero = label_texts(rows, label)
-        fold = folds(split, rows, is_zero)
-        groups = np.where(fold == LEFT_OUT, LEFT_OUT, fold * 2 + is_one).astype(np.int64)
-        yield _count_values(0, labels, groups)
+        of_rows = labels.read(rows, label)
+        fold = folds(split, rows, of_rows.is_zero)
+        groups = np.where(fold == LEFT_OUT, LEFT_OUT, fold * 2 + of_rows.is_one).astype(np.int64)
+        if of_rows.numbers is None:
+            yield _count_values(0, of_rows.texts, groups)
+        else:
+            right = ~np.isnan(of_rows.numbers)
+            yield _count_values(0, of_rows.texts, groups[~right])
+            yield from _count_numbers(0, of_rows.numbers[right], groups[right], found)
         for i, part in enumerate(parts, start=1):
             if part.kinds:
                 yield _count_values(i, field_values(part.columns, part.kinds, part.bag, rows), groups)
@@ -155,18 +153,6 @@ def count_rows(all_rows: Iterable[Rows], label: Label, parts: Sequence[Part], sp
                 yield from _count_numbers(i, x, groups, found)
     for i, part_cells in found.items():
         yield _rows(i, part_cells.counts, cell=pa.array(part_cells.keys), bits=part_cells.bits)
-
-
-def label_texts(rows: Rows, label: Label) -> tuple[Values, NDArray[np.bool_], NDArray[np.bool_]]:
-    """The labels' canonical texts; (N,) which of them mean 1, and which 0. Others are refused when all are counted."""
-    values = field_values((label.column,), (label.kind,), None, rows)
-
-    def means(*texts: str) -> NDArray[np.bool_]:
-        found = pc.fill_null(pc.is_in(values.texts, pa.array(texts, pa.large_string())), False)
-        means_it: NDArray[np.bool_] = np.append(found.to_numpy(zero_copy_only=False), False)[values.indices]
-        return means_it
-
-    return values, means("1", "true"), means("0", "false")
 
 
 def _count_values(part: int, values: Values, groups: NDArray[np.int64]) -> pa.RecordBatch:

@@ -21,7 +21,6 @@ from nfm.contract.schema import DATASET_MARKER, Kind
 from nfm.contract.values import check_kind, check_number
 from nfm.features import facts, vocabularies
 from nfm.features.cells import EXACT
-from nfm.features.count import Label
 from nfm.features.encode import RawColumns, encode
 from nfm.features.encoding import (
     bag_of,
@@ -30,6 +29,7 @@ from nfm.features.encoding import (
     number_part,
     specify,
 )
+from nfm.features.labels import Label, check_task, open_label
 from nfm.features.report import write as write_report
 from nfm.features.split import Split, moment
 from nfm.features.statistics import Distribution
@@ -55,7 +55,8 @@ class Prepared:
 
     scan: Scan
     split: Split
-    kinds: Mapping[str, Kind]  # what each categorical column, and the label, holds
+    label: Label
+    kinds: Mapping[str, Kind]  # what each categorical column holds
     growth: Growth | None
     old: Encoding | None
 
@@ -86,7 +87,8 @@ def prepare(spark: SparkSession, config: Config, growth: Growth | None = None) -
 
     scan = open_scan(spark, config.source, needed)
     schema = scan.schema
-    kinds = {columns.label: check_kind(columns.label, schema.field(columns.label).type, where)}
+    label = open_label(columns.label, schema.field(columns.label).type, config.model.task, where)
+    kinds: dict[str, Kind] = {}
     for name, field in columns.categorical.items():
         kinds |= check_categorical(field.columns(name), bag_of(field), schema, where)
     for name, field in columns.categorical.items():
@@ -109,9 +111,10 @@ def prepare(spark: SparkSession, config: Config, growth: Growth | None = None) -
     old = None
     if growth is not None:
         old = Encoding.load(growth.folder)
+        check_task(label.task, old.spec.classes, str(growth.folder))
         check_growth(columns, kinds, old.spec, str(growth.folder), growth.refresh_numbers)
         old.verify(str(growth.folder))
-    return Prepared(scan, split, kinds, growth, old)
+    return Prepared(scan, split, label, kinds, growth, old)
 
 
 def _check_shared(name: str, mine: Kind, owner: str, other: Kind, where: str) -> None:
@@ -147,33 +150,35 @@ def build(spark: SparkSession, config: Config, prepared: Prepared | None = None)
     ):
         scratch = encoding_staging / "_scratch"
         log.info("counting the values of %s", where)
-        counted = facts.Counted.of(scan, config, prepared.kinds, split, scratch / "counts")
+        counted = facts.Counted.of(scan, config, prepared.label, prepared.kinds, split, scratch / "counts")
         log.info("ranking the values of %s fields", len(columns.categorical))
         grow_from = (prepared.growth.folder, prepared.old) if prepared.growth and prepared.old else None
         # What only the report needs is summed up beside the work that leaves Spark's cores idle.
         making = pool.submit(vocabularies.make, spark, counted.runs, counted.recipes, encoding_staging, grow_from)
-        summed = facts.Summed.of(counted, config)
-        valued = pool.submit(facts.of_values, counted.counts, summed.rows, summed.positive)
+        old_classes = prepared.old.spec.classes if prepared.old else ()
+        summed = facts.Summed.of(counted, config, prepared.label, old_classes)
+        rows = summed.labels.rows
+        valued = pool.submit(facts.of_values, counted.counts, summed.labels)
         made, growths = making.result()
         cells = {name: summed.cells.get(counted.places[number_part(name)]) for name in columns.numeric}
-        distributions = {name: Distribution.of_train(found) for name, found in cells.items()}
-        spec = specify(columns, prepared.kinds, made, distributions, split.negative_rate)
+        distributions = {name: Distribution.of_fold(found, "train") for name, found in cells.items()}
+        spec = specify(columns, prepared.kinds, made, distributions, split.negative_rate, summed.labels.classes)
         if prepared.growth and prepared.old:
             spec = grown(spec, prepared.old, prepared.growth.refresh_numbers)
         (encoding_staging / ENCODING_MARKER).write_text(spec.to_json())
 
-        log.info("encoding %s rows", f"{sum(summed.rows.values()):,}")
+        log.info("encoding %s rows", f"{sum(rows.values()):,}")
         raw = RawColumns(
             columns.key_names(config.dataset.partition_by),
-            Label(columns.label, prepared.kinds[columns.label]),
+            prepared.label,
             columns.weight,
             config.dataset.partition_by,
         )
         few = {name for name, found in cells.items() if found is None or found.bits == EXACT}
         encoded = encode(spark, scan, spec, encoding_staging, raw, split, few, dataset_staging)
-        if encoded.rows != summed.rows:
+        if encoded.rows != rows:
             raise DataError(
-                f"{where} changed while it was read: {sum(summed.rows.values())} rows were counted, and then "
+                f"{where} changed while it was read: {sum(rows.values())} rows were counted, and then "
                 f"{sum(encoded.rows.values())} encoded. The old dataset was left as it was; run the job again."
             )
         values = valued.result()
@@ -181,6 +186,6 @@ def build(spark: SparkSession, config: Config, prepared: Prepared | None = None)
         shutil.rmtree(scratch)
         (encoding_staging / "statistics.json").write_text(json.dumps(statistics, indent=1, allow_nan=False))
         write_report(encoding_staging / "report.html", statistics)
-        marker = {"encoding_fingerprint": spec.fingerprint, "rows": summed.rows}
+        marker = {"encoding_fingerprint": spec.fingerprint, "rows": rows}
         (dataset_staging / DATASET_MARKER).write_text(json.dumps(marker, indent=1))
     return statistics

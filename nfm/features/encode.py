@@ -18,7 +18,8 @@ from nfm.contract.encoder import Encoding, load_once
 from nfm.contract.errors import DataError
 from nfm.contract.schema import FOLDS, MISSING, Spec
 from nfm.contract.values import canonical_text, check_kind, decoded, dictionary_indices, distinct, numbers
-from nfm.features.count import Label, label_texts
+from nfm.features import labels
+from nfm.features.labels import Label
 from nfm.features.split import LEFT_OUT, Split, folds
 from nfm.features.write import FILES, FILES_DDL, File, Layout, Writer, publishable, put_together, told
 from nfm.table.scan import Scan
@@ -105,10 +106,10 @@ def encode_rows(
 ) -> None:
     """Encode one task's rows into a writer, and count (what, name, fold); needs no Spark."""
     for rows in all_rows:
-        _, is_one, is_zero = label_texts(rows, raw.label)
-        fold = folds(split, rows, is_zero)
+        of_rows = labels.read(rows, raw.label)
+        fold = folds(split, rows, of_rows.is_zero)
         columns: dict[str, Any] = {name: decoded(rows.column(source)) for name, source in raw.key.items()}
-        columns["label"] = is_one.astype(np.float32)
+        columns["label"] = labels.column(of_rows, raw.label, encoding.spec.classes)
         columns["weight"] = (
             np.ones(rows.num_rows, np.float32)
             if raw.weight is None

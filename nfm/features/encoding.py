@@ -63,6 +63,7 @@ def specify(
     made: Mapping[str, Made],
     distributions: Mapping[str, Distribution],
     negative_rate: float,
+    classes: tuple[str, ...] = (),
 ) -> Spec:
     """The specification.
 
@@ -72,6 +73,7 @@ def specify(
         made: the vocabularies, by the fields they were made for.
         distributions: each number's values in the train fold.
         negative_rate: share of the train fold's negatives that was kept.
+        classes: of a multiclass label.
     """
     fields, numbers = [], []
     for name, settings in columns.categorical.items():
@@ -90,7 +92,7 @@ def specify(
             edges = bucket_edges(number.buckets, distributions[name])
             fields.append(Field(name, (number.column or name,), ("number",), 0, len(edges) + 1, None, edges))
     digests = tuple(one.digest for one in made.values())
-    return Spec(columns.key, tuple(fields), tuple(numbers), digests, negative_rate)
+    return Spec(columns.key, tuple(fields), tuple(numbers), digests, negative_rate, classes=classes)
 
 
 def grown(new: Spec, old: Encoding, refresh_numbers: bool) -> Spec:

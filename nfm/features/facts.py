@@ -16,10 +16,12 @@ from nfm.config import Config
 from nfm.contract.errors import DataError
 from nfm.contract.schema import FOLDS, Kind, Spec
 from nfm.features.cells import COUNTS, Cells
-from nfm.features.count import Label, count
+from nfm.features.count import count
 from nfm.features.encode import Encoded
 from nfm.features.encoding import WEIGHT, field_part, number_part, parts, recipes
 from nfm.features.findings import findings
+from nfm.features.labels import Label, Labels, rows_of
+from nfm.features.labels import check as check_labels
 from nfm.features.split import Split
 from nfm.features.statistics import Distribution, auc, number_facts
 from nfm.features.sums import VALUES
@@ -29,7 +31,6 @@ from nfm.table.scan import Scan
 _LEVELS = 1000  # of the label rates by which a field's values are put in order
 _PRIOR_ROWS = 10  # a rare value's label rate is drawn to that of all
 _LARGEST = float(np.finfo(np.float32).max)  # the dataset's weights are float32
-_ALLOWED = ("0", "1", "false", "true")
 
 
 @dataclass(frozen=True)
@@ -42,11 +43,13 @@ class Counted:
     recipes: Sequence[Recipe]  # of the vocabularies
 
     @classmethod
-    def of(cls, scan: Scan, config: Config, kinds: Mapping[str, Kind], split: Split, target: Path) -> Self:
+    def of(
+        cls, scan: Scan, config: Config, label: Label, kinds: Mapping[str, Kind], split: Split, target: Path
+    ) -> Self:
         """Count a table into files below `target`."""
         counted = parts(config.columns, kinds)
         places = {part.name: place for place, part in enumerate(counted, start=1)}
-        to_make, label = recipes(config.columns, places), Label(config.columns.label, kinds[config.columns.label])
+        to_make = recipes(config.columns, places)
         counts = count(scan, label, counted, [recipe.parts for recipe in to_make], split, target)
         return cls(counts, target / "runs", places, to_make)
 
@@ -55,12 +58,11 @@ class Counted:
 class Summed:
     """What the driver needs to know of the counts."""
 
-    rows: Mapping[str, int]  # by fold
-    positive: Mapping[str, int]  # rows of label 1, by fold
+    labels: Labels
     cells: Mapping[int, Cells]  # of the numbers, by their parts' places; none where one is always missing
 
     @classmethod
-    def of(cls, counted: Counted, config: Config) -> Self:
+    def of(cls, counted: Counted, config: Config, label: Label, old_classes: Sequence[str] = ()) -> Self:
         """Sum up the counts.
 
         Raises:
@@ -70,12 +72,15 @@ class Summed:
         weight = counted.places.get(WEIGHT, 0)
         few = counted.counts.where((F.col("part") == 0) | F.col("cell").isNotNull() | (F.col("part") == weight))
         table = few.toArrow()
-        rows, positive = labels(table.filter(pc.field("part") == 0), config.columns.label, where)
-        cells = number_cells(table.filter(pc.field("cell").is_valid()))
+        is_cell = pc.field("cell").is_valid()
+        cells = number_cells(table.filter(is_cell))
+        of_label = check_labels(
+            label, table.filter((pc.field("part") == 0) & ~is_cell), cells.pop(0, None), old_classes, where
+        )
         if config.columns.weight is not None:
             missing = table.filter((pc.field("part") == weight) & pc.field("missing"))
-            check_weights(config.columns.weight, cells.get(weight), _rows(missing), where)
-        return cls(rows, positive, cells)
+            check_weights(config.columns.weight, cells.get(weight), rows_of(missing), where)
+        return cls(of_label, cells)
 
 
 def gather(
@@ -91,8 +96,7 @@ def gather(
     growths: Mapping[str, Growth],
 ) -> dict[str, Any]:
     """The content of statistics.json."""
-    rates = {fold: summed.positive[fold] / n if n else None for fold, n in summed.rows.items()}
-    label = {"column": config.columns.label, "positive": summed.positive, "rate": rates}
+    label = summed.labels
     fields = {field.name: field for field in spec.fields}
     statistics: dict[str, Any] = {
         "name": config.name,
@@ -101,12 +105,10 @@ def gather(
         "scan": f"{scan.method}: {scan.reason}",
         "skipped_files": list(scan.skipped),
         "fingerprint": spec.fingerprint,
-        "rows": summed.rows,
+        "rows": label.rows,
         "negative_rate": spec.negative_rate,
         "left_out": encoded.left_out,
-        "label": label,
-        "positive": label["positive"],
-        "label_rate": label["rate"],
+        "label": label.facts,
         "fields": {},
         "numbers": {},
         "grown": None,
@@ -139,6 +141,7 @@ def gather(
         statistics["grown"] = {
             "from": spec.ancestors[0],
             "fields": {name: _growth(name, growth, spec, encoded) for name, growth in growths.items()},
+            "classes": {"before": label.classes_before, "added": list(label.classes[label.classes_before :])},
         }
     statistics["findings"] = findings(statistics, config.columns.key, config.columns.label)
     return statistics
@@ -165,37 +168,6 @@ def _form(shared: str | None, hashed: bool, bag: bool, cross: bool) -> str:
     return "bag" if bag else "cross" if cross else "hashed" if hashed else "vocabulary"
 
 
-def labels(counts: pa.Table, column: str, where: str) -> tuple[dict[str, int], dict[str, int]]:
-    """Rows of each fold, and how many of them have a label of 1; from the label's rows, like `sums.SUMMARY`.
-
-    Raises:
-        DataError: labels that the binary task cannot use; or no row to train on.
-    """
-    null, right = pc.field("text").is_null(), pc.field("text").isin(_ALLOWED)
-    nulls, others = _rows(counts.filter(null)), counts.filter(~null & ~right)
-    if nulls or len(others):
-        example = max(others.to_pylist(), key=lambda row: (sum(row[fold] for fold in FOLDS), row["text"]), default=None)
-        said = [f"{nulls} null labels"] if nulls else []
-        said += [f"{_rows(others)} labels that are something else, {example['text']!r} for one"] if example else []
-        raise DataError(
-            f"Column '{column}' of {where} is the label of a binary task, which takes 0 and 1 (or false and true), but "
-            f"holds {' and '.join(said)}. Correct them, or leave such rows out with source.where."
-        )
-    rows = {fold: _rows(counts, fold) for fold in FOLDS}
-    if not rows["train"]:
-        raise DataError(
-            f"The train fold of {where} is empty: the table has {sum(rows.values())} rows, of which {rows['valid']} "
-            f"fall to validation and {rows['test']} to test. Check source.path, source.where and split."
-        )
-    ones = counts.filter(pc.field("text").isin(["1", "true"]))
-    return rows, {fold: _rows(ones, fold) for fold in FOLDS}
-
-
-def _rows(counts: pa.Table, *folds: str) -> int:
-    """The table's rows that some counts are of, in these folds or in all."""
-    return sum(pc.sum(counts[fold]).as_py() or 0 for fold in folds or FOLDS)
-
-
 def check_weights(column: str, cells: Cells | None, missing: int, where: str) -> None:
     """Every row has a weight ≥ 0.
 
@@ -214,12 +186,12 @@ def check_weights(column: str, cells: Cells | None, missing: int, where: str) ->
         )
 
 
-def of_values(counts: DataFrame, rows: Mapping[str, int], positive: Mapping[str, int]) -> dict[int, dict[str, Any]]:
+def of_values(counts: DataFrame, labels: Labels) -> dict[int, dict[str, Any]]:
     """For each part: of its texts the `distinct` ones by fold and `auc`, and its `missing` rows by fold.
 
     The driver gets at most 2,002 rows a part, however many values there are.
     """
-    prior = positive["train"] / rows["train"]
+    prior = labels.positive["train"] / labels.rows["train"]
     positive_train, train = (F.col(name) / F.col("values") for name in ("positive", "train"))  # of one value
     rate = (positive_train + _PRIOR_ROWS * prior) / (train + _PRIOR_ROWS)
     grouped = counts.where("cell is null").groupBy("part", "missing", F.round(rate * _LEVELS).alias("level"))

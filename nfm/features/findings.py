@@ -3,8 +3,9 @@
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from difflib import SequenceMatcher
-from math import sqrt
 from typing import Any
+
+from nfm.features.label_findings import of_classes, only_label, other_labels
 
 # Each kind and what it means for several fields at once; the most serious first. Findings come in this order.
 KINDS = {
@@ -16,6 +17,8 @@ KINDS = {
     "possible leak": "rank the labels suspiciously well",
     "no rows": "have no rows",
     "label rate": "have another label rate than the train fold",
+    "label mean": "have another mean label than the train fold",
+    "rare classes": "have hardly any rows",
     "unseen": "have many values that the vocabulary lacks",
     "nearly all missing": "are missing in nearly every row",
     "constant": "are the same in every row",
@@ -29,7 +32,6 @@ MISSING, NEARLY_ALL_MISSING = 0.5, 0.95
 LEAK, POSSIBLE_LEAK = 0.99, 0.95
 FEW_LABELS = 5  # rows of either label: below, a high AUC is easily an accident
 UNSEEN = 0.2
-SIGNIFICANT = 3.0  # standard errors
 
 _SHORTEST = 3  # letters of a label whose name tells anything: not y, not id
 # Words that a label's name has without saying what it is about.
@@ -64,36 +66,36 @@ def findings(statistics: Mapping[str, Any], columns_key: Sequence[str], label: s
 
 
 def _of_folds(statistics: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
-    rows, positive = statistics["rows"], statistics["label"]["positive"]
-    # Negatives are left out of the train fold only: its rate is compared as if they were still there.
-    whole = rows["train"] + statistics.get("left_out", 0)
+    rows = statistics["rows"]
     for fold in ("train", "valid", "test"):
-        n, ones = rows[fold], positive[fold]
         about = f"{fold} fold"
-        if not n:
+        if not rows[fold]:
             lost = {
                 "train": "there is nothing to learn from",
                 "valid": "training cannot stop early or be compared on rows it has not seen",
                 "test": "nothing tells how good the finished model is on new rows",
             }[fold]
             yield about, "no rows", f"No rows: {lost}. Check the shares or dates in split."
-        elif ones in (0, n):
-            lost = "a model learns nothing from it" if fold == "train" else "the AUC is not defined on it"
-            value = 1 if ones else 0
+            continue
+        only = only_label(statistics, fold)
+        if only is not None:
+            task = statistics["label"]["task"]
+            lost = "the AUC is not defined on it" if task == "binary" else "it tells one label from no other"
+            lost = "a model learns nothing from it" if fold == "train" else lost
             yield (
                 about,
                 "one label",
-                f"All {n:,} labels are {value}: {lost}. Check the label's column, and how split parts the rows.",
+                f"All {rows[fold]:,} labels are {only}: {lost}. Check the label's column, and how split parts rows.",
             )
-        elif fold != "train" and positive["train"] and _differ(ones, n, positive["train"], whole):
-            rate, of_train = ones / n, positive["train"] / whole
-            yield (
-                about,
-                "label rate",
-                f"The label rate is {rate:.2%} against {of_train:.2%} in the train fold ({rate / of_train:.2g} times): "
-                "scores will be off by about as much, and metrics of the two folds cannot be compared. Check whether "
-                "the split takes rows of another kind, or whether labels of the latest rows are still to come.",
-            )
+        elif fold != "train" and rows["train"]:
+            for kind, seen in other_labels(statistics, fold):
+                yield (
+                    about,
+                    kind,
+                    f"{seen}, and metrics of the two folds cannot be compared. Check whether the split takes rows of "
+                    "another kind, or whether labels of the latest rows are still to come.",
+                )
+    yield from of_classes(statistics["label"])
     skipped = statistics.get("skipped_files", [])
     if skipped:
         several = len(skipped) > 1
@@ -107,16 +109,10 @@ def _of_folds(statistics: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
         )
 
 
-def _differ(ones: int, n: int, ones_of_train: int, n_of_train: int) -> bool:
-    """Whether a rate is outside 0.5 … 2 times the train fold's, and not by chance."""
-    ratio = (ones / n) / (ones_of_train / n_of_train)
-    pooled = (ones + ones_of_train) / (n + n_of_train)
-    error = sqrt(pooled * (1 - pooled) * (1 / n + 1 / n_of_train))
-    return not 0.5 <= ratio <= 2 and abs(ones / n - ones_of_train / n_of_train) > SIGNIFICANT * error
-
-
 def _judged_labels(statistics: Mapping[str, Any]) -> int:
-    """Rows of the rarer label among those that the AUC of a field is measured on."""
+    """Rows of the rarer label among those that the AUC of a field is measured on; none where there is no AUC."""
+    if statistics["label"]["task"] != "binary":
+        return 0
     rows, positive = statistics["rows"], statistics["label"]["positive"]
     ones = positive["valid"] + positive["test"]
     return int(min(ones, rows["valid"] + rows["test"] - ones))

@@ -15,6 +15,7 @@ from nfm.features.findings import KINDS, SERIOUS
 
 MANY = 5  # findings of one kind: more are folded up
 HISTOGRAM = (150, 34)  # width and height of a number's histogram
+CLASSES = 20  # that are shown, the largest: more are folded up
 
 
 def write(path: Path, statistics: Mapping[str, Any]) -> None:
@@ -42,6 +43,9 @@ def _content(statistics: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "statistics": statistics,
         "folds": FOLDS,
+        "ranked": statistics["label"]["task"] == "binary",  # a field alone has an AUC
+        "classes": largest(statistics["label"]),
+        "CLASSES": CLASSES,
         "created": _moment(statistics.get("created")),
         "groups": groups(found),
         "noticed": {finding["about"] for finding in found},
@@ -49,6 +53,7 @@ def _content(statistics: Mapping[str, Any]) -> dict[str, Any]:
         "counted": counted(statistics["fields"]),
         "numbers": by_auc(statistics["numbers"]),
         "pictures": {name: histogram(facts) for name, facts in statistics["numbers"].items()},
+        "label_picture": histogram(statistics["label"]),
         "has_zeros": any("zeros" in facts for facts in statistics["numbers"].values()),
         "approximate": any(not facts.get("exact", True) for facts in statistics["numbers"].values()),
         "grown": statistics.get("grown"),
@@ -75,6 +80,12 @@ def groups(found: Sequence[Mapping[str, str]]) -> list[Group]:
         Group(kind, KINDS.get(kind, "stand out"), kind in SERIOUS, list(same))
         for kind, same in groupby(ordered, key=lambda finding: finding["kind"])
     ]
+
+
+def largest(label: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The classes of a multiclass label with their `number`, the largest of the train fold first; none elsewhere."""
+    numbered = [{"number": number, **one} for number, one in enumerate(label.get("classes", []))]
+    return sorted(numbered, key=lambda one: -int(one["train"]))
 
 
 def by_auc(facts: Mapping[str, Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:

@@ -24,11 +24,11 @@ class Distribution:
     counts: NDArray[np.int64]
 
     @classmethod
-    def of_train(cls, cells: Cells | None) -> Self:
-        """The train fold's values of a number; no cells at all where it is always missing."""
+    def of_fold(cls, cells: Cells | None, fold: str) -> Self:
+        """A fold's values of a number; no cells at all where it is always missing."""
         if cells is None:
             return cls(np.empty(0), np.empty(0, np.int64))
-        counts = cells.counts[:, COUNTS.index("train")]
+        counts = cells.counts[:, COUNTS.index(fold)]
         seen = counts > 0
         return cls(cells.values[seen], counts[seen])
 

@@ -8,6 +8,7 @@ from nfm.contract.schema import FOLDS
 from nfm.features.dataset import Prepared
 
 _COVERAGE = ("coverage_before", "coverage_after")
+_NAMED = 10  # of the classes that were added
 
 
 def plan(config: Config, prepared: Prepared) -> str:
@@ -33,6 +34,7 @@ def plan(config: Config, prepared: Prepared) -> str:
         lines.append(f"  splits    {len(scan.splits)}, one a task, of {files} files with {size:,.1f} MiB; read twice")
     if config.source.on_corrupt == "skip":
         lines.append("  corrupt   files are looked for first, in one more pass, and left out")
+    lines.append(f"  label     {prepared.label.column}, {prepared.label.task}")
     lines += [f"  fields    {', '.join(fields) or 'none'}", f"  numbers   {', '.join(numbers) or 'none'}"]
     lines += [f"  {form:<10}{', '.join(names)}" for form, names in forms.items() if names]
     lines.append(f"  folds     {prepared.split}")
@@ -46,14 +48,15 @@ def plan(config: Config, prepared: Prepared) -> str:
 
 def summary(config: Config, statistics: Mapping[str, Any]) -> str:
     """What the job did: rows, labels and fields per fold, and where it lies."""
-    rows, rate = statistics["rows"], statistics["label_rate"]
+    rows = statistics["rows"]
     lines = [f"Features of {config.name}: {sum(rows.values()):,} rows of {config.source}"]
     lines += [f"  skipped   {path}, which cannot be read" for path in statistics["skipped_files"]]
     if statistics["left_out"]:
         lines.append(f"  left out  {statistics['left_out']:,} of train's negatives (split.negative_rate)")
     for fold in FOLDS:
-        share = "" if rate[fold] is None else f"   {config.columns.label} = 1 in {rate[fold]:.1%}"
-        lines.append(f"  {fold:<7}{rows[fold]:>12,} rows{share}")
+        lines.append(f"  {fold:<7}{rows[fold]:>12,} rows{_labels(statistics, fold) if rows[fold] else ''}")
+    if statistics["label"]["task"] == "multiclass":
+        lines.append(f"  classes{len(statistics['label']['classes']):>12,} of {config.columns.label}")
     if statistics["fields"]:
         width = max(12, *(len(name) for name in statistics["fields"]))
         lines.append(f"  {'field':<{width}}  vocabulary  missing in train  unseen in valid+test")
@@ -80,6 +83,11 @@ def summary(config: Config, statistics: Mapping[str, Any]) -> str:
         same = [name for name, facts in statistics["grown"]["fields"].items() if not facts["added"]]
         if same:
             lines.append(f"    nothing new in {', '.join(same)}")
+        added = statistics["grown"]["classes"]["added"]
+        if added:
+            before = statistics["grown"]["classes"]["before"]
+            named = ", ".join(added[:_NAMED]) + (", …" if len(added) > _NAMED else "")
+            lines.append(f"    {config.columns.label}: {len(added):,} classes added to {before:,}: {named}")
         for name, facts in statistics["grown"]["fields"].items():
             if not facts["added"]:
                 continue
@@ -96,6 +104,18 @@ def summary(config: Config, statistics: Mapping[str, Any]) -> str:
         f"  report    {config.encoding_folder / 'report.html'}",
     ]
     return "\n".join(lines)
+
+
+def _labels(statistics: Mapping[str, Any], fold: str) -> str:
+    """What a fold that has rows has of labels."""
+    label = statistics["label"]
+    if label["task"] == "binary":
+        return f"   {label['column']} = 1 in {label['rate'][fold]:.1%}"
+    if label["task"] == "regression":
+        facts = label["by_fold"][fold]
+        return f"   {label['column']} {facts['mean']:.4g} ± {facts['std']:.4g} (mean ± std)"
+    most = max(label["classes"], key=lambda one: int(one[fold]))
+    return f"   {label['column']} is most often {most['class']}, in {_share(most[fold], statistics['rows'][fold])}"
 
 
 def _share(part: int, whole: int) -> str:

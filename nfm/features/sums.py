@@ -75,7 +75,8 @@ def summary(rows: Sequence[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
     for name, values in zip(VALUES, [one, *seen], strict=True):
         table = table.append_column(name, values)
     table = table.append_column("missing", pc.and_(table["text"].is_null(), table["cell"].is_null()))
-    label, is_cell = pc.equal(table["part"], 0), table["cell"].is_valid()
+    is_cell = table["cell"].is_valid()
+    label = pc.and_not(pc.equal(table["part"], 0), is_cell)
     alone = pc.or_(label, is_cell)
     # Ranking by label rates asks for these two of each value.
     keys = ["part", "missing", "train", "positive"]
@@ -94,12 +95,12 @@ def summary(rows: Sequence[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
 def _few(labels: pa.Table) -> pa.Table:
     """Labels by count, at most so many that the driver can have them: no task takes more, so more are a mistake.
 
-    The others count as if they were the most frequent one of them.
+    Those of the train fold come first. The others count as if they were the most frequent one of them.
     """
     if len(labels) <= _LABELS:
         return labels
     rows = np.sum([labels[fold].to_numpy() for fold in COUNTS[:3]], axis=0)
-    labels = labels.take(pa.array(np.argsort(-rows, kind="stable")))
+    labels = labels.take(pa.array(np.lexsort([-rows, labels["train"].to_numpy() == 0])))
     rest = labels.slice(_LABELS)
     totals = {name: [pc.sum(rest[name]).as_py()] for name in (*COUNTS, *VALUES)}
     first = {name: rest[name].slice(0, 1).to_pylist() for name in labels.column_names}

@@ -1,11 +1,13 @@
 """What the score job tells people."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from nfm.config import Config, Source
 from nfm.contract.artifact import Artifact
-from nfm.scoring.table import carried_columns
+from nfm.scoring.table import carried_columns, score_columns
+
+_SHOWN = 10  # score columns; the report has all
 
 
 def plan(config: Config, artifact: Artifact, source: Source) -> str:
@@ -19,7 +21,7 @@ def plan(config: Config, artifact: Artifact, source: Source) -> str:
             f"  model     {artifact.path} ({artifact.fingerprint[:12]}…)",
             f"  weights   {size / 2**20:.1f} MiB, once a host",
             f"  reads     {', '.join(spec.columns)}",
-            f"  writes    {', '.join(carried_columns(spec, config))}, score",
+            f"  writes    {', '.join([*carried_columns(spec, config), *_few(score_columns(artifact.network))])}",
             f"  output    {config.scores_folder}",
         ]
     )
@@ -27,17 +29,17 @@ def plan(config: Config, artifact: Artifact, source: Source) -> str:
 
 def summary(config: Config, report: Mapping[str, Any]) -> str:
     """What the job did, how tonight's values compare with the train fold's, and where the scores lie."""
-    rows, score = report["rows"], report["score"]
-    shown = f"{score['mean']:.4f} on average, {score['min']:.4f} to {score['max']:.4f}" if rows else "none"
+    rows, ranges = report["rows"], report.get("scores") or {"score": report["score"]}
+    of_scores = max(9, *(len(name) for name in ranges))
     width = max(12, *(len(name) for name in report["values"]))
     lines = [
         f"Scores of {config.name}: {rows:,} rows of {report['source']}",
-        f"  score     {shown}",
+        *(f"  {name:<{of_scores}} {_range(ranges.get(name))}".rstrip() for name in _few(list(ranges))),
         *(f"  skipped   {path}, which cannot be read: its rows have no score" for path in report["skipped_files"]),
         f"  {'column':<{width}}     missing (train)      unseen (train)",
     ]
     for name, counts in report["values"].items():
-        cells = [_cell(counts.get(what), rows) for what in ("missing", "out_of_vocabulary")]
+        cells = [_cell(counts.get(what)) for what in ("missing", "out_of_vocabulary")]
         lines.append(f"  {name:<{width}}{cells[0]:>20}{cells[1]:>20}")
     lines += [
         f"  model     {report['model']} ({report['model_fingerprint'][:12]}…)",
@@ -47,7 +49,20 @@ def summary(config: Config, report: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _cell(count: Mapping[str, Any] | None, rows: int) -> str:
-    if count is None or not rows:
+def _few(names: Sequence[str]) -> list[str]:
+    more = [f"… and {len(names) - _SHOWN} more"] * (len(names) > _SHOWN)
+    return [*names[:_SHOWN], *more]
+
+
+def _range(score: Mapping[str, float | None] | None) -> str:
+    if score is None:
+        return ""
+    return (
+        "none" if score["mean"] is None else f"{score['mean']:.4f} on average, {score['min']:.4f} to {score['max']:.4f}"
+    )
+
+
+def _cell(count: Mapping[str, Any] | None) -> str:
+    if count is None or count["rate"] is None:
         return "–"
-    return f"{count['count'] / rows:.1%} ({count['rate_in_training']:.1%})"
+    return f"{count['rate']:.1%} ({count['rate_in_training']:.1%})"

@@ -1,23 +1,32 @@
-"""Fit the model, and measure it on every fold."""
+"""Fit the model: epochs, learning rate, early stopping, and going on where a killed training was."""
 
 import logging
-import sys
+import math
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
-from numpy.typing import NDArray
-from sklearn.metrics import accuracy_score, log_loss, roc_auc_score
 
-from nfm.config import EarlyStopping, Model, Train
+import nfm
+from nfm.config_train import Model, Train
 from nfm.contract.errors import DataError
-from nfm.contract.schema import FOLDS, Spec
-from nfm.training.data import Fold, features_of
+from nfm.contract.schema import Spec
+from nfm.training import checkpoint
+from nfm.training.control import DivergedError, Progress, after_epoch, end_epoch, measured_monitors, rate
+from nfm.training.data import BAG_FEATURES, Fold, features_of, read_errors
+from nfm.training.evaluate import tally
+from nfm.training.events import events
+from nfm.training.labels import checked, constant_and_weights, correct
 from nfm.training.model import build
+from nfm.training.optimizers import Optimizer
+from nfm.training.progress import Bar
+from nfm.training.rows import nothing
+from nfm.training.steps import make_measure, make_step
 
 log = logging.getLogger(__name__)
 
@@ -27,125 +36,199 @@ class Fitted:
     """A trained model and how it came to be."""
 
     model: keras.Model
-    history: Mapping[str, list[float]]  # of each epoch: loss, auc, accuracy, and the same of the validation fold
+    # Of each epoch: loss, learning_rate, val_ with each metric of the task, and what early stopping watches
+    history: Mapping[str, list[float]]
     best_epoch: int  # counted from 1; its weights are the model's
+    constant: tuple[float, ...]  # the train fold's mean label, all negatives counted; or share of each class
 
 
-def fit(spec: Spec, model_settings: Model, settings: Train, folds: Mapping[str, Fold]) -> Fitted:
-    """Train with early stopping; the same seed on the same machine gives the same weights.
+Initial = Callable[[keras.Model], None]
+EachEpoch = Callable[[int, Mapping[str, list[float]]], None]
+
+
+def fit(
+    spec: Spec,
+    model_settings: Model,
+    settings: Train,
+    folds: Mapping[str, Fold],
+    folder: Path | None = None,
+    initial: Initial | None = None,
+    started_from: str | None = None,
+    logs: Path | None = None,
+    each_epoch: EachEpoch | None = None,
+) -> Fitted:
+    """Train; the same seed on the same machine gives the same weights, however often the training was killed.
+
+    Args:
+        spec: of the encoding.
+        model_settings: the model.
+        settings: how it is fitted.
+        folds: train, valid and test.
+        folder: of the checkpoint; none is written without it.
+        initial: sets the new model's weights, where they are not to start at random.
+        started_from: tells that `initial` from others.
+        logs: of TensorBoard's event files; none are written without it.
+        each_epoch: is told how many epochs are done, and their history; what it raises ends the training.
 
     Raises:
-        DataError: early stopping has no validation rows to watch, or the loss is not finite.
+        DataError: what early stopping or the schedule watches is not defined, labels are not of the task, or the
+            loss or a weight is not finite.
     """
-    stopping = settings.early_stopping
-    if stopping is not None and stopping.monitor.startswith("val_") and not folds["valid"].rows:
-        raise DataError(
-            f"Early stopping watches {stopping.monitor}, but no row of the dataset fell to the validation fold. Give "
-            "it a larger share (split.valid), or set train.early_stopping: null."
-        )
+    stopping, task = settings.early_stopping, model_settings.task
+    _check_watched(settings, folds)
+    for fold in ("valid", "test"):
+        for _ in checked(spec, task, fold, folds[fold]):
+            pass  # a label that the training never meets would end it in the measuring
     keras.utils.set_random_seed(settings.seed)
     tf.config.experimental.enable_op_determinism()
     model = build(spec, model_settings)
-    optimizer = {"adagrad": keras.optimizers.Adagrad, "adam": keras.optimizers.Adam}[settings.optimizer]
-    model.compile(
-        optimizer=optimizer(learning_rate=settings.learning_rate),
-        loss=keras.losses.BinaryCrossentropy(from_logits=True),
-        weighted_metrics=[
-            keras.metrics.AUC(from_logits=True, name="auc"),
-            keras.metrics.BinaryAccuracy(threshold=0.0, name="accuracy"),
-        ],
-    )
-    terminal = sys.stdout.isatty()
-    callbacks: list[keras.callbacks.Callback] = [] if terminal else [_LogLines(settings.epochs)]
-    if stopping is not None:
-        callbacks.append(
-            keras.callbacks.EarlyStopping(
-                monitor=stopping.monitor,
-                mode=_mode(stopping),
-                patience=stopping.patience,
-                min_delta=stopping.min_delta,
-                restore_best_weights=True,
+    if initial is not None:
+        initial(model)
+    optimizer = Optimizer(settings, model.trainable_variables)
+    variables = [*model.variables, *(slot for slots in optimizer.slots for slot in slots)]
+    constant, class_weights = constant_and_weights(spec, task, settings, folds["train"])
+    step, measure = make_step(model, spec, model_settings, settings, optimizer), make_measure(model, spec)
+    _compile(step, spec)
+    on = depends_on(spec, model_settings, settings, folds, started_from)
+
+    progress, best = Progress(), None
+    saved = checkpoint.load(folder, on, [tuple(variable.shape) for variable in variables]) if folder else None
+    if saved is not None:
+        progress, best = Progress(**saved.progress), saved.best
+        _assign(variables, saved.arrays)
+        log.info("going on from the checkpoint after %s steps, in epoch %d", f"{progress.step:,}", progress.epoch + 1)
+
+    def save() -> None:
+        if folder is not None:
+            arrays = [variable.numpy() for variable in variables]
+            _check_finite(arrays[: len(model.variables)], progress, settings, folder)
+            checkpoint.save(folder, on, asdict(progress), arrays, best)
+
+    def measured(fold: str) -> Mapping[str, Any]:
+        # Of the model that will be kept: its bias counts the negatives that were left out.
+        bias = model.get_layer("linear").bias
+        trained = bias.numpy()
+        correct(model, spec.negative_rate)
+        metrics = measure(folds[fold], tally(task, spec.classes, constant)).metrics()
+        bias.assign(trained)
+        return metrics
+
+    train, size = folds["train"], settings.batch_size
+    steps = train.steps(size)
+    with Bar(settings.epochs, train.rows, size) as bar, events(logs, fresh=saved is None) as write:
+        while not progress.finished:
+            bar.epoch(progress.epoch, progress.batch)
+            saved_at = time.monotonic()
+            batches = train.batches(
+                size,
+                seed=settings.seed,
+                epoch=progress.epoch,
+                skip=progress.batch,
+                shuffle_rows=settings.shuffle_rows,
             )
-        )
-    history = model.fit(
-        folds["train"].batches(settings.batch_size, settings.seed),
-        validation_data=folds["valid"].batches(settings.batch_size) if folds["valid"].rows else None,
-        epochs=settings.epochs,
-        shuffle=False,  # the batches are shuffled already
-        callbacks=callbacks,
-        verbose=1 if terminal else 0,
-    ).history
-    _check_finite(history, settings)
-    return Fitted(model, history, _best_epoch(history, stopping))
+            with read_errors([train]):
+                for features, label, weight in batches:
+                    if class_weights is not None:
+                        weight = weight * tf.gather(class_weights, tf.cast(label[:, 0], tf.int32))
+                    now, number = tf.constant(rate(progress, settings, steps)), tf.constant(progress.step + 1)
+                    loss, total = float(step(features, label, weight, now, number)), float(np.sum(weight))
+                    if not math.isfinite(loss):
+                        raise _diverged(f"The loss was {loss} at step {progress.step + 1}", progress, settings, folder)
+                    progress.loss, progress.weight = progress.loss + loss, progress.weight + total
+                    progress.batch, progress.step = progress.batch + 1, progress.step + 1
+                    bar.step(len(label), loss / total if total else 0.0)
+                    if time.monotonic() - saved_at >= settings.checkpoint_seconds:
+                        save()
+                        saved_at = time.monotonic()
+            _check_finite((variable.numpy() for variable in model.variables), progress, settings, folder)
+            metrics = {fold: measured(fold) for fold in _measured(settings, folds)}
+            if end_epoch(progress, rate(progress, settings, steps), metrics, stopping) and stopping is not None:
+                best = [variable.numpy() for variable in model.variables]
+            _check_defined(progress, settings)
+            after_epoch(progress, settings)
+            now_told = {name: values[-1] for name, values in progress.history.items()}
+            bar.end(now_told)
+            write(progress.epoch, now_told)
+            save()
+            if each_epoch is not None:
+                each_epoch(progress.epoch, progress.history)
+    if best is not None:
+        _assign(model.variables, best)
+    return Fitted(model, progress.history, progress.best_epoch, constant)
 
 
-def _check_finite(history: Mapping[str, list[float]], settings: Train) -> None:
-    for epoch, loss in enumerate(history["loss"], start=1):
-        if not np.isfinite(loss):
-            raise DataError(
-                f"The loss was {loss} in epoch {epoch}: the training diverged, and no model was written. Lower "
-                f"train.learning_rate (it is {settings.learning_rate:g}), and look for extreme numbers in the table: "
-                "scale and clip under columns.numeric tame them."
-            )
+def _compile(step: Any, spec: Spec) -> None:
+    """Compile the step for batches of any length.
 
-
-def _mode(stopping: EarlyStopping) -> str:
-    if stopping.mode != "auto":
-        return stopping.mode
-    return "min" if stopping.monitor.endswith("loss") else "max"
-
-
-def _best_epoch(history: Mapping[str, list[float]], stopping: EarlyStopping | None) -> int:
-    """The epoch whose weights early stopping keeps: the last one that improved by more than min_delta."""
-    if stopping is None:
-        return len(history["loss"])
-    sign = -1 if _mode(stopping) == "min" else 1
-    best, best_epoch = -np.inf, 1
-    for epoch, value in enumerate(history[stopping.monitor], start=1):
-        if sign * value - stopping.min_delta > best:
-            best, best_epoch = sign * value, epoch
-    return best_epoch
-
-
-class _LogLines(keras.callbacks.Callback):
-    """A log line for an epoch, every few seconds, where there is no terminal to draw a bar in."""
-
-    def __init__(self, epochs: int) -> None:
-        super().__init__()
-        self.epochs, self.next_line = epochs, 0.0
-
-    def on_epoch_end(self, epoch: int, logs: Mapping[str, float] | None = None) -> None:
-        if time.monotonic() < self.next_line and epoch + 1 < self.epochs:
-            return
-        self.next_line = time.monotonic() + 5
-        values = "  ".join(f"{name} {value:.4f}" for name, value in (logs or {}).items())
-        log.info("epoch %d of at most %d  %s", epoch + 1, self.epochs, values)
-
-
-def predict(model: keras.Model, fold: Fold, batch_size: int = 8192) -> NDArray[np.float64]:
-    """(B,) probabilities."""
-    if not fold.rows:
-        return np.empty(0)
-    logits = model.predict(features_of(fold.inputs), batch_size=batch_size, verbose=0)[:, 0].astype(np.float64)
-    return np.asarray(1.0 / (1.0 + np.exp(-logits)))
-
-
-def evaluate(model: keras.Model, folds: Mapping[str, Fold]) -> tuple[dict[str, Any], dict[str, NDArray[np.float64]]]:
-    """Metrics of each fold that has rows, and each fold's probabilities.
-
-    Returns:
-        rows, auc (None where all labels are equal), log_loss and accuracy at ½, weighted by the sample weights; and
-        (B,) probabilities by fold.
+    Compiled for one length, it rounds otherwise: which length came first would tell where a killed training went on.
     """
-    scores = {fold: predict(model, folds[fold]) for fold in FOLDS}
-    return {fold: _metrics(folds[fold], scores[fold]) for fold in FOLDS if folds[fold].rows}, scores
-
-
-def _metrics(fold: Fold, score: NDArray[np.float64]) -> dict[str, float | int | None]:
-    both = len(np.unique(fold.label)) == 2
-    return {
-        "rows": fold.rows,
-        "auc": float(roc_auc_score(fold.label, score, sample_weight=fold.weight)) if both else None,
-        "log_loss": float(log_loss(fold.label, score, sample_weight=fold.weight, labels=[0, 1])),
-        "accuracy": float(accuracy_score(fold.label, score > 0.5, sample_weight=fold.weight)),
+    features = {
+        name: tf.TensorSpec((None, None if name in BAG_FEATURES else array.shape[1]), array.dtype)
+        for name, array in features_of(nothing(spec).inputs, spec).items()
     }
+    label, weight = tf.TensorSpec((None, 1), tf.float32), tf.TensorSpec((None,), tf.float32)
+    step.get_concrete_function(features, label, weight, tf.TensorSpec((), tf.float32), tf.TensorSpec((), tf.int32))
+
+
+def depends_on(
+    spec: Spec, model_settings: Model, settings: Train, folds: Mapping[str, Fold], started_from: str | None
+) -> dict[str, Any]:
+    """What the weights follow from, by the names that people know it by."""
+    # The others are of what is measured or written, not of what is learned.
+    model = model_settings.model_dump(mode="json", exclude={"embedding_dtype"})
+    train = settings.model_dump(mode="json", exclude={"checkpoint_seconds", "group"})
+    return {
+        "encoding": spec.fingerprint,
+        **{f"{name} fold": folds[name].digest() for name in ("train", "valid")},
+        **{f"model.{key}": value for key, value in model.items()},
+        **{f"train.{key}": value for key, value in train.items()},
+        "what it started from": started_from,
+        "the version of TensorFlow": tf.__version__,
+        "the version of nfm": nfm.__version__,
+    }
+
+
+def _assign(variables: Any, arrays: Any) -> None:
+    for variable, array in zip(variables, arrays, strict=True):
+        variable.assign(array)
+
+
+def _measured(settings: Train, folds: Mapping[str, Fold]) -> list[str]:
+    """The folds that are measured after each epoch; the train fold costs a pass, and is only where it is watched."""
+    watched = any(not name.startswith("val_") and name != "loss" for _, name in measured_monitors(settings))
+    return [fold for fold in ("train", "valid") if folds[fold].rows and (fold == "valid" or watched)]
+
+
+def _check_watched(settings: Train, folds: Mapping[str, Fold]) -> None:
+    for key, monitor in measured_monitors(settings):
+        if monitor.startswith("val_") and not folds["valid"].rows:
+            other = "early_stopping: null" if key == "early_stopping" else "schedule: {kind: constant}"
+            raise DataError(
+                f"train.{key} watches {monitor}, but no row of the dataset fell to the validation fold. Give it a "
+                f"larger share (split.valid), watch the train fold's loss, or set train.{other}."
+            )
+
+
+def _check_defined(progress: Progress, settings: Train) -> None:
+    for key, monitor in measured_monitors(settings):
+        if monitor not in progress.history:
+            fold = "validation" if monitor.startswith("val_") else "train"
+            raise DataError(
+                f"train.{key} watches {monitor}, which is not defined: the rows of the {fold} fold that have a weight "
+                "are none, or all of one class. Watch another metric, or give the fold more rows (split)."
+            )
+
+
+def _check_finite(arrays: Iterable[Any], progress: Progress, settings: Train, folder: Path | None) -> None:
+    if not all(np.isfinite(array).all() for array in arrays):
+        raise _diverged(f"A weight was no finite number after step {progress.step}", progress, settings, folder)
+
+
+def _diverged(what: str, progress: Progress, settings: Train, folder: Path | None) -> DivergedError:
+    there = folder is not None and (folder / checkpoint.FILE).exists()
+    kept = f" The last good checkpoint stays in {folder}." if there else ""
+    return DivergedError(
+        f"{what}, in epoch {progress.epoch + 1}: the training diverged, and no model was written.{kept} Lower "
+        f"train.learning_rate (it is {settings.learning_rate:g}), or set train.clip_norm; and look for extreme numbers "
+        "in the table: scale and clip under columns.numeric tame them."
+    )

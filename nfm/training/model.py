@@ -13,10 +13,10 @@ import keras
 import numpy as np
 from numpy.typing import NDArray
 
-from nfm.config import Model
+from nfm.config_train import Model
 from nfm.contract.artifact import Network
 from nfm.contract.schema import Spec
-from nfm.training.layers import BiInteraction, FeatureEmbedding, FirstOrder
+from nfm.training.layers import BiInteraction, Dropout, FeatureEmbedding, FirstOrder
 
 BATCH_NORM = {"momentum": 0.9, "epsilon": 1e-5}  # the paper's code has 0.9 too; small tables see few steps
 
@@ -24,24 +24,40 @@ BATCH_NORM = {"momentum": 0.9, "epsilon": 1e-5}  # the paper's code has 0.9 too;
 def build(spec: Spec, settings: Model) -> keras.Model:
     """The untrained model.
 
-    Takes a mapping of `ids` (B, F) int32, `values` (B, N) float32 and `dense` (B, D) float32, as
-    `contract.encoder.inputs` arranges them; returns (B, 1) logits.
+    Takes a mapping of `ids` (B, F) int32, `values` (B, N) and `dense` (B, D) float32, and where fields are bags
+    `bag_rows` (B, P) int32 and `bag_values` (B, P) float32, as `training.data.features_of` makes them; returns (B, C)
+    logits: of one output, or of a class each.
     """
-    table: dict[str, Any] = {"offsets": spec.offsets, "numbers": len(spec.field_numbers), "table_size": spec.rows}
-    ids = keras.Input((len(spec.fields),), dtype="int32", name="ids")
+    outputs = network(spec, settings).outputs
+    single = [field.bag is None for field in spec.fields]
+    table: dict[str, Any] = {
+        "offsets": [offset for offset, one in zip(spec.offsets, single, strict=True) if one],
+        "numbers": len(spec.field_numbers),
+        "table_size": spec.rows,
+    }
+    ids = keras.Input((sum(single),), dtype="int32", name="ids")
     values = keras.Input((len(spec.field_numbers),), name="values")
     dense = keras.Input((len(spec.dense),), name="dense")
+    named, bags = {"ids": ids, "values": values, "dense": dense}, []
+    if not all(single):
+        bags = [keras.Input((None,), dtype="int32", name="bag_rows"), keras.Input((None,), name="bag_values")]
+        named |= dict(zip(("bag_rows", "bag_values"), bags, strict=True))
 
-    linear = FirstOrder(**table, l2=settings.l2.linear, name="linear")(ids, values)
+    linear = FirstOrder(**table, width=outputs, l2=settings.l2.linear, name="linear")(ids, values, *bags)
     if spec.dense:
-        linear += keras.layers.Dense(1, use_bias=False, kernel_initializer="zeros", name="dense_linear")(dense)
+        join = keras.layers.Dense(outputs, use_bias=False, kernel_initializer="zeros", name="dense_linear")
+        linear = keras.layers.Add(name="linear_sum")([linear, join(dense)])
 
-    vectors = FeatureEmbedding(settings.embedding_dim, **table, l2=settings.l2.embedding, name="embedding")(ids, values)
+    # 0.05 rather than the paper's 0.01: products of two embeddings start above the noise of the batch norm.
+    normal = keras.initializers.RandomNormal(stddev=0.05)
+    vectors = FeatureEmbedding(
+        **table, width=settings.embedding_dim, initializer=normal, l2=settings.l2.embedding, name="embedding"
+    )(ids, values, *bags)
     hidden = BiInteraction(name="pooling")(vectors)
     if settings.batch_norm:
         hidden = keras.layers.BatchNormalization(**BATCH_NORM, name="pooling_norm")(hidden)
     if settings.pooling_dropout:
-        hidden = keras.layers.Dropout(settings.pooling_dropout, name="pooling_dropout")(hidden)
+        hidden = Dropout(settings.pooling_dropout, name="pooling_dropout")(hidden)
     if spec.dense and settings.hidden_units:
         hidden = keras.layers.Concatenate(name="with_dense")([hidden, dense])
     for i, units in enumerate(settings.hidden_units):
@@ -51,15 +67,30 @@ def build(spec: Spec, settings: Model) -> keras.Model:
             hidden = keras.layers.BatchNormalization(**BATCH_NORM, name=f"hidden_{i}_norm")(hidden)
         hidden = keras.layers.Activation(settings.activation, name=f"hidden_{i}_{settings.activation}")(hidden)
         if settings.hidden_dropout:
-            hidden = keras.layers.Dropout(settings.hidden_dropout, name=f"hidden_{i}_dropout")(hidden)
+            hidden = Dropout(settings.hidden_dropout, name=f"hidden_{i}_dropout")(hidden)
     fixed = {"kernel_initializer": "ones", "trainable": False} if settings.output == "ones" else {}
-    interactions = keras.layers.Dense(1, use_bias=False, name="output", **fixed)(hidden)
-    return keras.Model({"ids": ids, "values": values, "dense": dense}, linear + interactions, name="nfm")
+    interactions = keras.layers.Dense(outputs, use_bias=False, name="output", **fixed)(hidden)
+    score = keras.layers.Add(name="score")([linear, interactions])
+    return keras.Model(named, score, name="nfm")
 
 
-def network(settings: Model) -> Network:
+def linear_part(model: keras.Model) -> keras.Model:
+    """The same inputs → (B, C) logits, and (B, C) of the linear part alone; shares the weights."""
+    linear = model.get_layer("score").input[0]
+    return keras.Model(model.input, [model.output, linear], name="nfm_and_linear")
+
+
+def network(spec: Spec, settings: Model) -> Network:
     """What the forward pass has to know of the model's form."""
-    return Network(settings.task, settings.embedding_dim, settings.hidden_units, settings.activation)
+    classes = spec.classes if settings.task == "multiclass" else ()
+    return Network(
+        settings.task,
+        settings.embedding_dim,
+        settings.hidden_units,
+        settings.activation,
+        classes,
+        settings.embedding_dtype,
+    )
 
 
 def export(model: keras.Model, spec: Spec, settings: Model) -> dict[str, NDArray[np.float32]]:
@@ -69,11 +100,12 @@ def export(model: keras.Model, spec: Spec, settings: Model) -> dict[str, NDArray
     into the first rows of the next kernel, (a·x + c) W = x (a W) + c W; a hidden layer's into its own, a (x W + b) + c.
     """
     weights = {
-        "embedding": _array(model.get_layer("embedding").table),
-        "linear": _array(model.get_layer("linear").table)[:, 0],
+        "embedding": _array(model.get_layer("embedding").table, np.float32)[: spec.rows],  # without the padding's row
+        "linear": _array(model.get_layer("linear").table)[: spec.rows],
         "bias": _array(model.get_layer("linear").bias),
-        "dense_linear": _array(model.get_layer("dense_linear").kernel)[:, 0] if spec.dense else np.empty(0),
     }
+    width = len(weights["bias"])
+    weights["dense_linear"] = _array(model.get_layer("dense_linear").kernel) if spec.dense else np.empty((0, width))
     dim = settings.embedding_dim
     scale, shift = _norm(model, "pooling_norm", dim) if settings.batch_norm else (np.ones(dim), np.zeros(dim))
     for i, units in enumerate(settings.hidden_units):
@@ -86,16 +118,16 @@ def export(model: keras.Model, spec: Spec, settings: Model) -> dict[str, NDArray
             a, c = _norm(model, f"hidden_{i}_norm", units)
             kernel, bias = kernel * a, bias * a + c
         weights[f"hidden_{i}_kernel"], weights[f"hidden_{i}_bias"] = kernel, bias
-    output = _array(model.get_layer("output").kernel)[:, 0]
+    output = _array(model.get_layer("output").kernel)
     if not settings.hidden_units:
         weights["bias"] = weights["bias"] + shift @ output
-        output = output * scale
+        output = output * scale[:, np.newaxis]
     weights["output"] = output
-    return {name: array.astype(np.float32) for name, array in weights.items()}
+    return {name: array.astype(np.float32, copy=False) for name, array in weights.items()}
 
 
-def _array(variable: Any) -> NDArray[np.float64]:
-    return np.asarray(variable.numpy(), np.float64).copy()
+def _array(variable: Any, dtype: type = np.float64) -> NDArray[Any]:
+    return np.array(variable.numpy(), dtype)
 
 
 def _norm(model: keras.Model, name: str, width: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

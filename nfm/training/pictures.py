@@ -6,20 +6,19 @@ import io
 import re
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple, ParamSpec
+from typing import Any, ParamSpec
 
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.patches import Circle, FancyBboxPatch
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 from numpy.typing import NDArray
 
-from nfm.config import Model
-from nfm.contract.schema import Spec
+from nfm.training.curves import Calibration, PrecisionRecall, Roc
 
 INK, MUTED, LINE, PAPER, BAND = "#1f2a37", "#5f6b7a", "#9aa7b6", "#ffffff", "#f1f4f8"
+LINEAR = "#a03d6e"  # of the linear part alone
 FOLD_COLORS = {"train": "#8a97a6", "valid": "#d9822b", "test": "#2b6cb0"}
 _STYLE: Any = {
     "svg.hashsalt": "nfm",
@@ -35,27 +34,12 @@ _STYLE: Any = {
     **dict.fromkeys(("axes.labelcolor", "xtick.color", "ytick.color"), MUTED),
     **dict.fromkeys(("axes.spines.top", "axes.spines.right", "legend.frameon"), False),
 }
+_POINTS = 800  # rows that are drawn one by one
 _P = ParamSpec("_P")
+_Array = NDArray[np.float64]
 
 
-class Roc(NamedTuple):
-    """A receiver operating characteristic."""
-
-    false_positive_rate: NDArray[np.float64]
-    true_positive_rate: NDArray[np.float64]
-    auc: float
-
-
-class Calibration(NamedTuple):
-    """Bins of rows with about equal weight, by score ascending."""
-
-    predicted: NDArray[np.float64]  # mean score
-    observed: NDArray[np.float64]  # label rate
-    low: NDArray[np.float64]  # 95 % interval of the label rate
-    high: NDArray[np.float64]
-
-
-def _picture(draw: Callable[_P, Figure]) -> Callable[_P, str]:
+def picture(draw: Callable[_P, Figure]) -> Callable[_P, str]:
     """Draw in the report's style, and return the SVG element."""
 
     @functools.wraps(draw)
@@ -85,7 +69,7 @@ def _axes(width: float, height: float) -> tuple[Figure, Axes]:
     return figure, figure.add_subplot()
 
 
-@_picture
+@picture
 def curve(history: Mapping[str, Sequence[float]], metric: str, label: str, best_epoch: int) -> Figure:
     """A metric of the train and the validation fold by epoch, with one epoch marked."""
     figure, axes = _axes(5.2, 3.2)
@@ -102,17 +86,44 @@ def curve(history: Mapping[str, Sequence[float]], metric: str, label: str, best_
     return figure
 
 
-@_picture
-def roc(curves: Mapping[str, Roc]) -> Figure:
-    """The ROC of each fold; the train fold's is thin."""
+@picture
+def learning_rate(rates: Sequence[float]) -> Figure:
+    """The learning rate by epoch."""
+    figure, axes = _axes(5.2, 3.2)
+    axes.plot(np.arange(1, len(rates) + 1), rates, "o-", ms=3, color=INK)
+    axes.set(xlabel="epoch", ylabel="learning rate", ylim=(0, 1.08 * max(rates)))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    return figure
+
+
+@picture
+def roc(found: Mapping[str, Roc], linear: Roc | None = None) -> Figure:
+    """The ROC of each fold, the train fold's thin; and the one of the linear part alone, dotted."""
     figure, axes = _axes(3.8, 3.8)
     axes.plot([0, 1], [0, 1], color=LINE, linewidth=1, linestyle=(0, (2, 2)))
-    for fold, points in curves.items():
+    for fold, points in found.items():
         axes.plot(*points[:2], color=FOLD_COLORS[fold], label=f"{fold}, AUC {points.auc:.3f}")
         axes.lines[-1].set_linewidth(0.9 if fold == "train" else 1.8)
+    if linear is not None:
+        axes.plot(*linear[:2], ":", color=LINEAR, linewidth=1.4, label=f"linear part, AUC {linear.auc:.3f}")
     axes.set(xlabel="false positive rate", ylabel="true positive rate", xlim=(-0.01, 1.01), ylim=(-0.01, 1.01))
     axes.set_aspect("equal")
     axes.legend(loc="lower right")
+    return figure
+
+
+@picture
+def precision_recall(found: Mapping[str, PrecisionRecall]) -> Figure:
+    """Precision by recall of each fold, the train fold's thin, over the rate of label 1."""
+    figure, axes = _axes(3.8, 3.8)
+    for fold, points in found.items():
+        axes.plot(*points[:2], color=FOLD_COLORS[fold], label=f"{fold}, area {points.average_precision:.3f}")
+        axes.lines[-1].set_linewidth(0.9 if fold == "train" else 1.8)
+    base = list(found.values())[-1].base
+    axes.axhline(base, color=LINE, linewidth=1, linestyle=(0, (2, 2)), label=f"no order, {base:.3f}")
+    axes.set(xlabel="recall", ylabel="precision", xlim=(-0.01, 1.01), ylim=(-0.01, 1.01))
+    axes.set_aspect("equal")
+    figure.legend(loc="outside upper left", ncols=2)
     return figure
 
 
@@ -121,9 +132,16 @@ def _end_of_scores(largest: float) -> float:
     return largest if 0 < largest <= 0.5 else 1.0
 
 
-@_picture
-def calibration(bins: Calibration, scores: NDArray[np.float64], fold: str) -> Figure:
-    """Label rate by mean score with its intervals and the diagonal; below it, how many rows have which score."""
+@picture
+def calibration(bins: Calibration, scores: _Array, weight: _Array, fold: str) -> Figure:
+    """Label rate by mean score with its intervals and the diagonal; below it, how the rows are spread over the scores.
+
+    Args:
+        bins: of the fold.
+        scores: (C,) probabilities.
+        weight: (C,) of the rows with each.
+        fold: whose color it has.
+    """
     figure = Figure(figsize=(3.8, 3.8), layout="constrained")
     axes, counts = figure.subplots(2, 1, sharex=True, height_ratios=(4, 1))
     top = _end_of_scores(1.1 * max(bins.predicted.max(), bins.observed.max()))
@@ -132,169 +150,97 @@ def calibration(bins: Calibration, scores: NDArray[np.float64], fold: str) -> Fi
     axes.plot(bins.predicted, bins.observed, "o-", color=FOLD_COLORS[fold], markersize=4, label=fold)
     axes.set(ylabel="label rate", xlim=(-0.02 * top, 1.02 * top), ylim=(-0.02 * top, 1.02 * top))
     axes.legend(loc="upper left")
-    counts.hist(np.minimum(scores, top), bins=np.linspace(0, top, 26), color=FOLD_COLORS[fold], alpha=0.6, zorder=2)
+    edges = np.linspace(0, top, 26)
+    share = np.histogram(np.minimum(scores, top), edges, weights=weight)[0] / weight.sum()
+    counts.stairs(share, edges, fill=True, color=FOLD_COLORS[fold], alpha=0.6, zorder=2)
     counts.set(xlabel="score", ylabel="rows")
-    counts.yaxis.set_major_locator(MaxNLocator(2, integer=True))
+    counts.yaxis.set_major_locator(MaxNLocator(2))
+    counts.yaxis.set_major_formatter(PercentFormatter(1))
     return figure
 
 
-@_picture
-def scores_by_label(scores: NDArray[np.float64], label: NDArray[np.float32], weight: NDArray[np.float32]) -> Figure:
-    """How the scores of each label are spread."""
+@picture
+def scores_by_label(scores: _Array, ones: _Array, zeros: _Array) -> Figure:
+    """How the scores of each label are spread.
+
+    Args:
+        scores: (C,) probabilities, ascending.
+        ones: (C,) weight of the rows with each that have label 1.
+        zeros: of those that have label 0.
+    """
     figure, axes = _axes(3.8, 3.8)
-    end = _end_of_scores(float(np.quantile(scores, 0.999)))
+    below = np.cumsum(ones + zeros)
+    end = _end_of_scores(float(scores[np.searchsorted(below, 0.999 * below[-1]).clip(max=len(scores) - 1)]))
     shown, edges = np.minimum(scores, end), np.linspace(0, end, 26)
-    for value, color in enumerate(("#8a97a6", "#2b6cb0")):
-        rows = label == value
-        if weight[rows].sum() > 0:
-            share = np.histogram(shown[rows], edges, weights=weight[rows])[0] / weight[rows].sum()
+    for label, weight, color in ((0, zeros, "#8a97a6"), (1, ones, "#2b6cb0")):
+        if weight.sum() > 0:
+            share = np.histogram(shown, edges, weights=weight)[0] / weight.sum()
             axes.stairs(share, edges, fill=True, color=color, alpha=0.35)
-            axes.stairs(share, edges, color=color, linewidth=1.2, label=f"label {value}")
+            axes.stairs(share, edges, color=color, linewidth=1.2, label=f"label {label}")
     axes.yaxis.set_major_formatter(PercentFormatter(1))
     axes.set(xlabel="score", ylabel="share of the rows with this label")
     figure.legend(loc="outside upper left", ncols=2)
     return figure
 
 
-class _Card(NamedTuple):
-    """A box of the architecture: what it is, the shape it hands on, its parameters, what is applied to its output."""
-
-    title: str
-    shape: str
-    details: Sequence[str] = ()
-    pills: Sequence[str] = ()
-    takes_dense: bool = False
-
-    @property
-    def height(self) -> float:
-        return 0.36 + 0.2 * len(self.details) + 0.33 * bool(self.pills)
-
-
-# Inches. The interactions go up on the left; the dense numbers and the linear part on the right.
-_WIDTH, _LEFT, _RIGHT, _GAP = 6.2, 0.15, 3.75, 0.24
-_CENTER, _DENSE, _LINEAR = (_LEFT + _RIGHT) / 2, 4.05, (4.3, 5.2, 6.1)
-
-
-@_picture
-def architecture(spec: Spec, settings: Model, parameters: Mapping[str, int]) -> Figure:
-    """The model from one row's features, at the bottom, to its score. Takes each layer's parameters by its name."""
-    cards = _cards(spec, settings, parameters)
-    columns = 3 if spec.dense else 5
-    features = _features(spec, 2 * columns)
-    lines = -(-len(features) // columns)
-    columns = -(-len(features) // lines)
-    band = 0.3 + max(0.5 * lines, 0.36 + 0.15 * min(len(spec.dense), 5) if spec.dense else 0)
-    height = 0.1 + band + sum(card.height + _GAP for card in cards) + 1.35
-    figure = Figure(figsize=(_WIDTH, height))
-    axes = figure.add_axes((0, 0, 1, 1), xlim=(0, _WIDTH), ylim=(0, height))
-    axes.set_axis_off()
-
-    _box(axes, 0.05, 0.05, _WIDTH - 0.1, band, BAND)
-    axes.text(_LEFT, band - 0.1, "One row's features x", fontsize=8, color=MUTED, va="center")
-    width = ((_RIGHT if spec.dense else _WIDTH - 0.15) - _LEFT + 0.08) / columns
-    for i, (name, size) in enumerate(features):
-        x, y = _LEFT + width * (i % columns), band - 0.15 - 0.5 * (i // columns + 1)
-        _box(axes, x, y, width - 0.08, 0.42)
-        for text, above, points, color in ((_short(name, int(width / 0.083)), 0.28, 8, INK), (size, 0.12, 7, MUTED)):
-            axes.text(x + width / 2 - 0.04, y + above, text, fontsize=points, color=color, ha="center", va="center")
-    if spec.dense:
-        _box(axes, 3.9, 0.15, 2.15, band - 0.38)
-        names = list(spec.dense) if len(spec.dense) <= 5 else [*spec.dense[:4], f"{len(spec.dense) - 4} more"]
-        axes.text(4.0, band - 0.36, f"Dense numbers ({len(spec.dense)})", fontsize=8, va="center")
-        for i, name in enumerate(names):
-            axes.text(4.0, band - 0.53 - 0.15 * i, _short(name, 29), fontsize=7, color=MUTED, va="center")
-
-    y = band + 0.05
-    for card in cards:
-        y = _arrow(axes, (_CENTER, y), (_CENTER, y + _GAP))
-        if card.takes_dense:
-            _arrow(axes, (_DENSE, band - 0.23), (_DENSE, y + card.height / 2), (_RIGHT, y + card.height / 2))
-        y = _draw(axes, card, _LEFT, _RIGHT, y)
-    plus = 0.15 + _arrow(axes, (_CENTER, y), (_CENTER, y + _GAP))
-    axes.add_patch(Circle((_CENTER, plus), 0.15, facecolor=PAPER, edgecolor=INK, linewidth=1))
-    axes.text(_CENTER, plus - 0.01, "+", fontsize=13, ha="center", va="center")
-    y = _arrow(axes, (_CENTER, plus + 0.15), (_CENTER, plus + 0.15 + _GAP))
-    _draw(axes, _Card("Sigmoid", "B × 1", ["probability of label 1"]), _LEFT, _RIGHT, y)
-
-    left, center, right = _LINEAR
-    dense = parameters.get("dense_linear", 0)
-    counted = f"1 + {spec.rows:,}" + (f" + {dense:,}" if dense else "")
-    linear = ["w₀ + Σ wᵢ xᵢ", counted, f"= {parameters['linear'] + dense:,} parameters"]
-    y = _arrow(axes, (center, band + 0.05), (center, band + 0.05 + _GAP))
-    y = _draw(axes, _Card("Linear part", "B × 1", linear), left, right, y)
-    _arrow(axes, (center, y), (center, plus), (_CENTER + 0.15, plus))
+@picture
+def predicted_and_actual(label: _Array, predicted: _Array, weight: _Array, fold: str) -> Figure:
+    """Some rows as points, and the mean label by prediction in bins of about equal weight; the diagonal behind."""
+    figure, axes = _axes(4.2, 4.2)
+    low, high = _middle(np.concatenate([label, predicted]), np.concatenate([weight, weight]))
+    axes.plot([low, high], [low, high], color=LINE, linewidth=1, linestyle=(0, (2, 2)), label="perfect")
+    color = FOLD_COLORS[fold]
+    axes.plot(predicted[:_POINTS], label[:_POINTS], "o", color=color, markersize=2.5, alpha=0.25, markeredgewidth=0)
+    order = np.argsort(predicted, kind="stable")
+    place = np.cumsum(weight[order]) - weight[order] / 2
+    bins = max(1, min(15, len(label) // 10))
+    row_bin = np.minimum((place / weight.sum() * bins).astype(int), bins - 1)
+    total = np.bincount(row_bin, weight[order], bins)
+    means = [np.bincount(row_bin, (weight * x)[order], bins)[total > 0] / total[total > 0] for x in (predicted, label)]
+    axes.plot(*means, "o-", color=INK, markersize=4, linewidth=1.4, label="mean of equally many rows")
+    beside = 0.03 * (high - low)
+    axes.set(xlabel="predicted", ylabel="label", xlim=(low - beside, high + beside), ylim=(low - beside, high + beside))
+    axes.set_aspect("equal")
+    figure.legend(loc="outside upper left", ncols=2)
     return figure
 
 
-def _features(spec: Spec, most: int) -> list[tuple[str, str]]:
-    """Name and size of what enters the pooling; many fields are summed up."""
-    found = [(f.name, f"{f.size:,} ids") for f in spec.fields] + [(n, "number") for n in spec.field_numbers]
-    if len(found) <= most:
-        return found
-    rest = sum(field.size for field in spec.fields[most - 1 :])
-    return [*found[: most - 1], (f"{len(found) - most + 1} more", f"{rest:,} ids" if rest else "numbers")]
+@picture
+def residuals(residual: _Array, weight: _Array, fold: str) -> Figure:
+    """How the errors, label − prediction, are spread."""
+    figure, axes = _axes(4.2, 4.2)
+    low, high = _middle(residual, weight)
+    edges = np.linspace(low, high, 41)
+    share = np.histogram(np.clip(residual, low, high), edges, weights=weight)[0] / weight.sum()
+    axes.stairs(share, edges, fill=True, color=FOLD_COLORS[fold], alpha=0.6)
+    axes.axvline(0, color=INK, linewidth=1)
+    axes.yaxis.set_major_formatter(PercentFormatter(1))
+    axes.set(xlabel="label − prediction", ylabel="share of the rows")
+    return figure
 
 
-def _cards(spec: Spec, settings: Model, parameters: Mapping[str, int]) -> list[_Card]:
-    """The boxes from the embeddings up to h."""
-    dim, features, dense = settings.embedding_dim, len(spec.fields) + len(spec.field_numbers), len(spec.dense)
-
-    def pills(norm: str, dropout: float, *between: str) -> list[str]:
-        first = [f"batch norm · {parameters[norm]:,}"] if norm in parameters else []
-        return [*first, *between, *[f"dropout {dropout:g}"] * bool(dropout)]
-
-    table = [f"table {spec.rows:,} × {dim:,} = {parameters['embedding']:,} parameters"]
-    formula = ["½ [ (Σ xᵢ vᵢ)² − Σ (xᵢ vᵢ)² ], no parameters"]
-    cards = [
-        _Card("Embeddings xᵢ vᵢ", f"B × {features:,} × {dim:,}", table),
-        _Card("Bi-Interaction pooling", f"B × {dim:,}", formula, pills("pooling_norm", settings.pooling_dropout)),
-    ]
-    width = dim + dense
-    if dense and settings.hidden_units:
-        cards.append(_Card("Join the dense numbers", f"B × ({dim:,} + {dense:,})", takes_dense=True))
-    for i, units in enumerate(settings.hidden_units):
-        detail = [f"{width:,} × {units:,} + {units:,} = {parameters[f'hidden_{i}']:,} parameters"]
-        applied = pills(f"hidden_{i}_norm", settings.hidden_dropout, settings.activation)
-        cards.append(_Card(f"Hidden layer {i + 1}", f"B × {units:,}", detail, applied))
-        width = units
-    ones = ", fixed at 1: a factorization machine" if settings.output == "ones" else ""
-    return [*cards, _Card("Output weights h", "B × 1", [f"{parameters['output']:,} parameters{ones}"])]
+def _middle(values: _Array, weight: _Array) -> tuple[float, float]:
+    """Without the outermost thousandth on each side: a few extreme rows would flatten all others."""
+    low, high = (float(q) for q in np.quantile(values[weight > 0], (0.001, 0.999)))
+    return (low, high) if high > low else (low - 0.5, high + 0.5)
 
 
-def _draw(axes: Axes, card: _Card, left: float, right: float, y: float) -> float:
-    """Draw a box upwards from y; returns its top."""
-    top = y + card.height
-    _box(axes, left, y, right - left, card.height)
-    axes.text(left + 0.12, top - 0.19, card.title, weight="bold", va="center")
-    axes.text(right - 0.12, top - 0.19, card.shape, fontsize=8, color=MUTED, ha="right", va="center")
-    for i, detail in enumerate(card.details):
-        axes.text(left + 0.12, top - 0.41 - 0.2 * i, detail, fontsize=8, color=MUTED, va="center")
-    x = left + 0.12
-    for i, pill in enumerate(card.pills):
-        if i:
-            axes.text(x - 0.09, y + 0.19, "›", color=MUTED, ha="center", va="center")
-        width = 0.16 + 0.066 * len(pill)
-        _box(axes, x, y + 0.08, width, 0.22, BAND)
-        axes.text(x + width / 2, y + 0.185, pill, fontsize=8, ha="center", va="center")
-        x += width + 0.18
-    return top
+@picture
+def pairs(strongest: Sequence[tuple[str, str, float]]) -> Figure:
+    """The strongest pairs of features as bars."""
+    figure, axes = _axes(7.2, 0.7 + 0.26 * len(strongest))
+    places, strength = np.arange(len(strongest)), [value for *_, value in strongest]
+    axes.barh(places, strength, 0.66, color=FOLD_COLORS["test"], alpha=0.75, zorder=2)
+    axes.set_yticks(places, [f"{short(one, 24)} × {short(other, 24)}" for one, other, _ in strongest], color=INK)
+    axes.invert_yaxis()
+    axes.grid(visible=False, axis="y")
+    axes.tick_params(axis="y", length=0)
+    axes.ticklabel_format(axis="x", style="sci", scilimits=(-3, 4))
+    axes.set(xlabel="mean of |xᵢ vᵢ ⊙ xⱼ vⱼ|")
+    return figure
 
 
-def _box(axes: Axes, x: float, y: float, width: float, height: float, color: str = PAPER) -> None:
-    axes.add_patch(FancyBboxPatch((x, y), width, height, "round,pad=0,rounding_size=0.06", fc=color, ec=LINE, lw=0.9))
-
-
-def _arrow(axes: Axes, *points: tuple[float, float]) -> float:
-    """Straight lines through the points, the last one with a head; returns the y where it ends."""
-    *before, last, end = points
-    xs, ys = zip(*before, last, strict=True)
-    axes.plot(xs, ys, color=INK, linewidth=1)
-    head = {"arrowstyle": "-|>", "color": INK, "linewidth": 1, "shrinkA": 0, "shrinkB": 0, "mutation_scale": 9}
-    axes.annotate("", end, last, arrowprops=head)
-    return end[1]
-
-
-def _short(name: str, length: int) -> str:
+def short(name: str, length: int) -> str:
     """A name on one line, cut where it would not fit."""
     name = " ".join(name.split())
     return name if len(name) <= length else f"{name[: length - 1]}…"

@@ -1,32 +1,73 @@
 """report.html of a trained model: one page that needs nothing beside it."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from math import isfinite
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import jinja2
 import keras
 import numpy as np
 import yaml
 from markupsafe import Markup
-from numpy.typing import NDArray
-from sklearn.metrics import roc_curve
 
-from nfm.config import Config, Model
+from nfm.config import Config
+from nfm.config_train import MONITORS, Model
 from nfm.contract.schema import FOLDS, Spec
 from nfm.training import pictures
-from nfm.training.data import Fold
+from nfm.training.architecture import architecture
+from nfm.training.evaluate import METRICS, BinaryTally, Metric, MulticlassTally, RegressionTally, Tally
 
-if TYPE_CHECKING:
-    from nfm.training.train import Trained
-
-MOST_POINTS = 400  # of a curve: more cannot be told apart, and a large fold has millions
+MOST_CLASSES = 50  # that are told of one by one
 
 
-def write(path: Path, config: Config, trained: "Trained") -> None:
+class Fitted(Protocol):
+    """A trained model and how it came to be."""
+
+    @property
+    def model(self) -> keras.Model:
+        """The model, with the weights of its best epoch."""
+
+    @property
+    def history(self) -> Mapping[str, Sequence[float]]:
+        """Of each epoch: loss, metrics, learning_rate; with val_ before it, of the validation fold."""
+
+    @property
+    def best_epoch(self) -> int:
+        """Counted from 1."""
+
+
+class Trained(Protocol):
+    """What the report tells of."""
+
+    @property
+    def spec(self) -> Spec:
+        """Of the encoding."""
+
+    @property
+    def statistics(self) -> Mapping[str, Any]:
+        """Of the feature job."""
+
+    @property
+    def fitted(self) -> Fitted:
+        """The model."""
+
+    @property
+    def metrics(self) -> Mapping[str, Mapping[str, Any]]:
+        """By fold, as `Tally.metrics` returns them."""
+
+    @property
+    def tallies(self) -> Mapping[str, Tally]:
+        """By fold."""
+
+    @property
+    def pairs(self) -> Sequence[tuple[str, str, float]]:
+        """The strongest pairs of features, as `strongest_pairs` returns them."""
+
+
+def write(path: Path, config: Config, trained: Trained) -> None:
     """Write the report of a trained model: metrics, architecture, parameters, curves, data, configuration."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
@@ -36,38 +77,77 @@ def write(path: Path, config: Config, trained: "Trained") -> None:
         lstrip_blocks=True,
     )
     environment.filters |= {"count": _count, "number": _number, "percent": _percent, "compact": _compact}
+    environment.filters |= {"metric": metric_text}
     page = environment.get_template("report.html.jinja").render(_content(config, trained))
     path.write_text(page, encoding="utf-8")
 
 
-def _content(config: Config, trained: "Trained") -> dict[str, Any]:
-    model, spec, folds = trained.fitted.model, trained.spec, trained.folds
-    judged = next(fold for fold in ("test", "valid", "train") if folds[fold].rows)
-    rate = _mean(folds["train"].label, folds["train"].weight)
-    auc = {fold: values["auc"] for fold, values in trained.metrics.items()}
-    drawn = {fold: roc(folds[fold], trained.scores[fold], auc[fold]) for fold in auc}
-    curves = {fold: points for fold, points in drawn.items() if points is not None}
+def judged_fold(metrics: Mapping[str, Mapping[str, Any]]) -> str:
+    """The fold that says most of new rows: the first of test, valid and train that has rows."""
+    return next(fold for fold in reversed(FOLDS) if metrics.get(fold, {}).get("rows"))
+
+
+def _content(config: Config, trained: Trained) -> dict[str, Any]:
+    model, spec = trained.fitted.model, trained.spec
+    metrics = {fold: trained.metrics[fold] for fold in FOLDS if trained.metrics.get(fold, {}).get("rows")}
+    judged = judged_fold(metrics)
+    tally = trained.tallies[judged]
+    shown = [metric for metric in METRICS[config.model.task] if metric.key in metrics[judged]]
+    by_rows = sorted(metrics[judged].get("classes", {}).items(), key=lambda one: -one[1]["rows"])
+    label_classes = sorted(trained.statistics["label"].get("classes", []), key=lambda one: -one.get("train", 0))
     return {
         "config": config,
+        "task": config.model.task,
         "created": datetime.now(UTC),
         "spec": spec,
         "statistics": trained.statistics,
         "fitted": trained.fitted,
         "folds": FOLDS,
-        "metrics": trained.metrics,
+        "metrics": metrics,
+        "shown": shown,
         "judged": judged,
-        "rate": rate,
-        "constant": {fold: constant(folds[fold], rate) for fold in trained.metrics},
+        "constant": tally.constant,
+        "beaten": [metric.name for metric in shown[:3] if _is_beaten(metric, metrics[judged])],
         "layers": layers(model),
         "parts": parts(model),
-        "total": model.count_params(),
+        "total": sum(parameter_counts(model).values()),
         "field_rows": field_rows(spec, trained.statistics),
         "dim": config.model.embedding_dim,
-        "curves": curves,
-        "pictures": _pictures(config.model, trained, curves, judged),
+        "monitors": [name for name in MONITORS[config.model.task] if name in trained.fitted.history],
+        "pictures": _pictures(config.model, trained, metrics, judged),
+        "without_curves": [fold for fold in FOLDS if not _has_curve(trained.tallies.get(fold))],
+        "class_metrics": by_rows[:MOST_CLASSES],
+        "confusion": confusion(tally) if isinstance(tally, MulticlassTally) else None,
+        "label_classes": label_classes[:MOST_CLASSES],
+        "all_classes": len(spec.classes),
         "entrances": entrances(spec),
         "yaml": yaml.safe_dump(config.model_dump(mode="json", by_alias=True), sort_keys=False, allow_unicode=True),
     }
+
+
+def _is_beaten(metric: Metric, values: Mapping[str, Any]) -> bool:
+    model, constant = values[metric.key], values["constant"].get(metric.key)
+    if model is None or constant is None:
+        return False
+    return bool(model <= constant if metric.higher_is_better else model >= constant)
+
+
+def confusion(tally: MulticlassTally) -> list[tuple[str, list[tuple[float, float]]]] | None:
+    """For each class: the weight of its rows by predicted class, and what share of them that is."""
+    matrix = tally.confusion()
+    if matrix is None:
+        return None
+    shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1e-300)
+    return [
+        (name, [(float(weight), float(share)) for weight, share in zip(*row, strict=True)])
+        for name, *row in zip(tally.classes, matrix, shares, strict=True)
+    ]
+
+
+def parameter_counts(model: keras.Model) -> dict[str, int]:
+    """Parameters of each layer by its name, as the artifact has them: without the padding row of the tables."""
+    padding = {name: model.get_layer(name).width for name in ("embedding", "linear")}
+    return {layer.name: layer.count_params() - padding.get(layer.name, 0) for layer in model.layers}
 
 
 class Layer(NamedTuple):
@@ -82,7 +162,7 @@ class Layer(NamedTuple):
 
 def layers(model: keras.Model) -> list[Layer]:
     """The layers in the order of the paper: inputs, interactions, linear part, sum."""
-    operations = list(model.operations)
+    operations, parameters = list(model.operations), parameter_counts(model)
     last = operations[-1]
 
     def order(operation: Any) -> int:
@@ -94,16 +174,20 @@ def layers(model: keras.Model) -> list[Layer]:
     found = []
     for operation in sorted(operations, key=order):
         is_layer = isinstance(operation, keras.layers.Layer)
-        shape = operation.output.shape
-        if shape[-1]:  # an input without columns is none
+        output = operation.output
+        weights = operation.trainable_weights if is_layer else []
+        trained = sum(int(np.prod(weight.shape)) for weight in weights)
+        all_trained = is_layer and not operation.non_trainable_weights
+        shape = (output[0] if isinstance(output, list | tuple) else output).shape
+        if shape[-1] != 0:  # an input without columns is none
             found.append(
                 Layer(
                     # A sum's own name counts the models of the process.
                     operation.name if is_layer else ("score" if operation is last else "linear_sum"),
                     type(operation).__name__,
-                    " × ".join(["B", *(f"{size:,}" for size in shape[1:])]),
-                    operation.count_params() if is_layer else 0,
-                    sum(int(np.prod(w.shape)) for w in operation.trainable_weights) if is_layer else 0,
+                    " × ".join(["B", *("…" if size is None else f"{size:,}" for size in shape[1:])]),
+                    parameters.get(operation.name, 0),
+                    parameters.get(operation.name, 0) if all_trained else trained,
                 )
             )
     return found
@@ -124,10 +208,11 @@ def parts(model: keras.Model) -> dict[str, int]:
     )
     table, first_order, first_order_dense, hidden, norm, h = found
     named = {"embedding": table, "linear": first_order, "dense_linear": first_order_dense, "output": h}
+    counts = parameter_counts(model)
     for layer in model.layers:
         if layer.weights:
             of_norm = isinstance(layer, keras.layers.BatchNormalization)
-            found[named.get(layer.name, norm if of_norm else hidden)] += layer.count_params()
+            found[named.get(layer.name, norm if of_norm else hidden)] += counts[layer.name]
     return found
 
 
@@ -167,57 +252,6 @@ def field_rows(spec: Spec, statistics: Mapping[str, Any]) -> list[FieldRows]:
     return found + [FieldRows(name, 1, 0, 0, 1, 0, 0) for name in spec.field_numbers]
 
 
-class Constant(NamedTuple):
-    """Metrics of always predicting the same probability."""
-
-    log_loss: float
-    accuracy: float
-
-
-def constant(fold: Fold, rate: float) -> Constant:
-    """What always predicting `rate` reaches on a fold, weighted as the model's metrics are."""
-    share = _mean(fold.label, fold.weight)
-    p = float(np.clip(rate, 1e-15, 1 - 1e-15))
-    return Constant(
-        -share * float(np.log(p)) - (1 - share) * float(np.log(1 - p)),
-        share if rate > 0.5 else 1 - share,
-    )
-
-
-def roc(fold: Fold, score: NDArray[np.float64], auc: float | None) -> pictures.Roc | None:
-    """The fold's ROC; None where it has no rows or one label only."""
-    weighted = fold.weight > 0
-    if auc is None or not isfinite(auc) or len(np.unique(fold.label[weighted])) < 2:
-        return None
-    false_positive, true_positive, _ = roc_curve(fold.label, score, sample_weight=fold.weight)
-    few = np.unique(np.linspace(0, len(false_positive) - 1, MOST_POINTS).round().astype(int))
-    return pictures.Roc(false_positive[few], true_positive[few], auc)
-
-
-def calibration(fold: Fold, score: NDArray[np.float64], bins: int = 10) -> pictures.Calibration:
-    """Mean score and label rate of bins with about equal weight; rows with one score share a bin.
-
-    The intervals are Wilson's, for the number of equally weighted rows that tell as much.
-    """
-    weight = fold.weight.astype(np.float64)
-    place = np.unique(score, return_inverse=True)[1]
-    of_score = np.bincount(place, weight)
-    middle = (np.cumsum(of_score) - of_score / 2) / weight.sum()
-    bins = max(1, min(bins, fold.rows // 10))
-    row_bin = np.minimum((middle * bins).astype(int), bins - 1)[place]
-
-    def total(values: NDArray[np.float64]) -> NDArray[np.float64]:
-        return np.bincount(row_bin, values, bins).astype(np.float64)
-
-    weights, squares = total(weight), total(weight**2)
-    some = weights > 0
-    predicted, observed = (total(weight * x)[some] / weights[some] for x in (score, fold.label))
-    n, z = weights[some] ** 2 / squares[some], 1.96
-    center = (observed + z**2 / (2 * n)) / (1 + z**2 / n)
-    half = z / (1 + z**2 / n) * np.sqrt(observed * (1 - observed) / n + z**2 / (4 * n**2))
-    return pictures.Calibration(predicted, observed, center - half, center + half)
-
-
 def entrances(spec: Spec) -> dict[str, str]:
     """How each number enters the model, in words."""
     found = {}
@@ -237,27 +271,56 @@ def entrances(spec: Spec) -> dict[str, str]:
     return found
 
 
-def _pictures(
-    settings: Model, trained: "Trained", curves: Mapping[str, pictures.Roc], judged: str
-) -> dict[str, Markup | None]:
+def _has_curve(tally: Tally | None) -> bool:
+    return isinstance(tally, BinaryTally) and tally.roc() is not None
+
+
+def _pictures(settings: Model, trained: Trained, metrics: Mapping[str, Any], judged: str) -> dict[str, Markup | None]:
     """SVG elements by name; None where there is nothing to draw."""
-    fitted = trained.fitted
-    parameters = {layer.name: layer.count_params() for layer in fitted.model.layers}
-    fold, score = trained.folds[judged], trained.scores[judged]
+    fitted, tally = trained.fitted, trained.tallies[judged]
+    parameters = parameter_counts(fitted.model)
+    history = fitted.history
+    rates = [float(rate) for rate in history.get("learning_rate", ())]
     drawn = {
-        "architecture": pictures.architecture(trained.spec, settings, parameters),
-        "loss": pictures.curve(fitted.history, "loss", "loss", fitted.best_epoch),
-        "auc": pictures.curve(fitted.history, "auc", "AUC", fitted.best_epoch),
-        "roc": pictures.roc(curves) if curves else None,
-        "calibration": pictures.calibration(calibration(fold, score), score, judged) if fold.weight.any() else None,
-        "scores": pictures.scores_by_label(score, fold.label, fold.weight) if fold.weight.any() else None,
+        "architecture": architecture(trained.spec, settings, parameters),
+        "loss": pictures.curve(history, "loss", "loss", fitted.best_epoch),
+        "learning_rate": pictures.learning_rate(rates) if len(set(rates)) > 1 else None,
+        "pairs": pictures.pairs(trained.pairs) if trained.pairs else None,
     }
+    names = {metric.key: metric.name for metric in METRICS[settings.task]}
+    for name in MONITORS[settings.task]:
+        if name in history:
+            drawn[name] = pictures.curve(history, name, names[name], fitted.best_epoch)
+    if isinstance(tally, BinaryTally):
+        of_folds = {fold: trained.tallies[fold] for fold in metrics}
+        drawn |= _ranking({fold: one for fold, one in of_folds.items() if isinstance(one, BinaryTally)}, judged)
+    if isinstance(tally, RegressionTally):
+        label, predicted, weight = tally.sample()
+        some = weight.any()
+        of_rows = pictures.predicted_and_actual(label, predicted, weight, judged) if some else None
+        drawn["predicted_and_actual"] = of_rows
+        drawn["residuals"] = pictures.residuals(label - predicted, weight, judged) if some else None
     # What matplotlib writes has every text escaped.
     return {name: None if svg is None else Markup(svg) for name, svg in drawn.items()}  # noqa: S704
 
 
-def _mean(values: NDArray[np.float32], weight: NDArray[np.float32]) -> float:
-    return float(np.average(values, weights=weight)) if weight.any() else float(values.mean())
+def _ranking(tallies: Mapping[str, BinaryTally], judged: str) -> dict[str, str | None]:
+    """Of a binary task: how the scores rank the labels, and whether they are probabilities."""
+    tally = tallies[judged]
+    rocs = {fold: points for fold, one in tallies.items() if (points := one.roc()) is not None}
+    ranked = {fold: found for fold, one in tallies.items() if (found := one.precision_recall()) is not None}
+    bins, (scores, ones, zeros) = tally.calibration(), tally.scores()
+    return {
+        "roc": pictures.roc(rocs, tally.linear_roc()) if rocs else None,
+        "precision_recall": pictures.precision_recall(ranked) if ranked else None,
+        "calibration": None if bins is None else pictures.calibration(bins, scores, ones + zeros, judged),
+        "scores": pictures.scores_by_label(scores, ones, zeros) if len(scores) else None,
+    }
+
+
+def metric_text(value: float | None, key: str, digits: int = 4) -> str:
+    """A metric as people read it: shares of 1 with fixed digits, errors in the label's unit with significant ones."""
+    return _compact(value) if key in ("rmse", "mae") else _number(value, digits)
 
 
 def _count(value: int | None) -> str:

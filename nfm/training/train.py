@@ -1,6 +1,7 @@
 """The train job's work: dataset and encoding → model/."""
 
 import json
+import shutil
 import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,17 +11,23 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 import nfm
 from nfm.config import Config
 from nfm.contract import artifact
 from nfm.contract.encoder import Encoding
+from nfm.contract.errors import DataError
+from nfm.contract.publish import check_ours, locked
 from nfm.contract.schema import FOLDS, Spec
 from nfm.training import report
 from nfm.training.data import Fold, read_folds
-from nfm.training.fit import Fitted, evaluate, fit
+from nfm.training.evaluate import Tally, tally
+from nfm.training.fit import EachEpoch, Fitted, Initial, fit
+from nfm.training.labels import correct
 from nfm.training.model import export, network
+from nfm.training.pairs import strongest_pairs
+from nfm.training.steps import make_measure
+from nfm.training.warm_start import FM, from_artifact, from_fm
 
 
 @dataclass(frozen=True)
@@ -30,44 +37,124 @@ class Trained:
     spec: Spec
     statistics: Mapping[str, Any]  # of the feature job
     fitted: Fitted
-    metrics: Mapping[str, Mapping[str, Any]]  # by fold
-    folds: Mapping[str, Fold]
-    scores: Mapping[str, NDArray[np.float64]]  # (B,) probabilities by fold
+    metrics: Mapping[str, Mapping[str, Any]]  # of the folds that have rows
+    in_float32: Mapping[str, Any] | None  # of a float16 table: the judged fold's metrics before it was rounded
+    tallies: Mapping[str, Tally]
+    rows: Mapping[str, int]
+    pairs: list[tuple[str, str, float]]
 
 
 def train(config: Config) -> Trained:
     """Read the dataset, fit, measure, and publish the artifact with its report.
 
     Raises:
-        DataError: no dataset or encoding, two that do not belong together, or nothing to train on.
+        DataError: no dataset or encoding, two that do not belong together, nothing to train on, or a loss that is not
+            finite.
+        BusyError: another training is at it.
     """
-    encoding, folds = read(config)
-    statistics = json.loads((config.encoding_folder / "statistics.json").read_text())
-    fitted = fit(encoding.spec, config.model, config.train, folds)
-    metrics, scores = evaluate(fitted.model, folds)
-    trained = Trained(encoding.spec, statistics, fitted, metrics, folds, scores)
+    target, checkpoints = Path(config.workdir, "model"), checkpoint_folder(config)
+    check_ours(target, artifact.MARKER)
+    with locked(checkpoints):
+        encoding, folds = read(config)
+        trained = _trained(config, encoding.spec, folds, checkpoints, Path(config.workdir, "tensorboard"))
+        model, spec = trained.fitted.model, encoding.spec
 
-    def write_more(folder: Path) -> None:
-        (folder / "keras").mkdir()
-        fitted.model.save(folder / "keras" / "model.keras")
-        report.write(folder / "report.html", config, trained)
+        def write_more(folder: Path) -> None:
+            (folder / "keras").mkdir()
+            model.save(folder / "keras" / "model.keras")
+            report.write(folder / "report.html", config, trained)
 
-    artifact.save(
-        Path(config.workdir, "model"),
-        encoding_folder=config.encoding_folder,
-        network=network(config.model),
-        weights=export(fitted.model, encoding.spec, config.model),
-        facts=_facts(config, trained),
-        write_more=write_more,
-    )
+        artifact.save(
+            target,
+            encoding_folder=config.encoding_folder,
+            network=network(spec, config.model),
+            weights=export(model, spec, config.model),
+            facts=_facts(config, trained),
+            write_more=write_more,
+        )
+        shutil.rmtree(checkpoints, ignore_errors=True)
     return trained
 
 
 def read(config: Config) -> tuple[Encoding, dict[str, Fold]]:
-    """The encoding and the folds that were written with it."""
-    encoding = Encoding.load(config.encoding_folder)
+    """The encoding and the folds that were written with it; of their files, only the footers are read."""
+    encoding = read_encoding(config)
     encoding.verify(str(config.encoding_folder))
-    return encoding, read_folds(config.dataset_folder, encoding.spec)
+    return encoding, read_folds(config.dataset_folder, encoding.spec, config.train.group)
+
+
+def read_encoding(config: Config) -> Encoding:
+    """The encoding, if the task is the one that it was made for."""
+    encoding = Encoding.load(config.encoding_folder)
+    task, spec = config.model.task, encoding.spec
+    why = None
+    if task == "multiclass" and not spec.classes:
+        why = "its encoding has no classes"
+    elif task != "multiclass" and spec.classes:
+        why = "its labels are the numbers of classes, which is model.task: multiclass"
+    elif task != "binary" and spec.negative_rate != 1:
+        why = "some of its negatives were left out, which is model.task: binary"
+    if why is not None:
+        raise DataError(
+            f"The dataset of {config.workdir} was made for another task than model.task: {task}: {why}. Run "
+            "jobs/features.py with this configuration, or put model.task back."
+        )
+    return encoding
+
+
+def checkpoint_folder(config: Config) -> Path:
+    """Where a training keeps what a killed one goes on from."""
+    return Path(config.workdir, "checkpoint")
+
+
+def fitted(
+    config: Config,
+    spec: Spec,
+    folds: Mapping[str, Fold],
+    checkpoints: Path | None,
+    logs: Path | None = None,
+    each_epoch: EachEpoch | None = None,
+) -> Fitted:
+    """Fit as the configuration says, from where it says."""
+    if logs is not None and config.train.pretrain is None:
+        shutil.rmtree(logs / FM, ignore_errors=True)
+    initial: Initial | None = None
+    started_from = None
+    if config.train.init_from is not None:
+        initial, started_from = from_artifact(Path(config.train.init_from), spec, config.model)
+    elif config.train.pretrain == "fm":
+        initial, started_from = from_fm(spec, config.model, config.train, folds, checkpoints, logs)
+    return fit(spec, config.model, config.train, folds, checkpoints, initial, started_from, logs, each_epoch)
+
+
+def _trained(config: Config, spec: Spec, folds: Mapping[str, Fold], checkpoints: Path, logs: Path) -> Trained:
+    done = fitted(config, spec, folds, checkpoints, logs)
+    correct(done.model, spec.negative_rate)
+    measure = make_measure(done.model, spec)
+    judged = next(fold for fold in reversed(FOLDS) if folds[fold].rows)
+
+    def measured(fold: str) -> Tally:
+        return measure(folds[fold], tally(config.model.task, spec.classes, done.constant))
+
+    in_float32 = None
+    table = done.model.get_layer("embedding").table
+    if config.model.embedding_dtype == "float16":
+        in_float32 = measured(judged).metrics()
+        with np.errstate(over="ignore"):  # what is too large is refused when it is saved
+            rounded = table.numpy().astype(np.float16).astype(np.float32)
+        if np.isfinite(rounded).all():
+            table.assign(rounded)
+    tallies = {fold: measured(fold) for fold in FOLDS if folds[fold].rows}
+    return Trained(
+        spec,
+        json.loads((config.encoding_folder / "statistics.json").read_text()),
+        done,
+        {fold: one.metrics() for fold, one in tallies.items()},
+        in_float32,
+        tallies,
+        {fold: folds[fold].rows for fold in FOLDS},
+        strongest_pairs(spec, table.numpy(), next(folds[judged].pieces()).inputs),
+    )
 
 
 def _facts(config: Config, trained: Trained) -> dict[str, Any]:
@@ -75,8 +162,9 @@ def _facts(config: Config, trained: Trained) -> dict[str, Any]:
         "name": config.name,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "configuration": config.model_dump(mode="json", by_alias=True),
-        "rows": {fold: trained.folds[fold].rows for fold in FOLDS},
+        "rows": trained.rows,
         "metrics": trained.metrics,
+        "metrics_in_float32": trained.in_float32,
         "epochs": len(trained.fitted.history["loss"]),
         "best_epoch": trained.fitted.best_epoch,
         "libraries": {name: version(name) for name in ("tensorflow", "keras", "numpy", "pyarrow")},

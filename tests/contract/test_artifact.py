@@ -26,14 +26,14 @@ NETWORK = Network(task="binary", embedding_dim=2, hidden_units=(4, 3), activatio
 ROWS = 6 + 4 + 5 + 1
 SHAPES: dict[str, tuple[int, ...]] = {
     "embedding": (ROWS, 2),
-    "linear": (ROWS,),
-    "dense_linear": (2,),
+    "linear": (ROWS, 1),
+    "dense_linear": (2, 1),
     "bias": (1,),
     "hidden_0_kernel": (2 + 2, 4),
     "hidden_0_bias": (4,),
     "hidden_1_kernel": (4, 3),
     "hidden_1_bias": (3,),
-    "output": (3,),
+    "output": (3, 1),
 }
 FILES = [
     *(f"encoding/index/{number}/{name}.npy" for number in (0, 1) for name in ("offsets", "slots", "text")),
@@ -85,11 +85,76 @@ def test_shapes_of_the_weights(model: Path, encoding_folder: Path) -> None:
     without_hidden = Network("binary", 7, (), "relu").weight_shapes(spec)
     assert without_hidden == {
         "embedding": (ROWS, 7),
-        "linear": (ROWS,),
-        "dense_linear": (2,),
+        "linear": (ROWS, 1),
+        "dense_linear": (2, 1),
         "bias": (1,),
-        "output": (7,),
+        "output": (7, 1),
     }
+
+
+def test_shapes_of_several_classes(encoding_folder: Path) -> None:
+    spec = Encoding.load(encoding_folder).spec
+    network = Network("multiclass", 2, (4, 3), "relu", ("red", "green", "blue"))
+    several = {"linear": (ROWS, 3), "dense_linear": (2, 3), "bias": (3,), "output": (3, 3)}
+    assert network.weight_shapes(spec) == {**SHAPES, **several}
+    assert Network("multiclass", 2, (), "relu", ("a", "b")).weight_shapes(spec)["output"] == (2, 2)
+    assert [Network(task, 2, (), "relu").outputs for task in ("binary", "regression")] == [1, 1]
+
+
+@pytest.mark.parametrize(
+    "network",
+    [
+        Network("multiclass", 2, (4, 3), "tanh", ("", "é", "1.5"), "float16"),
+        Network("regression", 2, (), "relu"),
+    ],
+    ids=str,
+)
+def test_every_form_of_a_network_reads_back(encoding_folder: Path, tmp_path: Path, network: Network) -> None:
+    random = np.random.default_rng(1)
+    shapes = network.weight_shapes(Encoding.load(encoding_folder).spec)
+    weights = {name: random.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
+    save_model(tmp_path / "model", encoding_folder, weights, network=network)
+    artifact = Artifact.load(tmp_path / "model")
+    assert artifact.network == network
+    for name, array in weights.items():
+        wanted = array.astype(np.float16) if name == "embedding" and network.embedding_dtype == "float16" else array
+        np.testing.assert_array_equal(artifact.weights[name], wanted, strict=True)
+
+
+HALF = Network("binary", 2, (4, 3), "relu", embedding_dtype="float16")
+
+
+def test_only_the_embeddings_are_of_half_the_size(encoding_folder: Path, tmp_path: Path) -> None:
+    save_model(tmp_path / "model", encoding_folder, weights_of(1), network=HALF)
+    artifact = Artifact.load(tmp_path / "model")
+    types = {name: str(array.dtype) for name, array in artifact.weights.items()}
+    assert types == {**dict.fromkeys(SHAPES, "float32"), "embedding": "float16"}
+    # The nearest float16 has 11 digits of two.
+    np.testing.assert_allclose(artifact.weights["embedding"], weights_of(1)["embedding"], rtol=2.0**-11)
+
+
+def test_embeddings_of_another_type_than_the_networks_are_refused(
+    model: Path, encoding_folder: Path, tmp_path: Path
+) -> None:
+    save_model(tmp_path / "half", encoding_folder, weights_of(1), network=HALF)
+    for folder, needed, name in ((model, "float32", "float16"), (tmp_path / "half", "float16", "float32")):
+        path = folder / "weights/embedding.npy"
+        np.save(path, np.load(path).astype(name))
+        assert refusal(folder, verify=False).startswith(
+            f"{path} is refused: it is {name} {(ROWS, 2)} where {needed} {(ROWS, 2)} is needed."
+        )
+
+
+def test_an_embedding_that_float16_cannot_hold_is_told(model: Path, encoding_folder: Path) -> None:
+    before = Artifact.load(model).fingerprint
+    weights = weights_of(1)
+    weights["embedding"][3, 1] = -65519  # the last one that is rounded to -65504
+    save_model(model.parent / "half", encoding_folder, weights, network=HALF)
+    assert Artifact.load(model.parent / "half").weights["embedding"][3, 1] == -65504
+    weights["embedding"][3, 1] = -65520
+    with pytest.raises(DataError, match=r"'embedding' hold -65520, and float16 ends at 65504\. Set model\.e"):
+        save_model(model, encoding_folder, weights, network=HALF)
+    assert Artifact.load(model).fingerprint == before
 
 
 @pytest.mark.parametrize("verify", [True, False])
@@ -158,8 +223,10 @@ def test_the_fingerprint_tells_models_apart_and_nothing_else(encoding_folder: Pa
         fingerprint("b", one_bit),
         fingerprint("c", weights, facts={**FACTS, "rows": {"train": 13}}),
         fingerprint("d", weights, network=Network("binary", 2, (4, 3), "tanh")),
+        fingerprint("f", weights, network=Network("regression", 2, (4, 3), "relu")),
+        fingerprint("g", weights, network=HALF),
     ]
-    assert len(set(prints)) == 4
+    assert len(set(prints)) == 6
     assert fingerprint("e", weights) == prints[0]
 
 
@@ -196,7 +263,7 @@ def test_every_flipped_byte_of_the_metadata_is_refused(model: Path, bit: int) ->
         ({"added": 1}, "its content does not have the fingerprint that it says"),
         ({"fingerprint": "0" * 64}, "its content does not have the fingerprint that it says"),
         ({"fingerprint": None}, "its content does not have the fingerprint that it says"),
-        ({"format": 2}, "its format version is 2, and this version of nfm reads 1"),
+        ({"format": 1}, "its format version is 1, and this version of nfm reads 2"),
         ({"metrics": {"auc": float("nan")}}, "it is not a model's metadata"),
     ],
     ids=str,

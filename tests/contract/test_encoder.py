@@ -156,12 +156,14 @@ def test_log1p_keeps_the_sign(make_encoding: Make) -> None:
 
 def test_the_model_takes_fields_numbers_and_dense_columns_in_order(encoding: Encoding) -> None:
     encoded = encoding.encode(EXAMPLE)
-    ids_BF, values_BN, dense_BD = inputs(encoding.spec, dict(reversed(encoded.items())))
+    arrays = inputs(encoding.spec, dict(reversed(encoded.items())))
+    ids_BF, values_BN, dense_BD = arrays[:3]
     assert [str(array.dtype) for array in (ids_BF, values_BN, dense_BD)] == ["int32", "float32", "float32"]
     assert ids_BF[1].tolist() == [5, 3, 3]
     assert values_BN[1].tolist() == [0]
     assert dense_BD[1].tolist() == [-2, 1]
     assert (ids_BF.shape, values_BN.shape, dense_BD.shape) == ((5, 3), (5, 1), (5, 2))
+    assert (arrays.bag_rows.tolist(), arrays.bag_values.tolist(), arrays.bag_splits.tolist()) == ([], [], [0] * 6)
 
 
 def test_a_model_without_numbers_takes_empty_arrays(make_encoding: Make) -> None:
@@ -356,9 +358,3 @@ def test_large_floats_in_crosses_and_bags_are_refused_too(make_encoding: Make) -
     bag = make_encoding([Field("f", ("a",), ("number",), 1, 0, "f", bag=Bag(None, ",", None))], {"f": []})
     with pytest.raises(DataError, match=r"^Column 'a' of the field 'f' came as floats, and '-18014398509481984'"):
         bag.encode(pa.record_batch({"a": [[1.0], [-(2.0**54)]]}))
-
-
-def test_the_model_does_not_take_bags_yet(make_encoding: Make) -> None:
-    encoding = make_encoding([TAGS], {"tags": ["a", "b"]})
-    with pytest.raises(DataError, match=r"^The field 'tags' is a bag: training on bags is not built yet"):
-        inputs(encoding.spec, encoding.encode(pa.record_batch({"t": ["a"], "w": ["1"]})))

@@ -21,7 +21,8 @@ AGE = Number("age", "Age", "dense", 30.5, True, (0.5, 80.0), False, 29.0, 14.5)
 FARE = Number("fare", "Fare", "field", 0.0, False, None, True, 0.0, 1.0)
 SIBLINGS = Number("siblings", "SibSp", "field", 0.0, True, None, False, 0.0, 1.0)
 SPEC = Spec(("id", "day"), (CABIN, AGE_BUCKET), (AGE, FARE, SIBLINGS), ("ab" * 32,))
-WIDE = Spec(("id",), (TAGS, CABIN, HASHED, OTHER_TAGS, AGE_BUCKET), (AGE,), ("ab", "cd"), 0.25, ("ef", "01"))
+FIELDS = (TAGS, CABIN, HASHED, OTHER_TAGS, AGE_BUCKET)
+WIDE = Spec(("id",), FIELDS, (AGE,), ("ab", "cd"), 0.25, ("ef", "01"), ("red", "", "Blue"))
 
 
 def test_ids_of_a_field() -> None:
@@ -102,6 +103,8 @@ CHANGED = [
     replace(SPEC, digests=()),
     replace(SPEC, negative_rate=0.5),
     replace(SPEC, ancestors=("ab" * 32,)),
+    replace(SPEC, classes=("0", "1")),
+    replace(SPEC, classes=("1", "0")),
     WIDE,
     *(replace(SPEC, fields=(replace(CABIN, **change), AGE_BUCKET)) for change in FIELD_CHANGES),
     *(replace(SPEC, numbers=(replace(AGE, **change), FARE, SIBLINGS)) for change in NUMBER_CHANGES),
@@ -114,14 +117,14 @@ def test_every_change_changes_the_fingerprint() -> None:
 
 def test_the_fingerprint_is_the_sha256_of_sorted_json() -> None:
     content = (
-        '{"ancestors":["ef"],"digests":["ab"],'
+        '{"ancestors":["ef"],"classes":["no","yes"],"digests":["ab"],'
         '"fields":[{"bag":{"delimiter":",","max_length":20,"weights":"TagWeights"},"columns":["Tags"],"edges":null,'
         '"kinds":["number"],"name":"tags","oov_buckets":1,"values":4,"vocabulary":"tags"}],"key":["id"],'
         '"negative_rate":1.0,'
         '"numbers":[{"clip":[0.5,80.0],"column":"Age","divisor":14.5,"impute":30.5,"log1p":false,"missing_flag":true,'
         '"name":"age","placement":"dense","shift":29.0}]}'
     )
-    spec = Spec(("id",), (TAGS,), (AGE,), ("ab",), ancestors=("ef",))
+    spec = Spec(("id",), (TAGS,), (AGE,), ("ab",), ancestors=("ef",), classes=("no", "yes"))
     assert spec.fingerprint == hashlib.sha256(content.encode()).hexdigest()
 
 
@@ -165,6 +168,7 @@ def edited(**changes: object) -> str:
         {"negative_rate": 0.5},
         {"digests": ["cd" * 32]},
         {"ancestors": ["ab"]},
+        {"classes": ["no", "yes"]},
         {"fields": []},
         {"numbers": json.loads(SPEC.to_json())["numbers"][:1]},
         {"fingerprint": "0" * 64},
@@ -178,7 +182,7 @@ def test_a_changed_file_is_refused(change: dict[str, Any]) -> None:
 
 
 def test_another_format_version_is_refused() -> None:
-    with pytest.raises(DataError, match=r"m/spec.json has format version 1; this version of nfm reads 2\. Run the"):
+    with pytest.raises(DataError, match=r"m/spec.json has format version 1; this version of nfm reads 3\. Run the"):
         Spec.from_json(edited(format=1), "m/spec.json")
 
 
@@ -195,6 +199,7 @@ def test_another_format_version_is_refused() -> None:
         edited(fields=7),
         edited(fields=[{**json.loads(SPEC.to_json())["fields"][0], "bag": {"weights": None}}]),
         edited(unknown=1).replace('"key"', '"keys"'),
+        edited(classes=None),
         edited(numbers=[{**json.loads(SPEC.to_json())["numbers"][0], "shift": float("nan")}]),
     ],
 )

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from nfm.contract.schema import Bag
 from nfm.features.cells import COUNTS
-from nfm.features.count import Label, Part, count_rows, meeting, packed
+from nfm.features.count import Part, count_rows, meeting, packed
+from nfm.features.labels import Label
 from nfm.features.split import Split
 from nfm.features.sums import ranked, summary, sums
 
@@ -77,15 +78,15 @@ def test_counts_are_those_of_plain_python(batches: list[list[tuple[Any, ...]]], 
     ]
     found: Counter[tuple[int, Any, int]] = Counter()
     seen = set()
-    values: Counter[tuple[int, str]] = Counter()
+    in_runs: Counter[tuple[int, str]] = Counter()
     told: Counter[tuple[int, str, str]] = Counter()
     for bucket in range(buckets):
         mine = [packet.filter(pc.equal(packet.column("bucket"), bucket)) for packet in packets]
         rows = list(sums(mine))
         for number, table in ranked(rows, VOCABULARIES) if rows else ():
             for row in table.to_pylist():
-                assert (number, row["text"]) not in values  # in one bucket, and so in one run
-                values[number, row["text"]] = row["count"]
+                assert (number, row["text"]) not in in_runs  # in one bucket, and so in one run
+                in_runs[number, row["text"]] = row["count"]
         for row in (row for batch in summary(rows) for row in batch.to_pylist()):
             for name in (*COUNTS, "values", "train_values", "valid_values", "test_values"):
                 told[row["part"], "missing" if row["missing"] else "present", name] += row[name]
@@ -114,7 +115,7 @@ def test_counts_are_those_of_plain_python(batches: list[list[tuple[Any, ...]]], 
         by_hand[part, kind, "values"] += 1
         for fold in FOLDS:
             by_hand[part, kind, f"{fold}_values"] += counts[fold] > 0
-    assert +values == +in_train
+    assert +in_runs == +in_train
     distinct = {name: n for name, n in by_hand.items() if name[1] == "present" or name[2] in COUNTS}
     assert {name: n for name, n in told.items() if n and name in distinct} == {k: n for k, n in distinct.items() if n}
 

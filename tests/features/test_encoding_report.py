@@ -30,7 +30,12 @@ STATISTICS: dict[str, Any] = {
     "rows": ROWS,
     "left_out": 0,
     "negative_rate": 1.0,
-    "label": {"column": "clicked", "positive": folds(210, 31, 59), "rate": folds(0.03, 0.031, 0.0295)},
+    "label": {
+        "column": "clicked",
+        "task": "binary",
+        "positive": folds(210, 31, 59),
+        "rate": folds(0.03, 0.031, 0.0295),
+    },
     "fields": {
         "device": {
             "columns": ["device"],
@@ -369,7 +374,7 @@ def test_the_same_statistics_make_the_same_page(page: Page) -> None:
 
 
 def test_a_fold_without_rows(page: Page) -> None:
-    label = {"column": "clicked", "positive": folds(0, 0, 0), "rate": folds(0.0, None, None)}
+    label = {"column": "clicked", "task": "binary", "positive": folds(0, 0, 0), "rate": folds(0.0, None, None)}
     statistics = changed(rows=folds(7000, 0, 0), label=label)
     device = statistics["fields"]["device"]
     for facts in (device["missing"], device["out_of_vocabulary"], device["distinct"]):

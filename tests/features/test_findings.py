@@ -39,7 +39,7 @@ def statistics(**others: Any) -> dict[str, Any]:
     rows = others.get("rows", ROWS)
     positive = others.pop("positive", folds(300, 60, 120))
     rate = {fold: positive[fold] / rows[fold] if rows[fold] else None for fold in FOLDS}
-    label = {"column": "bought", "positive": positive, "rate": rate}
+    label = {"column": "bought", "task": "binary", "positive": positive, "rate": rate}
     return {"rows": rows, "label": label, "fields": {"color": field()}, "numbers": {"age": number()}} | others
 
 

@@ -94,7 +94,7 @@ def test_the_facts_of_a_number() -> None:
     by_fold = found.counts.reshape(-1, 3, 2)
     counts = np.column_stack([by_fold.sum(2), by_fold[:, 0, 1], by_fold[:, 1:, 1].sum(1)])
     counted = type(found)(found.bits, found.keys, counts)
-    facts = number_facts(counted, Distribution.of_train(counted), {"train": 3, "valid": 0, "test": 1})
+    facts = number_facts(counted, Distribution.of_fold(counted, "train"), {"train": 3, "valid": 0, "test": 1})
     assert (facts["mean"], facts["median"], facts["min"], facts["max"]) == (3.5, 2.0, 1.0, 9.0)
     assert facts["std"] == pytest.approx(np.std([1, 2, 2, 9]))
     assert (facts["exact"], facts["auc"], facts["log"]) == (True, 1.0, False)

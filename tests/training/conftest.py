@@ -7,7 +7,7 @@ import pytest
 from numpy.typing import NDArray
 
 from nfm.contract.encoder import Inputs
-from nfm.contract.schema import Field, Number, Placement, Spec
+from nfm.contract.schema import Bag, Field, Number, Placement, Spec
 
 
 def number(name: str, placement: Placement, missing_flag: bool = False) -> Number:
@@ -33,14 +33,47 @@ def categories() -> Spec:
     return Spec(("k",), (Field("a", ("a",), ("text",), 1, 3, "a"), Field("b", ("b",), ("text",), 1, 2, "b")), (), ())
 
 
+@pytest.fixture(scope="session")
+def bags() -> Spec:
+    """Two bags with weights around a field, a number in the pooling and a dense one; a label of three classes.
+
+    First rows of the table's blocks: tags 0, a 6, links 11, x 16; it has 17 rows, and padding has row 17.
+    """
+    fields = (
+        Field("tags", ("tags",), ("text",), 2, 3, "tags", None, Bag("tags_w", ",", None)),
+        Field("a", ("a",), ("text",), 1, 3, "a"),
+        Field("links", ("links",), ("text",), 4, 0, None, None, Bag("links_w", ",", None)),  # hashed
+    )
+    classes = ("blue", "green", "red")
+    return Spec(("k",), fields, (number("x", "field"), number("y", "dense")), (), classes=classes)
+
+
+@pytest.fixture(scope="session")
+def only_bags() -> Spec:
+    """A bag and nothing else."""
+    return Spec(("k",), (Field("tags", ("tags",), ("text",), 1, 4, "tags", None, Bag(None, ",", None)),), (), ())
+
+
 def random_rows(spec: Spec, count: int, seed: int = 0) -> Inputs:
-    """Rows over every id of every field, missing and out-of-vocabulary among them."""
+    """Rows over every id of every field, missing and out-of-vocabulary among them; bags of 0 to 5 members."""
     rng = np.random.default_rng(seed)
-    ids: list[NDArray[Any]] = [rng.integers(0, field.size, count) for field in spec.fields]
+    single = [field for field in spec.fields if field.bag is None]
+    ids_FB: list[NDArray[Any]] = [rng.integers(0, field.size, count) for field in single]
+    values_BN = rng.normal(size=(count, len(spec.field_numbers))).astype(np.float32)
+    dense_BD = rng.normal(size=(count, len(spec.dense))).astype(np.float32)
+    of_rows: list[list[int]] = [[] for _ in range(count)]
+    for field, offset in zip(spec.fields, spec.offsets, strict=True):
+        if field.bag is not None:
+            for members in of_rows:
+                members += (offset + rng.integers(0, field.size, rng.integers(0, 6))).tolist()
+    bag_rows = np.array([row for members in of_rows for row in members], np.int32)
     return Inputs(
-        np.stack(ids, axis=1).astype(np.int32),
-        rng.normal(size=(count, len(spec.field_numbers))).astype(np.float32),
-        rng.normal(size=(count, len(spec.dense))).astype(np.float32),
+        np.reshape(ids_FB, (len(single), count)).T.astype(np.int32),
+        values_BN,
+        dense_BD,
+        bag_rows,
+        rng.normal(0.5, 1, len(bag_rows)).astype(np.float32),
+        np.cumsum([0, *(len(members) for members in of_rows)], dtype=np.int64),
     )
 
 

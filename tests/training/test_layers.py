@@ -6,15 +6,32 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from numpy.typing import NDArray
 
 from nfm.training.layers import BiInteraction, FeatureEmbedding, FirstOrder
 
 EXAMPLE = np.array([[3.0, 0, 1, 0], [1, 2, 3, 4], [4, 5, 6, 1]], np.float32)
 
+# Two fields of 3 and 2 ids, a bag of 2, and a number: the table has 8 rows, and a last one for padding.
+TABLE: dict[str, Any] = {"offsets": (0, 3), "numbers": 1, "table_size": 8}
+PADDING = 8
+IDS = np.array([[2, 0], [0, 1]], np.int32)
+VALUES = np.array([[10.0], [0.5]], np.float32)
+BAG_ROWS = np.array([[6, 5, 6], [5, PADDING, PADDING]], np.int32)
+BAG_VALUES = np.array([[1.0, 2.0, -3.0], [0.25, 0.0, 0.0]], np.float32)
+
 
 def test_pooling_of_the_worked_example() -> None:
     # square of sum 64, 49, 100, 25; sum of squares 26, 29, 46, 17
     assert BiInteraction()(EXAMPLE[np.newaxis]).numpy().tolist() == [[19.0, 10.0, 27.0, 4.0]]
+
+
+def test_gradient_of_the_worked_example() -> None:
+    # Of the sum of all outputs: for each row, the sum of the two others.
+    v = tf.Variable(EXAMPLE[np.newaxis])
+    with tf.GradientTape() as tape:
+        pooled = BiInteraction()(v.value())
+    assert tape.gradient(pooled, v).numpy().tolist() == [[[5, 7, 9, 5], [7, 5, 7, 1], [4, 2, 4, 4]]]
 
 
 @pytest.mark.parametrize("features", [1, 2, 3, 7])
@@ -40,41 +57,135 @@ def test_gradient_of_the_pooling_is_equation_5() -> None:
         np.testing.assert_allclose(gradient[:, i], x[:, i] * others, rtol=1e-4, atol=1e-5)
 
 
-def _example_table() -> dict[str, Any]:
-    # Two fields of 3 and 2 ids, then one number: the table has 6 rows.
-    return {"offsets": (0, 3), "numbers": 1, "table_size": 6}
+def test_gradient_of_the_pooling_equals_tensorflows_own_and_finite_differences() -> None:
+    rng = np.random.default_rng(6)
+    layer, v = BiInteraction(dtype="float64"), rng.normal(size=(3, 5, 4))
+    upstream = tf.constant(rng.normal(size=(3, 4)))  # no sample and no dimension counts the same
+
+    def derived(pool: Any) -> NDArray[np.float64]:
+        with tf.GradientTape() as tape:
+            tape.watch(vectors := tf.constant(v))
+            outcome = tf.reduce_sum(pool(vectors) * upstream)
+        return np.asarray(tape.gradient(outcome, vectors))
+
+    def equation_4(vectors: Any) -> Any:
+        return 0.5 * (tf.square(tf.reduce_sum(vectors, 1)) - tf.reduce_sum(tf.square(vectors), 1))
+
+    ours = derived(layer)
+    np.testing.assert_allclose(ours, derived(equation_4), rtol=1e-12, atol=1e-12)
+    by_difference = np.empty_like(v)
+    for place in np.ndindex(v.shape):
+        step = np.zeros_like(v)
+        step[place] = 1e-4
+        ahead, behind = (float(tf.reduce_sum(layer(v + sign * step) * upstream)) for sign in (1, -1))
+        by_difference[place] = (ahead - behind) / 2e-4
+    np.testing.assert_allclose(ours, by_difference, rtol=1e-6, atol=1e-8)
+
+
+def made(layer: keras.layers.Layer, table: Any) -> keras.layers.Layer:
+    """Its weights are these; the padding's row is one that would be seen in every sum."""
+    layer.build()
+    layer.table.assign(np.concatenate([table, np.full((1, layer.width), 1e6)]))
+    return layer
+
+
+def embedding(l2: float = 0.0) -> keras.layers.Layer:
+    table = [[0, 1], [2, 3], [4, 5], [6, 7], [8, 9], [10, 20], [30, 40], [1, -1]]
+    return made(FeatureEmbedding(**TABLE, width=2, l2=l2), table)
+
+
+def first_order(l2: float = 0.0) -> keras.layers.Layer:
+    return made(FirstOrder(**TABLE, width=1, l2=l2), [[1], [2], [4], [8], [16], [32], [64], [0.25]])
 
 
 def test_embedding_gathers_each_field_from_its_block_and_scales_the_number() -> None:
-    layer = FeatureEmbedding(2, **_example_table())
-    ids, values = np.array([[2, 0], [0, 1]], np.int32), np.array([[10.0], [0.5]], np.float32)
-    layer(ids, values)
-    layer.table.assign([[0, 1], [2, 3], [4, 5], [6, 7], [8, 9], [1, -1]])
-    assert layer(ids, values).numpy().tolist() == [
+    assert embedding()(IDS, VALUES).numpy().tolist() == [
         [[4, 5], [6, 7], [10, -10]],
         [[0, 1], [8, 9], [0.5, -0.5]],
     ]
 
 
+def test_each_member_of_a_bag_is_a_feature() -> None:
+    vectors = embedding()(IDS, VALUES, BAG_ROWS, BAG_VALUES).numpy()
+    assert vectors[:, :3].tolist() == embedding()(IDS, VALUES).numpy().tolist()
+    assert vectors[0, 3:].tolist() == [[30, 40], [20, 40], [-90, -120]]
+    assert vectors[1, 3:].tolist() == [[2.5, 5], [0, 0], [0, 0]]
+
+
 def test_first_order_sums_the_bias_and_a_weight_for_each_feature() -> None:
-    layer = FirstOrder(**_example_table())
-    ids, values = np.array([[2, 0], [0, 1]], np.int32), np.array([[10.0], [0.5]], np.float32)
-    layer(ids, values)
-    layer.table.assign([[1], [2], [4], [8], [16], [0.25]])
+    layer = first_order()
     layer.bias.assign([100])
-    assert layer(ids, values).numpy().tolist() == [[100 + 4 + 8 + 2.5], [100 + 1 + 16 + 0.125]]
+    assert layer(IDS, VALUES).numpy().tolist() == [[100 + 4 + 8 + 2.5], [100 + 1 + 16 + 0.125]]
+    with_bags = layer(IDS, VALUES, BAG_ROWS, BAG_VALUES).numpy()
+    assert with_bags.tolist() == [[114.5 + 64 + 2 * 32 - 3 * 64], [117.125 + 0.25 * 32]]
 
 
-def test_l2_counts_the_rows_of_the_batch_only() -> None:
-    layer = FirstOrder(**_example_table(), l2=0.5)
-    ids, values = np.array([[2, 0], [0, 1]], np.int32), np.array([[10.0], [0.5]], np.float32)
-    layer(ids, values)
-    layer.table.assign([[1], [2], [4], [8], [16], [0]])
-    layer(ids, values)
-    # (4² + 8² + 0² + 1² + 16² + 0²) · 0.5 / 2 samples; id 1 of the first field is not in the batch
-    assert float(layer.losses[-1]) == pytest.approx((16 + 64 + 1 + 256) * 0.5 / 2)
+def test_first_order_has_a_weight_for_each_output() -> None:
+    layer = made(FirstOrder(**TABLE, width=2), [[i, 10 * i] for i in range(8)])
+    layer.bias.assign([0.5, -0.5])
+    assert layer(IDS, VALUES).numpy().tolist() == [[0.5 + 2 + 3 + 70, -0.5 + 20 + 30 + 700], [8.0, 74.5]]
 
 
-@pytest.mark.parametrize("layer", [FeatureEmbedding(2, **_example_table()), FirstOrder(**_example_table(), l2=0.1)])
+def test_a_table_without_single_fields_and_one_of_numbers_alone() -> None:
+    none = np.empty((2, 0), np.int32)
+    layer = made(FirstOrder((), 0, 8, 1), [[1], [2], [4], [8], [16], [32], [64], [128]])
+    assert layer(none, none.astype(np.float32), BAG_ROWS, BAG_VALUES).numpy().tolist() == [[64 + 64 - 192], [8]]
+    layer = made(FirstOrder((), 2, 2, 1), [[3], [5]])
+    assert layer(none, np.array([[1.0, 2.0], [0.5, 0.0]])).numpy().tolist() == [[13], [1.5]]
+
+
+def test_l2_counts_the_features_of_the_batch_only() -> None:
+    layer = first_order(l2=0.5)
+    layer(IDS, VALUES)
+    # Id 1 of the first field is not in the batch; the number's weight counts once for each sample, whatever its value.
+    squares = (4**2 + 8**2 + 0.25**2) + (1**2 + 16**2 + 0.25**2)
+    assert float(layer.losses[-1]) == pytest.approx(squares * 0.5 / 2)
+
+
+def test_l2_counts_each_member_of_a_bag_and_no_padding() -> None:
+    layer = embedding(l2=0.5)
+    layer(IDS, VALUES, BAG_ROWS, BAG_VALUES)
+    plain = (16 + 25 + 36 + 49 + 1 + 1) + (0 + 1 + 64 + 81 + 1 + 1)
+    members = 2 * (900 + 1600) + (100 + 400) + (100 + 400)  # one is there twice in the first row; no weight counts
+    assert float(layer.losses[-1]) == pytest.approx((plain + members) * 0.5 / 2)
+
+
+@pytest.mark.parametrize("l2", [0.0, 0.5])
+@pytest.mark.parametrize("make", [embedding, first_order])
+def test_padding_changes_nothing(make: Any, l2: float) -> None:
+    """More padding gives the same output, the same penalty and the same gradient, and padding itself has none."""
+
+    def computed(padding: int) -> tuple[Any, ...]:
+        layer, more = make(l2), ((0, 0), (0, padding))
+        with tf.GradientTape() as tape:
+            rows = np.pad(BAG_ROWS, more, constant_values=PADDING)
+            output = layer(IDS, VALUES, rows, np.pad(BAG_VALUES, more))
+            summed = tf.reduce_sum(output, axis=1) if output.shape.rank == 3 else output
+            penalty = tf.add_n(layer.losses) if l2 else tf.constant(0.0)
+            total = tf.reduce_sum(tf.sin(summed)) + penalty
+        gradient = tf.convert_to_tensor(tape.gradient(total, layer.table))
+        return summed.numpy(), float(penalty), gradient.numpy()
+
+    (few, few_penalty, few_gradient), (many, many_penalty, many_gradient) = computed(0), computed(4)
+    np.testing.assert_array_equal(few, many)
+    assert few_penalty == many_penalty
+    np.testing.assert_array_equal(few_gradient, many_gradient)
+    assert not few_gradient[PADDING].any()
+    assert few_gradient[:PADDING].any(axis=1).sum() == 7  # all rows but the one that no sample has
+
+
+def test_gradient_of_a_table_has_the_rows_of_the_batch_only() -> None:
+    layer = embedding(l2=0.1)
+    with tf.GradientTape() as tape:
+        total = tf.reduce_sum(layer(IDS, VALUES, BAG_ROWS, BAG_VALUES)) + layer.losses[-1]
+    gradient = tape.gradient(total, layer.table)
+    assert isinstance(gradient, tf.IndexedSlices)
+    # The number's row once: it is gathered for the whole batch.
+    assert sorted(gradient.indices.numpy().tolist()) == [0, 2, 3, 4, 5, 5, 6, 6, 7, PADDING, PADDING]
+
+
+@pytest.mark.parametrize(
+    "layer", [FeatureEmbedding(**TABLE, width=2, initializer="ones"), FirstOrder(**TABLE, width=3, l2=0.1)]
+)
 def test_a_layer_is_made_anew_from_its_configuration(layer: keras.layers.Layer) -> None:
     assert type(layer).from_config(layer.get_config()).get_config() == layer.get_config()

@@ -1,20 +1,26 @@
 """The model is the paper's, and the forward pass without TensorFlow is the model."""
 
 from collections.abc import Callable
+from dataclasses import replace
+from itertools import combinations
+from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
-from nfm.config import Model
+from nfm.config_train import Model
 from nfm.contract.encoder import Inputs
 from nfm.contract.schema import MISSING, Spec
 from nfm.scoring.forward import score
 from nfm.training.data import features_of
-from nfm.training.model import build, export, network
+from nfm.training.model import build, export, linear_part, network
 
 MakeRows = Callable[..., Inputs]
+TASKS = ("binary", "regression", "multiclass")
+ACTIVATIONS = ("relu", "sigmoid", "tanh", "linear")
 
 
 def settings(**changes: Any) -> Model:
@@ -26,88 +32,122 @@ def shaken(spec: Spec, model_settings: Model, seed: int = 0) -> keras.Model:
     model = build(spec, model_settings)
     rng = np.random.default_rng(seed)
     for variable in model.weights:
-        values = rng.normal(0.3, 0.4, variable.shape)
+        values = rng.normal(0.2, 0.25, variable.shape)
         variable.assign(np.abs(values) + 0.2 if "variance" in variable.name else values)
     return model
 
 
-def keras_scores(model: keras.Model, rows: Inputs) -> Any:
-    return keras.ops.sigmoid(model(features_of(rows), training=False)).numpy()[:, 0]
+def keras_scores(model: keras.Model, spec: Spec, task: str, rows: Inputs) -> NDArray[Any]:
+    if not len(rows.ids_BF):  # Keras 3 cannot add (0, 3) and (0, 3): it takes the second for a bias
+        return np.empty((0, 3) if task == "multiclass" else 0)
+    logits_BC = model(features_of(rows, spec), training=False).numpy()
+    if task == "multiclass":
+        return np.asarray(keras.ops.softmax(logits_BC))
+    return np.asarray(keras.ops.sigmoid(logits_BC) if task == "binary" else logits_BC)[:, 0]
+
+
+def with_classes(spec: Spec) -> Spec:
+    return replace(spec, classes=("blue", "green", "red"))
 
 
 @pytest.mark.parametrize("batch_norm", [False, True])
-@pytest.mark.parametrize("hidden_units", [(), (5,), (5, 4), (7, 5, 3)])
-@pytest.mark.parametrize("which", ["mixed", "categories"])
+@pytest.mark.parametrize("hidden_units", [(), (5,), (5, 4), (7, 5, 3)], ids=str)
+@pytest.mark.parametrize("which", ["mixed", "categories", "bags"])
 def test_forward_pass_equals_keras(
     which: str, hidden_units: tuple[int, ...], batch_norm: bool, make_rows: MakeRows, request: pytest.FixtureRequest
 ) -> None:
-    spec: Spec = request.getfixturevalue(which)
-    activations = ("relu", "sigmoid", "tanh", "linear") if hidden_units else ("relu",)
-    for activation in activations:
-        form = settings(hidden_units=hidden_units, batch_norm=batch_norm, activation=activation)
+    spec = with_classes(request.getfixturevalue(which))
+    for i, activation in enumerate(ACTIVATIONS if hidden_units else ACTIVATIONS[:3]):
+        task = TASKS[(i + len(hidden_units) + batch_norm) % 3]  # all tasks; with each activation somewhere
+        form = settings(task=task, hidden_units=hidden_units, batch_norm=batch_norm, activation=activation)
         model = shaken(spec, form)
         weights = export(model, spec, form)
+        assert {name: array.shape for name, array in weights.items()} == network(spec, form).weight_shapes(spec)
         for count in (0, 1, 3000):
             rows = make_rows(spec, count)
-            ours = score(spec, network(form), weights, rows)
-            assert ours.shape == (count,)
-            np.testing.assert_allclose(ours, keras_scores(model, rows), rtol=0, atol=1e-5)
+            ours, theirs = score(spec, network(spec, form), weights, rows), keras_scores(model, spec, task, rows)
+            assert ours.shape == theirs.shape == ((count, 3) if task == "multiclass" else (count,))
+            np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-5)
         # The comparison says something only where the scores differ from row to row.
-        assert np.std(ours) > 0.01
+        assert (np.std(ours, axis=0) > 0.01).all()
 
 
 def test_forward_pass_equals_keras_for_rows_of_missing_and_unseen_values(mixed: Spec) -> None:
     form = settings(batch_norm=True)
     model = shaken(mixed, form)
     ids = np.array([[MISSING] * 3, [1, 3, 1], [1, 1, MISSING]], np.int32)
-    rows = Inputs(ids, np.zeros((3, 2), np.float32), np.zeros((3, 2), np.float32))
-    ours = score(mixed, network(form), export(model, mixed, form), rows)
-    np.testing.assert_allclose(ours, keras_scores(model, rows), rtol=0, atol=1e-5)
+    zeros, none = np.zeros((3, 2), np.float32), np.empty(0)
+    rows = Inputs(ids, zeros, zeros, none.astype(np.int32), none.astype(np.float32), np.zeros(4, np.int64))
+    ours = score(mixed, network(mixed, form), export(model, mixed, form), rows)
+    np.testing.assert_allclose(ours, keras_scores(model, mixed, "binary", rows), rtol=0, atol=1e-5)
     assert len(set(ours.tolist())) == 3
 
 
-def test_a_rows_score_does_not_depend_on_the_rows_it_travels_with(mixed: Spec, make_rows: MakeRows) -> None:
-    form = settings(embedding_dim=64, hidden_units=(128, 128))
-    weights = export(shaken(mixed, form), mixed, form)
-    rows = make_rows(mixed, 2500)
-    together = score(mixed, network(form), weights, rows)
-    order = np.random.default_rng(1).permutation(2500)
-    for part in np.split(order, [1, 2, 19, 300, 1324, 1500]):
-        few = Inputs(rows.ids_BF[part], rows.values_BN[part], rows.dense_BD[part])
-        np.testing.assert_array_equal(score(mixed, network(form), weights, few), together[part])
+def test_forward_pass_equals_keras_for_a_bag_and_nothing_else(only_bags: Spec, make_rows: MakeRows) -> None:
+    form = settings()
+    model, rows = shaken(only_bags, form), make_rows(only_bags, 50)
+    empty = np.diff(rows.bag_splits) == 0
+    assert empty.any()
+    ours = score(only_bags, network(only_bags, form), export(model, only_bags, form), rows)
+    np.testing.assert_allclose(ours, keras_scores(model, only_bags, "binary", rows), rtol=0, atol=1e-5)
+    assert len(set(ours[empty].tolist())) == 1
 
 
-def test_extreme_logits_score_0_and_1_without_a_warning(categories: Spec, make_rows: MakeRows) -> None:
-    form = settings(hidden_units=())
-    weights = export(shaken(categories, form), categories, form)
-    rows = make_rows(categories, 10)
-    for bias, expected in ((1e6, 1.0), (-1e6, 0.0)):
-        ours = score(categories, network(form), weights | {"bias": np.array([bias], np.float32)}, rows)
-        assert ours.tolist() == [expected] * 10
+def test_forward_pass_with_a_float16_table_equals_keras_with_the_rounded_weights(
+    bags: Spec, make_rows: MakeRows
+) -> None:
+    form = settings(task="multiclass", embedding_dtype="float16")
+    model, rows = shaken(bags, form), make_rows(bags, 500)
+    weights = export(model, bags, form)
+    assert {array.dtype for array in weights.values()} == {np.dtype(np.float32)}  # `artifact.save` rounds
+    assert network(bags, form).dtype("embedding") == "float16"
+    rounded = weights["embedding"].astype(np.float16)
+    exact = keras_scores(model, bags, "multiclass", rows)
+    table = model.get_layer("embedding").table
+    table.assign(np.concatenate([rounded.astype(np.float32), table.numpy()[-1:]]))
+    ours = score(bags, network(bags, form), {**weights, "embedding": rounded}, rows)
+    np.testing.assert_allclose(ours, keras_scores(model, bags, "multiclass", rows), rtol=0, atol=1e-5)
+    assert np.abs(ours - exact).max() > 1e-5  # the rounding would have been seen
 
 
+def features_by_row(spec: Spec, rows: Inputs) -> list[list[tuple[int, float]]]:
+    """Of each row: row of the table, and x."""
+    single = [offset for field, offset in zip(spec.fields, spec.offsets, strict=True) if field.bag is None]
+    first = spec.rows - len(spec.field_numbers)
+    found = []
+    for b, (ids, values) in enumerate(zip(rows.ids_BF, rows.values_BN, strict=True)):
+        features = [(offset + int(i), 1.0) for offset, i in zip(single, ids, strict=True)]
+        features += [(first + n, float(x)) for n, x in enumerate(values)]
+        members = range(rows.bag_splits[b], rows.bag_splits[b + 1])
+        found.append(features + [(int(rows.bag_rows[p]), float(rows.bag_values[p])) for p in members])
+    return found
+
+
+def pooled(v: NDArray[np.float64], features: list[tuple[int, float]]) -> NDArray[np.float64]:
+    """Pair by pair (paper, eq. 3)."""
+    pairs = [x_i * x_j * v[i] * v[j] for (i, x_i), (j, x_j) in combinations(features, 2)]
+    return np.sum(pairs, axis=0) if pairs else np.zeros(v.shape[1])
+
+
+@pytest.mark.parametrize("which", ["mixed", "bags"])
 def test_without_hidden_layers_and_with_h_of_ones_it_is_a_factorization_machine(
-    mixed: Spec, make_rows: MakeRows
+    which: str, make_rows: MakeRows, request: pytest.FixtureRequest
 ) -> None:
     """y = w0 + Σ w_i x_i + Σ_{i<j} <v_i, v_j> x_i x_j (Rendle 2010), written out pair by pair."""
-    form = settings(hidden_units=(), output="ones", batch_norm=False, pooling_dropout=0.0)
-    model = shaken(mixed, form)
+    spec: Spec = request.getfixturevalue(which)
+    form = settings(task="regression", hidden_units=(), output="ones", batch_norm=False, pooling_dropout=0.0)
+    model = shaken(spec, form)
     model.get_layer("output").kernel.assign(np.ones((6, 1)))  # fixed in training; `shaken` moved it
     w0 = model.get_layer("linear").bias.numpy()[0]
-    w, v = model.get_layer("linear").table.numpy()[:, 0], model.get_layer("embedding").table.numpy()
+    w, v = model.get_layer("linear").table.numpy()[:, 0], model.get_layer("embedding").table.numpy().astype(np.float64)
     w_dense = model.get_layer("dense_linear").kernel.numpy()[:, 0]
-    rows = make_rows(mixed, 20)
+    rows = make_rows(spec, 20)
     expected = []
-    for ids, values, dense in zip(*rows, strict=True):
-        # blocks of 5, 9 and 5 rows; the numbers x and x_missing have the last two
-        features = [(ids[0], 1.0), (5 + ids[1], 1.0), (14 + ids[2], 1.0), (19, values[0]), (20, values[1])]
-        y = w0 + float(dense @ w_dense) + sum(w[i] * x for i, x in features)
-        for a, (i, x_i) in enumerate(features):
-            for j, x_j in features[a + 1 :]:
-                y += float(v[i] @ v[j]) * x_i * x_j
-        expected.append(y)
-    logits = model(features_of(rows), training=False).numpy()[:, 0]
-    np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-4)
+    for features, dense in zip(features_by_row(spec, rows), rows.dense_BD, strict=True):
+        linear = w0 + float(dense @ w_dense) + sum(w[i] * x for i, x in features)
+        expected.append((linear + pooled(v, features).sum(), linear))
+    logits, linear = linear_part(model)(features_of(rows, spec), training=False)
+    np.testing.assert_allclose(np.concatenate([logits, linear], axis=1), expected, rtol=1e-4, atol=1e-4)
 
 
 def test_h_of_ones_is_not_trained(categories: Spec) -> None:
@@ -129,17 +169,100 @@ def test_layers_stand_in_the_papers_order(mixed: Spec) -> None:
     ]
 
 
-def test_parameters_counted_by_hand(mixed: Spec) -> None:
-    model = build(mixed, settings(batch_norm=True))
+def test_without_batch_norm_dropout_and_hidden_layers_nothing_of_them_is_there(mixed: Spec) -> None:
+    model = build(mixed, settings(hidden_units=(), batch_norm=False, pooling_dropout=0.0, hidden_dropout=0.0))
+    names = {
+        "ids",
+        "values",
+        "dense",
+        "linear",
+        "dense_linear",
+        "linear_sum",
+        "embedding",
+        "pooling",
+        "output",
+        "score",
+    }
+    assert {layer.name for layer in model.layers} == names
+
+
+@pytest.mark.parametrize("which", ["mixed", "bags"])
+def test_every_layer_in_training_is_the_papers_in_numbers(
+    which: str, make_rows: MakeRows, request: pytest.FixtureRequest
+) -> None:
+    """Pooling → norm → dropout → [dense → norm → activation → dropout] · 2 → h, recomputed from the weights."""
+    spec, drop, hidden_drop = with_classes(request.getfixturevalue(which)), 0.4, 0.25
+    form = settings(
+        task="multiclass",
+        hidden_units=(5, 4),
+        activation="tanh",
+        pooling_dropout=drop,
+        hidden_dropout=hidden_drop,
+    )
+    model, rows = shaken(spec, form), make_rows(spec, 400)
+    names = [layer.name for layer in model.layers if layer.name.startswith(("pooling", "hidden", "linear", "score"))]
+    inside = keras.Model(model.input, {name: model.get_layer(name).output for name in names})
+    got = {name: value.numpy() for name, value in inside(features_of(rows, spec), training=True).items()}
+
+    def normed(x: NDArray[Any], name: str) -> NDArray[Any]:
+        layer = model.get_layer(name)
+        scaled: NDArray[Any] = (x - x.mean(0)) / np.sqrt(x.var(0) + 1e-5) * layer.gamma.numpy() + layer.beta.numpy()
+        return scaled
+
+    def dropped(name: str, before: NDArray[Any], rate: float) -> NDArray[Any]:
+        kept: NDArray[np.bool_] = got[name] != 0  # what is drawn cannot be foretold, but what is kept is scaled up
+        np.testing.assert_allclose(got[name][kept], before[kept] / (1 - rate), rtol=2e-3, atol=1e-4)
+        assert abs(1 - kept.mean() - rate) < 0.08
+        after: NDArray[Any] = got[name]
+        return after
+
+    v = model.get_layer("embedding").table.numpy().astype(np.float64)
+    expected = np.stack([pooled(v, features) for features in features_by_row(spec, rows)])
+    np.testing.assert_allclose(got["pooling"], expected, rtol=1e-3, atol=1e-4)
+    x = dropped("pooling_dropout", normed(expected, "pooling_norm"), drop)
+    x = np.concatenate([x, rows.dense_BD], axis=1)
+    for name in ("hidden_0", "hidden_1"):
+        layer = model.get_layer(name)
+        x = np.tanh(normed(x @ layer.kernel.numpy() + layer.bias.numpy(), f"{name}_norm"))
+        x = dropped(f"{name}_dropout", x, hidden_drop)
+    linear = got["linear"] + rows.dense_BD @ model.get_layer("dense_linear").kernel.numpy()
+    expected = linear + x @ model.get_layer("output").kernel.numpy()
+    np.testing.assert_allclose(got["score"], expected, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("task", ["binary", "multiclass"])
+def test_parameters_counted_by_hand(mixed: Spec, task: str) -> None:
+    spec, outputs = (mixed, 1) if task == "binary" else (with_classes(mixed), 3)
+    model = build(spec, settings(task=task, batch_norm=True))
     table = (1 + 1 + 3) + (1 + 3 + 5) + (1 + 0 + 4) + 2
-    assert mixed.rows == table == 21
+    assert spec.rows == table == 21
     by_hand = (
-        table * 6  # embeddings
-        + table + 1  # first-order weights and bias
-        + 2  # first-order weights of the dense numbers
+        (table + 1) * 6  # embeddings, and the padding's
+        + (table + 1 + 1) * outputs  # first-order weights and bias
+        + 2 * outputs  # first-order weights of the dense numbers
         + 4 * 6  # norm of the pooled vector: gamma, beta, mean, variance
         + (6 + 2) * 5 + 5  # hidden layer
         + 4 * 5  # its norm
-        + 5  # h
+        + 5 * outputs  # h
     )  # fmt: skip
     assert model.count_params() == by_hand
+
+
+@pytest.mark.parametrize(("which", "task"), [("mixed", "binary"), ("bags", "multiclass")])
+def test_a_saved_model_is_loaded_as_it_was(
+    which: str, task: str, tmp_path: Path, make_rows: MakeRows, request: pytest.FixtureRequest
+) -> None:
+    spec: Spec = request.getfixturevalue(which)
+    form = settings(task=task, l2={"embedding": 0.1, "linear": 0.2, "hidden": 0.3})
+    model, features = shaken(spec, form), features_of(make_rows(spec, 30), spec)
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    for one, other in zip(linear_part(model)(features), linear_part(loaded)(features), strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert [v.path for v in loaded.trainable_variables] == [v.path for v in model.trainable_variables]
+    model(features)
+    loaded(features)
+    assert [float(x) for x in loaded.losses] == pytest.approx([float(x) for x in model.losses])
+    weights = export(model, spec, form)
+    for name, array in export(loaded, spec, form).items():
+        np.testing.assert_array_equal(array, weights[name])

@@ -2,22 +2,22 @@
 
 import re
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import keras
 import numpy as np
 import pytest
-import sklearn.metrics
 
-from nfm.config import Config, Model
-from nfm.contract.encoder import Inputs
+from nfm.config import Config
+from nfm.config_train import Model
 from nfm.contract.schema import FOLDS, Field, Number, Placement, Spec
 from nfm.training import report
-from nfm.training.data import Fold
-from nfm.training.fit import Fitted
+from nfm.training.evaluate import METRICS, MOST_CLASSES, Tally, tally, train_mean
 from nfm.training.model import build
-from nfm.training.train import Trained
+from nfm.training.summary import summary
 
 Write = Callable[..., str]
 SMALL = Model(embedding_dim=4, hidden_units=(3,))
@@ -60,15 +60,62 @@ def config_of(model: Model = SMALL, **others: Any) -> Config:
     return Config.model_validate({**settings, **others})
 
 
-def fold_of(label: Any, weight: Any = None, rows: Inputs | None = None) -> Fold:
-    labels = np.array(label, np.float32)
-    nothing = np.zeros((len(labels), 0), np.float32)
-    weights = np.ones_like(labels) if weight is None else np.array(weight, np.float32)
-    return Fold(rows or Inputs(nothing.astype(np.int32), nothing, nothing), labels, weights)
+@dataclass
+class Fitted:
+    model: keras.Model
+    history: Mapping[str, Sequence[float]]
+    best_epoch: int
+
+
+@dataclass
+class Trained:
+    spec: Spec
+    statistics: Mapping[str, Any]
+    fitted: Fitted
+    metrics: Mapping[str, Mapping[str, Any]]
+    tallies: Mapping[str, Tally]
+    pairs: Sequence[tuple[str, str, float]]
+
+
+def trained_of(
+    config: Config,
+    spec: Spec,
+    facts: Mapping[str, Any],
+    labels: Mapping[str, Sequence[float]],
+    history: Mapping[str, list[float]] | None = None,
+    pairs: Sequence[tuple[str, str, float]] = (("a", "b", 0.02), ("b", "z", 0.01)),
+) -> Trained:
+    """What a training would hand over: an untrained model, and outputs that know something of the labels."""
+    rng, task = np.random.default_rng(7), config.model.task
+    label = {fold: np.array(labels[fold], np.float32) for fold in FOLDS}
+    train = label["train"]
+    constant = train_mean(task, spec.classes, [(train, np.ones(len(train)))])
+    tallies = {}
+    for fold in FOLDS:
+        known = np.eye(len(spec.classes))[label[fold].astype(int)] if spec.classes else label[fold][:, np.newaxis]
+        noise = rng.normal(size=(2, *known.shape))
+        tallies[fold] = tally(task, spec.classes, constant)
+        tallies[fold].add(label[fold], np.ones(len(label[fold])), known + noise[0], known + 2 * noise[1])
+    told = {
+        "binary": {"positive": {fold: int(label[fold].sum()) for fold in FOLDS}},
+        "regression": {"by_fold": {fold: {"mean": 1.25, "std": 0.5, "min": -3.0, "max": 4321.0} for fold in FOLDS[:2]}},
+        "multiclass": {
+            "classes": [
+                {"class": name, **{fold: int((label[fold] == i).sum()) for fold in FOLDS}}
+                for i, name in enumerate(spec.classes)
+            ]
+        },
+    }
+    statistics = {"rows": {fold: len(label[fold]) for fold in FOLDS}, "label": told[task], **facts}
+    metric = {"binary": "auc", "regression": "rmse", "multiclass": "accuracy"}[task]
+    history = history or {name: [0.5, 0.6, 0.7] for name in ("loss", metric, "val_loss", f"val_{metric}")}
+    fitted = Fitted(build(spec, config.model), history, min(2, len(history["loss"])))
+    metrics = {fold: tallies[fold].metrics() for fold in FOLDS if len(label[fold])}
+    return Trained(spec, statistics, fitted, metrics, tallies, pairs)
 
 
 @pytest.fixture
-def write(tmp_path: Path, make_rows: Callable[[Spec, int], Inputs]) -> Write:
+def write(tmp_path: Path) -> Write:
     """Write the report of an untrained model and return the page."""
 
     def written(
@@ -76,28 +123,12 @@ def write(tmp_path: Path, make_rows: Callable[[Spec, int], Inputs]) -> Write:
         facts: Mapping[str, Any] = TINY_FACTS,
         config: Config | None = None,
         history: Mapping[str, list[float]] | None = None,
+        pairs: Sequence[tuple[str, str, float]] = (("a", "b", 0.02), ("b", "z", 0.01)),
         **labels_of: Sequence[float],
     ) -> str:
-        config = config or config_of()
         labels = {"train": [0, 1] * 20, "valid": [0, 1] * 10, "test": [0, 0, 0, 1] * 10} | labels_of
-        rng = np.random.default_rng(7)
-        folds = {fold: fold_of(labels[fold], rows=make_rows(spec, len(labels[fold]))) for fold in FOLDS}
-        scores = {fold: rng.uniform(0.1, 0.9, folds[fold].rows) for fold in FOLDS}
-        metrics = {
-            fold: {
-                "rows": len(y),
-                "auc": sklearn.metrics.roc_auc_score(y, scores[fold]) if len(set(y)) == 2 else None,
-                "log_loss": sklearn.metrics.log_loss(y, scores[fold], labels=[0, 1]),
-                "accuracy": np.mean((scores[fold] > 0.5) == y),
-            }
-            for fold, y in labels.items()
-            if len(y)
-        }
-        history = history or {name: [0.5, 0.6, 0.7] for name in ("loss", "auc", "val_loss", "val_auc")}
-        fitted = Fitted(build(spec, config.model), history, min(2, len(history["loss"])))
-        counted = {"rows": {f: len(y) for f, y in labels.items()}, "positive": {f: sum(y) for f, y in labels.items()}}
-        trained = Trained(spec, {**counted, **facts}, fitted, metrics, folds, scores)
-        report.write(tmp_path / "report.html", config, trained)
+        config = config or config_of()
+        report.write(tmp_path / "report.html", config, trained_of(config, spec, facts, labels, history, pairs))
         return (tmp_path / "report.html").read_text(encoding="utf-8")
 
     return written
@@ -157,7 +188,12 @@ def test_the_parameters_of_a_tiny_model_by_hand(categories: Spec) -> None:
     assert layers["embedding"] == ("B × 4 × 4", 64, 64)
     assert layers["hidden_0_norm"] == ("B × 3", 12, 6)
     assert not {"values", "dense", "linear_sum"} & {layer.name for layer in report.layers(build(categories, SMALL))}
-    assert sum(of for _, of, _ in layers.values()) == sum(report.parts(model).values()) == model.count_params() == 135
+    assert (
+        sum(of for _, of, _ in layers.values())
+        == sum(report.parts(model).values())
+        == model.count_params() - (4 + 1)
+        == 135
+    )
 
 
 def test_the_rows_of_each_field_by_hand() -> None:
@@ -200,7 +236,7 @@ def test_the_page_stands_alone_and_explains_its_curves(write: Write) -> None:
     targets = [link for link in links if link] + re.findall(r"url\(([^)]*)\)", text)
     assert {target[0] for target in targets} == {"#"}
     assert {target[1:] for target in targets} <= set(ids)
-    assert page.count("svg") == 6
+    assert page.count("svg") == 8
     assert "measured while training: with dropout on and batch norm by" in prose(text)
     assert "The model has the weights of epoch 2, the best by val_loss" in prose(text)
     assert text.count(">weights of epoch 2<") == 2
@@ -226,21 +262,32 @@ def test_what_users_wrote_is_text_and_never_markup(write: Write) -> None:
     assert "<script>" not in text  # nor in the comments of the pictures
 
 
-def test_metrics_stand_beside_those_of_the_constant(write: Write) -> None:
-    page = write(test=[0] * 39 + [1])
-    assert Page(page).row("test", 7)[5:] == [f"{np.log(2):.4f}", "0.9750"]  # the train fold's rate, ½, says 0
-    assert "On the test fold (40 rows) the model scores a row with y = 1 above" in prose(page)
-    assert "the model is no better than that constant" in prose(page)
+def test_metrics_stand_beside_those_of_the_linear_part_and_the_constant(write: Write) -> None:
+    labels = {"train": [0, 1] * 20, "valid": [], "test": [0] * 39 + [1]}
+    expected = trained_of(config_of(), TINY, TINY_FACTS, labels).metrics["test"]
+    text = write(**labels)
+    page = Page(text)
+    test = page.rows.index(page.row("test", 8))
+    # fold, rows, predicted by; AUC, log loss, accuracy, PR-AUC, ECE
+    model, linear, constant = page.rows[test : test + 3]
+    assert model[1:3] == ["40", "the model"]
+    for shown, values in ((model, expected), (linear, expected["linear"])):
+        assert shown[3:] == [f"{values[key]:.4f}" for key in ("auc", "log_loss", "accuracy", "pr_auc", "ece")]
+    # The train fold's rate, ½, says 0.
+    assert constant[2:] == ["the train fold’s rate", "0.5000", f"{np.log(2):.4f}", "0.9750", "0.0250", "0.4750"]
+    assert "On the test fold (40 rows) the model scores a row with y = 1 above" in prose(text)
+    assert "<strong>In log loss and accuracy the model is no better than that constant.</strong>" in text
 
 
 def test_only_a_train_fold_and_losses_that_are_not_numbers(write: Write) -> None:
     settings = config_of(train={"early_stopping": None, "epochs": 1})
-    page = write(config=settings, valid=[], test=[], history={"loss": [float("nan")], "auc": [0.5]})
+    page = write(config=settings, valid=[], test=[], history={"loss": [float("nan")], "auc": [0.5]}, pairs=())
     shown = prose(page[page.index("<main>") : page.index("<pre>")])
     assert "There is no test fold, so this is the train fold, on which the model was fitted" in shown
     assert "There is no validation fold." in shown
     assert "The valid fold has no rows: no ROC. The test fold has no rows: no ROC." in shown
     assert "No early stopping: the model has the weights of the last epoch." in shown
+    assert "Strongest pairs" not in shown
     assert Page(page).row("test", 5)[1:] == ["0", "0.0%", "0", "–"]
     assert not re.search(r"\b(nan|inf|None|Undefined)\b", shown)
 
@@ -251,53 +298,94 @@ def test_no_test_fold_and_a_validation_fold_with_one_label(write: Write) -> None
     assert "all labels are equal, so an AUC is not defined" in prose(page)
     assert "The valid fold has rows of one label only: no ROC." in prose(page)
     assert "Calibration, validation fold" in page
-    assert Page(page).row("valid", 7)[2] == "–"
+    assert Page(page).row("valid", 8)[3] == "–"
 
 
 def test_one_label_everywhere_and_a_test_fold_of_one_row(write: Write) -> None:
     page = write(train=[0] * 30, valid=[0] * 30, test=[0])
     assert "No fold has rows of both labels, so a ROC is not defined." in prose(page)
     assert "On the test fold (1 row) all labels" in prose(page)
-    assert Page(page).count("svg") == 5
+    assert Page(page).count("svg") == 6  # neither a ROC nor precision and recall
 
 
-@pytest.mark.parametrize("rate", [0.2, 0.8])
-def test_the_constant_is_weighted(rate: float) -> None:
-    fold = fold_of([1, 0, 0], [3, 1, 1])
-    expected = sklearn.metrics.log_loss(fold.label, [rate] * 3, sample_weight=fold.weight)
-    assert report.constant(fold, rate) == pytest.approx((expected, 0.6 if rate > 0.5 else 0.4), abs=1e-6)
-
-
-def test_bins_have_equal_weight_and_equal_scores_share_one() -> None:
-    score = np.array([0.1] * 30 + [0.2] * 10 + [0.9] * 40)
-    bins = report.calibration(fold_of([0] * 40 + [1] * 40), score, bins=2)
-    assert bins.predicted == pytest.approx([0.125, 0.9])
-    assert bins.observed == pytest.approx([0, 1])
-    # Wilson's interval of 5 in 10
-    bins = report.calibration(fold_of([0, 1] * 5), np.full(10, 0.5))
-    assert (bins.low[0], bins.high[0]) == (pytest.approx(0.2366, abs=1e-4), pytest.approx(0.7634, abs=1e-4))
-
-
-def test_a_weight_counts_as_so_many_rows() -> None:
-    rng = np.random.default_rng(3)
-    score, label, times = rng.uniform(size=200), rng.integers(0, 2, 200), rng.integers(1, 3, 200)
-    weighted, repeated = (fold_of(label, times), score), (fold_of(np.repeat(label, times)), np.repeat(score, times))
-    for of_weighted, of_repeated in zip(
-        report.calibration(*weighted)[:2], report.calibration(*repeated)[:2], strict=True
+def test_a_regression_tells_of_its_errors(write: Write) -> None:
+    config, spec = config_of(Model(task="regression", embedding_dim=4, hidden_units=(3,))), TINY
+    rng = np.random.default_rng(1)
+    labels = {fold: list(rng.normal(50, 9, 60)) for fold in FOLDS}
+    expected = trained_of(config, spec, TINY_FACTS, labels).metrics["test"]
+    text = write(config=config, **labels)
+    page = Page(text)
+    test = page.rows.index(page.row("test", 6))
+    for shown, values in zip(
+        page.rows[test : test + 3], (expected, expected["linear"], expected["constant"]), strict=True
     ):
-        assert of_weighted == pytest.approx(of_repeated)
-    curve, again = report.roc(*weighted, 0.5), report.roc(*repeated, 0.5)
-    assert curve is not None and again is not None
-    assert report.roc(fold_of([0, 1], [1, 0]), np.array([0.2, 0.8]), 1.0) is None  # one label has no weight at all
-    assert curve.true_positive_rate == pytest.approx(again.true_positive_rate)
+        assert shown[3:] == [f"{values['rmse']:,.4g}", f"{values['mae']:,.4g}", f"{values['r2']:.4f}"]
+    assert f"is off by {expected['mae']:.4g} on average" in prose(text)
+    assert "the number that is predicted" in text
+    assert "Predicted and actual, test fold" in text
+    assert page.row("train", 7)[3:] == ["1.25", "0.5", "-3", "4,321"]
+    assert page.row("test", 7)[3:] == ["–"] * 4
+    assert page.count("svg") == 6  # architecture, two curves, pairs, two of the errors
 
 
-def test_a_long_roc_is_thinned_and_keeps_its_area() -> None:
-    rng = np.random.default_rng(5)
-    label = rng.integers(0, 2, 20_000)
-    score = rng.normal(size=20_000) + label
-    auc = sklearn.metrics.roc_auc_score(label, score)
-    curve = report.roc(fold_of(label), score, auc)
-    assert curve is not None
-    assert len(curve.false_positive_rate) <= report.MOST_POINTS
-    assert sklearn.metrics.auc(curve.false_positive_rate, curve.true_positive_rate) == pytest.approx(auc, abs=0.002)
+def test_classes_have_a_table_and_a_confusion_matrix(write: Write) -> None:
+    nasty = "<script>blue"
+    spec, config = replace(TINY, classes=("red", nasty, "none")), config_of(Model(task="multiclass", embedding_dim=4))
+    labels = {fold: [0, 1, 1, 0, 1] * 8 for fold in FOLDS}
+    expected = trained_of(config, spec, TINY_FACTS, labels)
+    text = write(spec, config=config, **labels)
+    page = Page(text)
+    assert "<script>" not in text
+    red = expected.metrics["test"]["classes"]["red"]
+    assert page.row("red", 7)[1:3] == ["16", "40.0%"]
+    assert page.row("red", 7)[3:] == [f"{red[key]:.3f}" for key in ("precision", "recall", "f1", "auc")]
+    assert page.row("none", 7)[1:3] == ["0", "0.0%"]
+    matrix = expected.tallies["test"].confusion()  # type: ignore[union-attr]
+    assert matrix is not None
+    assert page.row(nasty, 4)[1:] == [f"{weight:g}" for weight in matrix[1]]
+    assert page.row(nasty, 7)[1:4] != page.row("red", 7)[1:4]
+    assert [row for row in page.rows if row[0] == nasty][-1] == [nasty, *["24", "60.0%"] * 3]
+    assert "Softmax" in text
+    assert "names the right one of 3 classes" in prose(text)
+
+
+def test_of_many_classes_the_largest_are_told(write: Write) -> None:
+    names = tuple(f"class {i}" for i in range(MOST_CLASSES + 40))
+    config = config_of(Model(task="multiclass", embedding_dim=4))
+    labels = {fold: [*range(len(names)), 7, 7] for fold in FOLDS}
+    text = write(replace(TINY, classes=names), config=config, **labels)
+    page = Page(text)
+    assert page.row("class 7", 7)[1] == "3"
+    told = [row[0] for row in page.rows if len(row) == 7 and row[0].startswith("class ")]
+    assert told[0] == "class 7"
+    assert len(told) == 2 * report.MOST_CLASSES  # of the test fold, and of the table
+    assert "What was predicted for each class" not in text
+    assert f"The {report.MOST_CLASSES} most frequent of {len(names)} classes" in prose(text)
+
+
+def test_a_learning_rate_that_changes_is_drawn(write: Write) -> None:
+    history = {"loss": [3.0, 2.0, 1.0], "auc": [0.5, 0.6, 0.7], "learning_rate": [0.1, 0.1, 0.05]}
+    assert "Learning rate by epoch" in write(history=history)
+    assert "Learning rate by epoch" not in write(history=history | {"learning_rate": [0.1] * 3})
+
+
+def test_what_is_beaten_by_the_constant_is_said() -> None:
+    higher, lower = (METRICS["binary"][i] for i in (0, 1))
+    for metric, model, expected in ((higher, 0.5, True), (higher, 0.6, False), (lower, 0.4, False), (lower, 0.6, True)):
+        assert report._is_beaten(metric, {metric.key: model, "constant": {metric.key: 0.5}}) is expected
+    assert not report._is_beaten(higher, {"auc": None, "constant": {"auc": None}})
+
+
+def test_the_summary_has_the_metrics_of_each_fold_and_the_baselines_of_one() -> None:
+    labels = {"train": [0, 1] * 20, "valid": [], "test": [0] * 39 + [1]}
+    config = config_of()
+    trained = trained_of(config, TINY, TINY_FACTS, labels)
+    first, head, *lines = summary(config, trained).splitlines()
+    assert first == "Model of tiny: 135 parameters, the weights of epoch 2 after 3 epochs"
+    assert head.split() == ["fold", "rows", "AUC", "log", "loss", "accuracy", "PR-AUC", "ECE"]
+    keys = ("auc", "log_loss", "accuracy", "pr_auc", "ece")
+    test = trained.metrics["test"]
+    assert lines[1].split() == ["test", "40", *(f"{test[key]:.4f}" for key in keys)]
+    assert lines[2].split() == ["linear", "part", *(f"{test['linear'][key]:.4f}" for key in keys)]
+    assert lines[3].split() == ["constant", "0.5000", f"{np.log(2):.4f}", "0.9750", "0.0250", "0.4750"]
+    assert len({len(line) for line in (head, *lines[:4])}) == 1

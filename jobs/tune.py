@@ -1,0 +1,29 @@
+"""dataset/ and encoding/ → better settings:  python jobs/tune.py --config FILE --trials N [--set a.b=c …] [--plan]."""
+
+import sys
+from argparse import Namespace
+
+from nfm.config import Config
+from nfm.config_file import read
+from nfm.config_space import read_space
+from nfm.contract.errors import ConfigError
+from nfm.job import run
+
+
+def work(config: Config, asked: Namespace) -> str:
+    """Search, and tell of it."""
+    if asked.trials < 1:
+        raise ConfigError(f"--trials {asked.trials}: give a number of at least 1")
+    space = read_space(asked.config, read(asked.config, asked.set))
+    # TensorFlow takes seconds to import: a wrong configuration is told before that.
+    from nfm.training import tune, tune_summary
+
+    if asked.plan:
+        return tune_summary.plan(space, tune.begun(space), asked.trials)
+    return tune_summary.summary(space, tune.tune(space, asked.trials), asked.trials)
+
+
+OPTIONS = {"--trials": {"type": int, "default": 20, "metavar": "N", "help": "in all, earlier calls included (20)"}}
+
+if __name__ == "__main__":
+    sys.exit(run("Search for better settings.", work, options=OPTIONS))

@@ -1,0 +1,146 @@
+"""Checkpoints: what a killed training goes on from, to the very weights of an undisturbed one.
+
+One file holds everything, and is replaced in one step once it is complete and on the disk: a kill at any moment, or a
+full disk, leaves the checkpoint before. It is a zip of arrays, each with its CRC-32; nothing is pickled.
+"""
+
+import json
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+log = logging.getLogger(__name__)
+
+CHECKPOINT_FORMAT = 2
+FILE = "checkpoint.npz"
+_STATE = "state"
+Arrays = Sequence[NDArray[Any]]
+
+
+class Saved(NamedTuple):
+    """A checkpoint."""
+
+    progress: dict[str, Any]
+    arrays: list[NDArray[Any]]  # of the model and the optimizer
+    best: list[NDArray[Any]] | None  # of the model, at its best epoch
+
+
+def save(
+    folder: Path, depends_on: Mapping[str, Any], progress: Mapping[str, Any], arrays: Arrays, best: Arrays | None
+) -> bool:
+    """Write a checkpoint in the place of the one before.
+
+    Args:
+        folder: of the checkpoint; it is made.
+        depends_on: what the weights follow from, JSON-ready; only a training with the same goes on from here.
+        progress: JSON-ready, how far the training is.
+        arrays: of the model and the optimizer.
+        best: the model's arrays at its best epoch, if there was one.
+
+    Returns:
+        Whether it could be written: a full disk is told in the log, and the last good checkpoint stays.
+    """
+    state = {"format": CHECKPOINT_FORMAT, "depends_on": depends_on, "progress": progress, "has_best": best is not None}
+    named = {_STATE: np.frombuffer(json.dumps(state).encode(), np.uint8)}
+    for prefix, group in (("array", arrays), ("best", best or ())):
+        named |= {f"{prefix}_{i:05}": array for i, array in enumerate(group)}
+    staging = folder / f".{FILE}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with staging.open("wb") as file:
+            np.savez(file, **named)  # type: ignore[arg-type] # the stub takes them for allow_pickle
+            file.flush()
+            os.fsync(file.fileno())
+        staging.replace(folder / FILE)
+    except OSError as error:
+        log.warning(
+            "no checkpoint could be written to %s (%s): the training goes on, and a killed one would start again from "
+            "the last good checkpoint; make room there",
+            folder,
+            error.strerror or error,
+        )
+        with suppress(OSError):
+            staging.unlink(missing_ok=True)
+        return False
+    return True
+
+
+def load(folder: Path, depends_on: Mapping[str, Any], shapes: Sequence[tuple[int, ...]]) -> Saved | None:
+    """The checkpoint, if there is one of this very training; tells in the log why one is not used.
+
+    Args:
+        folder: of the checkpoint.
+        depends_on: as `save` takes it.
+        shapes: of the arrays that are needed, in their order; those of the best epoch are the first of them.
+    """
+    progress, why_not = _read(folder, lambda file: _progress(file, depends_on))
+    if progress is not None:
+        saved: Saved | None
+        saved, why_not = _read(folder, lambda file: _saved(file, progress, shapes))
+        if saved is not None:
+            return saved
+    if why_not:
+        log.warning("the training starts from the beginning: %s", why_not)
+    return None
+
+
+def look(folder: Path, depends_on: Mapping[str, Any]) -> str | None:
+    """What a training would make of the checkpoint that is there, in words; None where there is none."""
+    progress, why_not = _read(folder, lambda file: _progress(file, depends_on))
+    if progress is not None:
+        return f"goes on from the checkpoint after {progress['step']:,} steps, in epoch {progress['epoch'] + 1}"
+    return f"starts from the beginning: {why_not}" if why_not else None
+
+
+class _ChangedError(Exception):
+    """A checkpoint of another training; says what is different."""
+
+
+def _read(folder: Path, part: Any) -> tuple[Any, str | None]:
+    """A part of the checkpoint; or why it cannot be had, unless there is no checkpoint."""
+    if not (folder / FILE).exists():
+        return None, None
+    try:
+        with (folder / FILE).open("rb") as opened, np.load(opened, allow_pickle=False) as file:
+            return part(file), None
+    except _ChangedError as error:
+        return None, f"since the checkpoint in {folder} was written, this changed: {error}"
+    except Exception as error:  # whatever a damaged file leads to
+        return None, f"the checkpoint in {folder} cannot be read ({error or type(error).__name__})"
+
+
+def _progress(file: Any, depends_on: Mapping[str, Any]) -> dict[str, Any]:
+    state = json.loads(file[_STATE].tobytes())
+    if state["format"] != CHECKPOINT_FORMAT:
+        raise _ChangedError("the version of nfm")
+    then = state["depends_on"]
+    changed = sorted(key for key in depends_on.keys() | then.keys() if depends_on.get(key) != then.get(key))
+    if changed:
+        told = [_told(key, then.get(key), depends_on.get(key)) for key in changed[:5]]
+        raise _ChangedError(", ".join(told) + (f" and {len(changed) - 5} more" if len(changed) > 5 else ""))
+    return {**state["progress"], "has_best": state["has_best"]}
+
+
+def _told(name: str, was: Any, is_: Any) -> str:
+    is_setting = name.startswith(("model.", "train."))
+    return f"{name} (was {json.dumps(was)}, is {json.dumps(is_)})" if is_setting else name
+
+
+def _saved(file: Any, progress: Mapping[str, Any], shapes: Sequence[tuple[int, ...]]) -> Saved:
+    names = set(file.files)
+    groups = []
+    for prefix in ("array", "best"):
+        found = [file[name] for name in sorted(names) if name.startswith(f"{prefix}_")]
+        if any(array.shape != shape for array, shape in zip(found, shapes, strict=False)):
+            raise ValueError("its arrays are of another model")
+        groups.append(found)
+    arrays, best = groups
+    if len(arrays) != len(shapes) or bool(best) != progress["has_best"]:
+        raise ValueError("arrays are missing")
+    return Saved({key: value for key, value in progress.items() if key != "has_best"}, arrays, best or None)

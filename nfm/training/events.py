@@ -1,0 +1,64 @@
+"""Event files, as TensorBoard shows them; written without the tensorboard package."""
+
+import logging
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import tensorflow as tf
+
+log = logging.getLogger(__name__)
+
+Write = Callable[[int, Mapping[str, float]], None]
+
+# What TensorBoard knows a scalar by.
+_SCALAR = tf.compat.v1.SummaryMetadata(
+    plugin_data=tf.compat.v1.SummaryMetadata.PluginData(plugin_name="scalars"),
+    data_class=1,  # DATA_CLASS_SCALAR
+)
+
+
+@contextmanager
+def events(folder: Path | None, fresh: bool) -> Iterator[Write]:
+    """Hand out what writes an epoch's values, by name, so that they can be seen at once.
+
+    A training that was killed may write its last epoch's values once more, and they are the same. A folder that cannot
+    be written to is told in the log, and the training goes on.
+
+    Args:
+        folder: of the event files; None: nothing is written.
+        fresh: the ones that are there are removed. Otherwise they are gone on from.
+    """
+    writer = None
+
+    def write(epoch: int, values: Mapping[str, float]) -> None:
+        nonlocal writer
+        if writer is None:
+            return
+        try:
+            with writer.as_default(step=epoch):
+                for name, value in values.items():
+                    tf.summary.write(name, tf.constant(value, tf.float32), metadata=_SCALAR)
+                writer.flush()
+        except tf.errors.OpError as error:
+            _told(folder, error)
+            writer = None
+
+    if folder is not None:
+        try:
+            if fresh:
+                for old in folder.glob("events.out.tfevents.*"):
+                    old.unlink()
+            writer = tf.summary.create_file_writer(str(folder))
+        except (OSError, tf.errors.OpError) as error:
+            _told(folder, error)
+    try:
+        yield write
+    finally:
+        if writer is not None:
+            writer.close()
+
+
+def _told(folder: Path | None, error: Exception) -> None:
+    reason = str(error).splitlines()[0]
+    log.warning("TensorBoard's events cannot be written to %s (%s): the training goes on without", folder, reason)

@@ -1,0 +1,78 @@
+"""How far a training is: a bar in a terminal, log lines otherwise."""
+
+import logging
+import sys
+import time
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Any, Self
+
+from tqdm import tqdm
+
+log = logging.getLogger(__name__)
+
+_SECONDS = 5  # between log lines
+
+
+class Bar:
+    """Shows loss, rate and the time that is left of an epoch."""
+
+    def __init__(self, epochs: int, rows: int, batch_size: int) -> None:
+        """Of a training over this many rows an epoch."""
+        self._epochs, self._rows, self._batch_size = epochs, rows, batch_size
+        self._terminal = sys.stderr.isatty()
+        self._bar: tqdm[Any] | None = None
+        self._number = self._done = self._from = 0
+        self._started = self._next_line = time.monotonic()
+
+    def __enter__(self) -> Self:
+        """Start."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Leave the terminal as it was."""
+        if self._bar is not None:
+            self._bar.close()
+
+    def epoch(self, finished: int, batches: int) -> None:
+        """One begins, with so many batches done already."""
+        self._number, self._from = finished + 1, min(batches * self._batch_size, self._rows)
+        self._done, self._started = self._from, time.monotonic()
+        if self._terminal:
+            name = f"epoch {self._number}/{self._epochs}"
+            self._bar = tqdm(
+                total=self._rows, initial=self._done, desc=name, unit=" rows", unit_scale=True, leave=False
+            )
+
+    def step(self, rows: int, loss: float) -> None:
+        """A batch was learned from."""
+        self._done += rows
+        if self._bar is not None:
+            self._bar.set_postfix_str(f"loss {loss:.4f}", refresh=False)
+            self._bar.update(rows)
+        elif time.monotonic() >= self._next_line:
+            seconds = max(time.monotonic() - self._started, 1e-9)
+            rate = (self._done - self._from) / seconds
+            self._next_line = time.monotonic() + _SECONDS
+            log.info(
+                "epoch %d of at most %d: %3.0f %%, loss %.4f, %s rows/s, %.0f s to its end",
+                self._number,
+                self._epochs,
+                100 * self._done / self._rows,
+                loss,
+                f"{rate:,.0f}",
+                (self._rows - self._done) / max(rate, 1e-9),
+            )
+
+    def end(self, metrics: Mapping[str, float]) -> None:
+        """The epoch is over, and was measured."""
+        shown = "  ".join(f"{name} {value:.4g}" for name, value in metrics.items())
+        if self._bar is not None:
+            self._bar.close()
+            tqdm.write(f"epoch {self._number}/{self._epochs}  {shown}", file=sys.stderr)
+            self._bar = None
+        elif time.monotonic() >= self._next_line or self._number == self._epochs:
+            self._next_line = time.monotonic() + _SECONDS
+            log.info("epoch %d of at most %d  %s", self._number, self._epochs, shown)

@@ -1,0 +1,94 @@
+"""The journal of a search: Optuna's study in one file, which a killed search goes on from."""
+
+import json
+import logging
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import FrozenTrial, TrialState
+
+from nfm.contract.errors import DataError
+
+log = logging.getLogger(__name__)
+
+JOURNAL = "journal.log"
+_NAME, _DEPENDS_ON = "nfm", "depends_on"
+_UNSTOPPED = 5  # trials that come to their end before one is stopped for being worse than their median, …
+_FIRST_EPOCHS = 2  # … and epochs that every trial is given
+
+
+def open_study(folder: Path, depends_on: Mapping[str, Any], direction: int) -> optuna.Study:
+    """The study of a folder, new or to go on with. No other process may be at it.
+
+    Args:
+        folder: of the journal; it is made.
+        depends_on: what the values of the trials follow from, by the names that people know it by.
+        direction: 1 where higher is better, -1 where lower is.
+
+    Raises:
+        DataError: the journal cannot be read, or what it depends on has changed.
+    """
+    folder.mkdir(exist_ok=True)
+    journal = folder / JOURNAL
+    # What a kill may have left: the lock of the journal, and at its end a line that is not whole.
+    journal.with_name(f"{JOURNAL}.lock").unlink(missing_ok=True)
+    content = journal.read_bytes() if journal.exists() else b""
+    if content and not content.endswith(b"\n"):
+        log.warning("the last line of %s was not written to its end, and is left out", journal)
+        with journal.open("r+b") as file:
+            file.truncate(content.rfind(b"\n") + 1)
+    study = load_study(folder, depends_on)
+    if study is None:
+        way: Any = "maximize" if direction > 0 else "minimize"
+        study = optuna.create_study(storage=_storage(folder), study_name=_NAME, direction=way)
+    if _DEPENDS_ON not in study.user_attrs:
+        study.set_user_attr(_DEPENDS_ON, dict(depends_on))
+    for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+        study.tell(trial.number, state=TrialState.FAIL)
+        log.info("a trial that was killed is not counted")
+    study.pruner = optuna.pruners.MedianPruner(n_startup_trials=_UNSTOPPED, n_warmup_steps=_FIRST_EPOCHS)
+    return study
+
+
+def load_study(folder: Path, depends_on: Mapping[str, Any]) -> optuna.Study | None:
+    """The study of a folder, to look at; None if none was begun.
+
+    Raises:
+        DataError: as in `open_study`.
+    """
+    if not (folder / JOURNAL).exists():
+        return None
+    try:
+        storage = _storage(folder)
+        if _NAME not in [study.study_name for study in storage.get_all_studies()]:
+            return None
+        study = optuna.load_study(study_name=_NAME, storage=storage)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(
+            f"The journal of the search, {folder / JOURNAL}, cannot be read ({error}). Delete {folder} to begin anew."
+        ) from error
+    # A kill while the study was made leaves one without a trial, that says nothing yet.
+    now, then = json.loads(json.dumps(depends_on)), study.user_attrs.get(_DEPENDS_ON)
+    changed = [] if then is None else sorted(key for key in {**then, **now} if now.get(key) != then.get(key))
+    if changed:
+        raise DataError(
+            f"The search in {folder} cannot go on, for its trials could not be compared: since it was begun, this "
+            f"changed: {', '.join(changed)}. Put it back; or, to begin anew, delete {folder} or give it another name."
+        )
+    return study
+
+
+def done(study: optuna.Study) -> list[FrozenTrial]:
+    """The trials that count, in their order: all but those that were killed."""
+    return study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED))
+
+
+def _storage(folder: Path) -> optuna.storages.BaseStorage:
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        return optuna.storages.JournalStorage(JournalFileBackend(str(folder / JOURNAL)))

@@ -1,0 +1,223 @@
+"""The forward pass, against the paper's equations row by row and pair by pair in plain 64-bit numbers."""
+
+from collections.abc import Callable
+from itertools import pairwise, product
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from nfm.contract.artifact import Network
+from nfm.contract.encoder import Inputs
+from nfm.contract.schema import Bag, Field, Number, Spec
+from nfm.scoring.forward import _widened, score
+
+TASKS = {"binary": (), "regression": (), "multiclass": ("a", "b", "c")}
+Weights = dict[str, NDArray[Any]]
+
+
+def spec_of(bags: bool, numbers: bool, dense: bool) -> Spec:
+    """Two plain fields with a bag before, between and behind them."""
+    names = ["tags", "colour", "shops", "size", "kinds"] if bags else ["colour", "size"]
+    bag = {name: Bag(None, ",", None) for name in ("tags", "shops", "kinds")}
+    fields = [Field(n, (n,), ("text",), 2, 3 + i, n, bag=bag.get(n)) for i, n in enumerate(names)]
+    of_numbers = [Number("kg", "kg", "field", 0.0, True, None, False, 0.0, 1.0)] * numbers
+    of_dense = [Number("price", "price", "dense", 0.0, True, None, False, 0.0, 1.0)] * dense
+    return Spec(("id",), tuple(fields), (*of_dense, *of_numbers), ())
+
+
+def network_of(task: str, hidden: tuple[int, ...], activation: str = "tanh", dtype: str = "float32") -> Network:
+    return Network(task, 5, hidden, activation, TASKS[task], dtype)
+
+
+def weights_of(spec: Spec, network: Network, seed: int = 1) -> Weights:
+    random = np.random.default_rng(seed)
+    shapes = network.weight_shapes(spec)
+    return {name: random.normal(scale=0.5, size=shape).astype(network.dtype(name)) for name, shape in shapes.items()}
+
+
+def rows_of(spec: Spec, lengths: list[int], seed: int = 2) -> Inputs:
+    """Random rows with so many members in their bags; each member is of any of the bags."""
+    random = np.random.default_rng(seed)
+    count = len(lengths)
+    plain = [field for field in spec.fields if field.bag is None]
+    ids = [random.integers(0, field.size, count) for field in plain]
+    of_bags = [
+        row
+        for field, start in zip(spec.fields, spec.offsets, strict=True)
+        if field.bag is not None
+        for row in range(start, start + field.size)
+    ]
+    members = sum(lengths) if of_bags else 0
+    splits = np.concatenate([[0], np.cumsum(lengths)]) if of_bags else np.zeros(count + 1)
+    return Inputs(
+        np.stack(ids, axis=1).astype(np.int32),
+        random.normal(size=(count, len(spec.field_numbers))).astype(np.float32),
+        random.normal(size=(count, len(spec.dense))).astype(np.float32),
+        np.array([of_bags[i] for i in random.integers(0, max(1, len(of_bags)), members)], np.int32),
+        random.choice(np.array([0.0, 1.0, 0.5, -2.0, 0.3], np.float32), members),
+        splits.astype(np.int64),
+    )
+
+
+ACTIVATIONS: dict[str, Callable[[NDArray[np.float64]], NDArray[np.float64]]] = {
+    "relu": lambda x: np.maximum(x, 0),
+    "tanh": np.tanh,
+    "sigmoid": lambda x: 1 / (1 + np.exp(-x)),
+    "linear": lambda x: x,
+}
+
+
+def brute_force(spec: Spec, network: Network, weights: Weights, rows: Inputs) -> NDArray[np.float64]:
+    """(B, C) scores: equations 2 to 7, a pair of features at a time."""
+    w = {name: array.astype(np.float64) for name, array in weights.items()}
+    starts = [start for field, start in zip(spec.fields, spec.offsets, strict=True) if field.bag is None]
+    number_rows = range(sum(field.size for field in spec.fields), spec.rows)
+    scores = []
+    for b, (begin, end) in enumerate(pairwise(rows.bag_splits.tolist())):
+        features = [(start + int(i), 1.0) for start, i in zip(starts, rows.ids_BF[b], strict=True)]
+        features += [(row, float(x)) for row, x in zip(number_rows, rows.values_BN[b], strict=True)]
+        features += [(int(rows.bag_rows[p]), float(rows.bag_values[p])) for p in range(begin, end)]
+        pooled = np.zeros(network.embedding_dim)
+        for second, (j, x_j) in enumerate(features):
+            for i, x_i in features[:second]:
+                pooled += x_i * w["embedding"][i] * x_j * w["embedding"][j]
+        hidden = np.concatenate([pooled, rows.dense_BD[b]]) if network.hidden_units else pooled
+        for layer in range(len(network.hidden_units)):
+            hidden = hidden @ w[f"hidden_{layer}_kernel"] + w[f"hidden_{layer}_bias"]
+            hidden = ACTIVATIONS[network.activation](hidden)
+        logits = w["bias"] + hidden @ w["output"] + rows.dense_BD[b] @ w["dense_linear"]
+        logits = logits + sum(w["linear"][i] * x for i, x in features)
+        if network.task == "multiclass":
+            logits = np.exp(logits) / np.exp(logits).sum()
+        scores.append(1 / (1 + np.exp(-logits)) if network.task == "binary" else logits)
+    return np.array(scores)
+
+
+LENGTHS = [0, 1, 3, 0, 64, 65, 2, 130]  # of bags: up to 64 members are summed otherwise than more of them
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+@pytest.mark.parametrize("hidden", [(), (4,), (4, 3)], ids=str)
+@pytest.mark.parametrize("task", TASKS)
+def test_scores_equal_the_equations(task: str, hidden: tuple[int, ...], dtype: str) -> None:
+    for bags, numbers, dense in product([False, True], repeat=3):
+        spec, network = spec_of(bags, numbers, dense), network_of(task, hidden, dtype=dtype)
+        weights, rows = weights_of(spec, network), rows_of(spec, LENGTHS)
+        got, wanted = score(spec, network, weights, rows), brute_force(spec, network, weights, rows)
+        assert got.dtype == np.float32
+        assert got.shape == ((8, 3) if task == "multiclass" else (8,))
+        # Of a pooled sum, float32 loses what its squares are larger.
+        np.testing.assert_allclose(got.reshape(wanted.shape), wanted, rtol=2e-4, atol=2e-4)
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_every_activation(activation: str) -> None:
+    spec, network = spec_of(True, True, True), network_of("regression", (4, 3), activation)
+    weights, rows = weights_of(spec, network), rows_of(spec, [2, 0, 5])
+    wanted = brute_force(spec, network, weights, rows)[:, 0]
+    np.testing.assert_allclose(score(spec, network, weights, rows), wanted, rtol=1e-4, atol=1e-4)
+
+
+def test_the_papers_example_by_hand() -> None:
+    # A field and a bag of two: their vectors pool to [19, 10, 27, 4], whose numbers h keeps apart.
+    fields = (Field("f", ("f",), ("text",), 0, 0, "f"), Field("b", ("b",), ("text",), 0, 1, "b", bag=Bag(None, ",", 9)))
+    spec, network = Spec(("id",), fields, (), ()), Network("regression", 4, (), "relu")
+    weights = {
+        "embedding": np.array([[3, 0, 1, 0], [1, 2, 3, 4], [4, 5, 6, 1]], np.float32),
+        "linear": np.array([[0.5], [0.25], [0.125]], np.float32),
+        "dense_linear": np.empty((0, 1), np.float32),
+        "bias": np.array([0.0], np.float32),
+        "output": np.array([[1], [32], [32**2], [32**3]], np.float32),
+    }
+
+    def scored(rows: list[int], x: list[float]) -> float:
+        arrays = np.array(rows, np.int32), np.array(x, np.float32), np.array([0, len(rows)])
+        none = np.empty((1, 0), np.float32)
+        return float(score(spec, network, weights, Inputs(np.zeros((1, 1), np.int32), none, none, *arrays))[0])
+
+    assert scored([1, 2], [1, 1]) == 19 + 10 * 32 + 27 * 32**2 + 4 * 32**3 + 0.875
+    assert scored([2, 1], [1, 1]) == scored([1, 2], [1, 1])
+    assert scored([], []) == 0.5  # one feature alone has no interaction
+    assert scored([1], [2]) == 6 + 6 * 32**2 + 1.0
+    assert scored([1, 1], [1, 1]) == 7 + 4 * 32 + 15 * 32**2 + 16 * 32**3 + 1.0
+    assert scored([1, 2], [0, 1]) == 12 + 6 * 32**2 + 0.625
+
+
+def part_of(rows: Inputs, chosen: list[int]) -> Inputs:
+    """These rows, in this order."""
+    members = [range(rows.bag_splits[b], rows.bag_splits[b + 1]) for b in chosen]
+    every = [member for of_row in members for member in of_row]
+    splits = np.cumsum([0, *(len(of_row) for of_row in members)])
+    plain = rows.ids_BF[chosen], rows.values_BN[chosen], rows.dense_BD[chosen]
+    return Inputs(*plain, rows.bag_rows[every], rows.bag_values[every], splits)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+@pytest.mark.parametrize("task", TASKS)
+def test_a_rows_score_does_not_depend_on_its_company(task: str, dtype: str) -> None:
+    spec = spec_of(True, True, True)
+    network = Network(task, 13, (37, 11), "tanh", TASKS[task], dtype)
+    weights = weights_of(spec, network)
+    random = np.random.default_rng(3)
+    count = 2500  # two full tiles, and a part of one
+    rows = rows_of(
+        spec, random.choice([0, 1, 2, 5, 64, 65, 90], count, p=[0.3, 0.3, 0.2, 0.1, 0.04, 0.04, 0.02]).tolist()
+    )
+    whole = score(spec, network, weights, rows)
+    for chosen in (
+        random.permutation(count).tolist(),
+        list(range(1, 1026)),
+        list(range(1024)),
+        [7],
+        *([b] for b in random.choice(count, 20).tolist()),
+        [count - 1, 5],
+    ):
+        got = score(spec, network, weights, part_of(rows, chosen))
+        np.testing.assert_array_equal(got, whole[chosen], strict=True)
+    # At every place of a tile.
+    repeated = score(spec, network, weights, part_of(rows, [11] * 1500))
+    np.testing.assert_array_equal(repeated, np.broadcast_to(whole[11], repeated.shape))
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_no_rows_have_no_scores(task: str) -> None:
+    spec, network = spec_of(True, True, True), network_of(task, (4,))
+    got = score(spec, network, weights_of(spec, network), rows_of(spec, []))
+    assert got.dtype == np.float32
+    assert got.shape == ((0, 3) if task == "multiclass" else (0,))
+
+
+def test_probabilities_of_extreme_logits() -> None:
+    def scored(task: str, bias: list[float]) -> list[Any]:
+        spec, network = spec_of(False, False, False), network_of(task, ())
+        weights = {name: np.zeros_like(array) for name, array in weights_of(spec, network).items()}
+        rows = rows_of(spec, [0])
+        return list(score(spec, network, {**weights, "bias": np.array(bias, np.float32)}, rows)[0].reshape(-1).tolist())
+
+    assert [scored("binary", [x]) for x in (-1e4, 0, 1e4)] == [[0], [0.5], [1]]
+    assert [scored("regression", [x]) for x in (-1e30, 0, 0.25)] == [[np.float32(-1e30)], [0], [0.25]]
+    assert scored("multiclass", [1e4, 1e4, -1e4]) == [0.5, 0.5, 0]
+    assert scored("multiclass", [-1e30, -3e38, 3e38]) == [0, 0, 1]
+    assert scored("multiclass", [7, 7, 7]) == pytest.approx([1 / 3] * 3)
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_numbers_that_are_too_large_give_no_finite_score_in_their_row_alone(task: str) -> None:
+    spec, network = spec_of(False, True, False), network_of(task, ())
+    rows = rows_of(spec, [0] * 4)
+    values = rows.values_BN.copy()
+    values[2, 0] = 1e30
+    got = score(spec, network, weights_of(spec, network), rows._replace(values_BN=values)).reshape(4, -1)
+    assert np.isfinite(got).all(axis=1).tolist() == [True, True, False, True]
+    assert np.isfinite(got[2]).sum() == 0  # of several classes, none is finite
+
+
+def test_every_finite_float16_is_the_same_number_as_float32() -> None:
+    every = np.arange(2**16, dtype=np.uint16).view(np.float16)
+    every = every[np.isfinite(every)]
+    assert len(every) == 2**16 - 2 * 2**10
+    widened = _widened(every)
+    np.testing.assert_array_equal(widened, every.astype(np.float32), strict=True)
+    np.testing.assert_array_equal(np.signbit(widened), np.signbit(every))

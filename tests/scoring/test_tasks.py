@@ -1,0 +1,230 @@
+"""The score job with several classes, bags with weights and a float16 table, on a real Spark session."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from pyspark.sql import SparkSession
+
+from nfm.config import Config
+from nfm.contract import artifact
+from nfm.contract.artifact import Artifact, Network
+from nfm.contract.encoder import Encoding, inputs
+from nfm.contract.errors import ConfigError, DataError
+from nfm.features.dataset import build
+from nfm.scoring.scorer import count_names, score_batch
+from nfm.scoring.summary import plan, summary
+from nfm.scoring.table import score_table
+from tests.scoring.test_forward import brute_force
+
+CLASSES = ("a.b", "two words", "", "größe`")
+COLUMNS = ["score_a.b", "score_two words", "score_", "score_größe`"]
+MULTICLASS = Network("multiclass", 3, (4,), "relu", CLASSES, "float16")
+SCHEMA = "id long, tags array<string>, tag_weights array<double>, colour string, label int"
+TRAINED_ON: list[tuple[Any, ...]] = [
+    (0, ["x", "y"], [1.0, 0.5], "red", 0),
+    (1, ["x", None, "y"], [1.0, 1.0, 2.0], None, 1),
+    (2, [], [], "red", 0),
+    (3, None, None, "blue", 1),
+]
+# x and y are known.
+TONIGHT: list[tuple[Any, ...]] = [
+    (10, ["y", "unseen", "x", "x"], [0.5, 2.0, 1.0, -1.0], "red"),
+    (11, None, None, "unseen"),
+    (12, [], [], None),
+    (13, [None, "new"], [1.0, 3.0], "blue"),
+    (14, ["x"] * 70, [0.25] * 70, "blue"),
+]
+
+
+def config(workdir: Path, source: Path, **score: Any) -> Config:
+    return Config.model_validate(
+        {
+            "name": "shop",
+            "workdir": str(workdir),
+            "source": {"path": str(source)},
+            "columns": {
+                "key": ("id",),
+                "label": "label",
+                "categorical": {"tags": {"bag": True, "weights": "tag_weights"}, "colour": {}},
+            },
+            "split": {"valid": 0.0, "test": 0.0},
+            "train": {"early_stopping": None},
+            "score": score,
+        }
+    )
+
+
+def save_model(folder: Path, target: Path, network: Network, **changes: Any) -> None:
+    random = np.random.default_rng(1)
+    shapes = network.weight_shapes(Encoding.load(folder / "encoding").spec)
+    weights = {name: random.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
+    artifact.save(
+        target,
+        encoding_folder=folder / "encoding",
+        network=network,
+        weights={**weights, **changes},
+        facts={"name": "shop"},
+        write_more=lambda _: None,
+    )
+
+
+@pytest.fixture(scope="module")
+def made(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A working folder with an encoding, tonight's table, and a model of four classes."""
+    folder = tmp_path_factory.mktemp("shop")
+    spark.createDataFrame(TRAINED_ON, SCHEMA).coalesce(1).write.parquet(str(folder / "raw"))
+    build(spark, config(folder, folder / "raw"))
+    tonight = spark.createDataFrame(TONIGHT, SCHEMA.rpartition(",")[0])
+    tonight.repartition(2).write.parquet(str(folder / "tonight"))
+    save_model(folder, folder / "model", MULTICLASS)
+    return folder
+
+
+def raw_batch() -> pa.RecordBatch:
+    names = ["id", "tags", "tag_weights", "colour"]
+    return pa.RecordBatch.from_pylist([dict(zip(names, row, strict=True)) for row in TONIGHT])
+
+
+def expected(model: Artifact) -> Any:
+    spec = model.encoding.spec
+    rows = inputs(spec, model.encoding.encode(raw_batch()))
+    return brute_force(spec, model.network, dict(model.weights), rows)
+
+
+def scores(folder: Path) -> list[dict[str, Any]]:
+    rows = [row for path in sorted(folder.glob("*.parquet")) for row in pq.ParquetFile(path).read().to_pylist()]
+    return sorted(rows, key=lambda row: int(row["id"]))
+
+
+def test_every_class_has_its_column(spark: SparkSession, made: Path) -> None:
+    settings = config(made, made / "tonight", columns=("colour",))
+    report = score_table(spark, settings)
+    rows, model = scores(made / "scores"), Artifact.load(made / "model")
+    assert list(rows[0]) == ["id", "colour", *COLUMNS]
+    assert [row["id"] for row in rows] == [10, 11, 12, 13, 14]
+    got, wanted = np.array([[row[name] for name in COLUMNS] for row in rows]), expected(model)
+    np.testing.assert_allclose(got, wanted, atol=1e-4)
+    assert len(np.unique(got.round(3))) > 10  # the model tells rows and classes apart
+    np.testing.assert_allclose(got.sum(axis=1), 1, atol=1e-6)
+
+    assert report == json.loads((made / "scores/_report.json").read_text())
+    assert report["task"] == "multiclass"
+    assert list(report["scores"]) == COLUMNS
+    for i, name in enumerate(COLUMNS):
+        of_class = got[:, i]
+        assert (report["scores"][name]["min"], report["scores"][name]["max"]) == (of_class.min(), of_class.max())
+        assert report["scores"][name]["mean"] == pytest.approx(of_class.mean())
+    # Members: 4, one that is missing for the null bag, none, 2, 70. In training 2, 3, none and the null bag's.
+    assert report["values"] == {
+        "tags": {
+            "values": 77,
+            "missing": {"count": 2, "rate": 2 / 77, "rate_in_training": 2 / 6},
+            "out_of_vocabulary": {"count": 2, "rate": 2 / 77, "rate_in_training": 0.0},
+        },
+        "colour": {
+            "values": 5,
+            "missing": {"count": 1, "rate": 1 / 5, "rate_in_training": 1 / 4},
+            "out_of_vocabulary": {"count": 1, "rate": 1 / 5, "rate_in_training": 0.0},
+        },
+    }
+    for path in (made / "scores").glob("*.parquet"):
+        facts = json.loads(pq.read_schema(path).metadata[b"org.apache.spark.sql.parquet.row.metadata"])
+        named = {field["name"]: field["metadata"].get("nfm", {}) for field in facts["fields"]}
+        prints = {"model_fingerprint": model.fingerprint, "encoding_fingerprint": model.encoding.spec.fingerprint}
+        assert named == {"id": {}, "colour": {}, **dict.fromkeys(COLUMNS, prints)}
+
+    told = summary(settings, report).splitlines()
+    assert told[1:5] == [f"  {name:<15} {_shown(report, name)}" for name in COLUMNS]
+    assert told[6].split() == ["tags", "2.6%", "(33.3%)", "2.6%", "(0.0%)"]
+
+
+def _shown(report: Any, name: str) -> str:
+    of = report["scores"][name]
+    return f"{of['mean']:.4f} on average, {of['min']:.4f} to {of['max']:.4f}"
+
+
+def test_members_of_bags_are_counted_and_hashed_ones_are_never_unseen(made: Path) -> None:
+    model = Artifact.load(made / "model")
+    spec = model.encoding.spec
+    got, counts = score_batch(model, raw_batch())
+    assert count_names(spec) == [
+        *(("values", "tags"), ("missing", "tags"), ("out_of_vocabulary", "tags")),
+        *(("missing", "colour"), ("out_of_vocabulary", "colour")),
+    ]
+    assert counts.tolist() == [77, 2, 2, 1, 1]
+    np.testing.assert_allclose(got, expected(model), atol=1e-4)
+    nothing, none = score_batch(model, raw_batch().slice(0, 0))
+    assert (nothing.shape, none.tolist()) == ((0, 4), [0] * 5)
+
+
+def test_a_regression_gives_the_number(spark: SparkSession, made: Path, tmp_path: Path) -> None:
+    save_model(made, tmp_path / "model", Network("regression", 3, (), "relu"), bias=np.array([100], np.float32))
+    settings = {"model": str(tmp_path / "model"), "output": str(tmp_path / "scores")}
+    report = score_table(spark, config(made, made / "tonight", **settings))
+    got, wanted = [row["score"] for row in scores(tmp_path / "scores")], expected(Artifact.load(tmp_path / "model"))
+    np.testing.assert_allclose(got, wanted[:, 0], rtol=1e-5)
+    assert report["score"]["mean"] == pytest.approx(np.mean(got))
+    assert (report["score"]["min"], report["score"]["max"], report["task"]) == (min(got), max(got), "regression")
+    assert max(got) > 50  # no probability
+
+
+def test_an_infinite_score_is_never_published(spark: SparkSession, made: Path, tmp_path: Path) -> None:
+    save_model(made, tmp_path / "model", Network("regression", 3, (), "relu"), bias=np.array([math.inf], np.float32))
+    settings = {"model": str(tmp_path / "model"), "output": str(tmp_path / "scores")}
+    with pytest.raises(DataError, match=r"^5 of 5 rows of .*tonight have a score that is not a number or is infinite"):
+        score_table(spark, config(made, made / "tonight", **settings))
+    assert not (tmp_path / "scores").exists()
+
+
+@pytest.mark.parametrize(
+    ("classes", "columns", "message"),
+    [
+        (("red", "blue", "Red"), (), r"^score\.model: the output would have the columns 'score_red' and 'score_Red'"),
+        (
+            ("red", "Blue"),
+            ("SCORE_BLUE",),
+            r"^score\.columns: the output has a column 'score_Blue' already.*_BLUE' out",
+        ),
+        (("red", "Blue"), ("colour", "ID"), r"^score\.columns: the output has a column 'id' already.*leave 'ID' out"),
+        ((), ("Score",), r"^score\.columns: the output has a column 'score' already.*leave 'Score' out"),
+        ((), ("score",), r"^score\.columns: the output has a column 'score' already"),
+    ],
+    ids=str,
+)
+def test_two_columns_of_one_name_are_refused_before_any_work(
+    spark: SparkSession, made: Path, tmp_path: Path, classes: tuple[str, ...], columns: tuple[str, ...], message: str
+) -> None:
+    task = "multiclass" if classes else "binary"
+    save_model(made, tmp_path / "model", Network(task, 3, (), "relu", classes))
+    settings = {"model": str(tmp_path / "model"), "output": str(tmp_path / "scores"), "columns": columns}
+    with pytest.raises(ConfigError, match=message) as refused:
+        score_table(spark, config(made, made / "tonight", **settings))
+    assert refused.value.exit_code == 2
+    assert not (tmp_path / "scores").exists()
+
+
+def test_of_many_classes_the_plan_and_the_summary_name_a_few(made: Path, tmp_path: Path) -> None:
+    names = tuple(f"c{i}" for i in range(13))
+    save_model(made, tmp_path / "model", Network("multiclass", 3, (), "relu", names))
+    settings, model = config(made, made / "tonight"), Artifact.load(tmp_path / "model")
+    shown = [f"score_c{i}" for i in range(10)]
+    assert f"  writes    {', '.join(['id', *shown])}, … and 3 more\n" in plan(settings, model, settings.source)
+    nothing = {"min": None, "mean": None, "max": None}
+    report = {
+        "rows": 0,
+        "source": "raw",
+        "skipped_files": [],
+        "model": "model",
+        "model_fingerprint": "f",
+        "scores": {f"score_{name}": nothing for name in names},
+        "values": {"tags": {"values": 0, "missing": {"count": 0, "rate": None, "rate_in_training": 0.5}}},
+    }
+    told = [line.split() for line in summary(settings, report).splitlines()]
+    assert told[1:12] == [*([name, "none"] for name in shown), ["…", "and", "3", "more"]]
+    assert told[13] == ["tags", "–", "–"]

@@ -1,0 +1,177 @@
+"""The train job's work on a dataset on disk: the artifact, what is told, and what is refused."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+
+from nfm.config import Config
+from nfm.config_train import Model
+from nfm.contract.artifact import Artifact
+from nfm.contract.encoder import Encoding, inputs
+from nfm.contract.errors import DataError
+from nfm.contract.publish import BusyError, locked
+from nfm.training import summary
+from nfm.training.data import features_of
+from nfm.training.fit import fit
+from nfm.training.model import build
+from nfm.training.train import read, read_encoding, train
+from tests.training.examples import shop_encoding, shop_labels, shop_visits, write_shop
+from tests.training.test_fit import values_of
+
+# Of Keras, where it saves a model.
+ROOT = Path(__file__).parent.parent.parent
+TASKS: dict[str, dict[str, Any]] = {
+    "binary": {"negative_rate": 0.5},
+    "regression": {},
+    "multiclass": {"classes": ("none", "one", "both")},
+}
+
+
+@pytest.fixture(scope="module", params=TASKS)
+def done(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Config:
+    """A trained model with a float16 table."""
+    folder, task = tmp_path_factory.mktemp("shop"), str(request.param)
+    encoding = shop_encoding(folder / "encoding", **TASKS[task])
+    config = write_shop(folder, encoding, task, model={"embedding_dtype": "float16"}, train={"group": None})
+    train(config)
+    return config
+
+
+def test_the_artifact_has_the_rounded_table_and_the_metrics_before_it_was_rounded(done: Config) -> None:
+    model = Artifact.load(Path(done.workdir, "model"))
+    table = keras.models.load_model(model.path / "keras/model.keras").get_layer("embedding").table.numpy()
+    assert model.weights["embedding"].dtype == np.float16
+    np.testing.assert_array_equal(model.weights["embedding"].astype(np.float32), table[:-1])
+    metrics, in_float32 = model.metadata["metrics"], model.metadata["metrics_in_float32"]
+    assert {"train", "valid", "test"} == metrics.keys()
+    assert in_float32["rows"] == metrics["test"]["rows"] == 100
+    name = {"binary": "log_loss", "regression": "rmse", "multiclass": "log_loss"}[done.model.task]
+    assert in_float32[name] != metrics["test"][name]  # it was measured again
+    assert in_float32[name] == pytest.approx(metrics["test"][name], abs=1e-3)
+
+
+def test_the_metrics_are_those_of_the_published_model(done: Config) -> None:
+    """By hand, with the Keras model of the artifact on raw rows."""
+    model = Artifact.load(Path(done.workdir, "model"))
+    visits, spec = shop_visits(100, 2), model.encoding.spec  # the rows of the test fold
+    loaded = keras.models.load_model(model.path / "keras/model.keras")
+    logits = np.asarray(loaded(features_of(inputs(spec, model.encoding.encode(visits)), spec)), np.float64)
+    label, metrics = shop_labels(visits, done.model.task), model.metadata["metrics"]["test"]
+    match done.model.task:
+        case "binary":
+            expected = np.mean(np.logaddexp(0, np.where(label > 0, -1, 1) * logits[:, 0]))
+        case "regression":
+            expected = np.sqrt(np.mean((logits[:, 0] - label) ** 2))
+        case _:
+            p = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+            expected = -np.mean(np.log(p[np.arange(100), label.astype(int)]))
+    name = "rmse" if done.model.task == "regression" else "log_loss"
+    assert metrics[name] == pytest.approx(expected, rel=1e-5)
+
+
+def test_what_is_left_in_the_working_folder(done: Config) -> None:
+    folder = Path(done.workdir)
+    assert not (folder / "checkpoint").exists()
+    assert (folder / "model/report.html").stat().st_size > 10_000
+    metadata = json.loads((folder / "model/metadata.json").read_text())
+    assert (metadata["epochs"], metadata["rows"]) == (3, {"train": 400, "valid": 100, "test": 100})
+    steps = {step for step, _, _ in values_of(folder / "tensorboard")}
+    assert steps == {1, 2, 3}
+
+
+def test_a_second_training_at_the_same_place_is_refused(done: Config) -> None:
+    before = Artifact.load(Path(done.workdir, "model")).fingerprint
+    with (
+        locked(Path(done.workdir, "checkpoint")),
+        pytest.raises(BusyError, match=f"Another run is writing {done.workdir}/checkpoint: process {os.getpid()} on"),
+    ):
+        train(done)
+    assert Artifact.load(Path(done.workdir, "model")).fingerprint == before
+
+
+def test_a_dataset_of_another_task_is_refused(done: Config) -> None:
+    for task in TASKS.keys() - {done.model.task}:
+        if {task, done.model.task} == {"binary", "regression"} and done.model.task == "regression":
+            continue  # its labels tell, not its encoding
+        other = done.model_copy(update={"model": done.model.model_copy(update={"task": task})})
+        with pytest.raises(DataError, match=f"was made for another task than model.task: {task}: "):
+            read_encoding(other)
+
+
+def test_labels_that_are_not_of_the_task_are_refused(tmp_path: Path) -> None:
+    config = write_shop(tmp_path, shop_encoding(tmp_path / "encoding"), "regression", rows=40)
+    with pytest.raises(DataError, match=r"The labels of a binary task are 0 and 1, but 10 of the 10 rows of the valid"):
+        train(config.model_copy(update={"model": config.model.model_copy(update={"task": "binary"})}))
+    assert not (tmp_path / "model").exists()
+
+
+def test_a_folder_that_holds_something_else_is_left_alone(tmp_path: Path) -> None:
+    config = write_shop(tmp_path, shop_encoding(tmp_path / "encoding"), rows=40)
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model/thesis.txt").write_text("years of work")
+    with pytest.raises(DataError, match="is not something this job made"):
+        train(config)
+    assert not (tmp_path / "checkpoint").exists()  # told before the training
+
+
+def test_the_plan_tells_what_would_be_done_and_does_nothing(tmp_path: Path) -> None:
+    config = write_shop(tmp_path, shop_encoding(tmp_path / "encoding"), rows=40)
+    before = sorted(tmp_path.rglob("*"))
+    encoding, folds = read(config)
+    told = summary.plan(config, encoding, folds)
+    # Table: color 1 + 2 + 3, tags 1 + 1 + 2, age 1 + 3, kg 1 = 15 rows of 4 and of w_i, w_0; 2 dense columns, which
+    # have weights and join 4 pooled numbers into 8 units; norms of 4 and 8; h.
+    parameters = 15 * 4 + 15 + 1 + 2 + (4 + 2) * 8 + 8 + 4 * (4 + 8) + 8
+    assert f"  model     {parameters} parameters, 15 rows in the embedding table" in told
+    assert "no row of the dataset was read, nothing was trained or written" in told
+    assert "(train 40, valid 10, test 10 rows)" in told
+    assert "starts" not in told
+    assert "resumes" not in told
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_the_plan_tells_what_the_training_starts_from(tmp_path: Path) -> None:
+    config = write_shop(tmp_path, shop_encoding(tmp_path / "encoding"), rows=40, train={"epochs": 1})
+    encoding, folds = read(config)
+    fit(encoding.spec, config.model, config.train, folds, tmp_path / "checkpoint")
+    assert "  resumes   goes on from the checkpoint after 1 steps, in epoch 2" in summary.plan(config, encoding, folds)
+
+    def changed(**changes: Any) -> str:
+        train_settings = config.train.model_copy(update=changes)
+        return summary.plan(config.model_copy(update={"train": train_settings}), encoding, folds)
+
+    assert "starts from the beginning: since the checkpoint" in changed(seed=2)
+    assert "this changed: train.seed (was 1, is 2)" in changed(seed=2)
+    assert "  starts    from a factorization machine, which is trained first" in changed(pretrain="fm")
+    train(config)
+    model = Artifact.load(tmp_path / "model")
+    started = changed(init_from=f"{tmp_path}/model")
+    assert f"  starts    from the model in {tmp_path}/model ({model.fingerprint[:12]}…)" in started
+    with pytest.raises(DataError, match="There is no model in"):
+        changed(init_from=f"{tmp_path}/nowhere")
+
+
+def test_the_job_prints_the_network_from_the_encoding_alone(tmp_path: Path) -> None:
+    encoding: Encoding = shop_encoding(tmp_path / "encoding")
+    (tmp_path / "config.yaml").write_text(
+        f"{{name: shop, workdir: {tmp_path}, source: {{path: raw}}, model: {{embedding_dim: 4, hidden_units: [8]}}, "
+        "columns: {key: [id], label: bought, categorical: {color: {}}}}"
+    )
+    command = [sys.executable, "jobs/train.py", "--config", str(tmp_path / "config.yaml"), "--summary"]
+    ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=200)
+    assert ran.returncode == 0, ran.stderr
+    cells = [line.split() for line in ran.stdout.splitlines()]
+    assert ["embedding", "FeatureEmbedding", "B", "×", "…", "×", "4", "60"] in cells
+    assert ["hidden_0", "Dense", "B", "×", "8", "56"] in cells
+    model = build(encoding.spec, Model(embedding_dim=4, hidden_units=(8,)))
+    padding = 4 + 1
+    assert ["sum", str(model.count_params() - padding)] in cells
+    assert "Two rows of a field are reserved" in ran.stdout
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["config.yaml", "encoding"]
