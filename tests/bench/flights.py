@@ -81,9 +81,9 @@ def prepared() -> Path:
     table = raw[["id", "late", "fold"]].copy()
     for name, field in columns.categorical.items():
         texts = raw[list(field.columns(name))].astype("string").fillna("")
-        table[f"{'cross' if field.cross else 'field'}:{name}"] = texts.agg("|".join, axis=1)
+        table[f"{'cross' if field.cross else 'field'}_{name}"] = texts.agg("|".join, axis=1)
     for name, number in columns.numeric.items():
-        table[f"number:{name}"] = raw[number.column or name].astype("float64")
+        table[f"number_{name}"] = raw[number.column or name].astype("float64")
     path = FOLDER / "columns.parquet"
     table.to_parquet(path, index=False)
     return path
@@ -94,14 +94,11 @@ def lightgbm(crosses: bool) -> None:
     import lightgbm as lgb  # type: ignore[import-not-found]
 
     table = pd.read_parquet(FOLDER / "columns.parquet")
-    names = [
-        c
-        for c in table.columns.astype(str)
-        if c.startswith(("field:", "number:", "cross:") if crosses else ("field:", "number:"))
-    ]
+    kinds = ("field_", "number_", "cross_") if crosses else ("field_", "number_")
+    names = [c for c in table.columns.astype(str) if c.startswith(kinds)]
     features = table[names].copy()
     for name in names:
-        if not name.startswith("number:"):
+        if not name.startswith("number_"):
             features[name] = features[name].astype("category")
     rows = {fold: table["fold"] == fold for fold in ("train", "valid", "test")}
     model = lgb.LGBMClassifier(n_estimators=2000, verbose=-1, random_state=SEED, **LIGHTGBM_SETTINGS)
@@ -122,7 +119,7 @@ def lightgbm(crosses: bool) -> None:
 
 def logistic_regression(table: pd.DataFrame, crosses: bool) -> None:
     """Print the test AUC of one-hot logistic regression."""
-    kinds = ("field:", "cross:") if crosses else ("field:",)
+    kinds = ("field_", "cross_") if crosses else ("field_",)
     names = [c for c in table.columns.astype(str) if c.startswith(kinds)]
     train, test = table[table["fold"] == "train"], table[table["fold"] == "test"]
     one_hot = OneHotEncoder(handle_unknown="ignore")
