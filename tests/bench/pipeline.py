@@ -29,14 +29,16 @@ FILE_ROWS = 16 * ROW_GROUP  # some 60 MB
 FEW, MANY = 2_000_000, 20_000_000
 
 
-def write(folder: Path, rows: int) -> Path:
-    """A dataset of so many rows in its train fold, unless it is there already. Ids follow Zipf's law."""
+def write(folder: Path, rows: int, spec: Spec = SPEC, exponent: float = 1.3) -> Path:
+    """A dataset of so many rows in its train fold, unless it is there already. Ids follow Zipf's law; 0: uniform."""
     marker = folder / DATASET_MARKER
     if marker.exists():
         return folder
     train = folder / "fold=train"
     train.mkdir(parents=True, exist_ok=True)
-    cumulative = [np.cumsum(p / p.sum()) for p in (np.arange(1, size + 1) ** -1.3 for size in SIZES)]
+    cumulative = [
+        np.cumsum(p / p.sum()) for p in (np.arange(1.0, field.values + 1) ** -exponent for field in spec.fields)
+    ]
     rng = np.random.default_rng(7)
     for i, start in enumerate(range(0, rows, FILE_ROWS)):
         end = min(start + FILE_ROWS, rows)
@@ -46,7 +48,7 @@ def write(folder: Path, rows: int) -> Path:
             columns = {"id": pa.array(np.arange(at, at + n))}
             columns |= {"label": pa.array((rng.random(n) < 0.2).astype(np.float32))}
             columns |= {"weight": pa.array(np.ones(n, np.float32))}
-            for name, chances in zip(SPEC.outputs, cumulative, strict=True):
+            for name, chances in zip(spec.outputs, cumulative, strict=True):
                 ids = 2 + np.minimum(np.searchsorted(chances, rng.random(n)), len(chances) - 1)
                 columns[name] = pa.array(np.where(rng.random(n) < 0.03, 0, ids).astype(np.int32))
             table = pa.table(columns)
@@ -54,13 +56,13 @@ def write(folder: Path, rows: int) -> Path:
                 writer = pq.ParquetWriter(
                     train / f"part-{i:05d}.parquet",
                     table.schema,
-                    use_dictionary=[*SPEC.outputs, "label", "weight"],
+                    use_dictionary=[*spec.outputs, "label", "weight"],
                     compression="none",
                 )
             writer.write_table(table, row_group_size=ROW_GROUP)
         if writer is not None:
             writer.close()
-    facts = {"encoding_fingerprint": SPEC.fingerprint, "rows": {"train": rows, "valid": 0, "test": 0}}
+    facts = {"encoding_fingerprint": spec.fingerprint, "rows": {"train": rows, "valid": 0, "test": 0}}
     marker.write_text(json.dumps(facts))
     return folder
 

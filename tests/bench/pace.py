@@ -1,0 +1,47 @@
+"""How many samples a second the train job learns from, its dataset on disk; and the memory that it takes.
+
+Run it with `PYTHONPATH=. python tests/bench/pace.py [--rows N]`. Ten fields of 100,000 values, uniform, K 64, hidden
+layers 128-128, batch 4096; tests/bench/train_deepctr.py has the same.
+"""
+
+import argparse
+import resource
+import shutil
+import time
+from collections.abc import Mapping, Sequence
+
+from nfm.config_train import Model, Train
+from nfm.contract.schema import Field, Spec
+from nfm.training.data import read_folds
+from nfm.training.fit import fit
+from tests.bench.pipeline import FOLDER, write
+
+BATCH = 4096
+
+
+def main() -> None:
+    """Print samples a second of every epoch, and the largest resident memory."""
+    parser = argparse.ArgumentParser(description="The pace of the train job.")
+    parser.add_argument("--rows", type=int, default=2_000_000)
+    parser.add_argument("--epochs", type=int, default=2)
+    parser.add_argument("--optimizer", choices=("adagrad", "adam"), default="adagrad")
+    asked = parser.parse_args()
+    folder = FOLDER / f"pace-{asked.rows}"
+    spec = Spec(("id",), tuple(Field(f"C{i}", (f"C{i}",), ("text",), 1, 100_000, f"C{i}") for i in range(10)), (), ())
+    write(folder, asked.rows, spec, exponent=0)
+    folds = read_folds(folder, spec)
+    settings = Train(optimizer=asked.optimizer, batch_size=BATCH, epochs=asked.epochs, early_stopping=None)
+    ended = time.perf_counter()
+
+    def told(epoch: int, history: Mapping[str, Sequence[float]]) -> None:
+        nonlocal ended
+        seconds, ended = time.perf_counter() - ended, time.perf_counter()
+        memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+        print(f"epoch {epoch}: {asked.rows / seconds:,.0f} samples/s, {memory:.2f} GiB at most", flush=True)
+
+    fit(spec, Model(), settings, folds, each_epoch=told)
+    shutil.rmtree(folder)
+
+
+if __name__ == "__main__":
+    main()
