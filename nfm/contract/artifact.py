@@ -188,7 +188,7 @@ def _read_metadata(folder: Path) -> dict[str, Any]:
     except OSError as error:
         raise DataError(
             f"There is no model in {folder}: {MARKER} cannot be read ({error.strerror}). Run jobs/train.py first, "
-            "or point score.model at a model's folder."
+            "or name the folder of a model that is there (score.model, train.init_from)."
         ) from error
     except (ValueError, KeyError, TypeError) as error:
         _refuse(path, f"it is not a model's metadata ({error!r})")

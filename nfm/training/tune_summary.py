@@ -47,7 +47,7 @@ def summary(space: Space, search: Search, trials: int) -> str:
     return "\n".join(
         [
             *lines,
-            f"  file      {path} ({space.path} with these settings; without its comments)",
+            f"  file      {path} ({space.path} with these settings and what --set said; without its comments)",
             f"  next      python jobs/train.py --config {path}",
         ]
     )

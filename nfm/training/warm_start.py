@@ -35,9 +35,9 @@ def from_artifact(folder: Path, spec: Spec, settings: Model) -> tuple[Initial, s
     old = artifact.encoding.spec
     if old.fingerprint not in (spec.fingerprint, *spec.ancestors):
         raise DataError(
-            f"train.init_from: the model in {folder} was trained with the encoding {old.fingerprint[:12]}…, and the "
-            f"present one ({spec.fingerprint[:12]}…) did not grow from it: its ids mean other values. Make the "
-            f"features with --grow-from {folder}/encoding, or leave train.init_from out."
+            f"train.init_from: the model in {folder} ({artifact.network.task}) was trained with the encoding "
+            f"{old.fingerprint[:12]}…, and the present one ({spec.fingerprint[:12]}…) did not grow from it: its ids "
+            f"mean other values. Make the features with --grow-from {folder}/encoding, or leave train.init_from out."
         )
     then, now = artifact.network, network(spec, settings)
     before = artifact.metadata["configuration"]["model"]

@@ -287,7 +287,7 @@ def test_a_folder_without_metadata_is_no_model(model: Path, tmp_path: Path, veri
     for folder in (model, tmp_path / "nowhere"):
         assert refusal(folder, verify) == (
             f"There is no model in {folder}: metadata.json cannot be read (No such file or directory). "
-            "Run jobs/train.py first, or point score.model at a model's folder."
+            "Run jobs/train.py first, or name the folder of a model that is there (score.model, train.init_from)."
         )
 
 

@@ -114,7 +114,7 @@ def test_the_encoding_has_to_have_grown_from_the_one_of_the_model(older: Config,
     with pytest.raises(DataError) as refused:
         from_artifact(model, stranger, older.model)
     said = str(refused.value)
-    assert f"train.init_from: the model in {model} was trained with the encoding {old[:12]}…" in said
+    assert f"train.init_from: the model in {model} (binary) was trained with the encoding {old[:12]}…" in said
     assert f"Make the features with --grow-from {model}/encoding, or leave train.init_from out." in said
     with pytest.raises(DataError, match=f"There is no model in {tmp_path}/nowhere"):
         from_artifact(tmp_path / "nowhere", stranger, older.model)
