@@ -71,6 +71,14 @@ def save(
     return True
 
 
+def remove(folder: Path) -> None:
+    """Remove a checkpoint that is not needed any more; the folder, too, if nothing else is in it."""
+    with suppress(OSError):  # what others have put there keeps the folder
+        (folder / FILE).unlink(missing_ok=True)
+        (folder / f".{FILE}").unlink(missing_ok=True)
+        folder.rmdir()
+
+
 def load(folder: Path, depends_on: Mapping[str, Any], shapes: Sequence[tuple[int, ...]]) -> Saved | None:
     """The checkpoint, if there is one of this very training; tells in the log why one is not used.
 

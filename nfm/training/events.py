@@ -47,8 +47,7 @@ def events(folder: Path | None, fresh: bool) -> Iterator[Write]:
     if folder is not None:
         try:
             if fresh:
-                for old in folder.glob("events.out.tfevents.*"):
-                    old.unlink()
+                clear(folder)
             writer = tf.summary.create_file_writer(str(folder))
         except (OSError, tf.errors.OpError) as error:
             _told(folder, error)
@@ -57,6 +56,12 @@ def events(folder: Path | None, fresh: bool) -> Iterator[Write]:
     finally:
         if writer is not None:
             writer.close()
+
+
+def clear(folder: Path) -> None:
+    """Remove the event files of an earlier training, and nothing else."""
+    for old in folder.glob("events.out.tfevents.*"):
+        old.unlink()
 
 
 def _told(folder: Path | None, error: Exception) -> None:

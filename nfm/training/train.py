@@ -1,9 +1,9 @@
 """The train job's work: dataset and encoding → model/."""
 
 import json
-import shutil
 import subprocess
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -19,9 +19,10 @@ from nfm.contract.encoder import Encoding
 from nfm.contract.errors import DataError
 from nfm.contract.publish import check_ours, locked
 from nfm.contract.schema import FOLDS, Spec
-from nfm.training import report
+from nfm.training import checkpoint, report
 from nfm.training.data import Fold, read_folds
 from nfm.training.evaluate import Tally, tally
+from nfm.training.events import clear
 from nfm.training.fit import EachEpoch, Fitted, Initial, fit
 from nfm.training.labels import correct
 from nfm.training.model import export, network
@@ -72,7 +73,8 @@ def train(config: Config) -> Trained:
             facts=_facts(config, trained),
             write_more=write_more,
         )
-        shutil.rmtree(checkpoints, ignore_errors=True)
+        for folder in (checkpoints / FM, checkpoints):
+            checkpoint.remove(folder)
     return trained
 
 
@@ -117,7 +119,8 @@ def fitted(
 ) -> Fitted:
     """Fit as the configuration says, from where it says."""
     if logs is not None and config.train.pretrain is None:
-        shutil.rmtree(logs / FM, ignore_errors=True)
+        with suppress(OSError):
+            clear(logs / FM)
     initial: Initial | None = None
     started_from = None
     if config.train.init_from is not None:

@@ -381,3 +381,15 @@ def test_a_training_that_diverges_keeps_the_last_good_checkpoint_and_says_where_
         step = json.loads(file["state"].tobytes())["progress"]["step"]
         assert all(np.isfinite(file[name]).all() for name in file.files)
     assert 0 < step == bad_step - 1
+
+
+def test_what_others_keep_beside_a_checkpoint_stays_when_it_is_removed(tmp_path: Path) -> None:
+    folder = tmp_path / "checkpoint"
+    assert checkpoint.save(folder, {}, {"step": 1}, [np.zeros(3)], None)
+    (folder / "notes.txt").write_text("mine")
+    checkpoint.remove(folder)
+    assert [path.name for path in folder.iterdir()] == ["notes.txt"]
+    (folder / "notes.txt").unlink()
+    checkpoint.remove(folder)
+    assert not folder.exists()
+    checkpoint.remove(folder)  # there is none

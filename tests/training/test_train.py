@@ -25,7 +25,6 @@ from nfm.training.train import read, read_encoding, train
 from tests.training.examples import shop_encoding, shop_labels, shop_visits, write_shop
 from tests.training.test_fit import values_of
 
-# Of Keras, where it saves a model.
 ROOT = Path(__file__).parent.parent.parent
 TASKS: dict[str, dict[str, Any]] = {
     "binary": {"negative_rate": 0.5},

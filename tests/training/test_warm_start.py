@@ -36,7 +36,6 @@ from tests.training.examples import (
     write_shop,
 )
 
-# Of Keras, where it saves a model.
 GROWN_COLORS, GROWN_TAGS = (*COLORS, "green", "pink"), (*TAGS, "gift")
 
 
