@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import tensorflow as tf
@@ -62,6 +62,13 @@ def clear(folder: Path) -> None:
     """Remove the event files of an earlier training, and nothing else."""
     for old in folder.glob("events.out.tfevents.*"):
         old.unlink()
+
+
+def remove(folder: Path) -> None:
+    """Clear a folder that nothing is to be written to any more; the folder goes, too, if nothing else is in it."""
+    with suppress(OSError):  # what others have put there keeps the folder
+        clear(folder)
+        folder.rmdir()
 
 
 def _told(folder: Path | None, error: Exception) -> None:

@@ -3,7 +3,6 @@
 import json
 import subprocess
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -19,10 +18,9 @@ from nfm.contract.encoder import Encoding
 from nfm.contract.errors import DataError
 from nfm.contract.publish import check_ours, locked
 from nfm.contract.schema import FOLDS, Spec
-from nfm.training import checkpoint, report
+from nfm.training import checkpoint, events, report
 from nfm.training.data import Fold, read_folds
 from nfm.training.evaluate import Tally, tally
-from nfm.training.events import clear
 from nfm.training.fit import EachEpoch, Fitted, Initial, fit
 from nfm.training.labels import correct
 from nfm.training.model import export, network
@@ -119,8 +117,7 @@ def fitted(
 ) -> Fitted:
     """Fit as the configuration says, from where it says."""
     if logs is not None and config.train.pretrain is None:
-        with suppress(OSError):
-            clear(logs / FM)
+        events.remove(logs / FM)
     initial: Initial | None = None
     started_from = None
     if config.train.init_from is not None:
