@@ -1,169 +1,116 @@
 """The forward pass over plain arrays; no TensorFlow. A parity test pins it to Keras over every option."""
 
+import threading
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from threadpoolctl import ThreadpoolController
 
 from nfm.contract.artifact import Network
 from nfm.contract.encoder import Inputs
 from nfm.contract.schema import Spec
+from nfm.scoring.pooling import linear_and_pooled
 
-# Rows that are computed at once; at K = 64 their pooled sums stay in the second-level cache. Every tile is full, the
-# last one filled up with zeros: a matrix product rounds differently for another number of rows, and a row's score must
-# not depend on the rows it happens to travel with.
+# Rows that are computed at once; at K = 64 what the layers hand on stays in the second-level cache. The matrix products
+# always take a full tile: one rounds differently for another number of rows, and a row's score must not depend on the
+# rows it happens to travel with.
 _TILE = 1024
-_LONG = 64  # bags of more members are summed one by one, all others together
-# Exponents of float16 count from 15, of float32 from 127: the same bits stand for a number 2^112 times as large.
-_REBIAS = np.float32(2.0**112)
-_SIGN_EXPONENT_FRACTION = np.uint32(0x8FFFE000).view(np.int32)
 
 
-def score(spec: Spec, network: Network, weights: Mapping[str, NDArray[Any]], rows: Inputs) -> NDArray[np.float32]:
-    """Scores of B encoded rows. Equal rows have equal scores, bit for bit.
+def score(
+    spec: Spec, network: Network, weights: Mapping[str, NDArray[Any]], rows: Inputs, threads: int = 1
+) -> NDArray[np.float32]:
+    """Scores of B encoded rows. Equal rows have equal scores, bit for bit, whatever the number of threads.
 
     Args:
         spec: of the encoding; says where each field's rows lie in the table.
         network: the form of the model, C outputs.
         weights: arrays as `Network.weight_shapes` names them, batch norm folded in.
         rows: as `contract.encoder.inputs` arranges them.
+        threads: how many work at once, at most.
 
     Returns:
         (B,) probabilities of label 1 for the binary task, (B,) numbers for regression, (B, C) probabilities of the
         classes for multiclass. Not finite where a row's numbers are too large for float32.
     """
     out_BC = np.empty((len(rows.ids_BF), network.outputs), np.float32)
-    with np.errstate(over="ignore", invalid="ignore"):
-        for start in range(0, len(out_BC), _TILE):
-            logits_BC = _logits(spec, network, weights, _tile(rows, start))
-            out_BC[start : start + _TILE] = _scores(network.task, logits_BC)[: len(out_BC) - start]
+    own = threading.local()
+
+    def tile(start: int) -> None:
+        if not hasattr(own, "layers"):
+            own.layers = _Layers(spec, network, weights)
+        stop = min(start + _TILE, len(out_BC))
+        with np.errstate(over="ignore", invalid="ignore"):
+            out_BC[start:stop] = _scores(network.task, own.layers.logits(rows, start, stop))
+
+    starts = range(0, len(out_BC), _TILE)
+    # The library of the matrix products would take every core, in each of our threads again.
+    with _blas().limit(limits=1, user_api="blas"):
+        if min(threads, len(starts)) > 1:
+            with ThreadPoolExecutor(threads) as pool:
+                list(pool.map(tile, starts))
+        else:
+            for start in starts:
+                tile(start)
     return out_BC if network.task == "multiclass" else out_BC[:, 0]
 
 
-def _tile(rows: Inputs, start: int) -> Inputs:
-    tile = slice(start, start + _TILE)
-    splits = rows.bag_splits[start : start + _TILE + 1]
-    members = slice(splits[0], splits[-1])
-    return Inputs(
-        _full(rows.ids_BF[tile]),
-        _full(rows.values_BN[tile]),
-        _full(rows.dense_BD[tile]),
-        rows.bag_rows[members],
-        rows.bag_values[members],
-        np.pad(splits - splits[0], (0, _TILE + 1 - len(splits)), mode="edge"),
-    )
+@cache
+def _blas() -> ThreadpoolController:
+    return ThreadpoolController()
 
 
-def _full(part: NDArray[Any]) -> NDArray[Any]:
-    return np.pad(part, ((0, _TILE - len(part)), (0, 0))) if len(part) < _TILE else part
+class _Layers:
+    """One thread's way through the network, with the room that a tile takes."""
+
+    def __init__(self, spec: Spec, network: Network, weights: Mapping[str, NDArray[Any]]) -> None:
+        self._network, self._weights = network, weights
+        embedding = weights["embedding"]
+        self._table = embedding.view(np.uint16) if embedding.dtype == np.float16 else embedding
+        self._pool = linear_and_pooled(str(embedding.dtype), network.embedding_dim, network.outputs)
+        plain = [offset for field, offset in zip(spec.fields, spec.offsets, strict=True) if field.bag is None]
+        self._offsets, self._first_number = np.array(plain, np.int64), spec.rows - len(spec.field_numbers)
+        self._sums = np.empty((2, network.embedding_dim), np.float32)
+        self._linear_TC = np.zeros((_TILE, network.outputs), np.float32)
+        # The pooled vectors, and behind them the dense numbers: the first hidden layer takes both.
+        widths = (network.embedding_dim + len(spec.dense), *network.hidden_units)
+        self._layers = [np.zeros((_TILE, width), np.float32) for width in widths]
+
+    def logits(self, rows: Inputs, start: int, stop: int) -> NDArray[np.float32]:
+        """(T, C) of the rows from start to stop; T is a tile at most."""
+        dim, weights, linear_TC = self._network.embedding_dim, self._weights, self._linear_TC
+        pooled_TK, dense_TD = self._layers[0][:, :dim], self._layers[0][:, dim:]
+        self._pool(
+            *(self._table, weights["linear"], weights["bias"], self._offsets, self._first_number),
+            *(rows.ids_BF, rows.values_BN, rows.bag_rows, rows.bag_values, rows.bag_splits, start, stop),
+            *(self._sums, linear_TC, pooled_TK),
+        )
+        # What an earlier tile has left behind a shorter last one goes through the layers, too, and is cut off.
+        dense_TD[: stop - start] = rows.dense_BD[start:stop]
+        for i, layer in enumerate(self._layers[1:]):
+            np.matmul(self._layers[i], weights[f"hidden_{i}_kernel"], out=layer)
+            layer += weights[f"hidden_{i}_bias"]
+            _activate(self._network.activation, layer)
+        last = self._layers[-1] if self._network.hidden_units else pooled_TK
+        logits_TC: NDArray[np.float32] = linear_TC + dense_TD @ weights["dense_linear"] + last @ weights["output"]
+        return logits_TC[: stop - start]
 
 
-def _logits(spec: Spec, network: Network, weights: Mapping[str, NDArray[Any]], rows: Inputs) -> NDArray[np.float32]:
-    linear_BC, pooled_BK = _linear_and_pooled(spec, weights, rows)
-    linear_BC += rows.dense_BD @ weights["dense_linear"]
-    hidden = pooled_BK
-    for i in range(len(network.hidden_units)):
-        if i == 0:
-            hidden = np.concatenate([pooled_BK, rows.dense_BD], axis=1)  # (B, K + D)
-        hidden = _activate(network.activation, hidden @ weights[f"hidden_{i}_kernel"] + weights[f"hidden_{i}_bias"])
-    logits_BC: NDArray[np.float32] = linear_BC + hidden @ weights["output"]
-    return logits_BC
-
-
-class _Sums(NamedTuple):
-    """Over the features of each row, which are added one after the other."""
-
-    linear_BC: NDArray[np.float32]  # Σ w x
-    vectors_BK: NDArray[np.float32]  # Σ x v
-    squares_BK: NDArray[np.float32]  # Σ (x v)²
-
-    def add(self, at: Any, linear_MC: NDArray[np.float32], vectors_MK: NDArray[np.float32]) -> None:
-        """One more feature of each of these M rows: its w x and its x v (which is used up)."""
-        self.linear_BC[at] += linear_MC
-        self.vectors_BK[at] += vectors_MK
-        self.squares_BK[at] += np.square(vectors_MK, out=vectors_MK)
-
-
-def _linear_and_pooled(
-    spec: Spec, weights: Mapping[str, NDArray[Any]], rows: Inputs
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """w_0 + Σ w_i x_i (B, C), and the Bi-Interaction pooling (B, K) by the paper's equation 4."""
-    count, (size, dim) = len(rows.ids_BF), weights["embedding"].shape
-    bias_C = weights["bias"]
-    sums = _Sums(
-        np.full((count, len(bias_C)), bias_C, np.float32),
-        np.zeros((count, dim), np.float32),
-        np.zeros((count, dim), np.float32),
-    )
-    # Feature by feature: the vectors of all features, (B, F + N, K), never lie in memory at once.
-    offsets = [offset for field, offset in zip(spec.fields, spec.offsets, strict=True) if field.bag is None]
-    for f, offset in enumerate(offsets):
-        sums.add(..., *_gather(weights, rows.ids_BF[:, f] + np.int64(offset)))
-    for n, row in enumerate(range(size - len(spec.field_numbers), size)):
-        sums.add(..., *_gather(weights, np.array([row]), rows.values_BN[:, n]))
-    _add_bags(weights, rows, sums)
-    squared_BK = np.square(sums.vectors_BK, out=sums.vectors_BK)
-    return sums.linear_BC, np.float32(0.5) * (squared_BK - sums.squares_BK)
-
-
-def _add_bags(weights: Mapping[str, NDArray[Any]], rows: Inputs, sums: _Sums) -> None:
-    """Add the members of all bags. How a row's are added up depends on nothing but their number."""
-    starts, lengths = rows.bag_splits[:-1], np.diff(rows.bag_splits)
-    # The longest first: the rows that have a member at some place are the first ones.
-    order = np.argsort(-lengths, kind="stable")
-    order = order[(lengths[order] > 0) & (lengths[order] <= _LONG)]
-    short = _Sums(*(np.zeros((len(order), total.shape[1]), np.float32) for total in sums))
-    for place in range(lengths[order[0]] if len(order) else 0):
-        count = np.count_nonzero(lengths[order] > place)
-        members = starts[order[:count]] + place
-        short.add(slice(count), *_gather(weights, rows.bag_rows[members], rows.bag_values[members]))
-    for total, of_bags in zip(sums, short, strict=True):
-        total[order] += of_bags
-    for row in np.flatnonzero(lengths > _LONG):
-        of_row = slice(starts[row], starts[row] + lengths[row])
-        linear_MC, vectors_MK = _gather(weights, rows.bag_rows[of_row], rows.bag_values[of_row])
-        sums.linear_BC[row] += linear_MC.sum(axis=0)
-        sums.vectors_BK[row] += vectors_MK.sum(axis=0)
-        sums.squares_BK[row] += np.square(vectors_MK, out=vectors_MK).sum(axis=0)
-
-
-def _gather(
-    weights: Mapping[str, NDArray[Any]], places_M: NDArray[np.integer[Any]], x_M: NDArray[np.float32] | None = None
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """w x (M, C) and x v (M, K) of the features in these rows of the table; x = 1 unless told.
-
-    One row of the table, and many x, are one feature of as many rows.
-    """
-    linear_MC = weights["linear"].take(places_M, axis=0)
-    vectors_MK = _widened(weights["embedding"].take(places_M, axis=0))
-    if x_M is None:
-        return linear_MC, vectors_MK
-    return linear_MC * x_M[:, np.newaxis], vectors_MK * x_M[:, np.newaxis]
-
-
-def _widened(vectors_MK: NDArray[Any]) -> NDArray[np.float32]:
-    """The same finite numbers as float32; several times as fast as astype, which takes them one by one."""
-    if vectors_MK.dtype != np.float16:
-        return vectors_MK
-    bits = vectors_MK.view(np.int16).astype(np.int32)  # repeats the sign in the upper half
-    bits <<= 13
-    bits &= _SIGN_EXPONENT_FRACTION
-    widened = bits.view(np.float32)
-    widened *= _REBIAS
-    return widened
-
-
-def _activate(name: str, x: NDArray[np.float32]) -> NDArray[np.float32]:
+def _activate(name: str, x: NDArray[np.float32]) -> None:
+    """In place."""
     match name:
         case "relu":
-            return np.maximum(x, 0, out=x)
+            np.maximum(x, 0, out=x)
         case "tanh":
-            return np.asarray(np.tanh(x))
+            np.tanh(x, out=x)
         case "sigmoid":
-            return _sigmoid(x)
+            x[:] = _sigmoid(x)
         case "linear":
-            return x
+            pass
         case _:
             raise ValueError(f"no activation is called {name!r}")  # the settings allow no other
 

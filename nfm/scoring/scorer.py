@@ -36,7 +36,7 @@ def score_batch(artifact: Artifact, batch: pa.RecordBatch) -> tuple[NDArray[np.f
     """
     spec = artifact.encoding.spec
     columns = artifact.encoding.encode(batch)
-    scores = score(spec, artifact.network, artifact.weights, inputs(spec, columns))
+    scores = score(spec, artifact.network, artifact.weights, inputs(spec, columns, by_column=True))
     return scores.reshape(batch.num_rows, artifact.network.outputs), _counts(spec, batch, columns)
 
 

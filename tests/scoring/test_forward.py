@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from nfm.contract.artifact import Network
 from nfm.contract.encoder import Inputs
 from nfm.contract.schema import Bag, Field, Number, Spec
-from nfm.scoring.forward import _widened, score
+from nfm.scoring.forward import score
+from nfm.scoring.pooling import _widened
 
 TASKS = {"binary": (), "regression": (), "multiclass": ("a", "b", "c")}
 Weights = dict[str, NDArray[Any]]
@@ -203,6 +204,17 @@ def test_probabilities_of_extreme_logits() -> None:
     assert scored("multiclass", [7, 7, 7]) == pytest.approx([1 / 3] * 3)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_threads_and_the_layout_in_memory_change_no_bit(dtype: str) -> None:
+    spec, network = spec_of(True, True, True), network_of("multiclass", (7,), dtype=dtype)
+    rows, weights = rows_of(spec, [i % 4 for i in range(5_000)]), weights_of(spec, network)
+    by_column: Any = [np.asfortranarray(matrix) for matrix in (rows.ids_BF, rows.values_BN, rows.dense_BD)]
+    alone = score(spec, network, weights, rows)
+    for threads in (2, 3):
+        np.testing.assert_array_equal(alone, score(spec, network, weights, rows, threads))
+    np.testing.assert_array_equal(alone, score(spec, network, weights, Inputs(*by_column, *rows[3:])))
+
+
 @pytest.mark.parametrize("task", TASKS)
 def test_numbers_that_are_too_large_give_no_finite_score_in_their_row_alone(task: str) -> None:
     spec, network = spec_of(False, True, False), network_of(task, ())
@@ -218,6 +230,6 @@ def test_every_finite_float16_is_the_same_number_as_float32() -> None:
     every = np.arange(2**16, dtype=np.uint16).view(np.float16)
     every = every[np.isfinite(every)]
     assert len(every) == 2**16 - 2 * 2**10
-    widened = _widened(every)
+    widened = np.array([_widened(bits) for bits in every.view(np.uint16)], np.float32)
     np.testing.assert_array_equal(widened, every.astype(np.float32), strict=True)
     np.testing.assert_array_equal(np.signbit(widened), np.signbit(every))
