@@ -129,6 +129,12 @@ class Score(Settings):
     model: str | None = None  # workdir/model unless set
     output: str | None = None  # workdir/scores unless set
     columns: tuple[str, ...] = ()  # carried along, besides the key
+    encoded: bool = False  # the source is a dataset/ of the feature job, or a fold of it, rather than a raw table
+    partition_by: tuple[str, ...] = ()  # columns of the source: a folder for each of their values
+    format: Literal["parquet", "csv", "delta"] = "parquet"  # delta: the package deltalake is needed
+    file_mb: Annotated[int, Field(ge=1)] = 128  # files are about this large
+    rank: bool = False  # adds score_rank: 1 is the highest score of all
+    quantile: bool = False  # adds score_quantile: the share of the rows that score no higher
 
 
 class Config(Settings):

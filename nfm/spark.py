@@ -1,7 +1,6 @@
 """What both Spark jobs stand on: the session, the raw table, and files that every worker of a host shares."""
 
 import atexit
-import fcntl
 import os
 import re
 import shutil
@@ -10,11 +9,10 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
 from py4j.protocol import Py4JJavaError
-from pyspark import Broadcast, SparkFiles
 from pyspark.errors import AnalysisException, ParseException, PySparkException
 from pyspark.sql import Column, DataFrame, DataFrameWriter, SparkSession
 from pyspark.sql import functions as F
@@ -26,7 +24,7 @@ from nfm.contract.errors import DataError, NfmError
 if TYPE_CHECKING:  # workers import this module, and need no settings
     from nfm.config import Source
 
-Opened = TypeVar("Opened")
+
 _BATCH = "spark.sql.execution.arrow.maxRecordsPerBatch"
 
 
@@ -128,49 +126,6 @@ def told_plainly(where: str) -> Iterator[None]:
         if told or isinstance(error, AnalysisException | ParseException):
             raise DataError(f"{where} cannot be read: {said} Correct the source's settings.") from error
         raise
-
-
-def distribute(spark: SparkSession, folder: Path, patterns: Iterable[str]) -> "Broadcast[dict[str, bytes]]":
-    """Send a folder's files that match to the executors, peer to peer; `on_worker` opens them there."""
-    paths = [path for pattern in patterns for path in folder.glob(pattern)]
-    files = {str(path.relative_to(folder)): path.read_bytes() for path in paths}
-    return spark.sparkContext.broadcast(files)
-
-
-_opened: dict[str, Any] = {}
-
-
-def on_worker(files: "Broadcast[dict[str, bytes]]", fingerprint: str, load: Callable[[Path], Opened]) -> Opened:
-    """On a worker: what `load` makes of the distributed folder; made once a worker, not once a task or batch.
-
-    Args:
-        files: what `distribute` returned.
-        fingerprint: tells this folder from others of the application.
-        load: opens the folder.
-    """
-    if fingerprint not in _opened:
-        _opened[fingerprint] = load(_local_copy(files, fingerprint))
-    opened: Opened = _opened[fingerprint]
-    return opened
-
-
-def _local_copy(files: "Broadcast[dict[str, bytes]]", name: str) -> Path:
-    """The distributed folder on this host's disk, written by whichever worker comes first.
-
-    The others only map it, so that a host holds one copy, in the page cache.
-    """
-    root = Path(SparkFiles.getRootDirectory())
-    folder = root / f"nfm-{name}"
-    with (root / f"nfm-{name}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not folder.exists():
-            staging = Path(tempfile.mkdtemp(dir=root))
-            for relative, content in files.value.items():
-                path = staging / relative
-                path.parent.mkdir(parents=True, exist_ok=True)
-                path.write_bytes(content)
-            staging.rename(folder)
-    return folder
 
 
 def map_rows(

@@ -89,12 +89,15 @@ class Encoding:
                     "have the digest in spec.json. Restore it, or run jobs/features.py again."
                 )
 
-    def encode(self, rows: Rows, same_table: bool = False) -> dict[str, Any]:
+    def encode(
+        self, rows: Rows, same_table: bool = False, floats: Mapping[str, NDArray[np.float64]] | None = None
+    ) -> dict[str, Any]:
         """Encode N raw rows.
 
         Args:
             rows: hold at least the specification's columns; each is asked for when its turn comes.
             same_table: the vocabulary was made from the very table that they are from.
+            floats: the numeric columns as `contract.values.numbers` reads them, where somebody has done so already.
 
         Returns:
             The dataset's columns by name, as `Spec.outputs` lists them: (N,) int32 for each field, (N,) float32 for
@@ -105,15 +108,18 @@ class Encoding:
             DataError: a numeric column holds a text that is no number, a bag's weights do not fit it, or an unseen
                 whole number may have lost its last digits.
         """
+
+        def read(column: str) -> NDArray[np.float64]:
+            return numbers(rows.column(column), column) if floats is None else floats[column]
+
         columns: dict[str, Any] = {}
         for field in self.spec.fields:
             if field.edges is None:
                 columns.update(self._encode_field(field, rows, same_table))
             else:
-                column = field.columns[0]
-                columns[field.name] = _bucket(field, numbers(rows.column(column), column))
+                columns[field.name] = _bucket(field, read(field.columns[0]))
         for number in self.spec.numbers:
-            columns.update(_transform(number, numbers(rows.column(number.column), number.column)))
+            columns.update(_transform(number, read(number.column)))
         return columns
 
     def _encode_field(self, field: Field, rows: Rows, same_table: bool) -> dict[str, Any]:

@@ -1,6 +1,5 @@
 """The second pass: every raw row → the dataset's files, and counts of what the encoder met."""
 
-import re
 import shutil
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -15,18 +14,14 @@ from pyspark.sql import SparkSession
 
 from nfm.contract.columns import Rows
 from nfm.contract.encoder import Encoding, load_once
-from nfm.contract.errors import DataError
 from nfm.contract.schema import FOLDS, MISSING, Spec
-from nfm.contract.values import canonical_text, check_kind, decoded, dictionary_indices, distinct, numbers
+from nfm.contract.values import decoded, numbers
 from nfm.features import labels
 from nfm.features.labels import Label
 from nfm.features.split import LEFT_OUT, Split, folds
-from nfm.features.write import FILES, FILES_DDL, File, Layout, Writer, publishable, put_together, told
+from nfm.table.folders import add_by_folder
 from nfm.table.scan import Scan
-
-_ESCAPED = re.compile(r"""[\x01-\x1f\x7f"#%'*/:=?\\{\[\]^]""")  # the characters that Spark escapes
-_LONGEST = 200
-_NULL_FOLDER = "__HIVE_DEFAULT_PARTITION__"  # Spark's name for the partition of null
+from nfm.table.write import FILES, FILES_DDL, File, Layout, Writer, publishable, put_together, told
 
 
 @dataclass(frozen=True)
@@ -118,7 +113,8 @@ def encode_rows(
         columns |= encoding.encode(rows, same_table=True)
         _count(encoding.spec, columns, fold, counts)
         table = pa.table({name: pa.array(values) for name, values in columns.items()})
-        _add(writer, table, fold, [rows.column(name) for name in raw.partition_by], raw.partition_by)
+        partitions = {name: rows.column(name) for name in raw.partition_by}
+        add_by_folder(writer, table, [f"fold={name}" for name in FOLDS], fold, partitions, "dataset.partition_by")
 
 
 def _count(
@@ -139,37 +135,6 @@ def _count(
         add("missing", field.name, of_value[ids == MISSING])
         if not field.hashed:
             add("out_of_vocabulary", field.name, of_value[(ids != MISSING) & (ids < field.first_value)])
-
-
-def _add(
-    writer: Writer, table: pa.Table, fold: NDArray[np.int8], partitions: Sequence[pa.Array], names: Sequence[str]
-) -> None:
-    """Give each fold, and inside it each partition, its rows."""
-    code, labels = fold.astype(np.int64), [f"fold={name}" for name in FOLDS]
-    for name, values in zip(names, partitions, strict=True):
-        encoded = distinct(values)
-        texts = canonical_text(encoded.dictionary, check_kind(name, values.type, "the table"), name).to_pylist()
-        steps = [f"{_escaped(name)}={_escaped(text) if text else _NULL_FOLDER}" for text in [*texts, None]]
-        kept = code >= 0
-        combined = np.where(kept, code * len(steps) + dictionary_indices(encoded), LEFT_OUT)
-        seen = np.unique(combined[kept])
-        labels = [f"{labels[i // len(steps)]}/{steps[i % len(steps)]}" for i in seen]
-        code = np.where(kept, np.searchsorted(seen, combined), LEFT_OUT)
-    for i, label in enumerate(labels):
-        mine = np.flatnonzero(code == i)
-        if len(mine):
-            writer.add(label, table.take(pa.array(mine)) if len(mine) < len(table) else table)
-
-
-def _escaped(text: str) -> str:
-    """A folder's name as Spark writes it, so that it reads it again. (An empty text is null there.)"""
-    name = _ESCAPED.sub(lambda found: f"%{ord(found[0]):02X}", text)
-    if len(name.encode()) > _LONGEST:
-        raise DataError(
-            f"dataset.partition_by: the value {text[:40]!r}… is too long for the name of a folder "
-            f"({len(name.encode())} bytes, {_LONGEST} at most). Take a column of short values."
-        )
-    return name
 
 
 def _layout(spec: Spec, raw: RawColumns, few: Collection[str]) -> Layout:

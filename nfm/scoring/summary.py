@@ -5,7 +5,8 @@ from typing import Any
 
 from nfm.config import Config, Source
 from nfm.contract.artifact import Artifact
-from nfm.scoring.table import carried_columns, score_columns
+from nfm.scoring.scorer import score_columns
+from nfm.scoring.table import carried_columns
 
 _SHOWN = 10  # score columns; the report has all
 

@@ -2,35 +2,36 @@
 
 import json
 import logging
-import math
+import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
-from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
-from pyspark import Broadcast
-from pyspark.sql import DataFrame, Observation, SparkSession
-from pyspark.sql import functions as F
-from pyspark.sql.pandas.functions import arrow_udf
-from pyspark.sql.pandas.types import from_arrow_type
+from pyspark.sql import SparkSession
 
 from nfm.config import Config, Source
-from nfm.contract.artifact import SCORER_FILES, Artifact, Network
+from nfm.contract import dataset
+from nfm.contract.artifact import Artifact
+from nfm.contract.columns import Rows
 from nfm.contract.encoder import check_columns
 from nfm.contract.errors import ConfigError, DataError
 from nfm.contract.publish import publish
-from nfm.contract.schema import FOLDS, Spec
-from nfm.scoring.scorer import VALUES, count_names, score_batches, scored_type
-from nfm.spark import column, distribute, on_worker, told_plainly
+from nfm.contract.schema import DATASET_MARKER, FOLDS, Spec
+from nfm.scoring.hosts import opened, place
+from nfm.scoring.output import QUANTILE, RANK, finish, layout
+from nfm.scoring.scorer import VALUES, count_names, score_columns
+from nfm.scoring.tasks import TOLD_DDL, Output, Tally, score_rows
+from nfm.spark import told_plainly
 from nfm.table.scan import Scan, open_scan
+from nfm.table.write import File, Writer
 
 log = logging.getLogger(__name__)
 
 SCORES_MARKER = "_report.json"
-_SCORED = "_nfm_scored"  # holds scores and counts until they are taken apart; no column of a user's is called so
+_MODEL, _WRITTEN = "_model", "_written"  # in the staging folder: what tasks read, and where they write
 
 
 def open_all(spark: SparkSession, config: Config) -> tuple[Artifact, Scan, Source]:
@@ -40,27 +41,69 @@ def open_all(spark: SparkSession, config: Config) -> tuple[Artifact, Scan, Sourc
         DataError: the artifact is refused; a column is missing, or reads otherwise than in training.
         ConfigError: two columns of the output would have one name.
     """
-    artifact = Artifact.load(config.model_folder)
-    source = config.score.source or config.source
+    artifact, settings = Artifact.load(config.model_folder), config.score
+    source = settings.source or config.source
     spec, carried = artifact.encoding.spec, carried_columns(artifact.encoding.spec, config)
-    _check_names(carried, score_columns(artifact.network), artifact)
+    ranks = [RANK] * settings.rank + [QUANTILE] * settings.quantile
+    if ranks and artifact.network.task == "multiclass":
+        raise ConfigError(
+            f"score.{'rank' if settings.rank else 'quantile'}: the model in {artifact.path} is multiclass, and has a "
+            "score for each class: by which one rows should be ranked is not known. Leave it out"
+        )
+    if settings.format == "delta" and find_spec("deltalake") is None:
+        raise ConfigError("score.format: 'delta' given, but there is no package deltalake: pip install deltalake")
+    _check_names([*carried, *settings.partition_by], [*score_columns(artifact.network), *ranks], artifact)
+    if settings.encoded:
+        _check_made_with(spec, source)
 
     def needed(schema: pa.Schema) -> Iterable[str]:
-        artifact.encoding.check(schema, str(source))
-        check_columns(carried, schema, str(source), "The model's key and score.columns name what is carried along.")
-        return [*carried, *spec.columns]
+        if settings.encoded:
+            dataset.check_schema(spec, schema, str(source))
+        else:
+            artifact.encoding.check(schema, str(source))
+        why = "The model's key, score.columns and score.partition_by name what goes into the output."
+        check_columns([*carried, *settings.partition_by], schema, str(source), why)
+        _check_carried(carried, schema, str(source), settings.format)
+        return [*carried, *settings.partition_by, *_inputs(spec, settings.encoded)]
 
     return artifact, open_scan(spark, source, needed), source
+
+
+def _inputs(spec: Spec, encoded: bool) -> tuple[str, ...]:
+    return spec.outputs if encoded else spec.columns
+
+
+def _check_made_with(spec: Spec, source: Source) -> None:
+    """An encoded table is a dataset, or a part of one, that the model's own encoding has written."""
+    for path in source.paths:
+        folder = next((f for f in (Path(path), *Path(path).parents) if (f / DATASET_MARKER).exists()), None)
+        made_with = json.loads((folder / DATASET_MARKER).read_text())["encoding_fingerprint"] if folder else None
+        if made_with != spec.fingerprint:
+            was = f"was written with the encoding {made_with[:12]}…" if made_with else f"holds no {DATASET_MARKER}"
+            raise DataError(
+                f"score.encoded says that {path} holds ids of the model's encoding ({spec.fingerprint[:12]}…), but it "
+                f"{was}. Name the dataset/ that the model was trained on, one of its folds, or one that "
+                "jobs/features.py made with the same encoding; or score the raw table."
+            )
+    if not source.paths:
+        raise DataError("score.encoded is for the folder of a dataset (score.source.path), not for a table's name.")
+
+
+def _check_carried(carried: Sequence[str], schema: pa.Schema, where: str, format_: str) -> None:
+    for name in carried:
+        type_ = schema.field(name).type
+        flat = not pa.types.is_nested(type_)
+        if pa.types.is_duration(type_) or type_ == pa.struct([]) or (format_ == "csv" and not flat):
+            allowed = "texts, numbers, dates and the like" if format_ == "csv" else "everything but intervals"
+            raise DataError(
+                f"Column '{name}' of {where} is {type_}, which cannot be carried into the output: {format_} takes "
+                f"{allowed}. Cast it in a view, or take it out of score.columns."
+            )
 
 
 def carried_columns(spec: Spec, config: Config) -> list[str]:
     """The key, then the columns asked for, each once."""
     return list(dict.fromkeys([*spec.key, *config.score.columns]))
-
-
-def score_columns(network: Network) -> list[str]:
-    """`score`; of the multiclass task, one column for each class."""
-    return [f"score_{name}" for name in network.classes] if network.task == "multiclass" else ["score"]
 
 
 def _check_names(carried: Sequence[str], scores: Sequence[str], artifact: Artifact) -> None:
@@ -90,78 +133,75 @@ def score_table(spark: SparkSession, config: Config) -> Mapping[str, Any]:
         What stands in the output's _report.json.
     """
     artifact, scan, source = open_all(spark, config)
-    spec = artifact.encoding.spec
+    settings = config.score
     log.info("scoring %s with the model %s…", source, artifact.fingerprint[:12])
     with told_plainly(str(source)), publish(config.scores_folder, SCORES_MARKER) as staging:
-        observed = _write(spark, artifact, scan.table, carried_columns(spec, config), staging)
-        written = sum(pq.ParquetFile(path).metadata.num_rows for path in staging.glob("*.parquet"))
-        if written != observed["rows"]:
+        # Partition columns go into folders' names at the end, if rows are put into another order before.
+        at_once = () if settings.rank or settings.quantile else settings.partition_by
+        columns = dict.fromkeys([*carried_columns(artifact.encoding.spec, config), *settings.partition_by])
+        output = Output(tuple(columns), at_once, settings.encoded)
+        schema = output.schema(artifact, scan.schema)
+        tally, files = _score(spark, artifact, scan, output, schema, settings.file_mb << 20, staging)
+        kept = "The old scores were left as they were"
+        if tally.not_finite:
             raise DataError(
-                f"{observed['rows']} rows of {source} were scored, but {written} were written to {staging}. The old "
-                "scores were left as they are; run the job again."
+                f"{tally.not_finite} of {tally.rows} rows of {source} have a score that is not a number or is "
+                "infinite: one of their numbers is too large for the model. Look for extreme values, or give that "
+                f"column a clip and train again. {kept}."
             )
-        if observed["not_finite"]:
+        files = finish(spark, files, schema, settings, staging / _WRITTEN, staging)
+        written = sum(file.rows for file in files)
+        if written != tally.rows:
             raise DataError(
-                f"{observed['not_finite']} of {observed['rows']} rows of {source} have a score that is not a number "
-                "or is infinite: one of their numbers is too large for the model. Look for extreme values, or give "
-                "that column a clip and train again. The old scores were left as they are."
+                f"{tally.rows} rows of {source} were scored, but {written} were written to {staging}. {kept}; run the "
+                "job again."
             )
-        report = _report(artifact, source, scan.skipped, observed)
+        for folder in (_MODEL, _WRITTEN):  # with what tasks have left that died, or ran twice
+            shutil.rmtree(staging / folder, ignore_errors=True)
+        report = _report(artifact, source, scan, settings.encoded, tally)
         (staging / SCORES_MARKER).write_text(json.dumps(report, indent=1))
     return report
 
 
-def _write(
-    spark: SparkSession, artifact: Artifact, table: DataFrame, carried: list[str], target: Path
-) -> Mapping[str, Any]:
-    """Write the scores; returns the number of rows, the ranges of the scores and the sums of the counts."""
-    spec, names = artifact.encoding.spec, score_columns(artifact.network)
-    raw = F.struct(*(column(name) for name in spec.columns))
-    to_score = scoring_function(
-        distribute(spark, artifact.path, SCORER_FILES), artifact.fingerprint, artifact.network.outputs
-    )
-    scored = table.select(*(column(name) for name in carried), to_score(raw).alias(_SCORED))
-    scores = [F.col(f"{_SCORED}.score_{i}") for i in range(len(names))]
-    sums = [F.sum(F.col(f"{_SCORED}.counts")[i]).alias(f"count_{i}") for i in range(len(count_names(spec)))]
-    ranges = [
-        f(score).alias(f"{what}_{i}")
-        for i, score in enumerate(scores)
-        for what, f in (("min", F.min), ("mean", F.avg), ("max", F.max))
-    ]
-    not_finite = F.isnan(scores[0]) | (F.abs(scores[0]) == math.inf)  # of several classes, all are or none
-    observation = Observation()
-    watched = scored.observe(
-        observation, F.count(F.lit(1)).alias("rows"), F.count_if(not_finite).alias("not_finite"), *ranges, *sums
-    )
-    facts = {"nfm": {"model_fingerprint": artifact.fingerprint, "encoding_fingerprint": spec.fingerprint}}
-    output = [score.alias(name, metadata=facts) for name, score in zip(names, scores, strict=True)]
-    watched.select(*(column(name) for name in carried), *output).write.mode("append").parquet(str(target))
-    return observation.get
+def _score(
+    spark: SparkSession,
+    artifact: Artifact,
+    scan: Scan,
+    output: Output,
+    schema: pa.Schema,
+    file_bytes: int,
+    staging: Path,
+) -> tuple[Tally, list[File]]:
+    """Let the tasks score, and write below `staging`."""
+    written = staging / _WRITTEN
+    for folder in (_MODEL, _WRITTEN):
+        (staging / folder).mkdir()
+    placed = place(spark, artifact, staging / _MODEL)
+
+    # The closure takes small values, or the handles of broadcasts.
+    def work(rows: Iterator[Rows]) -> Iterator[pa.RecordBatch]:
+        return score_rows(rows, opened(placed), output, schema, Writer(written, layout(schema), file_bytes))
+
+    read = dict.fromkeys([*output.columns, *_inputs(artifact.encoding.spec, output.encoded)])
+    tally, files = Tally(), list[File]()
+    for row in scan.map(read, work, TOLD_DDL).collect():
+        if row.tally is not None:
+            tally.merge(Tally(**json.loads(row.tally)))
+        else:
+            files.append(File(row.folder, row.path, row.rows, row.bytes))
+    return tally, files
 
 
-def scoring_function(files: "Broadcast[dict[str, bytes]]", fingerprint: str, outputs: int) -> Any:
-    """The user-defined function: a struct of raw columns → a struct like `scored_type`.
-
-    An iterator function, so that a worker opens the model before its first batch; over Arrow rather than pandas, which
-    would turn an integer column with nulls into floats and lose the digits of large keys.
-    """
-
-    open_unverified = partial(Artifact.load, verify=False)  # the driver has verified it
-
-    # The closure takes the broadcast's handle, a text and a function.
-    @arrow_udf(from_arrow_type(scored_type(outputs)))  # type: ignore[call-overload,untyped-decorator]
-    def scored(batches: Iterator[pa.Array]) -> Iterator[pa.Array]:
-        return score_batches(batches, on_worker(files, fingerprint, open_unverified))
-
-    return scored
-
-
-def _report(artifact: Artifact, source: Source, skipped: Sequence[str], observed: Mapping[str, Any]) -> dict[str, Any]:
+def _report(artifact: Artifact, source: Source, scan: Scan, encoded: bool, tally: Tally) -> dict[str, Any]:
     """Ranges of the scores; and counts of tonight's table beside those of the train fold."""
-    ranges = {
-        name: {what: observed[f"{what}_{i}"] for what in ("min", "mean", "max")}
-        for i, name in enumerate(score_columns(artifact.network))
-    }
+    nothing: dict[str, float | None] = {"min": None, "mean": None, "max": None}
+    names = score_columns(artifact.network)
+    ranges = dict.fromkeys(names, nothing)
+    if tally.rows:
+        ranges = {
+            name: {"min": low, "mean": total / tally.rows, "max": high}
+            for name, low, total, high in zip(names, tally.low, tally.total, tally.high, strict=True)
+        }
     return {
         "name": artifact.metadata["name"],
         "task": artifact.network.task,
@@ -169,24 +209,25 @@ def _report(artifact: Artifact, source: Source, skipped: Sequence[str], observed
         "encoding_fingerprint": artifact.encoding.spec.fingerprint,
         "model": str(artifact.path),
         "source": str(source),
-        "skipped_files": list(skipped),
+        "scan": scan.method,
+        "skipped_files": list(scan.skipped),
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "rows": observed["rows"],
+        "rows": tally.rows,
         **({"scores": ranges} if artifact.network.task == "multiclass" else ranges),
-        "values": _values(artifact, observed),
+        "values": _values(artifact, encoded, tally),
     }
 
 
-def _values(artifact: Artifact, observed: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+def _values(artifact: Artifact, encoded: bool, tally: Tally) -> dict[str, dict[str, Any]]:
     """For each field and number: how many `values` the table has, and of these the missing and the unseen ones."""
     statistics = json.loads((artifact.path / "encoding" / "statistics.json").read_text())
     values: dict[str, dict[str, Any]] = {}
-    for i, (what, name) in enumerate(count_names(artifact.encoding.spec)):
-        count = observed[f"count_{i}"] or 0
+    names = count_names(artifact.encoding.spec, encoded)
+    for (what, name), count in zip(names, tally.counts or [0] * len(names), strict=True):
         if what == VALUES:
             values[name] = {VALUES: count}
             continue
-        of_name = values.setdefault(name, {VALUES: observed["rows"]})
+        of_name = values.setdefault(name, {VALUES: tally.rows})
         facts = statistics["fields"].get(name) or statistics["numbers"][name]
         trained_on = facts.get(VALUES, statistics["rows"])[FOLDS[0]]
         of_name[what] = {

@@ -57,7 +57,7 @@ class Scan:
             return _map_files(self.table.sparkSession, self.files.only(names), self.splits, work, schema)
 
         def worked(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-            _take_the_cores_of_the_task()
+            take_the_cores_of_the_task()
             return work(batches)
 
         return map_rows(self.table, names, worked, schema)
@@ -67,7 +67,7 @@ def _map_files(
     spark: SparkSession, files: Files, splits: tuple[Split, ...], work: Work, schema: StructType | str
 ) -> DataFrame:
     def worked(numbers: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        _take_the_cores_of_the_task()
+        take_the_cores_of_the_task()
         for batch in numbers:
             for i in batch.column(0).to_pylist():
                 yield from work(files.rows(splits[i]))
@@ -80,7 +80,7 @@ def _tasks(spark: SparkSession, splits: Sequence[Split]) -> DataFrame:
     return spark.range(0, len(splits), 1, len(splits))
 
 
-def _take_the_cores_of_the_task() -> None:
+def take_the_cores_of_the_task() -> None:
     """Arrow would take the machine's, in each worker again."""
     context = TaskContext.get()
     cores = context.cpus() if context else 1
@@ -160,7 +160,7 @@ def _unreadable(spark: SparkSession, files: Files, splits: Sequence[Split]) -> d
     """Read everything once; path and reason of the files where that fails."""
 
     def checked(numbers: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        _take_the_cores_of_the_task()
+        take_the_cores_of_the_task()
         for batch in numbers:
             for i in batch.column(0).to_pylist():
                 found = list(files.unreadable(splits[i]))

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from nfm.contract.encoder import Inputs, inputs
+from nfm.contract.dataset import check_schema, check_there, column, read_inputs
 from nfm.contract.errors import DataError
 from nfm.contract.schema import Spec
 from nfm.contract.values import decoded
@@ -75,35 +75,12 @@ def _array_bytes(row_group: Any, spec: Spec, group: str | None) -> int:
 def _opened(path: Path, spec: Spec, group: str | None) -> Iterator[pq.ParquetFile]:
     try:
         with pq.ParquetFile(path) as file:
-            _check_schema(file.schema_arrow, path, spec, group)
+            check_schema(spec, file.schema_arrow, str(path), ("label", "weight"))
+            if group is not None:
+                check_there(group, file.schema_arrow, str(path))
             yield file
     except (OSError, pa.ArrowException) as error:
         raise DataError(f"{path} cannot be read ({error}). Run jobs/features.py again.") from error
-
-
-def _check_schema(schema: pa.Schema, path: Path, spec: Spec, group: str | None) -> None:
-    plain = dict.fromkeys(("label", "weight"), pa.float32())
-    lists: dict[str, pa.DataType] = {}
-    for one in spec.fields:
-        (plain if one.bag is None else lists)[one.name] = pa.int32()
-        lists |= dict.fromkeys(one.outputs[1:], pa.float32())
-    plain |= {name: pa.float32() for number in spec.numbers for name in number.outputs}
-    for name in [*plain, *lists, *([group] if group else [])]:
-        if name not in schema.names:
-            raise DataError(
-                f"{path} has no column '{name}'; it has {', '.join(schema.names)}. It was not written with this "
-                "encoding and configuration: take the file away, or run jobs/features.py again."
-            )
-        found = schema.field(name).type
-        right = name == group or found == plain.get(name)
-        if name in lists:
-            right = pa.types.is_list(found) and found.value_type == lists[name]
-        if not right:
-            due = f"list<{lists[name]}>" if name in lists else plain[name]
-            raise DataError(
-                f"Column '{name}' of {path} is {found}, not {due}: the file was not written with this encoding. Take "
-                "it away, or run jobs/features.py again."
-            )
 
 
 def _read(path: Path, row_group: int, count: int, spec: Spec, group: str | None) -> Rows:
@@ -116,35 +93,10 @@ def _read(path: Path, row_group: int, count: int, spec: Spec, group: str | None)
             f"Row group {row_group} of {path} holds {len(table)} rows, and held {count} when the training began: the "
             "file was changed meanwhile. Run the training again."
         )
-    columns: dict[str, Any] = {}
-    for name in names:
-        column = table[name].combine_chunks()
-        listed = pa.types.is_list(column.type)
-        if column.null_count or (listed and column.flatten().null_count):
-            raise DataError(
-                f"Column '{name}' of {path} has nulls, and the feature job writes none: the file was changed. Run "
-                "jobs/features.py again."
-            )
-        columns[name] = column if listed else column.to_numpy()
-    arranged = inputs(spec, columns)
-    _check_ids(arranged, path, spec)
+    columns = {name: column(name, table[name].combine_chunks(), str(path)) for name in names}
+    arranged = read_inputs(spec, columns.__getitem__, str(path))
     groups = None
     if group is not None:
         groups = decoded(table[group].combine_chunks())
         groups = np.array(groups.to_pylist(), object) if groups.null_count else groups.to_numpy(zero_copy_only=False)
     return Rows(arranged, columns["label"], columns["weight"], groups)
-
-
-def _check_ids(arranged: Inputs, path: Path, spec: Spec) -> None:
-    # An id too large would be another field's row of the table, or end the training with an error of TensorFlow's.
-    plain = [one for one in spec.fields if one.bag is None]
-    sizes = np.array([one.size for one in plain], np.uint32)
-    outside_BF = arranged.ids_BF.view(np.uint32) >= sizes  # a negative one becomes a very large one
-    wrong = plain[int(outside_BF.any(axis=0).argmax())].name if outside_BF.any() else None
-    if wrong is None and arranged.bag_rows.view(np.uint32).max(initial=0) >= spec.rows:
-        wrong = next(one.name for one in spec.fields if one.bag is not None)
-    if wrong is not None:
-        raise DataError(
-            f"{path} has ids of the field '{wrong}' that its vocabulary does not have: the file was damaged, or "
-            "written with another encoding. Run jobs/features.py again."
-        )

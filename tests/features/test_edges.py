@@ -16,9 +16,9 @@ from pyspark.sql import SparkSession
 from nfm.config import Config
 from nfm.contract.encoder import Encoding
 from nfm.contract.errors import DataError
-from nfm.features import write as writing
 from nfm.features.dataset import Growth, build, prepare
-from nfm.features.write import Layout, Writer
+from nfm.table import write as writing
+from nfm.table.write import Layout, Writer
 
 
 def raw(path: Path, **columns: Any) -> Path:

@@ -212,7 +212,12 @@ def test_threads_and_the_layout_in_memory_change_no_bit(dtype: str) -> None:
     alone = score(spec, network, weights, rows)
     for threads in (2, 3):
         np.testing.assert_array_equal(alone, score(spec, network, weights, rows, threads))
-    np.testing.assert_array_equal(alone, score(spec, network, weights, Inputs(*by_column, *rows[3:])))
+    np.testing.assert_array_equal(
+        alone,
+        score(
+            spec, network, weights, rows._replace(ids_BF=by_column[0], values_BN=by_column[1], dense_BD=by_column[2])
+        ),
+    )
 
 
 @pytest.mark.parametrize("task", TASKS)

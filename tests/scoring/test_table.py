@@ -3,6 +3,7 @@
 import json
 import math
 from collections import Counter
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,10 @@ from nfm.contract.artifact import Artifact, Network
 from nfm.contract.encoder import Encoding
 from nfm.contract.errors import ConfigError, DataError
 from nfm.features.dataset import build
-from nfm.scoring.scorer import score_batches
+from nfm.scoring.output import layout
 from nfm.scoring.table import score_table
+from nfm.scoring.tasks import Output, score_rows
+from nfm.table.write import Writer
 
 ROWS = [
     (2**60 + i if i % 7 else None, ["red", "blue", "red", "", None][i % 5], i % 3, [1.0, None, 8.0][i % 3], i % 2)
@@ -185,7 +188,7 @@ def test_the_output_names_its_model(spark: SparkSession, made: Path) -> None:
     fingerprint = Artifact.load(made / "model").fingerprint
     assert json.loads((made / "scores/_report.json").read_text())["model_fingerprint"] == fingerprint
     for path in (made / "scores").glob("*.parquet"):
-        assert fingerprint in pq.read_schema(path).metadata[b"org.apache.spark.sql.parquet.row.metadata"].decode()
+        assert json.loads(pq.read_schema(path).metadata[b"nfm"])["model_fingerprint"] == fingerprint
 
 
 @pytest.mark.parametrize("partitions", [1, 3])
@@ -248,19 +251,28 @@ def test_a_new_model_of_the_same_name_is_used_at_once(spark: SparkSession, made:
     assert one != two
 
 
-def test_the_iterator_seam_takes_batches_of_any_size(made: Path) -> None:
-    """What runs on an executor, handed a plain list: an empty batch and one of a single row among them."""
+@pytest.mark.parametrize("cuts", [[0, 60], [0, 0, 1, 41, 41, 60]])
+def test_a_task_writes_its_rows_and_tells_of_them(made: Path, tmp_path: Path, cuts: list[int]) -> None:
+    """What runs on an executor, without Spark: an empty batch and one of a single row among the others."""
     model = Artifact.load(made / "model")
-    type_ = pa.struct([("colour", pa.string()), ("size", pa.int32()), ("price", pa.float64())])
-    rows = [{"colour": c, "size": s, "price": p} for _, c, s, p, _ in ROWS]
-    batches = [pa.array(part, type_) for part in ([], rows[:1], rows[1:41], [], rows[41:])]
-    out = list(score_batches(batches, model))
-    assert [len(batch) for batch in out] == [0, 1, 40, 0, 19]
-    got = [row["score_0"] for batch in out for row in batch.to_pylist()]
+    table = pa.table(list(zip(*ROWS, strict=True)), ["id", "colour", "size", "price", "label"])
+    output = Output(("id", "size"), (), False)
+    schema = output.schema(model, table.schema)
+    batches = [table.slice(a, b - a).combine_chunks() for a, b in pairwise(cuts)]
+    rows = [batch.to_batches()[0] if len(batch) else pa.RecordBatch.from_pylist([], table.schema) for batch in batches]
+    (told,) = score_rows(rows, model, output, schema, Writer(tmp_path, layout(schema)))
+    (file,) = [row for row in told.to_pylist() if row["path"]]
+    written = pq.read_table(file["path"])
+    assert (file["rows"], written.column_names) == (60, ["id", "size", "score"])
+    assert written["id"].to_pylist() == [row[0] for row in ROWS]
     wanted = [expected_score(model, colour, size, price) for _, colour, size, price, _ in ROWS]
-    np.testing.assert_allclose(got, wanted, atol=1e-5)
-    # Counts of a batch stand in its first row only.
-    assert [row["counts"] is None for row in out[2].to_pylist()] == [False] + [True] * 39
+    np.testing.assert_allclose(written["score"].to_numpy(), wanted, atol=1e-5)
+    (tally,) = [json.loads(row["tally"]) for row in told.to_pylist() if row["tally"]]
+    assert (tally["rows"], tally["not_finite"]) == (60, 0)
+    # Missing and unseen colours, missing and unseen sizes, missing prices.
+    assert tally["counts"] == [12, 0, 0, 0, 20]
+    assert tally["total"][0] == pytest.approx(sum(wanted), abs=1e-3)
+    assert (tally["low"][0], tally["high"][0]) == (min(written["score"].to_pylist()), max(written["score"].to_pylist()))
 
 
 def test_a_score_that_is_no_number_is_never_published(spark: SparkSession, made: Path, tmp_path: Path) -> None:

@@ -8,8 +8,8 @@ import pyarrow.parquet as pq
 import pytest
 from pyspark.sql import SparkSession
 
-from nfm.features import write as module
-from nfm.features.write import File, Layout, Writer, merge_plan, publishable, put_together
+from nfm.table import write as module
+from nfm.table.write import File, Layout, Writer, merge_plan, publishable, put_together
 
 MIB = 1 << 20
 LAYOUT = Layout(("f",), ("id",))

@@ -1,4 +1,4 @@
-"""Encoded rows → the files of the dataset, and small files → larger ones.
+"""What tasks write: rows → files by folder, and small files → larger ones.
 
 Tasks write the files themselves: rows need not go through Spark one by one. A file counts only once its task has ended
 and told of it; the driver then moves it to its place. What a task that died or ran twice has left behind stays in the
@@ -8,7 +8,7 @@ folder `written`, and goes with it.
 import uuid
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -16,9 +16,7 @@ import pyarrow.parquet as pq
 from pyspark.sql import SparkSession
 
 ROW_GROUP = 1 << 17  # rows: some megabytes that training reads, and shuffles, at a time
-FILE_BYTES = 128 << 20  # a file that has reached this is closed
-SMALL_BYTES = 64 << 20  # files below are put together
-LARGE_BYTES = 256 << 20  # even then
+FILE_BYTES = 128 << 20  # a file that has reached this is closed; those below half of it are put together
 _OPEN_FILES = 100  # of one task
 FILES_DDL = "folder string, path string, rows long, bytes long"
 FILES = pa.schema([("folder", pa.string()), ("path", pa.string()), ("rows", pa.int64()), ("bytes", pa.int64())])
@@ -28,7 +26,7 @@ FILES = pa.schema([("folder", pa.string()), ("path", pa.string()), ("rows", pa.i
 class File:
     """A file that a task has written."""
 
-    folder: str  # where it belongs in the dataset: fold=train
+    folder: str  # where it belongs: fold=train; or nothing
     path: str  # where it is
     rows: int
     bytes: int
@@ -105,16 +103,18 @@ def told(files: Sequence[File]) -> pa.RecordBatch:
     return pa.RecordBatch.from_pylist([vars(file) for file in files], FILES)
 
 
-def put_together(spark: SparkSession, files: Sequence[File], written: Path, layout: Layout) -> list[File]:
+def put_together(
+    spark: SparkSession, files: Sequence[File], written: Path, layout: Layout, file_bytes: int = FILE_BYTES
+) -> list[File]:
     """Small files of a folder become one, or as many as their size asks for; large ones stay as they are."""
-    groups = merge_plan(files)
+    groups = merge_plan(files, file_bytes)
     if not groups:
         return list(files)
 
     def merged(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         for batch in batches:
             for i in batch.column("id").to_pylist():
-                writer = Writer(written, layout, LARGE_BYTES)
+                writer = Writer(written, layout, 2 * file_bytes)
                 for file in groups[i]:
                     opened = pq.ParquetFile(file.path)
                     for j in range(opened.num_row_groups):
@@ -127,16 +127,16 @@ def put_together(spark: SparkSession, files: Sequence[File], written: Path, layo
     return [file for file in files if file.path not in gone] + result
 
 
-def merge_plan(files: Sequence[File]) -> list[list[File]]:
-    """Which files to put together: neighbours of a folder, up to FILE_BYTES; the largest groups first."""
+def merge_plan(files: Sequence[File], file_bytes: int = FILE_BYTES) -> list[list[File]]:
+    """Which files to put together: neighbours of a folder, up to `file_bytes`; the largest groups first."""
     by_folder: Mapping[str, list[File]] = defaultdict(list)
     for file in files:
-        if file.bytes < SMALL_BYTES:
+        if file.bytes < file_bytes // 2:
             by_folder[file.folder].append(file)
     groups: list[list[File]] = []
     for small in by_folder.values():
         total = sum(file.bytes for file in small)
-        count = max(1, round(total / FILE_BYTES))
+        count = max(1, round(total / file_bytes))
         share: list[list[File]] = [[] for _ in range(count)]
         size = 0
         for file in small:
@@ -146,12 +146,16 @@ def merge_plan(files: Sequence[File]) -> list[list[File]]:
     return sorted(groups, key=lambda group: -sum(file.bytes for file in group))
 
 
-def publishable(files: Sequence[File], target: Path) -> None:
-    """Move the files to their folders in the dataset."""
+def publishable(files: Sequence[File], target: Path) -> list[File]:
+    """Move the files to their folders below `target`; returns where they are now."""
     by_folder: Mapping[str, list[File]] = defaultdict(list)
     for file in files:
         by_folder[file.folder].append(file)
+    moved = []
     for folder, mine in by_folder.items():
-        (target / folder).mkdir(parents=True)
+        (target / folder).mkdir(parents=True, exist_ok=True)
         for i, file in enumerate(mine):
-            Path(file.path).rename(target / folder / f"part-{i:05d}.parquet")
+            path = target / folder / f"part-{i:05d}{Path(file.path).suffix}"
+            Path(file.path).rename(path)
+            moved.append(replace(file, path=str(path)))
+    return moved

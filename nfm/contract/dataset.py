@@ -1,0 +1,90 @@
+"""The dataset's columns: ids and numbers that a feature job has written, read back by the training and by scoring."""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from nfm.contract.encoder import Inputs, inputs
+from nfm.contract.errors import DataError
+from nfm.contract.schema import Spec
+
+
+def check_schema(spec: Spec, schema: pa.Schema, where: str, more: Iterable[str] = ()) -> None:
+    """A table has the encoded columns, in their types; and more ones, which are float32.
+
+    Raises:
+        DataError: it has not; names the column.
+    """
+    plain, lists = dict.fromkeys(more, pa.float32()), dict[str, pa.DataType]()
+    for field in spec.fields:
+        (plain if field.bag is None else lists)[field.name] = pa.int32()
+        lists |= dict.fromkeys(field.outputs[1:], pa.float32())
+    plain |= {name: pa.float32() for number in spec.numbers for name in number.outputs}
+    for name in (*plain, *lists):
+        check_there(name, schema, where)
+        found = schema.field(name).type
+        right = pa.types.is_list(found) and found.value_type == lists[name] if name in lists else found == plain[name]
+        if not right:
+            due = f"list<{lists[name]}>" if name in lists else plain[name]
+            raise DataError(
+                f"Column '{name}' of {where} is {found}, not {due}: it was not written with this encoding. Take it "
+                "away, or run jobs/features.py again."
+            )
+
+
+def check_there(name: str, schema: pa.Schema, where: str) -> None:
+    """A table has this column.
+
+    Raises:
+        DataError: it has not.
+    """
+    if name not in schema.names:
+        raise DataError(
+            f"{where} has no column '{name}'; it has {', '.join(schema.names)}. It was not written with this encoding "
+            "and configuration: take it away, or run jobs/features.py again."
+        )
+
+
+def column(name: str, values: pa.Array, where: str) -> Any:
+    """A column as `Encoding.encode` returns it: (N,) array, or N lists (`pa.ListArray`) of a bag.
+
+    Raises:
+        DataError: it has nulls.
+    """
+    listed = pa.types.is_list(values.type)
+    if values.null_count or (listed and values.flatten().null_count):
+        raise DataError(
+            f"Column '{name}' of {where} has nulls, and the feature job writes none: the file was changed. Run "
+            "jobs/features.py again."
+        )
+    return values if listed else values.to_numpy()
+
+
+def read_inputs(spec: Spec, get: Callable[[str], Any], where: str, by_column: bool = False) -> Inputs:
+    """The model's arrays.
+
+    Args:
+        spec: of the encoding that the rows were written with.
+        get: from the name of an encoded column to what `column` returns.
+        where: they come from, in messages.
+        by_column: as of `contract.encoder.inputs`.
+
+    Raises:
+        DataError: an id that the encoding does not have.
+    """
+    arranged = inputs(spec, {name: get(name) for name in spec.outputs}, by_column)
+    # An id too large would be another field's row of the table, or none of the table's.
+    plain = [field for field in spec.fields if field.bag is None]
+    sizes = np.array([field.size for field in plain], np.uint32)
+    outside_F = (arranged.ids_BF.view(np.uint32) >= sizes).any(axis=0)  # a negative one becomes a very large one
+    wrong = plain[int(outside_F.argmax())].name if outside_F.any() else None
+    if wrong is None and arranged.bag_rows.view(np.uint32).max(initial=0) >= spec.rows:
+        wrong = next(field.name for field in spec.fields if field.bag is not None)
+    if wrong is not None:
+        raise DataError(
+            f"{where} has ids of the field '{wrong}' that its vocabulary does not have: it was damaged, or written "
+            "with another encoding. Run jobs/features.py again."
+        )
+    return arranged

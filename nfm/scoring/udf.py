@@ -1,0 +1,60 @@
+"""The model as a function of SQL and of data frames."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+from pyspark.sql import SparkSession
+from pyspark.sql.pandas.functions import arrow_udf
+from pyspark.sql.pandas.types import from_arrow_type
+
+from nfm.contract.artifact import Artifact
+from nfm.contract.errors import NfmError
+from nfm.scoring.hosts import opened, place
+from nfm.scoring.scorer import score_batch, score_columns
+from nfm.table.scan import take_the_cores_of_the_task
+
+
+def score_udf(model: str | Path) -> Any:
+    """A user-defined function: a struct of raw columns → the score.
+
+        scores = df.select("id", score_udf("build/titanic/model")(struct("*")))
+        spark.udf.register("nfm_score", score_udf("build/titanic/model"))
+        spark.sql("select id, nfm_score(struct(*)) from passengers")
+
+    Spark hands over rows as Arrow batches: pandas would turn an integer column with nulls into floats, and lose the
+    digits of large ids. The struct may hold more columns than the model reads; leave them out where they are wide.
+
+    Args:
+        model: the `model/` folder.
+
+    Returns:
+        A function whose value is a float; of the multiclass task a struct with a float for each class. It belongs to
+        the session that is active now.
+
+    Raises:
+        DataError: there is no model in this folder, or it is not as it was written; and in the tasks, if a column is
+            missing or of a type under which its values would be lost.
+        NfmError: no session is active.
+    """
+    spark = SparkSession.getActiveSession()
+    if spark is None:
+        raise NfmError("score_udf needs a running Spark session: call SparkSession.builder.getOrCreate() before it.")
+    artifact = Artifact.load(Path(model))
+    names, placed = score_columns(artifact.network), place(spark, artifact)
+    several = artifact.network.task == "multiclass"
+    type_ = pa.struct([(name, pa.float32()) for name in names]) if several else pa.float32()
+
+    # The closure takes small values, or the handles of broadcasts.
+    def scored(batches: Iterator[pa.Array]) -> Iterator[pa.Array]:
+        take_the_cores_of_the_task()
+        here = opened(placed)
+        for rows in batches:
+            batch = pa.RecordBatch.from_struct_array(rows)
+            here.encoding.check(batch.schema, "the struct")
+            scores_NC, _ = score_batch(here, batch)
+            arrays = [pa.array(scores) for scores in scores_NC.T]
+            yield pa.StructArray.from_arrays(arrays, names=names) if several else arrays[0]
+
+    return arrow_udf(from_arrow_type(type_))(scored)  # type: ignore[call-overload]

@@ -1,0 +1,65 @@
+"""Which folder a row goes to, named by the values of columns as Spark names it: country=DE."""
+
+import re
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from nfm.contract.errors import DataError
+from nfm.contract.values import canonical_text, check_kind, dictionary_indices, distinct
+from nfm.table.write import Writer
+
+_ESCAPED = re.compile(r"""[\x01-\x1f\x7f"#%'*/:=?\\{\[\]^]""")  # the characters that Spark escapes
+_LONGEST = 200
+_NULL_FOLDER = "__HIVE_DEFAULT_PARTITION__"  # Spark's name for the partition of null
+NOWHERE = -1
+
+
+def add_by_folder(
+    writer: Writer,
+    table: pa.Table,
+    folders: Sequence[str],
+    code: NDArray[np.integer],
+    partitions: Mapping[str, pa.Array],
+    key: str,
+) -> None:
+    """Give each folder, and inside it each partition, its rows.
+
+    Args:
+        writer: writes them.
+        table: N rows.
+        folders: by their codes.
+        code: (N,) each row's; NOWHERE: it is left out.
+        partitions: columns that say which folder inside it, (N,) values each.
+        key: of the settings that asks for them, in messages.
+
+    Raises:
+        DataError: a column is no category, or a value is too long for a folder's name.
+    """
+    labels, code = list(folders), code.astype(np.int64)
+    for name, values in partitions.items():
+        encoded = distinct(values)
+        texts = canonical_text(encoded.dictionary, check_kind(name, values.type, "the table"), name).to_pylist()
+        steps = [f"{_escaped(name, key)}={_escaped(text, key) if text else _NULL_FOLDER}" for text in [*texts, None]]
+        kept = code >= 0
+        combined = np.where(kept, code * len(steps) + dictionary_indices(encoded), NOWHERE)
+        seen = np.unique(combined[kept])
+        labels = [f"{labels[i // len(steps)]}/{steps[i % len(steps)]}".lstrip("/") for i in seen]
+        code = np.where(kept, np.searchsorted(seen, combined), NOWHERE)
+    for i, label in enumerate(labels):
+        mine = np.flatnonzero(code == i)
+        if len(mine):
+            writer.add(label, table.take(pa.array(mine)) if len(mine) < len(table) else table)
+
+
+def _escaped(text: str, key: str) -> str:
+    """A folder's name as Spark writes it, so that it reads it again. (An empty text is null there.)"""
+    name = _ESCAPED.sub(lambda found: f"%{ord(found[0]):02X}", text)
+    if len(name.encode()) > _LONGEST:
+        raise DataError(
+            f"{key}: the value {text[:40]!r}… is too long for the name of a folder "
+            f"({len(name.encode())} bytes, {_LONGEST} at most). Take a column of short values."
+        )
+    return name
