@@ -9,6 +9,20 @@ from pydantic import Field, PlainValidator, field_serializer, model_validator
 
 from nfm.config_columns import DATASET_COLUMNS, Columns, Fraction, Settings, changed
 from nfm.config_train import MONITORS, Model, Train, Tune
+from nfm.contract.errors import ConfigError
+
+PLACEHOLDER = re.compile(r"\{([A-Za-z_]\w*)\}")  # a name that --set gives a value: scores/ds={ds}
+
+
+def check_filled(key: str, text: str | None) -> None:
+    """No name in braces waits for its value.
+
+    Raises:
+        ConfigError: one does.
+    """
+    if text is not None and (waiting := PLACEHOLDER.search(text)):
+        name = waiting.group(1)
+        raise ConfigError(f"{key}: {text!r} has no value for {{{name}}}: give it with --set {name}=…")
 
 
 def _scalar(value: Any) -> Any:
@@ -69,6 +83,15 @@ class Source(Settings):
     def paths(self) -> tuple[str, ...]:
         """The files and folders; none for a table of the catalog."""
         return (self.path,) if isinstance(self.path, str) else self.path or ()
+
+    def check_filled(self) -> None:
+        """No name in braces waits for its value.
+
+        Raises:
+            ConfigError: one does.
+        """
+        for key, text in (*(("path", path) for path in self.paths), ("table", self.table), ("where", self.where)):
+            check_filled(f"source.{key}", text)
 
 
 class Split(Settings):
@@ -206,19 +229,25 @@ class Config(Settings):
     @property
     def dataset_folder(self) -> Path:
         """Where the features job writes the encoded rows."""
-        return Path(self.workdir, "dataset")
+        return self._below("dataset")
 
     @property
     def encoding_folder(self) -> Path:
         """Where the features job writes the encoding."""
-        return Path(self.workdir, "encoding")
+        return self._below("encoding")
 
     @property
     def model_folder(self) -> Path:
         """Where the train job writes the artifact and the score job reads it."""
-        return Path(self.score.model or Path(self.workdir, "model"))
+        check_filled("score.model", self.score.model)
+        return Path(self.score.model or self._below("model"))
 
     @property
     def scores_folder(self) -> Path:
         """Where the score job writes."""
-        return Path(self.score.output or Path(self.workdir, "scores"))
+        check_filled("score.output", self.score.output)
+        return Path(self.score.output or self._below("scores"))
+
+    def _below(self, name: str) -> Path:
+        check_filled("workdir", self.workdir)
+        return Path(self.workdir, name)

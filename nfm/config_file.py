@@ -1,7 +1,7 @@
 """A configuration file → settings; every mistake is told with its key, what was given and what is allowed."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, get_args, get_origin
@@ -10,8 +10,11 @@ import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from nfm.config import Config
+from nfm.config import PLACEHOLDER, Config
 from nfm.contract.errors import ConfigError
+
+_FILLED = ("workdir", "source", "score")  # sections whose texts may have names in braces
+_VALUE = re.compile(r"[\w.:+@ -]+")
 
 
 def load(path: Path, changes: Sequence[str] = ()) -> Config:
@@ -26,6 +29,8 @@ def load(path: Path, changes: Sequence[str] = ()) -> Config:
 def read(path: Path, changes: Sequence[str] = ()) -> dict[str, Any]:
     """What a configuration file says, with changes from the command line; the settings are not checked.
 
+    Where `workdir`, `source` or `score` hold a name in braces, as in `scores/ds={ds}`, a change of that name fills it.
+
     Raises:
         ConfigError: the file cannot be read or is not YAML, or a change is not written as one.
     """
@@ -37,16 +42,47 @@ def read(path: Path, changes: Sequence[str] = ()) -> dict[str, Any]:
         raise ConfigError(f"{path} is not YAML: {error}") from error
     if not isinstance(content, dict):
         raise ConfigError(f"{path} holds no settings. conf/reference.yaml shows them all.")
-    for change in changes:
+    for change in sorted(changes, key=lambda change: "." not in change.partition("=")[0]):  # names in braces come last
         key, equals, text = change.partition("=")
         if not equals or not all(key.split(".")):
             raise ConfigError(f"--set {change}: write it as section.key=value, for example --set train.seed=2")
+        if key not in content and key in placeholders(content):
+            content = _filled(content, key, text)
+            continue
         try:
             value = _parse(text)
         except yaml.YAMLError as error:
             raise ConfigError(f"--set {change}: the value is not YAML: {error}") from error
         content = put(content, key, value, f"--set {change}")
     return content
+
+
+def placeholders(content: Mapping[str, Any]) -> list[str]:
+    """The names in braces that wait for a value."""
+    return [name for section in _FILLED for text in _texts(content.get(section)) for name in PLACEHOLDER.findall(text)]
+
+
+def _texts(value: Any) -> list[str]:
+    if isinstance(value, dict | list):
+        return [text for part in (value.values() if isinstance(value, dict) else value) for text in _texts(part)]
+    return [value] if isinstance(value, str) else []
+
+
+def _filled(content: dict[str, Any], name: str, value: str) -> dict[str, Any]:
+    if not _VALUE.fullmatch(value) or ".." in value:
+        raise ConfigError(
+            f"--set {name}={value}: what stands in for {{{name}}} may hold letters, digits, spaces and . : + @ _ -, so "
+            "that it stays one step of a path"
+        )
+
+    def fill(part: Any) -> Any:
+        if isinstance(part, dict):
+            return {key: fill(inner) for key, inner in part.items()}
+        if isinstance(part, list):
+            return [fill(inner) for inner in part]
+        return part.replace(f"{{{name}}}", value) if isinstance(part, str) else part
+
+    return {key: fill(part) if key in _FILLED else part for key, part in content.items()}
 
 
 def put(content: dict[str, Any], key: str, value: Any, where: str) -> dict[str, Any]:

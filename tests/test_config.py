@@ -78,7 +78,8 @@ train:
    unknown_dropout: 0.0, early_stopping: {monitor: val_loss, mode: auto, patience: 5, min_delta: 0.0},
    pretrain: null, init_from: null, checkpoint_seconds: 300, group: null}
 tune: {metric: null, space: {}}
-score: {source: null, model: null, output: null, columns: []}
+score: {source: null, model: null, output: null, columns: [], encoded: false, partition_by: [], format: parquet,
+  file_mb: 128, rank: false, quantile: false}
 """
 
 
@@ -384,8 +385,44 @@ def test_all_problems_are_told_at_once(file: Path) -> None:
         "columns.numeric.Age.impute: False given; allowed: 'mean', 'median' or a number",
         "model.embedding_dim: 0 given; input should be greater than or equal to 1",
         "train.seed: 'x' given; input should be a valid integer",
-        "score.colums: there is no such key. Did you mean 'columns'? Allowed here: source, model, output, columns",
+        "score.colums: there is no such key. Did you mean 'columns'? Allowed here: source, model, output, columns, "
+        "encoded, partition_by, format, file_mb, rank, quantile",
     ]
+
+
+DAILY = ["score.output=out/{day}/ds={ds}", "score.source={path: 'raw/{day}', where: \"ds = '{ds}'\"}"]
+
+
+def test_names_in_braces_are_filled_in(file: Path) -> None:
+    config = load(file, ["ds=2026-11-20", *DAILY, "day=7"])
+    assert str(config.scores_folder) == "out/7/ds=2026-11-20"
+    assert config.score.source is not None
+    assert (config.score.source.path, config.score.source.where) == ("raw/7", "ds = '2026-11-20'")
+    # As it is written, and not as the date or the number that YAML would read.
+    assert str(load(file, ["score.output='{v}'", "v=007"]).scores_folder) == "007"
+
+
+def test_a_name_in_braces_without_a_value_is_told_where_it_is_needed(file: Path) -> None:
+    config = load(file, [*DAILY, "day=7"])  # the training needs none
+    with pytest.raises(ConfigError) as refused:
+        _ = config.scores_folder
+    assert str(refused.value) == "score.output: 'out/7/ds={ds}' has no value for {ds}: give it with --set ds=…"
+    assert config.score.source is not None
+    with pytest.raises(ConfigError, match=r"^source\.where: .* has no value for \{ds\}"):
+        config.score.source.check_filled()
+
+
+@pytest.mark.parametrize("value", ["a/b", "..", "", "a..b", "'; drop", "a{b}"])
+def test_a_value_that_would_leave_its_place_is_refused(file: Path, value: str) -> None:
+    with pytest.raises(ConfigError, match=r"^--set ds=.*: what stands in for \{ds\} may hold letters"):
+        load(file, [*DAILY, f"ds={value}"])
+
+
+def test_braces_of_other_kinds_are_left_alone(file: Path) -> None:
+    config = load(file, ["source.path='raw/{2025,2026}/*'"])
+    config.source.check_filled()
+    assert config.source.path == "raw/{2025,2026}/*"
+    assert problems(file, "ds=1")[0].startswith("ds: there is no such key.")
 
 
 @pytest.mark.parametrize(

@@ -3,10 +3,12 @@
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -139,14 +141,25 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
             process.wait()
 
 
+@pytest.fixture(params=["where all see it", "carried by Spark"])
+def model(request: pytest.FixtureRequest, workdir: Path) -> Iterator[Path]:
+    """The trained model; the second time on a disk of its own, whose files can have no names beside the scores."""
+    if request.param == "where all see it":
+        yield workdir / "model"
+        return
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as folder:
+        yield shutil.copytree(workdir / "model", Path(folder) / "model")
+
+
 def test_a_standalone_cluster_gives_the_same_scores_for_the_shuffled_table(
-    workdir: Path, cluster: str, tmp_path: Path
+    workdir: Path, cluster: str, model: Path, tmp_path: Path
 ) -> None:
     shuffled = pd.read_csv(TITANIC, dtype=str, keep_default_na=False).sample(frac=1, random_state=1)
     (tmp_path / "raw").mkdir()
     for i in range(3):
         shuffled.iloc[i::3].to_csv(tmp_path / f"raw/part{i}.csv", index=False)
     settings = ["--set", f"workdir={workdir}", f"source.path={tmp_path}/raw", f"score.output={tmp_path}/scores"]
+    settings.append(f"score.model={model}")
     # From another folder, where no checkout lies about: what the executors import has travelled with the job.
     submit = ["spark-submit", "--master", cluster, "--conf", "spark.executor.memory=512m"]
     config = ["--config", str(ROOT / "conf/titanic.yaml")]

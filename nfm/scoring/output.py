@@ -1,5 +1,6 @@
 """The files that tasks have written → the output's: ranks, sizes, format."""
 
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -38,7 +39,7 @@ def finish(
         files: below `written`; with ranks asked for, partition columns are still among their columns.
         schema: of these files.
         settings: what is asked for.
-        written: where tasks write.
+        written: where tasks write; it is removed in the end.
         target: where the output lies until it is published.
 
     Returns:
@@ -55,6 +56,7 @@ def finish(
     if settings.format == "csv":
         files = _as_csv(spark, files)
     placed = publishable(files, target)
+    shutil.rmtree(written, ignore_errors=True)  # with what tasks have left that died, or ran twice
     if settings.format == "delta":
         _as_delta(target, settings.partition_by)
     return placed
@@ -124,7 +126,8 @@ def _as_csv(spark: SparkSession, files: Sequence[File]) -> list[File]:
 
 def _as_delta(target: Path, partition_by: Sequence[str]) -> None:
     """A first entry in Delta's log, which names these files: so they are a Delta table."""
-    from deltalake import convert_to_deltalake  # an extra: most do without
+    from deltalake import Field, Schema, convert_to_deltalake  # an extra: most do without
+    from deltalake.schema import PrimitiveType
 
-    folders = pa.schema([(name, pa.string()) for name in partition_by])
-    convert_to_deltalake(str(target), partition_by=folders if partition_by else None, partition_strategy="hive")
+    folders = Schema([Field(name, PrimitiveType("string")) for name in partition_by]) if partition_by else None
+    convert_to_deltalake(str(target), partition_by=folders, partition_strategy="hive" if folders else None)

@@ -20,6 +20,7 @@ from nfm.contract.encoder import check_columns
 from nfm.contract.errors import ConfigError, DataError
 from nfm.contract.publish import publish
 from nfm.contract.schema import DATASET_MARKER, FOLDS, Spec
+from nfm.contract.values import check_kind
 from nfm.scoring.hosts import opened, place
 from nfm.scoring.output import QUANTILE, RANK, finish, layout
 from nfm.scoring.scorer import VALUES, count_names, score_columns
@@ -52,7 +53,8 @@ def open_all(spark: SparkSession, config: Config) -> tuple[Artifact, Scan, Sourc
         )
     if settings.format == "delta" and find_spec("deltalake") is None:
         raise ConfigError("score.format: 'delta' given, but there is no package deltalake: pip install deltalake")
-    _check_names([*carried, *settings.partition_by], [*score_columns(artifact.network), *ranks], artifact)
+    columns = list(dict.fromkeys([*carried, *settings.partition_by]))
+    _check_names(columns, [*score_columns(artifact.network), *ranks], artifact)
     if settings.encoded:
         _check_made_with(spec, source)
 
@@ -62,9 +64,11 @@ def open_all(spark: SparkSession, config: Config) -> tuple[Artifact, Scan, Sourc
         else:
             artifact.encoding.check(schema, str(source))
         why = "The model's key, score.columns and score.partition_by name what goes into the output."
-        check_columns([*carried, *settings.partition_by], schema, str(source), why)
+        check_columns(columns, schema, str(source), why)
+        for name in settings.partition_by:
+            check_kind(name, schema.field(name).type, str(source))
         _check_carried(carried, schema, str(source), settings.format)
-        return [*carried, *settings.partition_by, *_inputs(spec, settings.encoded)]
+        return [*columns, *_inputs(spec, settings.encoded)]
 
     return artifact, open_scan(spark, source, needed), source
 
@@ -156,8 +160,6 @@ def score_table(spark: SparkSession, config: Config) -> Mapping[str, Any]:
                 f"{tally.rows} rows of {source} were scored, but {written} were written to {staging}. {kept}; run the "
                 "job again."
             )
-        for folder in (_MODEL, _WRITTEN):  # with what tasks have left that died, or ran twice
-            shutil.rmtree(staging / folder, ignore_errors=True)
         report = _report(artifact, source, scan, settings.encoded, tally)
         (staging / SCORES_MARKER).write_text(json.dumps(report, indent=1))
     return report
@@ -189,6 +191,7 @@ def _score(
             tally.merge(Tally(**json.loads(row.tally)))
         else:
             files.append(File(row.folder, row.path, row.rows, row.bytes))
+    shutil.rmtree(staging / _MODEL)
     return tally, files
 
 

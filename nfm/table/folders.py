@@ -40,8 +40,9 @@ def add_by_folder(
     """
     labels, code = list(folders), code.astype(np.int64)
     for name, values in partitions.items():
+        kind = check_kind(name, values.type, "the table")
         encoded = distinct(values)
-        texts = canonical_text(encoded.dictionary, check_kind(name, values.type, "the table"), name).to_pylist()
+        texts = canonical_text(encoded.dictionary, kind, name).to_pylist()
         steps = [f"{_escaped(name, key)}={_escaped(text, key) if text else _NULL_FOLDER}" for text in [*texts, None]]
         kept = code >= 0
         combined = np.where(kept, code * len(steps) + dictionary_indices(encoded), NOWHERE)

@@ -110,6 +110,7 @@ def open_scan(
         DataError: the table cannot be read, a file of Parquet is empty, no file can be read, or `needed` says so.
         ConfigError: `scan: parquet` or `on_corrupt: skip` is asked for where it cannot be.
     """
+    source.check_filled()
     skip = source.on_corrupt == "skip"
     with told_plainly(str(source)):
         raw, broken = load_readable(spark, source)

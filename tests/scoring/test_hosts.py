@@ -1,0 +1,85 @@
+"""One model a host: linked where links can be, mapped in place, or carried by Spark in pieces."""
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+from pyspark.sql import SparkSession
+
+from nfm.contract.artifact import SCORER_FILES, Artifact
+from nfm.contract.errors import DataError
+from nfm.scoring import hosts
+from tests.scoring.examples import save_model
+
+
+@pytest.fixture(autouse=True)
+def _nothing_opened(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hosts, "_opened", {})
+
+
+@pytest.fixture
+def other_disk() -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as folder:
+        yield Path(folder)
+
+
+def test_a_model_that_is_replaced_is_still_there_for_later_workers(
+    spark: SparkSession, made: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(made / "model", tmp_path / "model")
+    shutil.copytree(made / "encoding", tmp_path / "encoding")
+    artifact = Artifact.load(tmp_path / "model")
+    (tmp_path / "staging").mkdir()
+    placed = hosts.place(spark, artifact, tmp_path / "staging")
+    assert placed.pieces == ()
+    name = "weights/embedding.npy"
+    assert (tmp_path / "staging" / name).samefile(tmp_path / "model" / name)
+    save_model(tmp_path, 7)
+    assert Artifact.load(tmp_path / "model").fingerprint != placed.fingerprint
+    assert hosts.opened(placed).fingerprint == placed.fingerprint
+    assert (hosts.opened(placed).weights["embedding"] == artifact.weights["embedding"]).all()
+    assert hosts.opened(placed) is hosts.opened(placed)
+
+
+def test_in_place_a_replaced_model_is_told(spark: SparkSession, made: Path, tmp_path: Path, other_disk: Path) -> None:
+    shutil.copytree(made / "model", tmp_path / "model")
+    shutil.copytree(made / "encoding", tmp_path / "encoding")
+    placed = hosts.place(spark, Artifact.load(tmp_path / "model"), other_disk)  # in local mode nothing is carried
+    assert placed.folder == str(tmp_path / "model")
+    save_model(tmp_path, 7)
+    with pytest.raises(DataError, match=r"holds another model than when the job began: .* Run the job again"):
+        hosts.opened(placed)
+
+
+def test_a_model_that_is_carried_in_pieces_is_the_same(
+    spark: SparkSession, made: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    artifact = Artifact.load(made / "model")
+    monkeypatch.setattr(hosts, "_PIECE", 100)
+    paths = sorted(path for pattern in SCORER_FILES for path in artifact.path.glob(pattern))
+    pieces = [
+        (str(path.relative_to(artifact.path)), spark.sparkContext.broadcast(piece))
+        for path in paths
+        for piece in hosts._pieces(path)
+    ]
+    assert max(len(piece.value) for _, piece in pieces) == 100
+    placed = hosts.Placed(artifact.fingerprint, None, tuple(pieces))
+    names = [str(path.relative_to(artifact.path)) for path in paths]
+
+    def look(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        for batch in batches:
+            there = hosts.opened(placed)
+            same = all((there.path / name).read_bytes() == (artifact.path / name).read_bytes() for name in names)
+            kept = sum("_value" in vars(piece) for _, piece in placed.pieces)
+            yield pa.RecordBatch.from_pydict(
+                {"folder": [str(there.path)], "same": [same], "kept": [kept], "rows": [batch.num_rows]}
+            )
+
+    found = spark.range(0, 4, 1, 4).mapInArrow(look, "folder string, same boolean, kept long, rows long").collect()
+    assert len(found) == 4
+    assert len({row.folder for row in found}) == 1  # a host has one copy
+    assert found[0].folder != str(artifact.path)
+    assert [(row.same, row.kept) for row in found] == [(True, 0)] * 4  # no worker keeps a piece in its memory
