@@ -43,7 +43,15 @@ def test_shuffled_and_repartitioned_input_gives_equal_scores(spark: SparkSession
     assert Counter(map(repr, scores(made / "scores"))) == Counter(map(repr, scores(tmp_path / "scores")))
 
 
-def test_strange_values_are_scored_and_counted(spark: SparkSession, made: Path, tmp_path: Path) -> None:
+SCANS = pytest.mark.parametrize("scan", ["parquet", "spark"])
+
+
+def raw(folder: Path, scan: str, **more: str) -> dict[str, str]:
+    return {"path": str(folder / "raw"), "scan": scan, **more}
+
+
+@SCANS
+def test_strange_values_are_scored_and_counted(spark: SparkSession, made: Path, tmp_path: Path, scan: str) -> None:
     strange = [
         (1, None, None, None),
         (2, "", 0, math.nan),
@@ -53,7 +61,8 @@ def test_strange_values_are_scored_and_counted(spark: SparkSession, made: Path, 
     ]
     frame = spark.createDataFrame(strange, "id long, colour string, size int, price double")
     frame.write.parquet(str(tmp_path / "raw"))  # no label: scoring needs none
-    report = score_table(spark, config(made, tmp_path / "raw", output=str(tmp_path / "scores")))
+    report = score_table(spark, config(made, raw(tmp_path, scan), output=str(tmp_path / "scores")))
+    assert report["scan"] == scan
     rows = {row["id"]: row["score"] for row in scores(tmp_path / "scores")}
     model = Artifact.load(made / "model")
     for id_, colour, size, price in strange:
@@ -73,15 +82,16 @@ def test_strange_values_are_scored_and_counted(spark: SparkSession, made: Path, 
     assert report["values"]["price"]["missing"]["rate_in_training"] == pytest.approx(20 / 60)
 
 
+@SCANS
 @pytest.mark.parametrize("size_type", ["int", "string", "double", "decimal(10,2)", "bigint"])
 def test_a_column_of_another_type_gets_the_same_scores(
-    spark: SparkSession, made: Path, tmp_path: Path, size_type: str
+    spark: SparkSession, made: Path, tmp_path: Path, size_type: str, scan: str
 ) -> None:
     score_table(spark, config(made, made / "raw", columns=("colour", "price")))
     table = spark.read.parquet(str(made / "raw"))
     table.selectExpr("id", "colour", f"cast(size as {size_type}) size", "price").write.parquet(str(tmp_path / "raw"))
     settings = {"columns": ("colour", "price"), "output": str(tmp_path / "scores")}
-    report = score_table(spark, config(made, tmp_path / "raw", **settings))
+    report = score_table(spark, config(made, raw(tmp_path, scan), **settings))
     assert report["values"]["size"]["out_of_vocabulary"]["count"] == 0
     assert Counter(map(repr, scores(tmp_path / "scores"))) == Counter(map(repr, scores(made / "scores")))
 
@@ -116,15 +126,63 @@ def test_the_output_names_its_model(spark: SparkSession, made: Path) -> None:
         assert json.loads(pq.read_schema(path).metadata[b"nfm"])["model_fingerprint"] == fingerprint
 
 
+@SCANS
 @pytest.mark.parametrize("partitions", [1, 3])
 def test_an_empty_table_gives_empty_scores_with_their_columns(
-    spark: SparkSession, made: Path, tmp_path: Path, partitions: int
+    spark: SparkSession, made: Path, tmp_path: Path, partitions: int, scan: str
 ) -> None:
     spark.createDataFrame([], SCHEMA).repartition(partitions).write.parquet(str(tmp_path / "raw"))
-    report = score_table(spark, config(made, tmp_path / "raw", output=str(tmp_path / "scores")))
+    report = score_table(spark, config(made, raw(tmp_path, scan), output=str(tmp_path / "scores")))
     assert report["rows"] == 0
     assert spark.read.parquet(str(tmp_path / "scores")).columns == ["id", "score"]
     assert scores(tmp_path / "scores") == []
+
+
+@SCANS
+def test_files_of_no_row_one_row_and_many_are_scored(
+    spark: SparkSession, made: Path, tmp_path: Path, scan: str
+) -> None:
+    table = pa.Table.from_batches(
+        spark.read.parquet(str(made / "raw")).orderBy("price", "size", "id").toArrow().to_batches()
+    )
+    (tmp_path / "raw").mkdir()
+    for i, (start, stop) in enumerate(pairwise([0, 0, 1, 60, 60])):
+        pq.write_table(table.slice(start, stop - start), tmp_path / f"raw/{i}.parquet", row_group_size=9)
+    columns = ("colour", "size", "price")
+    report = score_table(spark, config(made, raw(tmp_path, scan), columns=columns, output=str(tmp_path / "scores")))
+    score_table(spark, config(made, made / "raw", columns=columns))
+    assert report["rows"] == 60
+    assert Counter(map(repr, scores(tmp_path / "scores"))) == Counter(map(repr, scores(made / "scores")))
+
+
+@SCANS
+@pytest.mark.parametrize("damage", ["cut off", "no Parquet"])
+def test_a_corrupt_file_among_many_is_refused_or_left_out(
+    spark: SparkSession, made: Path, tmp_path: Path, scan: str, damage: str
+) -> None:
+    table = spark.read.parquet(str(made / "raw")).toArrow()
+    (tmp_path / "raw").mkdir()
+    for i in range(3):
+        pq.write_table(table.slice(20 * i, 20), tmp_path / f"raw/{i}.parquet")
+    broken = tmp_path / "raw/1.parquet"
+    broken.write_bytes(broken.read_bytes()[:-40] if damage == "cut off" else b"id,colour\n1,red\n" * 20)
+    output = {"output": str(tmp_path / "scores")}
+    with pytest.raises(DataError, match=r"has a file that cannot be read: .*raw/1\.parquet"):
+        score_table(spark, config(made, raw(tmp_path, scan), **output))
+    assert not (tmp_path / "scores").exists()
+    report = score_table(spark, config(made, raw(tmp_path, scan, on_corrupt="skip"), **output))
+    assert (report["rows"], report["skipped_files"]) == (40, [str(broken)])
+    kept = [*table["id"].to_pylist()[:20], *table["id"].to_pylist()[40:]]
+    assert Counter(row["id"] for row in scores(tmp_path / "scores")) == Counter(kept)
+
+
+@SCANS
+def test_a_condition_leaves_rows_out(spark: SparkSession, made: Path, tmp_path: Path, scan: str) -> None:
+    spark.read.parquet(str(made / "raw")).write.partitionBy("size").parquet(str(tmp_path / "raw"))
+    source = raw(tmp_path, scan, where="size in (0, 2)")
+    report = score_table(spark, config(made, source, columns=("size", "price"), output=str(tmp_path / "scores")))
+    assert (report["rows"], report["scan"]) == (40, scan)
+    assert Counter(row["size"] for row in scores(tmp_path / "scores")) == {0: 20, 2: 20}
 
 
 def test_a_missing_column_is_told_before_any_work(spark: SparkSession, made: Path, tmp_path: Path) -> None:
