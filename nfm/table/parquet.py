@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 
 from nfm.contract.errors import DataError
 from nfm.table.splits import Piece, Split
+from nfm.table.store import in_store, open_file
 
 _OLD_CALENDAR = (b"org.apache.spark.legacyDateTime", b"org.apache.spark.legacyINT96")
 
@@ -59,7 +60,8 @@ class Files:
     def _row_groups(self, piece: Piece) -> "Iterator[RowGroup]":
         path, size, partition = piece.file
         with reading(self.where, path):
-            source = pa.OSFile(path)
+            remote = in_store(path)
+            source = open_file(path) if remote else pa.OSFile(path)
             if source.size() != size:
                 raise DataError(
                     f"{path} of {self.where} had {size} bytes when the job began, and has {source.size()} now: "
@@ -75,12 +77,16 @@ class Files:
                 read_dictionary=texts,
                 coerce_int96_timestamp_unit="us",
                 page_checksum_verification=True,
+                pre_buffer=remote,
             )
             groups = [(i, metadata.row_group(i).num_rows) for i in _whose_middle_is_in(piece, metadata)]
         for i, num_rows in groups:
             if num_rows:
                 constants = {name: self.partitions[name][partition] for name in self.partitions.schema.names}
-                yield RowGroup(self.where, path, parquet, i, num_rows, self.schema, names, constants)
+                with reading(self.where, path):
+                    # A store answers many questions at once as soon as one.
+                    at_once = parquet.read_row_group(i, list(names.values()), use_threads=False) if remote else None
+                yield RowGroup(self.where, path, parquet, i, num_rows, self.schema, names, constants, at_once)
 
     def _names_in(self, columns: Sequence[str], path: str) -> dict[str, str]:
         """What the table's columns are called in a file; those it does not have are left out."""
@@ -130,6 +136,7 @@ class RowGroup:
     schema: pa.Schema
     names: Mapping[str, str]  # of the schema's columns in the file
     constants: Mapping[str, pa.Scalar]
+    at_once: pa.Table | None = field(repr=False)  # all columns, where they have been read together
 
     def column(self, name: str) -> pa.Array:
         """(N,) the column's values in the schema's type; texts as a DictionaryArray with indices of int32.
@@ -158,7 +165,10 @@ class RowGroup:
 
     def _read(self, name: str) -> pa.Array:
         with reading(self.where, self.path):
-            values = self.parquet.read_row_group(self.index, columns=[name], use_threads=False).column(name)
+            read = self.at_once
+            if read is None:
+                read = self.parquet.read_row_group(self.index, columns=[name], use_threads=False)
+            values = read.column(name)
             if len(values) != self.num_rows:
                 raise pa.ArrowInvalid(f"column {name!r} has {len(values)} values for {self.num_rows} rows")
             array = values.combine_chunks()
@@ -186,15 +196,26 @@ def reading(where: str, path: str) -> Iterator[None]:
             f"{where} has a file that cannot be opened: {path} ({_first_line(error)}). Every machine must see it "
             "at the same path and be allowed to read it; if it was deleted meanwhile, run the job again."
         ) from error
+    except OSError as error:
+        if not in_store(path):
+            raise UnreadableFileError(_cannot_be_read(where, path, error)) from error
+        raise DataError(
+            f"{where} has a file that cannot be read: {path} ({_first_line(error)}). Every machine must reach the "
+            "store through pyarrow and be allowed to read it; or let Spark read the table with source.scan: spark."
+        ) from error
     except pa.ArrowNotImplementedError as error:
         raise DataError(
             f"{where} has a file that is not read by tasks: {path} ({_first_line(error)}). Set source.scan: spark."
         ) from error
-    except (OSError, ValueError, pa.ArrowException) as error:
-        raise UnreadableFileError(
-            f"{where} has a file that cannot be read: {path} ({_first_line(error)}). Repair it or take it away, or "
-            "leave such files out with source.on_corrupt: skip, and run the job again."
-        ) from error
+    except (ValueError, pa.ArrowException) as error:
+        raise UnreadableFileError(_cannot_be_read(where, path, error)) from error
+
+
+def _cannot_be_read(where: str, path: str, error: BaseException) -> str:
+    return (
+        f"{where} has a file that cannot be read: {path} ({_first_line(error)}). Repair it or take it away, or leave "
+        "such files out with source.on_corrupt: skip, and run the job again."
+    )
 
 
 def _first_line(error: BaseException) -> str:

@@ -1,6 +1,6 @@
 """What Spark knows of a table of files: whether tasks can read them without it, and what the folders' names say."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
@@ -11,8 +11,9 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql.types import IntegerType, StringType, StructField, StructType
 
 from nfm.spark import arrow_schema, column
-from nfm.table.parquet import Files
+from nfm.table.parquet import Files, reading
 from nfm.table.splits import File, file_at
+from nfm.table.store import in_store, sizes, unreachable
 
 if TYPE_CHECKING:  # workers import this module, and need no settings
     from nfm.config import Source
@@ -67,8 +68,11 @@ def hindrance(spark: SparkSession, source: "Source", relation: Relation | None) 
     if relation is None:
         kind = "it is no plain table of files of Parquet" if source.table else f"its format is {source.format}"
         return kind if source.table or source.format != "parquet" else "Spark reads it in a way of its own"
-    if not relation.local:
-        return f"it is not on a local disk: {next(uri for uri in relation.uris if not uri.startswith('file:'))}"
+    remote = [uri for uri in relation.uris if not uri.startswith("file:")]
+    if remote and source.on_corrupt == "skip":
+        return f"a file that is broken cannot be told from a line that is, at {remote[0]}"
+    if remote and (why := unreachable(remote)) is not None:
+        return why
     options = [option for option in source.options if option.lower() not in _OPTIONS]
     if options:
         return f"source.options has {', '.join(options)}, which only Spark's reader knows"
@@ -100,7 +104,7 @@ def files_of(
     exact_case = spark.conf.get("spark.sql.caseSensitive") == "true"
     if not relation.partitions and source.where is None:  # most tables: nothing to ask Spark for
         nothing = pa.RecordBatch.from_arrays([], names=[])
-        return Files(str(source), types, nothing, exact_case), {uri: file_at(path_of(uri)) for uri in sorted(uris)}
+        return Files(str(source), types, nothing, exact_case), _sized(source, dict.fromkeys(sorted(uris), 0))
     texts = {uri: _texts(path_of(uri), relation.partitions) or () for uri in sorted(uris)}
     combinations = sorted(set(texts.values()), key=repr)
     named = StructType([StructField(name, StringType()) for name in relation.partitions])
@@ -114,7 +118,17 @@ def files_of(
     partitions = pa.RecordBatch.from_arrays(columns, names=list(relation.partitions))
     place = {combinations[number]: i for i, number in enumerate(kept[_NUMBER].to_pylist())}
     files = Files(str(source), types, partitions, exact_case)
-    return files, {uri: file_at(path_of(uri), place[of]) for uri, of in texts.items() if of in place}
+    return files, _sized(source, {uri: place[of] for uri, of in texts.items() if of in place})
+
+
+def _sized(source: "Source", partitions: Mapping[str, int]) -> dict[str, File]:
+    """The files of these URIs, and of these combinations of folders' names."""
+    remote = [uri for uri in partitions if in_store(path_of(uri))]
+    if not remote:
+        return {uri: file_at(path_of(uri), partition) for uri, partition in partitions.items()}
+    with reading(str(source), remote[0]):
+        found = sizes(remote)
+    return {uri: File(uri, size, partitions[uri]) for uri, size in zip(remote, found, strict=True)}
 
 
 def _texts(path: str, names: Sequence[str]) -> tuple[str | None, ...] | None:

@@ -145,7 +145,9 @@ def open_scan(
         table = table if source.where is None else table.where(source.where)
     for uri, reason in sorted(broken.items()):
         log.warning("%s is left out of %s: it cannot be read (%s)", path_of(uri), source, reason)
-    why_parquet = "source.scan says so" if source.scan == "parquet" else "its files are Parquet, on a local disk"
+    why_parquet = (
+        "source.scan says so" if source.scan == "parquet" else "its files are Parquet, and tasks can reach them"
+    )
     return Scan(
         table=table,
         method="spark" if files is None else "parquet",

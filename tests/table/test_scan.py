@@ -496,7 +496,7 @@ def test_which_way_is_taken_and_why(spark: SparkSession, tmp_path: Path) -> None
         scan = open_scan(spark, Source(**settings), everything)
         return scan.method, scan.reason
 
-    local = ("parquet", "its files are Parquet, on a local disk")
+    local = ("parquet", "its files are Parquet, and tasks can reach them")
     assert way(path=path) == local
     assert way(path=f"file://{path}") == local
     assert way(path=path, options={"mergeschema": True, "modifiedBefore": "2999-01-01T00:00:00"}) == local
