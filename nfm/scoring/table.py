@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-from pyspark.sql import SparkSession
+from pyspark.sql import Observation, SparkSession
 
 from nfm.config import Config, Source
 from nfm.contract import dataset
@@ -186,12 +186,19 @@ def _score(
 
     read = dict.fromkeys([*output.columns, *_inputs(artifact.encoding.spec, output.encoded)])
     tally, files = Tally(), list[File]()
-    for row in scan.map(read, work, TOLD_DDL).collect():
+    handed_over = Observation()
+    for row in scan.map(read, work, TOLD_DDL, handed_over).collect():
         if row.tally is not None:
             tally.merge(Tally(**json.loads(row.tally)))
         else:
             files.append(File(row.folder, row.path, row.rows, row.bytes))
     shutil.rmtree(staging / _MODEL)
+    if scan.method == "parquet":
+        scan.check_complete(tally.read)
+    elif handed_over.get["rows"] != tally.rows:
+        raise DataError(
+            f"Spark handed over {handed_over.get['rows']} rows, but {tally.rows} were scored. Run it again."
+        )
     return tally, files
 
 

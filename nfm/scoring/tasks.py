@@ -18,6 +18,7 @@ from nfm.contract.columns import Rows
 from nfm.contract.values import decoded
 from nfm.scoring.scorer import score_batch, score_columns
 from nfm.table.folders import add_by_folder
+from nfm.table.parquet import RowGroup
 from nfm.table.write import FILES, FILES_DDL, Writer, told
 
 TOLD_DDL = f"{FILES_DDL}, tally string"
@@ -33,6 +34,7 @@ class Tally:
     low: list[float] = field(default_factory=list)  # (C,)
     high: list[float] = field(default_factory=list)  # (C,)
     total: list[float] = field(default_factory=list)  # (C,)
+    read: dict[str, tuple[int, int]] = field(default_factory=dict)  # by file: rows read, and all that it has
 
     def add(self, scores_NC: NDArray[np.float32], counts: NDArray[np.int64]) -> None:
         """One more batch."""
@@ -57,6 +59,8 @@ class Tally:
         self.counts = _each(np.add, self.counts, other.counts)
         self.low, self.high = _each(np.minimum, self.low, other.low), _each(np.maximum, self.high, other.high)
         self.total = _each(np.add, self.total, other.total)
+        for path, (rows, has) in other.read.items():
+            self.read[path] = (self.read.get(path, (0, 0))[0] + rows, has)
 
 
 def _each(join: Any, ours: Sequence[Any], theirs: Sequence[Any]) -> list[Any]:
@@ -99,6 +103,8 @@ def score_rows(
     for rows in all_rows:
         scores_NC, counts = score_batch(artifact, rows, output.encoded)
         tally.add(scores_NC, counts)
+        if isinstance(rows, RowGroup):
+            tally.merge(Tally(read={rows.path: (rows.num_rows, rows.rows_of_file)}))
         # Spark's settings may have it send texts as large ones.
         carried = [decoded(rows.column(name)).cast(schema.field(name).type) for name in output.carried]
         table = pa.table([*carried, *map(pa.array, scores_NC.T)], schema=schema)

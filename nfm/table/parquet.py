@@ -47,6 +47,16 @@ class Files:
         for piece in split:
             yield from self._row_groups(piece)
 
+    def count(self, path: str) -> int:
+        """How many rows a file's footer says it has.
+
+        Raises:
+            DataError: it cannot be read.
+        """
+        with reading(self.where, path):
+            source = open_file(path) if in_store(path) else pa.OSFile(path)
+            return int(pq.read_metadata(source).num_rows)
+
     def unreadable(self, split: Split) -> Iterator[tuple[str, str]]:
         """Read all there is of a split; path and reason of each file that cannot be read."""
         for piece in split:
@@ -137,6 +147,11 @@ class RowGroup:
     names: Mapping[str, str]  # of the schema's columns in the file
     constants: Mapping[str, pa.Scalar]
     at_once: pa.Table | None = field(repr=False)  # all columns, where they have been read together
+
+    @property
+    def rows_of_file(self) -> int:
+        """How many rows the file has, in all its row groups."""
+        return int(self.parquet.metadata.num_rows)
 
     def column(self, name: str) -> pa.Array:
         """(N,) the column's values in the schema's type; texts as a DictionaryArray with indices of int32.

@@ -5,17 +5,18 @@ types, and what the names of its folders say.
 """
 
 import logging
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 import pyarrow as pa
 from pyspark import TaskContext
-from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import DataFrame, Observation, SparkSession
+from pyspark.sql import functions as F
 from pyspark.sql.types import StructType
 
 from nfm.contract.columns import Rows
-from nfm.contract.errors import ConfigError
+from nfm.contract.errors import ConfigError, DataError
 from nfm.spark import arrow_schema, map_rows, told_plainly
 from nfm.table.corrupt import check_any, empty_files, file_path, load_readable, unreadable_by_spark, without
 from nfm.table.parquet import Files
@@ -42,13 +43,16 @@ class Scan:
     skipped: tuple[str, ...]  # files left out because they cannot be read
     files: Files | None = field(repr=False)  # of parquet: how they are read
 
-    def map(self, names: Iterable[str], work: Work, schema: StructType | str) -> DataFrame:
+    def map(
+        self, names: Iterable[str], work: Work, schema: StructType | str, observed: Observation | None = None
+    ) -> DataFrame:
         """What `work` makes of the table, a row group or a batch at a time.
 
         Args:
             names: the columns that the work may ask for.
             work: called once a task, on a worker, with the rows there.
             schema: of what it returns.
+            observed: is told how many `rows` Spark has handed over; of use where the method is spark.
 
         Raises:
             DataError: later, when the result is used within `nfm.spark.told_plainly`: a file cannot be read.
@@ -60,7 +64,26 @@ class Scan:
             take_the_cores_of_the_task()
             return work(batches)
 
-        return map_rows(self.table, names, worked, schema)
+        table = self.table if observed is None else self.table.observe(observed, F.count(F.lit(1)).alias("rows"))
+        return map_rows(table, names, worked, schema)
+
+    def check_complete(self, read: Mapping[str, tuple[int, int]]) -> None:
+        """Of parquet: every row of every file has been read, once.
+
+        Args:
+            read: by file, how many rows tasks have read, and how many they have seen that it has.
+
+        Raises:
+            DataError: rows were passed over or read twice, or the file was replaced meanwhile.
+        """
+        assert self.files is not None
+        for path in dict.fromkeys(piece.file.path for split in self.splits for piece in split):
+            rows, has = read.get(path) or (0, self.files.count(path))
+            if rows != has:
+                raise DataError(
+                    f"{rows} rows of {path} were read, and it has {has}: somebody writes to the table while it is "
+                    "read. Run the job again when that is done."
+                )
 
 
 def _map_files(

@@ -15,7 +15,7 @@ from pyspark.sql import SparkSession
 from nfm.contract.artifact import Artifact
 from nfm.contract.errors import ConfigError, DataError
 from nfm.scoring.output import layout
-from nfm.scoring.table import score_table
+from nfm.scoring.table import open_all, score_table
 from nfm.scoring.tasks import Output, score_rows
 from nfm.table.write import Writer
 from tests.scoring.examples import ROWS, SCHEMA, config, expected_score, save_model, scores
@@ -266,3 +266,17 @@ def test_a_score_that_is_no_number_is_never_published(spark: SparkSession, made:
     with pytest.raises(DataError, match=r"1 of 2 rows of .*raw have a score that is not a number"):
         score_table(spark, config(made, tmp_path / "raw", output=str(tmp_path / "scores")))
     assert not (tmp_path / "scores").exists()
+
+
+def test_a_file_that_was_not_read_as_a_whole_is_told(spark: SparkSession, made: Path, tmp_path: Path) -> None:
+    _, scan, _ = open_all(spark, config(made, made / "raw"))
+    paths = sorted(path for path in map(str, (made / "raw").glob("*.parquet")))
+    rows = {path: pq.read_metadata(path).num_rows for path in paths}
+    assert sum(rows.values()) == 60
+    read = {path: (n, n) for path, n in rows.items()}
+    scan.check_complete(read)
+    for wrong in ({paths[0]: (rows[paths[0]] - 1, rows[paths[0]])}, {paths[0]: (2 * rows[paths[0]], rows[paths[0]])}):
+        with pytest.raises(DataError, match=rf"{wrong[paths[0]][0]} rows of {paths[0]} were read, and it has"):
+            scan.check_complete(read | wrong)
+    with pytest.raises(DataError, match=rf"^0 rows of {paths[-1]} were read, and it has {rows[paths[-1]]}"):
+        scan.check_complete({path: n for path, n in read.items() if path != paths[-1]})  # no task told of it
