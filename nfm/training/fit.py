@@ -18,14 +18,13 @@ from nfm.contract.errors import DataError
 from nfm.contract.schema import Spec
 from nfm.training import checkpoint
 from nfm.training.control import DivergedError, Progress, after_epoch, end_epoch, measured_monitors, rate
-from nfm.training.data import BAG_FEATURES, Fold, features_of, read_errors
+from nfm.training.data import Fold, read_errors
 from nfm.training.evaluate import tally
 from nfm.training.events import events
 from nfm.training.labels import checked, constant_and_weights, correct
 from nfm.training.model import build
 from nfm.training.optimizers import Optimizer
 from nfm.training.progress import Bar
-from nfm.training.rows import nothing
 from nfm.training.steps import make_measure, make_step
 
 log = logging.getLogger(__name__)
@@ -85,24 +84,25 @@ def fit(
     if initial is not None:
         initial(model)
     optimizer = Optimizer(settings, model.trainable_variables)
-    variables = [*model.variables, *(slot for slots in optimizer.slots for slot in slots)]
     constant, class_weights = constant_and_weights(spec, task, settings, folds["train"])
     step, measure = make_step(model, spec, model_settings, settings, optimizer), make_measure(model, spec)
-    _compile(step, spec)
     on = depends_on(spec, model_settings, settings, folds, started_from)
 
     progress, best = Progress(), None
-    saved = checkpoint.load(folder, on, [tuple(variable.shape) for variable in variables]) if folder else None
+    shapes = [tuple(variable.shape) for variable in model.variables] + [a.shape for a in optimizer.arrays()]
+    saved = checkpoint.load(folder, on, shapes) if folder else None
     if saved is not None:
         progress, best = Progress(**saved.progress), saved.best
-        _assign(variables, saved.arrays)
+        _assign(model.variables, saved.arrays[: len(model.variables)])
+        optimizer.restore(saved.arrays[len(model.variables) :])
         log.info("going on from the checkpoint after %s steps, in epoch %d", f"{progress.step:,}", progress.epoch + 1)
 
     def save() -> None:
         if folder is not None:
-            arrays = [variable.numpy() for variable in variables]
-            _check_finite(arrays[: len(model.variables)], progress, settings, folder)
-            checkpoint.save(folder, on, asdict(progress), arrays, best)
+            optimizer.tables.publish()
+            arrays = [variable.numpy() for variable in model.variables]
+            _check_finite(arrays, progress, settings, folder)
+            checkpoint.save(folder, on, asdict(progress), [*arrays, *optimizer.arrays()], best)
 
     def measured(fold: str) -> Mapping[str, Any]:
         # Of the model that will be kept: its bias counts the negatives that were left out.
@@ -130,8 +130,8 @@ def fit(
                 for features, label, weight in batches:
                     if class_weights is not None:
                         weight = weight * tf.gather(class_weights, tf.cast(label[:, 0], tf.int32))
-                    now, number = tf.constant(rate(progress, settings, steps)), tf.constant(progress.step + 1)
-                    loss, total = float(step(features, label, weight, now, number)), float(np.sum(weight))
+                    now, total = rate(progress, settings, steps), float(np.sum(weight))
+                    loss = step(features, label, weight, now, progress.step + 1)
                     if not math.isfinite(loss):
                         raise _diverged(f"The loss was {loss} at step {progress.step + 1}", progress, settings, folder)
                     progress.loss, progress.weight = progress.loss + loss, progress.weight + total
@@ -140,6 +140,7 @@ def fit(
                     if time.monotonic() - saved_at >= settings.checkpoint_seconds:
                         save()
                         saved_at = time.monotonic()
+            optimizer.tables.publish()
             _check_finite((variable.numpy() for variable in model.variables), progress, settings, folder)
             metrics = {fold: measured(fold) for fold in _measured(settings, folds)}
             if end_epoch(progress, rate(progress, settings, steps), metrics, stopping) and stopping is not None:
@@ -155,19 +156,6 @@ def fit(
     if best is not None:
         _assign(model.variables, best)
     return Fitted(model, progress.history, progress.best_epoch, constant)
-
-
-def _compile(step: Any, spec: Spec) -> None:
-    """Compile the step for batches of any length.
-
-    Compiled for one length, it rounds otherwise: which length came first would tell where a killed training went on.
-    """
-    features = {
-        name: tf.TensorSpec((None, None if name in BAG_FEATURES else array.shape[1]), array.dtype)
-        for name, array in features_of(nothing(spec).inputs, spec).items()
-    }
-    label, weight = tf.TensorSpec((None, 1), tf.float32), tf.TensorSpec((None,), tf.float32)
-    step.get_concrete_function(features, label, weight, tf.TensorSpec((), tf.float32), tf.TensorSpec((), tf.int32))
 
 
 def depends_on(

@@ -125,18 +125,45 @@ class BiInteraction(keras.layers.Layer):
 
     def call(self, vectors_BMK: Any) -> Any:
         """Pool over the features."""
-        return tf.custom_gradient(_pooled)(vectors_BMK)
+        square_of_sum = tf.square(tf.reduce_sum(vectors_BMK, axis=1))
+        return 0.5 * (square_of_sum - tf.reduce_sum(tf.square(vectors_BMK), axis=1))  # (B, K)
 
 
-def _pooled(vectors_BMK: Any) -> tuple[Any, Any]:
-    sum_BK = tf.reduce_sum(vectors_BMK, axis=1)
-    sum_of_squares = tf.reduce_sum(tf.square(vectors_BMK), axis=1)
+@keras.saving.register_keras_serializable("nfm")
+class BatchNormalization(keras.layers.BatchNormalization):
+    """Keras's batch norm of (B, K); in training it takes two thirds of its time.
 
-    # What TensorFlow would derive passes over (B, M, K) three times more.
-    def gradient(upstream_BK: Any) -> Any:
-        return upstream_BK[:, tf.newaxis, :] * (sum_BK[:, tf.newaxis, :] - vectors_BMK)
+    The sums over the batch are products with a row of ones, and its derivative passes over (B, K) seldom (Ioffe &
+    Szegedy 2015, section 3).
+    """
 
-    return 0.5 * (tf.square(sum_BK) - sum_of_squares), gradient  # (B, K)
+    def call(self, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
+        """Normalize: by the batch in training, which moves the averages; by these otherwise."""
+        if not training:
+            return super().call(inputs, training=False, mask=mask)
+        normed = tf.custom_gradient(lambda x, gamma, beta: _normed(x, gamma, beta, self.epsilon))
+        outputs, mean_1K, variance_1K = normed(inputs, self.gamma.value, self.beta.value)
+        for average, found_1K in ((self.moving_mean, mean_1K), (self.moving_variance, variance_1K)):
+            average.assign(average * self.momentum + found_1K[0] * (1 - self.momentum))
+        return outputs
+
+
+def _normed(x_BK: Any, gamma_K: Any, beta_K: Any, epsilon: float) -> tuple[tuple[Any, Any, Any], Any]:
+    count = tf.cast(tf.shape(x_BK)[0], x_BK.dtype)
+    ones_1B = tf.ones((1, tf.shape(x_BK)[0]), x_BK.dtype)
+    mean_1K = tf.matmul(ones_1B, x_BK) / count
+    centered_BK = x_BK - mean_1K
+    variance_1K = tf.matmul(ones_1B, tf.square(centered_BK)) / count
+    inverse_1K = tf.math.rsqrt(variance_1K + epsilon)
+    scale_1K = gamma_K * inverse_1K
+
+    def gradient(upstream_BK: Any, *_: Any) -> tuple[Any, Any, Any]:  # the averages take no part in the loss
+        of_beta_1K = tf.matmul(ones_1B, upstream_BK)
+        along_1K = tf.matmul(ones_1B, upstream_BK * centered_BK)
+        of_x_BK = upstream_BK - centered_BK * (tf.square(inverse_1K) * along_1K / count) - of_beta_1K / count
+        return of_x_BK * scale_1K, (along_1K * inverse_1K)[0], of_beta_1K[0]
+
+    return (centered_BK * scale_1K + beta_K, mean_1K, variance_1K), gradient
 
 
 @keras.saving.register_keras_serializable("nfm")

@@ -1,29 +1,33 @@
 """Optimizers whose step costs what the batch costs: of a table, only the rows of the batch are read or written.
 
-A table's gradient comes as rows (`tf.IndexedSlices`), some of them several times. They are added up by row; the rows of
-the table and of its slots are gathered, TensorFlow's dense kernel is applied to these, and they are put back. So a
-touched row moves by the very formula that moves a kernel or a bias, and all others stay as they are (Adam is lazy: a
-row's moments do not decay while it is not seen). TensorFlow's own kernel for sparse rows, ResourceSparseApplyAdagradV2,
-takes four times as long for the same: it goes through the rows one by one.
+Kernels and biases are moved by TensorFlow's own operations, rows of the tables by the loops of `kernels`, which do the
+same with the same numbers. All other rows stay as they are (Adam is lazy: a row's moments do not decay while it is not
+seen).
 """
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
 import tensorflow as tf
+from numpy.typing import NDArray
 
 from nfm.config_train import Train
+from nfm.training import kernels
+from nfm.training.tables import RowTables, Rule
 
 _BETA_1, _BETA_2 = 0.9, 0.999  # of Adam, as its authors have them
 _EPSILON = {"adagrad": 1e-10, "adam": 1e-7}
 _FTRL_ACCUMULATOR = 0.1
+TABLES = ("embedding/table", "linear/table")
 LINEAR = ("linear/table", "dense_linear/kernel")  # what `linear_optimizer` is for
 
 
 class _Rule(NamedTuple):
-    """How a variable moves: what its slots start with (a number, or a function of the variable), and the kernel."""
+    """How a variable moves."""
 
-    slots: tuple[float | Callable[[Any], Any], ...]
+    of_rows: Rule
     apply: Callable[[Any, Sequence[Any], Any, Any, Any], None]  # variable, slots, gradient, rate, step from 1 on
 
 
@@ -35,7 +39,7 @@ def _adagrad(accumulator: float) -> _Rule:
             var=var.handle, accum=slots[0].handle, lr=rate, epsilon=_EPSILON["adagrad"], grad=gradient
         )
 
-    return _Rule((accumulator,), apply)
+    return _Rule(Rule(kernels.ADAGRAD, (accumulator,), lambda rate, _: (rate, _EPSILON["adagrad"])), apply)
 
 
 def _adam() -> _Rule:
@@ -56,7 +60,11 @@ def _adam() -> _Rule:
             grad=gradient,
         )
 
-    return _Rule((0.0, 0.0), apply)
+    def numbers(rate: float, step: int) -> tuple[float, ...]:
+        corrected = rate * (1 - _BETA_2**step) ** 0.5 / (1 - _BETA_1**step)
+        return corrected, 1 - _BETA_1, 1 - _BETA_2, _EPSILON["adam"]
+
+    return _Rule(Rule(kernels.ADAM, (0.0, 0.0), numbers), apply)
 
 
 def _sgd(momentum: float) -> _Rule:
@@ -70,7 +78,9 @@ def _sgd(momentum: float) -> _Rule:
             var=var.handle, accum=slots[0].handle, lr=rate, grad=gradient, momentum=momentum
         )
 
-    return _Rule((0.0,), with_momentum) if momentum else _Rule((), plain)
+    if not momentum:
+        return _Rule(Rule(kernels.SGD, (), lambda rate, _: (rate,)), plain)
+    return _Rule(Rule(kernels.MOMENTUM, (0.0,), lambda rate, _: (rate, momentum)), with_momentum)
 
 
 def _ftrl(rate: float, l1: float, l2: float) -> _Rule:
@@ -93,9 +103,9 @@ def _ftrl(rate: float, l1: float, l2: float) -> _Rule:
         )
 
     def of_weights(w: Any) -> Any:
-        return -w * (_FTRL_ACCUMULATOR**0.5 / rate + 2 * l2) - tf.sign(w) * l1
+        return -w * (_FTRL_ACCUMULATOR**0.5 / rate + 2 * l2) - np.sign(w) * l1
 
-    return _Rule((_FTRL_ACCUMULATOR, of_weights), apply)
+    return _Rule(Rule(kernels.FTRL, (_FTRL_ACCUMULATOR, of_weights), lambda *_: (rate, l1, l2)), apply)
 
 
 def _rule(settings: Train, path: str) -> _Rule:
@@ -112,68 +122,60 @@ def _rule(settings: Train, path: str) -> _Rule:
 
 
 class Optimizer:
-    """The slots of a model's variables, and the step that moves both."""
+    """The slots of a model's variables, and the steps that move both: the tables' rows, and all other variables."""
 
-    def __init__(self, settings: Train, variables: Sequence[Any]) -> None:
+    def __init__(self, settings: Train, variables: Sequence[Any], threads: int | None = None) -> None:
         """Make the slots.
 
         Args:
             settings: which optimizer.
-            variables: the model's trainable ones.
+            variables: the model's trainable ones, both tables among them.
+            threads: for the tables' rows; one for each core unless set.
         """
-        self._variables, self._clip = list(variables), settings.clip_norm
-        self._rules = [_rule(settings, variable.path) for variable in variables]
+        tables = [next(variable for variable in variables if variable.path == path) for path in TABLES]
+        rules, self._clip = [_rule(settings, path) for path in TABLES], settings.clip_norm
+        self.tables = RowTables(tables, [rule.of_rows for rule in rules], threads)
+        self.variables = [variable for variable in variables if variable.path not in TABLES]
+        self._rules = [_rule(settings, variable.path) for variable in self.variables]
+        #: of each of `variables`
         self.slots = [
-            [tf.Variable(_started(start, variable), trainable=False) for start in rule.slots]
-            for rule, variable in zip(self._rules, self._variables, strict=True)
-        ]
-        # The touched rows of a table and of its slots, while the kernel is at them.
-        self._touched = [
-            [
-                tf.Variable(tf.zeros((0, variable.shape[-1])), shape=(None, variable.shape[-1]), trainable=False)
-                for _ in range(1 + len(rule.slots))
-            ]
-            for rule, variable in zip(self._rules, self._variables, strict=True)
+            [tf.Variable(_started(start, variable), trainable=False) for start in rule.of_rows.slots]
+            for rule, variable in zip(self._rules, self.variables, strict=True)
         ]
 
     def apply(self, gradients: Sequence[Any], rate: Any, step: Any) -> None:
-        """Move the variables; inside a tf.function.
+        """Move the variables that are no tables; inside a tf.function.
 
         Args:
-            gradients: one for each variable, a tensor or `tf.IndexedSlices`. All that come as rows are of the same
-                rows, in the same order: every table is read at the batch's features.
+            gradients: one for each of `variables`.
             rate: the learning rate.
             step: counted from 1.
         """
-        rows, gradients = _added_up(gradients)
-        if self._clip is not None:
-            gradients, _ = tf.clip_by_global_norm(gradients, self._clip)
-        for i, (variable, rule, gradient) in enumerate(zip(self._variables, self._rules, gradients, strict=True)):
-            if rows[i] is None:
-                rule.apply(variable.value, self.slots[i], gradient, rate, step)
-                continue
-            whole = [variable.value, *self.slots[i]]
-            for touched, all_rows in zip(self._touched[i], whole, strict=True):
-                touched.assign(tf.gather(all_rows, rows[i]))
-            rule.apply(self._touched[i][0], self._touched[i][1:], gradient, rate, step)
-            for touched, all_rows in zip(self._touched[i], whole, strict=True):
-                tf.raw_ops.ResourceScatterUpdate(resource=all_rows.handle, indices=rows[i], updates=touched)
+        for variable, rule, slots, gradient in zip(self.variables, self._rules, self.slots, gradients, strict=True):
+            rule.apply(variable.value, slots, gradient, rate, step)
+
+    def factor(self, square_norm: float) -> float:
+        """What a step's gradients are multiplied by, given the sum of the squares of all of them."""
+        if self._clip is None:
+            return 1.0
+        norm = math.sqrt(square_norm)
+        return self._clip / max(norm, self._clip) if math.isfinite(norm) else math.nan
+
+    def arrays(self) -> list[NDArray[np.float32]]:
+        """All slots: those of the tables, which are no copies, and those of the other variables."""
+        of_tables = [slot for slots in self.tables.slots for slot in slots]
+        return [*of_tables, *(slot.numpy() for slots in self.slots for slot in slots)]
+
+    def restore(self, arrays: Sequence[NDArray[np.float32]]) -> None:
+        """Go on from slots, in the order of `arrays`, and from the model's weights as they are now."""
+        self.tables.adopt()
+        of_tables = [slot for slots in self.tables.slots for slot in slots]
+        for slot, array in zip(of_tables, arrays, strict=False):
+            slot[:] = array
+        others = [slot for slots in self.slots for slot in slots]
+        for slot, array in zip(others, arrays[len(of_tables) :], strict=True):
+            slot.assign(array)
 
 
 def _started(start: float | Callable[[Any], Any], variable: Any) -> Any:
-    return start(variable.value) if callable(start) else tf.fill(variable.shape, start)
-
-
-def _added_up(gradients: Sequence[Any]) -> tuple[list[Any], list[Any]]:
-    """Each table's rows, each once (None for what is no table); and the gradients by row."""
-    is_table = [isinstance(gradient, tf.IndexedSlices) for gradient in gradients]
-    indices = next((g.indices for g, table in zip(gradients, is_table, strict=True) if table), None)
-    if indices is None:
-        return [None] * len(is_table), list(gradients)
-    rows, place = tf.unique(indices)
-    count = tf.size(rows)
-    added = [
-        tf.math.unsorted_segment_sum(g.values, place, count) if table else g
-        for g, table in zip(gradients, is_table, strict=True)
-    ]
-    return [rows if table else None for table in is_table], added
+    return start(variable.numpy()) if callable(start) else tf.fill(variable.shape, start)

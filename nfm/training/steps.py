@@ -1,6 +1,6 @@
 """One step of the training, and the forward pass that measures a fold; both compiled."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -11,38 +11,84 @@ from nfm.config_train import Model, Train
 from nfm.contract.schema import Spec
 from nfm.training.data import Fold, features_of
 from nfm.training.evaluate import Tally
-from nfm.training.model import linear_part
+from nfm.training.kernels import Batch
+from nfm.training.model import above_tables, linear_part
 from nfm.training.optimizers import Optimizer
+from nfm.training.tables import features_by_sample
 
-Step = Callable[[Mapping[str, Any], Any, Any, Any, Any], Any]
+Step = Callable[[Mapping[str, Any], Any, Any, float, int], float]
 _PIECE = 1 << 13  # rows of a forward pass
 
 
 def make_step(model: keras.Model, spec: Spec, model_settings: Model, settings: Train, optimizer: Optimizer) -> Step:
-    """Compile a step.
+    """Prepare a step: what goes over the features is in `tables`, the network between them is TensorFlow's.
 
     Returns:
         (features, label (B, 1), weight (B,), rate, step from 1 on) → the sum of the samples' losses, each times its
-        weight, without penalties, as measured before the step.
+        weight, without penalties, as measured before the step. The model's own variables of the tables show what the
+        step changed after `optimizer.tables.publish()`.
     """
     dropped = _unknown_dropout(spec, settings) if settings.unknown_dropout else None
-    variables = model.trainable_variables
+    network, apply = _network(model, spec, model_settings, settings, optimizer)
+    penalties, tables = np.array([model_settings.l2.embedding, model_settings.l2.linear]), optimizer.tables
 
-    def step(features: Mapping[str, Any], label: Any, weight: Any, rate: Any, number: Any) -> Any:
+    def step(features: Mapping[str, Any], label: Any, weight: Any, rate: float, number: int) -> float:
+        now = tf.constant(rate, tf.float32), tf.constant(number, tf.int32)
         if dropped is not None:
-            features = dropped(features, number)
+            features = dropped(features, now[1])
+        read, factor = tables.read(*features_by_sample(features, spec)), 1.0
+        sums = (tf.constant(read.pooled_BK), tf.constant(read.linear_BC))
+        given = (tf.convert_to_tensor(array) for array in (features["dense"], label, weight))
+        loss, pooled, linear, square_norm, gradients = network(*sums, *given, *now)
+        batch = Batch(read.x_BM, read.sum_BK, np.asarray(pooled), np.asarray(linear))
+        by_row = tables.grouped(read)
+        decays = (2 * penalties / (len(read.rows_BM) if settings.loss_reduction == "mean" else 1)).astype(np.float32)
+        if settings.clip_norm is not None:
+            factor = optimizer.factor(float(square_norm) + tables.square_norm(by_row, batch, decays))
+            apply(gradients, tf.constant(factor, tf.float32), *now)
+        tables.move(by_row, batch, decays, factor, rate, number)
+        return float(loss)
+
+    return step
+
+
+def _network(
+    model: keras.Model, spec: Spec, model_settings: Model, settings: Train, optimizer: Optimizer
+) -> tuple[Any, Any]:
+    """Compile what is between the pooled vectors and the loss, there and back.
+
+    Returns:
+        (pooled (B, K), sums of the first-order weights (B, C), dense, label, weight, rate, step) → loss, derivatives
+        with respect to the first two, and the square of the norm of all variables' gradients, and these, where they
+        wait to be clipped: for (gradients, factor, rate, step), which moves the variables by them. Without clipping
+        they are moved at once.
+    """
+    logits_of, layers = above_tables(model)
+    bias = model.get_layer("linear").bias
+    variables, wait = optimizer.variables, settings.clip_norm is not None
+
+    def network(pooled: Any, linear: Any, dense: Any, label: Any, weight: Any, rate: Any, number: Any) -> Any:
         batch = tf.cast(tf.shape(label)[0], tf.float32)
         with tf.GradientTape() as tape:
-            loss = tf.reduce_sum(weight * losses(model_settings.task, label, model(features, training=True)))
-            penalties = [batch * penalty for penalty in model.losses]
-            total = tf.add_n([loss, *penalties])
+            tape.watch([pooled, linear])
+            logits = logits_of(pooled, linear + bias, dense)
+            loss = tf.reduce_sum(weight * losses(model_settings.task, label, logits))
+            total = tf.add_n([loss, *(batch * penalty for layer in layers for penalty in layer.losses)])
             if settings.loss_reduction == "mean":
                 total /= batch
-        optimizer.apply(tape.gradient(total, variables), rate, number)
-        return loss
+        of_pooled, of_linear, *gradients = tape.gradient(total, [pooled, linear, *variables])
+        if wait:
+            square_norm = tf.add_n([tf.reduce_sum(tf.square(gradient)) for gradient in gradients])
+            return loss, of_pooled, of_linear, square_norm, gradients
+        optimizer.apply(gradients, rate, number)
+        return loss, of_pooled, of_linear, 0.0, []
 
-    compiled: Step = tf.function(step, autograph=False, reduce_retracing=True)
-    return compiled
+    def apply(gradients: Sequence[Any], factor: Any, rate: Any, number: Any) -> None:
+        optimizer.apply([factor * gradient for gradient in gradients], rate, number)
+
+    # Compiled for each length of a batch (all but an epoch's last one have the same), and not anew for any length once
+    # there were two: that would be slower and round otherwise, and where a training was killed would tell.
+    return tf.function(network, autograph=False), tf.function(apply, autograph=False)
 
 
 def losses(task: str, label_B1: Any, logits_BC: Any) -> Any:
@@ -87,7 +133,9 @@ def _unknown_dropout(spec: Spec, settings: Train) -> Callable[[Mapping[str, Any]
             found["bag_rows"] = tf.where(rows < spec.rows, lost, rows)  # padding stays padding
         return found
 
-    return dropped
+    compiled: Callable[[Mapping[str, Any], Any], dict[str, Any]]
+    compiled = tf.function(dropped, autograph=False, reduce_retracing=True)
+    return compiled
 
 
 def make_measure(model: keras.Model, spec: Spec) -> Callable[[Fold, Tally], Tally]:

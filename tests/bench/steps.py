@@ -102,11 +102,11 @@ def our_step(optimizer: Literal["adagrad", "adam"], spec: Spec, batches: Sequenc
         ({"ids": tf.constant(ids_BF), "values": nothing, "dense": nothing}, tf.constant(label_B[:, np.newaxis]))
         for ids_BF, label_B in batches
     ]
-    rate, number = tf.constant(0.05), itertools.count(1)
+    number = itertools.count(1)
 
     def run(batch: tuple[Any, Any]) -> float:
         features, label = batch
-        return float(step(features, label, weight, rate, tf.constant(next(number))))
+        return step(features, label, weight, 0.05, next(number))
 
     return median_step(run, arrays, steps)
 

@@ -6,9 +6,8 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from numpy.typing import NDArray
 
-from nfm.training.layers import BiInteraction, FeatureEmbedding, FirstOrder
+from nfm.training.layers import BatchNormalization, BiInteraction, FeatureEmbedding, FirstOrder
 
 EXAMPLE = np.array([[3.0, 0, 1, 0], [1, 2, 3, 4], [4, 5, 6, 1]], np.float32)
 
@@ -57,22 +56,14 @@ def test_gradient_of_the_pooling_is_equation_5() -> None:
         np.testing.assert_allclose(gradient[:, i], x[:, i] * others, rtol=1e-4, atol=1e-5)
 
 
-def test_gradient_of_the_pooling_equals_tensorflows_own_and_finite_differences() -> None:
+def test_gradient_of_the_pooling_equals_finite_differences() -> None:
     rng = np.random.default_rng(6)
     layer, v = BiInteraction(dtype="float64"), rng.normal(size=(3, 5, 4))
     upstream = tf.constant(rng.normal(size=(3, 4)))  # no sample and no dimension counts the same
-
-    def derived(pool: Any) -> NDArray[np.float64]:
-        with tf.GradientTape() as tape:
-            tape.watch(vectors := tf.constant(v))
-            outcome = tf.reduce_sum(pool(vectors) * upstream)
-        return np.asarray(tape.gradient(outcome, vectors))
-
-    def equation_4(vectors: Any) -> Any:
-        return 0.5 * (tf.square(tf.reduce_sum(vectors, 1)) - tf.reduce_sum(tf.square(vectors), 1))
-
-    ours = derived(layer)
-    np.testing.assert_allclose(ours, derived(equation_4), rtol=1e-12, atol=1e-12)
+    with tf.GradientTape() as tape:
+        tape.watch(vectors := tf.constant(v))
+        outcome = tf.reduce_sum(layer(vectors) * upstream)
+    ours = np.asarray(tape.gradient(outcome, vectors))
     by_difference = np.empty_like(v)
     for place in np.ndindex(v.shape):
         step = np.zeros_like(v)
@@ -80,6 +71,27 @@ def test_gradient_of_the_pooling_equals_tensorflows_own_and_finite_differences()
         ahead, behind = (float(tf.reduce_sum(layer(v + sign * step) * upstream)) for sign in (1, -1))
         by_difference[place] = (ahead - behind) / 2e-4
     np.testing.assert_allclose(ours, by_difference, rtol=1e-6, atol=1e-8)
+
+
+@pytest.mark.parametrize("samples", [1, 2, 50])
+def test_batch_norm_is_that_of_keras(samples: int) -> None:
+    rng, settings = np.random.default_rng(samples), {"momentum": 0.8, "epsilon": 1e-3}
+    x, upstream = (rng.normal(3, 2, (samples, 5)).astype(np.float32) for _ in range(2))
+    found = []
+    for layer in (BatchNormalization(**settings), keras.layers.BatchNormalization(**settings)):
+        layer.build(x.shape)
+        layer.gamma.assign([1, 2, -1, 0.5, 3])
+        layer.beta.assign([0, 1, 2, -1, 0.1])
+        inputs = tf.constant(x)
+        with tf.GradientTape() as tape:
+            tape.watch(inputs)
+            outputs = layer(inputs, training=True)
+            total = tf.reduce_sum(tf.sin(outputs) * upstream)
+        gradients = tape.gradient(total, [inputs, *layer.trainable_variables])
+        later = layer(inputs, training=False)
+        found.append([np.array(a) for a in (outputs, *gradients, layer.moving_mean, layer.moving_variance, later)])
+    for ours, theirs in zip(*found, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-4)
 
 
 def made(layer: keras.layers.Layer, table: Any) -> keras.layers.Layer:

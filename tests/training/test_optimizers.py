@@ -10,6 +10,7 @@ import tensorflow as tf
 from numpy.typing import NDArray
 
 from nfm.config_train import Train
+from nfm.training import kernels
 from nfm.training.optimizers import Optimizer
 
 RATE = 0.3
@@ -32,6 +33,13 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "ftrl": {"optimizer": "sgd", "linear_optimizer": {"learning_rate": 0.2}},
     "ftrl with l1 and l2": {"optimizer": "adam", "linear_optimizer": {"learning_rate": 0.2, "l1": 0.3, "l2": 0.05}},
 }
+
+
+class Rows(NamedTuple):
+    """A gradient of a table: some rows, each as often as it is a feature of the batch."""
+
+    rows: Sequence[int]
+    values: NDArray[Any]
 
 
 class Moved(NamedTuple):
@@ -100,7 +108,7 @@ def gradients(step: int, scale: float = 1.0) -> list[Any]:
         if i < TABLES:
             g[np.array(rows) == PADDING] = 0
             g[0, 0] = 0
-            found.append(tf.IndexedSlices(tf.constant(g), tf.constant(rows), tf.constant(shape)))
+            found.append(Rows(rows, g))
         else:
             g[0] = 0
             found.append(tf.constant(g))
@@ -109,16 +117,54 @@ def gradients(step: int, scale: float = 1.0) -> list[Any]:
 
 def whole(gradient: Any, shape: tuple[int, ...]) -> Array:
     """Rows that come several times are added up."""
-    if not isinstance(gradient, tf.IndexedSlices):
+    if not isinstance(gradient, Rows):
         return np.asarray(gradient, np.float64)
     summed = np.zeros(shape)
-    for row, values in zip(gradient.indices.numpy(), gradient.values.numpy(), strict=True):
+    for row, values in zip(gradient.rows, gradient.values, strict=True):
         summed[row] += values
     return summed
 
 
 def applied(optimizer: Optimizer) -> Any:
-    return tf.function(optimizer.apply, autograph=False, reduce_retracing=True)
+    """Takes gradients of the embeddings, of the first-order weights, and of all other variables."""
+    others, tables = tf.function(optimizer.apply, autograph=False, reduce_retracing=True), optimizer.tables
+
+    def apply(found: Sequence[Any], rate: float, step: int) -> None:
+        of_embedding, of_linear, *rest = found
+        rows_BM = np.array(of_embedding.rows, np.int32)[:, np.newaxis]  # a sample for each, of one feature
+        x_BM = np.where(rows_BM == len(tables.weights.embedding) - 1, 0, 1).astype(np.float32)
+        # Such sums that the derivative of the pooling is 1.
+        sum_BK = x_BM * tables.weights.embedding[rows_BM[:, 0]] + 1
+        batch = kernels.Batch(x_BM, sum_BK, of_embedding.values, of_linear.values)
+        by_row = kernels.order(rows_BM, x_BM, len(tables.weights.embedding) - 1)
+        none = np.zeros(2, np.float32)
+        of_rest = sum(float(tf.reduce_sum(tf.square(g))) for g in rest)
+        factor = optimizer.factor(of_rest + tables.square_norm(by_row, batch, none))
+        if rest:
+            others([factor * g for g in rest], tf.constant(rate), tf.constant(step))
+        tables.move(by_row, batch, none, factor, rate, step)
+        tables.publish()
+
+    return apply
+
+
+def tables(embedding: Any = None, linear: Any = None) -> list[Any]:
+    """The variables of both; the one that is not given has a column of 0."""
+    given = {"embedding": embedding, "linear": linear}
+    count = len(next(values for values in given.values() if values is not None))
+    made = []
+    for scope, values in given.items():
+        with keras.name_scope(scope):
+            made.append(keras.Variable(np.zeros((count, 1)) if values is None else np.array(values), name="table"))
+    return made
+
+
+def none_of(rows: Sequence[int]) -> Rows:
+    return Rows(rows, np.zeros((len(rows), 1), np.float32))
+
+
+def column(rows: Sequence[int], values: Sequence[float]) -> Rows:
+    return Rows(rows, np.array(values, np.float32)[:, np.newaxis])
 
 
 @pytest.mark.parametrize("clip", [None, 1.5], ids=["whole", "clipped"])
@@ -133,9 +179,10 @@ def test_three_steps_equal_the_formula_and_leave_all_other_rows(which: str, clip
         w = variable.numpy().astype(np.float64)
         expected.append(Moved(w, slots_at_first(settings, path, w)))
     for step in (1, 2, 3):
-        before = [[a.numpy() for a in (v, *slots)] for v, slots in zip(ours, optimizer.slots, strict=True)]
+        slots_now = [*optimizer.tables.slots, *optimizer.slots]
+        before = [[np.array(a) for a in (v, *slots)] for v, slots in zip(ours, slots_now, strict=True)]
         found = gradients(step)
-        apply(found, tf.constant(RATE), tf.constant(step))
+        apply(found, RATE, step)
         dense = [whole(gradient, shape) for gradient, shape in zip(found, SHAPES, strict=True)]
         length = np.sqrt(sum(np.sum(g**2) for g in dense))
         assert length > 1.5  # else it would not be clipped
@@ -146,7 +193,7 @@ def test_three_steps_equal_the_formula_and_leave_all_other_rows(which: str, clip
             new = moved(settings, path, w[rows], [slot[rows] for slot in slots], g[rows], step)
             for whole_array, part in zip((w, *slots), (new.w, *new.slots), strict=True):
                 whole_array[rows] = part
-            after = [a.numpy() for a in (ours[i], *optimizer.slots[i])]
+            after = [np.array(a) for a in (ours[i], *slots_now[i])]
             others = [row for row in range(SHAPES[i][0]) if row not in rows]
             for now, then, right in zip(after, before[i], (w, *slots), strict=True):
                 np.testing.assert_allclose(now, right, rtol=2e-5, atol=2e-6, err_msg=f"{path} after step {step}")
@@ -161,7 +208,7 @@ def test_padding_of_bags_stays_as_it_is(which: str) -> None:
     optimizer, before = Optimizer(Train.model_validate(SETTINGS[which]), ours), [v.numpy()[-1] for v in ours[:TABLES]]
     apply = applied(optimizer)
     for step in (1, 2, 3):
-        apply(gradients(step), tf.constant(RATE), tf.constant(step))
+        apply(gradients(step), RATE, step)
     for variable, row in zip(ours, before, strict=False):
         np.testing.assert_array_equal(variable.numpy()[PADDING], row)
     assert all(np.isfinite(variable.numpy()).all() for variable in ours)
@@ -169,18 +216,16 @@ def test_padding_of_bags_stays_as_it_is(which: str) -> None:
 
 def test_the_moments_of_a_row_rest_while_it_is_not_seen() -> None:
     """Lazy Adam, by hand: a gradient of 1 in steps 1 and 3 alone; its moments know nothing of step 2."""
-    with keras.name_scope("embedding"):
-        table = keras.Variable(np.zeros((2, 1), np.float32), name="table")
-    optimizer = Optimizer(Train(optimizer="adam"), [table])
+    table, linear = tables(embedding=np.zeros((3, 1)))
+    optimizer = Optimizer(Train(optimizer="adam"), [table, linear])
     apply = applied(optimizer)
     for step, row in enumerate((0, 1, 0), start=1):
-        gradient = tf.IndexedSlices(tf.constant([[1.0]]), tf.constant([row]), tf.constant([2, 1]))
-        apply([gradient], tf.constant(0.1), tf.constant(step))
+        apply([column([row], [1.0]), none_of([row])], 0.1, step)
     m, v = 0.9 * 0.1 + 0.1, 0.999 * 0.001 + 0.001  # twice, not three times, and not decayed in between
     first = -0.1 * np.sqrt(1 - 0.999) / (1 - 0.9) * 0.1 / np.sqrt(0.001)
     second = -0.1 * np.sqrt(1 - 0.999**3) / (1 - 0.9**3) * m / np.sqrt(v)
     assert table.numpy()[0, 0] == pytest.approx(first + second, rel=1e-4)
-    assert [float(slot[0, 0]) for slot in optimizer.slots[0]] == pytest.approx([m, v], rel=1e-4)
+    assert [float(slot[0, 0]) for slot in optimizer.tables.slots[0]] == pytest.approx([m, v], rel=1e-4)
 
 
 def ftrl(**settings: float) -> Train:
@@ -189,35 +234,27 @@ def ftrl(**settings: float) -> Train:
 
 def test_l1_of_ftrl_keeps_weights_at_exactly_0() -> None:
     settings = ftrl(learning_rate=0.5, l1=1.0)
-    with keras.name_scope("linear"):
-        table = keras.Variable(np.zeros((4, 1), np.float32), name="table")
-    optimizer = Optimizer(settings, [table])
+    embedding, table = tables(linear=np.zeros((5, 1)))
+    optimizer = Optimizer(settings, [embedding, table])
     apply = applied(optimizer)
     for step in (1, 2):
-        values = tf.constant([[0.4], [-3.0], [0.4]])  # row 0: z ends at 0.8, below l1; row 2 is never seen
-        apply(
-            [tf.IndexedSlices(values, tf.constant([0, 1, 3]), tf.constant([4, 1]))], tf.constant(9.0), tf.constant(step)
-        )
+        rows = [0, 1, 3]  # row 0: z ends at 0.8, below l1; row 2 is never seen
+        apply([none_of(rows), column(rows, [0.4, -3.0, 0.4])], 9.0, step)
         if step == 1:
             # z = -3, n = 0.1 + 9: (sign(z) l1 - z) / (√n / rate)
-            assert table.numpy()[:, 0].tolist() == [0, pytest.approx((-1 + 3) / (np.sqrt(9.1) / 0.5)), 0, 0]
+            assert table.numpy()[:, 0].tolist() == [0, pytest.approx((-1 + 3) / (np.sqrt(9.1) / 0.5)), 0, 0, 0]
     assert table.numpy()[[0, 2, 3], 0].tolist() == [0, 0, 0]
     assert table.numpy()[1, 0] > 0
 
 
 def test_ftrl_goes_on_from_weights_that_a_model_starts_with() -> None:
     """A gradient of 0 leaves them; the first one that is not moves them by about rate · g / √n, not to 0."""
-    with keras.name_scope("linear"):
-        table = keras.Variable(np.array([[2.0], [-1.5], [0.0]], np.float32), name="table")
-    optimizer = Optimizer(ftrl(learning_rate=0.1, l1=0.2, l2=0.1), [table])
-    apply = applied(optimizer)
-
-    def step(values: list[list[float]], number: int) -> None:
-        apply([tf.IndexedSlices(tf.constant(values), tf.constant([0, 1, 2]), tf.constant([3, 1]))], 0.0, number)
-
-    step([[0.0], [0.0], [0.0]], 1)
-    np.testing.assert_allclose(table.numpy()[:, 0], [2.0, -1.5, 0.0], rtol=1e-5)
-    step([[0.01], [0.01], [0.0]], 2)
+    embedding, table = tables(linear=[[2.0], [-1.5], [0.0], [0.0]])
+    optimizer = Optimizer(ftrl(learning_rate=0.1, l1=0.2, l2=0.1), [embedding, table])
+    apply, rows = applied(optimizer), [0, 1, 2]
+    apply([none_of(rows), column(rows, [0.0, 0.0, 0.0])], 0.0, 1)
+    np.testing.assert_allclose(table.numpy()[:3, 0], [2.0, -1.5, 0.0], rtol=1e-5)
+    apply([none_of(rows), column(rows, [0.01, 0.01, 0.0])], 0.0, 2)
     n = 0.1 + 0.01**2
     sigma = (np.sqrt(n) - np.sqrt(0.1)) / 0.1
     # z moves by g - σ w, the square root of n by σ · rate: w (√0.1 / rate + 2 l2) - g + σ w over √n / rate + 2 l2.
@@ -228,32 +265,35 @@ def test_ftrl_goes_on_from_weights_that_a_model_starts_with() -> None:
 
 def test_clipping_by_hand() -> None:
     """Over the dense gradient and the rows' sums together: √((1 + 2)² + 4² + 12²) = 13, shortened to 6.5."""
-    with keras.name_scope("embedding"):
-        table = keras.Variable(np.zeros((3, 1), np.float32), name="table")
+    table, linear = tables(embedding=np.zeros((4, 1)))
     with keras.name_scope("linear"):
         bias = keras.Variable(np.zeros(1, np.float32), name="bias")
-    rows = tf.IndexedSlices(tf.constant([[1.0], [4.0], [2.0]]), tf.constant([2, 0, 2]), tf.constant([3, 1]))
-    optimizer = Optimizer(Train(optimizer="sgd", clip_norm=6.5), [table, bias])
-    applied(optimizer)([rows, tf.constant([12.0])], tf.constant(1.0), tf.constant(1))
-    np.testing.assert_allclose(table.numpy()[:, 0], [-2.0, 0.0, -1.5], rtol=1e-6)
+    rows = [2, 0, 2]
+    gradients = [column(rows, [1.0, 4.0, 2.0]), none_of(rows), tf.constant([12.0])]
+    applied(Optimizer(Train(optimizer="sgd", clip_norm=6.5), [table, linear, bias]))(gradients, 1.0, 1)
+    np.testing.assert_allclose(table.numpy()[:3, 0], [-2.0, 0.0, -1.5], rtol=1e-6)
     np.testing.assert_allclose(bias.numpy(), [-6.0], rtol=1e-6)
-    shorter = Optimizer(Train(optimizer="sgd", clip_norm=13.5), [table, bias])
-    applied(shorter)([rows, tf.constant([12.0])], tf.constant(1.0), tf.constant(2))
-    np.testing.assert_allclose(table.numpy()[:, 0], [-6.0, 0.0, -4.5], rtol=1e-6)  # not lengthened
+    applied(Optimizer(Train(optimizer="sgd", clip_norm=13.5), [table, linear, bias]))(gradients, 1.0, 2)
+    np.testing.assert_allclose(table.numpy()[:3, 0], [-6.0, 0.0, -4.5], rtol=1e-6)  # not lengthened
 
 
-def test_gradients_without_any_table() -> None:
-    bias = keras.Variable(np.ones(2, np.float32), name="bias")
-    optimizer = Optimizer(Train(optimizer="sgd"), [bias])
-    applied(optimizer)([tf.constant([1.0, -2.0])], tf.constant(0.5), tf.constant(1))
-    assert bias.numpy().tolist() == [0.5, 2.0]
+def test_a_gradient_that_is_not_finite_is_not_clipped_away() -> None:
+    table, linear = tables(embedding=np.zeros((3, 1)))
+    gradients = [column([0, 1], [np.inf, 1.0]), none_of([0, 1])]
+    applied(Optimizer(Train(optimizer="sgd", clip_norm=1.0), [table, linear]))(gradients, 1.0, 1)
+    assert not np.isfinite(table.numpy()[:2]).any()
 
 
 def test_the_slots_have_the_shapes_and_the_values_that_they_start_with() -> None:
     ours = variables()
-    slots = Optimizer(Train(optimizer="adagrad", initial_accumulator=0.25), ours).slots
-    assert [
-        [(tuple(slot.shape), float(slot.numpy().min()), float(slot.numpy().max())) for slot in s] for s in slots
-    ] == [[(shape, 0.25, 0.25)] for shape in SHAPES]
-    assert [len(s) for s in Optimizer(Train(optimizer="adam"), ours).slots] == [2] * 5
-    assert [len(s) for s in Optimizer(Train(optimizer="sgd"), ours).slots] == [0] * 5
+
+    def slots(settings: Train) -> list[list[NDArray[Any]]]:
+        optimizer = Optimizer(settings, ours)
+        return [[np.array(slot) for slot in s] for s in (*optimizer.tables.slots, *optimizer.slots)]
+
+    found = slots(Train(optimizer="adagrad", initial_accumulator=0.25))
+    assert [[(slot.shape, float(slot.min()), float(slot.max())) for slot in s] for s in found] == [
+        [(shape, 0.25, 0.25)] for shape in SHAPES
+    ]
+    assert [len(s) for s in slots(Train(optimizer="adam"))] == [2] * 5
+    assert [len(s) for s in slots(Train(optimizer="sgd"))] == [0] * 5

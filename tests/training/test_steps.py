@@ -47,14 +47,15 @@ class Trained:
     def __init__(self, spec: Spec, form: Model, settings: Train, model: keras.Model | None = None) -> None:
         self.model, self.number = model or shaken(spec, form), 0
         self._rate = settings.learning_rate
-        optimizer = Optimizer(settings, self.model.trainable_variables)
-        self._step = make_step(self.model, spec, form, settings, optimizer)
+        self._optimizer = Optimizer(settings, self.model.trainable_variables)
+        self._step = make_step(self.model, spec, form, settings, self._optimizer)
 
     def step(self, features: Arrays, label: NDArray[Any], weight: NDArray[Any], number: int | None = None) -> float:
         self.number = number or self.number + 1
         given = {name: tf.constant(array) for name, array in features.items()}
-        rate, place = tf.constant(self._rate), tf.constant(self.number)
-        return float(self._step(given, tf.constant(label), tf.constant(weight), rate, place))
+        loss = self._step(given, tf.constant(label), tf.constant(weight), self._rate, self.number)
+        self._optimizer.tables.publish()
+        return loss
 
     @property
     def weights(self) -> Arrays:

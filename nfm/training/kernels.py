@@ -1,0 +1,300 @@
+"""The loops of a training step that go over the features: gather and pool, and move each row of the batch once.
+
+A feature of a sample is a row of the tables and its x. The (B, M, K) vectors of a batch are never made: a row is read
+where it lies, pooled, and later read again, moved and written. What a step waits for is memory at random addresses: so
+rows are asked for (prefetched) some samples or rows ahead.
+
+Every function takes a range of samples or rows, so that threads can share the work; each sample and each row is the
+work of one thread, with its sums in one order: the bits are the same for any number of threads. Fused multiply-adds
+stay off: with them x v − x v of a sample's only feature would not be exactly 0.
+"""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from llvmlite import ir
+from numba import njit, types
+from numba.core import cgutils
+from numba.extending import intrinsic
+from numpy.typing import NDArray
+
+# Formulas of `_moved`, and how many slots they have
+SGD, MOMENTUM, ADAGRAD, ADAM, FTRL = range(5)
+
+Floats = NDArray[np.float32]
+Ints = NDArray[np.int32]
+_generate: Any = cgutils
+_LINE = 64  # bytes of a cache line
+_SAMPLES_AHEAD, _ROWS_AHEAD = 2, 6  # so early is memory asked for
+_DIGITS = 11  # bits of a digit in `order`
+
+
+class Tables(NamedTuple):
+    """The weights of every row: (R + 1, K) and (R + 1, C)."""
+
+    embedding: Floats
+    linear: Floats
+
+
+class ByRow(NamedTuple):
+    """The features of a batch, row by row."""
+
+    distinct_D: Ints  # rows of the tables, ascending
+    starts: Ints  # (D + 1), where a row's features start
+    places: Ints  # of the features in the flat (B, M)
+
+
+class Batch(NamedTuple):
+    """What the gradients of the rows follow from."""
+
+    x_BM: Floats
+    sum_BK: Floats  # Σ x v, as `pool` fills it
+    upstream_BK: Floats  # derivative of the objective with respect to the pooled vectors
+    upstream_BC: Floats  # and to the sums of the first-order weights
+
+
+# Without exceptions, or the loops would not become vectors. Not kept on the disk: there may be no place for it.
+_compiled: Any = njit(nogil=True, error_model="numpy")
+_inlined: Any = njit(nogil=True, error_model="numpy", inline="always")  # a call would cost more than a row's work
+
+
+def _ask(_: Any, table: Any, row: Any) -> Any:
+    """Ask for a row of a C-contiguous table, so that it is in the cache by the time it is read."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        array = context.make_array(signature.args[0])(context, builder, arguments[0])
+        size = _generate.unpack_tuple(builder, array.strides)[0]
+        byte, number = ir.IntType(8).as_pointer(), ir.IntType(32)
+        start = builder.bitcast(array.data, byte)
+        start = builder.gep(
+            start, [builder.mul(context.cast(builder, arguments[1], signature.args[1], types.intp), size)]
+        )
+        form = ir.FunctionType(ir.VoidType(), [byte, number, number, number])
+        ask = _generate.get_or_insert_function(builder.module, form, "llvm.prefetch")
+        for_reading, keep, data = ir.Constant(number, 0), ir.Constant(number, 3), ir.Constant(number, 1)
+        with _generate.for_range_slice(builder, size.type(0), size, size.type(_LINE)) as (at, _):
+            builder.call(ask, [builder.gep(start, [at]), for_reading, keep, data])
+        return context.get_dummy_value()
+
+    return types.void(table, row), generate
+
+
+_prefetch: Any = intrinsic(_ask)
+
+
+@_compiled
+def pool(
+    start: int,
+    stop: int,
+    rows_BM: Ints,
+    x_BM: Floats,
+    tables: Tables,
+    pooled_BK: Floats,
+    sum_BK: Floats,
+    linear_BC: Floats,
+) -> None:
+    """Fill the samples start … stop − 1: pooled ½ [(Σ x v)² − Σ (x v)²], Σ x v, and Σ x w of the first-order weights.
+
+    Args:
+        start: first sample.
+        stop: behind the last one.
+        rows_BM: of the tables; padding has the last one.
+        x_BM: each feature's x.
+        tables: embeddings and first-order weights.
+        pooled_BK: filled (paper, eq. 4).
+        sum_BK: filled.
+        linear_BC: filled.
+    """
+    embedding, linear = tables
+    features, dim, width = rows_BM.shape[1], embedding.shape[1], linear.shape[1]
+    squares = np.empty(dim, np.float32)
+    for b in range(start, stop):
+        ahead = min(b + _SAMPLES_AHEAD, stop - 1)
+        for m in range(features):
+            _prefetch(embedding, rows_BM[ahead, m])
+        for k in range(dim):
+            sum_BK[b, k] = squares[k] = np.float32(0)
+        for c in range(width):
+            linear_BC[b, c] = np.float32(0)
+        for m in range(features):
+            row, x = np.uint64(rows_BM[b, m]), x_BM[b, m]
+            for k in range(dim):
+                xv = x * embedding[row, k]
+                sum_BK[b, k] += xv
+                squares[k] += xv * xv
+            for c in range(width):
+                linear_BC[b, c] += x * linear[row, c]
+        for k in range(dim):
+            pooled_BK[b, k] = np.float32(0.5) * (sum_BK[b, k] * sum_BK[b, k] - squares[k])
+
+
+@_compiled
+def order(rows_BM: Ints, x_BM: Floats, padding: int) -> ByRow:
+    """The batch's features by their rows: a radix sort, which keeps the features of a row in the samples' order.
+
+    Args:
+        rows_BM: of the tables.
+        x_BM: each feature's x.
+        padding: the row of padding; its features are left out unless their x is not 0.
+    """
+    rows, x = rows_BM.ravel(), x_BM.ravel()
+    places = np.empty(rows.size, np.int32)
+    count = 0
+    for i in range(rows.size):
+        if rows[i] != padding or x[i] != 0:
+            places[count] = i
+            count += 1
+    places = places[:count]
+    other, first = np.empty(count, np.int32), np.empty((1 << _DIGITS) + 1, np.int64)
+    shift = 0
+    while padding >> shift:
+        first[:] = 0
+        for i in range(count):
+            first[((rows[places[i]] >> shift) & ((1 << _DIGITS) - 1)) + 1] += 1
+        for digit in range(1 << _DIGITS):
+            first[digit + 1] += first[digit]
+        for i in range(count):
+            digit = (rows[places[i]] >> shift) & ((1 << _DIGITS) - 1)
+            other[first[digit]] = places[i]
+            first[digit] += 1
+        places, other = other, places
+        shift += _DIGITS
+    distinct, starts = np.empty(count, np.int32), np.empty(count + 1, np.int32)
+    found = 0
+    for i in range(count):
+        if i == 0 or rows[places[i]] != distinct[found - 1]:
+            distinct[found], starts[found] = rows[places[i]], i
+            found += 1
+    starts[found] = count
+    return ByRow(distinct[:found].copy(), starts[: found + 1].copy(), places)
+
+
+@_inlined
+def _moved(
+    row: np.uint64,
+    formula: int,
+    numbers: Floats,
+    table: Floats,
+    first: Floats,
+    second: Floats,
+    gradient: Floats,
+    scale: np.float32,
+) -> None:
+    """Move a row; `optimizers` says the formulas.
+
+    numbers are: SGD (rate,); MOMENTUM (rate, momentum); ADAGRAD (rate, ε); ADAM (rate · √(1 − β₂ᵗ) / (1 − β₁ᵗ), 1 − β₁,
+    1 − β₂, ε); FTRL (rate, l1, l2).
+    """
+    one = np.float32(1)
+    if formula == SGD:
+        rate = numbers[0]
+        for k in range(gradient.size):
+            table[row, k] -= rate * (scale * gradient[k])
+    elif formula == MOMENTUM:
+        rate, momentum = numbers[0], numbers[1]
+        for k in range(gradient.size):
+            m = momentum * first[row, k] + scale * gradient[k]
+            first[row, k] = m
+            table[row, k] -= rate * m
+    elif formula == ADAGRAD:
+        rate, epsilon = numbers[0], numbers[1]
+        for k in range(gradient.size):
+            g = scale * gradient[k]
+            a = first[row, k] + g * g
+            first[row, k] = a
+            table[row, k] -= rate * g / (np.sqrt(a) + epsilon)
+    elif formula == ADAM:
+        rate, rest_1, rest_2, epsilon = numbers[0], numbers[1], numbers[2], numbers[3]
+        for k in range(gradient.size):
+            g = scale * gradient[k]
+            m = first[row, k] + (g - first[row, k]) * rest_1
+            v = second[row, k] + (g * g - second[row, k]) * rest_2
+            first[row, k], second[row, k] = m, v
+            table[row, k] -= rate * m / (np.sqrt(v) + epsilon)
+    else:
+        rate, l1, l2 = numbers[0], numbers[1], numbers[2]
+        for k in range(gradient.size):
+            g, n = scale * gradient[k], first[row, k]
+            root = np.sqrt(n + g * g)
+            z = second[row, k] + g - (root - np.sqrt(n)) / rate * table[row, k]
+            first[row, k], second[row, k] = n + g * g, z
+            shrunk = (np.sign(z) * l1 - z) / (root / rate + (one + one) * l2)
+            table[row, k] = shrunk if np.abs(z) > l1 else np.float32(0)
+
+
+@_compiled
+def move(
+    start: int,
+    stop: int,
+    by_row: ByRow,
+    batch: Batch,
+    tables: Tables,
+    decays: Floats,
+    scale: np.float32,
+    formulas: tuple[int, int],
+    numbers: tuple[Floats, Floats],
+    first_slots: Tables,
+    second_slots: Tables,
+    norms_D: NDArray[np.float64],
+) -> None:
+    """Move the distinct rows start … stop − 1 of both tables, and of their slots, by the optimizer's formula.
+
+    A row's gradient is Σ x (Σ x_j v_j − x v) · upstream (paper, eq. 5) or Σ x · upstream, and what the penalty adds.
+
+    Args:
+        start: first of the distinct rows.
+        stop: behind the last one.
+        by_row: as `order` returns it.
+        batch: what the gradients follow from.
+        tables: are changed in place.
+        decays: (2,), twice the factors of the penalties on a feature's squared weights, of both tables.
+        scale: of all gradients.
+        formulas: of the embeddings and of the first-order weights, such as ADAGRAD.
+        numbers: what each formula takes, see `_moved`.
+        first_slots: of the tables' shapes; without rows where the formula has none. They are changed in place.
+        second_slots: likewise.
+        norms_D: where it has elements, nothing moves: the sums of the squares of the rows' gradients are put there.
+    """
+    # Out of their tuples: numba would count references for every row.
+    distinct_D, starts, places = by_row
+    x_BM, sum_BK, upstream_BK, upstream_BC = batch
+    embedding, linear = tables
+    first, first_linear = first_slots
+    second, second_linear = second_slots
+    x, features, moves = x_BM.ravel(), np.uint64(x_BM.shape[1]), not norms_D.size
+    of_embedding, of_linear = np.empty(embedding.shape[1], np.float32), np.empty(linear.shape[1], np.float32)
+    for d in range(start, stop):
+        ahead = distinct_D[min(d + _ROWS_AHEAD, stop - 1)]
+        _prefetch(embedding, ahead)
+        _prefetch(linear, ahead)
+        if first.shape[0] and moves:
+            _prefetch(first, ahead)
+        if second.shape[0] and moves:
+            _prefetch(second, ahead)
+        if first_linear.shape[0] and moves:
+            _prefetch(first_linear, ahead)
+        if second_linear.shape[0] and moves:
+            _prefetch(second_linear, ahead)
+        row, often = np.uint64(distinct_D[d]), np.float32(starts[d + 1] - starts[d])
+        if distinct_D[d] == embedding.shape[0] - 1:
+            often = np.float32(0)  # padding has no penalty
+        decay, linear_decay = often * decays[0], often * decays[1]
+        for k in range(of_embedding.size):
+            of_embedding[k] = decay * embedding[row, k]
+        for c in range(of_linear.size):
+            of_linear[c] = linear_decay * linear[row, c]
+        for i in range(starts[d], starts[d + 1]):
+            place = np.uint64(places[i])
+            b, value = place // features, x[place]
+            for k in range(of_embedding.size):
+                of_embedding[k] += value * (upstream_BK[b, k] * (sum_BK[b, k] - value * embedding[row, k]))
+            for c in range(of_linear.size):
+                of_linear[c] += value * upstream_BC[b, c]
+        if moves:
+            _moved(row, formulas[0], numbers[0], embedding, first, second, of_embedding, scale)
+            _moved(row, formulas[1], numbers[1], linear, first_linear, second_linear, of_linear, scale)
+        else:
+            for k in range(of_embedding.size):
+                norms_D[d] += np.float64(of_embedding[k]) ** 2
+            for c in range(of_linear.size):
+                norms_D[d] += np.float64(of_linear[c]) ** 2
