@@ -3,13 +3,14 @@
 # make bench-titanic   how good the recipes are, over five splits (minutes)
 # make bench-features  how fast the feature job is, beside a copy of the table and Spark ML (12 minutes)
 # make bench-train     how fast the training is, beside Keras's optimizers and DeepCTR (15 minutes)
+# make bench-score     how fast the score job is, beside Spark's parts; its memory; how it grows (20 minutes)
 # make bench-paper     whether the paper's recipe does what the paper says (20 minutes)
 # make bench-flights   how good the recipe on New York's flights is, beside LightGBM (15 minutes)
 # Both make what they need first: .venv from the lock file, and Java 17 where there is none.
 
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
-.PHONY: demo test bench-titanic bench-features bench-train bench-paper bench-flights setup java clean
+.PHONY: demo test bench-titanic bench-features bench-train bench-paper bench-flights bench-score setup java clean
 
 UV_VERSION := 0.13.9
 CONFIG ?= conf/titanic.yaml
@@ -43,6 +44,9 @@ bench-train: setup
 		python tests/bench/pace.py; uv=$$(command -v uv || echo build/uv/bin/uv); TF_USE_LEGACY_KERAS=1 "$$uv" run -q \
 		--no-project --python .venv/bin/python --with deepctr==0.9.4 --with tf_keras --with 'tensorflow==2.21.*' \
 		python tests/bench/train_deepctr.py --rows 80000
+
+bench-score: setup
+	@$(RUN) PYTHONPATH="$(CURDIR)" python tests/bench/score.py
 
 bench-paper: setup
 	@$(RUN) python tests/bench/paper.py

@@ -77,9 +77,9 @@ def tell(what: str, seconds: list[float], of: float | None = None) -> float:
 os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
 
 
-def session(memory: str) -> SparkSession:
-    """A quiet one on two cores."""
-    builder = SparkSession.builder.master("local[2]").config("spark.driver.memory", memory)
+def session(memory: str, cores: int = 2) -> SparkSession:
+    """A quiet one on so many cores."""
+    builder = SparkSession.builder.master(f"local[{cores}]").config("spark.driver.memory", memory)
     for key, value in (("ui.enabled", "false"), ("ui.showConsoleProgress", "false"), ("log.level", "ERROR")):
         builder = builder.config(f"spark.{key}", value)
     return builder.getOrCreate()

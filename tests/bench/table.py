@@ -5,38 +5,47 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 FIELDS = [f"C{i}" for i in range(1, 27)]
 NUMBERS = [f"I{i}" for i in range(1, 14)]
-CARDINALITIES = np.geomspace(4, 200_000, len(FIELDS)).round().astype(int)
+LARGEST = 200_000  # cardinality
 FILE_ROWS = 250_000
 
 
-def write(folder: Path, rows: int) -> Path:
+def cardinalities(largest: int) -> NDArray[np.int64]:
+    """Of each field, from 4 to the largest."""
+    return np.geomspace(4, largest, len(FIELDS)).round().astype(np.int64)
+
+
+def values(field: int, size: int) -> pa.Array:
+    """The values of a field, the most frequent one first."""
+    numbers = np.arange(size, dtype=np.uint64) * np.uint64(2654435761) + np.uint64(field * 40503)
+    return pa.array([f"{n:08x}" for n in numbers & np.uint64(2**32 - 1)])
+
+
+def write(folder: Path, rows: int, largest: int = LARGEST) -> Path:
     """Write the table, unless it is there already.
 
-    Fields have cardinalities from 4 to 200,000, Zipf's law with exponent 1.3, values of 8 hexadecimal digits and 3 %
-    nulls; numbers are log-normal with 10 % nulls. The label depends on two fields and a number.
+    Fields have cardinalities from 4 to the largest, Zipf's law with exponent 1.3, values of 8 hexadecimal digits and
+    3 % nulls; numbers are log-normal with 10 % nulls. The label depends on two fields and a number.
     """
     done = folder / "_done"
     if done.exists():
         return folder
     folder.mkdir(parents=True, exist_ok=True)
     distributions = []
-    for i, size in enumerate(CARDINALITIES):
+    for i, size in enumerate(cardinalities(largest)):
         p = np.arange(1, size + 1) ** -1.3
-        numbers = (np.arange(size, dtype=np.uint64) * np.uint64(2654435761) + np.uint64(i * 40503)) & np.uint64(
-            2**32 - 1
-        )
-        distributions.append((np.cumsum(p / p.sum()), pa.array([f"{n:08x}" for n in numbers])))
+        distributions.append((np.cumsum(p / p.sum()), values(i, size)))
     for start in range(0, rows, FILE_ROWS):
         n = min(FILE_ROWS, rows - start)
         rng = np.random.default_rng([7, start])
         columns: dict[str, pa.Array] = {"id": pa.array(np.arange(start, start + n))}
         ranks = []
-        for name, (cumulative, values) in zip(FIELDS, distributions, strict=True):
-            ranks.append(np.minimum(np.searchsorted(cumulative, rng.random(n)), len(values) - 1))
-            columns[name] = values.take(pa.array(ranks[-1], mask=rng.random(n) < 0.03))
+        for name, (cumulative, texts) in zip(FIELDS, distributions, strict=True):
+            ranks.append(np.minimum(np.searchsorted(cumulative, rng.random(n)), len(texts) - 1))
+            columns[name] = texts.take(pa.array(ranks[-1], mask=rng.random(n) < 0.03))
         x = [rng.lognormal(size=n) for _ in NUMBERS]
         for name, number in zip(NUMBERS, x, strict=True):
             columns[name] = pa.array(number, mask=rng.random(n) < 0.1)
@@ -59,5 +68,26 @@ def write_wide_vocabulary(folder: Path, values: int) -> Path:
         texts = pa.array([f"user-{x:08x}" for x in (n * np.uint64(2654435761)) & np.uint64(2**32 - 1)])
         table = pa.table({"id": n.astype(np.int64), "user": texts, "label": (n % 7 == 0).astype(np.int32)})
         pq.write_table(table, folder / f"part-{start // step:05d}.parquet", row_group_size=250_000)
+    done.touch()
+    return folder
+
+
+def write_all_values(folder: Path, largest: int) -> Path:
+    """A table that has each value of each field once, so that an encoding made of it knows them all."""
+    done = folder / "_done"
+    if done.exists():
+        return folder
+    folder.mkdir(parents=True, exist_ok=True)
+    texts = [values(i, size) for i, size in enumerate(cardinalities(largest))]
+    for start in range(0, largest, FILE_ROWS):
+        n = min(FILE_ROWS, largest - start)
+        columns: dict[str, pa.Array] = {"id": pa.array(np.arange(start, start + n))}
+        for name, of_field in zip(FIELDS, texts, strict=True):
+            here = of_field.slice(start, n)
+            columns[name] = pa.concat_arrays([here, pa.nulls(n - len(here), pa.string())])
+        x = np.random.default_rng([8, start]).lognormal(size=(len(NUMBERS), n))
+        columns |= {name: pa.array(number) for name, number in zip(NUMBERS, x, strict=True)}
+        columns["label"] = pa.array((np.arange(n) % 7 == 0).astype(np.int32))
+        pq.write_table(pa.table(columns), folder / f"part-{start // FILE_ROWS:05d}.parquet")
     done.touch()
     return folder

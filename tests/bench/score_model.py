@@ -1,0 +1,148 @@
+"""What the scoring benchmark scores with: the encoding of the benchmark's table, and a model with random weights."""
+
+import json
+import os
+import shutil
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pyspark.ml.feature import StringIndexer, StringIndexerModel
+from pyspark.sql import SparkSession
+
+from nfm.config import Config
+from nfm.contract.artifact import Network, save
+from nfm.contract.encoder import Encoding
+from nfm.contract.schema import Spec
+from nfm.features.dataset import build
+from tests.bench.features import FOLDER, session
+from tests.bench.table import FIELDS, NUMBERS, write
+
+os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
+
+HOME = FOLDER / "score"
+INDEXER, PARTS_MODEL = HOME / "indexer", HOME / "parts.keras"
+DIM, HIDDEN = 64, (128, 128)
+SMALL = 2_000_000
+
+
+def table(millions: float) -> Path:
+    """The benchmark's table with so many million rows."""
+    return write(FOLDER / f"raw-{millions:g}m", round(millions * 1_000_000))
+
+
+def twice(of: Path, name: str) -> Path:
+    """The rows of a table twice, as files of their own that take no room."""
+    folder = FOLDER / name
+    folder.mkdir(exist_ok=True)
+    for copy in ("a", "b"):
+        for path in of.glob("*.parquet"):
+            linked = folder / f"{copy}-{path.name}"
+            if not linked.exists():
+                os.link(path.resolve(), linked)
+    return folder
+
+
+def config(
+    raw: Path,
+    scan: str = "auto",
+    workdir: Path = HOME,
+    fields: Sequence[str] = FIELDS,
+    dim: int = DIM,
+    all_train: bool = False,
+    **score: Any,
+) -> Config:
+    """All settings at their defaults but the model's size, and on demand the folds."""
+    columns = {
+        "key": ("id",),
+        "label": "label",
+        "categorical": {name: {} for name in fields},
+        "numeric": {name: {} for name in NUMBERS},
+    }
+    content: dict[str, Any] = {"name": "bench", "workdir": str(workdir), "columns": columns}
+    content |= {"source": {"path": str(raw), "scan": scan}}
+    content |= {"model": {"embedding_dim": dim, "hidden_units": HIDDEN}, "score": score}
+    if all_train:
+        content |= {"split": {"valid": 0.0, "test": 0.0}, "train": {"early_stopping": None}}
+    return Config.model_validate(content)
+
+
+def quiet_session(cores: int = 2, memory: str = "4g") -> SparkSession:
+    """As the score job's, and with what somebody who knows Spark sets for functions in Python."""
+    spark = session(memory, cores)
+    spark.conf.set("spark.sql.session.timeZone", "UTC")
+    spark.conf.set("spark.sql.execution.arrow.pyspark.enabled", "true")
+    spark.conf.set("spark.sql.execution.arrow.maxRecordsPerBatch", "65536")
+    # A task for each file: two cores would share the three tasks that Spark makes of two million rows badly.
+    spark.conf.set("spark.sql.files.maxPartitionBytes", "64m")
+    return spark
+
+
+def random_weights(network: Network, spec: Spec) -> dict[str, Any]:
+    """Arrays as a training would export them."""
+    rng = np.random.default_rng(7)
+    shapes = network.weight_shapes(spec)
+    return {name: rng.standard_normal(shape, np.float32) * np.float32(0.05) for name, shape in shapes.items()}
+
+
+def save_random(settings: Config) -> Spec:
+    """An artifact without TensorFlow: weights that are no Keras model's."""
+    spec = Encoding.load(settings.encoding_folder).spec
+    network = Network("binary", settings.model.embedding_dim, HIDDEN, "relu")
+    publish(settings, network, random_weights(network, spec), lambda _: None)
+    return spec
+
+
+def publish(settings: Config, network: Network, weights: Mapping[str, Any], write_more: Callable[[Path], None]) -> None:
+    """Save an artifact where the score job looks for it."""
+    shutil.rmtree(settings.model_folder, ignore_errors=True)
+    save(
+        settings.model_folder,
+        encoding_folder=settings.encoding_folder,
+        network=network,
+        weights=weights,
+        facts={"name": settings.name},
+        write_more=write_more,
+    )
+
+
+def prepare() -> None:
+    """The encoding and the dataset of two million rows, a fitted StringIndexer, and both models."""
+    shutil.rmtree(HOME, ignore_errors=True)  # what an earlier version has made
+    spark, raw = quiet_session(), table(SMALL / 1e6)
+    settings = config(raw)
+    build(spark, settings)
+    indexer = StringIndexer(inputCols=FIELDS, outputCols=[f"{name}_id" for name in FIELDS], handleInvalid="keep")
+    fitted = indexer.fit(spark.read.parquet(str(raw)))
+    fitted.write().overwrite().save(str(INDEXER))
+    labels = [len(of_field) + 1 for of_field in fitted.labelsArray]  # one more for what was not seen
+    spark.stop()
+    spec = Encoding.load(settings.encoding_folder).spec
+    sizes = [max(field.size, seen) for field, seen in zip(spec.fields, labels, strict=True)]
+    _save_keras_models(settings, spec, sizes)
+    values = sum(field.values for field in spec.fields)
+    print(f"prepared: {values:,} values in the vocabularies, {sum(labels):,} in the indexer")
+
+
+def _save_keras_models(settings: Config, spec: Spec, sizes: Sequence[int]) -> None:
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # before TensorFlow is imported
+    from nfm.training.model import build as build_model
+    from nfm.training.model import export, network
+    from tests.bench.score_keras import parts_model
+
+    model = build_model(spec, settings.model)
+
+    def write_keras(folder: Path) -> None:
+        (folder / "keras").mkdir()
+        model.save(folder / "keras" / "model.keras")
+
+    publish(settings, network(spec, settings.model), export(model, spec, settings.model), write_keras)
+    parts_model(sizes, len(spec.dense)).save(PARTS_MODEL)
+    (HOME / "sizes.json").write_text(json.dumps(sizes))
+
+
+def indexer() -> StringIndexerModel:
+    """The fitted one."""
+    return StringIndexerModel.load(str(INDEXER))
