@@ -1,6 +1,6 @@
 """The dataset's columns: ids and numbers that a feature job has written, read back by the training and by scoring."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -62,19 +62,18 @@ def column(name: str, values: pa.Array, where: str) -> Any:
     return values if listed else values.to_numpy()
 
 
-def read_inputs(spec: Spec, get: Callable[[str], Any], where: str, by_column: bool = False) -> Inputs:
+def checked_inputs(spec: Spec, columns: Mapping[str, Any], where: str) -> Inputs:
     """The model's arrays.
 
     Args:
         spec: of the encoding that the rows were written with.
-        get: from the name of an encoded column to what `column` returns.
+        columns: as `column` returns them.
         where: they come from, in messages.
-        by_column: as of `contract.encoder.inputs`.
 
     Raises:
         DataError: an id that the encoding does not have.
     """
-    arranged = inputs(spec, {name: get(name) for name in spec.outputs}, by_column)
+    arranged = inputs(spec, columns)
     # An id too large would be another field's row of the table, or none of the table's.
     plain = [field for field in spec.fields if field.bag is None]
     sizes = np.array([field.size for field in plain], np.uint32)

@@ -4,7 +4,7 @@ The feature job writes what `encode` returns into the dataset; the scoring job h
 arranges the same columns, read back from the dataset or fresh from `encode`, as the arrays that the model takes.
 """
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, MutableMapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -90,14 +90,14 @@ class Encoding:
                 )
 
     def encode(
-        self, rows: Rows, same_table: bool = False, floats: Mapping[str, NDArray[np.float64]] | None = None
+        self, rows: Rows, same_table: bool = False, missing: MutableMapping[str, int] | None = None
     ) -> dict[str, Any]:
         """Encode N raw rows.
 
         Args:
             rows: hold at least the specification's columns; each is asked for when its turn comes.
             same_table: the vocabulary was made from the very table that they are from.
-            floats: the numeric columns as `contract.values.numbers` reads them, where somebody has done so already.
+            missing: receives for each number how many values were missing, which its column does not tell any more.
 
         Returns:
             The dataset's columns by name, as `Spec.outputs` lists them: (N,) int32 for each field, (N,) float32 for
@@ -108,18 +108,18 @@ class Encoding:
             DataError: a numeric column holds a text that is no number, a bag's weights do not fit it, or an unseen
                 whole number may have lost its last digits.
         """
-
-        def read(column: str) -> NDArray[np.float64]:
-            return numbers(rows.column(column), column) if floats is None else floats[column]
-
         columns: dict[str, Any] = {}
         for field in self.spec.fields:
             if field.edges is None:
                 columns.update(self._encode_field(field, rows, same_table))
             else:
-                columns[field.name] = _bucket(field, read(field.columns[0]))
+                column = field.columns[0]
+                columns[field.name] = _bucket(field, numbers(rows.column(column), column))
         for number in self.spec.numbers:
-            columns.update(_transform(number, read(number.column)))
+            x = numbers(rows.column(number.column), number.column)
+            if missing is not None:
+                missing[number.name] = int(np.count_nonzero(np.isnan(x)))
+            columns.update(_transform(number, x))
         return columns
 
     def _encode_field(self, field: Field, rows: Rows, same_table: bool) -> dict[str, Any]:
@@ -224,21 +224,18 @@ class Inputs(NamedTuple):
     bag_splits: NDArray[np.int64]  # (B + 1,)
 
 
-def inputs(spec: Spec, columns: Mapping[str, Any], by_column: bool = False) -> Inputs:
+def inputs(spec: Spec, columns: Mapping[str, Any]) -> Inputs:
     """Arrange encoded columns as the model's arrays.
 
     Args:
         spec: of the encoding.
         columns: as `Encoding.encode` returns them: (N,) arrays, and lists (`pa.ListArray`) for bags.
-        by_column: each column lies together in memory, rather than each row; quick for many rows.
     """
     rows = len(next(iter(columns.values())))
 
     def matrix(names: Iterable[str], dtype: type) -> NDArray[Any]:
         parts = [columns[name] for name in names]
-        if not parts:
-            return np.empty((rows, 0), dtype)
-        return (np.stack(parts).T if by_column else np.stack(parts, axis=1)).astype(dtype, copy=False)
+        return np.stack(parts, axis=1).astype(dtype, copy=False) if parts else np.empty((rows, 0), dtype)
 
     return Inputs(
         matrix((field.name for field in spec.fields if field.bag is None), np.int32),

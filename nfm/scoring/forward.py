@@ -31,7 +31,7 @@ def score(
         network: the form of the model, C outputs.
         weights: arrays as `Network.weight_shapes` names them, batch norm folded in.
         rows: as `contract.encoder.inputs` arranges them.
-        threads: how many work at once, at most.
+        threads: how many work at once, at most; see `one_thread_a_product`.
 
     Returns:
         (B,) probabilities of label 1 for the binary task, (B,) numbers for regression, (B, C) probabilities of the
@@ -48,19 +48,25 @@ def score(
             out_BC[start:stop] = _scores(network.task, own.layers.logits(rows, start, stop))
 
     starts = range(0, len(out_BC), _TILE)
-    # The library of the matrix products would take every core, in each of our threads again.
-    with _blas().limit(limits=1, user_api="blas"):
-        if min(threads, len(starts)) > 1:
-            with ThreadPoolExecutor(threads) as pool:
-                list(pool.map(tile, starts))
-        else:
-            for start in starts:
-                tile(start)
+    if min(threads, len(starts)) > 1:
+        with ThreadPoolExecutor(threads) as pool:
+            list(pool.map(tile, starts))
+    else:
+        for start in starts:
+            tile(start)
     return out_BC if network.task == "multiclass" else out_BC[:, 0]
 
 
+def one_thread_a_product() -> Any:
+    """Keep the library of the matrix products to one thread from now on, or inside a `with`.
+
+    It would take every core, in each thread of `score` again. To let it have them back takes milliseconds.
+    """
+    return _libraries().limit(limits=1, user_api="blas")
+
+
 @cache
-def _blas() -> ThreadpoolController:
+def _libraries() -> ThreadpoolController:
     return ThreadpoolController()
 
 
@@ -71,7 +77,7 @@ class _Layers:
         self._network, self._weights = network, weights
         embedding = weights["embedding"]
         self._table = embedding.view(np.uint16) if embedding.dtype == np.float16 else embedding
-        self._pool = linear_and_pooled(str(embedding.dtype), network.embedding_dim, network.outputs)
+        self._pool = linear_and_pooled(str(embedding.dtype))
         plain = [offset for field, offset in zip(spec.fields, spec.offsets, strict=True) if field.bag is None]
         self._offsets, self._first_number = np.array(plain, np.int64), spec.rows - len(spec.field_numbers)
         self._sums = np.empty((2, network.embedding_dim), np.float32)

@@ -18,6 +18,7 @@ from nfm.table.folders import add_by_folder
 from nfm.table.write import FILES_DDL, File, Layout, Writer, publishable, put_together, told
 
 RANK, QUANTILE = "score_rank", "score_quantile"
+_FEW = 8  # files that are left as they are, however small: nobody minds them, and it saves a pass
 _RANKED_ROWS = 1 << 20  # that one task sorts
 _PLACE, _BUCKET = "_nfm_rank", "_nfm_bucket"  # no column of a user's is called so
 
@@ -52,7 +53,8 @@ def finish(
         path = written / "empty.parquet"
         pq.write_table(schema.empty_table(), path)
         files = [File("", str(path), 0, path.stat().st_size)]
-    files = put_together(spark, files, written, layout(schema), file_bytes)
+    if len(files) > _FEW:
+        files = put_together(spark, files, written, layout(schema), file_bytes)
     if settings.format == "csv":
         files = _as_csv(spark, files)
     placed = publishable(files, target)

@@ -12,9 +12,8 @@ from llvmlite import ir
 from numba import njit, types
 from numba.extending import intrinsic
 
-# Exponents of float16 count from 15, of float32 from 127: the same bits stand for a number 2^112 times as large.
-_REBIAS = np.float32(2.0**112)
-_SIGN_EXPONENT_FRACTION = np.uint32(0x8FFFE000).view(np.int32)
+_REBIAS = 2.0**112  # exponents of float16 count from 15, of float32 from 127
+_SIGN_EXPONENT_FRACTION = 0x8FFFE000 - (1 << 32)  # bits of a float16, in their places in a float32
 _HALF, _ONE = np.float32(0.5), np.float32(1.0)
 _TABLES = {"float32": types.float32, "float16": types.uint16}  # numba has no float16: it is told of the bits
 
@@ -24,8 +23,8 @@ def _array(dtype: Any, dimensions: int, layout: Literal["C", "A"] = "A") -> Any:
 
 
 @cache
-def linear_and_pooled(dtype: str, dim: int, outputs: int) -> Callable[..., None]:
-    """The loop over the rows of a tile, compiled for a table of this type (float16 seen as uint16), for K and for C.
+def linear_and_pooled(dtype: str) -> Callable[..., None]:
+    """The loop over the rows of a tile, compiled for a table of this type (float16 seen as uint16).
 
     Returns:
         A function that lets other threads run, and returns nothing. Its arguments:
@@ -37,9 +36,6 @@ def linear_and_pooled(dtype: str, dim: int, outputs: int) -> Callable[..., None]
             linear_TC, pooled_TK: receive w_0 + Σ w_i x_i and the Bi-Interaction pooling (paper, eq. 2 and 4). A row's
                 features are added one by one, in one order: equal rows have equal sums, bit for bit.
     """
-    # Known when it is compiled, they halve the time. Indices have no sign: one with a sign may count from the end.
-    K, C = np.uint64(dim), np.uint64(outputs)
-    as_float32 = _widened if dtype == "float16" else _as_it_is
     table, floats, ints = _array(_TABLES[dtype], 2, "C"), _array(types.float32, 1, "C"), _array(types.int64, 1, "C")
     out, scratch = types.Array(types.float32, 2, "A"), types.Array(types.float32, 2, "C")
     rows = [_array(types.int32, 2), _array(types.float32, 2), _array(types.int32, 1, "C"), floats, ints]
@@ -47,71 +43,73 @@ def linear_and_pooled(dtype: str, dim: int, outputs: int) -> Callable[..., None]
         *(table, _array(types.float32, 2, "C"), floats, ints, types.int64, *rows, types.int64, types.int64),
         *(scratch, out, out),
     )
-
-    @njit(inline="always")
-    def add(row: Any, x: Any, embedding: Any, linear: Any, sum_K: Any, squares_K: Any, linear_C: Any) -> None:
-        vector_K = embedding[row]
-        for k in range(K):
-            value = x * as_float32(vector_K[k])
-            sum_K[k] += value
-            squares_K[k] += value * value
-        for c in range(C):
-            linear_C[c] += x * linear[row, c]
-
-    @njit(signature, nogil=True, error_model="numpy")
-    def pool(
-        embedding: Any,
-        linear: Any,
-        bias: Any,
-        offsets: Any,
-        first_number: Any,
-        ids_BF: Any,
-        values_BN: Any,
-        bag_rows: Any,
-        bag_values: Any,
-        bag_splits: Any,
-        start: Any,
-        stop: Any,
-        sums: Any,
-        linear_TC: Any,
-        pooled_TK: Any,
-    ) -> None:
-        sum_K, squares_K = sums[0], sums[1]
-        for t in range(np.uint64(stop - start)):
-            b, linear_C = np.uint64(start) + t, linear_TC[t]
-            # Loops rather than slices: numba takes three seconds to compile what it has for an assignment to a slice.
-            for c in range(C):
-                linear_C[c] = bias[c]
-            for k in range(K):
-                sum_K[k], squares_K[k] = 0, 0
-            for f in range(np.uint64(len(offsets))):
-                add(np.uint64(offsets[f] + ids_BF[b, f]), _ONE, embedding, linear, sum_K, squares_K, linear_C)
-            for n in range(np.uint64(values_BN.shape[1])):
-                add(np.uint64(first_number) + n, values_BN[b, n], embedding, linear, sum_K, squares_K, linear_C)
-            for p in range(np.uint64(bag_splits[b]), np.uint64(bag_splits[b + np.uint64(1)])):
-                add(np.uint64(bag_rows[p]), bag_values[p], embedding, linear, sum_K, squares_K, linear_C)
-            for k in range(K):
-                pooled_TK[t, k] = _HALF * (sum_K[k] * sum_K[k] - squares_K[k])
-
-    compiled: Callable[..., None] = pool
+    settings: Any = {"nogil": True, "error_model": "numpy"}
+    try:
+        # On the disk for the next worker: to compile takes a second, and memory that is not given back.
+        compiled: Callable[..., None] = njit(signature, cache=True, **settings)(_pool)
+    except RuntimeError:  # there is no place to write to: the package travels as an archive
+        compiled = njit(signature, **settings)(_pool)
     return compiled
 
 
-@njit
-def _as_it_is(value: Any) -> Any:
-    return value
+def _pool(
+    embedding: Any,
+    linear: Any,
+    bias: Any,
+    offsets: Any,
+    first_number: Any,
+    ids_BF: Any,
+    values_BN: Any,
+    bag_rows: Any,
+    bag_values: Any,
+    bag_splits: Any,
+    start: Any,
+    stop: Any,
+    sums: Any,
+    linear_TC: Any,
+    pooled_TK: Any,
+) -> None:
+    # Indices have no sign: one with a sign may count from the end, and is looked at each time.
+    K, C = np.uint64(embedding.shape[1]), np.uint64(linear.shape[1])
+    sum_K, squares_K = sums[0], sums[1]
+    for t in range(np.uint64(stop - start)):
+        b, linear_C = np.uint64(start) + t, linear_TC[t]
+        # Loops rather than slices: numba takes three seconds to compile what it has for an assignment to a slice.
+        for c in range(C):
+            linear_C[c] = bias[c]
+        for k in range(K):
+            sum_K[k], squares_K[k] = 0, 0
+        for f in range(np.uint64(len(offsets))):
+            _add(np.uint64(offsets[f] + ids_BF[b, f]), _ONE, embedding, linear, sum_K, squares_K, linear_C)
+        for n in range(np.uint64(values_BN.shape[1])):
+            _add(np.uint64(first_number) + n, values_BN[b, n], embedding, linear, sum_K, squares_K, linear_C)
+        for p in range(np.uint64(bag_splits[b]), np.uint64(bag_splits[b + np.uint64(1)])):
+            _add(np.uint64(bag_rows[p]), bag_values[p], embedding, linear, sum_K, squares_K, linear_C)
+        for k in range(K):
+            pooled_TK[t, k] = _HALF * (sum_K[k] * sum_K[k] - squares_K[k])
 
 
-@njit
-def _widened(bits: Any) -> Any:
-    """The finite float16 of these bits, as float32."""
-    wide = np.int32(np.int16(bits)) << np.int32(13)  # repeats the sign in the upper half
-    return _float_of(np.int32(wide & _SIGN_EXPONENT_FRACTION)) * _REBIAS  # type: ignore[call-arg]
+@njit(inline="always")
+def _add(row: Any, x: Any, embedding: Any, linear: Any, sum_K: Any, squares_K: Any, linear_C: Any) -> None:
+    vector_K = embedding[row]
+    for k in range(np.uint64(embedding.shape[1])):
+        value = x * _as_float32(vector_K[k])
+        sum_K[k] += value
+        squares_K[k] += value * value
+    for c in range(np.uint64(linear.shape[1])):
+        linear_C[c] += x * linear[row, c]
 
 
-@intrinsic
-def _float_of(_: Any, bits: Any) -> Any:
-    def same_bits(__: Any, builder: Any, ___: Any, arguments: Any) -> Any:
-        return builder.bitcast(arguments[0], ir.FloatType())
+@intrinsic  # type: ignore[untyped-decorator]
+def _as_float32(_: Any, value: Any) -> Any:
+    """A float32 as it is; of the bits of a finite float16, the same number."""
 
-    return types.float32(bits), same_bits
+    def same(__: Any, ___: Any, ____: Any, arguments: Any) -> Any:
+        return arguments[0]
+
+    def widened(__: Any, builder: Any, ___: Any, arguments: Any) -> Any:
+        bits = builder.shl(builder.sext(arguments[0], ir.IntType(32)), ir.IntType(32)(13))  # repeats the sign
+        bits = builder.and_(bits, ir.IntType(32)(_SIGN_EXPONENT_FRACTION))
+        return builder.fmul(builder.bitcast(bits, ir.FloatType()), ir.FloatType()(_REBIAS))
+
+    return types.float32(value), same if value == types.float32 else widened

@@ -11,9 +11,9 @@ from nfm.contract.artifact import Artifact, Network
 from nfm.contract.columns import Rows
 from nfm.contract.encoder import inputs
 from nfm.contract.schema import MISSING, Field, Spec
-from nfm.contract.values import numbers
-from nfm.scoring.forward import score
+from nfm.scoring.forward import one_thread_a_product, score
 
+_ARRANGED = 1 << 14  # rows whose columns are put beside each other at once: they stay in the cache, and take no room
 VALUES = "values"  # what the missing and the unseen ones of a bag are among; all other columns have one a row
 
 
@@ -45,19 +45,23 @@ def score_batch(artifact: Artifact, rows: Rows, encoded: bool = False) -> tuple[
         (N, C) scores, one column but for multiclass; and how many values of the batch are missing or out-of-vocabulary,
         as `count_names` lists them. (What a number was before it was encoded is not known any more.)
     """
-    spec = artifact.encoding.spec
+    spec, missing = artifact.encoding.spec, dict[str, int]()
     if encoded:
         columns = {name: dataset.column(name, rows.column(name), "the table") for name in spec.outputs}
-        arranged = dataset.read_inputs(spec, columns.__getitem__, "the table", by_column=True)
-        floats = dict[str, NDArray[np.float64]]()
     else:
-        floats = {column: numbers(rows.column(column), column) for column in spec.numeric_columns}
-        columns = artifact.encoding.encode(rows, floats=floats)
-        arranged = inputs(spec, columns, by_column=True)
-    scores = score(spec, artifact.network, artifact.weights, arranged, pa.cpu_count())
+        columns = artifact.encoding.encode(rows, missing=missing)
+    pa.default_memory_pool().release_unused()  # what reading took, before the layers take theirs
+    scores_NC = np.empty((rows.num_rows, artifact.network.outputs), np.float32)
+    with one_thread_a_product():
+        for start in range(0, rows.num_rows, _ARRANGED):
+            stop = start + _ARRANGED
+            part = {name: values[start:stop] for name, values in columns.items()}
+            arranged = dataset.checked_inputs(spec, part, "the table") if encoded else inputs(spec, part)
+            scored = score(spec, artifact.network, artifact.weights, arranged, pa.cpu_count())
+            scores_NC[start:stop] = scored.reshape(-1, artifact.network.outputs)
     counts = [count for field in spec.fields for count in _counts(field, columns[field.name])]
-    counts += [int(np.count_nonzero(np.isnan(floats[n.column]))) for n in spec.numbers if not encoded]
-    return scores.reshape(rows.num_rows, artifact.network.outputs), np.array(counts, np.int64)
+    counts += [missing[number.name] for number in spec.numbers if not encoded]
+    return scores_NC, np.array(counts, np.int64)
 
 
 def _counts(field: Field, ids: Any) -> list[int]:

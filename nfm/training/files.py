@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from nfm.contract.dataset import check_schema, check_there, column, read_inputs
+from nfm.contract.dataset import check_schema, check_there, checked_inputs, column
 from nfm.contract.errors import DataError
 from nfm.contract.schema import Spec
 from nfm.contract.values import decoded
@@ -94,7 +94,7 @@ def _read(path: Path, row_group: int, count: int, spec: Spec, group: str | None)
             "file was changed meanwhile. Run the training again."
         )
     columns = {name: column(name, table[name].combine_chunks(), str(path)) for name in names}
-    arranged = read_inputs(spec, columns.__getitem__, str(path))
+    arranged = checked_inputs(spec, columns, str(path))
     groups = None
     if group is not None:
         groups = decoded(table[group].combine_chunks())

@@ -33,7 +33,7 @@ def encoded_rows(spec: Spec) -> Inputs:
     """Of the dataset, arranged as the score job does it."""
     path = min((HOME / "dataset" / "fold=train").glob("*.parquet"))
     columns = pq.read_table(path, columns=list(spec.outputs), partitioning=None).slice(0, ROWS)
-    return inputs(spec, {name: columns[name].combine_chunks().to_numpy() for name in spec.outputs}, by_column=True)
+    return inputs(spec, {name: columns[name].combine_chunks().to_numpy() for name in spec.outputs})
 
 
 def straightforward(spec: Spec, weights: Mapping[str, Any], rows: Inputs, size: int) -> Floats:
