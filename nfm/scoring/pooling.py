@@ -93,14 +93,14 @@ def _pool(
 def _add(row: Any, x: Any, embedding: Any, linear: Any, sum_K: Any, squares_K: Any, linear_C: Any) -> None:
     vector_K = embedding[row]
     for k in range(np.uint64(embedding.shape[1])):
-        value = x * _as_float32(vector_K[k])
+        value = x * _as_float32(vector_K[k])  # type: ignore[call-arg]
         sum_K[k] += value
         squares_K[k] += value * value
     for c in range(np.uint64(linear.shape[1])):
         linear_C[c] += x * linear[row, c]
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def _as_float32(_: Any, value: Any) -> Any:
     """A float32 as it is; of the bits of a finite float16, the same number."""
 
