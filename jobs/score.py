@@ -14,8 +14,8 @@ def work(config: Config, asked: Namespace) -> str:
     """Score the table and tell of it."""
     spark = session(f"{config.name} score")
     if asked.plan:
-        artifact, _, source = open_all(spark, config.for_plan())
-        return plan(config, artifact, source)
+        artifact, scan, source = open_all(spark, config.for_plan())
+        return plan(config, artifact, source, f"{scan.method}: {scan.reason}")
     return summary(config, score_table(spark, config))
 
 

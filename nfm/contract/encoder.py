@@ -18,7 +18,7 @@ from nfm.contract.columns import Rows, Values, check_categorical, field_values
 from nfm.contract.errors import DataError
 from nfm.contract.hashing import hash64
 from nfm.contract.schema import MISSING, Field, Number, Spec, flag_name, weights_name
-from nfm.contract.values import check_number, check_same_values, numbers
+from nfm.contract.values import check_digits, check_number, check_same_values, numbers
 from nfm.contract.vocabulary import Vocabulary
 
 ENCODER_FILES = ("spec.json", "index/*/*.npy")  # of encoding/: what a worker needs to encode
@@ -74,6 +74,8 @@ class Encoding:
         arrived = check_categorical(field.columns, field.bag, schema, where)
         for column, trained in zip(field.columns, field.kinds, strict=True):
             check_same_values(column, trained, arrived[column], texts, where)
+            if texts is not None and trained == "number":
+                check_digits(column, schema.field(column).type, texts, where)
 
     def verify(self, where: str) -> None:
         """Read every vocabulary, and compare it with the specification.

@@ -262,6 +262,32 @@ def check_same_values(column: str, trained: Kind, arrived: Kind, vocabulary: pa.
     )
 
 
+def check_digits(column: str, type_: pa.DataType, vocabulary: pa.Array, where: str) -> None:
+    """A column of floats does not stand for integers that floats cannot tell apart: several would find one's id.
+
+    Args:
+        column: its name.
+        type_: its type now; of a bag, its list type.
+        vocabulary: the field's values, which were made from numbers.
+        where: the table, for the message.
+
+    Raises:
+        DataError: the vocabulary holds an integer that no float has.
+    """
+    if not pa.types.is_floating(type_.value_type if is_list(type_) or pa.types.is_dictionary(type_) else type_):
+        return
+    for start in range(0, len(vocabulary), _SLICE):
+        part = vocabulary.slice(start, _SLICE)
+        long = part.filter(pc.greater(pc.binary_length(part), 15)).to_pylist()
+        lost = next((text for text in long if text.lstrip("-").isdigit() and int(float(text)) != int(text)), None)
+        if lost is not None:
+            raise DataError(
+                f"Column '{column}' of {where} now holds floats, but the vocabulary was made from integers such as "
+                f"{lost}, which no float has: from 2⁵³ on, several integers would be one float. Deliver the column as "
+                "integers or as text (pandas turns integers with nulls into floats; its type Int64 keeps them)."
+            )
+
+
 def _not_canonical(vocabulary: pa.Array, kind: Kind) -> str | None:
     """A text that shows that values of this kind are not what the vocabulary holds.
 

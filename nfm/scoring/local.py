@@ -9,6 +9,7 @@ import pandas as pd
 import pyarrow as pa
 
 from nfm.contract.artifact import Artifact
+from nfm.contract.encoder import check_columns
 from nfm.contract.errors import DataError
 from nfm.contract.schema import Spec
 from nfm.scoring.scorer import score_batch, score_columns
@@ -51,9 +52,10 @@ class Scorer:
 
 
 def _as_arrow(frame: pd.DataFrame, spec: Spec) -> pa.Table:
-    chosen = frame[[name for name in spec.columns if name in frame.columns]]
+    names = pa.schema([(str(name), pa.null()) for name in frame.columns])
+    check_columns(spec.columns, names, "the table", "The model's fields come from its encoding/spec.json.")
     try:
-        return pa.Table.from_pandas(chosen, preserve_index=False)
+        return pa.Table.from_pandas(frame[list(spec.columns)], preserve_index=False)
     except (pa.ArrowException, TypeError, ValueError) as error:
         raise DataError(
             f"The table's columns cannot be read: {str(error).splitlines()[0]}. Each column holds values of one type; "

@@ -1,9 +1,11 @@
 """The files that tasks have written → the output's: ranks, sizes, format."""
 
+import json
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote, unquote
 
 import numpy as np
 import pyarrow as pa
@@ -133,3 +135,11 @@ def _as_delta(target: Path, partition_by: Sequence[str]) -> None:
 
     folders = Schema([Field(name, PrimitiveType("string")) for name in partition_by]) if partition_by else None
     convert_to_deltalake(str(target), partition_by=folders, partition_strategy="hive" if folders else None)
+    # The log names files by URIs. Of a folder that is called city=x%2Fy it would say city=x/y.
+    paths = {unquote(name): quote(name, safe="/=") for name in (str(f.relative_to(target)) for f in target.rglob("*"))}
+    (entry,) = (target / "_delta_log").glob("*.json")
+    actions = [json.loads(line) for line in entry.read_text().splitlines()]
+    for action in actions:
+        if "add" in action:
+            action["add"]["path"] = paths[unquote(action["add"]["path"])]
+    entry.write_text("".join(f"{json.dumps(action)}\n" for action in actions))

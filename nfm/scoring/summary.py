@@ -12,7 +12,7 @@ from nfm.scoring.table import carried_columns
 _SHOWN = 10  # score columns; the report has all
 
 
-def plan(config: Config, artifact: Artifact, source: Source) -> str:
+def plan(config: Config, artifact: Artifact, source: Source, scan: str) -> str:
     """What the job would do."""
     size = sum(array.nbytes for array in artifact.weights.values())
     spec, settings = artifact.encoding.spec, config.score
@@ -22,6 +22,7 @@ def plan(config: Config, artifact: Artifact, source: Source) -> str:
         [
             f"Plan of {config.name}: the model was verified and the table's columns were checked, nothing was scored.",
             f"  source    {source}",
+            f"  scan      {scan}",
             f"  model     {artifact.path} ({artifact.fingerprint[:12]}…)",
             f"  weights   {size / 2**20:.1f} MiB, once a host",
             f"  reads     {', '.join(spec.outputs if settings.encoded else spec.columns)}",

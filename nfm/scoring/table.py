@@ -18,9 +18,9 @@ from nfm.contract.artifact import Artifact
 from nfm.contract.columns import Rows
 from nfm.contract.encoder import check_columns
 from nfm.contract.errors import ConfigError, DataError
-from nfm.contract.publish import publish
+from nfm.contract.publish import check_ours, publish
 from nfm.contract.schema import DATASET_MARKER, FOLDS, Spec
-from nfm.contract.values import check_kind
+from nfm.contract.values import kind_of
 from nfm.scoring.hosts import opened, place
 from nfm.scoring.output import QUANTILE, RANK, finish, layout
 from nfm.scoring.scorer import VALUES, count_names, score_columns
@@ -39,10 +39,12 @@ def open_all(spark: SparkSession, config: Config) -> tuple[Artifact, Scan, Sourc
     """The verified artifact and the table to score, once they are known to fit each other.
 
     Raises:
-        DataError: the artifact is refused; a column is missing, or reads otherwise than in training.
+        DataError: the artifact is refused; a column is missing, or reads otherwise than in training; or the output's
+            folder holds something else.
         ConfigError: two columns of the output would have one name.
     """
     artifact, settings = Artifact.load(config.model_folder), config.score
+    check_ours(config.scores_folder, SCORES_MARKER)
     source = settings.source or config.source
     spec, carried = artifact.encoding.spec, carried_columns(artifact.encoding.spec, config)
     ranks = [RANK] * settings.rank + [QUANTILE] * settings.quantile
@@ -66,7 +68,11 @@ def open_all(spark: SparkSession, config: Config) -> tuple[Artifact, Scan, Sourc
         why = "The model's key, score.columns and score.partition_by name what goes into the output."
         check_columns(columns, schema, str(source), why)
         for name in settings.partition_by:
-            check_kind(name, schema.field(name).type, str(source))
+            if kind_of(schema.field(name).type) is None:
+                raise DataError(
+                    f"score.partition_by: column '{name}' of {source} is {schema.field(name).type}, and folders are "
+                    "named by texts, numbers, booleans or dates. Cast it in a view, or leave it out."
+                )
         _check_carried(carried, schema, str(source), settings.format)
         return [*columns, *_inputs(spec, settings.encoded)]
 

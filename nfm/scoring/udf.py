@@ -49,10 +49,12 @@ def score_udf(model: str | Path) -> Any:
     # The closure takes small values, or the handles of broadcasts.
     def scored(batches: Iterator[pa.Array]) -> Iterator[pa.Array]:
         take_the_cores_of_the_task()
-        here = opened(placed)
+        here, checked = opened(placed), None
         for rows in batches:
             batch = pa.RecordBatch.from_struct_array(rows)
-            here.encoding.check(batch.schema, "the struct")
+            if batch.schema != checked:
+                here.encoding.check(batch.schema, "the struct")
+                checked = batch.schema
             scores_NC, _ = score_batch(here, batch)
             arrays = [pa.array(scores) for scores in scores_NC.T]
             yield pa.StructArray.from_arrays(arrays, names=names) if several else arrays[0]

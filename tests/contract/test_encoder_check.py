@@ -192,3 +192,17 @@ def test_check_names_a_missing_column_of_a_cross_or_of_weights(make_encoding: Ma
     for column in ("a", "b", "w"):
         with pytest.raises(DataError, match=f"^Column '{column}' is missing from raw"):
             wide(make_encoding).check(pa.schema({n: t for n, t in WIDE.items() if n != column}), "raw")
+
+
+@pytest.mark.parametrize("value", [2**53 + 1, -(2**60) - 1])
+def test_floats_that_cannot_tell_the_vocabularys_integers_apart_are_refused(make_encoding: Make, value: int) -> None:
+    encoding = make_encoding([Field("f", ("c",), ("number",), 1, 2, "f")], {"f": ["7", str(value)]})
+    for fine in (pa.int64(), pa.string(), pa.decimal128(20)):
+        encoding.check(pa.schema({"c": fine}), "raw")
+    for floats in (pa.float64(), pa.float32()):
+        with pytest.raises(
+            DataError, match=rf"^Column 'c' of raw now holds floats, .* such as {value}, which no float"
+        ):
+            encoding.check(pa.schema({"c": floats}), "raw")
+    held = make_encoding([Field("f", ("c",), ("number",), 1, 3, "f")], {"f": ["7", str(2**60), "0.30000000000000004"]})
+    held.check(pa.schema({"c": pa.float64()}), "raw")

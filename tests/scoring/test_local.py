@@ -62,7 +62,9 @@ def test_several_classes_have_a_column_each(made: Path, tmp_path: Path) -> None:
 
 def test_mistakes_are_told(made: Path, tmp_path: Path) -> None:
     scorer = nfm.scoring.load(made / "model")
-    with pytest.raises(DataError, match=r"Column 'size' is missing from the table; the table has colour, price"):
+    with pytest.raises(
+        DataError, match=r"Column 'size' is missing from the table; the table has id, colour, price, label"
+    ):
         scorer.score(frame().drop(columns=["size"]))
     with pytest.raises(DataError, match=r"The table's columns cannot be read: .*one type"):
         scorer.score(frame().assign(size=["x", 1] * 30))

@@ -223,6 +223,8 @@ def test_a_folder_that_is_not_ours_is_never_replaced(spark: SparkSession, made: 
     (tmp_path / "thesis.txt").write_text("mine")
     with pytest.raises(DataError, match="is not something this job made"):
         score_table(spark, config(made, made / "raw", output=str(tmp_path)))
+    with pytest.raises(DataError, match="is not something this job made"):  # a plan says so, too
+        open_all(spark, config(made, made / "raw", output=str(tmp_path)))
     assert (tmp_path / "thesis.txt").read_text() == "mine"
 
 

@@ -212,7 +212,9 @@ def test_of_many_classes_the_plan_and_the_summary_name_a_few(made: Path, tmp_pat
     save_model(made, tmp_path / "model", Network("multiclass", 3, (), "relu", names))
     settings, model = config(made, made / "tonight"), Artifact.load(tmp_path / "model")
     shown = [f"score_c{i}" for i in range(10)]
-    assert f"  writes    {', '.join(['id', *shown])}, … and 3 more\n" in plan(settings, model, settings.source)
+    assert f"  writes    {', '.join(['id', *shown])}, … and 3 more\n" in plan(
+        settings, model, settings.source, "parquet"
+    )
     nothing = {"min": None, "mean": None, "max": None}
     report = {
         "rows": 0,
