@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 from pyspark.sql import SparkSession
 
+import nfm.scoring
 from nfm.config import Config
 from nfm.contract import artifact
 from nfm.contract.artifact import Artifact, Network
@@ -228,3 +229,19 @@ def test_of_many_classes_the_plan_and_the_summary_name_a_few(made: Path, tmp_pat
     told = [line.split() for line in summary(settings, report).splitlines()]
     assert told[1:12] == [*([name, "none"] for name in shown), ["…", "and", "3", "more"]]
     assert told[13] == ["tags", "–", "–"]
+
+
+@pytest.mark.parametrize("scan", ["parquet", "spark"])
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+@pytest.mark.parametrize("partition_by", [(), ("colour",)], ids=["whole", "folders"])
+def test_every_way_gives_the_bits_of_the_scorer_in_one_process(
+    spark: SparkSession, made: Path, tmp_path: Path, scan: str, dtype: str, partition_by: tuple[str, ...]
+) -> None:
+    """Bags with weights, both scans, both types of the table, in folders or not."""
+    save_model(made, tmp_path / "model", Network("binary", 3, (4,), "tanh", (), dtype))
+    settings = {"model": str(tmp_path / "model"), "output": str(tmp_path / "scores"), "partition_by": partition_by}
+    both = config(made, made / "tonight", **settings)
+    score_table(spark, both.model_copy(update={"source": both.source.model_copy(update={"scan": scan})}))
+    got = {row["id"]: row["score"] for row in spark.read.parquet(str(tmp_path / "scores")).collect()}
+    alone = nfm.scoring.load(tmp_path / "model").score(raw_batch()).to_pylist()
+    assert got == dict(zip([row[0] for row in TONIGHT], alone, strict=True))
