@@ -42,7 +42,7 @@ class Scorer:
         if isinstance(arrow, pa.RecordBatch):
             arrow = pa.Table.from_batches([arrow])
         chosen = arrow.select(list(spec.columns)).combine_chunks()
-        parts = [score_batch(self.artifact, batch)[0] for batch in chosen.to_batches(max_chunksize=_BATCH)]
+        parts = [score_batch(self.artifact, batch) for batch in chosen.to_batches(max_chunksize=_BATCH)]
         scores_NC = np.concatenate(parts) if parts else np.empty((0, len(names)), np.float32)
         if isinstance(table, pd.DataFrame):
             frame = pd.DataFrame(scores_NC, index=table.index, columns=names)
