@@ -9,6 +9,8 @@ import hypothesis
 import pytest
 from pyspark.sql import SparkSession
 
+from tests.processes import standalone_cluster
+
 # No test asserts a time; and a failure in CI is one that anybody can repeat.
 hypothesis.settings.register_profile("project", deadline=None, max_examples=60, derandomize="CI" in os.environ)
 hypothesis.settings.load_profile("project")
@@ -33,3 +35,16 @@ def spark() -> Iterator[SparkSession]:
     )
     yield session
     session.stop()
+
+
+@pytest.fixture(scope="session")
+def cluster_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the cluster's executors run."""
+    return tmp_path_factory.mktemp("cluster")
+
+
+@pytest.fixture(scope="session")
+def cluster(cluster_folder: Path) -> Iterator[str]:
+    """The URL of a real standalone cluster with two workers of one core each."""
+    with standalone_cluster(cluster_folder) as url:
+        yield url

@@ -5,9 +5,7 @@ import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -27,19 +25,9 @@ from nfm.contract.artifact import Artifact
 from nfm.contract.encoder import inputs
 from nfm.training import layers  # noqa: F401 (Keras finds the layers of a saved model by their registered names)
 from nfm.training.data import features_of
+from tests.processes import BIN, ROOT, run
 
-ROOT = Path(__file__).parent.parent
-BIN = Path(sys.executable).parent
 TITANIC = ROOT / "tests/data/titanic.csv"
-
-
-def run(
-    command: list[str], environment: dict[str, str] | None = None, cwd: Path = ROOT
-) -> subprocess.CompletedProcess[str]:
-    """A command with the environment's programs first on the PATH, and PYSPARK_PYTHON left for the job to see to."""
-    env = {key: value for key, value in os.environ.items() if key != "PYSPARK_PYTHON"}
-    env |= {"PATH": f"{BIN}:{env['PATH']}", "SPARK_CONF_DIR": str(ROOT / "conf"), **(environment or {})}
-    return subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, timeout=300)
 
 
 def job(name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -101,44 +89,6 @@ def test_the_summary_says_what_was_done_and_how_good_it_is(workdir: Path) -> Non
     metadata = json.loads((workdir / "model/metadata.json").read_text())
     assert sum(metadata["rows"].values()) == 891
     assert {"auc", "log_loss", "accuracy", "rows", "constant", "linear"} <= set(metadata["metrics"]["test"])
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
-
-
-@pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A real standalone cluster: a master and two workers of one core each, in processes of their own."""
-    folder, port = tmp_path_factory.mktemp("cluster"), free_port()
-    url = f"spark://127.0.0.1:{port}"
-    classes = "org.apache.spark.deploy"
-    master = ["master.Master", "--host", "127.0.0.1", "--port", str(port), "--webui-port", "0"]
-    worker = ["worker.Worker", "--host", "127.0.0.1", "--webui-port", "0", "--cores", "1", "--memory", "1g"]
-    commands = [master] + [[*worker, "--work-dir", str(folder / f"work{i}"), url] for i in range(2)]
-    environment = {**os.environ, "PATH": f"{BIN}:{os.environ['PATH']}", "SPARK_LOCAL_IP": "127.0.0.1"}
-    environment.pop("SPARK_CONF_DIR", None)  # what the log says below is said at level INFO
-    processes, logs = [], []
-    try:
-        for i, (name, *arguments) in enumerate(commands):
-            logs.append(folder / f"log{i}")
-            with logs[-1].open("w") as log:
-                command = [str(BIN / "spark-class"), f"{classes}.{name}", *arguments]
-                processes.append(subprocess.Popen(command, env=environment, stdout=log, stderr=log))
-        for _ in range(120):
-            if sum("Successfully registered with master" in log.read_text() for log in logs) == 2:
-                break
-            time.sleep(0.5)
-        else:
-            pytest.fail("\n".join(log.read_text()[-2000:] for log in logs))
-        yield url
-    finally:
-        for process in processes:
-            process.terminate()
-        for process in processes:
-            process.wait()
 
 
 @pytest.fixture(params=["where all see it", "carried by Spark"])

@@ -143,7 +143,8 @@ def cells_from(content: Mapping[str, Any]) -> Cells:
 def psi(expected: Sequence[float], actual: Sequence[float]) -> float | None:
     """Population stability index: Σ (a - e) ln(a / e) over the shares of the bins; None without any rows.
 
-    A share below 0.0001 counts as 0.0001. Usual reading: below 0.1 stable, above 0.25 another population.
+    A bin without rows counts as half a row, and a share below 0.0001 as 0.0001: the logarithm wants something, and a
+    small table that lacks a rare value says little. Usual reading: below 0.1 stable, above 0.25 another population.
 
     Args:
         expected: (E + 1,) counts of the reference.
@@ -152,7 +153,7 @@ def psi(expected: Sequence[float], actual: Sequence[float]) -> float | None:
     e, a = (np.array(counts, np.float64) for counts in (expected, actual))
     if e.sum() <= 0 or a.sum() <= 0:
         return None
-    e, a = (np.maximum(counts / counts.sum(), _LEAST_SHARE) for counts in (e, a))
+    e, a = (np.maximum(np.maximum(counts, 0.5) / counts.sum(), _LEAST_SHARE) for counts in (e, a))
     return float(np.sum((a - e) * np.log(a / e)))
 
 

@@ -111,6 +111,7 @@ class Tally:
     def from_json(cls, text: str) -> Self:
         """The tally that `to_json` has written."""
         content = json.loads(text)
+        content["read"] = {path: tuple(rows) for path, rows in content["read"].items()}
         content["scores"] = [Scores(**{**one, "cells": cells_from(one["cells"])}) for one in content["scores"]]
         return cls(**content)
 

@@ -7,7 +7,7 @@ types, and what the names of its folders say.
 import logging
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import pyarrow as pa
 from pyspark import TaskContext
@@ -21,7 +21,7 @@ from nfm.spark import arrow_schema, map_rows, told_plainly
 from nfm.table.corrupt import check_any, empty_files, file_path, load_readable, unreadable_by_spark, without
 from nfm.table.parquet import Files
 from nfm.table.relation import files_of, hindrance, parquet_relation, path_of
-from nfm.table.splits import SPLIT_BYTES, File, Split, cut
+from nfm.table.splits import File, Split, cut
 
 if TYPE_CHECKING:  # workers import this module, and need no settings
     from nfm.config import Source
@@ -163,7 +163,7 @@ def open_scan(
     spark: SparkSession,
     source: "Source",
     needed: Callable[[pa.Schema], Iterable[str]],
-    split_bytes: int = SPLIT_BYTES,
+    split_bytes: int | None = None,
 ) -> Scan:
     """Find out what the table is, and how its rows are to be read.
 
@@ -173,7 +173,8 @@ def open_scan(
         spark: the session.
         source: the settings.
         needed: from the table's columns to those that will be read; may refuse the table.
-        split_bytes: what a task reads of Parquet at most.
+        split_bytes: what a task reads of Parquet at most; what Spark's own reader would take unless given
+            (spark.sql.files.maxPartitionBytes, 128 MB).
 
     Raises:
         DataError: the table cannot be read, a file of Parquet is empty, no file can be read, or `needed` says so.
@@ -181,6 +182,7 @@ def open_scan(
     """
     source.check_filled()
     skip = source.on_corrupt == "skip"
+    split_bytes = split_bytes or _partition_bytes(spark)
     with told_plainly(str(source)):
         raw, broken = load_readable(spark, source)
         schema = arrow_schema(raw)
@@ -228,6 +230,11 @@ def open_scan(
         cut_by=None if files is not None else _cut_by(spark, source),
         files=files,
     )
+
+
+def _partition_bytes(spark: SparkSession) -> int:
+    session: Any = spark  # as a number only the JVM's side knows a size such as 64m
+    return int(session._jsparkSession.sessionState().conf().filesMaxPartitionBytes())
 
 
 def _cut_by(spark: SparkSession, source: "Source") -> dict[str, str] | None:

@@ -1,0 +1,62 @@
+"""Jobs and clusters in processes of their own, as users run them."""
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+BIN = Path(sys.executable).parent
+
+
+def environment(more: dict[str, str] | None = None) -> dict[str, str]:
+    """The environment's programs first on the PATH, and PYSPARK_PYTHON left for the job to see to."""
+    env = {key: value for key, value in os.environ.items() if key != "PYSPARK_PYTHON"}
+    return env | {"PATH": f"{BIN}:{env['PATH']}", "SPARK_CONF_DIR": str(ROOT / "conf"), **(more or {})}
+
+
+def run(command: list[str], more: dict[str, str] | None = None, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
+    """A command, until it ends."""
+    return subprocess.run(command, cwd=cwd, env=environment(more), capture_output=True, text=True, timeout=300)
+
+
+def _free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+@contextmanager
+def standalone_cluster(folder: Path) -> Iterator[str]:
+    """A real standalone cluster: a master and two workers of one core each. Executors run in `folder`/work*/."""
+    port = _free_port()
+    url = f"spark://127.0.0.1:{port}"
+    classes = "org.apache.spark.deploy"
+    master = ["master.Master", "--host", "127.0.0.1", "--port", str(port), "--webui-port", "0"]
+    worker = ["worker.Worker", "--host", "127.0.0.1", "--webui-port", "0", "--cores", "1", "--memory", "1g"]
+    commands = [master] + [[*worker, "--work-dir", str(folder / f"work{i}"), url] for i in range(2)]
+    env = {**os.environ, "PATH": f"{BIN}:{os.environ['PATH']}", "SPARK_LOCAL_IP": "127.0.0.1"}
+    env.pop("SPARK_CONF_DIR", None)  # what the log says below is said at level INFO
+    processes, logs = [], []
+    try:
+        for i, (name, *arguments) in enumerate(commands):
+            logs.append(folder / f"log{i}")
+            with logs[-1].open("w") as log:
+                command = [str(BIN / "spark-class"), f"{classes}.{name}", *arguments]
+                processes.append(subprocess.Popen(command, env=env, stdout=log, stderr=log))
+        for _ in range(120):
+            if sum("Successfully registered with master" in log.read_text() for log in logs) == 2:
+                break
+            time.sleep(0.5)
+        else:
+            raise AssertionError("\n".join(log.read_text()[-2000:] for log in logs))
+        yield url
+    finally:
+        for process in processes:
+            process.terminate()
+        for process in processes:
+            process.wait()

@@ -1,0 +1,181 @@
+"""What a run leaves for the next one: chunks are gone on from, or thrown away with the reason."""
+
+import json
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from pyspark.sql import SparkSession
+
+from nfm.contract.errors import GateError
+from nfm.scoring.chunks import Chunk, Chunks, open_chunks, splits_of
+from nfm.scoring.table import score_table
+from nfm.scoring.tally import Tally
+from nfm.table.splits import File as TableFile
+from nfm.table.splits import Piece
+from nfm.table.write import File
+from tests.scoring.examples import ROWS, config, save_model
+
+REFUSED: dict[str, Any] = {"gates": {"min_rows": 10**6}}  # all is scored, nothing is published: as if killed at the end
+RUN = {"model": "m", "table": "t", "cut": None, "settings": {"columns": ("a", "b")}, "program": "p"}
+
+
+@pytest.fixture(params=["parquet", "csv"])
+def source(request: pytest.FixtureRequest, spark: SparkSession, tmp_path: Path) -> Iterator[dict[str, Any]]:
+    """Sixty rows in six parts, read by tasks or through Spark."""
+    frame = pd.DataFrame(ROWS, columns=["id", "colour", "size", "price", "label"]).astype({"id": "Int64"})
+    (tmp_path / "raw").mkdir()
+    for i in range(6):
+        part, path = frame.iloc[10 * i : 10 * i + 10], tmp_path / f"raw/{i}.{request.param}"
+        if request.param == "parquet":
+            part.assign(filler=["x" * 4000 + str(n) for n in range(10)]).to_parquet(path, compression=None, index=False)
+        else:
+            part.to_csv(path, index=False)
+    size = max(path.stat().st_size for path in (tmp_path / "raw").iterdir())
+    for setting in ("maxPartitionBytes", "openCostInBytes"):
+        spark.conf.set(f"spark.sql.files.{setting}", str(size * 6 // 5))
+    yield {
+        "path": str(tmp_path / "raw"),
+        "format": request.param,
+        "options": {"header": True, "inferSchema": True} if request.param == "csv" else {},
+    }
+    spark.conf.unset("spark.sql.files.maxPartitionBytes")
+    spark.conf.unset("spark.sql.files.openCostInBytes")
+
+
+def chunks_beside(output: Path) -> list[Path]:
+    return sorted(output.parent.glob(f".{output.name}.chunks-*"))
+
+
+def rows_of(output: Path) -> list[Any]:
+    tables = [pq.ParquetFile(path).read() for path in output.glob("*.parquet")]
+    return sorted(pa.concat_tables(tables).to_pylist(), key=str)
+
+
+def unfinished(spark: SparkSession, settings: Any, output: Path) -> Path:
+    """Score all, publish nothing, and forget two of the parts."""
+    with pytest.raises(GateError):
+        score_table(spark, settings)
+    (folder,) = chunks_beside(output)
+    records = sorted((folder / "done").iterdir())
+    assert len(records) == 6
+    records[1].unlink()
+    records[4].unlink()
+    return folder
+
+
+def test_the_next_run_scores_what_is_left(
+    spark: SparkSession, made: Path, tmp_path: Path, source: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    undisturbed, output = tmp_path / "undisturbed", tmp_path / "scores"
+    wanted = score_table(spark, config(made, source, output=str(undisturbed)))
+    folder = unfinished(spark, config(made, source, output=str(output), **REFUSED), output)
+    kept = {path.name for path in (folder / "files").iterdir()}
+    with caplog.at_level(logging.INFO, logger="nfm"):
+        report = score_table(spark, config(made, source, output=str(output)))
+    assert "a run before this one has scored 40 rows of them already" in caplog.text
+    assert rows_of(output) == rows_of(undisturbed)
+    assert len(rows_of(output)) == 60
+    assert {**report, "created": ""} == {**wanted, "created": "", "gates": report["gates"]}
+    assert (len(kept), chunks_beside(output)) == (6, [])
+
+
+def test_a_record_whose_files_are_gone_or_cut_off_does_not_count(
+    spark: SparkSession, made: Path, tmp_path: Path, source: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    output = tmp_path / "scores"
+    folder = unfinished(spark, config(made, source, output=str(output), **REFUSED), output)
+    one, other, third, _ = sorted((folder / "done").iterdir())
+    Path(json.loads(one.read_text())["files"][0]["path"]).unlink()
+    cut_off = Path(json.loads(other.read_text())["files"][0]["path"])
+    cut_off.write_bytes(cut_off.read_bytes()[:-3])
+    third.write_text(third.read_text()[:50])
+    with caplog.at_level(logging.INFO, logger="nfm"):
+        score_table(spark, config(made, source, output=str(output)))
+    assert "a run before this one has scored 10 rows of them already" in caplog.text
+    assert len(rows_of(output)) == 60
+
+
+@pytest.mark.parametrize("change", ["model", "input", "configuration", "more rows"])
+def test_what_something_else_follows_from_is_scored_anew(
+    spark: SparkSession,
+    made: Path,
+    tmp_path: Path,
+    source: dict[str, Any],
+    change: str,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    output, more, reason = tmp_path / "scores", {}, ""
+    (tmp_path / "shop").mkdir()
+    (tmp_path / "shop/encoding").symlink_to(made / "encoding")
+    save_model(tmp_path / "shop", 5)
+    model = str(tmp_path / "shop/model")
+    unfinished(spark, config(made, source, output=str(output), model=model, **REFUSED), output)
+    match change:
+        case "model":
+            save_model(tmp_path / "shop", 6)
+            reason = "the model is another one"
+        case "input":
+            file = min(Path(source["path"]).iterdir())
+            file.write_bytes(file.read_bytes())  # the same bytes, but who knows
+            reason = "the table's files have changed"
+        case "configuration":
+            more, reason = {"columns": ("colour",)}, "the settings have changed"
+        case "more rows":
+            last = max(Path(source["path"]).iterdir())
+            (last.parent / f"7{last.suffix}").write_bytes(last.read_bytes())
+            reason = "the table's files have changed"
+    with caplog.at_level(logging.INFO, logger="nfm"):
+        report = score_table(spark, config(made, source, output=str(output), model=model, **more))
+    assert f"what an unfinished run has left for {output} is thrown away: {reason}" in caplog.text
+    assert "has scored" not in caplog.text
+    assert report["rows"] == len(rows_of(output)) == (70 if change == "more rows" else 60)
+    assert chunks_beside(output) == []
+
+
+def test_a_table_that_is_more_than_files_is_not_gone_on_from(spark: SparkSession, made: Path, tmp_path: Path) -> None:
+    output = tmp_path / "scores"
+    spark.read.parquet(str(made / "raw")).createOrReplaceTempView("tonight")
+    with pytest.raises(GateError):
+        score_table(spark, config(made, {"table": "tonight", "scan": "spark"}, output=str(output), **REFUSED))
+    assert chunks_beside(output) == []
+    assert score_table(spark, config(made, {"table": "tonight", "scan": "spark"}, output=str(output)))["rows"] == 60
+
+
+def test_what_tasks_were_at_is_cleared_away(tmp_path: Path) -> None:
+    target = tmp_path / "scores"
+    chunks = open_chunks(target, RUN)
+    (chunks.files / "done.parquet").write_bytes(b"12345")
+    (chunks.files / "half.parquet").write_bytes(b"123")
+    chunks.keep(Chunk(3, Tally(rows=7), [File("", str(chunks.files / "done.parquet"), 7, 5)]))
+    again = open_chunks(target, {**RUN, "settings": {"columns": ["a", "b"]}})  # JSON makes lists of tuples
+    assert again == chunks
+    assert [path.name for path in again.files.iterdir()] == ["done.parquet"]
+    (chunk,) = again.done()
+    assert (chunk.number, chunk.tally.rows, chunk.files[0].rows) == (3, 7, 7)
+    again.remove()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_names_that_look_like_patterns_and_neighbours(tmp_path: Path) -> None:
+    """Chunks of an output called a[b] are not those of ab, and of `scores` not those of `scores2`."""
+    for name in ("a[b]", "ab", "scores", "scores2"):
+        chunks = open_chunks(tmp_path / name, {**RUN, "model": name})
+        assert isinstance(chunks, Chunks)
+    open_chunks(tmp_path / "a[b]", {**RUN, "model": "other"})
+    open_chunks(tmp_path / "scores", {**RUN, "model": "other"})
+    assert [len(chunks_beside(tmp_path / name)) for name in ("ab", "scores2", "scores")] == [1, 1, 1]
+    assert len(list(tmp_path.glob(".a[[]b].chunks-*"))) == 1
+
+
+def test_the_table_stays_cut_as_it_was(tmp_path: Path) -> None:
+    file = TableFile("/t/1.parquet", 100, 2)
+    before = ((Piece(file, 0, 50),), (Piece(file, 50, 100), Piece(TableFile("s3://b/2", 7, 0), 0, 7)))
+    chunks = open_chunks(tmp_path / "scores", RUN)
+    assert splits_of(chunks, before) == before
+    assert splits_of(open_chunks(tmp_path / "scores", RUN), ((Piece(file, 0, 100),),)) == before  # fewer cores now
