@@ -11,6 +11,7 @@ from nfm.contract.artifact import Artifact, Network
 from nfm.contract.columns import Rows
 from nfm.contract.encoder import inputs
 from nfm.contract.schema import MISSING, Field, Spec
+from nfm.scoring.explain import reason_arrays, reason_columns, score_and_effects
 from nfm.scoring.forward import one_thread_a_product, score
 
 _ARRANGED = 1 << 14  # rows whose columns are put beside each other at once: they stay in the cache, and take no room
@@ -45,6 +46,14 @@ def score_batch(artifact: Artifact, rows: Rows, encoded: bool = False) -> tuple[
         (N, C) scores, one column but for multiclass; and how many values of the batch are missing or out-of-vocabulary,
         as `count_names` lists them. (What a number was before it was encoded is not known any more.)
     """
+    scores_NC, counts, _ = explain_batch(artifact, rows, 0, encoded)
+    return scores_NC, counts
+
+
+def explain_batch(
+    artifact: Artifact, rows: Rows, count: int, encoded: bool = False
+) -> tuple[NDArray[np.float32], NDArray[np.int64], list[pa.Array]]:
+    """`score_batch`, and so many reasons a row: arrays as `explain.reason_columns` names them."""
     spec, missing = artifact.encoding.spec, dict[str, int]()
     if encoded:
         columns = {name: dataset.column(name, rows.column(name), "the table") for name in spec.outputs}
@@ -52,16 +61,23 @@ def score_batch(artifact: Artifact, rows: Rows, encoded: bool = False) -> tuple[
         columns = artifact.encoding.encode(rows, missing=missing)
     pa.default_memory_pool().release_unused()  # what reading took, before the layers take theirs
     scores_NC = np.empty((rows.num_rows, artifact.network.outputs), np.float32)
+    reasons = list[list[pa.Array]]()
     with one_thread_a_product():
         for start in range(0, rows.num_rows, _ARRANGED):
             stop = start + _ARRANGED
             part = {name: values[start:stop] for name, values in columns.items()}
             arranged = dataset.checked_inputs(spec, part, "the table") if encoded else inputs(spec, part)
-            scored = score(spec, artifact.network, artifact.weights, arranged, pa.cpu_count())
+            model = spec, artifact.network, artifact.weights, arranged, pa.cpu_count()
+            if count:
+                scored, effects_BR = score_and_effects(*model)
+                reasons.append(reason_arrays(spec, effects_BR, count))
+            else:
+                scored = score(*model)
             scores_NC[start:stop] = scored.reshape(-1, artifact.network.outputs)
     counts = [count for field in spec.fields for count in _counts(field, columns[field.name])]
     counts += [missing[number.name] for number in spec.numbers if not encoded]
-    return scores_NC, np.array(counts, np.int64)
+    reasons = reasons or [[pa.nulls(0, type_) for _, type_ in reason_columns(count)]]
+    return scores_NC, np.array(counts, np.int64), [pa.concat_arrays(parts) for parts in zip(*reasons, strict=True)]
 
 
 def _counts(field: Field, ids: Any) -> list[int]:

@@ -21,6 +21,7 @@ from nfm.contract.errors import ConfigError, DataError
 from nfm.contract.publish import check_ours, publish
 from nfm.contract.schema import DATASET_MARKER, FOLDS, Spec
 from nfm.contract.values import kind_of
+from nfm.scoring.explain import reason_columns
 from nfm.scoring.hosts import opened, place
 from nfm.scoring.output import QUANTILE, RANK, finish, layout
 from nfm.scoring.scorer import VALUES, count_names, score_columns
@@ -56,7 +57,8 @@ def open_all(spark: SparkSession, config: Config) -> tuple[Artifact, Scan, Sourc
     if settings.format == "delta" and find_spec("deltalake") is None:
         raise ConfigError("score.format: 'delta' given, but there is no package deltalake: pip install deltalake")
     columns = list(dict.fromkeys([*carried, *settings.partition_by]))
-    _check_names(columns, [*score_columns(artifact.network), *ranks], artifact)
+    reasons = [name for name, _ in reason_columns(settings.explain)]
+    _check_names(columns, [*score_columns(artifact.network), *reasons, *ranks], artifact)
     if settings.encoded:
         _check_made_with(spec, source)
 
@@ -149,7 +151,7 @@ def score_table(spark: SparkSession, config: Config) -> Mapping[str, Any]:
         # Partition columns go into folders' names at the end, if rows are put into another order before.
         at_once = () if settings.rank or settings.quantile else settings.partition_by
         columns = dict.fromkeys([*carried_columns(artifact.encoding.spec, config), *settings.partition_by])
-        output = Output(tuple(columns), at_once, settings.encoded)
+        output = Output(tuple(columns), at_once, settings.encoded, settings.explain)
         schema = output.schema(artifact, scan.schema)
         tally, files = _score(spark, artifact, scan, output, schema, settings.file_mb << 20, staging)
         kept = "The old scores were left as they were"

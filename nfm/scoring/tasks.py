@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from nfm.contract.artifact import Artifact
 from nfm.contract.columns import Rows
 from nfm.contract.values import decoded
-from nfm.scoring.scorer import score_batch, score_columns
+from nfm.scoring.explain import reason_columns
+from nfm.scoring.scorer import explain_batch, score_columns
 from nfm.table.folders import add_by_folder
 from nfm.table.parquet import RowGroup
 from nfm.table.write import FILES, FILES_DDL, Writer, told
@@ -78,6 +79,7 @@ class Output:
     columns: tuple[str, ...]  # of the table, in this order; the scores follow
     partition_by: tuple[str, ...]  # those of the columns that stand in folders' names instead
     encoded: bool  # the table is a dataset
+    explain: int = 0  # reasons a row, behind its scores
 
     @property
     def carried(self) -> tuple[str, ...]:
@@ -92,7 +94,7 @@ class Output:
             "model_fingerprint": artifact.fingerprint,
             "encoding_fingerprint": artifact.encoding.spec.fingerprint,
         }
-        return pa.schema([*carried, *scores], {"nfm": json.dumps(prints)})
+        return pa.schema([*carried, *scores, *reason_columns(self.explain)], {"nfm": json.dumps(prints)})
 
 
 def score_rows(
@@ -101,13 +103,13 @@ def score_rows(
     """Score one task's rows into a writer; needs no Spark. Yields what the driver is told, as `TOLD_DDL` says."""
     tally = Tally()
     for rows in all_rows:
-        scores_NC, counts = score_batch(artifact, rows, output.encoded)
+        scores_NC, counts, reasons = explain_batch(artifact, rows, output.explain, output.encoded)
         tally.add(scores_NC, counts)
         if isinstance(rows, RowGroup):
             tally.merge(Tally(read={rows.path: (rows.num_rows, rows.rows_of_file)}))
         # Spark's settings may have it send texts as large ones.
         carried = [decoded(rows.column(name)).cast(schema.field(name).type) for name in output.carried]
-        table = pa.table([*carried, *map(pa.array, scores_NC.T)], schema=schema)
+        table = pa.table([*carried, *map(pa.array, scores_NC.T), *reasons], schema=schema)
         partitions = {name: rows.column(name) for name in output.partition_by}
         everywhere = np.zeros(rows.num_rows, np.int8)
         add_by_folder(writer, table, [""], everywhere, partitions, "score.partition_by")
