@@ -100,7 +100,7 @@ def _reasons(spec: Spec) -> Sequence[NDArray[Any]]:
 
 
 def _numbers(spec: Spec, placement: Placement) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """Where each number's columns begin and end among those of this placement, and what is in them where it is missing."""
+    """Where the columns of each begin and end among those of this placement, and what a missing one has in them."""
     missing = [transform(n, np.array([np.nan])) for n in spec.numbers if n.placement == placement]
     values = [float(values[0]) for columns in missing for values in columns.values()]
     return np.array([0, *accumulate(len(c) for c in missing)], np.int64), np.array(values, np.float32)

@@ -42,9 +42,8 @@ def linear_and_pooled(dtype: str) -> Callable[..., None]:
 
 @cache
 def variants(dtype: str) -> Callable[..., tuple[int, int]]:
-    """The loop that makes a row's variants while its embeddings are in the cache: in each, one field or number is missing.
-
-    Where it is missing already there is no variant.
+    """The loop that makes a row's variants while its embeddings are in the cache. In each, one reason is missing: a
+    field, or a number with its flag. Where it is missing already, there is no variant.
 
     Returns:
         A function that lets other threads run. Its arguments: those of `linear_and_pooled` up to bag_splits, and
@@ -57,15 +56,15 @@ def variants(dtype: str) -> Callable[..., tuple[int, int]]:
             sums (4, K): scratch.
             linear_MC, inputs_MX: receive each variant's linear part, but for the dense numbers', and its pooled vector
                 with the dense numbers behind it.
-            owners_M2: receives its row, and what is missing: the f-th field that is no bag, then bags, numbers in the
-                pooling, dense numbers. -1: nothing, this is the row itself, whose variants follow. Its numbers are those
-                of `linear_and_pooled`, bit for bit.
+            owners_M2: receives its row, and which reason is missing: those that are no bags are counted first, then
+                bags, numbers in the pooling, dense numbers. -1: none, this is the row itself, before its variants, as
+                `linear_and_pooled` has it, bit for bit.
         It returns the first row that it has not begun, and how many variants wait now.
     """
     ints, floats = _array(types.int64, 1, "C"), _array(types.float32, 1, "C")
     scratch = types.Array(types.float32, 2, "C")
     return compiled(
-        types.UniTuple(types.int64, 2)(
+        types.UniTuple(types.int64, 2)(  # type: ignore[no-untyped-call]
             *(*_weights_and_rows(dtype), _array(types.float32, 2), _array(types.int64, 2, "C")),
             *(ints, floats, ints, floats, *[types.int64] * 4),
             *(scratch, scratch, scratch, types.Array(types.int64, 2, "C")),
@@ -232,7 +231,7 @@ def _variants(
                     its_X[K + np.uint64(d)] = dense_missing[d]
                 last = first
             elif reason < first_group:
-                last += 1  # the feature that comes goes with the first that leaves; of an empty bag, none does
+                last += 1  # of a bag, `missing` comes last, behind its members
             for i in range(first, last):
                 row, x, other, other_x = missing, _ZERO, missing, _ZERO
                 if reason < first_bag:
@@ -243,8 +242,10 @@ def _variants(
                     else:
                         other_x = _ONE
                 else:
-                    row, x, other, other_x = missing + i, values_BN[u, np.uint64(i)], missing + i, number_missing[i]
-                _exchange(embedding, linear, np.uint64(row), x, np.uint64(other), other_x, more_K, more_squares_K, its_C)
+                    row = other = first_number + i
+                    x, other_x = values_BN[u, np.uint64(i)], number_missing[i]
+                features = (np.uint64(row), x, np.uint64(other), other_x)
+                _exchange(embedding, linear, features, more_K, more_squares_K, its_C)
             for k in range(K):
                 sum_ = sum_K[k] + more_K[k]
                 its_X[k] = _HALF * (sum_ * sum_ - (squares_K[k] + more_squares_K[k]))
@@ -266,19 +267,17 @@ def _equal(x: Any, others: Any, start: Any, stop: Any) -> Any:
 def _exchange(
     embedding: Any,
     linear: Any,
-    row: Any,
-    x: Any,
-    other: Any,
-    other_x: Any,
+    features: Any,
     more_K: Any,
     more_squares_K: Any,
     linear_C: Any,
 ) -> None:
     """Another feature instead of one: what the sums change by."""
+    row, x, other, other_x = features
     vector_K, other_K = embedding[row], embedding[other]
     for k in range(np.uint64(embedding.shape[1])):
         less = x * _as_float32(vector_K[k])  # type: ignore[call-arg]
-        more = other_x * _as_float32(other_K[k])  # type: ignore[call-arg]
+        more = other_x * _as_float32(other_K[k])
         more_K[k] += more - less
         more_squares_K[k] += more * more - less * less
     for c in range(np.uint64(linear.shape[1])):
