@@ -145,6 +145,18 @@ class Dataset(Settings):
     partition_by: tuple[str, ...] = ()  # raw columns: a folder for each of their values, inside each fold's
 
 
+class Gates(Settings):
+    """What a table must keep to for its scores to be published; a gate that is not set is open."""
+
+    # Share of a field's values that are out of its vocabulary.
+    max_oov_rate: Annotated[float, Field(ge=0, le=1)] | None = None
+    # Population stability index of the scores, against those on the validation fold. 0.25 is a usual limit. No gate on
+    # a PSI closes where the table has so few rows that chance alone explains it.
+    max_psi: Annotated[float, Field(gt=0)] | None = None
+    max_field_psi: Annotated[float, Field(gt=0)] | None = None  # of any field or number, against the train fold
+    min_rows: Annotated[int, Field(ge=0)] | None = None  # of the table
+
+
 class Score(Settings):
     """What the score job reads and writes."""
 
@@ -159,6 +171,7 @@ class Score(Settings):
     explain: Annotated[int, Field(ge=0, le=10)] = 0  # adds so many reasons: the fields that moved the score most
     rank: bool = False  # adds score_rank: 1 is the highest score of all
     quantile: bool = False  # adds score_quantile: the share of the rows that score no higher
+    gates: Gates = Gates()
 
 
 class Config(Settings):

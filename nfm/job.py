@@ -34,8 +34,8 @@ def run(
         options: of this job alone, as argparse takes them.
 
     Returns:
-        The exit code: 0 done, 2 bad configuration or usage, 3 the data or artifact breaks its contract, 1 any other
-        error.
+        The exit code: 0 done, 2 bad configuration or usage, 3 the data or artifact breaks its contract, 4 a gate
+        refused to publish, 1 any other error.
     """
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
     logging.getLogger("nfm").setLevel(logging.INFO)

@@ -1,6 +1,6 @@
 """The model artifact: save, load, verify.
 
-    model/  metadata.json  encoding/  weights/*.npy  keras/model.keras  report.html
+    model/  metadata.json  encoding/  weights/*.npy  profile.json  keras/model.keras  report.html
 
 `metadata.json` is written last and holds the checksum of every other file; a folder without it is no artifact. Weights
 are plain arrays with batch norm folded in, so that scoring needs no TensorFlow; nothing is pickled.
@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from nfm.contract.encoder import ENCODER_FILES, Encoding
 from nfm.contract.errors import DataError
+from nfm.contract.profile import PROFILE, Profile
 from nfm.contract.publish import publish
 from nfm.contract.schema import Spec, canonical_json
 
@@ -26,6 +27,7 @@ ARTIFACT_FORMAT = 2
 MARKER = "metadata.json"
 SCORER_FILES = (
     MARKER,
+    PROFILE,
     *(f"encoding/{name}" for name in ENCODER_FILES),
     "weights/*.npy",
 )  # what a worker needs to score
@@ -81,6 +83,7 @@ class Artifact:
     encoding: Encoding
     network: Network
     weights: Mapping[str, NDArray[Any]]  # float32, or of Network.dtype
+    profile: Profile | None  # of what it was trained on; None: it was saved without one
 
     @property
     def fingerprint(self) -> str:
@@ -120,7 +123,7 @@ class Artifact:
             dtype = network.dtype(name)
             if weights[name].shape != shape or weights[name].dtype != dtype:
                 _refuse(path, f"it is {weights[name].dtype} {weights[name].shape} where {dtype} {shape} is needed")
-        return cls(folder, metadata, encoding, network, weights)
+        return cls(folder, metadata, encoding, network, weights, Profile.load(folder, encoding.spec))
 
 
 def save(

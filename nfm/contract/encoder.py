@@ -4,8 +4,9 @@ The feature job writes what `encode` returns into the dataset; the scoring job h
 arranges the same columns, read back from the dataset or fresh from `encode`, as the arrays that the model takes.
 """
 
-from collections.abc import Collection, Iterable, Mapping, MutableMapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
+from dataclasses import field as dataclass_field
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple, Self
@@ -23,6 +24,7 @@ from nfm.contract.vocabulary import Vocabulary
 
 ENCODER_FILES = ("spec.json", "index/*/*.npy")  # of encoding/: what a worker needs to encode
 _OOV_SEED = 0x00F
+_MOST_UNSEEN = 1000  # of a batch, that are told by name
 _FLOAT32_MAX = float(np.finfo(np.float32).max)
 
 
@@ -91,15 +93,13 @@ class Encoding:
                     "have the digest in spec.json. Restore it, or run jobs/features.py again."
                 )
 
-    def encode(
-        self, rows: Rows, same_table: bool = False, missing: MutableMapping[str, int] | None = None
-    ) -> dict[str, Any]:
+    def encode(self, rows: Rows, same_table: bool = False, noticed: "Noticed | None" = None) -> dict[str, Any]:
         """Encode N raw rows.
 
         Args:
             rows: hold at least the specification's columns; each is asked for when its turn comes.
             same_table: the vocabulary was made from the very table that they are from.
-            missing: receives for each number how many values were missing, which its column does not tell any more.
+            noticed: is told what the encoded columns do not tell any more.
 
         Returns:
             The dataset's columns by name, as `Spec.outputs` lists them: (N,) int32 for each field, (N,) float32 for
@@ -113,20 +113,23 @@ class Encoding:
         columns: dict[str, Any] = {}
         for field in self.spec.fields:
             if field.edges is None:
-                columns.update(self._encode_field(field, rows, same_table))
+                columns.update(self._encode_field(field, rows, same_table, noticed))
             else:
                 column = field.columns[0]
                 columns[field.name] = _bucket(field, numbers(rows.column(column), column))
         for number in self.spec.numbers:
             x = numbers(rows.column(number.column), number.column)
-            if missing is not None:
-                missing[number.name] = int(np.count_nonzero(np.isnan(x)))
+            if noticed is not None:
+                noticed.missing[number.name] = int(np.count_nonzero(np.isnan(x)))
             columns.update(transform(number, x))
         return columns
 
-    def _encode_field(self, field: Field, rows: Rows, same_table: bool) -> dict[str, Any]:
+    def _encode_field(self, field: Field, rows: Rows, same_table: bool, noticed: "Noticed | None") -> dict[str, Any]:
         values = field_values(field.columns, field.kinds, field.bag, rows)
-        ids = self._ids(field, values, same_table)[values.indices]
+        id_of_value = self._ids(field, values, same_table)
+        if noticed is not None and not field.hashed:
+            noticed.look_for_unseen(field, values, id_of_value)
+        ids = id_of_value[values.indices]
         if values.offsets is None:
             return {field.name: ids}
         weights = np.ones(len(ids), np.float32) if values.weights is None else values.weights
@@ -152,6 +155,26 @@ class Encoding:
         ids = np.full(len(values.texts) + 1, MISSING, np.int32)
         ids[present] = found
         return ids
+
+
+@dataclass
+class Noticed:
+    """What the encoder has seen of raw rows that their ids and numbers do not tell."""
+
+    missing: dict[str, int] = dataclass_field(default_factory=dict)  # by number: how many values
+    # By field: out-of-vocabulary values with their counts, the most frequent ones; and whether these are all.
+    unseen: dict[str, tuple[dict[str, int], bool]] = dataclass_field(default_factory=dict)
+
+    def look_for_unseen(self, field: Field, values: Values, id_of_value: NDArray[np.int32]) -> None:
+        """Count the values of a batch that are out of the field's vocabulary."""
+        places = np.flatnonzero((id_of_value > MISSING) & (id_of_value < field.first_value))
+        if not len(places):
+            return
+        counts = np.bincount(values.indices, minlength=len(id_of_value))[places]
+        most = np.argsort(-counts, kind="stable")[:_MOST_UNSEEN]
+        texts = values.texts.take(pa.array(places[most])).to_pylist()
+        occurring = {text: int(n) for text, n in zip(texts, counts[most], strict=True) if n}
+        self.unseen[field.name] = occurring, len(most) == len(places)
 
 
 @lru_cache(maxsize=2)

@@ -13,6 +13,12 @@ class ConfigError(NfmError):
     exit_code = 2
 
 
+class GateError(NfmError):
+    """The table is unlike what the model knows, more than the settings allow: nothing is published."""
+
+    exit_code = 4
+
+
 class DataError(NfmError):
     """A table, a dataset or an artifact breaks its contract."""
 

@@ -1,6 +1,6 @@
 """One pass over the raw table counts everything that the encoding is made of.
 
-Categories are counted by their canonical text, numbers in cells (`features.cells`). Counts merge in any order to the
+Categories are counted by their canonical text, numbers in cells (`contract.cells`). Counts merge in any order to the
 same result. They stay on the executors, which add them up (`features.sums`) and leave them in files: sorted runs, which
 vocabularies are made of, and a summary for the facts.
 """
@@ -16,12 +16,12 @@ from numpy.typing import NDArray
 from pyspark import TaskContext
 from pyspark.sql import DataFrame
 
+from nfm.contract.cells import Cells, cells, merge
 from nfm.contract.columns import Rows, Values, field_values
 from nfm.contract.hashing import hash64
 from nfm.contract.schema import FOLDS, Bag, Kind
 from nfm.contract.values import numbers
 from nfm.features import labels, runs
-from nfm.features.cells import Cells, cells, merge
 from nfm.features.labels import Label
 from nfm.features.split import LEFT_OUT, Split, folds
 from nfm.features.sums import SCHEMA, SUMMARY_DDL, ranked, summary, sums

@@ -13,6 +13,7 @@ import pyarrow as pa
 from pyspark.sql import SparkSession
 
 from nfm.config import Config
+from nfm.contract.cells import EXACT
 from nfm.contract.columns import check_categorical
 from nfm.contract.encoder import Encoding, check_columns
 from nfm.contract.errors import DataError
@@ -20,7 +21,6 @@ from nfm.contract.publish import check_ours, publish
 from nfm.contract.schema import DATASET_MARKER, Kind
 from nfm.contract.values import check_kind, check_number
 from nfm.features import facts, vocabularies
-from nfm.features.cells import EXACT
 from nfm.features.encode import RawColumns, encode
 from nfm.features.encoding import (
     bag_of,

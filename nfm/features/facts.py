@@ -13,9 +13,9 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from nfm.config import Config
+from nfm.contract.cells import Cells
 from nfm.contract.errors import DataError
 from nfm.contract.schema import FOLDS, Kind, Spec
-from nfm.features.cells import COUNTS, Cells
 from nfm.features.count import count
 from nfm.features.encode import Encoded
 from nfm.features.encoding import WEIGHT, field_part, number_part, parts, recipes
@@ -23,7 +23,7 @@ from nfm.features.findings import findings
 from nfm.features.labels import Label, Labels, rows_of
 from nfm.features.labels import check as check_labels
 from nfm.features.split import Split
-from nfm.features.statistics import Distribution, auc, number_facts
+from nfm.features.statistics import COUNTS, Distribution, auc, number_facts
 from nfm.features.sums import VALUES
 from nfm.features.vocabularies import Growth, Made, Recipe
 from nfm.table.scan import Scan

@@ -14,11 +14,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from nfm.contract.cells import Cells
 from nfm.contract.columns import Rows, Values, field_values
 from nfm.contract.errors import DataError
 from nfm.contract.schema import FOLDS, Kind
 from nfm.contract.values import dictionary_indices, distinct, kind_of, numbers
-from nfm.features.cells import Cells
 from nfm.features.statistics import Distribution, number_facts
 
 Task = Literal["binary", "regression", "multiclass"]

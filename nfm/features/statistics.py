@@ -9,10 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nfm.config_columns import Numeric
+from nfm.contract.cells import EXACT, Cells, quantile
 from nfm.contract.errors import DataError
-from nfm.contract.schema import Number
-from nfm.features.cells import COUNTS, EXACT, Cells
+from nfm.contract.schema import FOLDS, Number
 
+# How often a value occurs in each fold; and with a label of 1 in the train fold, and in the other two.
+COUNTS = (*FOLDS, "positive", "held_positive")
 _BINS = 40  # of a histogram
 
 
@@ -58,11 +60,8 @@ class Distribution:
         return 2.0 ** int(np.frexp(np.max(np.abs(self.values)))[1] - 1)
 
     def quantile(self, q: float) -> float:
-        """The q-quantile of the rows, between two of them by linear interpolation, as NumPy and pandas have it."""
-        ends = np.cumsum(self.counts)
-        place = q * (self.rows - 1)
-        low, high = (self.values[np.searchsorted(ends, at, side="right")] for at in (np.floor(place), np.ceil(place)))
-        return float(low if low == high else low + (high - low) * (place - np.floor(place)))
+        """The q-quantile of the rows, as `contract.cells.quantile` has it."""
+        return quantile(self.values, self.counts, q)
 
     def clipped(self, low: float, high: float) -> "Distribution":
         """The same rows, each moved to the nearest value within the bounds."""

@@ -6,8 +6,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from nfm.contract.cells import Cells, merge
 from nfm.features import runs
-from nfm.features.cells import COUNTS, Cells, merge
+from nfm.features.statistics import COUNTS
 
 # A row's part is the place of what is counted. Of its value, text or (cell, bits) is set; neither where it is missing.
 SCHEMA = pa.schema(

@@ -49,8 +49,8 @@ class Scorer:
         chosen = arrow.select(list(spec.columns)).combine_chunks()
         batches = chosen.to_batches(max_chunksize=_BATCH) or [pa.RecordBatch.from_pylist([], chosen.schema)]
         parts = [explain_batch(self.artifact, batch, explain) for batch in batches]
-        scores_NC = np.concatenate([scores for scores, _, _ in parts])
-        reasons = [pa.chunked_array(arrays) for arrays in zip(*(arrays for _, _, arrays in parts), strict=True)]
+        scores_NC = np.concatenate([scores for scores, _ in parts])
+        reasons = [pa.chunked_array(arrays) for arrays in zip(*(arrays for _, arrays in parts), strict=True)]
         several = explain > 0 or self.artifact.network.task == "multiclass"
         if isinstance(table, pd.DataFrame):
             frame = pd.DataFrame(scores_NC, index=table.index, columns=names)

@@ -40,16 +40,17 @@ def finish(
 
     Args:
         spark: the session.
-        files: below `written`; with ranks asked for, partition columns are still among their columns.
+        files: that tasks have told of; with ranks asked for, partition columns are still among their columns.
         schema: of these files.
         settings: what is asked for.
-        written: where tasks write; it is removed in the end.
+        written: where further files are written; it is made, and removed in the end.
         target: where the output lies until it is published.
 
     Returns:
         The output's files; one without rows where there is none.
     """
     file_bytes = settings.file_mb << 20
+    written.mkdir()
     if settings.rank or settings.quantile:
         files, schema = _ranked(spark, files, schema, settings, written)
     if not files:  # whoever reads the output finds its columns all the same

@@ -1,6 +1,4 @@
-"""Raw rows → scores, and counts of what the rows were like; needs no Spark."""
-
-from typing import Any
+"""Raw rows → scores; needs no Spark."""
 
 import numpy as np
 import pyarrow as pa
@@ -9,13 +7,12 @@ from numpy.typing import NDArray
 from nfm.contract import dataset
 from nfm.contract.artifact import Artifact, Network
 from nfm.contract.columns import Rows
-from nfm.contract.encoder import inputs
-from nfm.contract.schema import MISSING, Field, Spec
+from nfm.contract.encoder import Noticed, inputs
 from nfm.scoring.explain import reason_arrays, reason_columns, score_and_effects
 from nfm.scoring.forward import one_thread_a_product, score
+from nfm.scoring.tally import Tally
 
 _ARRANGED = 1 << 14  # rows whose columns are put beside each other at once: they stay in the cache, and take no room
-VALUES = "values"  # what the missing and the unseen ones of a bag are among; all other columns have one a row
 
 
 def score_columns(network: Network) -> list[str]:
@@ -23,42 +20,32 @@ def score_columns(network: Network) -> list[str]:
     return [f"score_{name}" for name in network.classes] if network.task == "multiclass" else ["score"]
 
 
-def count_names(spec: Spec, encoded: bool = False) -> list[tuple[str, str]]:
-    """What `score_batch` counts: (what, name of the field or number)."""
-    per_field = [(what, field.name) for field in spec.fields for what in _what(field)]
-    return per_field + [("missing", number.name) for number in spec.numbers if not encoded]
-
-
-def _what(field: Field) -> list[str]:
-    """A hashed field has no vocabulary that a value could be out of."""
-    return [VALUES] * (field.bag is not None) + ["missing"] + ["out_of_vocabulary"] * (not field.hashed)
-
-
-def score_batch(artifact: Artifact, rows: Rows, encoded: bool = False) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+def score_batch(
+    artifact: Artifact, rows: Rows, encoded: bool = False, tally: Tally | None = None
+) -> NDArray[np.float32]:
     """Score N rows, with as many threads as Arrow may take.
 
     Args:
         artifact: the model.
         rows: hold at least the columns that the encoding reads.
         encoded: they are the dataset's columns instead, which the encoding wrote.
+        tally: is told of the rows and their scores.
 
     Returns:
-        (N, C) scores, one column but for multiclass; and how many values of the batch are missing or out-of-vocabulary,
-        as `count_names` lists them. (What a number was before it was encoded is not known any more.)
+        (N, C) scores, one column but for multiclass.
     """
-    scores_NC, counts, _ = explain_batch(artifact, rows, 0, encoded)
-    return scores_NC, counts
+    return explain_batch(artifact, rows, 0, encoded, tally)[0]
 
 
 def explain_batch(
-    artifact: Artifact, rows: Rows, count: int, encoded: bool = False
-) -> tuple[NDArray[np.float32], NDArray[np.int64], list[pa.Array]]:
+    artifact: Artifact, rows: Rows, count: int, encoded: bool = False, tally: Tally | None = None
+) -> tuple[NDArray[np.float32], list[pa.Array]]:
     """`score_batch`, and so many reasons a row: arrays as `explain.reason_columns` names them."""
-    spec, missing = artifact.encoding.spec, dict[str, int]()
+    spec, noticed = artifact.encoding.spec, None if tally is None else Noticed()
     if encoded:
         columns = {name: dataset.column(name, rows.column(name), "the table") for name in spec.outputs}
     else:
-        columns = artifact.encoding.encode(rows, missing=missing)
+        columns = artifact.encoding.encode(rows, noticed=noticed)
     pa.default_memory_pool().release_unused()  # what reading took, before the layers take theirs
     scores_NC = np.empty((rows.num_rows, artifact.network.outputs), np.float32)
     reasons = list[list[pa.Array]]()
@@ -74,20 +61,7 @@ def explain_batch(
             else:
                 scored = score(*model)
             scores_NC[start:stop] = scored.reshape(-1, artifact.network.outputs)
-    counts = [count for field in spec.fields for count in _counts(field, columns[field.name])]
-    counts += [missing[number.name] for number in spec.numbers if not encoded]
+    if tally is not None and noticed is not None:
+        tally.add(artifact, columns, noticed, scores_NC)
     reasons = reasons or [[pa.nulls(0, type_) for _, type_ in reason_columns(count)]]
-    return scores_NC, np.array(counts, np.int64), [pa.concat_arrays(parts) for parts in zip(*reasons, strict=True)]
-
-
-def _counts(field: Field, ids: Any) -> list[int]:
-    """As `_what` names them. Of a bag, its members are counted; a bag that is null has one, which is missing."""
-    counts = []
-    if field.bag is not None:
-        ids = ids.flatten().to_numpy()
-        counts.append(len(ids))
-    missing = int(np.count_nonzero(ids == MISSING))
-    counts.append(missing)
-    if not field.hashed:
-        counts.append(int(np.count_nonzero(ids < field.first_value)) - missing)
-    return counts
+    return scores_NC, [pa.concat_arrays(parts) for parts in zip(*reasons, strict=True)]

@@ -6,7 +6,9 @@ from typing import Any
 from nfm.config import Config, Source
 from nfm.contract.artifact import Artifact
 from nfm.scoring.explain import reason_columns
+from nfm.scoring.health import has_moved, score_reports
 from nfm.scoring.output import QUANTILE, RANK
+from nfm.scoring.report import REPORT
 from nfm.scoring.scorer import score_columns
 from nfm.scoring.table import carried_columns
 
@@ -37,22 +39,25 @@ def plan(config: Config, artifact: Artifact, source: Source, scan: str) -> str:
 
 def summary(config: Config, report: Mapping[str, Any]) -> str:
     """What the job did, how tonight's values compare with the train fold's, and where the scores lie."""
-    rows, ranges = report["rows"], report.get("scores") or {"score": report["score"]}
+    rows, ranges = report["rows"], score_reports(report)
     of_scores = max(9, *(len(name) for name in ranges))
     width = max(12, *(len(name) for name in report["values"]))
     lines = [
         f"Scores of {config.name}: {rows:,} rows of {report['source']}",
         *(f"  {name:<{of_scores}} {_range(ranges.get(name))}".rstrip() for name in _few(list(ranges))),
         *(f"  skipped   {path}, which cannot be read: its rows have no score" for path in report["skipped_files"]),
-        f"  {'column':<{width}}     missing (train)      unseen (train)",
+        f"  {'column':<{width}}     missing (train)      unseen (train)       PSI",
     ]
     for name, counts in report["values"].items():
         cells = [_cell(counts.get(what)) for what in ("missing", "out_of_vocabulary")]
-        lines.append(f"  {name:<{width}}{cells[0]:>20}{cells[1]:>20}")
+        psi = "–" if counts["psi"] is None else f"{counts['psi']:.3f}"
+        lines.append(f"  {name:<{width}}{cells[0]:>20}{cells[1]:>20}{psi:>10}")
+    moved = [name for name, told in (*ranges.items(), *report["values"].items()) if has_moved(told)]
     lines += [
+        *(f"  moved     {', '.join(_few(moved))}: far from what the model knows, see the report" for _ in moved[:1]),
         f"  model     {report['model']} ({report['model_fingerprint'][:12]}…)",
         f"  scores    {config.scores_folder}",
-        f"  report    {config.scores_folder}/_report.json",
+        f"  report    {config.scores_folder}/{REPORT}",
     ]
     return "\n".join(lines)
 
@@ -62,12 +67,14 @@ def _few(names: Sequence[str]) -> list[str]:
     return [*names[:_SHOWN], *more]
 
 
-def _range(score: Mapping[str, float | None] | None) -> str:
+def _range(score: Mapping[str, Any] | None) -> str:
     if score is None:
         return ""
-    return (
-        "none" if score["mean"] is None else f"{score['mean']:.4f} on average, {score['min']:.4f} to {score['max']:.4f}"
-    )
+    if score["mean"] is None:
+        return "none"
+    told = f"{score['mean']:.4f} on average, {score['min']:.4f} to {score['max']:.4f}"
+    known = "" if score["psi"] is None else f"; PSI {score['psi']:.3f} against the {score['reference']['fold']} fold"
+    return told + known
 
 
 def _cell(count: Mapping[str, Any] | None) -> str:

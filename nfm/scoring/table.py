@@ -1,9 +1,13 @@
 """The score job's work: artifact and raw table → scores/."""
 
+import hashlib
 import json
 import logging
 import shutil
+import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from importlib.util import find_spec
 from pathlib import Path
@@ -17,22 +21,28 @@ from nfm.contract import dataset
 from nfm.contract.artifact import Artifact
 from nfm.contract.columns import Rows
 from nfm.contract.encoder import check_columns
-from nfm.contract.errors import ConfigError, DataError
+from nfm.contract.errors import ConfigError, DataError, GateError
 from nfm.contract.publish import check_ours, publish
-from nfm.contract.schema import DATASET_MARKER, FOLDS, Spec
+from nfm.contract.schema import DATASET_MARKER, Spec, canonical_json
 from nfm.contract.values import kind_of
+from nfm.scoring.chunks import Chunk, Chunks, open_chunks, program, splits_of
 from nfm.scoring.explain import reason_columns
+from nfm.scoring.health import check_gates, crossed, health
 from nfm.scoring.hosts import opened, place
 from nfm.scoring.output import QUANTILE, RANK, finish, layout
-from nfm.scoring.scorer import VALUES, count_names, score_columns
-from nfm.scoring.tasks import TOLD_DDL, Output, Tally, score_rows
+from nfm.scoring.report import REPORT, refused_folder, write_report
+from nfm.scoring.scorer import score_columns
+from nfm.scoring.tally import Tally
+from nfm.scoring.tasks import Output, score_rows
 from nfm.spark import told_plainly
+from nfm.table.relation import versions
 from nfm.table.scan import Scan, open_scan
-from nfm.table.write import File, Writer
+from nfm.table.write import Writer
 
 log = logging.getLogger(__name__)
 
 SCORES_MARKER = "_report.json"
+_KEPT = "The old scores were left as they were"
 _MODEL, _WRITTEN = "_model", "_written"  # in the staging folder: what tasks read, and where they write
 
 
@@ -56,6 +66,7 @@ def open_all(spark: SparkSession, config: Config) -> tuple[Artifact, Scan, Sourc
         )
     if settings.format == "delta" and find_spec("deltalake") is None:
         raise ConfigError("score.format: 'delta' given, but there is no package deltalake: pip install deltalake")
+    check_gates(settings.gates, artifact)
     columns = list(dict.fromkeys([*carried, *settings.partition_by]))
     reasons = [name for name, _ in reason_columns(settings.explain)]
     _check_names(columns, [*score_columns(artifact.network), *reasons, *ranks], artifact)
@@ -141,8 +152,13 @@ def _check_names(carried: Sequence[str], scores: Sequence[str], artifact: Artifa
 def score_table(spark: SparkSession, config: Config) -> Mapping[str, Any]:
     """Score every row and publish; readers see the old scores until the new ones are complete.
 
+    A run that was killed is gone on from: what it has finished is not scored again.
+
     Returns:
         What stands in the output's _report.json.
+
+    Raises:
+        GateError: the table does not pass a gate. Its report lies beside the output, which is left as it was.
     """
     artifact, scan, source = open_all(spark, config)
     settings = config.score
@@ -153,24 +169,58 @@ def score_table(spark: SparkSession, config: Config) -> Mapping[str, Any]:
         columns = dict.fromkeys([*carried_columns(artifact.encoding.spec, config), *settings.partition_by])
         output = Output(tuple(columns), at_once, settings.encoded, settings.explain)
         schema = output.schema(artifact, scan.schema)
-        tally, files = _score(spark, artifact, scan, output, schema, settings.file_mb << 20, staging)
-        kept = "The old scores were left as they were"
-        if tally.not_finite:
-            raise DataError(
-                f"{tally.not_finite} of {tally.rows} rows of {source} have a score that is not a number or is "
-                "infinite: one of their numbers is too large for the model. Look for extreme values, or give that "
-                f"column a clip and train again. {kept}."
-            )
-        files = finish(spark, files, schema, settings, staging / _WRITTEN, staging)
-        written = sum(file.rows for file in files)
-        if written != tally.rows:
-            raise DataError(
-                f"{tally.rows} rows of {source} were scored, but {written} were written to {staging}. {kept}; run the "
-                "job again."
-            )
-        report = _report(artifact, source, scan, settings.encoded, tally)
-        (staging / SCORES_MARKER).write_text(json.dumps(report, indent=1))
+        chunks = open_chunks(config.scores_folder, _run(spark, artifact, scan, source, output, settings.file_mb))
+        with _kept(chunks, scan):
+            done = _score(spark, artifact, scan, output, schema, settings.file_mb << 20, chunks, staging)
+            tally = Tally()
+            for chunk in done:
+                tally.merge(chunk.tally)
+            if tally.not_finite:
+                raise DataError(
+                    f"{tally.not_finite} of {tally.rows} rows of {source} have a score that is not a number or is "
+                    "infinite: one of their numbers is too large for the model. Look for extreme values, or give that "
+                    f"column a clip and train again. {_KEPT}."
+                )
+            report = _report(config, artifact, source, scan, tally)
+            files = [file for chunk in done for file in chunk.files]
+            files = finish(spark, files, schema, settings, staging / _WRITTEN, staging)
+            written = sum(file.rows for file in files)
+            if written != tally.rows:
+                raise DataError(
+                    f"{tally.rows} rows of {source} were scored, but {written} were written to {staging}. {_KEPT}; run "
+                    "the job again."
+                )
+            write_report(staging, report)
+    chunks.remove()
     return report
+
+
+def _run(
+    spark: SparkSession, artifact: Artifact, scan: Scan, source: Source, output: Output, file_mb: int
+) -> dict[str, Any]:
+    """What the chunks follow from, as `open_chunks` takes it."""
+    files = sorted(versions(spark, scan.uris)) if scan.parts_known_again() else uuid.uuid4().hex
+    return {
+        "model": artifact.fingerprint,
+        "table": hashlib.sha256(canonical_json([files, scan.skipped, scan.method]).encode()).hexdigest(),
+        "cut": scan.cut_by,
+        "settings": {"source": source.model_dump(mode="json"), "output": vars(output), "file_mb": file_mb},
+        "program": program(),
+    }
+
+
+@contextmanager
+def _kept(chunks: Chunks, scan: Scan) -> Iterator[None]:
+    """Whatever ends the run: what is done stays, if another one can go on from it."""
+    try:
+        yield
+    except BaseException:
+        if not scan.parts_known_again():
+            chunks.remove()
+        elif done := chunks.done():
+            rows = sum(chunk.tally.rows for chunk in done)
+            log.info("%d rows that are scored are kept: the same command goes on from there", rows)
+        raise
 
 
 def _score(
@@ -180,47 +230,54 @@ def _score(
     output: Output,
     schema: pa.Schema,
     file_bytes: int,
+    chunks: Chunks,
     staging: Path,
-) -> tuple[Tally, list[File]]:
-    """Let the tasks score, and write below `staging`."""
-    written = staging / _WRITTEN
-    for folder in (_MODEL, _WRITTEN):
-        (staging / folder).mkdir()
+) -> list[Chunk]:
+    """Let the tasks score what is not done yet; all the table's chunks, in the order of their numbers."""
+    if scan.method == "parquet":
+        scan = replace(scan, splits=splits_of(chunks, scan.splits))
+    done = chunks.done()
+    if done:
+        rows = sum(chunk.tally.rows for chunk in done)
+        log.info("a run before this one has scored %d rows of them already: they are taken as they are", rows)
+    (staging / _MODEL).mkdir()
     placed = place(spark, artifact, staging / _MODEL)
 
     # The closure takes small values, or the handles of broadcasts.
-    def work(rows: Iterator[Rows]) -> Iterator[pa.RecordBatch]:
-        return score_rows(rows, opened(placed), output, schema, Writer(written, layout(schema), file_bytes))
+    def work(number: int, rows: Iterator[Rows]) -> Iterator[pa.RecordBatch]:
+        writer = Writer(chunks.files, layout(schema), file_bytes)
+        chunk = score_rows(number, rows, opened(placed), output, schema, writer)
+        chunks.keep(chunk)
+        yield pa.RecordBatch.from_pydict({"record": [chunk.to_json()]})
 
     read = dict.fromkeys([*output.columns, *_inputs(artifact.encoding.spec, output.encoded)])
-    tally, files = Tally(), list[File]()
     handed_over = Observation()
-    for row in scan.map(read, work, TOLD_DDL, handed_over).collect():
-        if row.tally is not None:
-            tally.merge(Tally(**json.loads(row.tally)))
-        else:
-            files.append(File(row.folder, row.path, row.rows, row.bytes))
+    before = [chunk.number for chunk in done]
+    records = scan.map_parts(read, work, "record string", before, handed_over).collect()
+    new = [Chunk.from_json(row.record) for row in records]
     shutil.rmtree(staging / _MODEL)
+    done = sorted([*done, *new], key=lambda chunk: chunk.number)
     if scan.method == "parquet":
+        tally = Tally()
+        for chunk in done:
+            tally.merge(Tally(read=chunk.tally.read))
         scan.check_complete(tally.read)
-    elif handed_over.get["rows"] != tally.rows:
-        raise DataError(
-            f"Spark handed over {handed_over.get['rows']} rows, but {tally.rows} were scored. Run it again."
-        )
-    return tally, files
+    else:
+        scored = sum(chunk.tally.rows for chunk in new)
+        if handed_over.get["rows"] != scored:
+            raise DataError(
+                f"Spark handed over {handed_over.get['rows']} rows, but {scored} were scored. Run it again."
+            )
+    return done
 
 
-def _report(artifact: Artifact, source: Source, scan: Scan, encoded: bool, tally: Tally) -> dict[str, Any]:
-    """Ranges of the scores; and counts of tonight's table beside those of the train fold."""
-    nothing: dict[str, float | None] = {"min": None, "mean": None, "max": None}
-    names = score_columns(artifact.network)
-    ranges = dict.fromkeys(names, nothing)
-    if tally.rows:
-        ranges = {
-            name: {"min": low, "mean": total / tally.rows, "max": high}
-            for name, low, total, high in zip(names, tally.low, tally.total, tally.high, strict=True)
-        }
-    return {
+def _report(config: Config, artifact: Artifact, source: Source, scan: Scan, tally: Tally) -> dict[str, Any]:
+    """The content of _report.json, once the table has passed the gates.
+
+    Raises:
+        GateError: it has not.
+    """
+    report = {
         "name": artifact.metadata["name"],
         "task": artifact.network.task,
         "model_fingerprint": artifact.fingerprint,
@@ -231,26 +288,29 @@ def _report(artifact: Artifact, source: Source, scan: Scan, encoded: bool, tally
         "skipped_files": list(scan.skipped),
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "rows": tally.rows,
-        **({"scores": ranges} if artifact.network.task == "multiclass" else ranges),
-        "values": _values(artifact, encoded, tally),
+        **health(artifact, tally, config.score.encoded),
     }
-
-
-def _values(artifact: Artifact, encoded: bool, tally: Tally) -> dict[str, dict[str, Any]]:
-    """For each field and number: how many `values` the table has, and of these the missing and the unseen ones."""
-    statistics = json.loads((artifact.path / "encoding" / "statistics.json").read_text())
-    values: dict[str, dict[str, Any]] = {}
-    names = count_names(artifact.encoding.spec, encoded)
-    for (what, name), count in zip(names, tally.counts or [0] * len(names), strict=True):
-        if what == VALUES:
-            values[name] = {VALUES: count}
-            continue
-        of_name = values.setdefault(name, {VALUES: tally.rows})
-        facts = statistics["fields"].get(name) or statistics["numbers"][name]
-        trained_on = facts.get(VALUES, statistics["rows"])[FOLDS[0]]
-        of_name[what] = {
-            "count": count,
-            "rate": count / of_name[VALUES] if of_name[VALUES] else None,
-            "rate_in_training": facts[what][FOLDS[0]] / trained_on if what in facts and trained_on else 0.0,
-        }
-    return values
+    gates = config.score.gates
+    report["gates"] = {
+        "limits": {key: limit for key, limit in gates.model_dump().items() if limit is not None},
+        "crossed": crossed(gates, report),
+    }
+    refused = refused_folder(config.scores_folder)
+    if not report["gates"]["crossed"]:
+        shutil.rmtree(refused, ignore_errors=True)  # of a night before
+        return report
+    refused.mkdir(exist_ok=True)
+    write_report(refused, report)
+    found: list[dict[str, Any]] = report["gates"]["crossed"]
+    limits = [f"{one['told']}; score.gates.{one['gate']} is {one['limit']:g}" for one in found]
+    raise GateError(
+        "\n  ".join(
+            [
+                f"{source} does not pass the gates, and its scores are not published:",
+                *limits,
+                f"{_KEPT}. What was found: {refused / REPORT}.",
+                "If the table is as it should be, let it pass with another limit, as in --set "
+                f"score.gates.{found[0]['gate']}=null: rows that are scored already are not scored again.",
+            ]
+        )
+    )

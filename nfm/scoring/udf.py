@@ -55,7 +55,7 @@ def score_udf(model: str | Path) -> Any:
             if batch.schema != checked:
                 here.encoding.check(batch.schema, "the struct")
                 checked = batch.schema
-            scores_NC, _ = score_batch(here, batch)
+            scores_NC = score_batch(here, batch)
             arrays = [pa.array(scores) for scores in scores_NC.T]
             yield pa.StructArray.from_arrays(arrays, names=names) if several else arrays[0]
 

@@ -5,7 +5,7 @@ types, and what the names of its folders say.
 """
 
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
@@ -28,6 +28,15 @@ if TYPE_CHECKING:  # workers import this module, and need no settings
 
 log = logging.getLogger(__name__)
 
+_FORMATS = ("avro", "csv", "json", "orc", "parquet", "text")  # of Spark's that are plain files
+_CUT_BY = (
+    "spark.sql.files.maxPartitionBytes",
+    "spark.sql.files.openCostInBytes",
+    "spark.sql.files.minPartitionNum",
+    "spark.sql.files.maxPartitionNum",
+    "spark.sql.leafNodeDefaultParallelism",
+)
+
 Work = Callable[[Iterator[Rows]], Iterator[pa.RecordBatch]]
 
 
@@ -41,31 +50,63 @@ class Scan:
     splits: tuple[Split, ...]  # of parquet: what each task reads
     schema: pa.Schema  # the columns' types as they reach a task; a text may come as a dictionary
     skipped: tuple[str, ...]  # files left out because they cannot be read
+    uris: tuple[str, ...]  # of the files that are read; none where Spark tells of no files
+    cut_by: Mapping[str, str] | None  # of spark: what its reader cuts files by; None: the table is more than files
     files: Files | None = field(repr=False)  # of parquet: how they are read
 
-    def map(
-        self, names: Iterable[str], work: Work, schema: StructType | str, observed: Observation | None = None
-    ) -> DataFrame:
+    def map(self, names: Iterable[str], work: Work, schema: StructType | str) -> DataFrame:
         """What `work` makes of the table, a row group or a batch at a time.
 
         Args:
             names: the columns that the work may ask for.
             work: called once a task, on a worker, with the rows there.
             schema: of what it returns.
-            observed: is told how many `rows` Spark has handed over; of use where the method is spark.
 
         Raises:
             DataError: later, when the result is used within `nfm.spark.told_plainly`: a file cannot be read.
         """
+        return self.map_parts(names, lambda _, rows: work(rows), schema)
+
+    def map_parts(
+        self,
+        names: Iterable[str],
+        work: Callable[[int, Iterator[Rows]], Iterator[pa.RecordBatch]],
+        schema: StructType | str,
+        done: Collection[int] = (),
+        observed: Observation | None = None,
+    ) -> DataFrame:
+        """The same, of the parts that are not done yet.
+
+        Args:
+            names: the columns that the work may ask for.
+            work: called once a part, on a worker, with the part's number and the rows there. A part is a split; where
+                the method is spark, what Spark's reader makes a partition of.
+            schema: of what it returns.
+            done: numbers of parts that are left out.
+            observed: is told how many `rows` Spark has handed over; of use where the method is spark.
+
+        Raises:
+            DataError: as `map` does.
+        """
         if self.files is not None:
-            return _map_files(self.table.sparkSession, self.files.only(names), self.splits, work, schema)
+            left = [i for i in range(len(self.splits)) if i not in set(done)]
+            return _map_files(self.table.sparkSession, self.files.only(names), self.splits, left, work, schema)
 
         def worked(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
             take_the_cores_of_the_task()
-            return work(batches)
+            context = TaskContext.get()
+            return work(context.partitionId() if context else 0, batches)
 
-        table = self.table if observed is None else self.table.observe(observed, F.count(F.lit(1)).alias("rows"))
+        table = self.table
+        if done:
+            table = table.where(~F.spark_partition_id().isin(sorted(done)))
+        if observed is not None:
+            table = table.observe(observed, F.count(F.lit(1)).alias("rows"))
         return map_rows(table, names, worked, schema)
+
+    def parts_known_again(self) -> bool:
+        """Whether another session would cut the same table into the same parts."""
+        return self.files is not None or self.cut_by is not None
 
     def check_complete(self, read: Mapping[str, tuple[int, int]]) -> None:
         """Of parquet: every row of every file has been read, once.
@@ -87,20 +128,25 @@ class Scan:
 
 
 def _map_files(
-    spark: SparkSession, files: Files, splits: tuple[Split, ...], work: Work, schema: StructType | str
+    spark: SparkSession,
+    files: Files,
+    splits: tuple[Split, ...],
+    numbers: Sequence[int],
+    work: Callable[[int, Iterator[Rows]], Iterator[pa.RecordBatch]],
+    schema: StructType | str,
 ) -> DataFrame:
-    def worked(numbers: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    def worked(places: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         take_the_cores_of_the_task()
-        for batch in numbers:
-            for i in batch.column(0).to_pylist():
-                yield from work(files.rows(splits[i]))
+        for batch in places:
+            for place in batch.column(0).to_pylist():
+                yield from work(numbers[place], files.rows(splits[numbers[place]]))
 
-    return _tasks(spark, splits).mapInArrow(worked, schema)
+    return _tasks(spark, numbers).mapInArrow(worked, schema)
 
 
-def _tasks(spark: SparkSession, splits: Sequence[Split]) -> DataFrame:
-    """The splits' numbers, each in a partition and so a task of its own."""
-    return spark.range(0, len(splits), 1, len(splits))
+def _tasks(spark: SparkSession, parts: Sequence[object]) -> DataFrame:
+    """The parts' places, each in a partition and so a task of its own."""
+    return spark.range(0, len(parts), 1, max(len(parts), 1))
 
 
 def take_the_cores_of_the_task() -> None:
@@ -178,8 +224,18 @@ def open_scan(
         splits=splits,
         schema=schema,
         skipped=tuple(sorted(map(path_of, broken))),
+        uris=tuple(uri for uri in (listed or uris) if uri not in broken),
+        cut_by=None if files is not None else _cut_by(spark, source),
         files=files,
     )
+
+
+def _cut_by(spark: SparkSession, source: "Source") -> dict[str, str] | None:
+    """Where Spark reads plain files: what decides, besides the files, which rows make a partition."""
+    if source.format not in _FORMATS or source.table is not None:
+        return None
+    cut_by = {key: str(spark.conf.get(key, None)) for key in _CUT_BY}
+    return cut_by | {"cores": str(spark.sparkContext.defaultParallelism)}
 
 
 def _unreadable(spark: SparkSession, files: Files, splits: Sequence[Split]) -> dict[str, str]:

@@ -147,7 +147,10 @@ def merge_plan(files: Sequence[File], file_bytes: int = FILE_BYTES) -> list[list
 
 
 def publishable(files: Sequence[File], target: Path) -> list[File]:
-    """Move the files to their folders below `target`; returns where they are now."""
+    """Give the files their places in the folders below `target`; returns them there.
+
+    They keep their names below `written`, too, where the file system lets them: who is killed meanwhile has lost none.
+    """
     by_folder: Mapping[str, list[File]] = defaultdict(list)
     for file in files:
         by_folder[file.folder].append(file)
@@ -156,6 +159,13 @@ def publishable(files: Sequence[File], target: Path) -> list[File]:
         (target / folder).mkdir(parents=True, exist_ok=True)
         for i, file in enumerate(mine):
             path = target / folder / f"part-{i:05d}{Path(file.path).suffix}"
-            Path(file.path).rename(path)
+            _further_name(Path(file.path), path)
             moved.append(replace(file, path=str(path)))
     return moved
+
+
+def _further_name(path: Path, other: Path) -> None:
+    try:
+        other.hardlink_to(path)
+    except OSError:  # some network mounts have no links
+        path.rename(other)

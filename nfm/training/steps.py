@@ -14,6 +14,7 @@ from nfm.training.evaluate import Tally
 from nfm.training.kernels import Batch
 from nfm.training.model import above_tables, linear_part
 from nfm.training.optimizers import Optimizer
+from nfm.training.rows import Rows
 from nfm.training.tables import features_by_sample
 
 Step = Callable[[Mapping[str, Any], Any, Any, float, int], float]
@@ -138,19 +139,22 @@ def _unknown_dropout(spec: Spec, settings: Train) -> Callable[[Mapping[str, Any]
     return compiled
 
 
-def make_measure(model: keras.Model, spec: Spec) -> Callable[[Fold, Tally], Tally]:
+def make_measure(model: keras.Model, spec: Spec) -> Callable[..., Tally]:
     """Compile the forward pass.
 
     Returns:
-        (fold, a new tally) → the tally with the logits of all the fold's rows, and those of the linear part alone.
+        (fold, a new tally) → the tally with the logits of all the fold's rows, and those of the linear part alone. Who
+        else wants to see the rows and their (B, C) logits is given as `also`.
     """
     both = linear_part(model)
     forward = tf.function(lambda features: both(features, training=False), autograph=False, reduce_retracing=True)
 
-    def measured(fold: Fold, tally: Tally) -> Tally:
+    def measured(fold: Fold, tally: Tally, also: Callable[[Rows, Any], None] | None = None) -> Tally:
         for rows in fold.pieces(_PIECE):
             logits_BC, linear_BC = forward(features_of(rows.inputs, spec))
             tally.add(rows.label, rows.weight, logits_BC.numpy(), linear_BC.numpy(), rows.group)
+            if also is not None:
+                also(rows, logits_BC.numpy())
         return tally
 
     return measured

@@ -2,7 +2,7 @@
 
 import json
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -16,6 +16,7 @@ from nfm.config import Config
 from nfm.contract import artifact
 from nfm.contract.encoder import Encoding
 from nfm.contract.errors import DataError
+from nfm.contract.profile import Profile
 from nfm.contract.publish import check_ours, locked
 from nfm.contract.schema import FOLDS, Spec
 from nfm.training import checkpoint, events, report
@@ -25,6 +26,8 @@ from nfm.training.fit import EachEpoch, Fitted, Initial, fit
 from nfm.training.labels import correct
 from nfm.training.model import export, network
 from nfm.training.pairs import strongest_pairs
+from nfm.training.profile import Collector
+from nfm.training.rows import Rows
 from nfm.training.steps import make_measure
 from nfm.training.warm_start import FM, from_artifact, from_fm
 
@@ -41,6 +44,7 @@ class Trained:
     tallies: Mapping[str, Tally]
     rows: Mapping[str, int]
     pairs: list[tuple[str, str, float]]
+    profile: Profile
 
 
 def train(config: Config) -> Trained:
@@ -62,6 +66,7 @@ def train(config: Config) -> Trained:
             (folder / "keras").mkdir()
             model.save(folder / "keras" / "model.keras")
             report.write(folder / "report.html", config, trained)
+            trained.profile.save(folder)
 
         artifact.save(
             target,
@@ -133,8 +138,8 @@ def _trained(config: Config, spec: Spec, folds: Mapping[str, Fold], checkpoints:
     measure = make_measure(done.model, spec)
     judged = next(fold for fold in reversed(FOLDS) if folds[fold].rows)
 
-    def measured(fold: str) -> Tally:
-        return measure(folds[fold], tally(config.model.task, spec.classes, done.constant))
+    def measured(fold: str, also: Callable[[Rows, Any], None] | None = None) -> Tally:
+        return measure(folds[fold], tally(config.model.task, spec.classes, done.constant), also)
 
     in_float32 = None
     table = done.model.get_layer("embedding").table
@@ -144,7 +149,19 @@ def _trained(config: Config, spec: Spec, folds: Mapping[str, Fold], checkpoints:
             rounded = table.numpy().astype(np.float16).astype(np.float32)
         if np.isfinite(rounded).all():
             table.assign(rounded)
-    tallies = {fold: measured(fold) for fold in FOLDS if folds[fold].rows}
+    collector = Collector(spec, config.model.task, network(spec, config.model).outputs)
+    unseen = "valid" if folds["valid"].rows else "train"  # rows that the model was not fitted to, if there are any
+
+    def collect(fold: str) -> Callable[[Rows, Any], None]:
+        def also(rows: Rows, logits_BC: Any) -> None:
+            if fold == "train":
+                collector.add_rows(rows)
+            if fold == unseen:
+                collector.add_scores(logits_BC)
+
+        return also
+
+    tallies = {fold: measured(fold, collect(fold)) for fold in FOLDS if folds[fold].rows}
     return Trained(
         spec,
         json.loads((config.encoding_folder / "statistics.json").read_text()),
@@ -154,6 +171,7 @@ def _trained(config: Config, spec: Spec, folds: Mapping[str, Fold], checkpoints:
         tallies,
         {fold: folds[fold].rows for fold in FOLDS},
         strongest_pairs(spec, table.numpy(), next(folds[judged].pieces()).inputs),
+        collector.profile(unseen),
     )
 
 

@@ -11,10 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nfm.contract.schema import Bag
-from nfm.features.cells import COUNTS
 from nfm.features.count import Part, count_rows, meeting, packed
 from nfm.features.labels import Label
 from nfm.features.split import Split
+from nfm.features.statistics import COUNTS
 from nfm.features.sums import ranked, summary, sums
 
 BY_COLUMN = Split((), 0.0, 0.0, 1, None, None, None, "fold", 1.0, ("id",))

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
 
 from nfm.config_columns import Numeric
-from nfm.features.cells import cells
+from nfm.contract.cells import cells
 from nfm.features.statistics import Distribution, auc, bucket_edges, number_facts, transformation
 
 

@@ -70,7 +70,7 @@ def test_strange_values_are_scored_and_counted(spark: SparkSession, made: Path, 
             assert rows[id_] == pytest.approx(expected_score(model, colour, size, price), abs=1e-5)
     assert 0 < rows[3] < 1
     counts = {
-        name: {what: c["count"] for what, c in values.items() if what != "values"}
+        name: {what: c["count"] for what, c in values.items() if what in ("missing", "out_of_vocabulary")}
         for name, values in report["values"].items()
     }
     assert counts == {
@@ -245,19 +245,21 @@ def test_a_task_writes_its_rows_and_tells_of_them(made: Path, tmp_path: Path, cu
     schema = output.schema(model, table.schema)
     batches = [table.slice(a, b - a).combine_chunks() for a, b in pairwise(cuts)]
     rows = [batch.to_batches()[0] if len(batch) else pa.RecordBatch.from_pylist([], table.schema) for batch in batches]
-    (told,) = score_rows(rows, model, output, schema, Writer(tmp_path, layout(schema)))
-    (file,) = [row for row in told.to_pylist() if row["path"]]
-    written = pq.read_table(file["path"])
-    assert (file["rows"], written.column_names) == (60, ["id", "size", "score"])
+    chunk = score_rows(7, rows, model, output, schema, Writer(tmp_path, layout(schema)))
+    (file,) = chunk.files
+    written = pq.read_table(file.path)
+    assert (chunk.number, file.rows, written.column_names) == (7, 60, ["id", "size", "score"])
     assert written["id"].to_pylist() == [row[0] for row in ROWS]
     wanted = [expected_score(model, colour, size, price) for _, colour, size, price, _ in ROWS]
     np.testing.assert_allclose(written["score"].to_numpy(), wanted, atol=1e-5)
-    (tally,) = [json.loads(row["tally"]) for row in told.to_pylist() if row["tally"]]
-    assert (tally["rows"], tally["not_finite"]) == (60, 0)
-    # Missing and unseen colours, missing and unseen sizes, missing prices.
-    assert tally["counts"] == [12, 0, 0, 0, 20]
-    assert tally["total"][0] == pytest.approx(sum(wanted), abs=1e-3)
-    assert (tally["low"][0], tally["high"][0]) == (min(written["score"].to_pylist()), max(written["score"].to_pylist()))
+    tally = chunk.tally
+    assert (tally.rows, tally.not_finite) == (60, 0)
+    # Missing, unseen and known colours and sizes; without a profile, numbers have one bin. No empty text is missing.
+    assert tally.values == {"colour": [12, 0, 48], "size": [0, 0, 60], "price": [60]}
+    assert (tally.missing, tally.new) == ({"price": 20}, {})
+    (of_score,) = tally.scores
+    assert of_score.total == pytest.approx(sum(wanted), abs=1e-3)
+    assert (of_score.low, of_score.high) == (min(written["score"].to_pylist()), max(written["score"].to_pylist()))
 
 
 def test_a_score_that_is_no_number_is_never_published(spark: SparkSession, made: Path, tmp_path: Path) -> None:

@@ -18,9 +18,10 @@ from nfm.contract.artifact import Artifact, Network
 from nfm.contract.encoder import Encoding, inputs
 from nfm.contract.errors import ConfigError, DataError
 from nfm.features.dataset import build
-from nfm.scoring.scorer import count_names, score_batch
+from nfm.scoring.scorer import score_batch
 from nfm.scoring.summary import plan, summary
 from nfm.scoring.table import score_table
+from nfm.scoring.tally import Tally
 from tests.scoring.test_forward import brute_force
 
 CLASSES = ("a.b", "two words", "", "größe`")
@@ -127,11 +128,17 @@ def test_every_class_has_its_column(spark: SparkSession, made: Path) -> None:
             "values": 77,
             "missing": {"count": 2, "rate": 2 / 77, "rate_in_training": 2 / 6},
             "out_of_vocabulary": {"count": 2, "rate": 2 / 77, "rate_in_training": 0.0},
+            "new_values": [{"value": "new", "count": 1}, {"value": "unseen", "count": 1}],
+            "new_values_exact": True,
+            "psi": None,
         },
         "colour": {
             "values": 5,
             "missing": {"count": 1, "rate": 1 / 5, "rate_in_training": 1 / 4},
             "out_of_vocabulary": {"count": 1, "rate": 1 / 5, "rate_in_training": 0.0},
+            "new_values": [{"value": "unseen", "count": 1}],
+            "new_values_exact": True,
+            "psi": None,
         },
     }
     for path in (made / "scores").glob("*.parquet"):
@@ -140,7 +147,7 @@ def test_every_class_has_its_column(spark: SparkSession, made: Path) -> None:
 
     told = summary(settings, report).splitlines()
     assert told[1:5] == [f"  {name:<15} {_shown(report, name)}" for name in COLUMNS]
-    assert told[6].split() == ["tags", "2.6%", "(33.3%)", "2.6%", "(0.0%)"]
+    assert told[6].split() == ["tags", "2.6%", "(33.3%)", "2.6%", "(0.0%)", "–"]
 
 
 def _shown(report: Any, name: str) -> str:
@@ -148,18 +155,14 @@ def _shown(report: Any, name: str) -> str:
     return f"{of['mean']:.4f} on average, {of['min']:.4f} to {of['max']:.4f}"
 
 
-def test_members_of_bags_are_counted_and_hashed_ones_are_never_unseen(made: Path) -> None:
-    model = Artifact.load(made / "model")
-    spec = model.encoding.spec
-    got, counts = score_batch(model, raw_batch())
-    assert count_names(spec) == [
-        *(("values", "tags"), ("missing", "tags"), ("out_of_vocabulary", "tags")),
-        *(("missing", "colour"), ("out_of_vocabulary", "colour")),
-    ]
-    assert counts.tolist() == [77, 2, 2, 1, 1]
+def test_members_of_bags_are_counted_and_new_ones_named(made: Path) -> None:
+    model, tally = Artifact.load(made / "model"), Tally()
+    got = score_batch(model, raw_batch(), tally=tally)
+    assert tally.values == {"tags": [2, 2, 73], "colour": [1, 1, 3]}
+    assert (tally.new, tally.dropped) == ({"tags": {"unseen": 1, "new": 1}, "colour": {"unseen": 1}}, [])
     np.testing.assert_allclose(got, expected(model), atol=1e-4)
-    nothing, none = score_batch(model, raw_batch().slice(0, 0))
-    assert (nothing.shape, none.tolist()) == ((0, 4), [0] * 5)
+    nothing, none = score_batch(model, raw_batch().slice(0, 0), tally=(empty := Tally())), empty
+    assert (nothing.shape, none.values) == ((0, 4), {"tags": [0, 0, 0], "colour": [0, 0, 0]})
 
 
 def test_a_regression_gives_the_number(spark: SparkSession, made: Path, tmp_path: Path) -> None:
@@ -216,7 +219,7 @@ def test_of_many_classes_the_plan_and_the_summary_name_a_few(made: Path, tmp_pat
     assert f"  writes    {', '.join(['id', *shown])}, … and 3 more\n" in plan(
         settings, model, settings.source, "parquet"
     )
-    nothing = {"min": None, "mean": None, "max": None}
+    nothing = {"min": None, "mean": None, "max": None, "psi": None}
     report = {
         "rows": 0,
         "source": "raw",
@@ -224,11 +227,11 @@ def test_of_many_classes_the_plan_and_the_summary_name_a_few(made: Path, tmp_pat
         "model": "model",
         "model_fingerprint": "f",
         "scores": {f"score_{name}": nothing for name in names},
-        "values": {"tags": {"values": 0, "missing": {"count": 0, "rate": None, "rate_in_training": 0.5}}},
+        "values": {"tags": {"values": 0, "missing": {"count": 0, "rate": None, "rate_in_training": 0.5}, "psi": None}},
     }
     told = [line.split() for line in summary(settings, report).splitlines()]
     assert told[1:12] == [*([name, "none"] for name in shown), ["…", "and", "3", "more"]]
-    assert told[13] == ["tags", "–", "–"]
+    assert told[13] == ["tags", "–", "–", "–"]
 
 
 @pytest.mark.parametrize("scan", ["parquet", "spark"])

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from nfm.features import cells as module
-from nfm.features.cells import EXACT, LIMIT, Cells, cells, merge
+from nfm.contract import cells as module
+from nfm.contract.cells import EXACT, LIMIT, Cells, cells, merge
 
 FLOATS = st.floats(allow_nan=False, allow_infinity=False)
 

@@ -15,10 +15,6 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from nfm.contract.schema import FOLDS
-
-# How often a value occurs in each fold; and with a label of 1 in the train fold, and in the other two.
-COUNTS = (*FOLDS, "positive", "held_positive")
 LIMIT = 8192
 EXACT = 52  # bits of a float's mantissa
 _DENSE = 1 << 16  # so many cells beside each other are counted in an array, without looking for them
@@ -43,7 +39,9 @@ class Cells:
         return np.clip(np.where(middle < 0, middle ^ _MAGNITUDE, middle).view(np.float64), -limit, limit)
 
 
-def cells(x: NDArray[np.float64], groups: NDArray[Any], size: int, bits: int = EXACT) -> Cells:
+def cells(
+    x: NDArray[np.float64], groups: NDArray[Any], size: int, bits: int = EXACT, limit: int | None = None
+) -> Cells:
     """Count N finite numbers.
 
     Args:
@@ -51,6 +49,7 @@ def cells(x: NDArray[np.float64], groups: NDArray[Any], size: int, bits: int = E
         groups: (N,) which of `size` groups each belongs to.
         size: G.
         bits: cells finer than this are of no use to the caller.
+        limit: so many cells at most; LIMIT unless given.
     """
     as_int = (x + 0.0).view(np.int64)  # + 0.0 makes -0.0 the same as 0.0
     ordered = np.where(as_int < 0, as_int ^ _MAGNITUDE, as_int)  # ascending as the floats are
@@ -59,15 +58,16 @@ def cells(x: NDArray[np.float64], groups: NDArray[Any], size: int, bits: int = E
     if high - low < _DENSE:
         counts = np.bincount((keys - low) * size + groups, minlength=(high - low + 1) * size).reshape(-1, size)
         seen = np.flatnonzero(counts.any(axis=1))
-        return merge([Cells(bits, seen + low, counts[seen])])
+        return merge([Cells(bits, seen + low, counts[seen])], limit)
     encoded = pa.array(keys).dictionary_encode()
     codes = encoded.indices.to_numpy().astype(np.int64) * size + groups
     counts = np.bincount(codes, minlength=len(encoded.dictionary) * size).reshape(-1, size)
-    return merge([Cells(bits, encoded.dictionary.to_numpy(), counts)])
+    return merge([Cells(bits, encoded.dictionary.to_numpy(), counts)], limit)
 
 
-def merge(parts: Sequence[Cells]) -> Cells:
-    """One for several, in any order and grouping the same."""
+def merge(parts: Sequence[Cells], limit: int | None = None) -> Cells:
+    """One for several, in any order and grouping the same. At most `limit` cells, LIMIT unless given."""
+    limit = limit or LIMIT
     bits = min(part.bits for part in parts)
     keys = np.concatenate([part.keys >> (part.bits - bits) for part in parts])
     order = np.argsort(keys, kind="stable")
@@ -75,10 +75,24 @@ def merge(parts: Sequence[Cells]) -> Cells:
     if len(keys) > 1:
         # The highest bit in which neighbours differ: shifted by so much, they are one.
         lengths = _bit_length(keys[1:] ^ keys[:-1])
-        shift = 0 if len(keys) <= LIMIT else max(0, int(np.partition(lengths, -LIMIT)[-LIMIT]))
+        shift = 0 if len(keys) <= limit else max(0, int(np.partition(lengths, -limit)[-limit]))
         starts = np.flatnonzero(np.concatenate([[True], lengths > shift]))
         keys, counts, bits = keys[starts] >> shift, np.add.reduceat(counts, starts, axis=0), bits - shift
     return Cells(bits, keys, counts)
+
+
+def quantile(values: NDArray[np.float64], counts: NDArray[np.int64], q: float) -> float:
+    """The q-quantile of N rows, between two of them by linear interpolation, as NumPy and pandas have it.
+
+    Args:
+        values: (C,) ascending.
+        counts: (C,) how many rows have each; N together, at least one.
+        q: from 0 to 1.
+    """
+    ends = np.cumsum(counts)
+    place = q * (int(ends[-1]) - 1)
+    low, high = (values[np.searchsorted(ends, at, side="right")] for at in (np.floor(place), np.ceil(place)))
+    return float(low if low == high else low + (high - low) * (place - np.floor(place)))
 
 
 def _bit_length(x: NDArray[np.int64]) -> NDArray[np.int32]:
