@@ -168,6 +168,7 @@ class Score(Settings):
     partition_by: tuple[str, ...] = ()  # columns of the source: a folder for each of their values
     format: Literal["parquet", "csv", "delta"] = "parquet"  # delta: the package deltalake is needed
     file_mb: Annotated[int, Field(ge=1)] = 128  # files are about this large
+    explain: Annotated[int, Field(ge=0, le=10)] = 0  # adds so many reasons: the fields that moved the score most
     rank: bool = False  # adds score_rank: 1 is the highest score of all
     quantile: bool = False  # adds score_quantile: the share of the rows that score no higher
     gates: Gates = Gates()

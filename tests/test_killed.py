@@ -43,7 +43,7 @@ def shop(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Path:
     frame = pd.DataFrame(
         {
             "id": np.arange(ROWS),
-            "colour": draw.choice(["red", "blue", "", None], ROWS),
+            "colour": np.array(["red", "blue", "", None], object)[draw.integers(0, 4, ROWS)],
             "size": draw.integers(0, 500, ROWS),
             "price": np.where(draw.random(ROWS) < 0.1, np.nan, draw.lognormal(1, 1, ROWS)),
             "label": draw.integers(0, 2, ROWS),
@@ -157,6 +157,11 @@ def kill(kind: str, at: float, job: subprocess.Popen[str], cluster_folder: Path,
     return False
 
 
+def names(folder: Path) -> frozenset[str]:
+    """What is in a folder at one moment."""
+    return frozenset(os.listdir(folder))  # noqa: PTH208 (one look, and no more)
+
+
 @contextmanager
 def watched(output: Path) -> Iterator[set[frozenset[str]]]:
     """What a reader sees who lists the folder all the while."""
@@ -165,7 +170,7 @@ def watched(output: Path) -> Iterator[set[frozenset[str]]]:
 
     def look() -> None:
         while not over.is_set():
-            seen.add(frozenset(os.listdir(output)))  # noqa: PTH208 (one system call, and no more)
+            seen.add(names(output))
             time.sleep(0.002)
 
     reader = threading.Thread(target=look)
@@ -189,7 +194,7 @@ def test_whatever_is_killed_every_row_is_published_once(
     assert [row[1] for row in sorted(wanted[0], key=lambda row: row[1])] == raw["id"].tolist()
     assert wanted[1]["rows"] == ROWS
     assert wanted[1]["values"]["colour"]["missing"]["count"] == raw["colour"].isna().sum()
-    new = frozenset(os.listdir(undisturbed))
+    new = names(undisturbed)
 
     draw = random.Random(int(os.environ.get("NFM_KILLS_SEED", "1")))
     survived, gone_on = 0, 0
@@ -199,24 +204,22 @@ def test_whatever_is_killed_every_row_is_published_once(
         output.mkdir()
         pq.write_table(pa.table({"id": [0], "score": [0.5]}), output / "yesterday.parquet")
         (output / "_report.json").write_text("{}")
-        old = frozenset(os.listdir(output))
+        old = names(output)
         with watched(output) as seen:
             # A driver at any moment of its life; the others within the seconds that they live.
             hit, longest = False, lasted if kind == "driver" else lasted / 3
             while not hit:
                 job = start(cluster, shop, output)
                 hit = kill(kind, draw.uniform(0, longest), job, cluster_folder, draw)
-                _, told = job.communicate(timeout=300)
+                job.communicate(timeout=300)
                 longest *= 0.7
             if job.returncode == 0:  # the others did without it
                 survived += 1
             else:
-                assert frozenset(os.listdir(output)) in (old, new)
+                assert names(output) in (old, new)
                 gone_on += "rows of them already" in ended(start(cluster, shop, output))
         assert published(output) == wanted, kind
         assert seen <= {old, new}
-        assert [
-            path for path in tmp_path.iterdir() if path.name.startswith((".scores.chunks", ".scores.staging"))
-        ] == []
+        assert not list(tmp_path.glob(".scores.[cs]*")), "chunks or staging are left"
     print(f"{KILLS} kills: {survived} jobs went on, {gone_on} were gone on from")
     assert survived >= KILLS // len(KINDS)

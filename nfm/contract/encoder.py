@@ -121,7 +121,7 @@ class Encoding:
             x = numbers(rows.column(number.column), number.column)
             if noticed is not None:
                 noticed.missing[number.name] = int(np.count_nonzero(np.isnan(x)))
-            columns.update(_transform(number, x))
+            columns.update(transform(number, x))
         return columns
 
     def _encode_field(self, field: Field, rows: Rows, same_table: bool, noticed: "Noticed | None") -> dict[str, Any]:
@@ -216,7 +216,8 @@ def _bucket(field: Field, x: NDArray[np.float64]) -> NDArray[np.int32]:
     return np.where(np.isnan(x), MISSING, ids).astype(np.int32)
 
 
-def _transform(number: Number, x: NDArray[np.float64]) -> dict[str, NDArray[np.float32]]:
+def transform(number: Number, x: NDArray[np.float64]) -> dict[str, NDArray[np.float32]]:
+    """The number's columns, of values as they came; NaN is missing."""
     missing = np.isnan(x)
     if number.clip is not None:
         x = np.clip(x, *number.clip)

@@ -10,9 +10,10 @@ import pyarrow as pa
 
 from nfm.contract.artifact import Artifact
 from nfm.contract.encoder import check_columns
-from nfm.contract.errors import DataError
+from nfm.contract.errors import ConfigError, DataError
 from nfm.contract.schema import Spec
-from nfm.scoring.scorer import score_batch, score_columns
+from nfm.scoring.explain import reason_columns
+from nfm.scoring.scorer import explain_batch, score_columns
 
 _BATCH = 1 << 16  # rows that are encoded at once
 
@@ -23,32 +24,42 @@ class Scorer:
 
     artifact: Artifact
 
-    def score(self, table: "pd.DataFrame | pa.Table | pa.RecordBatch") -> Any:
+    def score(self, table: "pd.DataFrame | pa.Table | pa.RecordBatch", explain: int = 0) -> Any:
         """Score the rows of a raw table, in their order.
 
         Args:
             table: has the columns that the model was trained with, and may have others.
+            explain: how many reasons a row: the fields that moved its score most, as `score.explain` has them.
 
         Returns:
             Of pandas a Series `score` with the table's index, of Arrow a float32 array; of the multiclass task a
-            DataFrame or a Table with a column for each class.
+            DataFrame or a Table with a column for each class; and with reasons one with them behind the score.
 
         Raises:
             DataError: a column is missing, or of a type under which its values would be lost.
+            ConfigError: less than no reasons are asked for.
         """
+        if explain < 0:
+            raise ConfigError(f"explain: {explain} given; it is how many reasons a row has, 0 for none")
         spec, names = self.artifact.encoding.spec, score_columns(self.artifact.network)
         arrow = _as_arrow(table, spec) if isinstance(table, pd.DataFrame) else table
         self.artifact.encoding.check(arrow.schema, "the table")
         if isinstance(arrow, pa.RecordBatch):
             arrow = pa.Table.from_batches([arrow])
         chosen = arrow.select(list(spec.columns)).combine_chunks()
-        parts = [score_batch(self.artifact, batch) for batch in chosen.to_batches(max_chunksize=_BATCH)]
-        scores_NC = np.concatenate(parts) if parts else np.empty((0, len(names)), np.float32)
+        batches = chosen.to_batches(max_chunksize=_BATCH) or [pa.RecordBatch.from_pylist([], chosen.schema)]
+        parts = [explain_batch(self.artifact, batch, explain) for batch in batches]
+        scores_NC = np.concatenate([scores for scores, _ in parts])
+        reasons = [pa.chunked_array(arrays) for arrays in zip(*(arrays for _, arrays in parts), strict=True)]
+        several = explain > 0 or self.artifact.network.task == "multiclass"
         if isinstance(table, pd.DataFrame):
             frame = pd.DataFrame(scores_NC, index=table.index, columns=names)
-            return frame if self.artifact.network.task == "multiclass" else frame["score"]
+            for (name, _), values in zip(reason_columns(explain), reasons, strict=True):
+                frame[name] = values.to_numpy()
+            return frame if several else frame["score"]
         arrays = [pa.array(scores) for scores in scores_NC.T]
-        return pa.table(arrays, names) if self.artifact.network.task == "multiclass" else arrays[0]
+        named = [*names, *(name for name, _ in reason_columns(explain))]
+        return pa.table([*arrays, *reasons], named) if several else arrays[0]
 
 
 def _as_arrow(frame: pd.DataFrame, spec: Spec) -> pa.Table:

@@ -26,8 +26,9 @@ _PLACE, _BUCKET = "_nfm_rank", "_nfm_bucket"  # no column of a user's is called 
 
 
 def layout(schema: pa.Schema) -> Layout:
-    """Texts repeat, and what is carried along can be compressed; scores are as good as random."""
-    ours = [name for name in schema.names if schema.field(name).type == pa.float32() and name.startswith("score")]
+    """Texts repeat, and what is carried along can be compressed; scores and effects are as good as random."""
+    floats = [name for name in schema.names if schema.field(name).type == pa.float32()]
+    ours = [name for name in floats if name.startswith(("score", "reason_"))]
     carried = [name for name in schema.names if name not in (*ours, QUANTILE)]
     return Layout(tuple(name for name in carried if pa.types.is_string(schema.field(name).type)), tuple(carried))
 

@@ -5,6 +5,7 @@ from typing import Any
 
 from nfm.config import Config, Source
 from nfm.contract.artifact import Artifact
+from nfm.scoring.explain import reason_columns
 from nfm.scoring.health import has_moved, score_reports
 from nfm.scoring.output import QUANTILE, RANK
 from nfm.scoring.report import REPORT
@@ -19,7 +20,8 @@ def plan(config: Config, artifact: Artifact, source: Source, scan: str) -> str:
     size = sum(array.nbytes for array in artifact.weights.values())
     spec, settings = artifact.encoding.spec, config.score
     carried = [name for name in carried_columns(spec, config) if name not in settings.partition_by]
-    ranks = [RANK] * settings.rank + [QUANTILE] * settings.quantile
+    behind = [name for name, _ in reason_columns(settings.explain)]
+    behind += [RANK] * settings.rank + [QUANTILE] * settings.quantile
     return "\n".join(
         [
             f"Plan of {config.name}: the model was verified and the table's columns were checked, nothing was scored.",
@@ -28,7 +30,7 @@ def plan(config: Config, artifact: Artifact, source: Source, scan: str) -> str:
             f"  model     {artifact.path} ({artifact.fingerprint[:12]}…)",
             f"  weights   {size / 2**20:.1f} MiB, once a host",
             f"  reads     {', '.join(spec.outputs if settings.encoded else spec.columns)}",
-            f"  writes    {', '.join([*carried, *_few(score_columns(artifact.network)), *ranks])}",
+            f"  writes    {', '.join([*carried, *_few(score_columns(artifact.network)), *behind])}",
             *(f"  folders   by {', '.join(settings.partition_by)}" for _ in settings.partition_by[:1]),
             f"  output    {config.scores_folder} ({settings.format})",
         ]

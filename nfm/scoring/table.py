@@ -26,6 +26,7 @@ from nfm.contract.publish import check_ours, publish
 from nfm.contract.schema import DATASET_MARKER, Spec, canonical_json
 from nfm.contract.values import kind_of
 from nfm.scoring.chunks import Chunk, Chunks, open_chunks, program, splits_of
+from nfm.scoring.explain import reason_columns
 from nfm.scoring.health import check_gates, crossed, health
 from nfm.scoring.hosts import opened, place
 from nfm.scoring.output import QUANTILE, RANK, finish, layout
@@ -67,7 +68,8 @@ def open_all(spark: SparkSession, config: Config) -> tuple[Artifact, Scan, Sourc
         raise ConfigError("score.format: 'delta' given, but there is no package deltalake: pip install deltalake")
     check_gates(settings.gates, artifact)
     columns = list(dict.fromkeys([*carried, *settings.partition_by]))
-    _check_names(columns, [*score_columns(artifact.network), *ranks], artifact)
+    reasons = [name for name, _ in reason_columns(settings.explain)]
+    _check_names(columns, [*score_columns(artifact.network), *reasons, *ranks], artifact)
     if settings.encoded:
         _check_made_with(spec, source)
 
@@ -165,7 +167,7 @@ def score_table(spark: SparkSession, config: Config) -> Mapping[str, Any]:
         # Partition columns go into folders' names at the end, if rows are put into another order before.
         at_once = () if settings.rank or settings.quantile else settings.partition_by
         columns = dict.fromkeys([*carried_columns(artifact.encoding.spec, config), *settings.partition_by])
-        output = Output(tuple(columns), at_once, settings.encoded)
+        output = Output(tuple(columns), at_once, settings.encoded, settings.explain)
         schema = output.schema(artifact, scan.schema)
         chunks = open_chunks(config.scores_folder, _run(spark, artifact, scan, source, output, settings.file_mb))
         with _kept(chunks, scan):

@@ -15,7 +15,8 @@ from nfm.contract.artifact import Artifact
 from nfm.contract.columns import Rows
 from nfm.contract.values import decoded
 from nfm.scoring.chunks import Chunk
-from nfm.scoring.scorer import score_batch, score_columns
+from nfm.scoring.explain import reason_columns
+from nfm.scoring.scorer import explain_batch, score_columns
 from nfm.scoring.tally import Tally
 from nfm.table.folders import add_by_folder
 from nfm.table.parquet import RowGroup
@@ -29,6 +30,7 @@ class Output:
     columns: tuple[str, ...]  # of the table, in this order; the scores follow
     partition_by: tuple[str, ...]  # those of the columns that stand in folders' names instead
     encoded: bool  # the table is a dataset
+    explain: int = 0  # reasons a row, behind its scores
 
     @property
     def carried(self) -> tuple[str, ...]:
@@ -43,7 +45,7 @@ class Output:
             "model_fingerprint": artifact.fingerprint,
             "encoding_fingerprint": artifact.encoding.spec.fingerprint,
         }
-        return pa.schema([*carried, *scores], {"nfm": json.dumps(prints)})
+        return pa.schema([*carried, *scores, *reason_columns(self.explain)], {"nfm": json.dumps(prints)})
 
 
 def score_rows(
@@ -52,12 +54,12 @@ def score_rows(
     """Score a part of the table into a writer; needs no Spark."""
     tally = Tally()
     for rows in all_rows:
-        scores_NC = score_batch(artifact, rows, output.encoded, tally)
+        scores_NC, reasons = explain_batch(artifact, rows, output.explain, output.encoded, tally)
         if isinstance(rows, RowGroup):
             tally.merge(Tally(read={rows.path: (rows.num_rows, rows.rows_of_file)}))
         # Spark's settings may have it send texts as large ones.
         carried = [decoded(rows.column(name)).cast(schema.field(name).type) for name in output.carried]
-        table = pa.table([*carried, *map(pa.array, scores_NC.T)], schema=schema)
+        table = pa.table([*carried, *map(pa.array, scores_NC.T), *reasons], schema=schema)
         partitions = {name: rows.column(name) for name in output.partition_by}
         everywhere = np.zeros(rows.num_rows, np.int8)
         add_by_folder(writer, table, [""], everywhere, partitions, "score.partition_by")

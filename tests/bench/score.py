@@ -19,6 +19,7 @@ from nfm.contract.encoder import Encoding
 from nfm.scoring.table import score_table
 from tests.bench.features import FOLDER, timed
 from tests.bench.score_curves import curves, rows
+from tests.bench.score_explain import explain
 from tests.bench.score_forward import forward
 from tests.bench.score_memory import wide, worker
 from tests.bench.score_model import HOME, SMALL, config, indexer, prepare, quiet_session, table
@@ -123,6 +124,7 @@ PARTS: Mapping[str, Callable[[], None]] = {
     "raw": raw,
     "encoded": of_dataset,
     "forward": forward,
+    "explain": explain,
     "worker": worker,
     "wide": wide,
     "rows": rows,
@@ -138,7 +140,9 @@ def main() -> None:
     cores, memory = os.cpu_count(), os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30
     print(f"{platform.machine()}, {cores} cores, {memory:.0f} GiB, Python {platform.python_version()}", flush=True)
     for part in sys.argv[1:] or PARTS:
-        one_thread = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1") if part == "forward" else {}
+        one_thread = (
+            dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1") if part in ("forward", "explain") else {}
+        )
         environment = os.environ | {"TF_CPP_MIN_LOG_LEVEL": "2"} | one_thread
         subprocess.run([sys.executable, __file__, "--here", part], check=True, env=environment)
 

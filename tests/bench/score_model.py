@@ -50,6 +50,7 @@ def config(
     scan: str = "auto",
     workdir: Path = HOME,
     fields: Sequence[str] = FIELDS,
+    numbers: Sequence[str] = NUMBERS,
     dim: int = DIM,
     all_train: bool = False,
     **score: Any,
@@ -59,7 +60,7 @@ def config(
         "key": ("id",),
         "label": "label",
         "categorical": {name: {} for name in fields},
-        "numeric": {name: {} for name in NUMBERS},
+        "numeric": {name: {} for name in numbers},
     }
     content: dict[str, Any] = {"name": "bench", "workdir": str(workdir), "columns": columns}
     content |= {"source": {"path": str(raw), "scan": scan}}
