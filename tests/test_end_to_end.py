@@ -91,6 +91,14 @@ def test_the_summary_says_what_was_done_and_how_good_it_is(workdir: Path) -> Non
     assert {"auc", "log_loss", "accuracy", "rows", "constant", "linear"} <= set(metadata["metrics"]["test"])
 
 
+def test_the_score_job_holds_its_own_way_against_keras(workdir: Path, tmp_path: Path) -> None:
+    settings = ["--set", f"workdir={workdir}", f"score.output={tmp_path}/scores"]
+    done = job("score", "--parity", "2000", *settings)
+    assert done.returncode == 0, done.stderr
+    assert "Parity: 891 rows of tests/data/titanic.csv, from 1 split, have the scores that Keras" in done.stdout
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.fixture(params=["where all see it", "carried by Spark"])
 def model(request: pytest.FixtureRequest, workdir: Path) -> Iterator[Path]:
     """The trained model; the second time on a disk of its own, whose files can have no names beside the scores."""
@@ -118,6 +126,24 @@ def test_a_standalone_cluster_gives_the_same_scores_for_the_shuffled_table(
     ours, local = read_scores(tmp_path / "scores"), read_scores(workdir / "scores")
     assert ours["PassengerId"].tolist() == local["PassengerId"].tolist()
     np.testing.assert_array_equal(ours["score"], local["score"])
+
+
+def test_a_plan_on_the_cluster_tells_the_memory_of_an_executor(
+    workdir: Path, cluster: str, model: Path, tmp_path: Path
+) -> None:
+    settings = ["--set", f"workdir={workdir}", f"score.output={tmp_path}/scores", f"score.model={model}"]
+    submit = ["spark-submit", "--master", cluster, "--conf", "spark.executor.memory=512m"]
+    submit += ["--conf", "spark.executor.memoryOverhead=400m"]  # less than the room alone, in whole steps
+    config = ["--config", "conf/titanic.yaml", "--plan"]
+    done = run([*submit, str(ROOT / "jobs/score.py"), *config, *settings], {"SPARK_LOCAL_IP": "127.0.0.1"})
+    assert done.returncode == 0, done.stderr
+    (memory,) = re.findall(r"  memory    (.*)", done.stdout)
+    assert memory.startswith("on an executor 1 worker of ")
+    assert memory.endswith("it is 400m now, TOO LITTLE: executors may be killed")
+    there = "sent by Spark, once an executor" if model.is_relative_to("/dev/shm") else "mapped where it lies, which"
+    assert f"index, {there}" in done.stdout
+    assert "on 891 rows)" in done.stdout
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_features_of_parquet_on_the_cluster_are_those_of_csv_in_one_process(

@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from pyspark import Broadcast, SparkFiles
 from pyspark.sql import SparkSession
@@ -49,6 +50,30 @@ def place(spark: SparkSession, artifact: Artifact, shared: Path | None = None) -
         for piece in _pieces(path)
     ]
     return Placed(artifact.fingerprint, None, tuple(pieces))
+
+
+Way = Literal["linked", "in place", "sent"]
+
+
+def way(spark: SparkSession, artifact: Artifact, target: Path) -> Way:
+    """What `place` will do for a job that writes to `target`, as far as it can be told without writing."""
+    staging = target.resolve().parent
+    disk = next(folder for folder in (staging, *staging.parents) if folder.exists())
+    if disk.stat().st_dev == artifact.path.stat().st_dev:
+        return "linked"
+    return "in place" if str(spark.sparkContext.master).startswith("local") else "sent"
+
+
+def place_for_a_look(spark: SparkSession, artifact: Artifact, target: Path) -> Placed:
+    """As `place`, for a job that writes nothing to `target`: no further names, and not safe from being replaced."""
+    if way(spark, artifact, target) == "sent":
+        return place(spark, artifact)
+    return Placed(artifact.fingerprint, str(artifact.path), ())
+
+
+def host_bytes(artifact: Artifact) -> int:
+    """What a host has of a model: its weights, and the index and specification of its encoding."""
+    return sum(path.stat().st_size for pattern in SCORER_FILES for path in artifact.path.glob(pattern))
 
 
 def _linked(folder: Path, paths: list[Path], shared: Path) -> bool:

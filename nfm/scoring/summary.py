@@ -1,40 +1,13 @@
-"""What the score job tells people."""
+"""What the score job tells people when it is done."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from nfm.config import Config, Source
-from nfm.contract.artifact import Artifact
-from nfm.scoring.explain import reason_columns
+from nfm.config import Config
 from nfm.scoring.health import has_moved, score_reports
-from nfm.scoring.output import QUANTILE, RANK
 from nfm.scoring.report import REPORT
-from nfm.scoring.scorer import score_columns
-from nfm.scoring.table import carried_columns
 
 _SHOWN = 10  # score columns; the report has all
-
-
-def plan(config: Config, artifact: Artifact, source: Source, scan: str) -> str:
-    """What the job would do."""
-    size = sum(array.nbytes for array in artifact.weights.values())
-    spec, settings = artifact.encoding.spec, config.score
-    carried = [name for name in carried_columns(spec, config) if name not in settings.partition_by]
-    behind = [name for name, _ in reason_columns(settings.explain)]
-    behind += [RANK] * settings.rank + [QUANTILE] * settings.quantile
-    return "\n".join(
-        [
-            f"Plan of {config.name}: the model was verified and the table's columns were checked, nothing was scored.",
-            f"  source    {source}",
-            f"  scan      {scan}",
-            f"  model     {artifact.path} ({artifact.fingerprint[:12]}…)",
-            f"  weights   {size / 2**20:.1f} MiB, once a host",
-            f"  reads     {', '.join(spec.outputs if settings.encoded else spec.columns)}",
-            f"  writes    {', '.join([*carried, *_few(score_columns(artifact.network)), *behind])}",
-            *(f"  folders   by {', '.join(settings.partition_by)}" for _ in settings.partition_by[:1]),
-            f"  output    {config.scores_folder} ({settings.format})",
-        ]
-    )
 
 
 def summary(config: Config, report: Mapping[str, Any]) -> str:
@@ -44,7 +17,7 @@ def summary(config: Config, report: Mapping[str, Any]) -> str:
     width = max(12, *(len(name) for name in report["values"]))
     lines = [
         f"Scores of {config.name}: {rows:,} rows of {report['source']}",
-        *(f"  {name:<{of_scores}} {_range(ranges.get(name))}".rstrip() for name in _few(list(ranges))),
+        *(f"  {name:<{of_scores}} {_range(ranges.get(name))}".rstrip() for name in few(list(ranges))),
         *(f"  skipped   {path}, which cannot be read: its rows have no score" for path in report["skipped_files"]),
         f"  {'column':<{width}}     missing (train)      unseen (train)       PSI",
     ]
@@ -54,7 +27,7 @@ def summary(config: Config, report: Mapping[str, Any]) -> str:
         lines.append(f"  {name:<{width}}{cells[0]:>20}{cells[1]:>20}{psi:>10}")
     moved = [name for name, told in (*ranges.items(), *report["values"].items()) if has_moved(told)]
     lines += [
-        *(f"  moved     {', '.join(_few(moved))}: far from what the model knows, see the report" for _ in moved[:1]),
+        *(f"  moved     {', '.join(few(moved))}: far from what the model knows, see the report" for _ in moved[:1]),
         f"  model     {report['model']} ({report['model_fingerprint'][:12]}…)",
         f"  scores    {config.scores_folder}",
         f"  report    {config.scores_folder}/{REPORT}",
@@ -62,7 +35,8 @@ def summary(config: Config, report: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _few(names: Sequence[str]) -> list[str]:
+def few(names: Sequence[str]) -> list[str]:
+    """Of many names of columns, the first ones."""
     more = [f"… and {len(names) - _SHOWN} more"] * (len(names) > _SHOWN)
     return [*names[:_SHOWN], *more]
 

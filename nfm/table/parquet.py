@@ -53,9 +53,18 @@ class Files:
         Raises:
             DataError: it cannot be read.
         """
+        return sum(self.counts(path))
+
+    def counts(self, path: str) -> list[int]:
+        """How many rows each row group has, as a file's footer says.
+
+        Raises:
+            DataError: it cannot be read (UnreadableFileError, where the file is to blame).
+        """
         with reading(self.where, path):
             source = open_file(path) if in_store(path) else pa.OSFile(path)
-            return int(pq.read_metadata(source).num_rows)
+            metadata = pq.read_metadata(source)
+            return [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)]
 
     def unreadable(self, split: Split) -> Iterator[tuple[str, str]]:
         """Read all there is of a split; path and reason of each file that cannot be read."""

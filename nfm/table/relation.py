@@ -92,6 +92,20 @@ def hindrance(spark: SparkSession, source: "Source", relation: Relation | None) 
     return None
 
 
+def partitions_of(table: DataFrame, even_if_costly: bool = False) -> int | None:
+    """How many tasks Spark will read a table with.
+
+    Args:
+        table: any.
+        even_if_costly: where a table has to be shuffled first, do so. Otherwise the answer is None there.
+    """
+    frame: Any = table
+    execution = frame._jdf.queryExecution()
+    if _class(execution.executedPlan()) == "AdaptiveSparkPlanExec" and not even_if_costly:
+        return None
+    return int(execution.toRdd().getNumPartitions())
+
+
 def path_of(uri: str) -> str:
     """Where the file of a `file:` URI lies; any other URI as it is."""
     return "/" + unquote(uri.removeprefix("file:").lstrip("/")) if uri.startswith("file:") else uri

@@ -15,6 +15,7 @@ from nfm.contract.hashing import hash64
 from nfm.training import curves
 from nfm.training.control import DivergedError
 from nfm.training.curves import Calibration, PrecisionRecall, Roc, ScoreCells
+from nfm.training.scores import sigmoid
 
 Task = Literal["binary", "regression", "multiclass"]
 BINS = 15  # of a calibration
@@ -392,12 +393,6 @@ def train_mean(
         weight, rows = weight + float(weights.sum()), rows + len(label)
     means = sums / weight if weight else rows_sums / max(rows, 1)
     return tuple(float(mean) for mean in means)
-
-
-def sigmoid(logit: NDArray[np.float64]) -> NDArray[np.float64]:
-    """1 / (1 + exp(-z)), without overflow."""
-    small = np.exp(-np.abs(logit))
-    return np.where(logit >= 0, 1.0, small) / (1.0 + small)
 
 
 def _share(part: float, whole: float) -> float | None:

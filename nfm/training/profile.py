@@ -8,8 +8,8 @@ from numpy.typing import NDArray
 from nfm.contract.cells import EXACT, LIMIT, Cells, cells, merge
 from nfm.contract.profile import Bins, Profile, id_bins
 from nfm.contract.schema import Spec
-from nfm.training.evaluate import sigmoid
 from nfm.training.rows import Rows
+from nfm.training.scores import scores_of
 
 _AT_ONCE = 1 << 18  # rows whose values are put into cells together
 _LEAST_CELLS = 256  # of a class
@@ -41,13 +41,7 @@ class Collector:
 
     def add_scores(self, logits_BC: NDArray[Any]) -> None:
         """Count the scores of some rows."""
-        logits = logits_BC.astype(np.float64)
-        if self._task == "multiclass":
-            scores = np.exp(logits - logits.max(axis=1, keepdims=True))
-            scores /= scores.sum(axis=1, keepdims=True)
-        else:
-            scores = sigmoid(logits) if self._task == "binary" else logits
-        for of_class, found in zip(scores.T.astype(np.float32), self._scores, strict=True):
+        for of_class, found in zip(scores_of(self._task, logits_BC).T.astype(np.float32), self._scores, strict=True):
             found.add(of_class[np.isfinite(of_class)], np.zeros(len(of_class), np.int64))
 
     def profile(self, fold: str) -> Profile:

@@ -17,7 +17,7 @@ def main(model: Path, rows: Path) -> None:
     from nfm.scoring.scorer import score_batch
 
     artifact = Artifact.load(model, verify=False)
-    scores, _ = score_batch(artifact, pq.read_table(rows).to_batches()[0])
+    scores = score_batch(artifact, pq.read_table(rows).to_batches()[0])
     assert len(scores)
     memory = dict(line.split(":", 1) for line in Path("/proc/self/smaps_rollup").read_text().splitlines()[1:])
     megabytes = {name: int(memory[name].split()[0]) / 1024 for name in ("Private_Clean", "Private_Dirty")}

@@ -24,7 +24,7 @@ from nfm.features.dataset import build
 from nfm.scoring import explain as module
 from nfm.scoring.explain import reason_arrays, score_and_effects
 from nfm.scoring.forward import score
-from nfm.scoring.summary import plan
+from nfm.scoring.plan import plan
 from nfm.scoring.table import open_all, score_table
 from tests.scoring.examples import ROWS, config, expected_score
 from tests.scoring.examples import scores as written
@@ -388,7 +388,7 @@ def test_the_plan_and_the_settings(spark: SparkSession, made: Path, tmp_path: Pa
     settings = config(made, made / "raw", explain=1, rank=True)
     model, scan, source = open_all(spark, settings)
     assert "\n  writes    id, score, reason_1, reason_1_effect, score_rank\n" in plan(
-        settings, model, source, scan.method
+        spark, settings, model, scan, source
     )
     for wrong in (-1, 11, "three"):
         with pytest.raises(ValidationError, match=r"score\.explain"):

@@ -16,7 +16,7 @@ from nfm.contract.artifact import Artifact
 from nfm.contract.errors import ConfigError, DataError
 from nfm.scoring import output as module
 from nfm.scoring.local import load
-from nfm.scoring.summary import plan
+from nfm.scoring.plan import plan
 from nfm.scoring.table import open_all, score_table
 from tests.scoring.examples import ROWS, config, expected_score, scores
 
@@ -235,11 +235,10 @@ def test_ranks_of_several_classes_are_refused(spark: SparkSession, made: Path, t
 
 def test_the_plan_says_what_will_be_written(spark: SparkSession, made: Path) -> None:
     settings = config(made, made / "raw", rank=True, partition_by=("colour",), format="csv", columns=("colour",))
-    artifact, scan, source = open_all(spark, settings)
-    told = plan(settings, artifact, source, scan.method)
-    assert f"\n  source    {made}/raw\n  scan      parquet\n" in told
-    assert "\n  writes    id, score, score_rank\n  folders   by colour\n" in told
-    assert told.endswith("/scores (csv)")
+    told = plan(spark, settings, *open_all(spark, settings))
+    assert f"\n  source    {made}/raw\n  scan      parquet: its files are Parquet" in told
+    assert f"\n  writes    id, score, score_rank\n  folders   by colour\n  output    {made}/scores (csv)\n" in told
+    assert "; ranks come on top" in told
 
 
 @pytest.mark.parametrize("scan", ["parquet", "spark"])

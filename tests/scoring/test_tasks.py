@@ -18,9 +18,10 @@ from nfm.contract.artifact import Artifact, Network
 from nfm.contract.encoder import Encoding, inputs
 from nfm.contract.errors import ConfigError, DataError
 from nfm.features.dataset import build
+from nfm.scoring.plan import plan
 from nfm.scoring.scorer import score_batch
-from nfm.scoring.summary import plan, summary
-from nfm.scoring.table import score_table
+from nfm.scoring.summary import summary
+from nfm.scoring.table import open_all, score_table
 from nfm.scoring.tally import Tally
 from tests.scoring.test_forward import brute_force
 
@@ -211,13 +212,13 @@ def test_two_columns_of_one_name_are_refused_before_any_work(
     assert not (tmp_path / "scores").exists()
 
 
-def test_of_many_classes_the_plan_and_the_summary_name_a_few(made: Path, tmp_path: Path) -> None:
+def test_of_many_classes_the_plan_and_the_summary_name_a_few(spark: SparkSession, made: Path, tmp_path: Path) -> None:
     names = tuple(f"c{i}" for i in range(13))
     save_model(made, tmp_path / "model", Network("multiclass", 3, (), "relu", names))
-    settings, model = config(made, made / "tonight"), Artifact.load(tmp_path / "model")
+    settings = config(made, made / "tonight", model=str(tmp_path / "model"))
     shown = [f"score_c{i}" for i in range(10)]
     assert f"  writes    {', '.join(['id', *shown])}, … and 3 more\n" in plan(
-        settings, model, settings.source, "parquet"
+        spark, settings, *open_all(spark, settings)
     )
     nothing = {"min": None, "mean": None, "max": None, "psi": None}
     report = {

@@ -19,6 +19,7 @@ from nfm.training import curves, evaluate
 from nfm.training.curves import ScoreCells
 from nfm.training.evaluate import BinaryTally, MulticlassTally, RegressionTally, tally, train_mean
 from nfm.training.pairs import strongest_pairs
+from nfm.training.scores import sigmoid
 
 Array = NDArray[Any]
 NAMES = ("red", "green", "blue")
@@ -56,7 +57,7 @@ def random_fold(rows: int, seed: int = 0) -> tuple[Array, Array, Array, Array]:
     """Labels, weights (some 0), logits with ties, and a worse predictor."""
     rng = np.random.default_rng(seed)
     logit = rng.normal(size=rows).round(1).astype(np.float32)
-    label = (rng.uniform(size=rows) < evaluate.sigmoid(logit.astype(float))).astype(np.float32)
+    label = (rng.uniform(size=rows) < sigmoid(logit.astype(float))).astype(np.float32)
     weight = rng.choice([0.0, 0.5, 1.0, 3.0], rows).astype(np.float32)
     return label, weight, logit, (logit + rng.normal(size=rows)).astype(np.float32)
 
@@ -153,7 +154,7 @@ def test_many_scores_are_cells_and_the_areas_nearly_exact() -> None:
     rng = np.random.default_rng(1)
     rows = 200_000
     score = rng.normal(-4, 1.5, rows).astype(np.float32)
-    label = (rng.uniform(size=rows) < evaluate.sigmoid(score.astype(float))).astype(np.float32)
+    label = (rng.uniform(size=rows) < sigmoid(score.astype(float))).astype(np.float32)
     weight = rng.uniform(0.5, 2, rows)
     sums = np.stack([weight * label, weight * (1 - label)], axis=1)
     exact, coarse, shuffled = ScoreCells(2), ScoreCells(2, 1 << 14), ScoreCells(2, 1 << 14)

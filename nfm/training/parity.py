@@ -1,0 +1,58 @@
+"""The scores of an artifact's own Keras model: what the forward pass without TensorFlow is held against."""
+
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+from numpy.typing import NDArray
+
+from nfm.contract.artifact import Artifact
+from nfm.contract.encoder import Inputs
+from nfm.contract.errors import DataError
+from nfm.training import layers  # noqa: F401 (Keras finds the layers of a saved model by their registered names)
+from nfm.training.data import features_of
+from nfm.training.scores import scores_of
+
+
+def keras_scores(artifact: Artifact, rows: Inputs) -> NDArray[np.float64]:
+    """Scores of N encoded rows by `keras/model.keras`; they are computed together, so let them be some thousands.
+
+    Args:
+        artifact: verified.
+        rows: as `contract.encoder.inputs` arranges them; at least one.
+
+    Returns:
+        (N, C) probabilities of label 1 for the binary task, numbers for regression, (N, C) probabilities of the classes
+        for multiclass.
+
+    Raises:
+        DataError: the file is not there, cannot be read, or holds a model of other inputs or outputs.
+    """
+    path = artifact.path / "keras" / "model.keras"
+    try:
+        logits_NC = np.asarray(_loaded(path, artifact.fingerprint)(features_of(rows, artifact.encoding.spec)))
+    except Exception as error:  # Keras and TensorFlow raise their own, of many kinds
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+        raise DataError(
+            f"{path} cannot score the rows that the artifact's encoding makes ({reason}). An artifact is used only as "
+            "it was written. Restore it from a copy, or run jobs/train.py again."
+        ) from error
+    if logits_NC.shape != (len(rows.ids_BF), artifact.network.outputs):
+        raise DataError(
+            f"{path} gives scores of the shape {logits_NC.shape} where the artifact's weights give "
+            f"{(len(rows.ids_BF), artifact.network.outputs)}: they do not belong together. Run jobs/train.py again."
+        )
+    return scores_of(artifact.network.task, logits_NC)
+
+
+@lru_cache(maxsize=1)
+def _loaded(path: Path, fingerprint: str) -> Any:
+    """The fingerprint tells an artifact that was replaced."""
+    model = keras.models.load_model(path, compile=False)
+
+    def logits(features: dict[str, NDArray[Any]]) -> Any:
+        return model(features, training=False).numpy()
+
+    return logits
