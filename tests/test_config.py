@@ -79,7 +79,8 @@ train:
    pretrain: null, init_from: null, checkpoint_seconds: 300, group: null}
 tune: {metric: null, space: {}}
 score: {source: null, model: null, output: null, columns: [], encoded: false, partition_by: [], format: parquet,
-  file_mb: 128, explain: 0, rank: false, quantile: false}
+  file_mb: 128, explain: 0, rank: false, quantile: false,
+  gates: {max_oov_rate: null, max_psi: null, max_field_psi: null, min_rows: null}}
 """
 
 
@@ -386,7 +387,7 @@ def test_all_problems_are_told_at_once(file: Path) -> None:
         "model.embedding_dim: 0 given; input should be greater than or equal to 1",
         "train.seed: 'x' given; input should be a valid integer",
         "score.colums: there is no such key. Did you mean 'columns'? Allowed here: source, model, output, columns, "
-        "encoded, partition_by, format, file_mb, explain, rank, quantile",
+        "encoded, partition_by, format, file_mb, explain, rank, quantile, gates",
     ]
 
 

@@ -2,14 +2,12 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from itertools import groupby
 from math import isfinite, log10
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jinja2
-
+from nfm import page
 from nfm.contract.schema import FOLDS
 from nfm.features.findings import KINDS, SERIOUS
 
@@ -25,17 +23,7 @@ def write(path: Path, statistics: Mapping[str, Any]) -> None:
         path: of the page.
         statistics: what statistics.json holds.
     """
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,  # values, columns and paths are anybody's texts
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"count": _count, "number": _number, "percent": _percent, "compact": _compact}
-    page = environment.get_template("report.html.jinja").render(_content(statistics))
-    # A path may hold bytes that are no text.
-    path.write_text(page, encoding="utf-8", errors="backslashreplace")
+    page.write(path, "features/report.html.jinja", _content(statistics))
 
 
 def _content(statistics: Mapping[str, Any]) -> dict[str, Any]:
@@ -46,7 +34,7 @@ def _content(statistics: Mapping[str, Any]) -> dict[str, Any]:
         "ranked": statistics["label"]["task"] == "binary",  # a field alone has an AUC
         "classes": largest(statistics["label"]),
         "CLASSES": CLASSES,
-        "created": _moment(statistics.get("created")),
+        "created": page.moment(statistics.get("created")),
         "groups": groups(found),
         "noticed": {finding["about"] for finding in found},
         "fields": by_auc(statistics["fields"]),
@@ -154,7 +142,7 @@ def histogram(facts: Mapping[str, Any]) -> Histogram | None:
         if count:
             tall = max(1.5, height * count / most)  # what is there is seen
             gap = 0.5 if (to - at) * width > 2 else 0
-            about = f"{_compact(left)} … {_compact(right)}: {count:,}"
+            about = f"{page.compact(left)} … {page.compact(right)}: {count:,}"
             bars.append(
                 Bar(
                     round(at * width, 2),
@@ -165,37 +153,3 @@ def histogram(facts: Mapping[str, Any]) -> Histogram | None:
                 )
             )
     return Histogram(bars, low, high, log)
-
-
-def _moment(created: str | None) -> str:
-    if created is None:
-        return ""
-    moment = datetime.fromisoformat(created)
-    if moment.tzinfo is not None:
-        moment = moment.astimezone(UTC)
-    return f"{moment:%Y-%m-%d %H:%M} UTC"
-
-
-def _count(value: int | None) -> str:
-    return "–" if value is None else f"{value:,}"
-
-
-def _number(value: float | None, digits: int = 3) -> str:
-    return "–" if value is None or not isfinite(value) else f"{value:,.{digits}f}"
-
-
-def _percent(part: float | None, whole: float = 1, digits: int = 1) -> str:
-    """A share; what is not quite nothing or all does not look as if it were."""
-    if part is None or not whole or not isfinite(part / whole):
-        return "–"
-    share = part / whole
-    least = 10.0 ** -(digits + 2)
-    if 0 < share < least:
-        return f"<{least:.{digits}%}"
-    return f">{1 - least:.{digits}%}" if 1 - least < share < 1 else f"{share:.{digits}%}"
-
-
-def _compact(value: float | None) -> str:
-    if value is None or not isfinite(value):
-        return "–"
-    return f"{value:,.0f}" if 1e4 <= abs(value) < 1e10 else f"{value:,.4g}"

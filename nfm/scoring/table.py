@@ -302,7 +302,7 @@ def _report(config: Config, artifact: Artifact, source: Source, scan: Scan, tall
     refused.mkdir(exist_ok=True)
     write_report(refused, report)
     found: list[dict[str, Any]] = report["gates"]["crossed"]
-    limits = [f"{one['told']}; score.gates.{one['gate']} is {one['limit']:g}" for one in found]
+    limits = [f"{one['told']}; score.gates.{one['gate']} is {one['limit']}" for one in found]
     raise GateError(
         "\n  ".join(
             [

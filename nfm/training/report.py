@@ -3,16 +3,15 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from math import isfinite
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
-import jinja2
 import keras
 import numpy as np
 import yaml
 from markupsafe import Markup
 
+from nfm import page
 from nfm.config import Config
 from nfm.config_train import MONITORS, Model
 from nfm.contract.schema import FOLDS, Spec
@@ -69,17 +68,7 @@ class Trained(Protocol):
 
 def write(path: Path, config: Config, trained: Trained) -> None:
     """Write the report of a trained model: metrics, architecture, parameters, curves, data, configuration."""
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"count": _count, "number": _number, "percent": _percent, "compact": _compact}
-    environment.filters |= {"metric": metric_text}
-    page = environment.get_template("report.html.jinja").render(_content(config, trained))
-    path.write_text(page, encoding="utf-8")
+    page.write(path, "training/report.html.jinja", _content(config, trained), metric=metric_text)
 
 
 def judged_fold(metrics: Mapping[str, Mapping[str, Any]]) -> str:
@@ -320,20 +309,4 @@ def _ranking(tallies: Mapping[str, BinaryTally], judged: str) -> dict[str, str |
 
 def metric_text(value: float | None, key: str, digits: int = 4) -> str:
     """A metric as people read it: shares of 1 with fixed digits, errors in the label's unit with significant ones."""
-    return _compact(value) if key in ("rmse", "mae") else _number(value, digits)
-
-
-def _count(value: int | None) -> str:
-    return "–" if value is None else f"{value:,}"
-
-
-def _number(value: float | None, digits: int = 4) -> str:
-    return "–" if value is None or not isfinite(value) else f"{value:,.{digits}f}"
-
-
-def _percent(part: float | None, whole: float = 1) -> str:
-    return "–" if part is None or not whole or not isfinite(part / whole) else f"{part / whole:.1%}"
-
-
-def _compact(value: float | None) -> str:
-    return "–" if value is None or not isfinite(value) else f"{value:,.4g}"
+    return page.compact(value) if key in ("rmse", "mae") else page.number(value, digits)

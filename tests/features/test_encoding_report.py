@@ -2,7 +2,6 @@
 
 import copy
 from collections.abc import Callable, Iterator
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +10,9 @@ import pytest
 from nfm.contract.schema import FOLDS
 from nfm.features.findings import findings
 from nfm.features.report import by_auc, counted, groups, histogram, write
+from tests.parsed import Parsed
 
-Page = Callable[[dict[str, Any]], "Parsed"]
-VOID = {"meta", "br", "wbr"}
+Page = Callable[[dict[str, Any]], Parsed]
 ROWS = {"train": 7000, "valid": 1000, "test": 2000}
 
 
@@ -95,48 +94,6 @@ STATISTICS: dict[str, Any] = {
     "findings": [],
     "grown": None,
 }
-
-
-class Parsed(HTMLParser):
-    """A page: its tags, its text, and the cells of its tables."""
-
-    def __init__(self, page: str) -> None:
-        super().__init__()
-        self.page = page
-        self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.open: list[str] = []
-        self.text = ""
-        self.rows: list[list[str]] = []
-        self.feed(page)
-        self.close()
-        assert self.open == []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attrs)))
-        if tag == "tr":
-            self.rows.append([])
-        if tag in ("td", "th"):
-            self.rows[-1].append("")
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        if "style" in self.open:
-            return
-        self.text += data
-        if "td" in self.open or "th" in self.open:
-            self.rows[-1][-1] += data
-
-    def row(self, name: str) -> list[str]:
-        """The cells of the first row that begins with this."""
-        cells = [[" ".join(cell.split()) for cell in row] for row in self.rows]
-        return next(row for row in cells if row and row[0].removesuffix(" ▲") == name)
-
-    def section(self, name: str) -> bool:
-        return any(tag == "section" and attrs.get("id") == name for tag, attrs in self.tags)
 
 
 @pytest.fixture
