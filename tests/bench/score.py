@@ -21,6 +21,7 @@ from tests.bench.features import FOLDER, timed
 from tests.bench.score_curves import curves, rows
 from tests.bench.score_explain import explain
 from tests.bench.score_forward import forward
+from tests.bench.score_health import health
 from tests.bench.score_memory import wide, worker
 from tests.bench.score_model import HOME, SMALL, config, indexer, prepare, quiet_session, table
 from tests.bench.score_parts import BATCHES, encoded, indexed, keras_function, write, write_zeros
@@ -125,6 +126,7 @@ PARTS: Mapping[str, Callable[[], None]] = {
     "encoded": of_dataset,
     "forward": forward,
     "explain": explain,
+    "health": health,
     "worker": worker,
     "wide": wide,
     "rows": rows,

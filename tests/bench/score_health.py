@@ -1,0 +1,98 @@
+"""What a trusted job costs: the score job beside tasks that only read, encode, score and write."""
+
+import shutil
+import statistics
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from nfm.config import Config
+from nfm.contract.artifact import Artifact
+from nfm.contract.cells import Cells, cells
+from nfm.contract.columns import Rows
+from nfm.contract.profile import Bins, Profile, id_bins
+from nfm.contract.values import decoded
+from nfm.features.dataset import build
+from nfm.scoring.hosts import opened, place
+from nfm.scoring.output import layout
+from nfm.scoring.scorer import score_batch
+from nfm.scoring.table import open_all, score_table
+from nfm.scoring.tasks import Output
+from nfm.table.write import Writer
+from tests.bench.features import timed
+from tests.bench.score_model import HOME, SMALL, config, quiet_session, save_random, table
+
+ROUNDS, WANTED = 7, 1.1
+
+
+def health() -> None:
+    """The raw table by tasks: with health report, gates, chunks, staging and publishing, and without, in turn."""
+    spark, raw = quiet_session(), table(SMALL / 1e6)
+    settings = config(raw, workdir=HOME / "health")
+    if not settings.encoding_folder.exists():
+        build(spark, settings)
+    save_random(settings)
+    _add_profile(settings, raw)
+    bare = Path(settings.workdir, "bare")
+
+    def only_score() -> None:
+        shutil.rmtree(bare, ignore_errors=True)
+        bare.mkdir()
+        artifact, scan, _ = open_all(spark, settings)
+        output, placed = Output(artifact.encoding.spec.key, (), False), place(spark, artifact)
+        schema = output.schema(artifact, scan.schema)
+
+        def work(all_rows: Iterator[Rows]) -> Iterator[pa.RecordBatch]:
+            writer = Writer(bare, layout(schema))
+            for rows in all_rows:
+                scores_NC = score_batch(opened(placed), rows)
+                columns = [decoded(rows.column(name)) for name in output.columns]
+                writer.add("", pa.table([*columns, *map(pa.array, scores_NC.T)], schema=schema))
+            yield pa.RecordBatch.from_pydict({"rows": [sum(file.rows for file in writer.close())]})
+
+        read = [*output.columns, *artifact.encoding.spec.columns]
+        assert sum(row.rows for row in scan.map(read, work, "rows long").collect()) == SMALL
+
+    ways: dict[str, Callable[[], object]] = {
+        "score job": lambda: score_table(spark, settings),
+        "only scores": only_score,
+    }
+    for way in ways.values():
+        way()
+    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    for _ in range(ROUNDS):
+        for name, way in ways.items():
+            seconds[name].append(timed(way))
+    for name, each in seconds.items():
+        median = statistics.median(each)
+        print(
+            f"{name:<16} {median:5.2f} s {SMALL / median / 1000:6.0f} k rows/s ({', '.join(f'{s:.2f}' for s in each)})"
+        )
+    trusted, alone = (statistics.median(each) for each in seconds.values())
+    print(f"health, chunks, publishing: {trusted / alone:.2f} × the time (wanted: at most {WANTED})", flush=True)
+    spark.stop()
+
+
+def _add_profile(settings: Config, raw: Path) -> None:
+    """What a training would have left in the model, of one file's rows."""
+    artifact = Artifact.load(settings.model_folder, verify=False)
+    spec = artifact.encoding.spec
+    (batch,) = pq.read_table(min(raw.glob("*.parquet"))).combine_chunks().to_batches()
+    columns = artifact.encoding.encode(batch)
+    scores = score_batch(artifact, batch)[:, 0].astype(np.float64)
+
+    def in_cells(x: Any) -> Cells:
+        values = np.asarray(x, np.float64)
+        return cells(values, np.zeros(len(values), np.int64), 1)
+
+    fields = {
+        field.name: id_bins(field, np.bincount(columns[field.name], minlength=field.size).astype(float))
+        for field in spec.fields
+    }
+    numbers = {number.name: Bins.of_cells(in_cells(columns[number.name])) for number in spec.numbers}
+    profile = Profile(fields, numbers, "valid", (in_cells(scores),))
+    save_random(settings, profile.save)
