@@ -6,6 +6,7 @@ macros.html.jinja   cells and texts that several of them have
 
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
+from functools import cache
 from math import isfinite
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,16 @@ def write(path: Path, template: str, content: Mapping[str, Any], **filters: Call
         content: the template's variables.
         filters: of the template, besides `count`, `number`, `percent` and `compact`.
     """
+    environment = _environment()
+    environment.filters |= filters
+    page = environment.get_template(template).render(content)
+    # A path may hold bytes that are no text.
+    path.write_text(page, encoding="utf-8", errors="backslashreplace")
+
+
+@cache
+def _environment() -> jinja2.Environment:
+    """One for the process: to compile a template takes a fifth of a second."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("nfm", ""),
         autoescape=True,  # values, columns and paths are anybody's texts
@@ -29,10 +40,8 @@ def write(path: Path, template: str, content: Mapping[str, Any], **filters: Call
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"count": count, "number": number, "percent": percent, "compact": compact, **filters}
-    page = environment.get_template(template).render(content)
-    # A path may hold bytes that are no text.
-    path.write_text(page, encoding="utf-8", errors="backslashreplace")
+    environment.filters |= {"count": count, "number": number, "percent": percent, "compact": compact}
+    return environment
 
 
 def moment(created: str | None) -> str:

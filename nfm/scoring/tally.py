@@ -187,6 +187,6 @@ def _count_at_least(x: Any, edges: Any, found: Any) -> None:
         for j in range(np.uint64(len(edges))):
             edge, count = edges[j], np.int32(0)
             for i in range(start, stop):
-                count += np.int32(x[i] >= edge)
+                count = np.int32(count + (x[i] >= edge))  # else numba would count in 64 bits, half as many at once
             found[j] += count
         start = stop
