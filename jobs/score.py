@@ -8,10 +8,11 @@ from typing import Any
 from nfm.config import Config
 from nfm.contract.errors import ConfigError
 from nfm.job import run
+from nfm.scoring.opening import open_all
 from nfm.scoring.parity import check, compare
 from nfm.scoring.plan import plan
 from nfm.scoring.summary import summary
-from nfm.scoring.table import open_all, score_table
+from nfm.scoring.table import score_table
 from nfm.spark import session
 
 OPTIONS: dict[str, dict[str, Any]] = {

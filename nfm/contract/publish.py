@@ -25,47 +25,56 @@ class BusyError(NfmError):
 
 @contextmanager
 def publish(target: Path, marker: str) -> Iterator[Path]:
+    """`staged`, while no other run may write the target.
+
+    Raises:
+        BusyError: another run is at it; names the process and the host.
+        DataError: as `staged` does.
+    """
+    with locked(target), staged(target, marker) as staging:
+        yield staging
+
+
+@contextmanager
+def staged(target: Path, marker: str) -> Iterator[Path]:
     """Hand out an empty staging folder; swap it in when the block ends, remove it when the block raises.
 
-    One run at a time publishes to a target: the kernel holds the lock and lets it go when the run dies, however it
-    dies. What a killed run left in staging is removed by the next one.
+    What a killed run left in staging is removed by the next one. Call it while the target is `locked`.
 
     Args:
         target: the folder to make or replace. It stays as it is until the new one is complete.
         marker: a file that every folder of this kind holds; a folder without it is not ours and is never replaced.
 
     Raises:
-        BusyError: another run is at it; names the process and the host.
         DataError: the target holds something else, or the new folder lacks the marker.
     """
     target = target.resolve()  # behind a symbolic link, the folder is replaced and the link stays
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with locked(target):
-        for stale in target.parent.glob(f".{glob.escape(target.name)}.staging-*"):
-            if stale.suffix == _OLD and not target.exists():
-                stale.rename(target)  # a run died between the two renames of _swap
-            else:
-                shutil.rmtree(stale)
-        check_ours(target, marker)
-        staging = Path(tempfile.mkdtemp(prefix=f".{target.name}.staging-", dir=target.parent))
-        staging.chmod(0o777 & ~_umask())
-        try:
-            yield staging
-            if not (staging / marker).exists():
-                raise DataError(f"{staging} was not completed: it holds no {marker}. {target} is left as it was.")
-            _swap(staging, target)
-        finally:
-            # After the swap this is the old folder; after an error, the unfinished new one.
-            shutil.rmtree(staging, ignore_errors=True)
+    for stale in target.parent.glob(f".{glob.escape(target.name)}.staging-*"):
+        if stale.suffix == _OLD and not target.exists():
+            stale.rename(target)  # a run died between the two renames of _swap
+        else:
+            shutil.rmtree(stale)
+    check_ours(target, marker)
+    staging = Path(tempfile.mkdtemp(prefix=f".{target.name}.staging-", dir=target.parent))
+    staging.chmod(0o777 & ~_umask())
+    try:
+        yield staging
+        if not (staging / marker).exists():
+            raise DataError(f"{staging} was not completed: it holds no {marker}. {target} is left as it was.")
+        _swap(staging, target)
+    finally:
+        # After the swap this is the old folder; after an error, the unfinished new one.
+        shutil.rmtree(staging, ignore_errors=True)
 
 
 @contextmanager
 def locked(target: Path) -> Iterator[None]:
-    """Keep other runs from writing this folder.
+    """Keep other runs from writing this folder. The kernel lets go of the lock when a run dies, however it dies.
 
     Raises:
         BusyError: another run is at it; names the process and the host.
     """
+    target = target.resolve()
     target.parent.mkdir(parents=True, exist_ok=True)
     path = target.parent / f".{target.name}.lock"
     with path.open("a+") as file:

@@ -91,6 +91,10 @@ class Chunks:
                 found.append(chunk)
         return found
 
+    def size(self) -> int:
+        """Bytes of the files."""
+        return sum(path.stat().st_size for path in self.files.iterdir())
+
     def remove(self) -> None:
         """They are published, or nobody can go on from them."""
         shutil.rmtree(self.folder, ignore_errors=True)

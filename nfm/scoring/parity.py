@@ -20,8 +20,8 @@ from nfm.contract.encoder import Inputs, inputs
 from nfm.contract.errors import DataError
 from nfm.contract.values import decoded
 from nfm.scoring.hosts import Placed, opened, place_for_a_look
+from nfm.scoring.opening import open_all
 from nfm.scoring.scorer import score_batch, score_columns
-from nfm.scoring.table import open_all
 from nfm.spark import told_plainly
 from nfm.table.relation import partitions_of
 from nfm.table.scan import Scan, Work

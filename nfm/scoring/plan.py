@@ -12,11 +12,11 @@ from nfm.contract.artifact import Artifact
 from nfm.contract.errors import DataError
 from nfm.scoring.explain import reason_columns
 from nfm.scoring.hosts import Way, host_bytes, way
+from nfm.scoring.opening import carried_columns
 from nfm.scoring.output import QUANTILE, RANK
 from nfm.scoring.probe import Probe, probe
 from nfm.scoring.scorer import score_columns
 from nfm.scoring.summary import few
-from nfm.scoring.table import carried_columns
 from nfm.spark import told_plainly
 from nfm.table.parquet import UnreadableFileError
 from nfm.table.relation import partitions_of

@@ -11,6 +11,7 @@ from nfm.config import Gates
 from nfm.scoring import pictures
 from nfm.scoring.health import MOVED, has_moved, score_reports
 
+SCORES_MARKER = "_report.json"  # every folder of scores has one
 REPORT = "_report.html"  # a name that readers of the scores pass over
 LITTLE = 0.1  # a PSI below this is usually read as stable
 FULL = 50  # columns that are told of in full, the most moved ones; the others are in a compact table
@@ -28,7 +29,7 @@ def refused_folder(target: Path) -> Path:
 
 def write_report(folder: Path, report: Mapping[str, Any]) -> None:
     """Write _report.json and _report.html."""
-    (folder / "_report.json").write_text(json.dumps(report, indent=1))
+    (folder / SCORES_MARKER).write_text(json.dumps(report, indent=1))
     page.write(folder / REPORT, "scoring/report.html.jinja", _content(report), short=short)
 
 

@@ -18,9 +18,10 @@ from nfm.contract.profile import Bins, Profile, id_bins
 from nfm.contract.values import decoded
 from nfm.features.dataset import build
 from nfm.scoring.hosts import opened, place
+from nfm.scoring.opening import open_all
 from nfm.scoring.output import layout
 from nfm.scoring.scorer import score_batch
-from nfm.scoring.table import open_all, score_table
+from nfm.scoring.table import score_table
 from nfm.scoring.tasks import Output
 from nfm.table.write import Writer
 from tests.bench.features import timed

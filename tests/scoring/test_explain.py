@@ -24,8 +24,9 @@ from nfm.features.dataset import build
 from nfm.scoring import explain as module
 from nfm.scoring.explain import reason_arrays, score_and_effects
 from nfm.scoring.forward import score
+from nfm.scoring.opening import open_all
 from nfm.scoring.plan import plan
-from nfm.scoring.table import open_all, score_table
+from nfm.scoring.table import score_table
 from tests.scoring.examples import ROWS, config, expected_score
 from tests.scoring.examples import scores as written
 

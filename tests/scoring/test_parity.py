@@ -22,8 +22,8 @@ from nfm.contract import artifact as contract
 from nfm.contract.artifact import Artifact
 from nfm.contract.encoder import Encoding, Inputs
 from nfm.contract.errors import ConfigError, DataError
+from nfm.scoring.opening import open_all
 from nfm.scoring.parity import _sample, check, compare, deltas
-from nfm.scoring.table import open_all
 from nfm.table.splits import Piece, file_at
 from nfm.training.model import export, network
 from nfm.training.parity import keras_scores

@@ -14,9 +14,9 @@ from nfm.contract.errors import DataError
 from nfm.contract.publish import locked
 from nfm.scoring import plan as module
 from nfm.scoring.hosts import place_for_a_look, way
+from nfm.scoring.opening import open_all
 from nfm.scoring.plan import measure, needed_bytes, plan, room, seconds_for
 from nfm.scoring.probe import Probe, probe
-from nfm.scoring.table import open_all
 from nfm.table.scan import open_scan
 from tests.scoring.examples import ROWS, SCHEMA, config
 from tests.table.test_scan import everything

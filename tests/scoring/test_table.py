@@ -14,8 +14,9 @@ from pyspark.sql import SparkSession
 
 from nfm.contract.artifact import Artifact
 from nfm.contract.errors import ConfigError, DataError
+from nfm.scoring.opening import open_all
 from nfm.scoring.output import layout
-from nfm.scoring.table import open_all, score_table
+from nfm.scoring.table import score_table
 from nfm.scoring.tasks import Output, score_rows
 from nfm.table.write import Writer
 from tests.scoring.examples import ROWS, SCHEMA, config, expected_score, save_model, scores

@@ -18,10 +18,11 @@ from nfm.contract.artifact import Artifact, Network
 from nfm.contract.encoder import Encoding, inputs
 from nfm.contract.errors import ConfigError, DataError
 from nfm.features.dataset import build
+from nfm.scoring.opening import open_all
 from nfm.scoring.plan import plan
 from nfm.scoring.scorer import score_batch
 from nfm.scoring.summary import summary
-from nfm.scoring.table import open_all, score_table
+from nfm.scoring.table import score_table
 from nfm.scoring.tally import Tally
 from tests.scoring.test_forward import brute_force
 

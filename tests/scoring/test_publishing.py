@@ -1,0 +1,108 @@
+"""The score job in trouble: a full disk, two starts at once, the lock of a dead run, folders that are not ours."""
+
+import base64
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pyspark.sql import SparkSession
+
+from nfm.contract.errors import DataError, NfmError
+from nfm.contract.publish import BusyError
+from nfm.scoring.table import score_table
+from tests.processes import ROOT
+from tests.scoring.examples import ROWS, SCHEMA, config, scores
+
+HOLDS_THE_LOCK = """
+import sys
+from pathlib import Path
+from nfm.contract.publish import publish
+with publish(Path(sys.argv[1]), "_report.json") as staging:
+    (staging / "half.parquet").write_text("half")
+    print("locked", flush=True)
+    sys.stdin.read()
+"""
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 1 MB; or, where none can be mounted, a disk that says of itself that it is full."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)], capture_output=True)
+    if mounted.returncode:
+        pytest.skip(f"no file system can be mounted here: {mounted.stderr!r}")
+    yield folder
+    subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+@pytest.mark.parametrize("scan", ["parquet", "csv"])
+def test_a_full_disk_leaves_the_old_scores_and_the_next_run_goes_on(
+    spark: SparkSession, made: Path, tmp_path: Path, small_disk: Path, scan: str
+) -> None:
+    output = small_disk / "scores"
+    score_table(spark, config(made, made / "raw", output=str(output)))
+    before = files(output)
+    # A column that is carried along takes more room than there is.
+    rows = [(*row, base64.b64encode(random.Random(i).randbytes(6000)).decode()) for i, row in enumerate(ROWS)]
+    wide = spark.createDataFrame(rows, f"{SCHEMA}, text string").repartition(3)
+    source: dict[str, Any] = {"path": str(tmp_path / "wide"), "format": scan}
+    if scan == "csv":
+        source["options"] = {"header": True, "inferSchema": True}
+    wide.write.options(header=True).format(scan).save(str(tmp_path / "wide"))
+    (small_disk / "others").write_bytes(bytes(700_000))
+    settings = config(made, source, output=str(output), columns=("text",))
+    with pytest.raises(NfmError, match=r"^There is no room left where .*disk/scores is written: .*Make room"):
+        score_table(spark, settings)
+    assert files(output) == before
+    (small_disk / "others").unlink()
+    score_table(spark, settings)
+    assert len(scores(output)) == 60
+    assert [path.name for path in small_disk.iterdir() if "chunks" in path.name or "staging" in path.name] == []
+
+
+def test_the_second_of_two_starts_is_told_who_the_first_is(spark: SparkSession, made: Path, tmp_path: Path) -> None:
+    output = tmp_path / "scores"
+    command = [sys.executable, "-c", HOLDS_THE_LOCK, str(output)]
+    with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as first:
+        assert first.stdout is not None
+        assert first.stdout.readline() == "locked\n"
+        with pytest.raises(BusyError, match=rf"^Another run is writing .*scores: process {first.pid} on "):
+            score_table(spark, config(made, made / "raw", output=str(output)))
+        assert not output.exists()
+        first.send_signal(signal.SIGKILL)
+    # Its lock file lies there still, with its name; the lock itself has gone with it.
+    assert str(first.pid) in (tmp_path / ".scores.lock").read_text()
+    assert list(tmp_path.glob(".scores.staging-*"))
+    assert score_table(spark, config(made, made / "raw", output=str(output)))["rows"] == 60
+    assert not list(tmp_path.glob(".scores.staging-*"))
+    assert len(scores(output)) == 60
+
+
+def test_a_folder_that_is_not_ours_is_never_touched(spark: SparkSession, made: Path, tmp_path: Path) -> None:
+    mine = tmp_path / "scores"
+    mine.mkdir()
+    (mine / "thesis.parquet").write_text("mine")
+    with pytest.raises(DataError, match="is not something this job made"):
+        score_table(spark, config(made, made / "raw", output=str(mine)))
+    assert files(mine) == {"thesis.parquet": b"mine"}
+    assert os.listdir(tmp_path) == ["scores"]  # noqa: PTH208 (hidden ones, too)
+    # Not where the report of a refused run would lie, either.
+    shutil.rmtree(mine)
+    (tmp_path / "_refused_scores").mkdir()
+    (tmp_path / "_refused_scores/thesis.txt").write_text("mine")
+    with pytest.raises(DataError, match="_refused_scores exists, and is not something this job made"):
+        score_table(spark, config(made, made / "raw", output=str(mine), gates={"min_rows": 100}))
+    score_table(spark, config(made, made / "raw", output=str(mine)))
+    assert files(tmp_path / "_refused_scores") == {"thesis.txt": b"mine"}
