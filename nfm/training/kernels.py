@@ -112,6 +112,7 @@ def pool(
         ahead = min(b + _SAMPLES_AHEAD, stop - 1)
         for m in range(features):
             _prefetch(embedding, rows_BM[ahead, m])
+            _prefetch(linear, rows_BM[ahead, m])
         for k in range(dim):
             sum_BK[b, k] = squares[k] = np.float32(0)
         for c in range(width):

@@ -168,19 +168,24 @@ def _normed(x_BK: Any, gamma_K: Any, beta_K: Any, epsilon: float) -> tuple[tuple
 
 @keras.saving.register_keras_serializable("nfm")
 class Dropout(keras.layers.Dropout):
-    """Keras's dropout with 16 random bits a unit instead of a float of 32: a third of its time.
+    """Keras's dropout with a cheaper generator: XLA makes it part of the loop that drops.
 
-    The rate is so rounded to a multiple of 1/65,536.
+    TensorFlow's generator draws a seed; each unit has a hash of that and of its position.
     """
 
     def call(self, inputs: Any, training: bool | None = None) -> Any:
         """Drop and scale, in training."""
-        dropped = round(self.rate * 65536)
-        if not training or not dropped:
+        if not training or not self.rate:
             return inputs
-        shape = tf.shape(inputs)
-        words = tf.stack([shape[0], (inputs.shape[-1] + 1) // 2])
-        random = tf.random.stateless_uniform(words, self.seed_generator.next(), None, None, tf.int32)
-        bits = tf.reshape(tf.bitcast(random, tf.uint16), [shape[0], -1])[:, : inputs.shape[-1]]
-        kept = tf.cast(bits >= tf.constant(dropped, tf.uint16), inputs.dtype)
-        return inputs * (kept * (65536 / (65536 - dropped)))
+        seed = tf.random.stateless_uniform((2,), self.seed_generator.next(), None, None, tf.uint32)
+        random = tf.reshape(_hashed(tf.range(tf.size(inputs)), seed), tf.shape(inputs))
+        kept = random >= tf.constant(round(self.rate * 2**32), tf.uint32)
+        return tf.where(kept, inputs / (1 - self.rate), 0.0)
+
+
+def _hashed(numbers: Any, seed: Any) -> Any:
+    """32 random bits for each number: the finalizer of a hash (github.com/skeeto/hash-prospector), with a seed."""
+    bits = tf.cast(numbers, tf.uint32) * 0x9E3779B9 + seed[0]
+    bits = tf.bitwise.bitwise_xor(bits, tf.bitwise.right_shift(bits, 16)) * 0x21F0AAAD + seed[1]
+    bits = tf.bitwise.bitwise_xor(bits, tf.bitwise.right_shift(bits, 15)) * 0xD35A2D97
+    return tf.bitwise.bitwise_xor(bits, tf.bitwise.right_shift(bits, 15))

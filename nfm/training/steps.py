@@ -15,9 +15,10 @@ from nfm.training.kernels import Batch
 from nfm.training.model import above_tables, linear_part
 from nfm.training.optimizers import Optimizer
 from nfm.training.rows import Rows
-from nfm.training.tables import features_by_sample
+from nfm.training.tables import features_by_sample, taken_over
 
 Step = Callable[[Mapping[str, Any], Any, Any, float, int], float]
+_FUSED = 1024  # samples of a batch from which XLA compiles the network
 _PIECE = 1 << 13  # rows of a forward pass
 
 
@@ -38,11 +39,12 @@ def make_step(model: keras.Model, spec: Spec, model_settings: Model, settings: T
         if dropped is not None:
             features = dropped(features, now[1])
         read, factor = tables.read(*features_by_sample(features, spec)), 1.0
-        sums = (tf.constant(read.pooled_BK), tf.constant(read.linear_BC))
+        sums = (taken_over(read.pooled_BK), taken_over(read.linear_BC))
+        grouped = tables.later(tables.grouped, read)  # the ids alone say how; the network leaves a core idle at times
         given = (tf.convert_to_tensor(array) for array in (features["dense"], label, weight))
         loss, pooled, linear, square_norm, gradients = network(*sums, *given, *now)
         batch = Batch(read.x_BM, read.sum_BK, np.asarray(pooled), np.asarray(linear))
-        by_row = tables.grouped(read)
+        by_row = grouped.result()
         decays = (2 * penalties / (len(read.rows_BM) if settings.loss_reduction == "mean" else 1)).astype(np.float32)
         if settings.clip_norm is not None:
             factor = optimizer.factor(float(square_norm) + tables.square_norm(by_row, batch, decays))
@@ -89,7 +91,9 @@ def _network(
 
     # Compiled for each length of a batch (all but an epoch's last one have the same), and not anew for any length once
     # there were two: that would be slower and round otherwise, and where a training was killed would tell.
-    return tf.function(network, autograph=False), tf.function(apply, autograph=False)
+    # XLA saves a third of a large batch's time, and compiles for a second more: small batches do not win that back.
+    fused = settings.batch_size >= _FUSED
+    return tf.function(network, autograph=False, jit_compile=fused), tf.function(apply, autograph=False)
 
 
 def losses(task: str, label_B1: Any, logits_BC: Any) -> Any:

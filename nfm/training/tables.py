@@ -6,7 +6,7 @@ memory when the model is measured or written (`publish`). There is no second cop
 
 import itertools
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -74,13 +74,13 @@ class RowTables:
         write there. Did it copy at once, the values would be the same.
         """
         for array, variable in zip(self.weights, self._variables, strict=True):
-            variable.assign(tf.experimental.dlpack.from_dlpack(array.__dlpack__()))
+            variable.assign(taken_over(array))
 
     def read(self, rows_BM: Ints, x_BM: Floats) -> Read:
         """Pool the embeddings and add up the first-order weights of each sample's features."""
         count = len(rows_BM)
-        sum_BK, pooled_BK = (np.empty((count, self.weights.embedding.shape[1]), np.float32) for _ in range(2))
-        linear_BC = np.empty((count, self.weights.linear.shape[1]), np.float32)
+        sum_BK, pooled_BK = (_aligned((count, self.weights.embedding.shape[1])) for _ in range(2))
+        linear_BC = _aligned((count, self.weights.linear.shape[1]))
         bounds = [count * i // self._threads for i in range(self._threads + 1)]
         self._shared(bounds, kernels.pool, rows_BM, x_BM, self.weights, pooled_BK, sum_BK, linear_BC)
         return Read(rows_BM, x_BM, sum_BK, pooled_BK, linear_BC)
@@ -130,6 +130,10 @@ class RowTables:
         given = (by_row, batch, self.weights, decays, np.float32(scale), formulas, numbers, *slots, norms_D)
         self._shared(bounds, kernels.move, *given)
 
+    def later(self, function: Callable[..., Any], *arguments: Any) -> Future[Any]:
+        """Call a function of this object in another thread."""
+        return _pool(self._threads).submit(function, *arguments)
+
     def _shared(self, bounds: Sequence[int], kernel: Any, *arguments: Any) -> None:
         ranges = [(a, b) for a, b in itertools.pairwise(bounds) if a < b]
         others = [_pool(self._threads).submit(kernel, *of, *arguments) for of in ranges[1:]]
@@ -142,6 +146,11 @@ class RowTables:
 @cache
 def _pool(threads: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(threads, "rows")
+
+
+def taken_over(array: Floats) -> Any:
+    """A tensor of an array's memory, as it is (DLPack)."""
+    return tf.experimental.dlpack.from_dlpack(array.__dlpack__())
 
 
 def _aligned(shape: Sequence[int]) -> Floats:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from nfm.config_train import Model, Train
 from nfm.contract.encoder import Inputs
 from nfm.contract.schema import Bag, Field, Spec
+from nfm.training import steps
 from nfm.training.data import Fold, Rows, features_of
 from nfm.training.evaluate import RegressionTally
 from nfm.training.model import build, linear_part
@@ -339,3 +340,25 @@ def test_the_classes_of_the_specification_are_the_outputs(mixed: Spec) -> None:
     form = model_settings(task="multiclass")
     assert build(replace(mixed, classes=("a", "b", "c", "d")), form).output_shape == (None, 4)
     assert build(mixed, model_settings()).output_shape == (None, 1)
+
+
+def test_with_xla_a_training_is_the_same_but_for_rounding(
+    categories: Spec, make_rows: MakeRows, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Dropout drops the same units, and batch norm has the same statistics."""
+    form = Model.model_validate({"embedding_dim": 3, "hidden_units": (4,), "pooling_dropout": 0.3})
+    spec, rows = categories, make_rows(categories, 64)
+    label = np.random.default_rng(5).integers(0, 2, (64, 1)).astype(np.float32)
+    losses_of: list[list[float]] = []
+    weights: list[list[NDArray[Any]]] = []
+    for smallest in (1, 1 << 30):
+        monkeypatch.setattr(steps, "_FUSED", smallest)
+        keras.utils.set_random_seed(2)  # of the dropout
+        trained = Trained(spec, form, sgd(optimizer="adagrad", learning_rate=0.05))
+        of_steps = [trained.step(features_of(rows, spec), label, np.ones(64, np.float32)) for _ in range(5)]
+        losses_of.append(of_steps)
+        weights.append([variable.numpy() for variable in trained.model.weights])
+    assert losses_of[0] == pytest.approx(losses_of[1], rel=1e-4)
+    assert len({round(loss, 4) for loss in losses_of[0]}) == 5
+    for one, other in zip(*weights, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-4)
