@@ -15,8 +15,11 @@ import json
 import logging
 import os
 import shutil
+import threading
+import time
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -30,6 +33,7 @@ from nfm.table.write import File
 
 log = logging.getLogger(__name__)
 
+_EVERY = 30.0  # seconds between two lines of the log
 _RUN, _DONE, _FILES = "_run.json", "done", "files"
 _WHAT = {  # the parts of what scores follow from, as people are told of them
     "model": "the model is another one",
@@ -90,6 +94,33 @@ class Chunks:
             if whole:
                 found.append(chunk)
         return found
+
+    @contextmanager
+    def progress(self, parts: int | None) -> Iterator[None]:
+        """Say now and then how many parts are done; of how many, where that is known."""
+        over, began, before = threading.Event(), time.monotonic(), self._count()
+
+        def tell() -> None:
+            while not over.wait(_EVERY):
+                done = self._count()
+                left = ""
+                if parts is not None and done > before:
+                    seconds = (time.monotonic() - began) / (done - before) * (parts - done)
+                    left = (
+                        f", about {round(seconds / 60)} min left" if seconds >= 99 else f", about {seconds:.0f} s left"
+                    )
+                log.info("%d%s parts of the table are scored%s", done, "" if parts is None else f" of {parts}", left)
+
+        teller = threading.Thread(target=tell, daemon=True)
+        teller.start()
+        try:
+            yield
+        finally:
+            over.set()
+            teller.join()
+
+    def _count(self) -> int:
+        return sum(1 for _ in (self.folder / _DONE).glob("[0-9]*.json"))
 
     def size(self) -> int:
         """Bytes of the files."""

@@ -154,7 +154,8 @@ def _score(
     read = dict.fromkeys([*output.columns, *model_inputs(artifact.encoding.spec, output.encoded)])
     handed_over = Observation()
     before = [chunk.number for chunk in done]
-    records = scan.map_parts(read, work, "record string", before, handed_over).collect()
+    with chunks.progress(len(scan.splits) if scan.method == "parquet" else None):
+        records = scan.map_parts(read, work, "record string", before, handed_over).collect()
     new = [Chunk.from_json(row.record) for row in records]
     shutil.rmtree(staging / _MODEL)
     done = sorted([*done, *new], key=lambda chunk: chunk.number)

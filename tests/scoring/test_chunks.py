@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import pytest
 from pyspark.sql import SparkSession
 
 from nfm.contract.errors import GateError
+from nfm.scoring import chunks as module
 from nfm.scoring.chunks import Chunk, Chunks, open_chunks, splits_of
 from nfm.scoring.table import score_table
 from nfm.scoring.tally import Tally
@@ -83,6 +85,24 @@ def test_the_next_run_scores_what_is_left(
     assert len(rows_of(output)) == 60
     assert {**report, "created": ""} == {**wanted, "created": "", "gates": report["gates"]}
     assert (len(kept), chunks_beside(output)) == (6, [])
+
+
+def test_a_long_job_tells_how_far_it_is(
+    spark: SparkSession,
+    made: Path,
+    tmp_path: Path,
+    source: dict[str, Any],
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "_EVERY", 0.02)
+    with caplog.at_level(logging.INFO, logger="nfm"):
+        score_table(spark, config(made, source, output=str(tmp_path / "scores")))
+    of = " of 6" if source["format"] == "parquet" else ""
+    lines = [record.getMessage() for record in caplog.records if "parts of the table are" in record.getMessage()]
+    assert lines
+    line = re.compile(rf"[0-6]{of} parts of the table are scored(, about \d+ s left)?")
+    assert [text for text in lines if not line.fullmatch(text)] == []
 
 
 def test_a_record_whose_files_are_gone_or_cut_off_does_not_count(

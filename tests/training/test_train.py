@@ -9,8 +9,10 @@ from typing import Any
 
 import keras
 import numpy as np
+import pandas as pd
 import pytest
 
+import nfm.scoring
 from nfm.config import Config
 from nfm.config_train import Model
 from nfm.contract.artifact import Artifact
@@ -73,6 +75,34 @@ def test_the_metrics_are_those_of_the_published_model(done: Config) -> None:
             expected = -np.mean(np.log(p[np.arange(100), label.astype(int)]))
     name = "rmse" if done.model.task == "regression" else "log_loss"
     assert metrics[name] == pytest.approx(expected, rel=1e-5)
+
+
+def test_the_profile_is_what_pandas_counts(done: Config) -> None:
+    model, rate = Artifact.load(Path(done.workdir, "model")), 0.5 if done.model.task == "binary" else 1.0
+    train_fold = pd.read_parquet(Path(done.workdir, "dataset/fold=train"))
+    # A negative that was kept stands for those that were not.
+    stands_for = np.where((train_fold["label"] == 0) & (done.model.task == "binary"), 1 / rate, 1.0)
+    assert model.profile is not None
+    assert (list(model.profile.fields), list(model.profile.numbers)) == (["color", "tags", "age"], ["kg", "price"])
+    for name, bins in {**model.profile.fields, **model.profile.numbers}.items():
+        values = train_fold[name].explode() if name == "tags" else train_fold[name]
+        weights = pd.Series(stands_for, train_fold.index).reindex(values.dropna().index)
+        wanted = np.histogram(values.dropna().astype(float), [-np.inf, *bins.edges, np.inf], weights=weights)[0]
+        np.testing.assert_allclose(bins.counts, wanted, err_msg=name)
+    assert model.profile.fields["color"].edges == (1, 3, 4, 5)  # missing, unseen, red, "", blue
+    assert model.profile.fields["age"].edges == (1, 2, 3)
+    assert len(model.profile.numbers["price"].edges) == 9
+    shares = np.array(model.profile.numbers["price"].counts) / np.sum(model.profile.numbers["price"].counts)
+    assert shares.min() > 0.03
+
+    visits = shop_visits(100, 1)
+    scored = nfm.scoring.load(model.path).score(visits)
+    columns = scored.columns if done.model.task == "multiclass" else [scored]
+    assert model.profile.fold == "valid"
+    assert len(model.profile.scores) == len(columns)
+    for cells, of_class in zip(model.profile.scores, columns, strict=True):
+        got = np.repeat(cells.values, cells.counts[:, 0])
+        np.testing.assert_allclose(got, np.sort(of_class.to_numpy()), rtol=1e-4, atol=1e-5)
 
 
 def test_what_is_left_in_the_working_folder(done: Config) -> None:
