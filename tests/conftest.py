@@ -18,6 +18,14 @@ hypothesis.settings.load_profile("project")
 ROOT = Path(__file__).parent.parent
 
 
+LONGEST = ("test_killed.py", "test_end_to_end.py", "test_checkpoint.py", "test_tune.py")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest files first: none is begun when the other processes have nothing left to do."""
+    items.sort(key=lambda item: item.path.name not in LONGEST)
+
+
 @pytest.fixture(scope="session")
 def spark() -> Iterator[SparkSession]:
     """A real session with two cores; one task failure is tolerated, as little is drawn or shuffled as possible."""

@@ -1,6 +1,6 @@
 """Score jobs whose parts are killed with -9 at random moments, on a real cluster: no row is lost, none is there twice.
 
-NFM_KILLS says how often; by default once of each kind.
+NFM_KILLS says how often, one kind after the other; by default once of each of the first three.
 """
 
 import itertools
@@ -31,7 +31,7 @@ from tests.processes import ROOT, environment
 from tests.scoring.examples import save_model
 
 KINDS = ("driver", "executor", "python worker", "python daemon")
-KILLS = int(os.environ.get("NFM_KILLS", len(KINDS)))
+KILLS = int(os.environ.get("NFM_KILLS", "3"))
 ROWS, PARTS = 120_000, 24
 
 
@@ -222,4 +222,4 @@ def test_whatever_is_killed_every_row_is_published_once(
         assert seen <= {old, new}
         assert not list(tmp_path.glob(".scores.[cs]*")), "chunks or staging are left"
     print(f"{KILLS} kills: {survived} jobs went on, {gone_on} were gone on from")
-    assert survived >= KILLS // len(KINDS)
+    assert survived >= KILLS // len(KINDS) + 1

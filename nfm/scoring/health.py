@@ -1,7 +1,9 @@
 """The health report: tonight's table and scores beside those that the model was trained on, and the gates."""
 
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -11,7 +13,7 @@ from nfm.contract.artifact import Artifact
 from nfm.contract.cells import Cells, quantile
 from nfm.contract.errors import ConfigError
 from nfm.contract.profile import Bins, has_unseen, psi, psi_by_chance
-from nfm.contract.schema import FOLDS
+from nfm.contract.schema import FOLDS, Field, Number
 from nfm.scoring.scorer import score_columns
 from nfm.scoring.tally import Scores, Tally
 
@@ -111,14 +113,17 @@ def _values(artifact: Artifact, tally: Tally, encoded: bool) -> dict[str, dict[s
             told[field.name]["new_values"] = [{"value": value, "count": count} for value, count in most]
             # Where not all could be counted, a count may lack those of tasks in which the value was rare.
             told[field.name]["new_values_exact"] = field.name not in tally.dropped
-        told[field.name] |= _drift(reference, bins)
+        told[field.name] |= _drift(
+            reference, bins, None if reference is None else _id_names(artifact, field, reference)
+        )
     for number in spec.numbers:
         bins = tally.values.get(number.name)
         told[number.name] = {"values": tally.rows}
         if not encoded:
             missing, in_training = tally.missing.get(number.name, 0), _trained_rates(statistics, number.name)
             told[number.name]["missing"] = _rate(missing, tally.rows, in_training, "missing")
-        told[number.name] |= _drift(profile.numbers[number.name] if profile else None, bins)
+        reference = profile.numbers[number.name] if profile else None
+        told[number.name] |= _drift(reference, bins, None if reference is None else _range_names(number, reference))
     return told
 
 
@@ -137,12 +142,34 @@ def _rate(count: int, values: int, in_training: Mapping[str, float], what: str) 
     return {"count": count, "rate": rate, "rate_in_training": in_training.get(what, 0.0)}
 
 
-def _drift(reference: Bins | None, bins: Sequence[int] | None) -> dict[str, Any]:
+def _drift(reference: Bins | None, bins: Sequence[int] | None, names: list[str] | None) -> dict[str, Any]:
     if reference is None:
         return {"psi": None}
     counts = bins or [0] * len(reference.counts)
-    both = {"edges": list(reference.edges), "training": list(reference.counts), "counts": list(counts)}
+    both = {"edges": list(reference.edges), "training": list(reference.counts), "counts": list(counts), "names": names}
     return {**_psi(reference.counts, counts), "bins": both}
+
+
+def _id_names(artifact: Artifact, field: Field, reference: Bins) -> list[str]:
+    """What a field's bins hold: the value, where it is one of a vocabulary, else ids."""
+    plain = ["missing", "out-of-vocabulary"] if has_unseen(field) else ["missing"]
+    starts = [int(edge) for edge in reference.edges[len(plain) - 1 :]]
+    names = []
+    for low, high in pairwise([*starts, field.size]):
+        if high - low == 1 and field.vocabulary is not None:
+            names.append(str(artifact.encoding.vocabulary.fields[field.vocabulary].texts[low - field.first_value]))
+        else:
+            names.append(f"id {low}" if high - low == 1 else f"ids {low}–{high - 1}" if high > low else "no values")
+    return plain + names
+
+
+def _range_names(number: Number, reference: Bins) -> list[str]:
+    """What a number's bins hold: values as they are in the raw table."""
+    raw = [edge * number.divisor + number.shift for edge in reference.edges]
+    shown = [f"{math.copysign(math.expm1(abs(x)), x) if number.log1p else x:,.3g}" for x in raw]
+    if not shown:
+        return ["all"]
+    return [f"< {shown[0]}", *(f"{low} … {high}" for low, high in pairwise(shown)), f"≥ {shown[-1]}"]
 
 
 def score_reports(report: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -178,13 +205,23 @@ def crossed(gates: Gates, report: Mapping[str, Any]) -> list[dict[str, Any]]:
     return list(_crossed(gates, report))
 
 
+def lifted(found: Sequence[Mapping[str, Any]]) -> str:
+    """The settings with which a table passes the gates that it has crossed."""
+    gates = dict.fromkeys(one["gate"] for one in found)
+    return " ".join(f"score.gates.{gate}={'0' if gate == 'min_rows' else 'null'}" for gate in gates)
+
+
 def _crossed(gates: Gates, report: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     def found(gate: str, of: str, value: float, limit: float, told: str) -> dict[str, Any]:
         return {"gate": gate, "of": of, "value": value, "limit": limit, "told": told}
 
-    rows = report["rows"]
-    if gates.min_rows is not None and rows < gates.min_rows:
-        yield found("min_rows", "table", rows, gates.min_rows, f"the table has {rows:,} rows")
+    rows, least = report["rows"], gates.min_rows
+    if least is None and any(limit is not None for limit in gates.model_dump().values()):
+        least = 1  # of nothing, no rate and no PSI is known: that is no pass
+    if least is not None and rows < least:
+        yield found(
+            "min_rows", "table", rows, least, f"the table has {rows:,} rows" if rows else "the table has no rows"
+        )
     for gate, limit, parts in (
         ("max_psi", gates.max_psi, score_reports(report)),
         ("max_field_psi", gates.max_field_psi, report["values"]),

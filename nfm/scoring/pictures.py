@@ -10,6 +10,7 @@ from nfm.page import compact, percent
 PLOT = (520, 300)  # width and height of the scores' histogram
 SMALL = (300, 120)  # of a class's
 BIN = 15  # height of a bin's row
+_LONGEST = 19  # characters of a bin's name
 _LABELS = 112  # width of the bins' names
 _BARS = 180  # width of their bars
 _END = 0.5  # of the PSI's axis: what lies beyond it fills it
@@ -105,7 +106,8 @@ def bins(told: Mapping[str, Any]) -> BinPicture | None:
     if not both or not any(both["counts"]):
         return None
     training, tonight = _shares(both["training"]), _shares(both["counts"])
-    names = labels(both["edges"], "out_of_vocabulary" in told)
+    names = both.get("names") or labels(both["edges"], "out_of_vocabulary" in told)
+    names = [name if len(name) <= _LONGEST else f"{name[: _LONGEST - 1]}…" for name in names]
     scale = _BARS / max(*training, *tonight)
     rows = [
         BinRow(name, BIN * i, before, now, round(scale * before, 1), round(scale * now, 1))

@@ -21,7 +21,7 @@ from nfm.contract.errors import DataError, GateError, NfmError
 from nfm.contract.publish import check_ours, locked, staged
 from nfm.contract.schema import canonical_json
 from nfm.scoring.chunks import Chunk, Chunks, open_chunks, program, splits_of
-from nfm.scoring.health import crossed, health
+from nfm.scoring.health import crossed, health, lifted
 from nfm.scoring.hosts import opened, place
 from nfm.scoring.opening import carried_columns, model_inputs, open_all
 from nfm.scoring.output import finish, layout
@@ -195,6 +195,10 @@ def _report(config: Config, artifact: Artifact, source: Source, scan: Scan, tall
         "crossed": crossed(gates, report),
     }
     refused = refused_folder(config.scores_folder)
+    if not tally.rows:
+        log.warning(
+            "%s has no rows: the scores are those of nothing. A gate would refuse (score.gates.min_rows: 1)", source
+        )
     if not report["gates"]["crossed"]:
         if (refused / SCORES_MARKER).exists():  # of a night before
             shutil.rmtree(refused)
@@ -210,8 +214,8 @@ def _report(config: Config, artifact: Artifact, source: Source, scan: Scan, tall
                 f"{source} does not pass the gates, and its scores are not published:",
                 *limits,
                 f"{_KEPT}. What was found: {refused / REPORT}.",
-                "If the table is as it should be, let it pass with another limit, as in --set "
-                f"score.gates.{found[0]['gate']}=null: rows that are scored already are not scored again.",
+                f"If the table is as it should be, it passes with --set {lifted(found)}: rows that are scored already "
+                "are not scored again.",
             ]
         )
     )

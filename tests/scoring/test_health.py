@@ -173,6 +173,9 @@ def test_the_report_agrees_with_pandas(spark: SparkSession, made: Path, tmp_path
     bins = enumerate(zip(edges[1:], [*edges[2:], 99], strict=True))
     groups = {name: i for i, (low, high) in bins for name in ranked[low - 3 : high - 3]}
     groups |= {"missing": -2, "unseen": -1}
+    names = values["colour"]["bins"]["names"]
+    assert names[:4] == ["missing", "out-of-vocabulary", *ranked[:2]]
+    assert len(names) == len(counts)
     assert values["colour"]["psi"] == pytest.approx(psi(*(x.map(groups) for x in binned)))
 
     members = tonight["tags"].explode()[tonight["tags"].map(lambda x: x is None or len(x) > 0)]
@@ -192,6 +195,8 @@ def test_the_report_agrees_with_pandas(spark: SparkSession, made: Path, tmp_path
     encoded = [np.log1p(x.fillna(impute)).astype(np.float32) for x in (price_before, price)]
     assert values["price"]["psi"] == pytest.approx(psi(*(pd.cut(x, cuts, right=False) for x in encoded)))
     assert values["price"]["psi"] > 0.25
+    first = float(values["price"]["bins"]["names"][0].removeprefix("< "))  # as it is in the raw table
+    assert first == pytest.approx(math.expm1(values["price"]["bins"]["edges"][0]), rel=0.01)
 
     scores, trained_scores = read_scores(tmp_path / "scores")["score"], read_scores(made / "scores")["score"]
     told = report["score"]
@@ -262,6 +267,8 @@ def test_a_shifted_day_is_refused_and_a_reshuffled_one_is_not(
         ("max_oov_rate", "colour"),
     }
     assert str(tmp_path / "_refused_scores") in lines[-2]
+    every = "score.gates.max_psi=null score.gates.max_field_psi=null score.gates.max_oov_rate=null"
+    assert f"it passes with --set {every}:" in lines[-1]
 
     shuffled = usual.sample(frac=1, random_state=1)
     report = dict(score_table(spark, config(made, write(shuffled, tmp_path / "shuffled", 7), scan, **output)))
@@ -298,10 +305,14 @@ def test_of_few_rows_chance_is_not_taken_for_drift(spark: SparkSession, made: Pa
 
 def test_too_few_rows_are_refused_even_none(spark: SparkSession, made: Path, tmp_path: Path) -> None:
     nothing = write(day(8).head(0), tmp_path / "raw", 1)
-    with pytest.raises(GateError, match=r"the table has 0 rows; score\.gates\.min_rows is 1"):
-        score_table(spark, config(made, nothing, output=str(tmp_path / "scores"), gates={"min_rows": 1}))
+    for gates in ({"min_rows": 1}, {"max_psi": 0.1}):  # nothing is known of nothing: that passes no gate
+        with pytest.raises(GateError, match=r"the table has no rows; score\.gates\.min_rows is 1\n"):
+            score_table(spark, config(made, nothing, output=str(tmp_path / "scores"), gates=gates))
     report = score_table(
-        spark, config(made, nothing, output=str(tmp_path / "scores"), gates={"max_psi": 0.1, "max_oov_rate": 0})
+        spark,
+        config(
+            made, nothing, output=str(tmp_path / "scores"), gates={"max_psi": 0.1, "max_oov_rate": 0, "min_rows": 0}
+        ),
     )
     assert (report["rows"], report["score"]["psi"], report["values"]["colour"]["psi"]) == (0, None, None)
     assert report["values"]["colour"]["missing"]["rate"] is None

@@ -115,7 +115,7 @@ def test_the_first_screen_says_what_became_of_the_scores(write: Write) -> None:
     head = head[: head.index("quantile")]
     assert "Score report · 2026-11-22 02:04 UTC · lake/tonight" in head
     assert "Model lake/model (0123456789ab…)" in head
-    assert "Published. The scores of 10 rows are published: the table passes its gates." in head
+    assert "Published. The scores of 10 rows are published: the table passes the gates that are set (min_rows)." in head
     assert "Moved far from the validation fold: score." in head
     assert "Moved far from the train fold: fare." in head
     assert "PSI of the scores0.310moved" in head
@@ -133,7 +133,7 @@ def test_a_refused_run_says_why_and_that_the_old_scores_stand(write: Write) -> N
         "Refused. The scores of 10 rows are not published, and the old scores were left as they were: the table has 10 "
         "rows, and score.gates.min_rows is 2,000,000." in prose(one)
     )
-    assert "--set score.gates.min_rows=null" in prose(one)
+    assert "--set score.gates.min_rows=0" in prose(one)
     assert "Published." not in prose(one)
     assert ("div", {"class": "verdict refused"}) in one.tags
     assert one.row("score.gates.min_rows")[1] == "2,000,000: crossed"
