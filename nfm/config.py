@@ -10,7 +10,6 @@ from pydantic import BeforeValidator, Field, PlainValidator, field_serializer, m
 from nfm.config_columns import DATASET_COLUMNS, Columns, Fraction, Settings, changed
 from nfm.config_train import MONITORS, Model, Train, Tune
 from nfm.contract.errors import ConfigError
-from nfm.contract.schema import MOST_REASONS
 
 PLACEHOLDER = re.compile(r"\{([A-Za-z_]\w*)\}")  # a name that --set gives a value: scores/ds={ds}
 
@@ -169,9 +168,7 @@ class Score(Settings):
     partition_by: tuple[str, ...] = ()  # columns of the source: a folder for each of their values
     format: Literal["parquet", "csv", "delta"] = "parquet"  # delta: the package deltalake is needed
     file_mb: Annotated[int, Field(ge=1)] = 128  # files are about this large
-    explain: Annotated[int, Field(ge=0, le=MOST_REASONS)] = (
-        0  # adds so many reasons: the fields that moved the score most
-    )
+    explain: Annotated[int, Field(ge=0, le=10)] = 0  # adds so many reasons: the fields that moved the score most
     rank: bool = False  # adds score_rank: 1 is the highest score of all
     quantile: bool = False  # adds score_quantile: the share of the rows that score no higher
     gates: Annotated[Gates, BeforeValidator(lambda given: {} if given is None else given)] = Gates()  # null: none

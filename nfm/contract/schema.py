@@ -17,7 +17,6 @@ from nfm.contract.errors import DataError
 SPEC_FORMAT = 3
 MISSING = 0
 FOLDS = ("train", "valid", "test")
-MOST_REASONS = 10  # of a row: why it has its score
 DATASET_MARKER = "_dataset.json"  # says which encoding the rows of dataset/ were written with
 
 Kind = Literal["text", "number", "boolean", "date"]

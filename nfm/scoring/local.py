@@ -11,7 +11,7 @@ import pyarrow as pa
 from nfm.contract.artifact import Artifact
 from nfm.contract.encoder import check_columns
 from nfm.contract.errors import ConfigError, DataError
-from nfm.contract.schema import MOST_REASONS, Spec
+from nfm.contract.schema import Spec
 from nfm.scoring.explain import reason_columns
 from nfm.scoring.scorer import explain_batch, score_columns
 
@@ -37,10 +37,10 @@ class Scorer:
 
         Raises:
             DataError: a column is missing, or of a type under which its values would be lost.
-            ConfigError: a number of reasons that `score.explain` does not take.
+            ConfigError: `explain` is no number of reasons.
         """
-        if isinstance(explain, bool) or not isinstance(explain, int) or not 0 <= explain <= MOST_REASONS:
-            raise ConfigError(f"explain: {explain!r} given; it is how many reasons a row has, 0 to {MOST_REASONS}")
+        if isinstance(explain, bool) or not isinstance(explain, int) or explain < 0:
+            raise ConfigError(f"explain: {explain!r} given; it is how many reasons a row has, 0 for none")
         spec, names = self.artifact.encoding.spec, score_columns(self.artifact.network)
         arrow = _as_arrow(table, spec) if isinstance(table, pd.DataFrame) else table
         self.artifact.encoding.check(arrow.schema, "the table")
