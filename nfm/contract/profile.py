@@ -17,12 +17,13 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from nfm.contract.cells import Cells
+from nfm.contract.cells import LIMIT, Cells
 from nfm.contract.schema import Field, Spec
 
 PROFILE = "profile.json"  # in the artifact
 _ID_BINS = 20  # of a field's vocabulary
 _VALUE_BINS = 10  # of a number or of the scores, as is usual for a PSI
+_LEAST_CELLS = 256  # of an output
 _LEAST_SHARE = 1e-4  # of a bin: an empty one would make any PSI infinite
 _CHANCE_Z = 3.0902  # the normal quantile that one in a thousand exceeds
 
@@ -54,6 +55,11 @@ class Bins:
     def rows(self) -> float:
         """How many values there are."""
         return math.fsum(self.counts)
+
+
+def most_cells(outputs: int) -> int:
+    """In how many cells the scores of each output are counted, at most: as many for all together, but some for each."""
+    return max(_LEAST_CELLS, LIMIT // outputs)
 
 
 def has_unseen(field: Field) -> bool:

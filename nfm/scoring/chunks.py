@@ -76,11 +76,12 @@ class Chunks:
         """Where tasks write."""
         return self.folder / _FILES
 
-    def keep(self, chunk: Chunk) -> None:
-        """In a task: the part is done. Of two attempts the later one's record stays; both are as good."""
-        attempt = self.folder / _DONE / f".{uuid.uuid4().hex}"
-        attempt.write_text(chunk.to_json())
+    def keep(self, chunk: Chunk) -> str:
+        """In a task: the part is done. Returns the record; of two attempts the later one's stays, both are as good."""
+        attempt, record = self.folder / _DONE / f".{uuid.uuid4().hex}", chunk.to_json()
+        attempt.write_text(record)
         attempt.replace(self.folder / _DONE / f"{chunk.number:06}.json")
+        return record
 
     def done(self) -> list[Chunk]:
         """The parts that are done and whose files are all there, as they were written."""
@@ -122,10 +123,6 @@ class Chunks:
     def _count(self) -> int:
         return sum(1 for _ in (self.folder / _DONE).glob("[0-9]*.json"))
 
-    def size(self) -> int:
-        """Bytes of the files."""
-        return sum(path.stat().st_size for path in self.files.iterdir())
-
     def remove(self) -> None:
         """They are published, or nobody can go on from them."""
         shutil.rmtree(self.folder, ignore_errors=True)
@@ -146,7 +143,7 @@ def open_chunks(target: Path, run: Mapping[str, Any]) -> Chunks:
     for other in target.parent.glob(f"{glob.escape(prefix)}*"):
         if other != folder:
             log.info("what an unfinished run has left for %s is thrown away: %s", target, _difference(other, run))
-            shutil.rmtree(other)
+            shutil.rmtree(other, ignore_errors=True)  # its tasks may still write there; then the next run removes it
     if not (folder / _RUN).exists():
         shutil.rmtree(folder, ignore_errors=True)
         for name in (_DONE, _FILES):
@@ -156,7 +153,7 @@ def open_chunks(target: Path, run: Mapping[str, Any]) -> Chunks:
     kept = {Path(file.path).name for chunk in chunks.done() for file in chunk.files}
     for path in chunks.files.iterdir():  # what tasks were at when the run died
         if path.name not in kept:
-            path.unlink()
+            path.unlink(missing_ok=True)
     return chunks
 
 

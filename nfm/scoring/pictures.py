@@ -106,32 +106,13 @@ def bins(told: Mapping[str, Any]) -> BinPicture | None:
     if not both or not any(both["counts"]):
         return None
     training, tonight = _shares(both["training"]), _shares(both["counts"])
-    names = both.get("names") or labels(both["edges"], "out_of_vocabulary" in told)
-    names = [name if len(name) <= _LONGEST else f"{name[: _LONGEST - 1]}…" for name in names]
+    names = [name if len(name) <= _LONGEST else f"{name[: _LONGEST - 1]}…" for name in both["names"]]
     scale = _BARS / max(*training, *tonight)
     rows = [
         BinRow(name, BIN * i, before, now, round(scale * before, 1), round(scale * now, 1))
         for i, (name, before, now) in enumerate(zip(names, training, tonight, strict=True))
     ]
     return BinPicture(rows, _LABELS, _LABELS + _BARS + 92, BIN * len(rows))
-
-
-def labels(edges: Sequence[float], has_unseen: bool) -> list[str]:
-    """What the bins hold, in words.
-
-    Args:
-        edges: (E,) of the bins; a field's are ids and whole, a number's are floats.
-        has_unseen: values can be out of the column's vocabulary.
-    """
-    if not edges:
-        return ["all"]
-    if not all(isinstance(edge, int) for edge in edges):
-        shown = [f"{edge:,.3g}" for edge in edges]
-        return [f"< {shown[0]}", *(f"{low} … {high}" for low, high in pairwise(shown)), f"≥ {shown[-1]}"]
-    plain = ["missing", "out-of-vocabulary"][: 1 + has_unseen]
-    of_ids = edges[len(plain) - 1 :]
-    ranges = [f"id {low}" if high - low == 1 else f"ids {low}–{high - 1}" for low, high in pairwise(of_ids)]
-    return [*plain, *ranges, f"ids ≥ {of_ids[-1]}"]
 
 
 def psi_width(psi: float) -> float:

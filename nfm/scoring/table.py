@@ -95,7 +95,9 @@ def _run(
     spark: SparkSession, artifact: Artifact, scan: Scan, source: Source, output: Output, file_mb: int
 ) -> dict[str, Any]:
     """What the chunks follow from, as `open_chunks` takes it."""
-    files = sorted(versions(spark, scan.uris)) if scan.parts_known_again() else uuid.uuid4().hex
+    files: Any = uuid.uuid4().hex  # of what is more than files nobody can tell whether it has changed
+    if scan.parts_known_again():
+        files = sorted(scan.read_files or versions(spark, scan.uris))
     return {
         "model": artifact.fingerprint,
         "table": hashlib.sha256(canonical_json([files, scan.skipped, scan.method]).encode()).hexdigest(),
@@ -111,15 +113,17 @@ def _kept(chunks: Chunks, scan: Scan, target: Path) -> Iterator[None]:
     try:
         yield
     except BaseException as error:
-        if not scan.parts_known_again():
+        rows = sum(chunk.tally.rows for chunk in chunks.done()) if scan.parts_known_again() else 0
+        kept = f"{rows} rows that are scored are kept in {chunks.folder}: the same command goes on from there"
+        if rows:
+            log.info(kept)
+        else:
             chunks.remove()
-        elif rows := sum(chunk.tally.rows for chunk in chunks.done()):
-            log.info("%d rows that are scored are kept: the same command goes on from there", rows)
-        if "No space left on device" in str(error):  # on the driver's disk, or a worker's: Spark tells its text alone
+        if "No space left on device" in str(error):  # Spark hands over no more than the text of a worker's error
+            again = f"; {kept}, and whoever needs that room may delete it" if rows else ""
             raise NfmError(
-                f"There is no room left where {target} is written: {chunks.size() >> 20} MB of it are done so far and "
-                f"kept in {chunks.folder}. {_KEPT}. Make room and run the job again, which goes on from there; or "
-                "delete that folder, and it begins anew."
+                f"A disk is full: there is no room for {target}, or for what Spark puts aside (spark.local.dir). "
+                f"{_KEPT}. Make room and run the job again{again}."
             ) from error
         raise
 
@@ -148,8 +152,7 @@ def _score(
     def work(number: int, rows: Iterator[Rows]) -> Iterator[pa.RecordBatch]:
         writer = Writer(chunks.files, layout(schema), file_bytes)
         chunk = score_rows(number, rows, opened(placed), output, schema, writer)
-        chunks.keep(chunk)
-        yield pa.RecordBatch.from_pydict({"record": [chunk.to_json()]})
+        yield pa.RecordBatch.from_pydict({"record": [chunks.keep(chunk)]})
 
     read = dict.fromkeys([*output.columns, *model_inputs(artifact.encoding.spec, output.encoded)])
     handed_over = Observation()
@@ -195,13 +198,11 @@ def _report(config: Config, artifact: Artifact, source: Source, scan: Scan, tall
         "crossed": crossed(gates, report),
     }
     refused = refused_folder(config.scores_folder)
-    if not tally.rows:
-        log.warning(
-            "%s has no rows: the scores are those of nothing. A gate would refuse (score.gates.min_rows: 1)", source
-        )
     if not report["gates"]["crossed"]:
         if (refused / SCORES_MARKER).exists():  # of a night before
             shutil.rmtree(refused)
+        if not tally.rows:
+            log.warning("%s has no rows, and so have the scores; score.gates.min_rows: 1 would refuse that", source)
         return report
     check_ours(refused, SCORES_MARKER)
     refused.mkdir(exist_ok=True)

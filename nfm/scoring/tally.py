@@ -8,17 +8,17 @@ from typing import Any, Self
 
 import numpy as np
 import pyarrow as pa
-from numba import njit, types
+from numba import types
 from numpy.typing import NDArray
 
 from nfm.contract.artifact import Artifact
 from nfm.contract.cells import EXACT, Cells, cells, merge
 from nfm.contract.encoder import Noticed
-from nfm.contract.profile import Bins, cells_as_json, cells_from, plain_edges
+from nfm.contract.profile import Bins, cells_as_json, cells_from, most_cells, plain_edges
+from nfm.scoring.pooling import compiled
 
 _MANY = 1 << 16  # scores at once: to tell that many apart costs more than to score them
 _COARSE = 12  # bits of the cells of so many
-_CELLS, _LEAST_CELLS = 8192, 256  # of all classes together, and of one
 _NEW_HELD, _NEW_TOLD = 4000, 200  # new values of a field: that a task counts, and that it tells of
 _BLOCK = np.uint64(4096)  # values that stay in the cache while they are compared with each edge
 
@@ -58,7 +58,7 @@ class Tally:
         """One more batch: its encoded columns, what the encoder noticed, and the scores."""
         finite = np.isfinite(scores_NC).all(axis=1)
         kept = scores_NC if finite.all() else scores_NC[finite]
-        edges = binning(artifact)
+        edges, most = binning(artifact), most_cells(artifact.network.outputs)
         self.merge(
             Tally(
                 rows=len(scores_NC),
@@ -67,7 +67,9 @@ class Tally:
                 missing=dict(noticed.missing),
                 new={name: dict(found) for name, (found, _) in noticed.unseen.items()},
                 dropped=[name for name, (_, all_told) in noticed.unseen.items() if not all_told],
-                scores=[_of_column(x, of) for x, of in zip(kept.T, edges.scores, strict=True)] if len(kept) else [],
+                scores=[_of_column(x, of, most) for x, of in zip(kept.T, edges.scores, strict=True)]
+                if len(kept)
+                else [],
             )
         )
 
@@ -84,8 +86,8 @@ class Tally:
                 ours[value] = ours.get(value, 0) + count
             self._drop_rare(name, _NEW_HELD)
         self.dropped += [name for name in other.dropped if name not in self.dropped]
-        limit = max(_LEAST_CELLS, _CELLS // max(len(other.scores), 1))
         if self.scores and other.scores:
+            limit = most_cells(len(self.scores))
             self.scores = [a.merged(b, limit) for a, b in zip(self.scores, other.scores, strict=True)]
         else:
             self.scores = self.scores or other.scores
@@ -120,10 +122,10 @@ def _added(ours: Sequence[int], theirs: Sequence[int]) -> list[int]:
     return [a + b for a, b in zip(ours, theirs, strict=True)]
 
 
-def _of_column(x: NDArray[np.float32], edges: NDArray[np.float32]) -> Scores:
+def _of_column(x: NDArray[np.float32], edges: NDArray[np.float32], most: int) -> Scores:
     x = np.ascontiguousarray(x)
     bits = EXACT if len(x) <= _MANY else _COARSE
-    found = cells(x.astype(np.float64), np.zeros(len(x), np.int64), 1, bits)
+    found = cells(x.astype(np.float64), np.zeros(len(x), np.int64), 1, bits, most)
     return Scores(float(x.min()), float(x.max()), float(x.sum(dtype=np.float64)), count_in_bins(x, edges), found)
 
 
@@ -170,12 +172,7 @@ def count_in_bins(x: NDArray[Any], edges: NDArray[Any]) -> list[int]:
 @cache
 def _counting(dtype: str) -> Any:
     array = types.Array(getattr(types, dtype), 1, "C", readonly=True)
-    settings: Any = {"nogil": True, "error_model": "numpy"}
-    signature = types.void(array, array, types.Array(types.int64, 1, "C"))
-    try:
-        return njit(signature, cache=True, **settings)(_count_at_least)
-    except RuntimeError:  # there is no place to write to: the package travels as an archive
-        return njit(signature, **settings)(_count_at_least)
+    return compiled(types.void(array, array, types.Array(types.int64, 1, "C")), _count_at_least)
 
 
 def _count_at_least(x: Any, edges: Any, found: Any) -> None:

@@ -77,7 +77,7 @@ class Files:
                 yield piece.file.path, str(error.__cause__ or error)
 
     def _row_groups(self, piece: Piece) -> "Iterator[RowGroup]":
-        path, size, partition = piece.file
+        path, size, partition, _ = piece.file
         with reading(self.where, path):
             remote = in_store(path)
             source = open_file(path) if remote else pa.OSFile(path)

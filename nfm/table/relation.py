@@ -14,7 +14,7 @@ from pyspark.sql.types import IntegerType, StringType, StructField, StructType
 from nfm.spark import arrow_schema, column
 from nfm.table.parquet import Files, reading
 from nfm.table.splits import File, file_at
-from nfm.table.store import in_store, sizes, unreachable
+from nfm.table.store import in_store, states, unreachable
 
 if TYPE_CHECKING:  # workers import this module, and need no settings
     from nfm.config import Source
@@ -142,8 +142,8 @@ def _sized(source: "Source", partitions: Mapping[str, int]) -> dict[str, File]:
     if not remote:
         return {uri: file_at(path_of(uri), partition) for uri, partition in partitions.items()}
     with reading(str(source), remote[0]):
-        found = sizes(remote)
-    return {uri: File(uri, size, partitions[uri]) for uri, size in zip(remote, found, strict=True)}
+        found = states(remote)
+    return {uri: File(uri, size, partitions[uri], changed) for uri, (size, changed) in zip(remote, found, strict=True)}
 
 
 def versions(spark: SparkSession, uris: Iterable[str]) -> list[tuple[str, int, int]]:

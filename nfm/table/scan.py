@@ -104,6 +104,11 @@ class Scan:
             table = table.observe(observed, F.count(F.lit(1)).alias("rows"))
         return map_rows(table, names, worked, schema)
 
+    @property
+    def read_files(self) -> set[File]:
+        """Of parquet: the files that tasks read, as they were when the scan was opened."""
+        return {piece.file for split in self.splits for piece in split}
+
     def parts_known_again(self) -> bool:
         """Whether another session would cut the same table into the same parts."""
         return self.files is not None or self.cut_by is not None

@@ -15,6 +15,7 @@ class File(NamedTuple):
     path: str
     size: int  # bytes
     partition: int  # the row of Files.partitions that its folders' names say
+    changed: int = 0  # when, in nanoseconds since 1970, as finely as its file system knows
 
 
 class Piece(NamedTuple):
@@ -29,8 +30,9 @@ Split = tuple[Piece, ...]  # what one task reads
 
 
 def file_at(path: str, partition: int = 0) -> File:
-    """A file and its present size."""
-    return File(path, os.stat(path).st_size, partition)  # noqa: PTH116 (thousands of them, and no Path needed)
+    """A file as it is now."""
+    status = os.stat(path)  # noqa: PTH116 (thousands of them, and no Path needed)
+    return File(path, status.st_size, partition, status.st_mtime_ns)
 
 
 def cut(files: Sequence[File], cores: int, most: int = SPLIT_BYTES) -> tuple[Split, ...]:

@@ -28,14 +28,14 @@ def unreachable(uris: Sequence[str]) -> str | None:
         return f"pyarrow knows no store such as {other}"
     try:
         if uris:
-            sizes(uris[:1])
+            states(uris[:1])
     except (OSError, ValueError, pa.ArrowException) as error:
         return f"pyarrow cannot reach {uris[0]} ({str(error).strip().splitlines()[0].rstrip('.')})"
     return None
 
 
-def sizes(uris: Sequence[str]) -> list[int]:
-    """Bytes of each file.
+def states(uris: Sequence[str]) -> list[tuple[int, int]]:
+    """Bytes of each file, and when it was changed (nanoseconds since 1970).
 
     Raises:
         OSError: the store does not answer, or a file is not there.
@@ -49,13 +49,13 @@ def sizes(uris: Sequence[str]) -> list[int]:
     return found
 
 
-def _infos(root: str, places: Sequence[tuple[str, str]]) -> list[tuple[tuple[str, str], int]]:
+def _infos(root: str, places: Sequence[tuple[str, str]]) -> list[tuple[tuple[str, str], tuple[int, int]]]:
     mine = [inside for other, inside in places if other == root]
     infos = _system(root).get_file_info(mine)
     gone = [inside for inside, info in zip(mine, infos, strict=True) if info.type != fs.FileType.File]
     if gone:
         raise FileNotFoundError(f"there is no file {gone[0]} in {root}")
-    return [((root, inside), info.size) for inside, info in zip(mine, infos, strict=True)]
+    return [((root, inside), (info.size, info.mtime_ns or 0)) for inside, info in zip(mine, infos, strict=True)]
 
 
 def open_file(uri: str) -> Any:

@@ -6,13 +6,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nfm.contract.cells import EXACT, LIMIT, Cells, cells, merge
-from nfm.contract.profile import Bins, Profile, id_bins
+from nfm.contract.profile import Bins, Profile, id_bins, most_cells
 from nfm.contract.schema import Spec
 from nfm.training.rows import Rows
 from nfm.training.scores import scores_of
 
 _AT_ONCE = 1 << 18  # rows whose values are put into cells together
-_LEAST_CELLS = 256  # of a class
 
 
 class Collector:
@@ -23,7 +22,7 @@ class Collector:
         self._spec, self._task = spec, task
         self._ids = np.zeros(spec.rows, np.float64)
         self._numbers = [_Cells(2, LIMIT) for _ in spec.numbers]
-        self._scores = [_Cells(1, max(_LEAST_CELLS, LIMIT // outputs)) for _ in range(outputs)]
+        self._scores = [_Cells(1, most_cells(outputs)) for _ in range(outputs)]
         singles = [start for field, start in zip(spec.fields, spec.offsets, strict=True) if field.bag is None]
         self._offsets = np.array(singles, np.int64)
 

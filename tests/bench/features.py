@@ -12,7 +12,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +49,19 @@ def timed(work: Callable[[], object]) -> float:
     started = time.perf_counter()
     work()
     return time.perf_counter() - started
+
+
+def in_turn(ways: Mapping[str, Callable[[], object]], rows: int, rounds: int) -> dict[str, float]:
+    """Time each way in each round, print them; returns the medians in seconds."""
+    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    for _ in range(rounds):
+        for name, way in ways.items():
+            seconds[name].append(timed(way))
+    for name, each in seconds.items():
+        median = statistics.median(each)
+        shown = ", ".join(f"{s:.1f}" for s in each)
+        print(f"{name:<48} {median:7.1f} s {rows / median / 1000:8.0f} k rows/s   ({shown})", flush=True)
+    return {name: statistics.median(each) for name, each in seconds.items()}
 
 
 def copy(spark: SparkSession, table: Path) -> None:

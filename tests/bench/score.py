@@ -7,7 +7,6 @@ start is not counted. docs/performance.md holds what was seen.
 
 import os
 import platform
-import statistics
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
@@ -17,7 +16,7 @@ from pydantic import ValidationError
 
 from nfm.contract.encoder import Encoding
 from nfm.scoring.table import score_table
-from tests.bench.features import FOLDER, timed
+from tests.bench.features import FOLDER, in_turn, timed
 from tests.bench.score_curves import curves, rows
 from tests.bench.score_explain import explain
 from tests.bench.score_forward import forward
@@ -28,19 +27,6 @@ from tests.bench.score_parts import BATCHES, encoded, indexed, keras_function, w
 from tests.bench.table import write as write_table
 
 ROUNDS = int(os.environ.get("ROUNDS", "3"))
-
-
-def in_turn(ways: Mapping[str, Callable[[], object]], rows: int) -> dict[str, float]:
-    """Time each way in each round, print them; returns the medians in seconds."""
-    seconds: dict[str, list[float]] = {name: [] for name in ways}
-    for _ in range(ROUNDS):
-        for name, way in ways.items():
-            seconds[name].append(timed(way))
-    for name, each in seconds.items():
-        median = statistics.median(each)
-        shown = ", ".join(f"{s:.1f}" for s in each)
-        print(f"{name:<48} {median:7.1f} s {rows / median / 1000:8.0f} k rows/s   ({shown})", flush=True)
-    return {name: statistics.median(each) for name, each in seconds.items()}
 
 
 def compare(what: str, slow: float, fast: float, target: float, at_most: bool = False) -> None:
@@ -85,7 +71,7 @@ def raw() -> None:
         f"StringIndexer + predict_batch_udf({best})": lambda: parts(source, best),
         "pandas function of the columns that returns 0": lambda: write_zeros(spark, source),
     }
-    auto, through_spark, of_parts, zeros = in_turn(ways, SMALL).values()
+    auto, through_spark, of_parts, zeros = in_turn(ways, SMALL, ROUNDS).values()
     compare("scan: auto, as fast as Spark's parts", of_parts, auto, 5)
     compare("scan: auto, as fast as the function", zeros, auto, 4)
     compare("scan: spark, as fast as Spark's parts", of_parts, through_spark, 1)
@@ -111,11 +97,13 @@ def of_dataset() -> None:
         settings = config(table(SMALL / 1e6), encoded=True, source={"path": str(dataset)})
     except ValidationError:
         print("encoded: the score job does not read the dataset (score.encoded is no setting): left out")
-        in_turn(ways, SMALL)
+        in_turn(ways, SMALL, ROUNDS)
         return
     for _ in range(2):
         score_table(spark, settings)
-    of_parts, ours = in_turn(ways | {"encoded: score job": lambda: score_table(spark, settings)}, SMALL).values()
+    of_parts, ours = in_turn(
+        ways | {"encoded: score job": lambda: score_table(spark, settings)}, SMALL, ROUNDS
+    ).values()
     compare("encoded: as fast as predict_batch_udf", of_parts, ours, 4)
     spark.stop()
 

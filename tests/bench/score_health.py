@@ -1,7 +1,6 @@
 """What a trusted job costs: the score job beside tasks that only read, encode, score and write."""
 
 import shutil
-import statistics
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -24,7 +23,7 @@ from nfm.scoring.scorer import score_batch
 from nfm.scoring.table import score_table
 from nfm.scoring.tasks import Output
 from nfm.table.write import Writer
-from tests.bench.features import timed
+from tests.bench.features import in_turn
 from tests.bench.score_model import HOME, SMALL, config, quiet_session, save_random, table
 
 ROUNDS, WANTED = 7, 1.1
@@ -64,16 +63,7 @@ def health() -> None:
     }
     for way in ways.values():
         way()
-    seconds: dict[str, list[float]] = {name: [] for name in ways}
-    for _ in range(ROUNDS):
-        for name, way in ways.items():
-            seconds[name].append(timed(way))
-    for name, each in seconds.items():
-        median = statistics.median(each)
-        print(
-            f"{name:<16} {median:5.2f} s {SMALL / median / 1000:6.0f} k rows/s ({', '.join(f'{s:.2f}' for s in each)})"
-        )
-    trusted, alone = (statistics.median(each) for each in seconds.values())
+    trusted, alone = in_turn(ways, SMALL, ROUNDS).values()
     print(f"health, chunks, publishing: {trusted / alone:.2f} × the time (wanted: at most {WANTED})", flush=True)
     spark.stop()
 

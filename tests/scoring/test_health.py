@@ -182,6 +182,10 @@ def test_the_report_agrees_with_pandas(spark: SparkSession, made: Path, tmp_path
     assert values["tags"]["values"] == len(members)
     assert values["tags"]["missing"]["count"] == tonight["tags"].isna().sum() > 100
     assert 0 < values["tags"]["psi"] < 0.1
+    account, size = (values[name]["bins"]["names"] for name in ("account", "size"))
+    assert (account[0], size) == ("missing", ["missing", "id 1", "id 2", "id 3"])  # buckets of a number
+    assert re.fullmatch(r"ids? 1(–\d+)?", account[1])
+    assert account[-1].endswith("40")
     assert "out_of_vocabulary" not in values["account"]  # a hashed field takes every value
     assert values["account"]["missing"] == {"count": 0, "rate": 0.0, "rate_in_training": 0.0}
     assert values["account"]["psi"] < 0.05

@@ -47,7 +47,7 @@ def files(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
-@pytest.mark.parametrize("scan", ["parquet", "csv"])
+@pytest.mark.parametrize("scan", ["parquet", "csv", "view"])
 def test_a_full_disk_leaves_the_old_scores_and_the_next_run_goes_on(
     spark: SparkSession, made: Path, tmp_path: Path, small_disk: Path, scan: str
 ) -> None:
@@ -57,15 +57,20 @@ def test_a_full_disk_leaves_the_old_scores_and_the_next_run_goes_on(
     # A column that is carried along takes more room than there is.
     rows = [(*row, base64.b64encode(random.Random(i).randbytes(6000)).decode()) for i, row in enumerate(ROWS)]
     wide = spark.createDataFrame(rows, f"{SCHEMA}, text string").repartition(3)
-    source: dict[str, Any] = {"path": str(tmp_path / "wide"), "format": scan}
+    format_ = "parquet" if scan == "view" else scan
+    source: dict[str, Any] = {"path": str(tmp_path / "wide"), "format": format_}
     if scan == "csv":
         source["options"] = {"header": True, "inferSchema": True}
-    wide.write.options(header=True).format(scan).save(str(tmp_path / "wide"))
+    wide.write.options(header=True).format(format_).save(str(tmp_path / "wide"))
+    if scan == "view":  # nothing of it can be gone on from
+        spark.read.parquet(str(tmp_path / "wide")).createOrReplaceTempView("wide")
+        source = {"table": "wide", "scan": "spark"}
     (small_disk / "others").write_bytes(bytes(700_000))
     settings = config(made, source, output=str(output), columns=("text",))
-    with pytest.raises(NfmError, match=r"^There is no room left where .*disk/scores is written: .*Make room"):
+    with pytest.raises(NfmError, match=r"^A disk is full: there is no room for .*disk/scores, .*Make room and run"):
         score_table(spark, settings)
     assert files(output) == before
+    assert not (scan == "view" and list(small_disk.glob(".scores.chunks-*")))
     (small_disk / "others").unlink()
     score_table(spark, settings)
     assert len(scores(output)) == 60

@@ -13,7 +13,7 @@ import pytest
 from pyspark.sql import SparkSession
 
 from nfm.contract.errors import GateError
-from nfm.scoring.pictures import PLOT, bins, histogram, labels, psi_width
+from nfm.scoring.pictures import PLOT, bins, histogram, psi_width
 from nfm.scoring.report import FULL, PLOTS, REPORT, by_psi, reading, refused_folder, write_report
 from nfm.scoring.table import score_table
 from tests.parsed import Parsed
@@ -60,7 +60,12 @@ REPORT_MADE: dict[str, Any] = {
             "missing": {"count": 0, "rate": 0.0, "rate_in_training": 0.0},
             "psi": 0.02,
             "psi_by_chance": 0.01,
-            "bins": {"edges": [1, 4], "training": [0.0, 30.0, 10.0], "counts": [0, 8, 2]},
+            "bins": {
+                "edges": [1, 4],
+                "training": [0.0, 30.0, 10.0],
+                "counts": [0, 8, 2],
+                "names": ["missing", "ids 1–3", "id 4"],
+            },
         },
         "colour": {
             "values": 10,
@@ -70,14 +75,24 @@ REPORT_MADE: dict[str, Any] = {
             "new_values_exact": False,
             "psi": 0.15,
             "psi_by_chance": 0.2,
-            "bins": {"edges": [1, 2, 3, 5], "training": [2.0, 1.0, 10.0, 6.0, 1.0], "counts": [2, 3, 1, 2, 2]},
+            "bins": {
+                "edges": [1, 2, 3, 5],
+                "training": [2.0, 1.0, 10.0, 6.0, 1.0],
+                "counts": [2, 3, 1, 2, 2],
+                "names": ["missing", "out-of-vocabulary", "red", "ids 3–4", "<b>a colour of a long name"],
+            },
         },
         "fare": {
             "values": 10,
             "missing": {"count": 1, "rate": 0.1, "rate_in_training": 0.025},
             "psi": 0.375,
             "psi_by_chance": 0.05,
-            "bins": {"edges": [-1.5, 2.0], "training": [10.0, 10.0, 20.0], "counts": [1, 2, 7]},
+            "bins": {
+                "edges": [-1.5, 2.0],
+                "training": [10.0, 10.0, 20.0],
+                "counts": [1, 2, 7],
+                "names": ["< -1.5", "-1.5 … 2", "≥ 2"],
+            },
         },
     },
     "gates": {"limits": {}, "crossed": []},
@@ -211,12 +226,6 @@ def test_columns_stand_by_their_psi_with_both_rates(write: Write) -> None:
 
 
 def test_bins_stand_side_by_side_with_those_of_the_training(write: Write) -> None:
-    assert labels([1, 2, 3, 5], True) == ["missing", "out-of-vocabulary", "id 2", "ids 3–4", "ids ≥ 5"]
-    assert labels([1, 4], True) == ["missing", "out-of-vocabulary", "ids ≥ 4"]
-    assert labels([1, 4], False) == ["missing", "ids 1–3", "ids ≥ 4"]
-    assert labels([1], False) == ["missing", "ids ≥ 1"]
-    assert labels([-1.5, 2.0], False) == ["< -1.5", "-1.5 … 2", "≥ 2"]
-    assert labels([], False) == ["all"]
     picture = bins(REPORT_MADE["values"]["fare"])
     assert picture is not None
     assert [(row.label, row.training, row.tonight) for row in picture.rows] == [
@@ -228,7 +237,7 @@ def test_bins_stand_side_by_side_with_those_of_the_training(write: Write) -> Non
     assert [width / widths[-1] for width in widths] == pytest.approx([1 / 7, 2 / 7, 1], abs=0.001)
     assert picture.rows[2].training_width / widths[-1] == pytest.approx(5 / 7, abs=0.001)
     page = write(REPORT_MADE)
-    assert "out-of-vocabulary30.0%5.0%id 210.0%50.0%ids 3–420.0%30.0%ids ≥ 520.0%5.0%" in page.text
+    assert "out-of-vocabulary30.0%5.0%red10.0%50.0%ids 3–420.0%30.0%<b>a colour of a l…20.0%5.0%" in page.text
     assert [attrs["aria-label"] for tag, attrs in page.tags if tag == "svg" and "aria-label" in attrs] == [
         "histogram of the scores",
         *(f"bins of {name}" for name in ("fare", "colour", "size")),

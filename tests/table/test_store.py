@@ -4,6 +4,7 @@ The store is moto's, a real server of S3's protocol on this machine. Spark itsel
 holds the same names: Hadoop can show a folder under the scheme of a store.
 """
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -83,6 +84,19 @@ def test_tasks_read_the_store_themselves(spark: SparkSession) -> None:
     assert rows_of(scan) == expected(1, 2)
     where = open_scan(spark, Source(path=f"s3a://{BUCKET}/events", where="day = 2"), everything)
     assert rows_of(where) == expected(2)
+
+
+@pytest.mark.usefixtures("events")
+def test_a_file_that_was_written_again_is_another_one(s3: Any) -> None:
+    key = "events/day=1/a b.parquet"
+    uri, head = f"s3://{BUCKET}/{key}", s3.head_object(Bucket=BUCKET, Key=key)
+    ((size, changed),) = store.states([uri])
+    assert (size, changed // 10**9) == (head["ContentLength"], int(head["LastModified"].timestamp()))
+    time.sleep(1.1)  # S3 tells whole seconds
+    s3.put_object(Bucket=BUCKET, Key=key, Body=s3.get_object(Bucket=BUCKET, Key=key)["Body"].read())
+    ((again, later),) = store.states([uri])
+    assert again == size
+    assert later > changed
 
 
 def test_a_file_that_the_store_has_not_is_told(spark: SparkSession, events: Path, s3: Any) -> None:
