@@ -94,8 +94,8 @@ def start(cluster: str, shop: Path, output: Path) -> subprocess.Popen[str]:
         command,
         cwd=shop,
         env=environment({"SPARK_LOCAL_IP": "127.0.0.1"}),
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,  # the JVM puts both streams of its Python into its own stdout
         text=True,
         start_new_session=True,
     )
@@ -103,7 +103,7 @@ def start(cluster: str, shop: Path, output: Path) -> subprocess.Popen[str]:
 
 def ended(job: subprocess.Popen[str]) -> str:
     """What it has said, once it has ended well."""
-    _, told = job.communicate(timeout=300)
+    told, _ = job.communicate(timeout=300)
     assert job.returncode == 0, told
     return told
 
@@ -232,5 +232,5 @@ def test_whatever_is_killed_every_row_is_published_once(
         assert seen <= {old, new}
         assert not list(tmp_path.glob(".scores.[cs]*")), "chunks or staging are left"
     print(f"{KILLS} kills: {survived} jobs went on, {gone_on} were gone on from")
-    assert survived
     assert gone_on
+    assert survived or KILLS == 1

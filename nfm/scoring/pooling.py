@@ -4,7 +4,9 @@ NumPy would copy all of them, (B, F, K), before it adds the first two.
 """
 
 from collections.abc import Callable
+from contextlib import suppress
 from functools import cache
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -81,13 +83,15 @@ def _weights_and_rows(dtype: str) -> list[Any]:
 
 def compiled(signature: Any, function: Callable[..., Any]) -> Callable[..., Any]:
     """A loop in machine code, which lets other threads run."""
-    settings: Any = {"nogil": True, "error_model": "numpy"}
-    try:
-        # On the disk for the next worker: to compile takes a second, and memory that is not given back.
-        found: Callable[..., Any] = njit(signature, cache=True, **settings)(function)
-    except RuntimeError:  # there is no place to write to: the package travels as an archive
-        found = njit(signature, **settings)(function)
-    return found
+    machine_code: Callable[..., Any]
+    # On the disk for the next worker: to compile takes a second, and memory that is not given back. An archive lies
+    # elsewhere in each run, and each would leave files of its own behind in the user's home.
+    if Path(__file__).exists():
+        with suppress(RuntimeError, OSError):  # no place to write to, or no room
+            machine_code = njit(signature, nogil=True, error_model="numpy", cache=True)(function)
+            return machine_code
+    machine_code = njit(signature, nogil=True, error_model="numpy")(function)
+    return machine_code
 
 
 def _pool(

@@ -1,6 +1,8 @@
 """One model a host: linked where links can be, mapped in place, or carried by Spark in pieces."""
 
 import shutil
+import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -83,3 +85,23 @@ def test_a_model_that_is_carried_in_pieces_is_the_same(
     assert len({row.folder for row in found}) == 1  # a host has one copy
     assert found[0].folder != str(artifact.path)
     assert [(row.same, row.kept) for row in found] == [(True, 0)] * 4  # no worker keeps a piece in its memory
+
+
+@pytest.mark.parametrize("home", ["home", "none"])
+def test_as_an_archive_the_package_needs_no_home_and_leaves_nothing_there(tmp_path: Path, home: str) -> None:
+    root = Path(hosts.__file__).parents[2]
+    archive = shutil.make_archive(str(tmp_path / "nfm"), "zip", root_dir=root, base_dir="nfm")
+    (tmp_path / "home").mkdir()
+    (tmp_path / "none").touch()  # no folder can be made below a file, even by root
+    loop = "from nfm.scoring import pooling; pooling.linear_and_pooled('float32'); print(pooling.__file__)"
+    done = subprocess.run(
+        [sys.executable, "-c", loop],
+        cwd=tmp_path,
+        env={"PYTHONPATH": archive, "HOME": str(tmp_path / home)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith(archive)
+    assert list((tmp_path / "home").iterdir()) == []
