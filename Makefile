@@ -31,7 +31,7 @@ demo: setup
 	@$(RUN) spark-submit jobs/score.py --config $(CONFIG)
 
 test: setup
-	@$(RUN) ruff check . && ruff format --check . && mypy && pytest -n 2 --dist loadfile
+	@$(RUN) ruff check . && ruff format --check . && mypy && pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 bench-titanic: setup
 	@$(RUN) python tests/bench/titanic.py
