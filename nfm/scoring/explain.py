@@ -19,7 +19,8 @@ from nfm.contract.artifact import Network
 from nfm.contract.encoder import Inputs, transform
 from nfm.contract.schema import Placement, Spec
 from nfm.scoring.forward import TILE, Layers, Work, in_steps, pooled_from
-from nfm.scoring.pooling import compiled, variants
+from nfm.scoring.pooling import compiled
+from nfm.scoring.variants import variants
 
 _STEP = 4 * TILE  # rows: so many that their variants fill most of the last tile, too
 
@@ -68,7 +69,7 @@ def score_and_effects(
     def make() -> Work:
         spread, keep, more = variants(network.embedding_dtype), _loops().keep, len(places_R)
         layers = Layers(spec, network, weights, more)
-        sums, owners_M2 = np.empty((4, network.embedding_dim), np.float32), np.empty((TILE + more, 2), np.int64)
+        sums, owners_M2 = np.empty((3, network.embedding_dim), np.float32), np.empty((TILE + more, 2), np.int64)
         waiting = layers.linear_TC, layers.inputs_TX, owners_M2
 
         def work(start: int, stop: int) -> None:
@@ -76,7 +77,7 @@ def score_and_effects(
             while start < stop or filled:
                 start, filled = spread(*arrays, *members, *groups, start, stop, filled, TILE, sums, *waiting)
                 done = min(filled, TILE)
-                keep(owners_M2[:done], layers.scores()[:done], places_R, scores_BC, highest_B, effects_BR)
+                keep(owners_M2[:done], layers.scores(done), places_R, scores_BC, highest_B, effects_BR)
                 for array in waiting:
                     array[: filled - done] = array[done:filled]
                 filled -= done

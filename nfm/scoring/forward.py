@@ -3,24 +3,18 @@
 import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from functools import cache
 from typing import Any
 
 import numpy as np
-from numba import types
 from numpy.typing import NDArray
-from threadpoolctl import ThreadpoolController
 
 from nfm.contract.artifact import Network
 from nfm.contract.encoder import Inputs
 from nfm.contract.schema import Spec
-from nfm.scoring.pooling import compiled, linear_and_pooled
+from nfm.scoring.dense import ROWS, add_products, layer, panels
+from nfm.scoring.pooling import linear_and_pooled
 
-# Rows that are computed at once; at K = 64 what the layers hand on stays in the second-level cache. The matrix products
-# always take a full tile: one rounds differently for another number of rows, and a row's score must not depend on the
-# rows it happens to travel with.
-TILE = 1024
-_ZERO = np.float32(0)
+TILE = 40 * ROWS  # rows that are computed at once: what the layers hand on stays in the second-level cache
 
 Work = Callable[[int, int], None]  # on the rows from start to stop
 
@@ -35,7 +29,7 @@ def score(
         network: the form of the model, C outputs.
         weights: arrays as `Network.weight_shapes` names them, batch norm folded in.
         rows: as `contract.encoder.inputs` arranges them.
-        threads: how many work at once, at most; see `one_thread_a_product`.
+        threads: how many work at once, at most.
 
     Returns:
         (B,) probabilities of label 1 for the binary task, (B,) numbers for regression, (B, C) probabilities of the
@@ -52,25 +46,12 @@ def score(
             members = rows.ids_BF, rows.values_BN, rows.bag_rows, rows.bag_values, rows.bag_splits
             pool(*arrays, *members, start, stop, sums, layers.linear_TC, pooled_TK)
             dense_TD[: stop - start] = rows.dense_BD[start:stop]
-            out_BC[start:stop] = layers.scores()[: stop - start]
+            out_BC[start:stop] = layers.scores(stop - start)
 
         return work
 
     in_steps(len(out_BC), TILE, threads, make)
     return out_BC if network.task == "multiclass" else out_BC[:, 0]
-
-
-def one_thread_a_product() -> Any:
-    """Keep the library of the matrix products to one thread from now on, or inside a `with`.
-
-    It would take every core, in each thread of `score` again. To let it have them back takes milliseconds.
-    """
-    return _libraries().limit(limits=1, user_api="blas")
-
-
-@cache
-def _libraries() -> ThreadpoolController:
-    return ThreadpoolController()
 
 
 def in_steps(rows: int, step: int, threads: int, make: Callable[[], Work]) -> None:
@@ -106,45 +87,28 @@ class Layers:
 
     def __init__(self, spec: Spec, network: Network, weights: Mapping[str, NDArray[Any]], more: int = 0) -> None:
         """There is room for so many more rows than a tile's, which wait for the next one."""
-        self._network, self._weights, dim = network, weights, network.embedding_dim
+        self._network = network
         self.linear_TC = np.zeros((TILE + more, network.outputs), np.float32)
         # The pooled vectors, and behind them the dense numbers: the first hidden layer takes both.
-        self.inputs_TX = np.zeros((TILE + more, dim + len(spec.dense)), np.float32)
-        self._hidden = [np.zeros((TILE, width), np.float32) for width in network.hidden_units]
-
-    def scores(self) -> NDArray[np.float32]:
-        """(TILE, C) of the first rows; what an earlier tile has left behind a shorter last one goes through, too."""
-        network, weights, x = self._network, self._weights, self.inputs_TX[:TILE]
-        pooled_TK, dense_TD = x[:, : network.embedding_dim], x[:, network.embedding_dim :]
-        for i, layer in enumerate(self._hidden):
-            np.matmul(x, weights[f"hidden_{i}_kernel"], out=layer)
-            _add_and_activate(network.activation, layer, weights[f"hidden_{i}_bias"])
-            x = layer
-        last = x if self._hidden else pooled_TK
-        return _scores(
-            network.task, self.linear_TC[:TILE] + dense_TD @ weights["dense_linear"] + last @ weights["output"]
+        self.inputs_TX = np.zeros((TILE + more, network.embedding_dim + len(spec.dense)), np.float32)
+        hidden = range(len(network.hidden_units))
+        self._hidden = [panels(weights[f"hidden_{i}_kernel"], weights[f"hidden_{i}_bias"]) for i in hidden]
+        self._room = [np.zeros((TILE, bias_PN.size), np.float32) for _, bias_PN in self._hidden]
+        self._dense_linear, self._output = (
+            np.ascontiguousarray(weights[name].T) for name in ("dense_linear", "output")
         )
 
-
-def _add_and_activate(name: str, x: NDArray[np.float32], bias: NDArray[np.float32]) -> None:
-    """In place."""
-    if name == "relu":
-        _add_and_rectify()(x, bias)  # NumPy's two steps would take a third of the products' time
-    else:
-        x += bias
-        _activate(name, x)
-
-
-@cache
-def _add_and_rectify() -> Callable[..., None]:
-    def loop(x: Any, bias: Any) -> None:
-        for t in range(np.uint64(x.shape[0])):
-            for u in range(np.uint64(x.shape[1])):
-                value = x[t, u] + bias[u]
-                x[t, u] = _ZERO if value < _ZERO else value
-
-    matrix, vector = types.Array(types.float32, 2, "C"), types.Array(types.float32, 1, "C", readonly=True)
-    return compiled(types.void(matrix, vector), loop)
+    def scores(self, rows: int) -> NDArray[np.float32]:
+        """(rows, C) of the first rows; changes their linear parts."""
+        activation, x = self._network.activation, self.inputs_TX
+        least = np.float32(0 if activation == "relu" else -np.inf)
+        for weights, out in zip(self._hidden, self._room, strict=True):
+            layer()(x, *weights, least, out, rows)
+            _activate(activation, out[:rows])
+            x = out
+        add_products()(self.inputs_TX, self._network.embedding_dim, self._dense_linear, self.linear_TC, rows)
+        add_products()(x, 0, self._output, self.linear_TC, rows)
+        return _scores(self._network.task, self.linear_TC[:rows])
 
 
 def _activate(name: str, x: NDArray[np.float32]) -> None:
@@ -154,7 +118,7 @@ def _activate(name: str, x: NDArray[np.float32]) -> None:
             np.tanh(x, out=x)
         case "sigmoid":
             x[:] = _sigmoid(x)
-        case "linear":
+        case "linear" | "relu":  # which the layer has done
             pass
         case _:
             raise ValueError(f"no activation is called {name!r}")  # the settings allow no other

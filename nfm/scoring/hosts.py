@@ -16,7 +16,6 @@ from pyspark.sql import SparkSession
 
 from nfm.contract.artifact import SCORER_FILES, Artifact
 from nfm.contract.errors import DataError
-from nfm.scoring.forward import one_thread_a_product
 
 _PIECE = 32 << 20  # what a driver or a worker holds of the files at a time
 
@@ -103,7 +102,6 @@ def opened(placed: Placed) -> Artifact:
         DataError: another model lies there by now.
     """
     if placed.fingerprint not in _opened:
-        one_thread_a_product()  # for good: a worker does nothing else
         folder = Path(placed.folder) if placed.folder is not None else _local_copy(placed)
         artifact = Artifact.load(folder, verify=False)  # the driver has verified it
         if artifact.fingerprint != placed.fingerprint:

@@ -9,7 +9,7 @@ from nfm.contract.artifact import Artifact, Network
 from nfm.contract.columns import Rows
 from nfm.contract.encoder import Noticed, inputs
 from nfm.scoring.explain import reason_arrays, reason_columns, score_and_effects
-from nfm.scoring.forward import one_thread_a_product, score
+from nfm.scoring.forward import score
 from nfm.scoring.tally import Tally
 
 _ARRANGED = 1 << 14  # rows whose columns are put beside each other at once: they stay in the cache, and take no room
@@ -49,18 +49,17 @@ def explain_batch(
     pa.default_memory_pool().release_unused()  # what reading took, before the layers take theirs
     scores_NC = np.empty((rows.num_rows, artifact.network.outputs), np.float32)
     reasons = list[list[pa.Array]]()
-    with one_thread_a_product():
-        for start in range(0, rows.num_rows, _ARRANGED):
-            stop = start + _ARRANGED
-            part = {name: values[start:stop] for name, values in columns.items()}
-            arranged = dataset.checked_inputs(spec, part, "the table") if encoded else inputs(spec, part)
-            model = spec, artifact.network, artifact.weights, arranged, pa.cpu_count()
-            if count:
-                scored, effects_BR = score_and_effects(*model)
-                reasons.append(reason_arrays(spec, effects_BR, count))
-            else:
-                scored = score(*model)
-            scores_NC[start:stop] = scored.reshape(-1, artifact.network.outputs)
+    for start in range(0, rows.num_rows, _ARRANGED):
+        stop = start + _ARRANGED
+        part = {name: values[start:stop] for name, values in columns.items()}
+        arranged = dataset.checked_inputs(spec, part, "the table") if encoded else inputs(spec, part)
+        model = spec, artifact.network, artifact.weights, arranged, pa.cpu_count()
+        if count:
+            scored, effects_BR = score_and_effects(*model)
+            reasons.append(reason_arrays(spec, effects_BR, count))
+        else:
+            scored = score(*model)
+        scores_NC[start:stop] = scored.reshape(-1, artifact.network.outputs)
     if tally is not None and noticed is not None:
         tally.add(artifact, columns, noticed, scores_NC)
     reasons = reasons or [[pa.nulls(0, type_) for _, type_ in reason_columns(count)]]

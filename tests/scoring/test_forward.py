@@ -13,7 +13,7 @@ from nfm.contract.artifact import Network
 from nfm.contract.encoder import Inputs
 from nfm.contract.schema import Bag, Field, Number, Spec
 from nfm.scoring.forward import score
-from nfm.scoring.pooling import _as_float32
+from nfm.scoring.pooling import as_float32
 
 TASKS = {"binary": (), "regression": (), "multiclass": ("a", "b", "c")}
 Weights = dict[str, NDArray[Any]]
@@ -232,11 +232,11 @@ def test_numbers_that_are_too_large_give_no_finite_score_in_their_row_alone(task
     assert np.isfinite(got[2]).sum() == 0  # of several classes, none is finite
 
 
-def test_every_finite_float16_is_the_same_number_as_float32() -> None:
+def test_every_finite_float16_is_the_same_numberas_float32() -> None:
     every = np.arange(2**16, dtype=np.uint16).view(np.float16)
     every = every[np.isfinite(every)]
     assert len(every) == 2**16 - 2 * 2**10
-    widen: Any = njit(lambda bits: _as_float32(bits))  # type: ignore[call-arg]
+    widen: Any = njit(lambda bits: as_float32(bits))  # type: ignore[call-arg]
     widened = np.array([widen(bits) for bits in every.view(np.uint16)], np.float32)
     np.testing.assert_array_equal(widened, every.astype(np.float32), strict=True)
     np.testing.assert_array_equal(np.signbit(widened), np.signbit(every))
