@@ -23,7 +23,8 @@ def load(path: Path, changes: Sequence[str] = ()) -> Config:
     Raises:
         ConfigError: the file cannot be read, or does not say what it may say; names every wrong key at once.
     """
-    return checked(read(path, changes), str(path))
+    keys = ", ".join(change.partition("=")[0] for change in changes)  # a value may be a password
+    return checked(read(path, changes), f"{path} with --set of {keys}" if keys else str(path))
 
 
 def read(path: Path, changes: Sequence[str] = ()) -> dict[str, Any]:

@@ -42,7 +42,9 @@ def message(file: Path, *changes: str) -> str:
 def problems(file: Path, *changes: str) -> list[str]:
     """The same, a line a problem."""
     first, *told, last = message(file, *changes).splitlines()
-    assert (first, last) == (f"{file} is refused:", "conf/reference.yaml explains every key.")
+    keys = ", ".join(change.split("=")[0] for change in changes)
+    assert first == (f"{file} with --set of {keys} is refused:" if changes else f"{file} is refused:")
+    assert last == "conf/reference.yaml explains every key."
     assert all(line.startswith("  ") for line in told)
     return [line[2:] for line in told]
 

@@ -35,7 +35,7 @@ from nfm.table.write import Writer
 
 log = logging.getLogger(__name__)
 
-_KEPT = "The old scores were left as they were"
+_KEPT = "The output was left as it was"
 _MODEL, _WRITTEN = "_model", "_written"  # in the staging folder: what tasks read, and where they write
 
 

@@ -68,6 +68,9 @@ def test_the_figures_are_those_of_the_files(spark: SparkSession, made: Path, tmp
     assert lines["memory"].startswith("2 workers of ")
     assert lines["memory"].endswith(" MiB for them, beside the driver's JVM")
     assert str(source) == lines["source"]
+    assert lines["gates"] == "none"
+    gates = {"max_oov_rate": 0.2, "min_rows": 7}
+    assert told(spark, config(made, tmp_path / "raw", gates=gates))["gates"] == "max_oov_rate 0.2, min_rows 7"
 
     found = room(spark, 100 * MIB, 50 * MIB)
     assert (found.workers, found.needed, found.given) == (2, 640 * MIB, None)

@@ -145,7 +145,7 @@ def test_a_refused_run_says_why_and_that_the_old_scores_stand(write: Write) -> N
     limits = {"max_oov_rate": 0.2, "max_psi": 0.5, "min_rows": 2_000_000}
     one = write(changed(gates={"limits": limits, "crossed": [TABLE]}))
     assert (
-        "Refused. The scores of 10 rows are not published, and the old scores were left as they were: the table has 10 "
+        "Refused. The scores of 10 rows are not published, and the output was left as it was: the table has 10 "
         "rows, and score.gates.min_rows is 2,000,000." in prose(one)
     )
     assert "--set score.gates.min_rows=0" in prose(one)
