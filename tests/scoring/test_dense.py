@@ -1,5 +1,10 @@
 """Layers compiled by hand, against NumPy in double precision."""
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -64,3 +69,27 @@ def test_a_rows_sums_do_not_depend_on_its_place() -> None:
     add_products()(x, 0, kernel, sums, len(x))
     assert (out == out[0]).all()
     assert (sums == sums[0]).all()
+
+
+def test_the_registers_of_an_older_machine_hold_fewer_rows(tmp_path: Path) -> None:
+    check = """
+import llvmlite.binding
+llvmlite.binding.get_host_cpu_features = dict  # none is known
+from nfm.scoring import dense
+import tests.conftest  # the settings of hypothesis
+import tests.scoring.test_dense as tests
+assert dense.ROWS == 6
+tests.test_a_layer_equals_the_product_of_matrices()
+tests.test_what_is_no_number_stays_in_its_row(0)
+"""
+    # Elsewhere, since the disk keeps loops by the machine that they are for.
+    older = {"NUMBA_CPU_NAME": "haswell", "NUMBA_CPU_FEATURES": "+avx2,+fma", "NUMBA_CACHE_DIR": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, "-c", check],
+        cwd=Path(__file__).parents[2],
+        env=os.environ | older,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
