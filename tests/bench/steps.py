@@ -1,19 +1,20 @@
 """How long a training step takes on a large table of embeddings: Keras's own layers and optimizers, beside ours.
 
-Run it with `PYTHONPATH=. python tests/bench/steps.py [--tables 5000 1000000 5000000] [--steps 10]` (the largest table
-takes 8 GB with Adam). Ten fields of uniform ids, K 64, Bi-Interaction pooling, hidden layers 128-128, batch norm and
-dropout, batch 4096. The batches are in memory; the first steps, which compile, are not counted. Keras runs
+Run it with `PYTHONPATH=. python tests/bench/steps.py [--tables 5000 1000000 5000000] [--steps 25] [--rounds 3]` (the
+largest table takes 8 GB with Adam). Ten fields of uniform ids, K 64, Bi-Interaction pooling, hidden layers 128-128,
+batch norm and dropout, batch 4096. The batches are in memory; the first steps, which compile, are not counted. Keras runs
 without XLA, which `compile` would turn on: with it, a step of the smallest table took seven times as long.
 """
 
 import argparse
-import gc
 import itertools
 import os
 import platform
 import statistics
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from typing import Any, Literal
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # before TensorFlow is imported
@@ -111,28 +112,34 @@ def our_step(optimizer: Literal["adagrad", "adam"], spec: Spec, batches: Sequenc
     return median_step(run, arrays, steps)
 
 
+def measured(whose: str, rows: int, optimizer: Literal["adagrad", "adam"], steps: int) -> float:
+    """Median seconds of a step, in a process of its own: what one leaves of memory and threads slows the next."""
+    keras.utils.set_random_seed(1)
+    tf.config.experimental.enable_op_determinism()  # as in the train job
+    spec = table(rows)
+    return (keras_step if whose == "Keras" else our_step)(optimizer, spec, uniform(spec), steps)
+
+
 def main() -> None:
     """Print a line for each table and optimizer."""
     parser = argparse.ArgumentParser(description="The time of a training step.")
     parser.add_argument("--tables", type=int, nargs="+", default=[5_000, 1_000_000, 5_000_000], help="rows in all")
-    parser.add_argument("--steps", type=int, default=10, help="that are measured")
+    parser.add_argument("--steps", type=int, default=25, help="that are measured in a round")
+    parser.add_argument("--rounds", type=int, default=3, help="in each of which Keras and ours take turns")
     parser.add_argument("--optimizers", nargs="+", choices=OPTIMIZERS, default=OPTIMIZERS)
     asked = parser.parse_args()
-    keras.utils.set_random_seed(1)
-    tf.config.experimental.enable_op_determinism()  # as in the train job
     print(f"{platform.machine()}, {os.cpu_count()} cores; K {DIM}, hidden {HIDDEN}, batch {BATCH}; milliseconds a step")
-    print(f"{'table':>10}  {'optimizer':<9} {'Keras':>9} {'ours':>9}", flush=True)
-    for rows, optimizer in itertools.product(asked.tables, asked.optimizers):
-        spec = table(rows)
-        batches = uniform(spec)
-        found = [keras_step(optimizer, spec, batches, asked.steps)]
-        keras.backend.clear_session()
-        gc.collect()  # Keras's table, before the next one is made
-        found.append(our_step(optimizer, spec, batches, asked.steps))
-        keras.backend.clear_session()
-        gc.collect()
-        shown = " ".join(f"{1000 * seconds:9.1f}" for seconds in found)
-        print(f"{spec.rows:>10,}  {optimizer:<9} {shown} {found[0] / found[1]:6.1f} ×", flush=True)
+    print(f"{'table':>10}  {'optimizer':<9} {'Keras':>9} {'ours':>9}           a round's ratios", flush=True)
+    with ProcessPoolExecutor(1, get_context("spawn"), max_tasks_per_child=1) as alone:
+        for rows, optimizer in itertools.product(asked.tables, asked.optimizers):
+            rounds = [
+                [alone.submit(measured, whose, rows, optimizer, asked.steps).result() for whose in ("Keras", "ours")]
+                for _ in range(asked.rounds)
+            ]
+            found = [statistics.median(of) for of in zip(*rounds, strict=True)]
+            shown = " ".join(f"{1000 * seconds:9.1f}" for seconds in found)
+            ratios = ", ".join(f"{slow / fast:.1f}" for slow, fast in rounds)
+            print(f"{rows:>10,}  {optimizer:<9} {shown} {found[0] / found[1]:6.1f} ×  {ratios}", flush=True)
 
 
 if __name__ == "__main__":
