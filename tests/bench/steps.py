@@ -2,8 +2,8 @@
 
 Run it with `PYTHONPATH=. python tests/bench/steps.py [--tables 5000 1000000 5000000] [--steps 25] [--rounds 3]` (the
 largest table takes 8 GB with Adam). Ten fields of uniform ids, K 64, Bi-Interaction pooling, hidden layers 128-128,
-batch norm and dropout, batch 4096. The batches are in memory; the first steps, which compile, are not counted. Keras runs
-without XLA, which `compile` would turn on: with it, a step of the smallest table took seven times as long.
+batch norm and dropout, batch 4096. The batches are in memory; the first steps, which compile, are not counted. Keras
+runs without XLA, which `compile` would turn on: with it, a step of the smallest table took seven times as long.
 """
 
 import argparse
