@@ -119,8 +119,8 @@ def told_plainly(where: str) -> Iterator[None]:
             found = _FILE.search(text)
             raise DataError(
                 f"{where} has a file that cannot be read: {found.group(1) if found else said}. Repair it or take it "
-                "away, or leave such files out with source.on_corrupt: skip, or correct source.format if it is of "
-                "another format, and run the job again."
+                "away, or leave such files out with on_corrupt: skip beside its path, or correct the format there if "
+                "it is of another one, and run the job again."
             ) from error
         told = "DATA_SOURCE_NOT_FOUND" in text or "CANNOT_MERGE_SCHEMAS" in text
         if told or isinstance(error, AnalysisException | ParseException):

@@ -48,7 +48,8 @@ def empty_files(source: "Source", relation: Relation | None) -> dict[str, str]:
     if empty and source.on_corrupt == "refuse":
         raise DataError(
             f"{source} has a file that cannot be read: {path_of(empty[0])} (it is empty, and that is not Parquet). "
-            "Repair it or take it away, or leave such files out with source.on_corrupt: skip, and run the job again."
+            "Repair it or take it away, or leave such files out with on_corrupt: skip beside its path, and run the job "
+            "again."
         )
     return dict.fromkeys(empty, "it is empty")
 

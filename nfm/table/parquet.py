@@ -238,7 +238,7 @@ def reading(where: str, path: str) -> Iterator[None]:
 def _cannot_be_read(where: str, path: str, error: BaseException) -> str:
     return (
         f"{where} has a file that cannot be read: {path} ({_first_line(error)}). Repair it or take it away, or leave "
-        "such files out with source.on_corrupt: skip, and run the job again."
+        "such files out with on_corrupt: skip beside its path, and run the job again."
     )
 
 
