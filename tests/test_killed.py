@@ -1,6 +1,6 @@
 """Score jobs whose parts are killed with -9 at random moments, on a real cluster: no row is lost, none is there twice.
 
-NFM_KILLS says how often, one kind after the other; by default once of each of the first three.
+NFM_KILLS says how often, one kind after the other; by default once of each of the first two.
 """
 
 import itertools
@@ -31,7 +31,7 @@ from tests.processes import ROOT, environment
 from tests.scoring.examples import save_model
 
 KINDS = ("driver at work", "executor", "python worker", "driver", "python daemon")
-KILLS = int(os.environ.get("NFM_KILLS", "3"))
+KILLS = int(os.environ.get("NFM_KILLS", "2"))
 ROWS, PARTS = 120_000, 24
 
 
