@@ -156,6 +156,11 @@ class Gates(Settings):
     max_field_psi: Annotated[float, Field(gt=0)] | None = None  # of any field or number, against the train fold
     min_rows: Annotated[int, Field(ge=0)] | None = None  # of the table
 
+    @property
+    def limits(self) -> dict[str, float]:
+        """Those that are set."""
+        return {name: limit for name, limit in self.model_dump().items() if limit is not None}
+
 
 class Score(Settings):
     """What the score job reads and writes."""

@@ -22,7 +22,10 @@ LONGEST = ("test_killed.py", "test_end_to_end.py", "test_checkpoint.py", "test_t
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The longest files first: none is begun when the other processes have nothing left to do."""
+    """The longest files first: none is begun when the other processes have nothing left to do.
+
+    xdist keeps this order with --no-loadscope-reorder; else files with few tests, which these are, would come last.
+    """
     items.sort(key=lambda item: item.path.name not in LONGEST)
 
 

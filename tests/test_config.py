@@ -415,6 +415,12 @@ def test_a_name_in_braces_without_a_value_is_told_where_it_is_needed(file: Path)
         config.score.source.check_filled()
 
 
+def test_of_what_was_set_the_keys_are_told_and_no_value(file: Path) -> None:
+    told = message(file, "source.options.password=geheim", "train.seed=x")
+    assert told.startswith(f"{file} with --set of source.options.password, train.seed is refused:\n")
+    assert "geheim" not in told
+
+
 @pytest.mark.parametrize("value", ["a/b", "..", "", "a..b", "'; drop", "a{b}"])
 def test_a_value_that_would_leave_its_place_is_refused(file: Path, value: str) -> None:
     with pytest.raises(ConfigError, match=r"^--set ds=.*: what stands in for \{ds\} may hold letters"):

@@ -216,7 +216,7 @@ def _crossed(gates: Gates, report: Mapping[str, Any]) -> Iterator[dict[str, Any]
         return {"gate": gate, "of": of, "value": value, "limit": limit, "told": told}
 
     rows, least = report["rows"], gates.min_rows
-    if least is None and any(limit is not None for limit in gates.model_dump().values()):
+    if least is None and gates.limits:
         least = 1  # of nothing, no rate and no PSI is known: that is no pass
     if least is not None and rows < least:
         yield found(

@@ -89,7 +89,6 @@ def plan(spark: SparkSession, config: Config, artifact: Artifact, scan: Scan, so
         why = str(error)
     ranks = [RANK] * settings.rank + [QUANTILE] * settings.quantile
     behind = [*(name for name, _ in reason_columns(settings.explain)), *ranks]
-    limits = {key: limit for key, limit in settings.gates.model_dump().items() if limit is not None}
     model_bytes = host_bytes(artifact)
     lines = [
         f"Plan of {config.name}: the model was verified and the table's columns were checked, nothing was written.",
@@ -104,7 +103,7 @@ def plan(spark: SparkSession, config: Config, artifact: Artifact, scan: Scan, so
         f"  writes    {', '.join([*carried, *few(score_columns(artifact.network)), *behind])}",
         *(f"  folders   by {', '.join(settings.partition_by)}" for _ in settings.partition_by[:1]),
         f"  output    {config.scores_folder} ({settings.format})",
-        f"  gates     {', '.join(f'{key} {limit}' for key, limit in limits.items()) or 'none'}",
+        f"  gates     {', '.join(f'{key} {limit}' for key, limit in settings.gates.limits.items()) or 'none'}",
     ]
     if tried is None:
         return "\n".join([*lines, f"  speed     not probed: {why}"])

@@ -16,7 +16,7 @@ from numba.extending import intrinsic
 
 _REBIAS = 2.0**112  # exponents of float16 count from 15, of float32 from 127
 _SIGN_EXPONENT_FRACTION = 0x8FFFE000 - (1 << 32)  # bits of a float16, in their places in a float32
-_ZERO, _HALF, _ONE = np.float32(0.0), np.float32(0.5), np.float32(1.0)
+_HALF, _ONE = np.float32(0.5), np.float32(1.0)
 _TABLES = {"float32": types.float32, "float16": types.uint16}  # numba has no float16: it is told of the bits
 
 

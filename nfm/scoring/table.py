@@ -194,7 +194,7 @@ def _report(config: Config, artifact: Artifact, source: Source, scan: Scan, tall
     }
     gates = config.score.gates
     report["gates"] = {
-        "limits": {key: limit for key, limit in gates.model_dump().items() if limit is not None},
+        "limits": gates.limits,
         "crossed": crossed(gates, report),
     }
     refused = refused_folder(config.scores_folder)

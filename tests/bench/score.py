@@ -130,9 +130,7 @@ def main() -> None:
     cores, memory = os.cpu_count(), os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30
     print(f"{platform.machine()}, {cores} cores, {memory:.0f} GiB, Python {platform.python_version()}", flush=True)
     for part in sys.argv[1:] or PARTS:
-        one_thread = (
-            dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1") if part in ("forward", "explain") else {}
-        )
+        one_thread = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1") if part == "forward" else {}
         environment = os.environ | {"TF_CPP_MIN_LOG_LEVEL": "2"} | one_thread
         subprocess.run([sys.executable, __file__, "--here", part], check=True, env=environment)
 

@@ -232,7 +232,7 @@ def test_numbers_that_are_too_large_give_no_finite_score_in_their_row_alone(task
     assert np.isfinite(got[2]).sum() == 0  # of several classes, none is finite
 
 
-def test_every_finite_float16_is_the_same_numberas_float32() -> None:
+def test_every_finite_float16_is_the_same_number_as_float32() -> None:
     every = np.arange(2**16, dtype=np.uint16).view(np.float16)
     every = every[np.isfinite(every)]
     assert len(every) == 2**16 - 2 * 2**10
