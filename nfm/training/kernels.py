@@ -25,7 +25,8 @@ Floats = NDArray[np.float32]
 Ints = NDArray[np.int32]
 _generate: Any = cgutils
 _LINE = 64  # bytes of a cache line
-_SAMPLES_AHEAD, _ROWS_AHEAD = 2, 6  # so early is memory asked for
+_SAMPLES_AHEAD, _ROWS_AHEAD = 2, 16  # so early is memory asked for
+_BLOCK = 16  # rows that are moved together
 _DIGITS = 11  # bits of a digit in `order`
 
 
@@ -55,7 +56,6 @@ class Batch(NamedTuple):
 
 # Without exceptions, or the loops would not become vectors. Not kept on the disk: there may be no place for it.
 _compiled: Any = njit(nogil=True, error_model="numpy")
-_inlined: Any = njit(nogil=True, error_model="numpy", inline="always")  # a call would cost more than a row's work
 
 
 def _ask(_: Any, table: Any, row: Any) -> Any:
@@ -170,57 +170,122 @@ def order(rows_BM: Ints, x_BM: Floats, padding: int) -> ByRow:
     return ByRow(distinct[:found].copy(), starts[: found + 1].copy(), places)
 
 
-@_inlined
+@_compiled
+def _gradients(
+    start: int,
+    stop: int,
+    end: int,
+    by_row: ByRow,
+    batch: Batch,
+    tables: Tables,
+    first_slots: Tables,
+    second_slots: Tables,
+    decays: Floats,
+    of_embedding_DK: Floats,
+    of_linear_DC: Floats,
+) -> None:
+    """Fill the gradients of the distinct rows start … stop − 1, and ask for later rows and their slots, up to the end.
+
+    A row's gradient is Σ x (Σ x_j v_j − x v) · upstream (paper, eq. 5) or Σ x · upstream, and what the penalty adds.
+    """
+    # Out of their tuples, and two indices rather than views of rows: who refers to an array would be counted each time.
+    distinct_D, starts, places = by_row
+    x_BM, sum_BK, upstream_BK, upstream_BC = batch
+    embedding, linear = tables
+    first, first_linear = first_slots
+    second, second_linear = second_slots
+    features, dim, width = np.uint64(x_BM.shape[1]), np.uint64(embedding.shape[1]), np.uint64(linear.shape[1])
+    for n in range(np.uint64(stop - start)):
+        d = np.uint64(start) + n
+        ahead = distinct_D[min(d + np.uint64(_ROWS_AHEAD), np.uint64(end - 1))]
+        _prefetch(embedding, ahead)
+        _prefetch(linear, ahead)
+        if first.shape[0]:
+            _prefetch(first, ahead)
+        if first_linear.shape[0]:
+            _prefetch(first_linear, ahead)
+        if second.shape[0]:
+            _prefetch(second, ahead)
+        if second_linear.shape[0]:
+            _prefetch(second_linear, ahead)
+        row, often = np.uint64(distinct_D[d]), np.float32(starts[d + np.uint64(1)] - starts[d])
+        if row == np.uint64(embedding.shape[0] - 1):
+            often = np.float32(0)  # padding has no penalty
+        for k in range(dim):
+            of_embedding_DK[n, k] = often * decays[0] * embedding[row, k]
+        for c in range(width):
+            of_linear_DC[n, c] = often * decays[1] * linear[row, c]
+        for i in range(np.uint64(starts[d]), np.uint64(starts[d + np.uint64(1)])):
+            place = np.uint64(places[i])
+            b, m = place // features, place % features
+            x = x_BM[b, m]
+            for k in range(dim):
+                of_embedding_DK[n, k] += x * (upstream_BK[b, k] * (sum_BK[b, k] - x * embedding[row, k]))
+            for c in range(width):
+                of_linear_DC[n, c] += x * upstream_BC[b, c]
+
+
+@_compiled
 def _moved(
-    row: np.uint64,
+    rows_D: Ints,
     formula: int,
     numbers: Floats,
     table: Floats,
     first: Floats,
     second: Floats,
-    gradient: Floats,
+    gradients_DK: Floats,
     scale: np.float32,
 ) -> None:
-    """Move a row; `optimizers` says the formulas.
+    """Move rows; `optimizers` says the formulas.
 
     numbers are: SGD (rate,); MOMENTUM (rate, momentum); ADAGRAD (rate, ε); ADAM (rate · √(1 − β₂ᵗ) / (1 − β₁ᵗ), 1 − β₁,
     1 − β₂, ε); FTRL (rate, l1, l2).
     """
-    one = np.float32(1)
+    one, width = np.float32(1), np.uint64(table.shape[1])
     if formula == SGD:
         rate = numbers[0]
-        for k in range(gradient.size):
-            table[row, k] -= rate * (scale * gradient[k])
+        for d in range(np.uint64(rows_D.size)):
+            row = np.uint64(rows_D[d])
+            for k in range(width):
+                table[row, k] -= rate * (scale * gradients_DK[d, k])
     elif formula == MOMENTUM:
         rate, momentum = numbers[0], numbers[1]
-        for k in range(gradient.size):
-            m = momentum * first[row, k] + scale * gradient[k]
-            first[row, k] = m
-            table[row, k] -= rate * m
+        for d in range(np.uint64(rows_D.size)):
+            row = np.uint64(rows_D[d])
+            for k in range(width):
+                m = momentum * first[row, k] + scale * gradients_DK[d, k]
+                first[row, k] = m
+                table[row, k] -= rate * m
     elif formula == ADAGRAD:
         rate, epsilon = numbers[0], numbers[1]
-        for k in range(gradient.size):
-            g = scale * gradient[k]
-            a = first[row, k] + g * g
-            first[row, k] = a
-            table[row, k] -= rate * g / (np.sqrt(a) + epsilon)
+        for d in range(np.uint64(rows_D.size)):
+            row = np.uint64(rows_D[d])
+            for k in range(width):
+                g = scale * gradients_DK[d, k]
+                a = first[row, k] + g * g
+                first[row, k] = a
+                table[row, k] -= rate * g / (np.sqrt(a) + epsilon)
     elif formula == ADAM:
         rate, rest_1, rest_2, epsilon = numbers[0], numbers[1], numbers[2], numbers[3]
-        for k in range(gradient.size):
-            g = scale * gradient[k]
-            m = first[row, k] + (g - first[row, k]) * rest_1
-            v = second[row, k] + (g * g - second[row, k]) * rest_2
-            first[row, k], second[row, k] = m, v
-            table[row, k] -= rate * m / (np.sqrt(v) + epsilon)
+        for d in range(np.uint64(rows_D.size)):
+            row = np.uint64(rows_D[d])
+            for k in range(width):
+                g = scale * gradients_DK[d, k]
+                m = first[row, k] + (g - first[row, k]) * rest_1
+                v = second[row, k] + (g * g - second[row, k]) * rest_2
+                first[row, k], second[row, k] = m, v
+                table[row, k] -= rate * m / (np.sqrt(v) + epsilon)
     else:
         rate, l1, l2 = numbers[0], numbers[1], numbers[2]
-        for k in range(gradient.size):
-            g, n = scale * gradient[k], first[row, k]
-            root = np.sqrt(n + g * g)
-            z = second[row, k] + g - (root - np.sqrt(n)) / rate * table[row, k]
-            first[row, k], second[row, k] = n + g * g, z
-            shrunk = (np.sign(z) * l1 - z) / (root / rate + (one + one) * l2)
-            table[row, k] = shrunk if np.abs(z) > l1 else np.float32(0)
+        for d in range(np.uint64(rows_D.size)):
+            row = np.uint64(rows_D[d])
+            for k in range(width):
+                g, n = scale * gradients_DK[d, k], first[row, k]
+                root = np.sqrt(n + g * g)
+                z = second[row, k] + g - (root - np.sqrt(n)) / rate * table[row, k]
+                first[row, k], second[row, k] = n + g * g, z
+                shrunk = (np.sign(z) * l1 - z) / (root / rate + (one + one) * l2)
+                table[row, k] = shrunk if np.abs(z) > l1 else np.float32(0)
 
 
 @_compiled
@@ -240,8 +305,6 @@ def move(
 ) -> None:
     """Move the distinct rows start … stop − 1 of both tables, and of their slots, by the optimizer's formula.
 
-    A row's gradient is Σ x (Σ x_j v_j − x v) · upstream (paper, eq. 5) or Σ x · upstream, and what the penalty adds.
-
     Args:
         start: first of the distinct rows.
         stop: behind the last one.
@@ -256,46 +319,20 @@ def move(
         second_slots: likewise.
         norms_D: where it has elements, nothing moves: the sums of the squares of the rows' gradients are put there.
     """
-    # Out of their tuples: numba would count references for every row.
-    distinct_D, starts, places = by_row
-    x_BM, sum_BK, upstream_BK, upstream_BC = batch
     embedding, linear = tables
-    first, first_linear = first_slots
-    second, second_linear = second_slots
-    x, features, moves = x_BM.ravel(), np.uint64(x_BM.shape[1]), not norms_D.size
-    of_embedding, of_linear = np.empty(embedding.shape[1], np.float32), np.empty(linear.shape[1], np.float32)
-    for d in range(start, stop):
-        ahead = distinct_D[min(d + _ROWS_AHEAD, stop - 1)]
-        _prefetch(embedding, ahead)
-        _prefetch(linear, ahead)
-        if first.shape[0] and moves:
-            _prefetch(first, ahead)
-        if second.shape[0] and moves:
-            _prefetch(second, ahead)
-        if first_linear.shape[0] and moves:
-            _prefetch(first_linear, ahead)
-        if second_linear.shape[0] and moves:
-            _prefetch(second_linear, ahead)
-        row, often = np.uint64(distinct_D[d]), np.float32(starts[d + 1] - starts[d])
-        if distinct_D[d] == embedding.shape[0] - 1:
-            often = np.float32(0)  # padding has no penalty
-        decay, linear_decay = often * decays[0], often * decays[1]
-        for k in range(of_embedding.size):
-            of_embedding[k] = decay * embedding[row, k]
-        for c in range(of_linear.size):
-            of_linear[c] = linear_decay * linear[row, c]
-        for i in range(starts[d], starts[d + 1]):
-            place = np.uint64(places[i])
-            b, value = place // features, x[place]
-            for k in range(of_embedding.size):
-                of_embedding[k] += value * (upstream_BK[b, k] * (sum_BK[b, k] - value * embedding[row, k]))
-            for c in range(of_linear.size):
-                of_linear[c] += value * upstream_BC[b, c]
-        if moves:
-            _moved(row, formulas[0], numbers[0], embedding, first, second, of_embedding, scale)
-            _moved(row, formulas[1], numbers[1], linear, first_linear, second_linear, of_linear, scale)
-        else:
-            for k in range(of_embedding.size):
-                norms_D[d] += np.float64(of_embedding[k]) ** 2
-            for c in range(of_linear.size):
-                norms_D[d] += np.float64(of_linear[c]) ** 2
+    of_embedding = np.empty((_BLOCK, embedding.shape[1]), np.float32)
+    of_linear = np.empty((_BLOCK, linear.shape[1]), np.float32)
+    # Some rows at a time: at each call numba counts who refers to the arrays, in counters that the threads share.
+    for a in range(start, stop, _BLOCK):
+        b = min(a + _BLOCK, stop)
+        _gradients(a, b, stop, by_row, batch, tables, first_slots, second_slots, decays, of_embedding, of_linear)
+        if norms_D.size:
+            for n in range(b - a):
+                for k in range(of_embedding.shape[1]):
+                    norms_D[a + n] += np.float64(of_embedding[n, k]) ** 2
+                for c in range(of_linear.shape[1]):
+                    norms_D[a + n] += np.float64(of_linear[n, c]) ** 2
+            continue
+        rows, first, second = by_row.distinct_D[a:b], first_slots, second_slots
+        _moved(rows, formulas[0], numbers[0], embedding, first.embedding, second.embedding, of_embedding, scale)
+        _moved(rows, formulas[1], numbers[1], linear, first.linear, second.linear, of_linear, scale)

@@ -121,7 +121,8 @@ class RowTables:
         norms_D: NDArray[np.float64],
     ) -> None:
         none = np.empty((0, 1), np.float32)
-        slots = [Tables(*([*of, none, none][i] for of in self.slots)) for i in range(2)]
+        of_both = [[], []] if len(norms_D) else self.slots  # which nothing moves
+        slots = [Tables(*([*of, none, none][i] for of in of_both)) for i in range(2)]
         numbers = tuple(np.array(rule.numbers(rate, step), np.float32) for rule in self._rules)
         formulas = tuple(rule.formula for rule in self._rules)
         # Ranges of distinct rows with about as many features each
