@@ -82,7 +82,8 @@ def plan(spark: SparkSession, config: Config, artifact: Artifact, scan: Scan, so
             if size.tasks is None:
                 why = "Spark would have to shuffle the whole table before"
             else:
-                tried = probe(spark, artifact, scan, size.largest, settings.encoded, inputs, more, config.scores_folder)
+                target, at_once = config.scores_folder, _at_once(spark, size)
+                tried = probe(spark, artifact, scan, size.largest, settings.encoded, inputs, more, target, at_once)
     except DataError as error:
         if not skip:
             raise
@@ -180,7 +181,12 @@ def needed_bytes(workers: int, worker_bytes: int, model_bytes: int) -> int:
 
 def seconds_for(rows: int, tried: Probe, at_once: int) -> float:
     """How long a table takes with so many tasks at a time, its start included."""
-    return tried.start + rows * tried.seconds / tried.rows / at_once
+    return tried.start + rows / tried.speed / at_once
+
+
+def _at_once(spark: SparkSession, size: Size) -> int:
+    """How many tasks run at a time."""
+    return max(1, min(spark.sparkContext.defaultParallelism // _task_cores(spark), size.tasks or 1))
 
 
 def _local(spark: SparkSession) -> bool:
@@ -216,10 +222,14 @@ def _memory(found: Room, tried: Probe, model_bytes: int) -> str:
 def _speed(spark: SparkSession, size: Size, tried: Probe, ranked: bool) -> str:
     cores, of_task = spark.sparkContext.defaultParallelism, _task_cores(spark)
     who = "a core" if of_task == 1 else f"a task of {of_task} cores"
-    speed, at_once = tried.rows / tried.seconds, max(1, min(cores // of_task, size.tasks or 1))
-    probed = f"with {_count(cores, 'core')} (probed: {_rounded(speed)} rows/s {who} on {_count(tried.rows, 'row')})"
+    at_once = _at_once(spark, size)
+    tasks = f"in {_count(tried.tasks, 'task')} at a time"
+    probed = (
+        f"with {_count(cores, 'core')} (probed {tasks}: {_rounded(tried.speed)} rows/s {who} on "
+        f"{_count(tried.rows, 'row')})"
+    )
     if size.rows is None:
-        return f"about {_rounded(speed * at_once)} rows/s {probed}"
+        return f"about {_rounded(tried.speed * at_once)} rows/s {probed}"
     ranks = "; ranks come on top" * ranked
     return f"about {_time(seconds_for(size.rows, tried, at_once))} {probed}{ranks}"
 

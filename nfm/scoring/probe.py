@@ -1,4 +1,7 @@
-"""A trial before the job: how fast a task scores a few rows of the table, and how much memory its worker takes."""
+"""A trial before the job: how fast tasks score a few rows of the table, and how much memory a worker takes.
+
+As many work at once as will in the job: two of them are seldom twice as fast as one that has a machine to itself.
+"""
 
 import os
 import threading
@@ -21,16 +24,20 @@ from nfm.table.splits import File, Piece
 
 ENOUGH = 1 << 17  # rows: seconds at most, and far more than what a task costs by itself
 _EVERY = 0.01  # seconds between two looks at the memory
+_MOST_TASKS = 16  # enough to keep an executor's cores busy
+_LONG = 2.0  # seconds that a task works, so that all do at once, though they begin one after the other
+_AT_ONCE = "spark.sql.limit.initialNumPartitions"
 _TOLD = "rows long, seconds double, bytes long"
 
 
 @dataclass(frozen=True)
 class Probe:
-    """What was measured in one task."""
+    """What was measured."""
 
-    rows: int
-    seconds: float  # that the task takes for them once it has started and compiled
-    start: float  # seconds until then: of Spark, a worker and the compiled loops
+    tasks: int  # that worked at once
+    rows: int  # of the table, that they scored again and again
+    speed: float  # rows/s of one of them, once it has started and compiled
+    start: float  # seconds from the start of this process until then: of Spark, the workers and the compiled loops
     worker_bytes: int  # a worker's own memory at most; the mapped model is not in it
 
 
@@ -43,18 +50,20 @@ def probe(
     inputs: Sequence[str],
     carried: Sequence[str],
     target: Path,
+    at_once: int,
 ) -> Probe | None:
-    """Score a few rows twice, in a task on an executor, and keep nothing; None if there are no rows.
+    """Score a few rows in tasks on executors, and keep nothing; None if there are no rows.
 
     Args:
         spark: the session.
         artifact: the model.
         scan: of the table.
-        first: of parquet: the file that is begun with, at least one row group of it; None if all are empty.
+        first: of parquet: the file that every task begins, at least one row group of it; None if all are empty.
         encoded: the table is a dataset.
         inputs: the columns that the model reads.
         carried: those that the job reads besides.
         target: where the job would write; nothing is written there.
+        at_once: how many tasks the job runs at a time.
 
     Raises:
         DataError: later, as the job would: the rows cannot be read or encoded.
@@ -62,8 +71,7 @@ def probe(
     if scan.method == "parquet":
         if first is None:
             return None
-        scan = replace(scan, splits=((Piece(first, 0, first.size),),))
-    began = time.perf_counter()
+        scan = replace(scan, splits=((Piece(first, 0, first.size),),) * min(at_once, _MOST_TASKS))
     placed, names = place_for_a_look(spark, artifact, target), tuple(carried)
 
     # The closure takes small values, or the handles of broadcasts.
@@ -73,21 +81,26 @@ def probe(
             model = opened(placed)
             with _peak() as peak:
                 _score(model, taken, encoded, names)
-            once = time.perf_counter()
-            _score(model, taken, encoded, names)
-            seconds = reading + time.perf_counter() - once
+            began, times = time.perf_counter(), 0
+            while times == 0 or time.perf_counter() - began < _LONG:
+                _score(model, taken, encoded, names)
+                times += 1
+            seconds = reading + (time.perf_counter() - began) / times
             told = {"rows": [sum(some.num_rows for some in taken)], "seconds": [seconds], "bytes": [max(peak)]}
             yield pa.RecordBatch.from_pydict(told)
 
     read = list(dict.fromkeys([*inputs, *carried]))
-    found = scan.map(read, work, _TOLD).take(1)  # of the first partition that has rows
-    start = time.perf_counter() - began
+    tasks = min(at_once, _MOST_TASKS)
+    with _first(spark, tasks):
+        found = scan.map(read, work, _TOLD).take(tasks)
+        start = _age() - _LONG
+        if found and scan.method == "spark":  # its own part of the work, too, is slower the first time
+            found = scan.map(read, work, _TOLD).take(tasks) or found
     if not found:
         return None
-    if scan.method == "spark":  # its own part of the work, too, is slower the first time
-        found = scan.map(read, work, _TOLD).take(1) or found
-    (told,) = found
-    return Probe(told.rows, told.seconds, max(0.0, start - 2 * told.seconds), told.bytes)
+    speeds = [told.rows / told.seconds for told in found]
+    most = max(told.bytes for told in found)
+    return Probe(len(found), found[0].rows, sum(speeds) / len(speeds), max(0.0, start), most)
 
 
 def _taken(batches: Iterator[Rows]) -> tuple[list[Rows], float]:
@@ -111,6 +124,23 @@ def _score(model: Artifact, taken: Sequence[Rows], encoded: bool, carried: Seque
         score_batch(model, rows, encoded, Tally())
         for name in carried:
             rows.column(name)
+
+
+@contextmanager
+def _first(spark: SparkSession, partitions: int) -> Iterator[None]:
+    """`take` begins with so many partitions at once; it goes on to others only if these have too few rows."""
+    before = spark.conf.get(_AT_ONCE)
+    spark.conf.set(_AT_ONCE, str(partitions))
+    try:
+        yield
+    finally:
+        spark.conf.set(_AT_ONCE, str(before))
+
+
+def _age() -> float:
+    """Seconds since this process began."""
+    ticks = Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19]  # since the machine's start
+    return time.clock_gettime(time.CLOCK_BOOTTIME) - int(ticks) / os.sysconf("SC_CLK_TCK")
 
 
 @contextmanager

@@ -13,6 +13,7 @@ from nfm.config import Source
 from nfm.contract.errors import DataError
 from nfm.contract.publish import locked
 from nfm.scoring import plan as module
+from nfm.scoring import probe as trial
 from nfm.scoring.hosts import place_for_a_look, way
 from nfm.scoring.opening import open_all
 from nfm.scoring.plan import measure, needed_bytes, plan, room, seconds_for
@@ -23,6 +24,14 @@ from tests.table.test_scan import everything
 from tests.table.test_store import BUCKET, events, s3  # noqa: F401 (fixtures)
 
 MIB = 1 << 20
+
+
+@pytest.fixture(autouse=True)
+def a_short_trial(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing here depends on how fast a task is."""
+    monkeypatch.setattr(trial, "_LONG", 0.0)
+
+
 SCANS = pytest.mark.parametrize("scan", ["parquet", "spark"])
 
 
@@ -83,7 +92,7 @@ def test_memory_is_workers_and_the_model_once_and_room() -> None:
 
 
 def test_time_is_rows_over_all_tasks_at_once_and_the_start() -> None:
-    assert seconds_for(1_000_000, Probe(1000, 0.01, 7.0, 0), 4) == pytest.approx(7 + 1_000_000 / 100_000 / 4)
+    assert seconds_for(1_000_000, Probe(2, 1000, 100_000.0, 7.0, 0), 4) == pytest.approx(7 + 1_000_000 / 100_000 / 4)
     assert [module._time(seconds) for seconds in (0.2, 98.4, 150, 5900, 7200)] == [
         *("1 s", "98 s", "2 min", "98 min", "2.0 h")
     ]
@@ -105,14 +114,17 @@ def test_a_trial_scores_rows_in_a_worker_and_tells_what_it_took(spark: SparkSess
     settings = config(made, {"path": str(made / "raw"), "scan": scan}, columns=("price",))
     artifact, found, _ = open_all(spark, settings)
     largest, spec = measure(found).largest, artifact.encoding.spec
-    tried = probe(spark, artifact, found, largest, False, spec.columns, ("id", "price"), made / "scores")
+    before = spark.conf.get("spark.sql.limit.initialNumPartitions")
+    tried = probe(spark, artifact, found, largest, False, spec.columns, ("id", "price"), made / "scores", 2)
     assert tried is not None
+    assert tried.tasks == 2
+    assert spark.conf.get("spark.sql.limit.initialNumPartitions") == before
     if largest is not None:
         assert tried.rows == pq.read_metadata(largest.path).num_rows
     else:
         first = spark.read.parquet(str(made / "raw")).rdd.mapPartitions(lambda rows: [sum(1 for _ in rows)]).collect()
         assert tried.rows == first[0]
-    assert tried.seconds > 0
+    assert tried.speed > 0
     assert tried.start >= 0
     assert 10 * MIB < tried.worker_bytes < 4096 * MIB
 
@@ -124,7 +136,7 @@ def test_of_spark_its_partitions_are_told_and_no_rows(spark: SparkSession, made:
     assert lines["splits"].startswith(f"{partitions} task")
     assert lines["splits"].endswith(", of 3 files")
     assert lines["rows"] == "not known before the table is read"
-    assert " rows/s with 2 cores (probed: " in lines["speed"]
+    assert " rows/s with 2 cores (probed in 2 tasks at a time: " in lines["speed"]
 
 
 def test_a_view_is_not_shuffled_for_a_plan(spark: SparkSession, made: Path, tmp_path: Path) -> None:
@@ -135,7 +147,7 @@ def test_a_view_is_not_shuffled_for_a_plan(spark: SparkSession, made: Path, tmp_
     assert lines["speed"] == "not probed: Spark would have to shuffle the whole table before"
     lines = told(spark, config(made, {"table": "orders"}, output=str(tmp_path / "scores")))
     assert lines["splits"] == f"{spark.table('orders').rdd.getNumPartitions()} tasks"
-    assert "probed: " in lines["speed"]
+    assert "probed in " in lines["speed"]
 
 
 @SCANS
@@ -158,7 +170,7 @@ def test_a_dataset_has_a_plan(spark: SparkSession, made: Path, tmp_path: Path) -
     lines = told(spark, settings)
     assert lines["rows"] == "60 (counted in the files' footers)"
     assert lines["reads"] == "colour, size, price"
-    assert "probed: " in lines["speed"]
+    assert "probed in " in lines["speed"]
 
 
 @pytest.mark.usefixtures("events")
