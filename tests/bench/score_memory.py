@@ -30,12 +30,12 @@ def worker() -> None:
     pq.write_table(pa.Table.from_batches([next(first.iter_batches(1000))]), rows)
     command = [sys.executable, str(script), str(HOME / "model"), str(rows)]
     each = [json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout) for _ in range(3)]
-    seconds, clean, dirty = (
-        statistics.median(one[what] for one in each) for what in ("seconds", "Private_Clean", "Private_Dirty")
-    )
-    print(f"a worker's start, first batch included           {seconds:7.1f} s of a core (wanted: at most 4)")
-    print(f"  memory of its own                              {clean + dirty:7.0f} MB (wanted: at most 200)", end="")
-    print(f", {dirty:.0f} of it written to, {clean:.0f} mapped files that nobody else has mapped", flush=True)
+    found = {what: statistics.median(one[what] for one in each) for what in each[0]}
+    own = found["written"] + found["libraries"]
+    print(f"a worker's start, first batch included           {found['seconds']:7.1f} s of a core (wanted: at most 4)")
+    print(f"  memory of its own                              {own:7.0f} MB (wanted: at most 200), ", end="")
+    print(f"{found['written']:.0f} of it written to, the rest of libraries that nobody else has mapped; ", end="")
+    print(f"{found['model']:.0f} MB of the model's files are mapped besides, as all workers of a host do", flush=True)
 
 
 def wide() -> None:

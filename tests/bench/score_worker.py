@@ -17,11 +17,23 @@ def main(model: Path, rows: Path) -> None:
     from nfm.scoring.scorer import score_batch
 
     artifact = Artifact.load(model, verify=False)
-    scores = score_batch(artifact, pq.read_table(rows).to_batches()[0])
+    scores = score_batch(artifact, pq.ParquetFile(rows).read().to_batches()[0])
     assert len(scores)
-    memory = dict(line.split(":", 1) for line in Path("/proc/self/smaps_rollup").read_text().splitlines()[1:])
-    megabytes = {name: int(memory[name].split()[0]) / 1024 for name in ("Private_Clean", "Private_Dirty")}
-    print(json.dumps({"seconds": time.process_time(), **megabytes}))
+    print(json.dumps({"seconds": time.process_time(), **_memory(model)}))
+
+
+def _memory(model: Path) -> dict[str, float]:
+    """Megabytes that no other process has mapped: written to, of the model's files, and of other files."""
+    megabytes, kind = dict.fromkeys(("written", "model", "libraries"), 0.0), "libraries"
+    for line in Path("/proc/self/smaps").read_text().splitlines():
+        name, *values = line.split()
+        if not name.endswith(":"):  # an address: another file begins
+            kind = "model" if str(model.resolve()) in line else "libraries"
+        elif name == "Private_Dirty:":
+            megabytes["written"] += int(values[0]) / 1024
+        elif name == "Private_Clean:":
+            megabytes[kind] += int(values[0]) / 1024
+    return megabytes
 
 
 if __name__ == "__main__":
