@@ -14,6 +14,8 @@ from llvmlite import ir
 from numba import njit, types
 from numba.extending import intrinsic
 
+from nfm.prefetch import prefetch
+
 _REBIAS = 2.0**112  # exponents of float16 count from 15, of float32 from 127
 _SIGN_EXPONENT_FRACTION = 0x8FFFE000 - (1 << 32)  # bits of a float16, in their places in a float32
 _HALF, _ONE = np.float32(0.5), np.float32(1.0)
@@ -89,9 +91,22 @@ def _pool(
     for t in range(np.uint64(stop - start)):
         b = np.uint64(start) + t
         rows = (ids_BF, values_BN, bag_rows, bag_values, bag_splits)
+        ask_for(embedding, linear, offsets, rows, min(b + np.uint64(1), np.uint64(stop - 1)))
         sum_up(embedding, linear, bias, offsets, first_number, rows, b, sum_K, squares_K, linear_TC, t)
         for k in range(np.uint64(embedding.shape[1])):
             pooled_TK[t, k] = _HALF * (sum_K[k] * sum_K[k] - squares_K[k])
+
+
+@njit(inline="always")
+def ask_for(embedding: Any, linear: Any, offsets: Any, rows: Any, b: Any) -> None:
+    """Ask for the weights of row b's features, while another row is worked on: for loops to call."""
+    ids_BF, _, bag_rows, _, bag_splits = rows
+    for f in range(np.uint64(len(offsets))):
+        prefetch(embedding, offsets[f] + ids_BF[b, f])
+        prefetch(linear, offsets[f] + ids_BF[b, f])
+    for p in range(np.uint64(bag_splits[b]), np.uint64(bag_splits[b + np.uint64(1)])):
+        prefetch(embedding, bag_rows[p])
+        prefetch(linear, bag_rows[p])
 
 
 @njit(inline="always")

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numba import njit, types
 
-from nfm.scoring.pooling import as_float32, compiled, read_only, sum_up, weights_and_rows
+from nfm.scoring.pooling import as_float32, ask_for, compiled, read_only, sum_up, weights_and_rows
 
 _ZERO, _HALF, _ONE = np.float32(0.0), np.float32(0.5), np.float32(1.0)
 
@@ -80,6 +80,7 @@ def _variants(
     while b < np.uint64(stop) and m < np.uint64(wanted):
         own = m
         rows = (ids_BF, values_BN, bag_rows, bag_values, bag_splits)
+        ask_for(embedding, linear, offsets, rows, min(b + one, np.uint64(stop - 1)))
         sum_up(embedding, linear, bias, offsets, first_number, rows, b, sum_K, squares_K, linear_MC, own)
         for k in range(K):
             inputs_MX[own, k] = _HALF * (sum_K[k] * sum_K[k] - squares_K[k])

@@ -12,19 +12,16 @@ stay off: with them x v − x v of a sample's only feature would not be exactly 
 from typing import Any, NamedTuple
 
 import numpy as np
-from llvmlite import ir
-from numba import njit, types
-from numba.core import cgutils
-from numba.extending import intrinsic
+from numba import njit
 from numpy.typing import NDArray
+
+from nfm.prefetch import prefetch
 
 # Formulas of `_moved`, and how many slots they have
 SGD, MOMENTUM, ADAGRAD, ADAM, FTRL = range(5)
 
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int32]
-_generate: Any = cgutils
-_LINE = 64  # bytes of a cache line
 _SAMPLES_AHEAD, _ROWS_AHEAD = 2, 16  # so early is memory asked for
 _BLOCK = 16  # rows that are moved together
 _DIGITS = 11  # bits of a digit in `order`
@@ -58,30 +55,6 @@ class Batch(NamedTuple):
 _compiled: Any = njit(nogil=True, error_model="numpy")
 
 
-def _ask(_: Any, table: Any, row: Any) -> Any:
-    """Ask for a row of a C-contiguous table, so that it is in the cache by the time it is read."""
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        array = context.make_array(signature.args[0])(context, builder, arguments[0])
-        size = _generate.unpack_tuple(builder, array.strides)[0]
-        byte, number = ir.IntType(8).as_pointer(), ir.IntType(32)
-        start = builder.bitcast(array.data, byte)
-        start = builder.gep(
-            start, [builder.mul(context.cast(builder, arguments[1], signature.args[1], types.intp), size)]
-        )
-        form = ir.FunctionType(ir.VoidType(), [byte, number, number, number])
-        ask = _generate.get_or_insert_function(builder.module, form, "llvm.prefetch")
-        for_reading, keep, data = ir.Constant(number, 0), ir.Constant(number, 3), ir.Constant(number, 1)
-        with _generate.for_range_slice(builder, size.type(0), size, size.type(_LINE)) as (at, _):
-            builder.call(ask, [builder.gep(start, [at]), for_reading, keep, data])
-        return context.get_dummy_value()
-
-    return types.void(table, row), generate
-
-
-_prefetch: Any = intrinsic(_ask)
-
-
 @_compiled
 def pool(
     start: int,
@@ -111,8 +84,8 @@ def pool(
     for b in range(start, stop):
         ahead = min(b + _SAMPLES_AHEAD, stop - 1)
         for m in range(features):
-            _prefetch(embedding, rows_BM[ahead, m])
-            _prefetch(linear, rows_BM[ahead, m])
+            prefetch(embedding, rows_BM[ahead, m])
+            prefetch(linear, rows_BM[ahead, m])
         for k in range(dim):
             sum_BK[b, k] = squares[k] = np.float32(0)
         for c in range(width):
@@ -198,16 +171,16 @@ def _gradients(
     for n in range(np.uint64(stop - start)):
         d = np.uint64(start) + n
         ahead = distinct_D[min(d + np.uint64(_ROWS_AHEAD), np.uint64(end - 1))]
-        _prefetch(embedding, ahead)
-        _prefetch(linear, ahead)
+        prefetch(embedding, ahead)
+        prefetch(linear, ahead)
         if first.shape[0]:
-            _prefetch(first, ahead)
+            prefetch(first, ahead)
         if first_linear.shape[0]:
-            _prefetch(first_linear, ahead)
+            prefetch(first_linear, ahead)
         if second.shape[0]:
-            _prefetch(second, ahead)
+            prefetch(second, ahead)
         if second_linear.shape[0]:
-            _prefetch(second_linear, ahead)
+            prefetch(second_linear, ahead)
         row, often = np.uint64(distinct_D[d]), np.float32(starts[d + np.uint64(1)] - starts[d])
         if row == np.uint64(embedding.shape[0] - 1):
             often = np.float32(0)  # padding has no penalty
