@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numba import njit, types
 
-from nfm.scoring.pooling import as_float32, ask_for, compiled, read_only, sum_up, weights_and_rows
+from nfm.scoring.pooling import as_float32, ask_for, compiled, read_only, room, sum_up, weights_and_rows
 
 _ZERO, _HALF, _ONE = np.float32(0.0), np.float32(0.5), np.float32(1.0)
 
@@ -73,6 +73,7 @@ def _variants(
 ) -> Any:
     b, m, one, K = np.uint64(start), np.uint64(filled), np.uint64(1), np.uint64(embedding.shape[1])
     sum_K, squares_K, changed_K = sums[0], sums[1], sums[2]
+    listed = room(bag_splits, offsets, values_BN, start, stop)
     # Reasons are counted on from one kind to the next.
     first_bag = len(offsets)
     first_group = first_bag + len(bags)
@@ -81,7 +82,7 @@ def _variants(
         own = m
         rows = (ids_BF, values_BN, bag_rows, bag_values, bag_splits)
         ask_for(embedding, linear, offsets, rows, min(b + one, np.uint64(stop - 1)))
-        sum_up(embedding, linear, bias, offsets, first_number, rows, b, sum_K, squares_K, linear_MC, own)
+        sum_up(embedding, linear, bias, offsets, first_number, rows, b, listed, sum_K, squares_K, linear_MC, own)
         for k in range(K):
             inputs_MX[own, k] = _HALF * (sum_K[k] * sum_K[k] - squares_K[k])
         for d in range(np.uint64(dense_BD.shape[1])):

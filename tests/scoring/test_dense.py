@@ -81,6 +81,9 @@ import tests.scoring.test_dense as tests
 assert dense.ROWS == 6
 tests.test_a_layer_equals_the_product_of_matrices()
 tests.test_what_is_no_number_stays_in_its_row(0)
+import tests.scoring.test_forward as forward
+for dtype in ("float32", "float16"):
+    forward.test_columns_that_registers_hold_and_those_behind_them(70, dtype)
 """
     # Elsewhere, since the disk keeps loops by the machine that they are for.
     older = {"NUMBA_CPU_NAME": "haswell", "NUMBA_CPU_FEATURES": "+avx2,+fma", "NUMBA_CACHE_DIR": str(tmp_path)}

@@ -33,7 +33,7 @@ from tests.scoring.examples import scores as written
 CLASSES = ("a", "b", "c")
 NETWORKS = {
     "machine": Network("binary", 5, (), "relu"),
-    "two layers": Network("binary", 5, (7, 4), "relu"),
+    "two layers": Network("binary", 70, (7, 4), "relu"),
     "float16": Network("binary", 5, (6,), "tanh", (), "float16"),
     "regression": Network("regression", 5, (6,), "relu"),
     "regression, float16 machine": Network("regression", 5, (), "relu", (), "float16"),

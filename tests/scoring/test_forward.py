@@ -29,8 +29,10 @@ def spec_of(bags: bool, numbers: bool, dense: bool) -> Spec:
     return Spec(("id",), tuple(fields), (*of_dense, *of_numbers), ())
 
 
-def network_of(task: str, hidden: tuple[int, ...], activation: str = "tanh", dtype: str = "float32") -> Network:
-    return Network(task, 5, hidden, activation, TASKS[task], dtype)
+def network_of(
+    task: str, hidden: tuple[int, ...], activation: str = "tanh", dtype: str = "float32", dim: int = 5
+) -> Network:
+    return Network(task, dim, hidden, activation, TASKS[task], dtype)
 
 
 def weights_of(spec: Spec, network: Network, seed: int = 1) -> Weights:
@@ -112,6 +114,25 @@ def test_scores_equal_the_equations(task: str, hidden: tuple[int, ...], dtype: s
         assert got.shape == ((8, 3) if task == "multiclass" else (8,))
         # Of a pooled sum, float32 loses what its squares are larger.
         np.testing.assert_allclose(got.reshape(wanted.shape), wanted, rtol=2e-4, atol=2e-4)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+@pytest.mark.parametrize("dim", [1, 31, 32, 64, 70, 130])
+def test_columns_that_registers_hold_and_those_behind_them(dim: int, dtype: str) -> None:
+    for bags, numbers in product([False, True], repeat=2):
+        spec, network = spec_of(bags, numbers, False), network_of("regression", (), dtype=dtype, dim=dim)
+        weights, rows = weights_of(spec, network), rows_of(spec, LENGTHS)
+        wanted = brute_force(spec, network, weights, rows)[:, 0]
+        np.testing.assert_allclose(score(spec, network, weights, rows), wanted, rtol=2e-4, atol=1e-3)
+
+
+def test_a_row_of_no_features_is_the_bias() -> None:
+    tags = Field("tags", ("tags",), ("text",), 2, 3, "tags", bag=Bag(None, ",", None))
+    spec, network = Spec(("id",), (tags,), (), ()), network_of("regression", (), dim=70)
+    weights, rows = weights_of(spec, network), rows_of(spec_of(True, False, False), [0, 2, 0])
+    nothing = rows._replace(ids_BF=np.empty((3, 0), np.int32), bag_rows=np.array([1, 2], np.int32))
+    scores = score(spec, network, weights, nothing)
+    assert scores[0] == scores[2] == weights["bias"][0]
 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)
