@@ -9,14 +9,16 @@ import hypothesis
 import pytest
 from pyspark.sql import SparkSession
 
-from tests.processes import standalone_cluster
+from tests.processes import JVM, standalone_cluster
 
 # No test asserts a time; and a failure in CI is one that anybody can repeat.
 hypothesis.settings.register_profile("project", deadline=None, max_examples=60, derandomize="CI" in os.environ)
 hypothesis.settings.load_profile("project")
 
-ROOT = Path(__file__).parent.parent
+# Both of spark-submit's machines, for the sessions here and for the jobs that tests start; they say nothing of it.
+os.environ |= {name: f"{JVM} {os.environ.get(name, '')}" for name in ("SPARK_SUBMIT_OPTS", "SPARK_LAUNCHER_OPTS")}
 
+ROOT = Path(__file__).parent.parent
 
 LONGEST = ("test_killed.py", "test_end_to_end.py", "test_checkpoint.py", "test_tune.py")
 

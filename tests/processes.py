@@ -11,6 +11,9 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 BIN = Path(sys.executable).parent
+# A machine of a test lives for seconds: the compiler for code that runs for minutes, and a collector with threads of
+# its own, cost more than all else that it does.
+JVM = "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC"
 
 
 def environment(more: dict[str, str] | None = None) -> dict[str, str]:
@@ -40,6 +43,7 @@ def standalone_cluster(folder: Path) -> Iterator[str]:
     worker = ["worker.Worker", "--host", "127.0.0.1", "--webui-port", "0", "--cores", "1", "--memory", "1g"]
     commands = [master] + [[*worker, "--work-dir", str(folder / f"work{i}"), url] for i in range(2)]
     env = {**os.environ, "PATH": f"{BIN}:{os.environ['PATH']}", "SPARK_LOCAL_IP": "127.0.0.1"}
+    env["JAVA_TOOL_OPTIONS"] = JVM  # of executors, too: they inherit it
     env.pop("SPARK_CONF_DIR", None)  # what the log says below is said at level INFO
     processes, logs = [], []
     try:
