@@ -23,12 +23,32 @@ WALLS: dict[str, tuple[str, ...]] = {
     "nfm": (*TENSORFLOW, *ROOMS),  # what stands beside the rooms
 }
 
-# Imports one module after the other, and tells after each what is loaded.
+# What the modules of a room may have from elsewhere, and nothing behind one of its walls. It is loaded once a room.
+NUMPY = ("numpy", "pyarrow.compute", "pyarrow.parquet")
+SPARK = (*NUMPY, "pandas", "pydantic", "yaml", "numba", "pyspark.sql.functions")
+KERAS = (*NUMPY, "pydantic", "yaml", "numba", "tensorflow", "keras", "sklearn", "matplotlib.figure", "optuna")
+OFFERED = {
+    "nfm.contract": NUMPY,
+    "nfm.features": SPARK,
+    "nfm.scoring": SPARK,
+    "nfm.training": KERAS,
+    "nfm.config": ("pydantic", "yaml"),
+    "nfm": SPARK,
+}
+
+# Loads what is offered; then imports each module in a fork, which has nothing else, and tells what is loaded there.
 IMPORT = """
-import importlib, json, sys
-for name in sys.argv[1:]:
+import importlib, json, os, sys
+offered, *names = sys.argv[1:]
+for name in offered.split():
     importlib.import_module(name)
-    print(json.dumps([name, sorted(sys.modules)]), flush=True)
+for name in names:
+    if (child := os.fork()) == 0:
+        importlib.import_module(name)
+        print(json.dumps([name, sorted(sys.modules)]), flush=True)
+        os._exit(0)
+    if os.waitpid(child, 0)[1]:
+        sys.exit(f"importing {name} alone")
 """
 
 
@@ -46,9 +66,10 @@ def walls_of(module: str) -> tuple[str, ...]:
     return next(walls for room, walls in WALLS.items() if inside(module, room))
 
 
-def loaded_by(*names: str) -> dict[str, list[str]]:
-    """All modules that are loaded in a fresh interpreter after it has imported these, one after the other."""
-    run = subprocess.run([sys.executable, "-c", IMPORT, *names], capture_output=True, text=True, cwd=ROOT, check=False)
+def loaded_by(names: list[str], offered: tuple[str, ...]) -> dict[str, list[str]]:
+    """All modules that are loaded in a fresh interpreter to which something was offered, after importing each."""
+    command = [sys.executable, "-c", IMPORT, " ".join(offered), *names]
+    run = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
     assert run.returncode == 0, f"importing {', '.join(names)}:\n{run.stderr}"
     # A library may print on import: only our lines count.
     return dict(json.loads(line) for line in run.stdout.splitlines() if line.startswith('["nfm'))
@@ -56,17 +77,18 @@ def loaded_by(*names: str) -> dict[str, list[str]]:
 
 @pytest.fixture(scope="module")
 def loaded() -> dict[str, list[str]]:
-    """For each module of the source tree, what importing it loads.
-
-    A fresh interpreter a module; those of the training share one, as TensorFlow takes ten seconds to load. What one of
-    them drags in is then seen in the later ones too, so that nothing is missed.
-    """
-    names = modules()
-    training = [name for name in names if inside(name, "nfm.training")]
-    singles = [(name,) for name in names if name not in training]
+    """For each module of the source tree, what importing it loads, where it is the first of ours to be imported."""
+    rooms: dict[str, list[str]] = {}
+    for name in modules():
+        rooms.setdefault(next(room for room in WALLS if inside(name, room)), []).append(name)
     with ThreadPoolExecutor(2) as pool:
-        results = list(pool.map(lambda group: loaded_by(*group), [tuple(training), *singles]))
+        results = list(pool.map(lambda room: loaded_by(rooms[room], OFFERED[room]), sorted(rooms, reverse=True)))
     return {name: found for result in results for name, found in result.items()}
+
+
+@pytest.mark.parametrize("room", OFFERED)
+def test_what_is_offered_is_behind_no_wall(room: str) -> None:
+    assert [name for name in OFFERED[room] for wall in WALLS[room] if inside(name, wall)] == []
 
 
 @pytest.mark.parametrize("module", modules())
