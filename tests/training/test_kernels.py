@@ -1,6 +1,7 @@
 """The loops of a step against their formulas in float64, sample by sample; and the bits do not depend on threads."""
 
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import keras
@@ -135,8 +136,24 @@ def test_the_gradient_of_a_samples_only_feature_is_exactly_0() -> None:
     np.testing.assert_array_equal(tables.weights.embedding, start)
 
 
-@pytest.mark.parametrize("which", ["mixed", "bags"])
-@pytest.mark.parametrize("optimizer", ["adagrad", "adam", "sgd"])
+@pytest.fixture(params=["compiled", "eager"])
+def mode(request: pytest.FixtureRequest) -> Iterator[str]:
+    """How TensorFlow runs the network."""
+    tf.config.run_functions_eagerly(request.param == "eager")
+    yield str(request.param)
+    tf.config.run_functions_eagerly(False)
+
+
+# The threads share the loops and not the network, which is compiled for each length of a batch: once will do.
+@pytest.mark.parametrize(
+    ("optimizer", "which", "mode"),
+    [
+        ("adam", "bags", "compiled"),
+        *itertools.product(["adagrad", "adam", "sgd"], ["mixed", "bags"], ["eager"]),
+    ],
+    indirect=["mode"],
+)
+@pytest.mark.usefixtures("mode")
 def test_any_number_of_threads_gives_the_same_bits(
     optimizer: str, which: str, make_rows: MakeRows, request: pytest.FixtureRequest
 ) -> None:
