@@ -10,21 +10,16 @@ from typing import Any
 
 import numpy as np
 from llvmlite import ir
-from llvmlite.binding import get_host_cpu_features
 from numba import types
 from numba.extending import intrinsic
 from numpy.typing import NDArray
 
-from nfm.scoring.pooling import compiled
+from nfm.scoring.pooling import INT, LANES, VECTOR, compiled, spread
 
 # Rows and columns of the block whose sums fit into the registers: 24 of 32 with AVX-512, 12 of 16 without.
-_LANES, ROWS = (16, 12) if get_host_cpu_features().get("avx512f") else (8, 6)
-_COLUMNS = 2 * _LANES
-_FLOAT, _INT = ir.FloatType(), ir.IntType(64)
-_VECTOR = ir.VectorType(_FLOAT, _LANES)
+ROWS = 12 if LANES == 16 else 6
+_COLUMNS = 2 * LANES
 _ZERO = np.float32(0)
-_ANY = ir.Constant(_VECTOR, ir.Undefined)
-_FIRST = ir.Constant(ir.VectorType(ir.IntType(32), _LANES), [0] * _LANES)
 
 
 def panels(kernel_XU: NDArray[np.float32], bias_U: NDArray[np.float32]) -> tuple[NDArray[Any], NDArray[Any]]:
@@ -93,7 +88,7 @@ def _generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any
     made = [context.make_array(signature.args[i])(context, builder, arguments[i]) for i in (0, 1, 2, 4)]
     (x, kernel, bias, out), (least, t, p) = (array.data for array in made), (arguments[i] for i in (3, 5, 6))
     width, inputs, stride = (builder.extract_value(made[i].shape, 1) for i in (0, 1, 3))
-    multiply_add = ir.Function(builder.module, ir.FunctionType(_VECTOR, [_VECTOR] * 3), f"llvm.fmuladd.v{_LANES}f32")
+    multiply_add = ir.Function(builder.module, ir.FunctionType(VECTOR, [VECTOR] * 3), f"llvm.fmuladd.v{LANES}f32")
 
     def at(pointer: Any, *steps: Any) -> Any:
         for step in steps:
@@ -101,29 +96,26 @@ def _generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any
         return pointer
 
     def vector(pointer: Any) -> Any:
-        return builder.load(builder.bitcast(pointer, _VECTOR.as_pointer()), align=4)
+        return builder.load(builder.bitcast(pointer, VECTOR.as_pointer()), align=4)
 
-    def spread(value: Any) -> Any:
-        return builder.shuffle_vector(builder.insert_element(_ANY, value, ir.IntType(32)(0)), _ANY, _FIRST)
-
-    halves = [_INT(0), _INT(_LANES)]
-    rows = [at(x, builder.mul(builder.add(t, _INT(row)), width)) for row in range(ROWS)]
-    panel = at(kernel, builder.mul(builder.mul(p, inputs), _INT(_COLUMNS)))
-    biases = [vector(at(bias, builder.mul(p, _INT(_COLUMNS)), half)) for half in halves]
+    halves = [INT(0), INT(LANES)]
+    rows = [at(x, builder.mul(builder.add(t, INT(row)), width)) for row in range(ROWS)]
+    panel = at(kernel, builder.mul(builder.mul(p, inputs), INT(_COLUMNS)))
+    biases = [vector(at(bias, builder.mul(p, INT(_COLUMNS)), half)) for half in halves]
     before = builder.block
     body, behind = builder.append_basic_block("inputs"), builder.append_basic_block("done")
     builder.branch(body)
 
     builder.position_at_end(body)
-    i = builder.phi(_INT)
-    sums = [[builder.phi(_VECTOR) for _ in halves] for _ in range(ROWS)]
-    weights = [vector(at(panel, builder.mul(i, _INT(_COLUMNS)), half)) for half in halves]
+    i = builder.phi(INT)
+    sums = [[builder.phi(VECTOR) for _ in halves] for _ in range(ROWS)]
+    weights = [vector(at(panel, builder.mul(i, INT(_COLUMNS)), half)) for half in halves]
     grown = []
     for row, old in zip(rows, sums, strict=True):
-        value = spread(builder.load(at(row, i)))
+        value = spread(builder, builder.load(at(row, i)))
         grown.append([builder.call(multiply_add, [value, w, s]) for w, s in zip(weights, old, strict=True)])
-    following = builder.add(i, _INT(1))
-    i.add_incoming(_INT(0), before)
+    following = builder.add(i, INT(1))
+    i.add_incoming(INT(0), before)
     i.add_incoming(following, body)
     for old, new in zip(sums, grown, strict=True):
         for half in range(2):
@@ -132,11 +124,11 @@ def _generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any
     builder.cbranch(builder.icmp_unsigned("<", following, inputs), body, behind)
 
     builder.position_at_end(behind)
-    floor = spread(least)
+    floor = spread(builder, least)
     for row, new in enumerate(grown):
-        place = at(out, builder.mul(builder.add(t, _INT(row)), stride), builder.mul(p, _INT(_COLUMNS)))
+        place = at(out, builder.mul(builder.add(t, INT(row)), stride), builder.mul(p, INT(_COLUMNS)))
         for half, total in zip(halves, new, strict=True):
             # What is no number stays none.
             kept = builder.select(builder.fcmp_ordered("<", total, floor), floor, total)
-            builder.store(kept, builder.bitcast(at(place, half), _VECTOR.as_pointer()), align=4)
+            builder.store(kept, builder.bitcast(at(place, half), VECTOR.as_pointer()), align=4)
     return context.get_dummy_value()

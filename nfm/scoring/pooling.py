@@ -20,10 +20,10 @@ from nfm.prefetch import prefetch
 _REBIAS = 2.0**112  # exponents of float16 count from 15, of float32 from 127
 _SIGN_EXPONENT_FRACTION = 0x8FFFE000 - (1 << 32)  # bits of a float16, in their places in a float32
 _HALF, _ONE = np.float32(0.5), np.float32(1.0)
-_LANES = 16 if get_host_cpu_features().get("avx512f") else 8
-_WIDE = 4 * _LANES  # columns whose sums are held in registers
-_FLOAT, _INT = ir.FloatType(), ir.IntType(64)
-_VECTOR, _INTS = ir.VectorType(_FLOAT, _LANES), ir.VectorType(ir.IntType(32), _LANES)
+LANES = 16 if get_host_cpu_features().get("avx512f") else 8  # numbers in a register
+_WIDE = 4 * LANES  # columns whose sums are held in registers
+FLOAT, INT = ir.FloatType(), ir.IntType(64)
+VECTOR, _INTS = ir.VectorType(FLOAT, LANES), ir.VectorType(ir.IntType(32), LANES)
 _TABLES = {"float32": types.float32, "float16": types.uint16}  # numba has no float16: it is told of the bits
 
 
@@ -185,40 +185,35 @@ def _generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any
     made = [context.make_array(signature.args[i])(context, builder, arguments[i]) for i in (0, 1, 2, 5, 6)]
     table, rows, x, sums, squares = (array.data for array in made)
     width, (count, start) = builder.extract_value(made[0].shape, 1), arguments[3:5]
-    stored = ir.IntType(16) if signature.args[0].dtype == types.uint16 else _FLOAT
-    parts = range(_WIDE // _LANES)
+    stored = ir.IntType(16) if signature.args[0].dtype == types.uint16 else FLOAT
+    parts = range(_WIDE // LANES)
 
     def vectors(pointer: Any, of: Any) -> list[Any]:
-        places = [builder.gep(pointer, [_INT(part * _LANES)]) for part in parts]
-        return [builder.bitcast(place, ir.VectorType(of, _LANES).as_pointer()) for place in places]
+        places = [builder.gep(pointer, [INT(part * LANES)]) for part in parts]
+        return [builder.bitcast(place, ir.VectorType(of, LANES).as_pointer()) for place in places]
 
-    def spread(value: Any) -> Any:
-        any_ = ir.Constant(_VECTOR, ir.Undefined)
-        first = builder.insert_element(any_, value, ir.IntType(32)(0))
-        return builder.shuffle_vector(first, any_, ir.Constant(_INTS, [0] * _LANES))
-
-    zero, before = ir.Constant(_VECTOR, [0.0] * _LANES), builder.block
+    zero, before = ir.Constant(VECTOR, [0.0] * LANES), builder.block
     body, behind = builder.append_basic_block("features"), builder.append_basic_block("summed")
-    builder.cbranch(builder.icmp_unsigned(">", count, _INT(0)), body, behind)
+    builder.cbranch(builder.icmp_unsigned(">", count, INT(0)), body, behind)
 
     builder.position_at_end(body)
-    m, old = builder.phi(_INT), [[builder.phi(_VECTOR) for _ in parts] for _ in range(2)]
+    m, old = builder.phi(INT), [[builder.phi(VECTOR) for _ in parts] for _ in range(2)]
     row = builder.load(builder.gep(rows, [m]))
-    factor = spread(builder.load(builder.gep(x, [m])))
+    factor = spread(builder, builder.load(builder.gep(x, [m])))
     read = vectors(builder.gep(table, [builder.add(builder.mul(row, width), start)]), stored)
     # As many bytes as a number has: the rows of a table need not begin at more.
-    loaded = [builder.load(pointer, align=2 if stored != _FLOAT else 4) for pointer in read]
-    if stored != _FLOAT:
+    loaded = [builder.load(pointer, align=2 if stored != FLOAT else 4) for pointer in read]
+    if stored != FLOAT:
         loaded = [
-            _widened(builder, vector, _INTS, _VECTOR, lambda n, of: ir.Constant(of, [n] * _LANES)) for vector in loaded
+            _widened(builder, vector, _INTS, VECTOR, lambda n, of: ir.Constant(of, [n] * LANES)) for vector in loaded
         ]
     values = [builder.fmul(factor, vector) for vector in loaded]
     new = [
         [builder.fadd(sum_, value) for sum_, value in zip(old[0], values, strict=True)],
         [builder.fadd(sum_, builder.fmul(value, value)) for sum_, value in zip(old[1], values, strict=True)],
     ]
-    following = builder.add(m, _INT(1))
-    m.add_incoming(_INT(0), before)
+    following = builder.add(m, INT(1))
+    m.add_incoming(INT(0), before)
     m.add_incoming(following, body)
     for kind in range(2):
         for part in parts:
@@ -227,13 +222,20 @@ def _generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any
     builder.cbranch(builder.icmp_unsigned("<", following, count), body, behind)
 
     builder.position_at_end(behind)
-    totals = [[builder.phi(_VECTOR) for _ in parts] for _ in range(2)]
+    totals = [[builder.phi(VECTOR) for _ in parts] for _ in range(2)]
     for of, grown, pointer in zip(totals, new, (sums, squares), strict=True):
-        for total, value, place in zip(of, grown, vectors(builder.gep(pointer, [start]), _FLOAT), strict=True):
+        for total, value, place in zip(of, grown, vectors(builder.gep(pointer, [start]), FLOAT), strict=True):
             total.add_incoming(zero, before)
             total.add_incoming(value, body)
             builder.store(total, place, align=4)
     return context.get_dummy_value()
+
+
+def spread(builder: Any, value: Any) -> Any:
+    """A register full of a number."""
+    undefined = ir.Constant(VECTOR, ir.Undefined)
+    first = builder.insert_element(undefined, value, ir.IntType(32)(0))
+    return builder.shuffle_vector(first, undefined, ir.Constant(_INTS, [0] * LANES))
 
 
 @intrinsic
@@ -244,7 +246,7 @@ def as_float32(_: Any, value: Any) -> Any:
         return arguments[0]
 
     def widened(__: Any, builder: Any, ___: Any, arguments: Any) -> Any:
-        return _widened(builder, arguments[0], ir.IntType(32), _FLOAT, lambda number, of: of(number))
+        return _widened(builder, arguments[0], ir.IntType(32), FLOAT, lambda number, of: of(number))
 
     return types.float32(value), same if value == types.float32 else widened
 
