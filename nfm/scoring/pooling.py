@@ -11,19 +11,16 @@ from typing import Any, Literal
 
 import numpy as np
 from llvmlite import ir
-from llvmlite.binding import get_host_cpu_features
 from numba import njit, types
 from numba.extending import intrinsic
 
 from nfm.prefetch import prefetch
+from nfm.registers import FLOAT, INT, INTS, LANES, VECTOR, spread
 
 _REBIAS = 2.0**112  # exponents of float16 count from 15, of float32 from 127
 _SIGN_EXPONENT_FRACTION = 0x8FFFE000 - (1 << 32)  # bits of a float16, in their places in a float32
 _HALF, _ONE = np.float32(0.5), np.float32(1.0)
-LANES = 16 if get_host_cpu_features().get("avx512f") else 8  # numbers in a register
 _WIDE = 4 * LANES  # columns whose sums are held in registers
-FLOAT, INT = ir.FloatType(), ir.IntType(64)
-VECTOR, _INTS = ir.VectorType(FLOAT, LANES), ir.VectorType(ir.IntType(32), LANES)
 _TABLES = {"float32": types.float32, "float16": types.uint16}  # numba has no float16: it is told of the bits
 
 
@@ -205,7 +202,7 @@ def _generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any
     loaded = [builder.load(pointer, align=2 if stored != FLOAT else 4) for pointer in read]
     if stored != FLOAT:
         loaded = [
-            _widened(builder, vector, _INTS, VECTOR, lambda n, of: ir.Constant(of, [n] * LANES)) for vector in loaded
+            _widened(builder, vector, INTS, VECTOR, lambda n, of: ir.Constant(of, [n] * LANES)) for vector in loaded
         ]
     values = [builder.fmul(factor, vector) for vector in loaded]
     new = [
@@ -229,13 +226,6 @@ def _generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any
             total.add_incoming(value, body)
             builder.store(total, place, align=4)
     return context.get_dummy_value()
-
-
-def spread(builder: Any, value: Any) -> Any:
-    """A register full of a number."""
-    undefined = ir.Constant(VECTOR, ir.Undefined)
-    first = builder.insert_element(undefined, value, ir.IntType(32)(0))
-    return builder.shuffle_vector(first, undefined, ir.Constant(_INTS, [0] * LANES))
 
 
 @intrinsic

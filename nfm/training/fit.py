@@ -83,9 +83,9 @@ def fit(
     model = build(spec, model_settings)
     if initial is not None:
         initial(model)
-    optimizer = Optimizer(settings, model.trainable_variables)
+    optimizer = Optimizer(settings, model.variables)
     constant, class_weights = constant_and_weights(spec, task, settings, folds["train"])
-    step, measure = make_step(model, spec, model_settings, settings, optimizer), make_measure(model, spec)
+    step, measure = make_step(spec, model_settings, settings, optimizer), make_measure(model, spec)
     on = depends_on(spec, model_settings, settings, folds, started_from)
 
     progress, best = Progress(), None
@@ -99,7 +99,7 @@ def fit(
 
     def save() -> None:
         if folder is not None:
-            optimizer.tables.publish()
+            optimizer.publish()
             arrays = [variable.numpy() for variable in model.variables]
             _check_finite(arrays, progress, settings, folder)
             checkpoint.save(folder, on, asdict(progress), [*arrays, *optimizer.arrays()], best)
@@ -140,7 +140,7 @@ def fit(
                     if time.monotonic() - saved_at >= settings.checkpoint_seconds:
                         save()
                         saved_at = time.monotonic()
-            optimizer.tables.publish()
+            optimizer.publish()
             _check_finite((variable.numpy() for variable in model.variables), progress, settings, folder)
             metrics = {fold: measured(fold) for fold in _measured(settings, folds)}
             if end_epoch(progress, rate(progress, settings, steps), metrics, stopping) and stopping is not None:

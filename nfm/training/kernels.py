@@ -9,15 +9,15 @@ work of one thread, with its sums in one order: the bits are the same for any nu
 stay off: with them x v − x v of a sample's only feature would not be exactly 0.
 """
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from nfm.compiled import when_called
 from nfm.prefetch import prefetch
 
-# Formulas of `_moved`, and how many slots they have
+# Formulas of `moved`, and how many slots they have
 SGD, MOMENTUM, ADAGRAD, ADAM, FTRL = range(5)
 
 Floats = NDArray[np.float32]
@@ -51,11 +51,7 @@ class Batch(NamedTuple):
     upstream_BC: Floats  # and to the sums of the first-order weights
 
 
-# Without exceptions, or the loops would not become vectors. Not kept on the disk: there may be no place for it.
-_compiled: Any = njit(nogil=True, error_model="numpy")
-
-
-@_compiled
+@when_called
 def pool(
     start: int,
     stop: int,
@@ -102,7 +98,7 @@ def pool(
             pooled_BK[b, k] = np.float32(0.5) * (sum_BK[b, k] * sum_BK[b, k] - squares[k])
 
 
-@_compiled
+@when_called
 def order(rows_BM: Ints, x_BM: Floats, padding: int) -> ByRow:
     """The batch's features by their rows: a radix sort, which keeps the features of a row in the samples' order.
 
@@ -143,7 +139,7 @@ def order(rows_BM: Ints, x_BM: Floats, padding: int) -> ByRow:
     return ByRow(distinct[:found].copy(), starts[: found + 1].copy(), places)
 
 
-@_compiled
+@when_called
 def _gradients(
     start: int,
     stop: int,
@@ -198,8 +194,8 @@ def _gradients(
                 of_linear_DC[n, c] += x * upstream_BC[b, c]
 
 
-@_compiled
-def _moved(
+@when_called
+def moved(
     rows_D: Ints,
     formula: int,
     numbers: Floats,
@@ -209,7 +205,7 @@ def _moved(
     gradients_DK: Floats,
     scale: np.float32,
 ) -> None:
-    """Move rows; `optimizers` says the formulas.
+    """Move rows of a table; `optimizers` says the formulas.
 
     numbers are: SGD (rate,); MOMENTUM (rate, momentum); ADAGRAD (rate, ε); ADAM (rate · √(1 − β₂ᵗ) / (1 − β₁ᵗ), 1 − β₁,
     1 − β₂, ε); FTRL (rate, l1, l2).
@@ -261,7 +257,7 @@ def _moved(
                 table[row, k] = shrunk if np.abs(z) > l1 else np.float32(0)
 
 
-@_compiled
+@when_called
 def move(
     start: int,
     stop: int,
@@ -287,7 +283,7 @@ def move(
         decays: (2,), twice the factors of the penalties on a feature's squared weights, of both tables.
         scale: of all gradients.
         formulas: of the embeddings and of the first-order weights, such as ADAGRAD.
-        numbers: what each formula takes, see `_moved`.
+        numbers: what each formula takes, see `moved`.
         first_slots: of the tables' shapes; without rows where the formula has none. They are changed in place.
         second_slots: likewise.
         norms_D: where it has elements, nothing moves: the sums of the squares of the rows' gradients are put there.
@@ -307,5 +303,5 @@ def move(
                     norms_D[a + n] += np.float64(of_linear[n, c]) ** 2
             continue
         rows, first, second = by_row.distinct_D[a:b], first_slots, second_slots
-        _moved(rows, formulas[0], numbers[0], embedding, first.embedding, second.embedding, of_embedding, scale)
-        _moved(rows, formulas[1], numbers[1], linear, first.linear, second.linear, of_linear, scale)
+        moved(rows, formulas[0], numbers[0], embedding, first.embedding, second.embedding, of_embedding, scale)
+        moved(rows, formulas[1], numbers[1], linear, first.linear, second.linear, of_linear, scale)

@@ -7,7 +7,6 @@ pooled vector behind its dropout, on the way into the first hidden layer, and ha
 part.
 """
 
-from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -17,7 +16,7 @@ from numpy.typing import NDArray
 from nfm.config_train import Model
 from nfm.contract.artifact import Network
 from nfm.contract.schema import Spec
-from nfm.training.layers import BatchNormalization, BiInteraction, Dropout, FeatureEmbedding, FirstOrder
+from nfm.training.layers import BiInteraction, FeatureEmbedding, FirstOrder
 
 BATCH_NORM = {"momentum": 0.9, "epsilon": 1e-5}  # the paper's code has 0.9 too; small tables see few steps
 
@@ -56,19 +55,19 @@ def build(spec: Spec, settings: Model) -> keras.Model:
     )(ids, values, *bags)
     hidden = BiInteraction(name="pooling")(vectors)
     if settings.batch_norm:
-        hidden = BatchNormalization(**BATCH_NORM, name="pooling_norm")(hidden)
+        hidden = keras.layers.BatchNormalization(**BATCH_NORM, name="pooling_norm")(hidden)
     if settings.pooling_dropout:
-        hidden = Dropout(settings.pooling_dropout, name="pooling_dropout")(hidden)
+        hidden = keras.layers.Dropout(settings.pooling_dropout, name="pooling_dropout")(hidden)
     if spec.dense and settings.hidden_units:
         hidden = keras.layers.Concatenate(name="with_dense")([hidden, dense])
     for i, units in enumerate(settings.hidden_units):
         penalty = keras.regularizers.L2(settings.l2.hidden) if settings.l2.hidden else None
         hidden = keras.layers.Dense(units, kernel_regularizer=penalty, name=f"hidden_{i}")(hidden)
         if settings.batch_norm:
-            hidden = BatchNormalization(**BATCH_NORM, name=f"hidden_{i}_norm")(hidden)
+            hidden = keras.layers.BatchNormalization(**BATCH_NORM, name=f"hidden_{i}_norm")(hidden)
         hidden = keras.layers.Activation(settings.activation, name=f"hidden_{i}_{settings.activation}")(hidden)
         if settings.hidden_dropout:
-            hidden = Dropout(settings.hidden_dropout, name=f"hidden_{i}_dropout")(hidden)
+            hidden = keras.layers.Dropout(settings.hidden_dropout, name=f"hidden_{i}_dropout")(hidden)
     fixed = {"kernel_initializer": "ones", "trainable": False} if settings.output == "ones" else {}
     interactions = keras.layers.Dense(outputs, use_bias=False, name="output", **fixed)(hidden)
     score = keras.layers.Add(name="score")([linear, interactions])
@@ -79,28 +78,6 @@ def linear_part(model: keras.Model) -> keras.Model:
     """The same inputs → (B, C) logits, and (B, C) of the linear part alone; shares the weights."""
     linear = model.get_layer("score").input[0]
     return keras.Model(model.input, [model.output, linear], name="nfm_and_linear")
-
-
-def above_tables(model: keras.Model) -> tuple[Callable[[Any, Any, Any], Any], list[keras.layers.Layer]]:
-    """What is between the tables' sums and the score, as it is in training.
-
-    Returns:
-        (pooled (B, K), linear part of the features (B, C), dense (B, D)) → (B, C) logits; and the layers in it.
-    """
-    names = ("dense_linear", "pooling_", "with_dense", "hidden_", "output")
-    layers = [layer for layer in model.layers if layer.name.startswith(names)]
-
-    def logits(hidden: Any, linear: Any, dense: Any) -> Any:
-        for layer in layers:  # in the order of their work
-            if layer.name == "dense_linear":
-                linear += layer(dense)
-            elif layer.name == "with_dense":
-                hidden = layer([hidden, dense])
-            else:
-                hidden = layer(hidden, training=True)
-        return linear + hidden
-
-    return logits, layers
 
 
 def network(spec: Spec, settings: Model) -> Network:

@@ -1,6 +1,6 @@
-"""One step of the training, and the forward pass that measures a fold; both compiled."""
+"""One step of the training, and the forward pass that measures a fold."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import keras
@@ -12,99 +12,46 @@ from nfm.contract.schema import Spec
 from nfm.training.data import Fold, features_of
 from nfm.training.evaluate import Tally
 from nfm.training.kernels import Batch
-from nfm.training.model import above_tables, linear_part
+from nfm.training.model import linear_part
+from nfm.training.network import Network
 from nfm.training.optimizers import Optimizer
 from nfm.training.rows import Rows
-from nfm.training.tables import features_by_sample, taken_over
+from nfm.training.tables import features_by_sample
+from nfm.training.threads import later
 
 Step = Callable[[Mapping[str, Any], Any, Any, float, int], float]
-_FUSED = 1024  # samples of a batch from which XLA compiles the network
 _PIECE = 1 << 13  # rows of a forward pass
 
 
-def make_step(model: keras.Model, spec: Spec, model_settings: Model, settings: Train, optimizer: Optimizer) -> Step:
-    """Prepare a step: what goes over the features is in `tables`, the network between them is TensorFlow's.
+def make_step(spec: Spec, model_settings: Model, settings: Train, optimizer: Optimizer) -> Step:
+    """Prepare a step: what goes over the features is in `tables`, the layers above them in `network`.
 
     Returns:
         (features, label (B, 1), weight (B,), rate, step from 1 on) → the sum of the samples' losses, each times its
-        weight, without penalties, as measured before the step. The model's own variables of the tables show what the
-        step changed after `optimizer.tables.publish()`.
+        weight, without penalties, as measured before the step. The model's own variables show what the step changed
+        after `optimizer.publish()`.
     """
     dropped = _unknown_dropout(spec, settings) if settings.unknown_dropout else None
-    network, apply = _network(model, spec, model_settings, settings, optimizer)
-    penalties, tables = np.array([model_settings.l2.embedding, model_settings.l2.linear]), optimizer.tables
+    tables, penalties = optimizer.tables, np.array([model_settings.l2.embedding, model_settings.l2.linear])
+    network = Network(spec, model_settings, settings, optimizer.weights, tables.threads)
 
     def step(features: Mapping[str, Any], label: Any, weight: Any, rate: float, number: int) -> float:
-        now = tf.constant(rate, tf.float32), tf.constant(number, tf.int32)
         if dropped is not None:
-            features = dropped(features, now[1])
+            features = dropped(features, tf.constant(number, tf.int32))
         read, factor = tables.read(*features_by_sample(features, spec)), 1.0
-        sums = (taken_over(read.pooled_BK), taken_over(read.linear_BC))
-        grouped = tables.later(tables.grouped, read)  # the ids alone say how; the network leaves a core idle at times
-        given = (tf.convert_to_tensor(array) for array in (features["dense"], label, weight))
-        loss, pooled, linear, square_norm, gradients = network(*sums, *given, *now)
-        batch = Batch(read.x_BM, read.sum_BK, np.asarray(pooled), np.asarray(linear))
+        grouped = later(tables.threads, tables.grouped, read)  # while the network leaves a core idle at times
+        dense, label, weight = (np.asarray(array, np.float32) for array in (features["dense"], label, weight))
+        of = network.step(read.pooled_BK, read.linear_BC, dense, label, weight, number)
+        batch = Batch(read.x_BM, read.sum_BK, of.pooled_BK, of.linear_BC)
         by_row = grouped.result()
         decays = (2 * penalties / (len(read.rows_BM) if settings.loss_reduction == "mean" else 1)).astype(np.float32)
         if settings.clip_norm is not None:
-            factor = optimizer.factor(float(square_norm) + tables.square_norm(by_row, batch, decays))
-            apply(gradients, tf.constant(factor, tf.float32), *now)
+            factor = optimizer.factor(optimizer.square_norm(of.weights) + tables.square_norm(by_row, batch, decays))
+        optimizer.apply(of.weights, factor, rate, number)
         tables.move(by_row, batch, decays, factor, rate, number)
-        return float(loss)
+        return of.loss
 
     return step
-
-
-def _network(
-    model: keras.Model, spec: Spec, model_settings: Model, settings: Train, optimizer: Optimizer
-) -> tuple[Any, Any]:
-    """Compile what is between the pooled vectors and the loss, there and back.
-
-    Returns:
-        (pooled (B, K), sums of the first-order weights (B, C), dense, label, weight, rate, step) → loss, derivatives
-        with respect to the first two, and the square of the norm of all variables' gradients, and these, where they
-        wait to be clipped: for (gradients, factor, rate, step), which moves the variables by them. Without clipping
-        they are moved at once.
-    """
-    logits_of, layers = above_tables(model)
-    bias = model.get_layer("linear").bias
-    variables, wait = optimizer.variables, settings.clip_norm is not None
-
-    def network(pooled: Any, linear: Any, dense: Any, label: Any, weight: Any, rate: Any, number: Any) -> Any:
-        batch = tf.cast(tf.shape(label)[0], tf.float32)
-        with tf.GradientTape() as tape:
-            tape.watch([pooled, linear])
-            logits = logits_of(pooled, linear + bias, dense)
-            loss = tf.reduce_sum(weight * losses(model_settings.task, label, logits))
-            total = tf.add_n([loss, *(batch * penalty for layer in layers for penalty in layer.losses)])
-            if settings.loss_reduction == "mean":
-                total /= batch
-        of_pooled, of_linear, *gradients = tape.gradient(total, [pooled, linear, *variables])
-        if wait:
-            square_norm = tf.add_n([tf.reduce_sum(tf.square(gradient)) for gradient in gradients])
-            return loss, of_pooled, of_linear, square_norm, gradients
-        optimizer.apply(gradients, rate, number)
-        return loss, of_pooled, of_linear, 0.0, []
-
-    def apply(gradients: Sequence[Any], factor: Any, rate: Any, number: Any) -> None:
-        optimizer.apply([factor * gradient for gradient in gradients], rate, number)
-
-    # Compiled for each length of a batch (all but an epoch's last one have the same), and not anew for any length once
-    # there were two: that would be slower and round otherwise, and where a training was killed would tell.
-    # XLA saves a third of a large batch's time, and compiles for a second more: small batches do not win that back.
-    fused = settings.batch_size >= _FUSED
-    return tf.function(network, autograph=False, jit_compile=fused), tf.function(apply, autograph=False)
-
-
-def losses(task: str, label_B1: Any, logits_BC: Any) -> Any:
-    """(B,) log losses, squared errors or cross-entropies."""
-    match task:
-        case "binary":
-            return tf.nn.sigmoid_cross_entropy_with_logits(label_B1, logits_BC)[:, 0]
-        case "regression":
-            return tf.square(logits_BC - label_B1)[:, 0]
-        case _:
-            return tf.nn.sparse_softmax_cross_entropy_with_logits(tf.cast(label_B1[:, 0], tf.int32), logits_BC)
 
 
 def _unknown_dropout(spec: Spec, settings: Train) -> Callable[[Mapping[str, Any], Any], dict[str, Any]]:

@@ -4,10 +4,7 @@ They are NumPy arrays, which the loops of `kernels` change in place; the Keras m
 memory when the model is measured or written (`publish`). There is no second copy of a large table.
 """
 
-import itertools
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from functools import cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,12 +16,13 @@ from nfm.contract.schema import Spec
 from nfm.training import kernels
 from nfm.training.data import BAG_FEATURES
 from nfm.training.kernels import Batch, ByRow, Floats, Ints, Tables
+from nfm.training.threads import even, shared
 
 _ALIGNED = 64  # bytes: a row of 16 floats is in one cache line, and TensorFlow takes the memory as it is
 
 
 class Rule(NamedTuple):
-    """How rows move."""
+    """How weights move."""
 
     formula: int  # of `kernels`
     slots: Sequence[float | Callable[[Any], Any]]  # what they start with: a number, or a function of the weights
@@ -53,12 +51,12 @@ class RowTables:
             threads: that share the work; one for each core unless set. The weights do not depend on it.
         """
         self._variables, self._rules = variables, rules
-        self._threads = threads or pa.cpu_count()
+        self.threads = threads or pa.cpu_count()
         self.weights = Tables(*(_aligned(variable.shape) for variable in variables))
         self.adopt()
         #: of each variable
         self.slots = [
-            [_started(start, array) for start in rule.slots] for rule, array in zip(rules, self.weights, strict=True)
+            [started(start, array) for start in rule.slots] for rule, array in zip(rules, self.weights, strict=True)
         ]
 
     def adopt(self) -> None:
@@ -81,8 +79,8 @@ class RowTables:
         count = len(rows_BM)
         sum_BK, pooled_BK = (_aligned((count, self.weights.embedding.shape[1])) for _ in range(2))
         linear_BC = _aligned((count, self.weights.linear.shape[1]))
-        bounds = [count * i // self._threads for i in range(self._threads + 1)]
-        self._shared(bounds, kernels.pool, rows_BM, x_BM, self.weights, pooled_BK, sum_BK, linear_BC)
+        arrays = rows_BM, x_BM, self.weights, pooled_BK, sum_BK, linear_BC
+        shared(self.threads, even(count, self.threads), kernels.pool, *arrays)
         return Read(rows_BM, x_BM, sum_BK, pooled_BK, linear_BC)
 
     def grouped(self, read: Read) -> ByRow:
@@ -126,27 +124,10 @@ class RowTables:
         numbers = tuple(np.array(rule.numbers(rate, step), np.float32) for rule in self._rules)
         formulas = tuple(rule.formula for rule in self._rules)
         # Ranges of distinct rows with about as many features each
-        shares = len(by_row.places) * np.arange(self._threads + 1) / self._threads
+        shares = len(by_row.places) * np.arange(self.threads + 1) / self.threads
         bounds = np.searchsorted(by_row.starts, shares).tolist()
         given = (by_row, batch, self.weights, decays, np.float32(scale), formulas, numbers, *slots, norms_D)
-        self._shared(bounds, kernels.move, *given)
-
-    def later(self, function: Callable[..., Any], *arguments: Any) -> Future[Any]:
-        """Call a function of this object in another thread."""
-        return _pool(self._threads).submit(function, *arguments)
-
-    def _shared(self, bounds: Sequence[int], kernel: Any, *arguments: Any) -> None:
-        ranges = [(a, b) for a, b in itertools.pairwise(bounds) if a < b]
-        others = [_pool(self._threads).submit(kernel, *of, *arguments) for of in ranges[1:]]
-        for of in ranges[:1]:
-            kernel(*of, *arguments)
-        for other in others:
-            other.result()
-
-
-@cache
-def _pool(threads: int) -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(threads, "rows")
+        shared(self.threads, bounds, kernels.move, *given)
 
 
 def taken_over(array: Floats) -> Any:
@@ -161,7 +142,8 @@ def _aligned(shape: Sequence[int]) -> Floats:
     return bytes_[start : start + 4 * size].view(np.float32).reshape(shape)
 
 
-def _started(start: float | Callable[[Any], Any], weights: Floats) -> Floats:
+def started(start: float | Callable[[Any], Any], weights: Floats) -> Floats:
+    """A slot of some weights, as its rule says."""
     slot = _aligned(weights.shape)
     slot[:] = start(weights) if callable(start) else start
     return slot

@@ -97,7 +97,7 @@ def our_step(optimizer: Literal["adagrad", "adam"], spec: Spec, batches: Sequenc
     model_settings = Model(hidden_units=HIDDEN, pooling_dropout=POOLING_DROPOUT, hidden_dropout=HIDDEN_DROPOUT)
     settings = Train(optimizer=optimizer, batch_size=BATCH)
     model = build(spec, model_settings)
-    step = make_step(model, spec, model_settings, settings, Optimizer(settings, model.trainable_variables))
+    step = make_step(spec, model_settings, settings, Optimizer(settings, model.variables))
     nothing, weight = tf.zeros((BATCH, 0)), tf.ones(BATCH)
     arrays = [
         ({"ids": tf.constant(ids_BF), "values": nothing, "dense": nothing}, tf.constant(label_B[:, np.newaxis]))

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from nfm.training.layers import BatchNormalization, BiInteraction, Dropout, FeatureEmbedding, FirstOrder
+from nfm.training.layers import BiInteraction, FeatureEmbedding, FirstOrder
 
 EXAMPLE = np.array([[3.0, 0, 1, 0], [1, 2, 3, 4], [4, 5, 6, 1]], np.float32)
 
@@ -73,27 +73,6 @@ def test_gradient_of_the_pooling_equals_finite_differences() -> None:
     np.testing.assert_allclose(ours, by_difference, rtol=1e-6, atol=1e-8)
 
 
-@pytest.mark.parametrize("samples", [1, 2, 50])
-def test_batch_norm_is_that_of_keras(samples: int) -> None:
-    rng, settings = np.random.default_rng(samples), {"momentum": 0.8, "epsilon": 1e-3}
-    x, upstream = (rng.normal(3, 2, (samples, 5)).astype(np.float32) for _ in range(2))
-    found = []
-    for layer in (BatchNormalization(**settings), keras.layers.BatchNormalization(**settings)):
-        layer.build(x.shape)
-        layer.gamma.assign([1, 2, -1, 0.5, 3])
-        layer.beta.assign([0, 1, 2, -1, 0.1])
-        inputs = tf.constant(x)
-        with tf.GradientTape() as tape:
-            tape.watch(inputs)
-            outputs = layer(inputs, training=True)
-            total = tf.reduce_sum(tf.sin(outputs) * upstream)
-        gradients = tape.gradient(total, [inputs, *layer.trainable_variables])
-        later = layer(inputs, training=False)
-        found.append([np.array(a) for a in (outputs, *gradients, layer.moving_mean, layer.moving_variance, later)])
-    for ours, theirs in zip(*found, strict=True):
-        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-4)
-
-
 def made(layer: keras.layers.Layer, table: Any) -> keras.layers.Layer:
     """Its weights are these; the padding's row is one that would be seen in every sum."""
     layer.build()
@@ -108,30 +87,6 @@ def embedding(l2: float = 0.0) -> keras.layers.Layer:
 
 def first_order(l2: float = 0.0) -> keras.layers.Layer:
     return made(FirstOrder(**TABLE, width=1, l2=l2), [[1], [2], [4], [8], [16], [32], [64], [0.25]])
-
-
-@pytest.mark.parametrize("compiled", [False, True])
-def test_dropout_drops_at_its_rate_and_keeps_the_mean(compiled: bool) -> None:
-    layer, ones = Dropout(0.3, seed=1), tf.ones((2000, 50))
-    call = tf.function(lambda: layer(ones, training=True), jit_compile=compiled)
-    dropped = [call().numpy() == 0 for _ in range(4)]  # steps
-    for mask in dropped:
-        assert abs(mask.mean() - 0.3) < 0.008  # five standard deviations
-        for along in (0, 1):  # neither units nor samples differ by more than chance
-            deviation = np.sqrt(0.21 / mask.shape[along])
-            assert np.abs(mask.mean(along) - 0.3).max() < 5 * deviation
-    for a, b in [(dropped[0], other) for other in dropped[1:]] + [(m[1:], m[:-1]) for m in dropped]:
-        assert abs((a & b).mean() - 0.09) < 0.005  # independent of the last step and of the last sample
-    assert np.unique(call().numpy()).tolist() == [0, np.float32(1) / np.float32(0.7)]
-
-
-def test_dropout_is_the_same_from_the_same_seed_and_compiled() -> None:
-    ones = tf.ones((100, 8))
-    plain, compiled = Dropout(0.5, seed=1), Dropout(0.5, seed=1)
-    call = tf.function(lambda: compiled(ones, training=True), jit_compile=True)
-    for _ in range(2):
-        np.testing.assert_array_equal(plain(ones, training=True), call())
-    np.testing.assert_array_equal(plain(ones, training=False), ones)
 
 
 def test_embedding_gathers_each_field_from_its_block_and_scales_the_number() -> None:

@@ -6,7 +6,6 @@ from typing import Any, NamedTuple
 import keras
 import numpy as np
 import pytest
-import tensorflow as tf
 from numpy.typing import NDArray
 
 from nfm.config_train import Train
@@ -111,7 +110,7 @@ def gradients(step: int, scale: float = 1.0) -> list[Any]:
             found.append(Rows(rows, g))
         else:
             g[0] = 0
-            found.append(tf.constant(g))
+            found.append(g)
     return found
 
 
@@ -127,10 +126,11 @@ def whole(gradient: Any, shape: tuple[int, ...]) -> Array:
 
 def applied(optimizer: Optimizer) -> Any:
     """Takes gradients of the embeddings, of the first-order weights, and of all other variables."""
-    others, tables = tf.function(optimizer.apply, autograph=False, reduce_retracing=True), optimizer.tables
+    tables = optimizer.tables
 
     def apply(found: Sequence[Any], rate: float, step: int) -> None:
-        of_embedding, of_linear, *rest = found
+        of_embedding, of_linear, *others = found
+        rest = dict(zip(optimizer.weights, others, strict=True))
         rows_BM = np.array(of_embedding.rows, np.int32)[:, np.newaxis]  # a sample for each, of one feature
         x_BM = np.where(rows_BM == len(tables.weights.embedding) - 1, 0, 1).astype(np.float32)
         # Such sums that the derivative of the pooling is 1.
@@ -138,12 +138,10 @@ def applied(optimizer: Optimizer) -> Any:
         batch = kernels.Batch(x_BM, sum_BK, of_embedding.values, of_linear.values)
         by_row = kernels.order(rows_BM, x_BM, len(tables.weights.embedding) - 1)
         none = np.zeros(2, np.float32)
-        of_rest = sum(float(tf.reduce_sum(tf.square(g))) for g in rest)
-        factor = optimizer.factor(of_rest + tables.square_norm(by_row, batch, none))
-        if rest:
-            others([factor * g for g in rest], tf.constant(rate), tf.constant(step))
+        factor = optimizer.factor(optimizer.square_norm(rest) + tables.square_norm(by_row, batch, none))
+        optimizer.apply(rest, factor, rate, step)
         tables.move(by_row, batch, none, factor, rate, step)
-        tables.publish()
+        optimizer.publish()
 
     return apply
 
@@ -269,7 +267,7 @@ def test_clipping_by_hand() -> None:
     with keras.name_scope("linear"):
         bias = keras.Variable(np.zeros(1, np.float32), name="bias")
     rows = [2, 0, 2]
-    gradients = [column(rows, [1.0, 4.0, 2.0]), none_of(rows), tf.constant([12.0])]
+    gradients = [column(rows, [1.0, 4.0, 2.0]), none_of(rows), np.array([12.0], np.float32)]
     applied(Optimizer(Train(optimizer="sgd", clip_norm=6.5), [table, linear, bias]))(gradients, 1.0, 1)
     np.testing.assert_allclose(table.numpy()[:3, 0], [-2.0, 0.0, -1.5], rtol=1e-6)
     np.testing.assert_allclose(bias.numpy(), [-6.0], rtol=1e-6)

@@ -13,12 +13,11 @@ from numpy.typing import NDArray
 from nfm.config_train import Model, Train
 from nfm.contract.encoder import Inputs
 from nfm.contract.schema import Bag, Field, Spec
-from nfm.training import steps
 from nfm.training.data import Fold, Rows, features_of
 from nfm.training.evaluate import RegressionTally
 from nfm.training.model import build, linear_part
 from nfm.training.optimizers import Optimizer
-from nfm.training.steps import losses, make_measure, make_step
+from nfm.training.steps import make_measure, make_step
 
 MakeRows = Callable[..., Inputs]
 Arrays = dict[str, NDArray[Any]]
@@ -48,14 +47,14 @@ class Trained:
     def __init__(self, spec: Spec, form: Model, settings: Train, model: keras.Model | None = None) -> None:
         self.model, self.number = model or shaken(spec, form), 0
         self._rate = settings.learning_rate
-        self._optimizer = Optimizer(settings, self.model.trainable_variables)
-        self._step = make_step(self.model, spec, form, settings, self._optimizer)
+        self._optimizer = Optimizer(settings, self.model.variables)
+        self._step = make_step(spec, form, settings, self._optimizer)
 
     def step(self, features: Arrays, label: NDArray[Any], weight: NDArray[Any], number: int | None = None) -> float:
         self.number = number or self.number + 1
         given = {name: tf.constant(array) for name, array in features.items()}
         loss = self._step(given, tf.constant(label), tf.constant(weight), self._rate, self.number)
-        self._optimizer.tables.publish()
+        self._optimizer.publish()
         return loss
 
     @property
@@ -74,17 +73,6 @@ def of_task(task: str, count: int) -> tuple[NDArray[Any], NDArray[Any]]:
     weight = rng.uniform(0.5, 2, count)
     weight[0] = 0
     return label[task].astype(np.float32)[:, np.newaxis], weight.astype(np.float32)
-
-
-def test_losses_by_hand() -> None:
-    logits = tf.constant([[0.0], [np.log(3.0)], [np.log(3.0)]], tf.float32)  # probabilities ½, ¾, ¾
-    by_hand = [np.log(2), -np.log(0.75), -np.log(0.25)]
-    np.testing.assert_allclose(losses("binary", tf.constant([[1.0], [1.0], [0.0]]), logits), by_hand, rtol=1e-6)
-    squared = losses("regression", tf.constant([[1.0], [-2.0]]), tf.constant([[4.0], [-2.5]]))
-    assert squared.numpy().tolist() == [9.0, 0.25]
-    shares = np.log([[0.2, 0.3, 0.5], [0.6, 0.3, 0.1]]).astype(np.float32)
-    of_classes = losses("multiclass", tf.constant([[2.0], [1.0]]), tf.constant(shares + 7))
-    np.testing.assert_allclose(of_classes, [-np.log(0.5), -np.log(0.3)], rtol=1e-5)
 
 
 @pytest.mark.parametrize("reduction", ["mean", "sum"])
@@ -340,25 +328,3 @@ def test_the_classes_of_the_specification_are_the_outputs(mixed: Spec) -> None:
     form = model_settings(task="multiclass")
     assert build(replace(mixed, classes=("a", "b", "c", "d")), form).output_shape == (None, 4)
     assert build(mixed, model_settings()).output_shape == (None, 1)
-
-
-def test_with_xla_a_training_is_the_same_but_for_rounding(
-    categories: Spec, make_rows: MakeRows, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Dropout drops the same units, and batch norm has the same statistics."""
-    form = Model.model_validate({"embedding_dim": 3, "hidden_units": (4,), "pooling_dropout": 0.3})
-    spec, rows = categories, make_rows(categories, 64)
-    label = np.random.default_rng(5).integers(0, 2, (64, 1)).astype(np.float32)
-    losses_of: list[list[float]] = []
-    weights: list[list[NDArray[Any]]] = []
-    for smallest in (1, 1 << 30):
-        monkeypatch.setattr(steps, "_FUSED", smallest)
-        keras.utils.set_random_seed(2)  # of the dropout
-        trained = Trained(spec, form, sgd(optimizer="adagrad", learning_rate=0.05))
-        of_steps = [trained.step(features_of(rows, spec), label, np.ones(64, np.float32)) for _ in range(5)]
-        losses_of.append(of_steps)
-        weights.append([variable.numpy() for variable in trained.model.weights])
-    assert losses_of[0] == pytest.approx(losses_of[1], rel=1e-4)
-    assert len({round(loss, 4) for loss in losses_of[0]}) == 5
-    for one, other in zip(*weights, strict=True):
-        np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-4)

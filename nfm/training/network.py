@@ -1,0 +1,193 @@
+"""The network of a training step: from the pooled vectors to the loss, and the derivatives on the way back.
+
+What Keras's layers say of it in `model` is done here by the loops of `network_kernels`, which share a batch's pieces
+among threads; between two loops, the pieces' sums are added up.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nfm.config_train import Model, Train
+from nfm.contract.schema import Spec
+from nfm.training import network_kernels as loops
+from nfm.training.model import BATCH_NORM
+from nfm.training.network_kernels import Pieces, Stage
+from nfm.training.products import ROWS, N, packed, padded, panels_of, unpacked
+from nfm.training.threads import even, shared
+
+Floats = NDArray[np.float32]
+_PIECE = 256  # rows: what they take stays in a core's own cache
+_ACTIVATIONS = {"linear": loops.LINEAR, "relu": loops.RELU, "tanh": loops.TANH, "sigmoid": loops.SIGMOID}
+_TASKS = {"binary": loops.BINARY, "regression": loops.REGRESSION, "multiclass": loops.MULTICLASS}
+
+
+class Derivatives(NamedTuple):
+    """Of the objective: the samples' losses, their mean or sum, and the penalties."""
+
+    loss: float  # the samples' weighted sum, without penalties
+    pooled_BK: Floats
+    linear_BC: Floats
+    weights: dict[str, Floats]  # by the name of each of the network's trainable ones
+
+
+class _Room(NamedTuple):
+    """What a batch of one size takes, and each stage of it."""
+
+    pieces: Pieces
+    z: Sequence[Floats]  # (P, B, N) of each stage: what goes in,
+    h: Sequence[Floats]  # what comes out,
+    g: Sequence[Floats]  # and a derivative
+
+
+class Network:
+    """The layers above the tables, as the model's settings have them."""
+
+    def __init__(self, spec: Spec, form: Model, settings: Train, weights: Mapping[str, Floats], threads: int) -> None:
+        """Prepare for batches.
+
+        Args:
+            spec: of the encoding.
+            form: of the model.
+            settings: how the objective is reduced, and the seed of the dropout.
+            weights: by the path of the model's variable; are read at each step, and the moving averages changed.
+            threads: that share the work. The results do not depend on it.
+        """
+        self._form, self._settings, self._weights, self._threads = form, settings, weights, threads
+        self._dense = len(spec.dense) if form.hidden_units else 0  # numbers that join the pooled vector
+        self._names = ["pooling", *(f"hidden_{i}" for i in range(len(form.hidden_units)))]
+        self._units = [form.embedding_dim, *form.hidden_units]
+        self._columns = [form.embedding_dim + self._dense, *form.hidden_units]
+        self._rooms: dict[int, _Room] = {}
+
+    def step(
+        self, pooled_BK: Floats, linear_BC: Floats, dense_BD: Floats, label_B1: Floats, weight_B: Floats, number: int
+    ) -> Derivatives:
+        """The loss of a batch and its derivatives.
+
+        Args:
+            pooled_BK: Bi-Interaction pooling.
+            linear_BC: sums of the first-order weights, without the bias.
+            dense_BD: the dense numbers.
+            label_B1: as the task has them.
+            weight_B: of the samples.
+            number: of the step; the units that are dropped depend on it.
+        """
+        weights, rows, last = self._weights, len(pooled_BK), len(self._names) - 1
+        room = self._room(rows)
+        dense_BD = np.ascontiguousarray(dense_BD, np.float32)
+        joined_BD = dense_BD if self._dense else dense_BD[:, :0].copy()
+        stages, of = list[Stage](), dict[str, Floats]()
+
+        moments = self._sums(room, 2, room.z[0])
+        self._run(room, loops.arrange, pooled_BK, joined_BD, room.z[0], moments)
+        for i in range(last):
+            stages.append(self._stage(i, room, moments, number))
+            name, panels = f"hidden_{i}", len(room.h[i])
+            kernel = packed(weights[f"{name}/kernel"], panels)
+            bias = padded(weights[f"{name}/bias"], self._units[i + 1]).reshape(-1, N)
+            moments = self._sums(room, 2, room.z[i + 1])
+            self._run(room, loops.forward, stages[i], room.z[i], room.h[i], kernel, bias, room.z[i + 1], moments)
+        stages.append(self._stage(last, room, moments, number))
+
+        linear_BC = linear_BC + weights["linear/bias"]
+        if "dense_linear/kernel" in weights:
+            linear_BC += dense_BD @ weights["dense_linear/kernel"]
+        classes, mean = linear_BC.shape[1], self._settings.loss_reduction == "mean"
+        output = _padded_rows(weights["output/kernel"].T, len(room.z[last]))
+        upstream_BC, losses = np.empty_like(linear_BC), np.empty(self._count(room))
+        of_output, sums = self._sums(room, classes, room.z[last]), self._sums(room, 2, room.z[last])
+        label_B, weight_B = np.array(label_B1, np.float32).reshape(-1), np.array(weight_B, np.float32)
+        asked = _TASKS[self._form.task], np.float32(1 / rows if mean else 1)
+        self._run(
+            *(room, loops.turn, stages[last], room.z[last], room.h[last], output, linear_BC, label_B, weight_B),
+            *(*asked, room.g[last], upstream_BC, losses, of_output, sums),
+        )
+        of["output/kernel"] = of_output.sum(axis=0)[:, : self._columns[last]].T
+        of["linear/bias"] = upstream_BC.sum(axis=0)
+        of["dense_linear/kernel"] = dense_BD.T @ upstream_BC
+
+        for i in reversed(range(last)):
+            means, name, units = self._means(i + 1, room, sums, of), f"hidden_{i}", self._units[i + 1]
+            kernel = weights[f"{name}/kernel"]
+            transposed = packed(kernel.T, len(room.z[i + 1]))
+            of_kernel = np.empty((self._count(room), len(room.z[i + 1]), len(room.z[i]) * N, N), np.float32)
+            of_bias = np.empty((self._count(room), len(room.z[i + 1]) * N), np.float32)
+            sums = self._sums(room, 2, room.z[i])
+            self._run(
+                *(room, loops.backward, stages[i + 1], means, room.z[i + 1], room.g[i + 1]),
+                *(stages[i], room.z[i], room.h[i], transposed, room.g[i], of_kernel, of_bias, sums),
+            )
+            of[f"{name}/kernel"] = unpacked(of_kernel.sum(axis=0), *kernel.shape)
+            of[f"{name}/bias"] = of_bias.sum(axis=0)[:units]
+            if self._form.l2.hidden:
+                of[f"{name}/kernel"] = (
+                    of[f"{name}/kernel"] + np.float32(2 * self._form.l2.hidden * (1 if mean else rows)) * kernel
+                )
+        of_pooled_BK = np.empty_like(pooled_BK)
+        self._run(room, loops.leave, stages[0], self._means(0, room, sums, of), room.z[0], room.g[0], of_pooled_BK)
+        return Derivatives(float(losses.sum()), of_pooled_BK, upstream_BC, of)
+
+    def _stage(self, i: int, room: _Room, moments_I2X: Floats, number: int) -> Stage:
+        form, units, columns = self._form, self._units[i], len(room.z[i]) * N
+        mean, inverse, scale, shift = (np.zeros(columns, np.float32) for _ in range(4))
+        scale[: self._columns[i]] = 1
+        if form.batch_norm:
+            name = f"{self._names[i]}_norm"
+            found, variance = _merged(room.pieces, moments_I2X[:, :, :units])
+            for average, now in (("moving_mean", found), ("moving_variance", variance)):
+                kept = BATCH_NORM["momentum"]
+                self._weights[f"{name}/{average}"][:] = kept * self._weights[f"{name}/{average}"] + (1 - kept) * now
+            mean[:units], inverse[:units] = found, 1 / np.sqrt(variance + BATCH_NORM["epsilon"])
+            scale[:units] = self._weights[f"{name}/gamma"] * inverse[:units]
+            shift[:units] = self._weights[f"{name}/beta"]
+        rate = form.hidden_dropout if i else form.pooling_dropout
+        factor, least = np.ones(columns, np.float32), np.zeros(columns, np.uint32)
+        factor[:units], least[:units] = 1 / (1 - rate), round(rate * 2**32)
+        seeds = np.random.SeedSequence([self._settings.seed, number, i]).generate_state(2)
+        activation = _ACTIVATIONS[form.activation] if i else loops.LINEAR
+        return Stage(activation, mean, inverse, scale, shift, factor, least, tuple(seeds))
+
+    def _means(self, i: int, room: _Room, sums_I2X: Floats, of: dict[str, Floats]) -> Floats:
+        """What the derivative of a stage's norm takes; the norm's own derivatives join the others."""
+        sums_2X = sums_I2X.sum(axis=0)
+        if not self._form.batch_norm:
+            return np.zeros_like(sums_2X)
+        of_beta, of_gamma = sums_2X[:, : self._units[i]]
+        of[f"{self._names[i]}_norm/beta"], of[f"{self._names[i]}_norm/gamma"] = of_beta, of_gamma
+        means_2X: Floats = sums_2X / np.float32(room.pieces.rows)
+        return means_2X
+
+    def _run(self, room: _Room, loop: Any, *arguments: Any) -> None:
+        shared(self._threads, even(self._count(room), self._threads), loop, room.pieces, *arguments)
+
+    def _count(self, room: _Room) -> int:
+        return -(-room.pieces.rows // _PIECE)
+
+    def _sums(self, room: _Room, of: int, like_PBN: Floats) -> Floats:
+        """(I, of, P N): for each piece and column."""
+        return np.empty((self._count(room), of, len(like_PBN) * N), np.float32)
+
+    def _room(self, rows: int) -> _Room:
+        if rows not in self._rooms:
+            whole = -(-rows // ROWS) * ROWS
+            each = [[np.zeros((panels_of(c), whole, N), np.float32) for c in self._columns] for _ in range(3)]
+            self._rooms[rows] = _Room(Pieces(_PIECE, rows), *each)
+        return self._rooms[rows]
+
+
+def _padded_rows(kernel_CX: Floats, panels: int) -> Floats:
+    """(C, P N), with zeros behind the last column."""
+    return np.ascontiguousarray(np.pad(kernel_CX, ((0, 0), (0, panels * N - kernel_CX.shape[1]))))
+
+
+def _merged(pieces: Pieces, moments_I2X: Floats) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Means and variances of the batch from those of its pieces (Chan, Golub & LeVeque 1979)."""
+    means_IX, squares_IX = moments_I2X.astype(np.float64).transpose(1, 0, 2)
+    starts, rows = np.arange(len(means_IX)) * _PIECE, pieces.rows
+    counts_I1 = (np.minimum(starts + _PIECE, rows) - starts)[:, np.newaxis]
+    mean_X = (counts_I1 * means_IX).sum(axis=0) / rows
+    variance_X = (squares_IX + counts_I1 * (means_IX - mean_X) ** 2).sum(axis=0) / rows
+    return mean_X, variance_X
