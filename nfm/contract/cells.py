@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 from numpy.typing import NDArray
+
+from nfm.contract.arrays import arrow, content
 
 LIMIT = 8192
 EXACT = 52  # bits of a float's mantissa
@@ -59,10 +60,10 @@ def cells(
         counts = np.bincount((keys - low) * size + groups, minlength=(high - low + 1) * size).reshape(-1, size)
         seen = np.flatnonzero(counts.any(axis=1))
         return merge([Cells(bits, seen + low, counts[seen])], limit)
-    encoded = pa.array(keys).dictionary_encode()
-    codes = encoded.indices.to_numpy().astype(np.int64) * size + groups
+    encoded = arrow(keys).dictionary_encode()
+    codes = content(encoded.indices).astype(np.int64) * size + groups
     counts = np.bincount(codes, minlength=len(encoded.dictionary) * size).reshape(-1, size)
-    return merge([Cells(bits, encoded.dictionary.to_numpy(), counts)], limit)
+    return merge([Cells(bits, content(encoded.dictionary), counts)], limit)
 
 
 def merge(parts: Sequence[Cells], limit: int | None = None) -> Cells:

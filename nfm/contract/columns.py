@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from nfm.contract.arrays import arrow, content, few_texts, nulls
 from nfm.contract.errors import DataError
 from nfm.contract.schema import Bag, Kind
 from nfm.contract.values import (
@@ -102,12 +103,12 @@ def _escaped(values: Values) -> Values:
 def _crossed(first: Values, second: Values) -> Values:
     # Only the pairs that occur are joined. One number stands for a pair.
     base = np.int64(len(second.texts) + 1)
-    pairs = pa.array(first.indices * base + second.indices).dictionary_encode()
-    firsts, seconds = np.divmod(pairs.dictionary.to_numpy(), base)
+    pairs = arrow(first.indices * base + second.indices).dictionary_encode()
+    firsts, seconds = np.divmod(content(pairs.dictionary), base)
     parts = [_take(values.texts, places) for values, places in ((first, firsts), (second, seconds))]
-    texts = pc.binary_join_element_wise(*parts, pa.scalar("|", pa.large_string()))  # a null makes the pair null
+    texts = pc.binary_join_element_wise(*parts, few_texts(["|"])[0])  # a null makes the pair null
     lossy = _lossy(first)[firsts] | _lossy(second)[seconds]
-    return Values(texts, pairs.indices.to_numpy(), lossy=lossy)
+    return Values(texts, content(pairs.indices), lossy=lossy)
 
 
 def _lossy(values: Values) -> NDArray[np.bool_]:
@@ -116,7 +117,7 @@ def _lossy(values: Values) -> NDArray[np.bool_]:
 
 
 def _take(texts: pa.Array, places: NDArray[np.int64]) -> pa.Array:
-    return texts.take(pa.array(places, mask=places == len(texts)))
+    return texts.take(arrow(places, places == len(texts)))
 
 
 class _Lists(NamedTuple):
@@ -138,15 +139,15 @@ class _Lists(NamedTuple):
 
 def _lists(array: pa.Array, delimiter: str) -> _Lists:
     if is_list(array.type):
-        null = array.is_null().to_numpy(zero_copy_only=False)
-        lengths = pc.fill_null(pc.list_value_length(array), 0).to_numpy(zero_copy_only=False).astype(np.int64)
+        null = nulls(array)
+        lengths = np.where(null, 0, content(pc.list_value_length(array)).astype(np.int64))
         return _Lists(array.flatten(), np.cumsum(lengths) - lengths, lengths, null)  # flatten() skips what nulls hide
     # Each distinct text is split once.
     encoded = distinct(array)
     texts = encoded.dictionary.cast(pa.large_string())
     texts = pa.concat_arrays([texts, pa.nulls(1, pa.large_string())])
     split = pc.split_pattern(texts, delimiter)
-    empty = pc.fill_null(pc.equal(texts, ""), False).to_numpy(zero_copy_only=False)
+    empty = (content(pc.binary_length(texts)) == 0) & ~nulls(texts)
     parted = _lists(split, delimiter)
     lengths = np.where(empty, 0, parted.lengths)  # a text without anything in it has no member
     rows = dictionary_indices(encoded)

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from nfm.contract.arrays import content
 from nfm.contract.encoder import Inputs, inputs
 from nfm.contract.errors import DataError
 from nfm.contract.schema import Spec
@@ -59,7 +60,7 @@ def column(name: str, values: pa.Array, where: str) -> Any:
             f"Column '{name}' of {where} has nulls, and the feature job writes none: the file was changed. Run "
             "jobs/features.py again."
         )
-    return values if listed else values.to_numpy()
+    return values if listed else content(values)
 
 
 def checked_inputs(spec: Spec, columns: Mapping[str, Any], where: str) -> Inputs:

@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from nfm.contract.arrays import arrow, content, nulls
 from nfm.contract.columns import Rows, Values, check_categorical, field_values
 from nfm.contract.errors import DataError
 from nfm.contract.hashing import hash64
@@ -133,16 +134,16 @@ class Encoding:
         if values.offsets is None:
             return {field.name: ids}
         weights = np.ones(len(ids), np.float32) if values.weights is None else values.weights
-        offsets = pa.array(values.offsets)
+        offsets = arrow(values.offsets)
         return {
-            field.name: pa.ListArray.from_arrays(offsets, pa.array(ids)),
-            weights_name(field.name): pa.ListArray.from_arrays(offsets, pa.array(weights)),
+            field.name: pa.ListArray.from_arrays(offsets, arrow(ids)),
+            weights_name(field.name): pa.ListArray.from_arrays(offsets, arrow(weights)),
         }
 
     def _ids(self, field: Field, values: Values, same_table: bool) -> NDArray[np.int32]:
         """(D + 1,) the id of each value of the dictionary, and behind its end the one of a missing value."""
-        present = np.flatnonzero(values.texts.is_valid().to_numpy(zero_copy_only=False))
-        known = values.texts.take(pa.array(present))
+        present = np.flatnonzero(~nulls(values.texts))
+        known = values.texts.take(arrow(present)) if values.texts.null_count else values.texts
         if field.vocabulary is None:
             found = _buckets(known, field)
         else:
@@ -151,7 +152,7 @@ class Encoding:
             if not same_table:
                 _check_digits(field, values, present[unseen])
             found = positions + np.int32(field.first_value)
-            found[unseen] = _buckets(known.take(pa.array(unseen)), field)
+            found[unseen] = _buckets(known.take(arrow(unseen)), field)
         ids = np.full(len(values.texts) + 1, MISSING, np.int32)
         ids[present] = found
         return ids
@@ -172,7 +173,7 @@ class Noticed:
             return
         counts = np.bincount(values.indices, minlength=len(id_of_value))[places]
         most = np.argsort(-counts, kind="stable")[:_MOST_UNSEEN]
-        texts = values.texts.take(pa.array(places[most])).to_pylist()
+        texts = values.texts.take(arrow(places[most])).to_pylist()
         occurring = {text: int(n) for text, n in zip(texts, counts[most], strict=True) if n}
         self.unseen[field.name] = occurring, len(most) == len(places)
 
@@ -283,10 +284,10 @@ def _bags(
     splits = np.zeros(rows + 1, np.int64)
     if not lists:
         return np.empty(0, np.int32), np.empty(0, np.float32), splits
-    lengths = np.stack([np.diff(ids.offsets.to_numpy()) for ids, _, _ in lists], axis=1)  # (N, bags)
+    lengths = np.stack([np.diff(content(ids.offsets)) for ids, _, _ in lists], axis=1)  # (N, bags)
     np.cumsum(lengths.sum(axis=1), out=splits[1:])
-    places = [ids.flatten().to_numpy() + np.int32(offset) for ids, _, offset in lists]
-    values = [weights.flatten().to_numpy() for _, weights, _ in lists]
+    places = [content(ids.flatten()) + np.int32(offset) for ids, _, offset in lists]
+    values = [content(weights.flatten()) for _, weights, _ in lists]
     if len(lists) == 1:
         return places[0], values[0], splits
     # Where each row of each bag begins among the members by bag, in the order of the members by row.

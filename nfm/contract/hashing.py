@@ -9,6 +9,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from nfm.contract.arrays import nulls
+
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _NULL = np.uint64(0xD6E8FEB86659FD93)
 # _KEEP[n] keeps the n lowest bytes of a little-endian word.
@@ -52,7 +54,7 @@ def hash64(texts: pa.Array, seed: int = 0) -> NDArray[np.uint64]:
             position += 8
             active = active[length[active] > position]
         if texts.null_count:
-            h[texts.is_null().to_numpy(zero_copy_only=False)] = _mix(start ^ _NULL)[0]
+            h[nulls(texts)] = _mix(start ^ _NULL)[0]
     return h
 
 

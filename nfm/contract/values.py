@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from nfm.contract.arrays import content, nulls
 from nfm.contract.errors import DataError
 from nfm.contract.schema import Kind
 
@@ -158,7 +159,7 @@ def numbers(values: pa.Array, column: str) -> NDArray[np.float64]:
     else:
         if pa.types.is_decimal(values.type) or kind == "boolean":
             values = pc.cast(pc.cast(values, pa.int8()) if kind == "boolean" else values, pa.float64())
-        floats = values.to_numpy(zero_copy_only=False).astype(np.float64)
+        floats = np.where(nulls(values), np.nan, content(values).astype(np.float64))
     return np.where(np.isfinite(floats), floats, np.nan)
 
 
@@ -194,8 +195,7 @@ def dictionary_indices(encoded: pa.DictionaryArray) -> NDArray[np.int32]:
     """(N,) where each value stands in the dictionary; a null stands behind its end."""
     # A dictionary of 128 values may come with 8-bit indices: the place behind it needs more.
     wide = encoded.indices.cast(pa.int32())
-    indices: NDArray[np.int32] = pc.fill_null(wide, len(encoded.dictionary)).to_numpy(zero_copy_only=False)
-    return indices
+    return np.where(nulls(wide), np.int32(len(encoded.dictionary)), content(wide))
 
 
 def check_kind(column: str, type_: pa.DataType, where: str, bag: bool = False) -> Kind:

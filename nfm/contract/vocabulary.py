@@ -21,6 +21,7 @@ import pyarrow.parquet as pq
 from numpy.lib.format import open_memmap, write_array_header_1_0
 from numpy.typing import DTypeLike, NDArray
 
+from nfm.contract.arrays import arrow, content
 from nfm.contract.errors import DataError
 from nfm.contract.hashing import hash64
 
@@ -28,7 +29,7 @@ SCHEMA = pa.schema([("field", pa.string()), ("value", pa.large_string()), ("id",
 _VALUES = pa.schema([SCHEMA.field("value"), SCHEMA.field("count")])
 _SEED = 0x51075  # of the slots' hash; part of the format, as the size of a block is
 _BLOCK = 1 << 20
-_LOOKUP = 1 << 16  # texts that are looked up at once
+_LOOKUP = 1 << 14  # texts that are looked up at once
 
 
 def file(folder: Path, number: int) -> Path:
@@ -169,8 +170,8 @@ class FieldIndex:
         candidates = candidates - 1
         # Strangers share slots, and can share a hash: only the text itself decides. All pairs are compared at once,
         # as the last rounds are many and of a few texts each.
-        same = pc.equal(self.texts.take(pa.array(candidates)), texts.take(pa.array(asking)))
-        hit = np.flatnonzero(same.to_numpy(zero_copy_only=False))
+        same = pc.equal(self.texts.take(arrow(candidates)), texts.take(arrow(asking)))
+        hit = np.flatnonzero(content(same))
         positions = np.full(len(texts), -1, np.int32)
         positions[asking[hit]] = candidates[hit]
         return positions

@@ -15,6 +15,7 @@ import pyarrow as pa
 from numba import types
 from numpy.typing import NDArray
 
+from nfm.contract.arrays import arrow, few_texts
 from nfm.contract.artifact import Network
 from nfm.contract.encoder import Inputs, transform
 from nfm.contract.schema import Placement, Spec
@@ -39,13 +40,13 @@ def reason_arrays(spec: Spec, effects_BR: NDArray[np.float32], count: int) -> li
         effects_BR: as `score_and_effects` returns them.
         count: of reasons. Where a row has fewer effects that are finite and not 0, the others are null.
     """
-    names = pa.array([one.name for part in (spec.fields, spec.numbers) for one in part], pa.string())
+    names = few_texts([one.name for part in (spec.fields, spec.numbers) for one in part]).cast(pa.string())
     places_BE = np.empty((len(effects_BR), count), np.int64)
     _loops().strongest(effects_BR, places_BE)
     rows, arrays = np.arange(len(effects_BR)), list[pa.Array]()
     for place_B in places_BE.T:
         none_B = place_B < 0
-        arrays += [names.take(pa.array(place_B, mask=none_B)), pa.array(effects_BR[rows, place_B], mask=none_B)]
+        arrays += [names.take(arrow(place_B, none_B)), arrow(effects_BR[rows, place_B], none_B)]
     return arrays
 
 

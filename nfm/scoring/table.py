@@ -15,6 +15,7 @@ import pyarrow as pa
 from pyspark.sql import Observation, SparkSession
 
 from nfm.config import Config, Source
+from nfm.contract.arrays import few_texts
 from nfm.contract.artifact import Artifact
 from nfm.contract.columns import Rows
 from nfm.contract.errors import DataError, GateError, NfmError
@@ -148,11 +149,13 @@ def _score(
     (staging / _MODEL).mkdir()
     placed = place(spark, artifact, staging / _MODEL)
 
-    # The closure takes small values, or the handles of broadcasts.
+    form = layout(schema)
+
+    # The closure takes small values, or the handles of broadcasts; what it calls, a worker imports: no settings.
     def work(number: int, rows: Iterator[Rows]) -> Iterator[pa.RecordBatch]:
-        writer = Writer(chunks.files, layout(schema), file_bytes)
+        writer = Writer(chunks.files, form, file_bytes)
         chunk = score_rows(number, rows, opened(placed), output, schema, writer)
-        yield pa.RecordBatch.from_pydict({"record": [chunks.keep(chunk)]})
+        yield pa.RecordBatch.from_arrays([few_texts([chunks.keep(chunk)]).cast(pa.string())], ["record"])
 
     read = dict.fromkeys([*output.columns, *model_inputs(artifact.encoding.spec, output.encoded)])
     handed_over = Observation()

@@ -11,6 +11,7 @@ import pyarrow as pa
 from numba import types
 from numpy.typing import NDArray
 
+from nfm.contract.arrays import content
 from nfm.contract.artifact import Artifact
 from nfm.contract.cells import EXACT, Cells, cells, merge
 from nfm.contract.encoder import Noticed
@@ -131,7 +132,7 @@ def _of_column(x: NDArray[np.float32], edges: NDArray[np.float32], most: int) ->
 
 def _flat(values: Any) -> NDArray[Any]:
     """Of a bag its members; a null bag has one, which is missing."""
-    flat = values.flatten().to_numpy() if isinstance(values, pa.ListArray) else values
+    flat = content(values.flatten()) if isinstance(values, pa.ListArray) else values
     return np.ascontiguousarray(flat)
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
+from nfm.contract.arrays import arrow
 from nfm.contract.artifact import Artifact
 from nfm.contract.columns import Rows
 from nfm.contract.values import decoded
@@ -59,7 +60,7 @@ def score_rows(
             tally.merge(Tally(read={rows.path: (rows.num_rows, rows.rows_of_file)}))
         # Spark's settings may have it send texts as large ones.
         carried = [decoded(rows.column(name)).cast(schema.field(name).type) for name in output.carried]
-        table = pa.table([*carried, *map(pa.array, scores_NC.T), *reasons], schema=schema)
+        table = pa.table([*carried, *map(arrow, scores_NC.T), *reasons], schema=schema)
         partitions = {name: rows.column(name) for name in output.partition_by}
         everywhere = np.zeros(rows.num_rows, np.int8)
         add_by_folder(writer, table, [""], everywhere, partitions, "score.partition_by")

@@ -9,6 +9,7 @@ from pyspark.sql import SparkSession
 from pyspark.sql.pandas.functions import arrow_udf
 from pyspark.sql.pandas.types import from_arrow_type
 
+from nfm.contract.arrays import arrow
 from nfm.contract.artifact import Artifact
 from nfm.contract.errors import NfmError
 from nfm.scoring.hosts import opened, place
@@ -56,7 +57,7 @@ def score_udf(model: str | Path) -> Any:
                 here.encoding.check(batch.schema, "the struct")
                 checked = batch.schema
             scores_NC = score_batch(here, batch)
-            arrays = [pa.array(scores) for scores in scores_NC.T]
+            arrays = [arrow(scores) for scores in scores_NC.T]
             yield pa.StructArray.from_arrays(arrays, names=names) if several else arrays[0]
 
     return arrow_udf(from_arrow_type(type_))(scored)  # type: ignore[call-overload]

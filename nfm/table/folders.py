@@ -7,6 +7,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from nfm.contract.arrays import arrow
 from nfm.contract.errors import DataError
 from nfm.contract.values import canonical_text, check_kind, dictionary_indices, distinct
 from nfm.table.write import Writer
@@ -52,7 +53,7 @@ def add_by_folder(
     for i, label in enumerate(labels):
         mine = np.flatnonzero(code == i)
         if len(mine):
-            writer.add(label, table.take(pa.array(mine)) if len(mine) < len(table) else table)
+            writer.add(label, table.take(arrow(mine)) if len(mine) < len(table) else table)
 
 
 def _escaped(text: str, key: str) -> str:

@@ -17,6 +17,9 @@ from nfm.contract.errors import DataError
 from nfm.table.splits import Piece, Split
 from nfm.table.store import in_store, open_file
 
+# Bytes of a column that takes so many times as much to read that Arrow must not keep it for the next one: many distinct
+# texts. To give it back after each of many small columns would make reading half as fast again.
+_LARGE = 4 << 20
 _OLD_CALENDAR = (b"org.apache.spark.legacyDateTime", b"org.apache.spark.legacyINT96")
 
 
@@ -196,6 +199,8 @@ class RowGroup:
             if len(values) != self.num_rows:
                 raise pa.ArrowInvalid(f"column {name!r} has {len(values)} values for {self.num_rows} rows")
             array = values.combine_chunks()
+        if array.nbytes > _LARGE:
+            pa.default_memory_pool().release_unused()
         dated = pa.types.is_timestamp(array.type) or pa.types.is_date(array.type)
         if dated and self._in_old_calendar() and _before_1900(array):
             raise DataError(

@@ -1,0 +1,37 @@
+"""NumPy's arrays as Arrow's, and back: against pyarrow's own ways, which import pandas."""
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from nfm.contract.arrays import arrow, content, few_texts, nulls
+
+
+@pytest.mark.parametrize("dtype", ["int8", "int32", "int64", "uint64", "float16", "float32", "float64"])
+@pytest.mark.parametrize("rows", [0, 1, 8, 11])
+def test_numbers_become_what_pyarrow_makes_of_them(dtype: str, rows: int) -> None:
+    values, missing = np.arange(rows).astype(dtype), np.arange(rows) % 3 == 1
+    assert arrow(values).equals(pa.array(values))
+    made = arrow(values, missing)
+    made.validate(full=True)
+    assert made.equals(pa.array(values, mask=missing))
+    assert arrow(values, np.zeros(rows, np.bool_)).null_count == 0
+    assert arrow(np.repeat(values, 2)[::2]).to_pylist() == values.tolist()  # values that do not lie side by side
+
+
+@pytest.mark.parametrize("start", [0, 1, 7, 8, 9, 20])
+def test_slices_have_their_own_values(start: int) -> None:
+    truths = [None if i % 5 == 0 else i % 3 == 0 for i in range(20)]
+    numbers = [None if truth is None else i for i, truth in enumerate(truths)]
+    for values in (truths, numbers):
+        for length in (0, 1, 20):
+            array, wanted = pa.array(values).slice(start, length), values[start : start + length]
+            assert nulls(array).tolist() == [value is None for value in wanted]
+            known = [value for value, null in zip(content(array).tolist(), nulls(array), strict=True) if not null]
+            assert known == [value for value in wanted if value is not None]
+    assert content(pa.array([], pa.bool_())).tolist() == content(pa.array([], pa.int32())).tolist() == []
+
+
+def test_texts() -> None:
+    for texts in ([], [""], ["red", "", "größe`", "a\0b"]):
+        assert few_texts(texts).equals(pa.array(texts, pa.large_string()))
