@@ -279,7 +279,9 @@ def check_digits(column: str, type_: pa.DataType, vocabulary: pa.Array, where: s
     for start in range(0, len(vocabulary), _SLICE):
         part = vocabulary.slice(start, _SLICE)
         long = part.filter(pc.greater(pc.binary_length(part), 15)).to_pylist()
-        lost = next((text for text in long if text.lstrip("-").isdigit() and int(float(text)) != int(text)), None)
+        # A vocabulary of floats has whole ones, too: with the fewest digits that tell them apart, and zeros behind.
+        whole = (text for text in long if text.lstrip("-").isdigit())
+        lost = next((text for text in whole if _float_text(float(text)) != text), None)
         if lost is not None:
             raise DataError(
                 f"Column '{column}' of {where} now holds floats, but the vocabulary was made from integers such as "

@@ -10,6 +10,7 @@ import pytest
 from nfm.contract.encoder import Encoding, check_columns
 from nfm.contract.errors import DataError
 from nfm.contract.schema import Bag, Field
+from nfm.contract.values import canonical_text
 
 Write = Callable[..., Encoding]
 Make = Callable[..., Encoding]
@@ -194,7 +195,7 @@ def test_check_names_a_missing_column_of_a_cross_or_of_weights(make_encoding: Ma
             wide(make_encoding).check(pa.schema({n: t for n, t in WIDE.items() if n != column}), "raw")
 
 
-@pytest.mark.parametrize("value", [2**53 + 1, -(2**60) - 1])
+@pytest.mark.parametrize("value", [2**53 + 1, -(2**60) - 1, 2**64])
 def test_floats_that_cannot_tell_the_vocabularys_integers_apart_are_refused(make_encoding: Make, value: int) -> None:
     encoding = make_encoding([Field("f", ("c",), ("number",), 1, 2, "f")], {"f": ["7", str(value)]})
     for fine in (pa.int64(), pa.string(), pa.decimal128(20)):
@@ -206,3 +207,9 @@ def test_floats_that_cannot_tell_the_vocabularys_integers_apart_are_refused(make
             encoding.check(pa.schema({"c": floats}), "raw")
     held = make_encoding([Field("f", ("c",), ("number",), 1, 3, "f")], {"f": ["7", str(2**60), "0.30000000000000004"]})
     held.check(pa.schema({"c": pa.float64()}), "raw")
+    # From 2⁶⁴ on a float is written with the fewest digits that tell it apart.
+    large = ["18446744073709552000", "-100000000000000000000000", "7"]
+    assert canonical_text(pa.array([2.0**64, -1e23]), "number", "c").to_pylist() == large[:2]
+    make_encoding([Field("f", ("c",), ("number",), 1, 3, "f")], {"f": large}).check(
+        pa.schema({"c": pa.float64()}), "raw"
+    )
