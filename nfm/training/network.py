@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from nfm.config_train import Model, Train
 from nfm.contract.schema import Spec
+from nfm.training import losses
 from nfm.training import network_kernels as loops
 from nfm.training.model import BATCH_NORM
 from nfm.training.network_kernels import Pieces, Stage
@@ -21,7 +22,7 @@ from nfm.training.threads import even, shared
 Floats = NDArray[np.float32]
 _PIECE = 256  # rows: what they take stays in a core's own cache
 _ACTIVATIONS = {"linear": loops.LINEAR, "relu": loops.RELU, "tanh": loops.TANH, "sigmoid": loops.SIGMOID}
-_TASKS = {"binary": loops.BINARY, "regression": loops.REGRESSION, "multiclass": loops.MULTICLASS}
+_TASKS = {"binary": losses.BINARY, "regression": losses.REGRESSION, "multiclass": losses.MULTICLASS}
 
 
 class Derivatives(NamedTuple):
@@ -55,11 +56,14 @@ class Network:
             weights: by the path of the model's variable; are read at each step, and the moving averages changed.
             threads: that share the work. The results do not depend on it.
         """
-        self._form, self._settings, self._weights, self._threads = form, settings, weights, threads
+        self._form, self._weights, self._threads = form, weights, threads
+        self._seed, self._mean = settings.seed, settings.loss_reduction == "mean"
         self._dense = len(spec.dense) if form.hidden_units else 0  # numbers that join the pooled vector
         self._names = ["pooling", *(f"hidden_{i}" for i in range(len(form.hidden_units)))]
         self._units = [form.embedding_dim, *form.hidden_units]
         self._columns = [form.embedding_dim + self._dense, *form.hidden_units]
+        rates = [form.pooling_dropout, *[form.hidden_dropout] * len(form.hidden_units)]
+        self._dropouts = [_dropout(*of) for of in zip(rates, self._units, self._columns, strict=True)]
         self._rooms: dict[int, _Room] = {}
 
     def step(
@@ -75,60 +79,73 @@ class Network:
             weight_B: of the samples.
             number: of the step; the units that are dropped depend on it.
         """
-        weights, rows, last = self._weights, len(pooled_BK), len(self._names) - 1
-        room = self._room(rows)
+        room, of = self._room(len(pooled_BK)), dict[str, Floats]()
         dense_BD = np.ascontiguousarray(dense_BD, np.float32)
-        joined_BD = dense_BD if self._dense else dense_BD[:, :0].copy()
-        stages, of = list[Stage](), dict[str, Floats]()
+        stages = self._forward(room, pooled_BK, dense_BD, number)
+        loss, upstream_BC, sums = self._turn(room, stages[-1], linear_BC, dense_BD, label_B1, weight_B, of)
+        of_pooled_BK = np.empty_like(pooled_BK)
+        means = self._backward(room, stages, sums, of)
+        self._run(room, loops.leave, stages[0], means, room.z[0], room.g[0], of_pooled_BK)
+        return Derivatives(loss, of_pooled_BK, upstream_BC, of)
 
-        moments = self._sums(room, 2, room.z[0])
+    def _forward(self, room: _Room, pooled_BK: Floats, dense_BD: Floats, number: int) -> list[Stage]:
+        """Up to what goes into the last stage; all stages, which know the batch's statistics."""
+        joined_BD, moments = dense_BD[:, : self._dense].copy(), self._sums(room, 2, room.z[0])
         self._run(room, loops.arrange, pooled_BK, joined_BD, room.z[0], moments)
-        for i in range(last):
-            stages.append(self._stage(i, room, moments, number))
-            name, panels = f"hidden_{i}", len(room.h[i])
-            kernel = packed(weights[f"{name}/kernel"], panels)
-            bias = padded(weights[f"{name}/bias"], self._units[i + 1]).reshape(-1, N)
+        stages = [self._stage(0, room, moments, number)]
+        for i, name in enumerate(self._names[1:]):
+            kernel = packed(self._weights[f"{name}/kernel"], len(room.h[i]))
+            bias = padded(self._weights[f"{name}/bias"], self._units[i + 1]).reshape(-1, N)
             moments = self._sums(room, 2, room.z[i + 1])
             self._run(room, loops.forward, stages[i], room.z[i], room.h[i], kernel, bias, room.z[i + 1], moments)
-        stages.append(self._stage(last, room, moments, number))
+            stages.append(self._stage(i + 1, room, moments, number))
+        return stages
 
-        linear_BC = linear_BC + weights["linear/bias"]
-        if "dense_linear/kernel" in weights:
-            linear_BC += dense_BD @ weights["dense_linear/kernel"]
-        classes, mean = linear_BC.shape[1], self._settings.loss_reduction == "mean"
-        output = _padded_rows(weights["output/kernel"].T, len(room.z[last]))
-        upstream_BC, losses = np.empty_like(linear_BC), np.empty(self._count(room))
-        of_output, sums = self._sums(room, classes, room.z[last]), self._sums(room, 2, room.z[last])
+    def _turn(
+        self,
+        room: _Room,
+        stage: Stage,
+        linear_BC: Floats,
+        dense_BD: Floats,
+        label_B1: Floats,
+        weight_B: Floats,
+        of: dict[str, Floats],
+    ) -> tuple[float, Floats, Floats]:
+        """The loss, the derivative by the logits, and what the last stage's norm takes to go back."""
+        logits_BC = linear_BC + self._weights["linear/bias"]
+        if dense_BD.shape[1]:
+            logits_BC += dense_BD @ self._weights["dense_linear/kernel"]
+        z, h, g = room.z[-1], room.h[-1], room.g[-1]
+        kernel_CX = np.zeros((logits_BC.shape[1], len(z) * N), np.float32)
+        kernel_CX[:, : self._columns[-1]] = self._weights["output/kernel"].T
+        upstream_BC, of_pieces = np.empty_like(logits_BC), np.empty(self._count(room))
+        of_output, sums = self._sums(room, len(kernel_CX), z), self._sums(room, 2, z)
         label_B, weight_B = np.array(label_B1, np.float32).reshape(-1), np.array(weight_B, np.float32)
-        asked = _TASKS[self._form.task], np.float32(1 / rows if mean else 1)
-        self._run(
-            *(room, loops.turn, stages[last], room.z[last], room.h[last], output, linear_BC, label_B, weight_B),
-            *(*asked, room.g[last], upstream_BC, losses, of_output, sums),
-        )
-        of["output/kernel"] = of_output.sum(axis=0)[:, : self._columns[last]].T
+        task, share = _TASKS[self._form.task], np.float32(1 / len(label_B) if self._mean else 1)
+        given = (kernel_CX, logits_BC, label_B, weight_B, task, share)
+        self._run(room, loops.turn, stage, z, h, *given, g, upstream_BC, of_pieces, of_output, sums)
+        of["output/kernel"] = of_output.sum(axis=0)[:, : self._columns[-1]].T
         of["linear/bias"] = upstream_BC.sum(axis=0)
         of["dense_linear/kernel"] = dense_BD.T @ upstream_BC
+        return float(of_pieces.sum()), upstream_BC, sums
 
-        for i in reversed(range(last)):
-            means, name, units = self._means(i + 1, room, sums, of), f"hidden_{i}", self._units[i + 1]
-            kernel = weights[f"{name}/kernel"]
-            transposed = packed(kernel.T, len(room.z[i + 1]))
-            of_kernel = np.empty((self._count(room), len(room.z[i + 1]), len(room.z[i]) * N, N), np.float32)
-            of_bias = np.empty((self._count(room), len(room.z[i + 1]) * N), np.float32)
-            sums = self._sums(room, 2, room.z[i])
+    def _backward(self, room: _Room, stages: Sequence[Stage], sums: Floats, of: dict[str, Floats]) -> Floats:
+        """Down to the first stage; what its norm takes."""
+        for i in reversed(range(len(stages) - 1)):
+            name, means = self._names[i + 1], self._means(i + 1, room, sums, of)
+            kernel, behind, before = self._weights[f"{name}/kernel"], len(room.z[i + 1]), len(room.z[i])
+            of_kernel = np.empty((self._count(room), behind, before * N, N), np.float32)
+            of_bias, sums = np.empty((self._count(room), behind * N), np.float32), self._sums(room, 2, room.z[i])
             self._run(
                 *(room, loops.backward, stages[i + 1], means, room.z[i + 1], room.g[i + 1]),
-                *(stages[i], room.z[i], room.h[i], transposed, room.g[i], of_kernel, of_bias, sums),
+                *(stages[i], room.z[i], room.h[i], packed(kernel.T, behind), room.g[i], of_kernel, of_bias, sums),
             )
             of[f"{name}/kernel"] = unpacked(of_kernel.sum(axis=0), *kernel.shape)
-            of[f"{name}/bias"] = of_bias.sum(axis=0)[:units]
+            of[f"{name}/bias"] = of_bias.sum(axis=0)[: self._units[i + 1]]
             if self._form.l2.hidden:
-                of[f"{name}/kernel"] = (
-                    of[f"{name}/kernel"] + np.float32(2 * self._form.l2.hidden * (1 if mean else rows)) * kernel
-                )
-        of_pooled_BK = np.empty_like(pooled_BK)
-        self._run(room, loops.leave, stages[0], self._means(0, room, sums, of), room.z[0], room.g[0], of_pooled_BK)
-        return Derivatives(float(losses.sum()), of_pooled_BK, upstream_BC, of)
+                decay = 2 * self._form.l2.hidden * (1 if self._mean else room.pieces.rows)
+                of[f"{name}/kernel"] = of[f"{name}/kernel"] + np.float32(decay) * kernel
+        return self._means(0, room, sums, of)
 
     def _stage(self, i: int, room: _Room, moments_I2X: Floats, number: int) -> Stage:
         form, units, columns = self._form, self._units[i], len(room.z[i]) * N
@@ -143,10 +160,8 @@ class Network:
             mean[:units], inverse[:units] = found, 1 / np.sqrt(variance + BATCH_NORM["epsilon"])
             scale[:units] = self._weights[f"{name}/gamma"] * inverse[:units]
             shift[:units] = self._weights[f"{name}/beta"]
-        rate = form.hidden_dropout if i else form.pooling_dropout
-        factor, least = np.ones(columns, np.float32), np.zeros(columns, np.uint32)
-        factor[:units], least[:units] = 1 / (1 - rate), round(rate * 2**32)
-        seeds = np.random.SeedSequence([self._settings.seed, number, i]).generate_state(2)
+        factor, least = self._dropouts[i]
+        seeds = np.random.SeedSequence([self._seed, number, i]).generate_state(2)
         activation = _ACTIVATIONS[form.activation] if i else loops.LINEAR
         return Stage(activation, mean, inverse, scale, shift, factor, least, tuple(seeds))
 
@@ -178,9 +193,12 @@ class Network:
         return self._rooms[rows]
 
 
-def _padded_rows(kernel_CX: Floats, panels: int) -> Floats:
-    """(C, P N), with zeros behind the last column."""
-    return np.ascontiguousarray(np.pad(kernel_CX, ((0, 0), (0, panels * N - kernel_CX.shape[1]))))
+def _dropout(rate: float, units: int, columns: int) -> tuple[Floats, NDArray[np.uint32]]:
+    """`factor` and `least` of a stage; numbers that join it are not dropped."""
+    whole = panels_of(columns) * N
+    factor, least = np.ones(whole, np.float32), np.zeros(whole, np.uint32)
+    factor[:units], least[:units] = 1 / (1 - rate), round(rate * 2**32)
+    return factor, least
 
 
 def _merged(pieces: Pieces, moments_I2X: Floats) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

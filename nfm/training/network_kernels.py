@@ -8,7 +8,6 @@ Matrices are panels, as `products` has them. What a stage does goes down one reg
 means, scales and sums stay in registers.
 """
 
-from math import exp, log, log1p
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,10 +15,10 @@ from numpy.typing import NDArray
 
 from nfm.compiled import when_called
 from nfm.registers import LANES, full, kept, load, store, where_less
+from nfm.training.losses import loss_of
 from nfm.training.products import N, add_outer, inlined, multiply
 
 LINEAR, RELU, TANH, SIGMOID = range(4)  # activations
-BINARY, REGRESSION, MULTICLASS = range(3)  # tasks
 
 Floats = NDArray[np.float32]
 _ZERO, _HALF, _ONE = np.float32(0), np.float32(0.5), np.float32(1)
@@ -212,7 +211,7 @@ def turn(
         linear_BC: the logits' linear part.
         label_B: 0 or 1, numbers, or classes.
         weight_B: of the samples.
-        task: such as BINARY.
+        task: of `losses`.
         share: of the objective's gradient, that a sample of weight 1 has.
         g_PBN: filled, as `_back` says.
         upstream_BC: filled with the derivative by the logits.
@@ -249,28 +248,6 @@ def turn(
                     total = total + upstream * load(h_PBN, at + b * N)
                 store(of_output_ICX, (piece * classes + k) * columns + c, total)
         _back(start, stop, stage, z_PBN, h_PBN, g_PBN, piece, sums_I2X)
-
-
-@when_called
-def loss_of(task: int, label: np.float32, logits_C: Floats, upstream_C: Floats) -> Any:
-    """Log loss, squared error or cross-entropy of a sample, and its derivative by the logits."""
-    if task == REGRESSION:
-        off = logits_C[0] - label
-        upstream_C[0] = np.float32(2) * off
-        return np.float64(off) * np.float64(off)
-    if task == BINARY:
-        # log(1 + e^x) − y x, without an overflow
-        x, y = np.float64(logits_C[0]), np.float64(label)
-        small = exp(-abs(x))
-        upstream_C[0] = (1.0 if x > 0 else small) / (1.0 + small) - y
-        return max(x, 0.0) - x * y + log1p(small)
-    largest, total = logits_C.max(), 0.0
-    for c in range(logits_C.size):
-        total += exp(np.float64(logits_C[c]) - largest)
-    for c in range(logits_C.size):
-        upstream_C[c] = exp(np.float64(logits_C[c]) - largest) / total
-    upstream_C[np.int64(label)] -= _ONE
-    return log(total) + largest - np.float64(logits_C[np.int64(label)])
 
 
 @when_called

@@ -30,7 +30,9 @@ def panels_of(columns: int) -> int:
 
 def padded(vector: NDArray[Any], columns: int) -> NDArray[Any]:
     """A number for each column, with zeros up to the end of the last panel."""
-    return np.pad(vector, (0, panels_of(columns) * N - columns))
+    whole = np.zeros(panels_of(columns) * N, vector.dtype)
+    whole[:columns] = vector
+    return whole
 
 
 def packed(kernel_XU: NDArray[np.float32], panels: int) -> NDArray[np.float32]:

@@ -14,8 +14,7 @@ from numpy.typing import NDArray
 
 from nfm.config_train import Model, Train
 from nfm.contract.schema import Spec
-from nfm.training import network_kernels as loops
-from nfm.training import products
+from nfm.training import losses, products
 from nfm.training.model import build
 from nfm.training.network import Derivatives, Network
 
@@ -199,7 +198,7 @@ def test_derivatives_with_dropout_equal_finite_differences(activation: str, mixe
 def test_losses_and_their_derivatives_by_hand() -> None:
     def of(task: int, label: float, logits: list[float]) -> tuple[float, list[float]]:
         upstream = np.empty(len(logits), np.float32)
-        return loops.loss_of(task, np.float32(label), np.array(logits, np.float32), upstream), upstream.tolist()
+        return losses.loss_of(task, np.float32(label), np.array(logits, np.float32), upstream), upstream.tolist()
 
     three = float(np.log(3.0))  # a probability of ¾
     for label, logit, loss, slope in (
@@ -207,14 +206,14 @@ def test_losses_and_their_derivatives_by_hand() -> None:
         (1, three, -np.log(0.75), -0.25),
         (0, three, -np.log(0.25), 0.75),
     ):
-        found, upstream = of(loops.BINARY, label, [logit])
+        found, upstream = of(losses.BINARY, label, [logit])
         assert found == pytest.approx(loss, rel=1e-6)
         assert upstream[0] == pytest.approx(slope, rel=1e-6)
-    assert of(loops.BINARY, 0, [200.0]) == (200.0, [1.0])  # without an overflow
-    assert of(loops.BINARY, 0, [-200.0])[0] == pytest.approx(0, abs=1e-30)
-    assert of(loops.REGRESSION, 1, [4.0]) == (9.0, [6.0])
+    assert of(losses.BINARY, 0, [200.0]) == (200.0, [1.0])  # without an overflow
+    assert of(losses.BINARY, 0, [-200.0])[0] == pytest.approx(0, abs=1e-30)
+    assert of(losses.REGRESSION, 1, [4.0]) == (9.0, [6.0])
     shares = np.log([0.2, 0.3, 0.5]) + 300  # neither does the exponential overflow
-    found, upstream = of(loops.MULTICLASS, 2, shares.tolist())
+    found, upstream = of(losses.MULTICLASS, 2, shares.tolist())
     assert found == pytest.approx(-np.log(0.5), rel=1e-4)
     assert upstream == pytest.approx([0.2, 0.3, -0.5], rel=1e-4)
 
