@@ -4,17 +4,20 @@ Where LLVM does not find to vectors by itself, a loop says so: `load`, arithmeti
 """
 
 import operator
+import platform
 from typing import Any
 
 from llvmlite import ir
 from llvmlite.binding import get_host_cpu_features
 from numba import types
+from numba.core import cgutils
 from numba.core.errors import TypingError
 from numba.extending import intrinsic as _intrinsic
 from numba.extending import models, overload, register_model
 
 intrinsic: Any = _intrinsic  # numba's types speak of the function that makes it, not of what a loop calls
 LANES = 16 if get_host_cpu_features().get("avx512f") else 8  # numbers in a register
+_X86 = platform.machine() in ("x86_64", "AMD64")
 FLOAT, INT = ir.FloatType(), ir.IntType(64)
 VECTOR, INTS = ir.VectorType(FLOAT, LANES), ir.VectorType(ir.IntType(32), LANES)
 
@@ -132,3 +135,27 @@ def _define(of: Any, instruction: str) -> None:
 
 for _of, _instruction in ((operator.add, "fadd"), (operator.sub, "fsub"), (operator.mul, "fmul")):
     _define(_of, _instruction)
+
+
+@intrinsic
+def loaded_anew(_: Any, array: Any) -> Any:
+    """The first element of an array of int64, which another thread may change."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        data = context.make_array(signature.args[0])(context, builder, arguments[0]).data
+        return builder.load_atomic(data, "acquire", 8)
+
+    return types.int64(array), generate
+
+
+@intrinsic
+def pause(_: Any) -> Any:
+    """Wait for a few cycles, and let the core's other thread have them."""
+
+    def generate(context: Any, builder: Any, _: Any, __: Any) -> Any:
+        if _X86:
+            form = ir.FunctionType(ir.VoidType(), [])
+            builder.call(cgutils.get_or_insert_function(builder.module, form, "llvm.x86.sse2.pause"), [])
+        return context.get_dummy_value()
+
+    return types.void(), generate

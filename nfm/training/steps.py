@@ -17,7 +17,6 @@ from nfm.training.network import Network
 from nfm.training.optimizers import Optimizer
 from nfm.training.rows import Rows
 from nfm.training.tables import features_by_sample
-from nfm.training.threads import later
 
 Step = Callable[[Mapping[str, Any], Any, Any, float, int], float]
 _PIECE = 1 << 13  # rows of a forward pass
@@ -39,11 +38,10 @@ def make_step(spec: Spec, model_settings: Model, settings: Train, optimizer: Opt
         if dropped is not None:
             features = dropped(features, tf.constant(number, tf.int32))
         read, factor = tables.read(*features_by_sample(features, spec)), 1.0
-        grouped = later(tables.threads, tables.grouped, read)  # while the network leaves a core idle at times
         dense, label, weight = (np.asarray(array, np.float32) for array in (features["dense"], label, weight))
         of = network.step(read.pooled_BK, read.linear_BC, dense, label, weight, number)
         batch = Batch(read.x_BM, read.sum_BK, of.pooled_BK, of.linear_BC)
-        by_row = grouped.result()
+        by_row = tables.grouped(read)
         decays = (2 * penalties / (len(read.rows_BM) if settings.loss_reduction == "mean" else 1)).astype(np.float32)
         if settings.clip_norm is not None:
             factor = optimizer.factor(optimizer.square_norm(of.weights) + tables.square_norm(by_row, batch, decays))

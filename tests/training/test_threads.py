@@ -1,0 +1,51 @@
+"""A team of threads does each range once, however long it has waited, and hands errors over."""
+
+import itertools
+import threading
+import time
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nfm.training.threads import even, shared
+
+
+@given(threads=st.integers(1, 5), count=st.integers(0, 20))
+def test_every_range_is_worked_on_once_in_threads_of_their_own(threads: int, count: int) -> None:
+    done: list[tuple[int, int, Any, int]] = []
+
+    def loop(start: int, stop: int, what: str) -> None:
+        time.sleep(0.001)  # none of them ends before the last begins
+        done.append((start, stop, what, threading.get_ident()))
+
+    bounds = even(count, threads)
+    assert (bounds[0], bounds[-1]) == (0, count)
+    assert max(b - a for a, b in itertools.pairwise(bounds)) <= -(-count // threads)
+    shared(threads, bounds, loop, "of this call")
+    ranges = sorted({(a, b) for a, b in itertools.pairwise(bounds) if a < b} or {(0, 0)})
+    assert sorted(of[:2] for of in done) == ranges
+    assert {of[2] for of in done} == {"of this call"}
+    assert len({of[3] for of in done}) == len(ranges)
+
+
+def test_helpers_that_have_gone_to_sleep_wake_up() -> None:
+    total: list[int] = []
+    for pause in (0.0, 0.05, 0.0, 0.001, 0.002, 0.003, 0.004, 0.1):
+        time.sleep(pause)
+        shared(3, [0, 1, 2, 3], lambda start, stop: total.append(start))
+    assert sorted(total) == [0] * 8 + [1] * 8 + [2] * 8
+
+
+def test_an_error_in_another_thread_is_raised_and_the_team_goes_on() -> None:
+    def fails(start: int, stop: int) -> None:
+        if start == 1:
+            raise ValueError("in the other one")
+
+    for _ in range(2):
+        with pytest.raises(ValueError, match="in the other one"):
+            shared(2, [0, 1, 2], fails)
+    done: list[int] = []
+    shared(2, [0, 1, 2], lambda start, stop: done.append(start))
+    assert sorted(done) == [0, 1]
