@@ -22,9 +22,9 @@ FLOAT, INT = ir.FloatType(), ir.IntType(64)
 VECTOR, INTS = ir.VectorType(FLOAT, LANES), ir.VectorType(ir.IntType(32), LANES)
 
 
-def spread(builder: Any, value: Any) -> Any:
+def spread(builder: Any, value: Any, of: Any = VECTOR) -> Any:
     """A register full of a number."""
-    undefined = ir.Constant(VECTOR, ir.Undefined)
+    undefined = ir.Constant(of, ir.Undefined)
     first = builder.insert_element(undefined, value, ir.IntType(32)(0))
     return builder.shuffle_vector(first, undefined, ir.Constant(INTS, [0] * LANES))
 
@@ -98,10 +98,6 @@ def kept(_: Any, value: Any, at: Any, seed: Any, other: Any, least: Any, column:
     """
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        def ints(value: Any) -> Any:
-            first = builder.insert_element(ir.Constant(INTS, ir.Undefined), value, ir.IntType(32)(0))
-            return builder.shuffle_vector(first, ir.Constant(INTS, ir.Undefined), ir.Constant(INTS, [0] * LANES))
-
         def constant(number: int) -> Any:
             return ir.Constant(INTS, [number] * LANES)
 
@@ -111,9 +107,9 @@ def kept(_: Any, value: Any, at: Any, seed: Any, other: Any, least: Any, column:
 
         start, seeds = arguments[1], arguments[2:4]
         start = context.cast(builder, start, signature.args[1], types.uint32)
-        bits = builder.add(ints(start), ir.Constant(INTS, list(range(LANES))))
-        bits = builder.add(builder.mul(bits, constant(0x9E3779B9)), ints(seeds[0]))
-        bits = builder.add(mixed(bits, 16, 0x21F0AAAD), ints(seeds[1]))
+        bits = builder.add(spread(builder, start, INTS), ir.Constant(INTS, list(range(LANES))))
+        bits = builder.add(builder.mul(bits, constant(0x9E3779B9)), spread(builder, seeds[0], INTS))
+        bits = builder.add(mixed(bits, 16, 0x21F0AAAD), spread(builder, seeds[1], INTS))
         bits = mixed(mixed(bits, 15, 0xD35A2D97), 15, None)
         pointer = _place(context, builder, signature.args[4:], arguments[4:])
         bounds = builder.load(builder.bitcast(pointer, INTS.as_pointer()), align=4)

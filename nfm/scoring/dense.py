@@ -14,8 +14,8 @@ from numba import types
 from numba.extending import intrinsic
 from numpy.typing import NDArray
 
+from nfm.compiled import compiled
 from nfm.registers import INT, LANES, VECTOR, spread
-from nfm.scoring.pooling import compiled
 
 # Rows and columns of the block whose sums fit into the registers: 24 of 32 with AVX-512, 12 of 16 without.
 ROWS = 12 if LANES == 16 else 6

@@ -15,12 +15,12 @@ import pyarrow as pa
 from numba import types
 from numpy.typing import NDArray
 
+from nfm.compiled import compiled
 from nfm.contract.arrays import arrow, few_texts
 from nfm.contract.artifact import Network
 from nfm.contract.encoder import Inputs, transform
 from nfm.contract.schema import Placement, Spec
 from nfm.scoring.forward import TILE, Layers, Work, in_steps, pooled_from
-from nfm.scoring.pooling import compiled
 from nfm.scoring.variants import variants
 
 _STEP = 4 * TILE  # rows: so many that their variants fill most of the last tile, too

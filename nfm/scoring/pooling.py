@@ -4,9 +4,7 @@ NumPy would copy all of them, (B, F, K), before it adds the first two.
 """
 
 from collections.abc import Callable
-from contextlib import suppress
 from functools import cache
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -14,6 +12,7 @@ from llvmlite import ir
 from numba import njit, types
 from numba.extending import intrinsic
 
+from nfm.compiled import compiled
 from nfm.prefetch import prefetch
 from nfm.registers import FLOAT, INT, INTS, LANES, VECTOR, spread
 
@@ -56,20 +55,6 @@ def weights_and_rows(dtype: str) -> list[Any]:
     )
     rows = [read_only(types.int32, 2), read_only(types.float32, 2), read_only(types.int32, 1, "C"), floats, ints]
     return [table, read_only(types.float32, 2, "C"), floats, ints, types.int64, *rows]
-
-
-def compiled(signature: Any, function: Callable[..., Any], **options: Any) -> Callable[..., Any]:
-    """A loop in machine code, which lets other threads run."""
-    machine_code: Callable[..., Any]
-    options |= {"nogil": True, "error_model": "numpy"}
-    # On the disk for the next worker: to compile takes a second, and memory that is not given back. An archive lies
-    # elsewhere in each run, and each would leave files of its own behind in the user's home.
-    if Path(__file__).exists():
-        with suppress(RuntimeError, OSError):  # no place to write to, or no room
-            machine_code = njit(signature, cache=True, **options)(function)
-            return machine_code
-    machine_code = njit(signature, **options)(function)
-    return machine_code
 
 
 def _pool(

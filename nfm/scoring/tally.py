@@ -11,12 +11,12 @@ import pyarrow as pa
 from numba import types
 from numpy.typing import NDArray
 
+from nfm.compiled import compiled
 from nfm.contract.arrays import content
 from nfm.contract.artifact import Artifact
 from nfm.contract.cells import EXACT, Cells, cells, merge
 from nfm.contract.encoder import Noticed
 from nfm.contract.profile import Bins, cells_as_json, cells_from, most_cells, plain_edges
-from nfm.scoring.pooling import compiled
 
 _MANY = 1 << 16  # scores at once: to tell that many apart costs more than to score them
 _COARSE = 12  # bits of the cells of so many

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 from numba import njit, types
 
-from nfm.scoring.pooling import as_float32, ask_for, compiled, read_only, room, sum_up, weights_and_rows
+from nfm.compiled import compiled
+from nfm.scoring.pooling import as_float32, ask_for, read_only, room, sum_up, weights_and_rows
 
 _ZERO, _HALF, _ONE = np.float32(0.0), np.float32(0.5), np.float32(1.0)
 

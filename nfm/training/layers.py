@@ -127,3 +127,13 @@ class BiInteraction(keras.layers.Layer):
         """Pool over the features."""
         square_of_sum = tf.square(tf.reduce_sum(vectors_BMK, axis=1))
         return 0.5 * (square_of_sum - tf.reduce_sum(tf.square(vectors_BMK), axis=1))  # (B, K)
+
+
+@keras.saving.register_keras_serializable("nfm")
+class BatchNormalization(keras.layers.BatchNormalization):
+    """Keras's own, by the name that files of older models have: they are started from, and held against scores."""
+
+
+@keras.saving.register_keras_serializable("nfm")
+class Dropout(keras.layers.Dropout):
+    """Likewise."""

@@ -103,6 +103,7 @@ def _back(start: int, stop: int, stage: Any, z_PBN: Any, h_PBN: Any, g_PBN: Any,
     rows, columns, zero, one = z_PBN.shape[1], sums_I2X.shape[2], full(_ZERO), full(_ONE)
     seed, other = stage.seeds
     for c in range(0, columns, LANES):
+        # One factor a register: only columns whose derivative nobody asks for, dense numbers, could have another one.
         at, mean, inverse, factor = _start_of(c, rows), load(stage.mean, c), load(stage.inverse, c), stage.factor[c]
         of_shift, of_scale, unscaled = zero, zero, full(_ONE / factor)
         for b in range(start, stop):

@@ -19,24 +19,28 @@ from nfm.registers import loaded_anew, pause
 
 _LOOKS = 50_000  # about two milliseconds
 _LINE = 8  # numbers apart, so that no two threads' are in one cache line
+_ALONE = threading.Lock()  # two trainings in one process have one team
 
 
 def shared(threads: int, bounds: Sequence[int], loop: Callable[..., object], *arguments: Any) -> None:
     """Call loop(start, stop, *arguments) for the ranges between bounds, each in a thread; wait for all.
 
     Args:
-        threads: at most; one is the caller's. There are no more ranges than that.
+        threads: one is the caller's. There are no more ranges that are not empty.
         bounds: ascending.
         loop: compiled, and without the interpreter's lock.
         arguments: of all calls.
     """
     first, *others = [(a, b) for a, b in itertools.pairwise(bounds) if a < b] or [(0, 0)]
-    team = _team(threads)
-    for helper, of in zip(team, others, strict=False):
-        helper.begin(loop, *of, *arguments)
-    loop(*first, *arguments)
-    for helper in team[: len(others)]:
-        helper.finish()
+    with _ALONE:
+        team = _team(threads)[: len(others)]
+        for helper, of in zip(team, others, strict=True):
+            helper.begin(loop, *of, *arguments)
+        try:
+            loop(*first, *arguments)
+        finally:
+            for helper in team:
+                helper.finish()
 
 
 def even(count: int, threads: int) -> list[int]:

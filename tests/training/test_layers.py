@@ -180,3 +180,18 @@ def test_gradient_of_a_table_has_the_rows_of_the_batch_only() -> None:
 )
 def test_a_layer_is_made_anew_from_its_configuration(layer: keras.layers.Layer) -> None:
     assert type(layer).from_config(layer.get_config()).get_config() == layer.get_config()
+
+
+@pytest.mark.parametrize("name", ["BatchNormalization", "Dropout"])
+def test_a_layer_of_an_older_models_file_is_keras_own(name: str) -> None:
+    kerass = getattr(keras.layers, name)(0.25) if name == "Dropout" else keras.layers.BatchNormalization(epsilon=0.5)
+    written = {
+        "module": "nfm.training.layers",
+        "class_name": name,
+        "registered_name": f"nfm>{name}",
+        "config": kerass.get_config(),
+    }
+    loaded = keras.saving.deserialize_keras_object(written)
+    assert isinstance(loaded, getattr(keras.layers, name))
+    x = np.random.default_rng(1).normal(size=(5, 3)).astype(np.float32)
+    np.testing.assert_array_equal(loaded(x, training=False), kerass(x, training=False))

@@ -20,7 +20,6 @@ from nfm.training.network import Derivatives, Network
 
 Array = NDArray[np.float32]
 TABLES = ("embedding/table", "linear/table")
-FAR = {"rtol": 2e-3, "atol": 2e-5}  # of float32, through batch norms
 
 
 def weights_of(model: keras.Model) -> dict[str, Array]:

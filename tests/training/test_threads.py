@@ -38,14 +38,41 @@ def test_helpers_that_have_gone_to_sleep_wake_up() -> None:
     assert sorted(total) == [0] * 8 + [1] * 8 + [2] * 8
 
 
-def test_an_error_in_another_thread_is_raised_and_the_team_goes_on() -> None:
+@pytest.mark.parametrize("where", [0, 1], ids=["the caller's thread", "another thread"])
+def test_an_error_is_raised_and_the_team_goes_on(where: int) -> None:
     def fails(start: int, stop: int) -> None:
-        if start == 1:
-            raise ValueError("in the other one")
+        if start == where:
+            raise ValueError("in one of them")
+        time.sleep(0.01)  # the other one is still at work
 
     for _ in range(2):
-        with pytest.raises(ValueError, match="in the other one"):
+        with pytest.raises(ValueError, match="in one of them"):
             shared(2, [0, 1, 2], fails)
     done: list[int] = []
     shared(2, [0, 1, 2], lambda start, stop: done.append(start))
     assert sorted(done) == [0, 1]
+
+
+def test_callers_in_two_threads_wait_for_each_other() -> None:
+    done: list[tuple[str, int]] = []
+
+    def loop(start: int, stop: int, whose: str) -> None:
+        time.sleep(0.001)
+        done.append((whose, start))
+
+    def caller(whose: str) -> None:
+        for _ in range(20):
+            shared(2, [0, 1, 2], loop, whose)
+
+    callers = [threading.Thread(target=caller, args=(whose,)) for whose in "ab"]
+    for thread in callers:
+        thread.start()
+    for thread in callers:
+        thread.join()
+    assert sorted(done) == [(whose, start) for whose in "ab" for start in (0, 1) for _ in range(20)]
+
+
+def test_more_ranges_than_threads_are_refused() -> None:
+    done: list[int] = []
+    with pytest.raises(ValueError, match="longer"):
+        shared(2, [0, 1, 2, 3], lambda start, stop: done.append(start))
