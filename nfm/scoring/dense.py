@@ -17,8 +17,10 @@ from numpy.typing import NDArray
 from nfm.compiled import compiled
 from nfm.registers import INT, LANES, VECTOR, spread
 
-# Rows and columns of the block whose sums fit into the registers: 24 of 32 with AVX-512, 12 of 16 without.
-ROWS = 12 if LANES == 16 else 6
+# Rows and columns of the block whose 12 sums fit into the registers, with what a step of the loop reads: 6 numbers of
+# rows and 2 vectors of weights. With 24 sums, for which AVX-512 has registers, LLVM reads all 12 numbers first and has
+# some sums wait in the stack: 1.4 to 2.4 times the time, by where the stack lies.
+ROWS = 6
 _COLUMNS = 2 * LANES
 _ZERO = np.float32(0)
 

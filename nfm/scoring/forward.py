@@ -14,7 +14,7 @@ from nfm.contract.schema import Spec
 from nfm.scoring.dense import ROWS, add_products, layer, panels
 from nfm.scoring.pooling import linear_and_pooled
 
-TILE = 40 * ROWS  # rows that are computed at once: what the layers hand on stays in the second-level cache
+TILE = 80 * ROWS  # rows that are computed at once: what the layers hand on stays in the second-level cache
 
 Work = Callable[[int, int], None]  # on the rows from start to stop
 
