@@ -23,15 +23,6 @@ ROOT = Path(__file__).parent.parent
 LONGEST = ("test_killed.py", "test_end_to_end.py", "test_checkpoint.py", "test_tune.py")
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    """Forget machine code that is older than a source: numba compares it with its loop's own file alone."""
-    if not hasattr(config, "workerinput"):  # the other processes of xdist
-        newest = max(path.stat().st_mtime for path in (ROOT / "nfm").rglob("*.py"))
-        for kept in (ROOT / "nfm").rglob("*.nb[ic]"):
-            if kept.stat().st_mtime < newest:
-                kept.unlink()
-
-
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The longest files first: none is begun when the other processes have nothing left to do.
 

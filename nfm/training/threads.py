@@ -53,6 +53,9 @@ def _team(threads: int) -> list["_Helper"]:
     return [_Helper() for _ in range(threads - 1)]
 
 
+os.register_at_fork(after_in_child=_team.cache_clear)  # a forked process has none of its parent's threads
+
+
 class _Helper:
     """A thread that calls what it is given."""
 

@@ -1,8 +1,11 @@
 """A team of threads does each range once, however long it has waited, and hands errors over."""
 
 import itertools
+import subprocess
+import sys
 import threading
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -76,3 +79,19 @@ def test_more_ranges_than_threads_are_refused() -> None:
     done: list[int] = []
     with pytest.raises(ValueError, match="longer"):
         shared(2, [0, 1, 2, 3], lambda start, stop: done.append(start))
+
+
+def test_a_forked_process_has_a_team_of_its_own() -> None:
+    check = """
+import os
+from nfm.training.threads import shared
+
+done = []
+shared(2, [0, 1, 2], lambda start, stop: done.append(start))
+child = os.fork()
+if not child:
+    shared(2, [2, 3, 4], lambda start, stop: done.append(start))
+    os._exit(0 if sorted(done) == [0, 1, 2, 3] else 1)
+raise SystemExit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+    subprocess.run([sys.executable, "-c", check], check=True, timeout=60, cwd=Path(__file__).parents[2])
