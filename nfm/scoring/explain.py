@@ -23,8 +23,6 @@ from nfm.contract.schema import Placement, Spec
 from nfm.scoring.forward import TILE, Layers, Work, in_steps, pooled_from
 from nfm.scoring.variants import variants
 
-_STEP = 4 * TILE  # rows: so many that their variants fill most of the last tile, too
-
 
 def reason_columns(count: int) -> list[tuple[str, pa.DataType]]:
     """Names and types of the output's columns for so many reasons a row: what it is, and its effect."""
@@ -68,24 +66,18 @@ def score_and_effects(
     members = rows.ids_BF, rows.values_BN, rows.bag_rows, rows.bag_values, rows.bag_splits, rows.dense_BD
 
     def make() -> Work:
-        spread, keep, more = variants(network.embedding_dtype), _loops().keep, len(places_R)
-        layers = Layers(spec, network, weights, more)
-        sums, owners_M2 = np.empty((3, network.embedding_dim), np.float32), np.empty((TILE + more, 2), np.int64)
-        waiting = layers.linear_TC, layers.inputs_TX, owners_M2
+        spread, keep, room = variants(network.embedding_dtype), _loops().keep, max(TILE, 1 + len(places_R))
+        layers, owners_M2 = Layers(spec, network, weights, room), np.empty((room, 2), np.int64)
+        made = np.empty((3, network.embedding_dim), np.float32), layers.linear_TC, layers.inputs_TX, owners_M2
 
         def work(start: int, stop: int) -> None:
-            filled = 0
-            while start < stop or filled:
-                start, filled = spread(*arrays, *members, *groups, start, stop, filled, TILE, sums, *waiting)
-                done = min(filled, TILE)
-                keep(owners_M2[:done], layers.scores(done), places_R, scores_BC, highest_B, effects_BR)
-                for array in waiting:
-                    array[: filled - done] = array[done:filled]
-                filled -= done
+            while start < stop:
+                start, count = spread(*arrays, *members, *groups, start, stop, *made)
+                keep(owners_M2[:count], layers.scores(count), places_R, scores_BC, highest_B, effects_BR)
 
         return work
 
-    in_steps(len(scores_BC), _STEP, threads, make)
+    in_steps(len(scores_BC), TILE, threads, make)
     return scores_BC if network.task == "multiclass" else scores_BC[:, 0], effects_BR
 
 

@@ -85,15 +85,16 @@ def pooled_from(spec: Spec, weights: Mapping[str, NDArray[Any]]) -> tuple[Any, .
 class Layers:
     """One thread's way from the pooled vectors to the scores, with the room that a tile takes."""
 
-    def __init__(self, spec: Spec, network: Network, weights: Mapping[str, NDArray[Any]], more: int = 0) -> None:
-        """There is room for so many more rows than a tile's, which wait for the next one."""
+    def __init__(self, spec: Spec, network: Network, weights: Mapping[str, NDArray[Any]], rows: int = TILE) -> None:
+        """There is room for so many rows."""
+        rows = -(-rows // ROWS) * ROWS
         self._network = network
-        self.linear_TC = np.zeros((TILE + more, network.outputs), np.float32)
+        self.linear_TC = np.zeros((rows, network.outputs), np.float32)
         # The pooled vectors, and behind them the dense numbers: the first hidden layer takes both.
-        self.inputs_TX = np.zeros((TILE + more, network.embedding_dim + len(spec.dense)), np.float32)
+        self.inputs_TX = np.zeros((rows, network.embedding_dim + len(spec.dense)), np.float32)
         hidden = range(len(network.hidden_units))
         self._hidden = [panels(weights[f"hidden_{i}_kernel"], weights[f"hidden_{i}_bias"]) for i in hidden]
-        self._room = [np.zeros((TILE, bias_PN.size), np.float32) for _, bias_PN in self._hidden]
+        self._room = [np.zeros((rows, bias_PN.size), np.float32) for _, bias_PN in self._hidden]
         self._dense_linear, self._output = (
             np.ascontiguousarray(weights[name].T) for name in ("dense_linear", "output")
         )

@@ -24,22 +24,21 @@ def variants(dtype: str) -> Callable[..., tuple[int, int]]:
             bags (A, 2): the first row of each bag's block, and the one behind its last.
             number_splits (G + 1,), number_missing (N,): which of the numbers in the pooling are one reason, and what
                 they are where it is missing; dense_splits (H + 1,), dense_missing (D,): of the dense ones.
-            start, stop: of the rows; filled: how many variants wait already; wanted: no further row is begun when there
-                are so many.
+            start, stop: of the rows. None is begun that might have more variants than there is room left for.
             sums (3, K): scratch.
             linear_MC, inputs_MX: receive each variant's linear part, but for the dense numbers', and its pooled vector
                 with the dense numbers behind it.
             owners_M2: receives its row, and which reason is missing: those that are no bags are counted first, then
                 bags, numbers in the pooling, dense numbers. -1: none, this is the row itself, before its variants, as
                 `linear_and_pooled` has it, bit for bit.
-        It returns the first row that it has not begun, and how many variants wait now.
+        It returns the first row that it has not begun, and how many variants it has made.
     """
     ints, floats = read_only(types.int64, 1, "C"), read_only(types.float32, 1, "C")
     scratch = types.Array(types.float32, 2, "C")
     return compiled(
         types.UniTuple(types.int64, 2)(  # type: ignore[no-untyped-call]
             *(*weights_and_rows(dtype), read_only(types.float32, 2), read_only(types.int64, 2, "C")),
-            *(ints, floats, ints, floats, *[types.int64] * 4),
+            *(ints, floats, ints, floats, types.int64, types.int64),
             *(scratch, scratch, scratch, types.Array(types.int64, 2, "C")),
         ),
         _variants,
@@ -65,21 +64,20 @@ def _variants(
     dense_missing: Any,
     start: Any,
     stop: Any,
-    filled: Any,
-    wanted: Any,
     sums: Any,
     linear_MC: Any,
     inputs_MX: Any,
     owners_M2: Any,
 ) -> Any:
-    b, m, one, K = np.uint64(start), np.uint64(filled), np.uint64(1), np.uint64(embedding.shape[1])
+    b, m, one, K = np.uint64(start), np.uint64(0), np.uint64(1), np.uint64(embedding.shape[1])
     sum_K, squares_K, changed_K = sums[0], sums[1], sums[2]
     listed = room(bag_splits, offsets, values_BN, start, stop)
     # Reasons are counted on from one kind to the next.
     first_bag = len(offsets)
     first_group = first_bag + len(bags)
     first_dense = first_group + len(number_splits) - 1
-    while b < np.uint64(stop) and m < np.uint64(wanted):
+    most = np.uint64(1 + first_dense + len(dense_splits) - 1)
+    while b < np.uint64(stop) and m + most <= np.uint64(len(owners_M2)):
         own = m
         rows = (ids_BF, values_BN, bag_rows, bag_values, bag_splits)
         ask_for(embedding, linear, offsets, rows, min(b + one, np.uint64(stop - 1)))

@@ -223,8 +223,8 @@ def test_neither_threads_nor_company_change_a_bit(kinds: Path, monkeypatch: pyte
     rows = inputs(model.encoding.spec, model.encoding.encode(table.to_batches()[0]))
     scores_BC, effects_BR = score_and_effects(model.encoding.spec, model.network, model.weights, rows)
     np.testing.assert_array_equal(scores_BC, score(model.encoding.spec, model.network, model.weights, rows))
-    for step in (90, 1):
-        monkeypatch.setattr(module, "_STEP", step)
+    for tile in (90, 1):  # a row with its variants has room in any
+        monkeypatch.setattr(module, "TILE", tile)
         for threads in (1, 3):
             again = score_and_effects(model.encoding.spec, model.network, model.weights, rows, threads)
             np.testing.assert_array_equal(again[0], scores_BC)
