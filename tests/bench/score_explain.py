@@ -1,7 +1,7 @@
 """What reason codes cost: a batch of raw rows in memory and the whole job, with three reasons a row and without."""
 
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import pyarrow as pa
@@ -16,20 +16,23 @@ from tests.bench.score_model import HOME, SMALL, config, quiet_session, save_ran
 from tests.bench.table import FIELDS, NUMBERS, write
 
 ROWS, ROUNDS, REASONS, WANTED = 1 << 17, 5, 3, 3
-TABLES = {  # the fields with the most and with the fewest values are among the ten
-    "ten fields": ([*FIELDS[:25:3], FIELDS[-1]], []),
-    "26 fields, 13 numbers": (FIELDS, NUMBERS),
-}
+TEN: tuple[Sequence[str], Sequence[str]] = (
+    [*FIELDS[:25:3], FIELDS[-1]],
+    [],
+)  # the fewest and the most values among them
+ALL = FIELDS, NUMBERS
+CASES = (TEN, (64,)), (TEN, (128,)), (TEN, (128, 128)), (ALL, (128, 128))
 
 
 def explain() -> None:
-    """K 64, hidden layers 128-128, random weights."""
+    """K 64, several networks, random weights."""
     spark, raw, warm = quiet_session(), table(SMALL / 1e6), write(FOLDER / "raw-warm", 50_000)
-    for i, (name, (fields, numbers)) in enumerate(TABLES.items()):
-        settings = config(raw, workdir=HOME / f"explain-{i}", fields=fields, numbers=numbers)
+    for (fields, numbers), hidden in CASES:
+        name = f"{len(fields)} fields, {len(numbers)} numbers, {'-'.join(map(str, hidden))}"
+        settings = config(raw, workdir=HOME / f"explain-{len(fields)}", fields=fields, numbers=numbers)
         if not settings.encoding_folder.exists():
             build(spark, settings)
-        save_random(settings)
+        save_random(settings, hidden=hidden)
         artifact = Artifact.load(settings.model_folder, verify=False)
         columns = artifact.encoding.spec.columns
         read = pq.read_table(min(raw.glob("*.parquet")), columns=list(columns), read_dictionary=list(fields))
@@ -50,7 +53,7 @@ def _compare(what: str, rows: int, run: Callable[[int], object]) -> None:
     rounds = [[timed(partial(run, count)) for count in (0, REASONS)] for _ in range(ROUNDS)]
     plain, explained = (statistics.median(each) for each in zip(*rounds, strict=True))
     print(
-        f"{what:<36} {rows / plain / 1000:6.0f} k rows/s, with reasons {rows / explained / 1000:6.0f} k rows/s: "
+        f"{what:<48} {rows / plain / 1000:6.0f} k rows/s, with reasons {rows / explained / 1000:6.0f} k rows/s: "
         f"{explained / plain:.2f} × the time (wanted: at most {WANTED})",
         flush=True,
     )

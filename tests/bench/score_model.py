@@ -88,10 +88,12 @@ def random_weights(network: Network, spec: Spec) -> dict[str, Any]:
     return {name: rng.standard_normal(shape, np.float32) * np.float32(0.05) for name, shape in shapes.items()}
 
 
-def save_random(settings: Config, write_more: Callable[[Path], None] = lambda _: None) -> Spec:
+def save_random(
+    settings: Config, write_more: Callable[[Path], None] = lambda _: None, hidden: tuple[int, ...] = HIDDEN
+) -> Spec:
     """An artifact without TensorFlow: weights that are no Keras model's."""
     spec = Encoding.load(settings.encoding_folder).spec
-    network = Network("binary", settings.model.embedding_dim, HIDDEN, "relu")
+    network = Network("binary", settings.model.embedding_dim, hidden, "relu")
     publish(settings, network, random_weights(network, spec), write_more)
     return spec
 
