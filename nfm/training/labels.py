@@ -11,7 +11,8 @@ from nfm.config_train import Train
 from nfm.contract.errors import DataError
 from nfm.contract.schema import Spec
 from nfm.training.data import Fold
-from nfm.training.evaluate import Task, train_mean
+from nfm.training.evaluate import train_mean
+from nfm.training.metrics import Task
 
 
 def constant_and_weights(

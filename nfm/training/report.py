@@ -17,7 +17,11 @@ from nfm.config_train import MONITORS, Model
 from nfm.contract.schema import FOLDS, Spec
 from nfm.training import pictures
 from nfm.training.architecture import architecture
-from nfm.training.evaluate import METRICS, BinaryTally, Metric, MulticlassTally, RegressionTally, Tally
+from nfm.training.evaluate import Tally
+from nfm.training.evaluate_binary import BinaryTally
+from nfm.training.evaluate_multiclass import MulticlassTally
+from nfm.training.evaluate_regression import RegressionTally
+from nfm.training.metrics import METRICS, Metric
 
 MOST_CLASSES = 50  # that are told of one by one
 

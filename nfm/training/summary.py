@@ -9,8 +9,8 @@ from nfm.contract.encoder import Encoding
 from nfm.contract.schema import FOLDS, Spec
 from nfm.training import checkpoint
 from nfm.training.data import Fold
-from nfm.training.evaluate import METRICS
 from nfm.training.fit import depends_on
+from nfm.training.metrics import METRICS
 from nfm.training.model import build
 from nfm.training.report import Trained, judged_fold, layers, metric_text, parameter_counts
 from nfm.training.train import checkpoint_folder

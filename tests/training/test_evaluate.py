@@ -15,9 +15,13 @@ from numpy.typing import NDArray
 from nfm.contract.encoder import inputs
 from nfm.contract.errors import DataError
 from nfm.contract.schema import Bag, Field, Number, Spec
-from nfm.training import curves, evaluate
+from nfm.training import curves, evaluate_regression
 from nfm.training.curves import ScoreCells
-from nfm.training.evaluate import BinaryTally, MulticlassTally, RegressionTally, tally, train_mean
+from nfm.training.evaluate import tally, train_mean
+from nfm.training.evaluate_binary import BinaryTally
+from nfm.training.evaluate_multiclass import MOST_RANKED, MulticlassTally
+from nfm.training.evaluate_regression import RegressionTally
+from nfm.training.metrics import Task
 from nfm.training.pairs import strongest_pairs
 from nfm.training.scores import sigmoid
 
@@ -106,7 +110,7 @@ def test_one_class_has_no_ranking(label: int) -> None:
 
 @pytest.mark.parametrize("task", ["binary", "regression", "multiclass"])
 @pytest.mark.parametrize("rows", [0, 3])
-def test_without_rows_or_weight_nothing_is_defined(task: evaluate.Task, rows: int) -> None:
+def test_without_rows_or_weight_nothing_is_defined(task: Task, rows: int) -> None:
     counted = tally(task, NAMES, (0.2, 0.3, 0.5))
     logits = np.ones((rows, 3 if task == "multiclass" else 1), np.float32)
     counted.add(np.arange(rows) % 2, np.zeros(rows), logits, logits)
@@ -283,7 +287,7 @@ def test_equal_labels_have_no_r2() -> None:
 
 
 def test_the_sample_is_of_all_rows(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(evaluate, "SAMPLED_ROWS", 50)
+    monkeypatch.setattr(evaluate_regression, "SAMPLED_ROWS", 50)
     label = np.arange(5000.0)
     drawn, predicted, weight = regression(label, label + 1, label + 2, label).sample()
     assert len(drawn) == 50
@@ -345,7 +349,7 @@ def test_a_class_without_rows_and_one_never_predicted() -> None:
 
 
 def test_many_classes_have_no_confusion_matrix_and_too_many_no_auc() -> None:
-    names = tuple(map(str, range(evaluate.MOST_RANKED + 1)))
+    names = tuple(map(str, range(MOST_RANKED + 1)))
     counted = tally("multiclass", names, [1 / len(names)] * len(names))
     assert isinstance(counted, MulticlassTally)
     logits = np.eye(len(names), dtype=np.float32)

@@ -15,7 +15,9 @@ from nfm.config import Config
 from nfm.config_train import Model
 from nfm.contract.schema import FOLDS, Field, Number, Placement, Spec
 from nfm.training import report
-from nfm.training.evaluate import METRICS, MOST_CLASSES, Tally, tally, train_mean
+from nfm.training.evaluate import Tally, tally, train_mean
+from nfm.training.evaluate_multiclass import MOST_CLASSES
+from nfm.training.metrics import METRICS
 from nfm.training.model import build
 from nfm.training.summary import summary
 

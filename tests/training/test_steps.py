@@ -14,7 +14,7 @@ from nfm.config_train import Model, Train
 from nfm.contract.encoder import Inputs
 from nfm.contract.schema import Bag, Field, Spec
 from nfm.training.data import Fold, Rows, features_of
-from nfm.training.evaluate import RegressionTally
+from nfm.training.evaluate_regression import RegressionTally
 from nfm.training.model import build, linear_part
 from nfm.training.optimizers import Optimizer
 from nfm.training.steps import make_measure, make_step

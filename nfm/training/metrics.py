@@ -1,0 +1,57 @@
+"""The metrics of each task, and what their tallies share."""
+
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nfm.training.control import DivergedError
+
+Task = Literal["binary", "regression", "multiclass"]
+TINY = 1e-15  # no constant is surer than this
+
+
+class Metric(NamedTuple):
+    """How people are shown a metric."""
+
+    key: str
+    name: str
+    higher_is_better: bool = False
+
+
+METRICS: dict[str, tuple[Metric, ...]] = {  # of each task; the first three say most
+    "binary": (
+        Metric("auc", "AUC", True),
+        Metric("log_loss", "log loss"),
+        Metric("accuracy", "accuracy", True),
+        Metric("pr_auc", "PR-AUC", True),
+        Metric("ece", "ECE"),
+        Metric("gauc", "gAUC", True),
+    ),
+    "regression": (Metric("rmse", "RMSE"), Metric("mae", "MAE"), Metric("r2", "R²", True)),
+    "multiclass": (
+        Metric("accuracy", "accuracy", True),
+        Metric("log_loss", "log loss"),
+        Metric("macro_auc", "macro AUC", True),
+    ),
+}
+
+
+def share(part: float, whole: float) -> float | None:
+    """None of nothing."""
+    return float(part / whole) if whole > 0 else None
+
+
+def finite(
+    label_B: NDArray[Any], weight_B: NDArray[Any], *outputs: NDArray[Any]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Labels and weights of B rows, once the model's (B, C) outputs are known to be numbers; DivergedError else."""
+    for output_BC in outputs:
+        bad = ~np.isfinite(output_BC).all(axis=1)
+        if bad.any():
+            raise DivergedError(
+                f"Every output of the model must be a number, but those of {int(bad.sum())} of {len(bad)} rows are "
+                f"not, {output_BC[bad][0].tolist()} for one: its weights grew too large, or the fold has numbers far "
+                "beyond those of the train fold. Lower train.learning_rate, or scale and clip under columns.numeric."
+            )
+    return np.asarray(label_B, np.float64), np.asarray(weight_B, np.float64)
