@@ -10,6 +10,7 @@ import pytest
 from pyspark.sql import SparkSession
 
 from tests.processes import JVM, standalone_cluster
+from tests.settings import MINIMAL
 
 # No test asserts a time; and a failure in CI is one that anybody can repeat.
 hypothesis.settings.register_profile("project", deadline=None, max_examples=60, derandomize="CI" in os.environ)
@@ -61,3 +62,11 @@ def cluster(cluster_folder: Path) -> Iterator[str]:
     """The URL of a real standalone cluster with two workers of one core each."""
     with standalone_cluster(cluster_folder) as url:
         yield url
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    """A small configuration."""
+    path = tmp_path / "config.yaml"
+    path.write_text(MINIMAL)
+    return path

@@ -20,7 +20,7 @@ from nfm.scoring.plan import measure, needed_bytes, plan, room, seconds_for
 from nfm.scoring.probe import Probe, probe
 from nfm.table.scan import open_scan
 from tests.scoring.examples import ROWS, SCHEMA, config
-from tests.table.test_scan import everything
+from tests.table.reading import everything
 from tests.table.test_store import BUCKET, events, s3  # noqa: F401 (fixtures)
 
 MIB = 1 << 20

@@ -1,16 +1,13 @@
 """Both scans on a real Spark session and real files: what reaches a task is what was written, value by value."""
 
-import gzip
-import logging
 import math
 import random
 import re
-import shutil
 from collections.abc import Callable, Iterator
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -20,26 +17,9 @@ from pyspark.sql import SparkSession
 from nfm.config import Source
 from nfm.contract.columns import Rows
 from nfm.contract.errors import ConfigError, DataError
-from nfm.spark import told_plainly
-from nfm.table.scan import Scan, open_scan
+from nfm.table.scan import open_scan
 from nfm.table.splits import File, cut
-
-Method = Literal["parquet", "spark"]
-METHODS: tuple[Method, ...] = ("parquet", "spark")
-
-
-def everything(schema: pa.Schema) -> list[str]:
-    return list(schema.names)
-
-
-def as_text(names: list[str]) -> Callable[[Iterator[Rows]], Iterator[pa.RecordBatch]]:
-    def work(groups: Iterator[Rows]) -> Iterator[pa.RecordBatch]:
-        for rows in groups:
-            columns = [rows.column(name).to_pylist() for name in names]
-            assert all(len(column) == rows.num_rows for column in columns)
-            yield pa.RecordBatch.from_pydict({"row": [repr(row) for row in zip(*columns, strict=True)]})
-
-    return work
+from tests.table.reading import METHODS, both, everything, rows_of, texts, write
 
 
 def as_micros(names: list[str]) -> Callable[[Iterator[Rows]], Iterator[pa.RecordBatch]]:
@@ -49,36 +29,6 @@ def as_micros(names: list[str]) -> Callable[[Iterator[Rows]], Iterator[pa.Record
             yield pa.RecordBatch.from_pydict({"row": [repr(row) for row in zip(*seen, strict=True)]})
 
     return work
-
-
-def rows_of(scan: Scan, *names: str) -> list[str]:
-    """What reaches the tasks, as texts, sorted."""
-    chosen = list(names) or scan.schema.names
-    with told_plainly("the table"):
-        return sorted(row.row for row in scan.map(chosen, as_text(chosen), "row string").collect())
-
-
-def texts(rows: list[tuple[Any, ...]]) -> list[str]:
-    return sorted(map(repr, rows))
-
-
-def both(spark: SparkSession, path: Path | tuple[str, ...], **settings: Any) -> list[str]:
-    """The rows of a table, which both ways of reading must agree on."""
-    where = str(path) if isinstance(path, Path) else path
-    parquet, through_spark = (
-        open_scan(spark, Source(path=where, scan=method, **settings), everything) for method in METHODS
-    )
-    assert (parquet.method, through_spark.method) == METHODS
-    assert parquet.schema == through_spark.schema
-    rows = rows_of(parquet)
-    assert rows == rows_of(through_spark)
-    return rows
-
-
-def write(path: Path, row_group_size: Any = None, **columns: Any) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    pq.write_table(pa.table(columns), path, row_group_size=row_group_size)
-    return path
 
 
 def micros(moment: datetime | None) -> int | None:
@@ -351,117 +301,6 @@ def test_splits_are_even_and_hold_every_byte_once(sizes: list[int], cores: int) 
 
 def test_no_files_are_one_empty_split() -> None:
     assert cut([], 4) == ((),)
-
-
-def truncated(path: Path) -> None:
-    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-
-
-def garbage(path: Path) -> None:
-    path.write_bytes(b"this is no Parquet, by any means")
-
-
-def bad_page(path: Path) -> None:
-    content = path.read_bytes()
-    path.write_bytes(content[:4] + bytes(400) + content[404:])
-
-
-def no_bytes(path: Path) -> None:
-    path.write_bytes(b"")
-
-
-def shop(folder: Path) -> list[tuple[Any, ...]]:
-    for i in range(4):
-        name = f"part {i}.parquet"
-        write(folder / name, n=list(range(i * 1000, i * 1000 + 1000)), s=[f"s{n}" for n in range(1000)])
-    return [(n, f"s{n % 1000}") for n in range(4000)]
-
-
-@pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("broken", [0, 2])
-@pytest.mark.parametrize("harm", [truncated, garbage, bad_page, no_bytes])
-def test_a_corrupt_file_is_named_or_left_out(
-    spark: SparkSession,
-    tmp_path: Path,
-    harm: Callable[[Path], None],
-    broken: int,
-    method: Method,
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    raw = tmp_path / "raw data"
-    rows = shop(raw)
-    path = raw / f"part {broken}.parquet"
-    harm(path)
-    with pytest.raises(DataError, match=rf"a file that cannot be read: .*part(?: |%20){broken}\.parquet") as told:
-        rows_of(open_scan(spark, Source(path=str(raw), scan=method), everything))
-    assert "\n" not in str(told.value)
-    caplog.set_level(logging.WARNING, "nfm")
-    scan = open_scan(spark, Source(path=str(raw), scan=method, on_corrupt="skip"), everything)
-    assert scan.skipped == (str(path),)
-    assert f"{path} is left out of {raw}" in caplog.text
-    kept = [row for row in rows if row[0] // 1000 != broken]
-    assert rows_of(scan) == texts(kept)
-    assert scan.table.count() == len(kept)
-
-
-@pytest.mark.parametrize("method", METHODS)
-def test_a_corrupt_file_in_a_folder_that_says_a_value(spark: SparkSession, tmp_path: Path, method: Method) -> None:
-    for c, x in (("DE", 1), ("FR", 2), ("a%3Ab", 3)):
-        write(tmp_path / f"raw/c={c}/x.parquet", x=[x])
-    truncated(tmp_path / "raw/c=DE/x.parquet")
-    source = Source(path=str(tmp_path / "raw"), scan=method, on_corrupt="skip", where="c <> 'FR'")
-    scan = open_scan(spark, source, everything)
-    assert scan.skipped == (str(tmp_path / "raw/c=DE/x.parquet"),)
-    assert rows_of(scan) == texts([(3, "a:b")])
-
-
-@pytest.mark.parametrize("method", METHODS)
-def test_a_column_that_nobody_needs_may_be_corrupt(spark: SparkSession, tmp_path: Path, method: Method) -> None:
-    shop(tmp_path / "raw")
-    bad_page(tmp_path / "raw/part 1.parquet")  # its first column
-    source = Source(path=str(tmp_path / "raw"), scan=method, on_corrupt="skip")
-    scan = open_scan(spark, source, lambda _: ["s"])
-    assert (scan.skipped, len(rows_of(scan, "s"))) == ((), 4000)
-
-
-@pytest.mark.parametrize("method", METHODS)
-def test_nothing_left_is_an_error(spark: SparkSession, tmp_path: Path, method: Method) -> None:
-    for harm in (garbage, bad_page):
-        shutil.rmtree(tmp_path / "raw", ignore_errors=True)
-        shop(tmp_path / "raw")
-        for path in (tmp_path / "raw").iterdir():
-            harm(path)
-        with pytest.raises(DataError, match=r"Of the 4 files of .*raw none can be read, .*part 0\.parquet for one"):
-            open_scan(spark, Source(path=str(tmp_path / "raw"), scan=method, on_corrupt="skip"), everything)
-
-
-@pytest.mark.parametrize("inferred", [False, True])
-@pytest.mark.parametrize("broken", ["a", "b"])
-def test_a_corrupt_gzip_of_csv(spark: SparkSession, tmp_path: Path, broken: str, inferred: bool) -> None:
-    rows = [f"{i},{i * i}" for i in range(5000)]
-    for name in "abc":
-        content = gzip.compress("\n".join(["n,square", *rows]).encode())
-        (tmp_path / f"{name}.csv.gz").write_bytes(content[: len(content) // 2] if name == broken else content)
-    options = {"header": True, "inferSchema": inferred}
-    source = Source(format="csv", path=str(tmp_path), options=options)
-    with pytest.raises(DataError, match=rf"a file that cannot be read: file:.*{broken}\.csv\.gz"):
-        rows_of(open_scan(spark, source, everything))
-    scan = open_scan(spark, source.model_copy(update={"on_corrupt": "skip"}), everything)
-    assert (scan.method, scan.reason) == ("spark", "its format is csv")
-    assert scan.skipped == (str(tmp_path / f"{broken}.csv.gz"),)
-    kind = int if inferred else str
-    assert rows_of(scan, "n") == texts([(kind(i),) for i in range(5000)] * 2)
-
-
-def test_a_flipped_bit_is_seen_by_the_pages_checksum(spark: SparkSession, tmp_path: Path) -> None:
-    path = tmp_path / "a.parquet"
-    table = pa.table({"x": pa.array(range(1000), pa.int64())})
-    pq.write_table(table, path, compression="none", use_dictionary=False, write_page_checksum=True)
-    content = bytearray(path.read_bytes())
-    content[content.index((500).to_bytes(8, "little"))] ^= 1
-    path.write_bytes(content)
-    with pytest.raises(DataError, match=r"a file that cannot be read: .*a\.parquet \(.*CRC"):
-        rows_of(open_scan(spark, Source(path=str(path)), everything))
 
 
 def test_days_in_the_calendar_of_spark_2_are_left_to_spark(spark: SparkSession, tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from nfm.config import Source
 from nfm.contract.errors import ConfigError, DataError
 from nfm.table import store
 from nfm.table.scan import open_scan
-from tests.table.test_scan import everything, rows_of
+from tests.table.reading import everything, rows_of
 
 BUCKET = "tables"
 ROWS = pa.table(

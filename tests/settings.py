@@ -1,0 +1,37 @@
+"""A small configuration, and what is told of one that is refused."""
+
+from pathlib import Path
+
+import pytest
+
+from nfm.config_file import load
+from nfm.contract.errors import ConfigError
+
+MINIMAL = """
+name: titanic
+workdir: build/titanic
+source: {path: titanic.csv}
+columns:
+  key: [PassengerId]
+  label: Survived
+  categorical: {Sex: , Cabin: {min_count: 2}}
+  numeric: {Age: {}}
+"""
+
+
+def message(file: Path, *changes: str) -> str:
+    """What is told about a configuration that is refused."""
+    with pytest.raises(ConfigError) as refused:
+        load(file, changes)
+    assert refused.value.exit_code == 2
+    return str(refused.value)
+
+
+def problems(file: Path, *changes: str) -> list[str]:
+    """The same, a line a problem."""
+    first, *told, last = message(file, *changes).splitlines()
+    keys = ", ".join(change.split("=")[0] for change in changes)
+    assert first == (f"{file} with --set of {keys} is refused:" if changes else f"{file} is refused:")
+    assert last == "conf/reference.yaml explains every key."
+    assert all(line.startswith("  ") for line in told)
+    return [line[2:] for line in told]
