@@ -2,19 +2,21 @@
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql.types import IntegerType, StringType, StructField, StructType
 
 from nfm.spark import arrow_schema, column
 from nfm.table.parquet import Files, reading
 from nfm.table.splits import File, file_at
-from nfm.table.store import in_store, states, unreachable
+from nfm.table.store import in_store, open_file, states, unreachable
 
 if TYPE_CHECKING:  # workers import this module, and need no settings
     from nfm.config import Source
@@ -62,6 +64,23 @@ def parquet_relation(raw: DataFrame, uris: Sequence[str]) -> Relation | None:
     if any("EXISTS_DEFAULT" in f.metadata for f in raw.schema.fields):  # what stands in for a column a file lacks
         return None
     return Relation(raw, uris, list(relation.partitionSchema().fieldNames()))
+
+
+def with_empty_columns(schema: pa.Schema, relation: Relation | None) -> pa.Schema:
+    """The table's columns, of type null where no file holds a value and each says so.
+
+    A writer that cannot tell what the values would be, such as pandas of a column of None, calls them integers besides:
+    Spark takes them for such.
+    """
+    empty = set(schema.names)
+    for uri in relation.uris if relation is not None else ():
+        path = path_of(uri)
+        with suppress(OSError, ValueError, pa.ArrowException):  # what cannot be read, others tell of
+            file = pq.read_schema(open_file(path) if in_store(path) else path)
+            empty &= {field.name for field in file if pa.types.is_null(field.type)}
+    if relation is None or empty == set(schema.names):
+        return schema
+    return pa.schema([field.with_type(pa.null()) if field.name in empty else field for field in schema])
 
 
 def hindrance(spark: SparkSession, source: "Source", relation: Relation | None) -> str | None:

@@ -20,7 +20,7 @@ from nfm.contract.errors import ConfigError, DataError
 from nfm.spark import arrow_schema, map_rows, told_plainly
 from nfm.table.corrupt import check_any, empty_files, file_path, load_readable, unreadable_by_spark, without
 from nfm.table.parquet import Files
-from nfm.table.relation import files_of, hindrance, parquet_relation, path_of
+from nfm.table.relation import files_of, hindrance, parquet_relation, path_of, with_empty_columns
 from nfm.table.splits import File, Split, cut
 
 if TYPE_CHECKING:  # workers import this module, and need no settings
@@ -164,6 +164,16 @@ def take_the_cores_of_the_task() -> None:
         pa.set_io_thread_count(cores)
 
 
+def _names(needed: Callable[[pa.Schema], Iterable[str]], schema: pa.Schema, raw: DataFrame) -> list[str]:
+    try:
+        return list(dict.fromkeys(needed(schema)))
+    except DataError:
+        better = with_empty_columns(schema, parquet_relation(raw, sorted(raw.inputFiles())))
+        if better == schema:
+            raise
+        return list(dict.fromkeys(needed(better)))
+
+
 def open_scan(
     spark: SparkSession,
     source: "Source",
@@ -191,7 +201,7 @@ def open_scan(
     with told_plainly(str(source)):
         raw, broken = load_readable(spark, source)
         schema = arrow_schema(raw)
-        names = list(dict.fromkeys(needed(schema)))
+        names = _names(needed, schema, raw)
         if skip:
             file_path(source, raw)
         uris = sorted(raw.inputFiles())

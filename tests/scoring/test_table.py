@@ -84,6 +84,29 @@ def test_strange_values_are_scored_and_counted(spark: SparkSession, made: Path, 
 
 
 @SCANS
+def test_a_column_whose_type_its_writer_could_not_know_is_missing(
+    spark: SparkSession, made: Path, tmp_path: Path, scan: str
+) -> None:
+    """pandas writes a column of None as Parquet's type null, which Spark takes for integers."""
+    (tmp_path / "raw").mkdir()
+    sizes, prices = [1, None, 2, 1], [0.5, 1.0, None, 2.0]
+    columns = {"id": list(range(4)), "colour": pa.nulls(4), "size": sizes, "price": prices}
+    for name in "ab":
+        pq.write_table(pa.table(columns), tmp_path / f"raw/{name}.parquet")
+    settings = config(made, raw(tmp_path, scan), columns=("size", "price"), output=str(tmp_path / "scores"))
+    report = score_table(spark, settings)
+    assert report["values"]["colour"]["missing"]["count"] == 8
+    model, rows = Artifact.load(made / "model"), scores(tmp_path / "scores")
+    assert sorted(row["id"] for row in rows) == sorted([*range(4)] * 2)
+    for row in rows:
+        wanted = expected_score(model, None, row["size"], row["price"])
+        assert row["score"] == pytest.approx(wanted, abs=1e-5)
+    pq.write_table(pa.table(columns | {"colour": [7] * 4}), tmp_path / "raw/c.parquet")
+    with pytest.raises(DataError, match="'colour' of .* now holds number values"):
+        score_table(spark, settings)
+
+
+@SCANS
 @pytest.mark.parametrize("size_type", ["int", "string", "double", "decimal(10,2)", "bigint"])
 def test_a_column_of_another_type_gets_the_same_scores(
     spark: SparkSession, made: Path, tmp_path: Path, size_type: str, scan: str
