@@ -124,7 +124,10 @@ def told_plainly(where: str) -> Iterator[None]:
             ) from error
         told = "DATA_SOURCE_NOT_FOUND" in text or "CANNOT_MERGE_SCHEMAS" in text
         if told or isinstance(error, AnalysisException | ParseException):
-            raise DataError(f"{where} cannot be read: {said} Correct the source's settings.") from error
+            raise DataError(
+                f"{where} cannot be read: {said} Correct source in the configuration, or score.source if the "
+                "scores have their own."
+            ) from error
         raise
 
 

@@ -4,6 +4,7 @@ import ctypes
 import errno
 import fcntl
 import glob
+import json
 import os
 import shutil
 import socket
@@ -46,7 +47,7 @@ def staged(target: Path, marker: str) -> Iterator[Path]:
         marker: a file that every folder of this kind holds; a folder without it is not ours and is never replaced.
 
     Raises:
-        DataError: the target holds something else, or the new folder lacks the marker.
+        DataError: the target holds something else, too, or the new folder lacks the marker.
     """
     target = target.resolve()  # behind a symbolic link, the folder is replaced and the link stays
     for stale in target.parent.glob(f".{glob.escape(target.name)}.staging-*"):
@@ -61,6 +62,8 @@ def staged(target: Path, marker: str) -> Iterator[Path]:
         yield staging
         if not (staging / marker).exists():
             raise DataError(f"{staging} was not completed: it holds no {marker}. {target} is left as it was.")
+        check_ours(target, marker)  # hours may have gone by
+        _note(staging, target)
         _swap(staging, target)
     finally:
         # After the swap this is the old folder; after an error, the unfinished new one.
@@ -76,24 +79,24 @@ def locked(target: Path) -> Iterator[None]:
     """
     target = target.resolve()
     target.parent.mkdir(parents=True, exist_ok=True)
-    path = target.parent / f".{target.name}.lock"
-    with path.open("a+") as file:
+    with _lock_file(target).open("a+") as file:
+        file.seek(0)
+        name, _, written = file.read().partition("\n")
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            file.seek(0)
             raise BusyError(
-                f"Another run is writing {target}: {file.read().strip() or 'its name is not known yet'}. "
+                f"Another run is writing {target}: {name.strip() or 'its name is not known yet'}. "
                 "Wait for it, or stop it, and start again."
             ) from error
         file.truncate(0)
-        file.write(f"process {os.getpid()} on {socket.gethostname()}")
+        file.write(f"process {os.getpid()} on {socket.gethostname()}\n{written}")
         file.flush()
         yield
 
 
 def check_ours(target: Path, marker: str) -> None:
-    """A folder that is to be replaced is one of this kind, empty, or not there.
+    """A folder that is to be replaced is one of this kind, empty, or not there; and nobody has put more into it.
 
     Raises:
         DataError: it holds something else.
@@ -103,6 +106,51 @@ def check_ours(target: Path, marker: str) -> None:
             f"{target} exists, and is not something this job made: it holds no {marker}. It is left as it is. "
             "Choose another folder, or move that one away."
         )
+    if more := _not_written(target.resolve()):
+        others = f" (and {len(more) - 1} more)" if len(more) > 1 else ""
+        raise DataError(
+            f"{target} holds {more[0]}{others}, which this job has not written, and is replaced as a whole. It is left "
+            "as it is. Move what is yours to another folder, and run the job again."
+        )
+
+
+def _lock_file(target: Path) -> Path:
+    return target.parent / f".{target.name}.lock"
+
+
+def _note(staging: Path, target: Path) -> None:
+    """Beside the target, and for the folder that is to be it: which files it was published with."""
+    with _lock_file(target).open("r+") as file:
+        first = file.readline().strip()
+        file.truncate(0)
+        file.seek(0)
+        file.write(f"{first}\n{json.dumps([_identity(staging), sorted(_files(staging))])}")
+
+
+def _not_written(target: Path) -> list[str]:
+    """Files that have come into a published folder since: none if it is another one than was noted.
+
+    Names that readers of tables pass over are not looked at, and nothing in a Delta table, which is tended by others.
+    """
+    lock = _lock_file(target)
+    if not lock.exists() or not target.exists() or (target / "_delta_log").exists():
+        return []
+    try:
+        identity, written = json.loads(lock.read_text().partition("\n")[2])
+    except (ValueError, TypeError):  # none yet, or a run died while it wrote
+        return []
+    if identity != _identity(target):
+        return []
+    return sorted(name for name in _files(target) - set(written) if Path(name).name[0] not in "._")
+
+
+def _identity(folder: Path) -> list[int]:
+    found = folder.stat()
+    return [found.st_dev, found.st_ino]
+
+
+def _files(folder: Path) -> set[str]:
+    return {str(Path(inside, name).relative_to(folder)) for inside, _, names in os.walk(folder) for name in names}
 
 
 def _swap(new: Path, target: Path) -> None:

@@ -12,12 +12,13 @@ _SHOWN = 10  # score columns; the report has all
 
 def summary(config: Config, report: Mapping[str, Any]) -> str:
     """What the job did, how tonight's values compare with the train fold's, and where the scores lie."""
-    rows, ranges = report["rows"], score_reports(report)
+    rows, ranges, reasons = report["rows"], score_reports(report), config.score.explain
     of_scores = max(9, *(len(name) for name in ranges))
     width = max(12, *(len(name) for name in report["values"]))
     lines = [
         f"Scores of {config.name}: {rows:,} rows of {report['source']}",
         *(f"  {name:<{of_scores}} {_range(ranges.get(name))}".rstrip() for name in few(list(ranges))),
+        *([f"  reasons   {reasons} a row"] if reasons else []),
         *(f"  skipped   {path}, which cannot be read: its rows have no score" for path in report["skipped_files"]),
         f"  {'column':<{width}}     missing (train)      unseen (train)       PSI",
     ]

@@ -5,7 +5,7 @@ import logging
 import shutil
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -115,7 +115,10 @@ def _kept(chunks: Chunks, scan: Scan, target: Path) -> Iterator[None]:
         yield
     except BaseException as error:
         rows = sum(chunk.tally.rows for chunk in chunks.done()) if scan.parts_known_again() else 0
-        kept = f"{rows} rows that are scored are kept in {chunks.folder}: the same command goes on from there"
+        kept = (
+            f"{rows:,} rows that are scored are kept in {chunks.folder}: a run of the same table, model and settings "
+            "goes on from there"
+        )
         if rows:
             log.info(kept)
         else:
@@ -145,7 +148,7 @@ def _score(
     done = chunks.done()
     if done:
         rows = sum(chunk.tally.rows for chunk in done)
-        log.info("a run before this one has scored %d rows of them already: they are taken as they are", rows)
+        log.info("a run before this one has scored %s rows already: they are taken as they are", f"{rows:,}")
     (staging / _MODEL).mkdir()
     placed = place(spark, artifact, staging / _MODEL)
 
@@ -202,8 +205,10 @@ def _report(config: Config, artifact: Artifact, source: Source, scan: Scan, tall
     }
     refused = refused_folder(config.scores_folder)
     if not report["gates"]["crossed"]:
-        if (refused / SCORES_MARKER).exists():  # of a night before
-            shutil.rmtree(refused)
+        for name in (REPORT, SCORES_MARKER):  # of a night before
+            (refused / name).unlink(missing_ok=True)
+        with suppress(OSError):  # there is none, or somebody has put more into it
+            refused.rmdir()
         if not tally.rows:
             log.warning("%s has no rows, and so have the scores; score.gates.min_rows: 1 would refuse that", source)
         return report

@@ -14,6 +14,7 @@ import pyarrow as pa
 from nfm.contract.arrays import arrow
 from nfm.contract.artifact import Artifact
 from nfm.contract.columns import Rows
+from nfm.contract.errors import DataError
 from nfm.contract.values import decoded
 from nfm.scoring.chunks import Chunk
 from nfm.scoring.explain import reason_columns
@@ -55,7 +56,12 @@ def score_rows(
     """Score a part of the table into a writer; needs no Spark."""
     tally = Tally()
     for rows in all_rows:
-        scores_NC, reasons = explain_batch(artifact, rows, output.explain, output.encoded, tally)
+        try:
+            scores_NC, reasons = explain_batch(artifact, rows, output.explain, output.encoded, tally)
+        except DataError as error:
+            if isinstance(rows, RowGroup) and rows.path not in str(error):
+                raise DataError(f"{error} It is in {rows.path}.") from error
+            raise
         if isinstance(rows, RowGroup):
             tally.merge(Tally(read={rows.path: (rows.num_rows, rows.rows_of_file)}))
         # Spark's settings may have it send texts as large ones.

@@ -1,6 +1,7 @@
 """Publishing: a reader sees the old folder or the new one, whatever happens to the writer."""
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -128,6 +129,74 @@ def test_an_error_leaves_the_old_folder_and_nothing_else(target: Path, error: ty
         raise error
     assert files(target) == {"part-0": "old", MARKER: "old"}
     assert beside(target) == set()
+
+
+@pytest.mark.usefixtures("any_file_system")
+@pytest.mark.parametrize("name", ["notes.txt", "part-1", "day=1/notes.txt"])
+def test_a_file_that_somebody_has_put_there_is_never_deleted(target: Path, name: str) -> None:
+    write(target, "old")
+    mine = target / name
+    mine.parent.mkdir(exist_ok=True)
+    mine.write_text("mine")
+    for _ in range(2):
+        with pytest.raises(DataError, match=rf"scores holds {name}, which this job has not written") as told:
+            write(target, "new")
+        assert "\n" not in str(told.value)
+        assert (mine.read_text(), (target / "part-0").read_text()) == ("mine", "old")
+        assert beside(target) == set()
+    (target / "notes 2.txt").touch()
+    with pytest.raises(DataError, match=r"holds .* \(and 1 more\), which"):
+        write(target, "new")
+    (target / "notes 2.txt").unlink()
+    mine.rename(target.parent / "mine")
+    write(target, "new")
+    assert (target / "part-0").read_text() == "new"
+    assert (target.parent / "mine").read_text() == "mine"
+
+
+def test_a_file_that_comes_while_the_new_folder_is_made_is_not_deleted(target: Path) -> None:
+    write(target, "old")
+    with pytest.raises(DataError, match=r"holds notes\.txt"), publish(target, MARKER) as staging:
+        (staging / MARKER).write_text("new")
+        (target / "notes.txt").write_text("mine")
+    assert files(target) == {"part-0": "old", MARKER: "old", "notes.txt": "mine"}
+    assert beside(target) == set()
+
+
+def test_what_readers_pass_over_keeps_no_run_from_its_work(target: Path) -> None:
+    write(target, "old")
+    for name in ("_SUCCESS", ".DS_Store", "._part-0"):
+        (target / name).touch()
+    write(target, "new")
+    assert files(target) == {"part-0": "new", MARKER: "new"}
+
+
+def test_a_delta_table_is_tended_by_others(target: Path) -> None:
+    with publish(target, MARKER) as staging:
+        (staging / "_delta_log").mkdir()
+        (staging / MARKER).touch()
+    (target / "part-of-an-optimize").touch()
+    write(target, "new")
+    assert files(target) == {"part-0": "new", MARKER: "new"}
+
+
+@pytest.mark.parametrize("damage", ["", "process 1 on there", "process 1 on there\n[[1, 2], [", "\n\n\n"])
+def test_a_run_that_died_while_it_wrote_its_name_keeps_none_from_its_work(target: Path, damage: str) -> None:
+    write(target, "old")
+    (target.parent / ".scores.lock").write_text(damage)
+    write(target, "new")
+    assert files(target) == {"part-0": "new", MARKER: "new"}
+
+
+def test_another_folder_of_this_name_is_not_held_against_what_was_written(target: Path) -> None:
+    write(target, "old")
+    copy = target.with_name("copy")
+    shutil.copytree(target, copy)
+    (copy / "part-9").touch()
+    shutil.rmtree(target)
+    copy.rename(target)  # restored from somewhere
+    write(target, "new")
+    assert files(target) == {"part-0": "new", MARKER: "new"}
 
 
 @pytest.mark.parametrize("old", [True, False])

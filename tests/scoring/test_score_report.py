@@ -350,7 +350,10 @@ def test_a_real_run_that_is_refused_and_one_that_is_published(spark: SparkSessio
     # 24 of 60 are red; 12 are missing.
     assert "40.0% of the values of 'colour' are out-of-vocabulary (0.0% in training), and score" in prose(page)
     assert page.row("mauve") == ["mauve", "24", "40.0%"]
+    notes = refused_folder(target) / "notes.txt"
+    notes.write_text("looked at")
     report = score_table(spark, config(made, tmp_path / "raw", output=str(target)))
+    assert list(notes.parent.iterdir()) == [notes]  # the report is of another night, and the notes are not ours
     page = Parsed((target / REPORT).read_text(encoding="utf-8"))
     assert "The scores of 60 rows are published: no gates are set." in prose(page)
     assert page.row("mean")[1] == f"{report['score']['mean']:.4g}"

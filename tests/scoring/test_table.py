@@ -102,7 +102,7 @@ def test_a_column_whose_type_its_writer_could_not_know_is_missing(
         wanted = expected_score(model, None, row["size"], row["price"])
         assert row["score"] == pytest.approx(wanted, abs=1e-5)
     pq.write_table(pa.table(columns | {"colour": [7] * 4}), tmp_path / "raw/c.parquet")
-    with pytest.raises(DataError, match="'colour' of .* now holds number values"):
+    with pytest.raises(DataError, match=r"'colour' of .* now holds number values"):
         score_table(spark, settings)
 
 
@@ -129,6 +129,16 @@ def test_a_type_under_which_values_would_be_lost_is_refused(
     with pytest.raises(DataError, match=r"Column 'size' of .*raw"):
         score_table(spark, config(made, tmp_path / "raw", output=str(tmp_path / "scores")))
     assert not (tmp_path / "scores").exists()
+
+
+def test_a_text_among_numbers_is_told_with_its_file(spark: SparkSession, made: Path, tmp_path: Path) -> None:
+    (tmp_path / "raw").mkdir()
+    for name, price in (("a", "1.5"), ("b", "n/a")):
+        columns = {"id": [1], "colour": ["red"], "size": [1], "price": [price]}
+        pq.write_table(pa.table(columns), tmp_path / f"raw/{name}.parquet")
+    with pytest.raises(DataError, match=r"^Column 'price' is numeric, but holds the text 'n/a'\.") as told:
+        score_table(spark, config(made, tmp_path / "raw"))
+    assert str(told.value).endswith(f" It is in {tmp_path}/raw/b.parquet.")
 
 
 def test_column_names_of_any_kind_are_carried(spark: SparkSession, made: Path, tmp_path: Path) -> None:
