@@ -80,15 +80,16 @@ def locked(target: Path) -> Iterator[None]:
     target = target.resolve()
     target.parent.mkdir(parents=True, exist_ok=True)
     with _lock_file(target).open("a+") as file:
-        file.seek(0)
-        name, _, written = file.read().partition("\n")
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
+            file.seek(0)
             raise BusyError(
-                f"Another run is writing {target}: {name.strip() or 'its name is not known yet'}. "
+                f"Another run is writing {target}: {file.readline().strip() or 'its name is not known yet'}. "
                 "Wait for it, or stop it, and start again."
             ) from error
+        file.seek(0)
+        written = file.read().partition("\n")[2]
         file.truncate(0)
         file.write(f"process {os.getpid()} on {socket.gethostname()}\n{written}")
         file.flush()
