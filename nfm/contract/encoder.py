@@ -27,6 +27,10 @@ ENCODER_FILES = ("spec.json", "index/*/*.npy")  # of encoding/: what a worker ne
 _OOV_SEED = 0x00F
 _MOST_UNSEEN = 1000  # of a batch, that are told by name
 _FLOAT32_MAX = float(np.finfo(np.float32).max)
+OF_THE_MODEL = (  # why it needs a column
+    "The model was trained with what its encoding/spec.json names: deliver it under that name (a view can rename it), "
+    "or train a model without it."
+)
 
 
 @dataclass(frozen=True)
@@ -62,7 +66,7 @@ class Encoding:
         Raises:
             DataError: names the column, what the table has and what to do.
         """
-        check_columns(self.spec.columns, schema, where, "The model's fields come from its encoding/spec.json.")
+        check_columns(self.spec.columns, schema, where, OF_THE_MODEL)
         for field in self.spec.fields:
             if field.edges is None:
                 self._check_field(field, schema, where)

@@ -9,7 +9,7 @@ import pandas as pd
 import pyarrow as pa
 
 from nfm.contract.artifact import Artifact
-from nfm.contract.encoder import check_columns
+from nfm.contract.encoder import OF_THE_MODEL, check_columns
 from nfm.contract.errors import ConfigError, DataError
 from nfm.contract.schema import Spec
 from nfm.scoring.explain import reason_columns
@@ -64,7 +64,7 @@ class Scorer:
 
 def _as_arrow(frame: pd.DataFrame, spec: Spec) -> pa.Table:
     names = pa.schema([(str(name), pa.null()) for name in frame.columns])
-    check_columns(spec.columns, names, "the table", "The model's fields come from its encoding/spec.json.")
+    check_columns(spec.columns, names, "the table", OF_THE_MODEL)
     try:
         return pa.Table.from_pandas(frame[list(spec.columns)], preserve_index=False)
     except (pa.ArrowException, TypeError, ValueError) as error:

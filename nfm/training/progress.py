@@ -48,10 +48,13 @@ class Bar:
 
     def step(self, rows: int, loss: float) -> None:
         """A batch was learned from."""
+        first = self._done == self._from
         self._done += rows
         if self._bar is not None:
             self._bar.set_postfix_str(f"loss {loss:.4f}", refresh=False)
             self._bar.update(rows)
+        elif first:  # loops are compiled in it: its time tells nothing of the others'
+            self._started, self._from = time.monotonic(), self._done
         elif time.monotonic() >= self._next_line:
             seconds = max(time.monotonic() - self._started, 1e-9)
             rate = (self._done - self._from) / seconds

@@ -38,7 +38,8 @@ def test_check_names_the_missing_columns_and_what_there_is(encoding: Encoding) -
         encoding.check(SCHEMA.remove(1), "raw.csv")
     assert str(refused.value) == (
         "Column 'color' is missing from raw.csv; the table has ignored, size, age, price, kg. "
-        "The model's fields come from its encoding/spec.json."
+        "The model was trained with what its encoding/spec.json names: deliver it under that name (a view can rename "
+        "it), or train a model without it."
     )
     with pytest.raises(
         DataError, match=r"Columns 'color', 'size' are missing from raw.csv; the table has ignored, age"
