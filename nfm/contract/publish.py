@@ -47,7 +47,7 @@ def staged(target: Path, marker: str) -> Iterator[Path]:
         marker: a file that every folder of this kind holds; a folder without it is not ours and is never replaced.
 
     Raises:
-        DataError: the target holds something else, too, or the new folder lacks the marker.
+        DataError: the target holds what the job has not written, or the new folder lacks the marker.
     """
     target = target.resolve()  # behind a symbolic link, the folder is replaced and the link stays
     for stale in target.parent.glob(f".{glob.escape(target.name)}.staging-*"):

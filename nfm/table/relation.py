@@ -78,6 +78,8 @@ def with_empty_columns(schema: pa.Schema, relation: Relation | None) -> pa.Schem
         with suppress(OSError, ValueError, pa.ArrowException):  # what cannot be read, others tell of
             file = pq.read_schema(open_file(path) if in_store(path) else path)
             empty &= {field.name for field in file if pa.types.is_null(field.type)}
+        if not empty:  # most tables, after one file
+            return schema
     if relation is None or empty == set(schema.names):
         return schema
     return pa.schema([field.with_type(pa.null()) if field.name in empty else field for field in schema])

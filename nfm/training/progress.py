@@ -23,6 +23,7 @@ class Bar:
         self._terminal = sys.stderr.isatty()
         self._bar: tqdm[Any] | None = None
         self._number = self._done = self._from = 0
+        self._first = True  # of all batches: loops are compiled in it, and its time tells nothing of the others'
         self._started = self._next_line = time.monotonic()
 
     def __enter__(self) -> Self:
@@ -48,12 +49,12 @@ class Bar:
 
     def step(self, rows: int, loss: float) -> None:
         """A batch was learned from."""
-        first = self._done == self._from
+        first, self._first = self._first, False
         self._done += rows
         if self._bar is not None:
             self._bar.set_postfix_str(f"loss {loss:.4f}", refresh=False)
             self._bar.update(rows)
-        elif first:  # loops are compiled in it: its time tells nothing of the others'
+        elif first:
             self._started, self._from = time.monotonic(), self._done
         elif time.monotonic() >= self._next_line:
             seconds = max(time.monotonic() - self._started, 1e-9)
