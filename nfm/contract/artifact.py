@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from nfm.contract.encoder import ENCODER_FILES, Encoding
 from nfm.contract.errors import DataError
 from nfm.contract.profile import PROFILE, Profile
-from nfm.contract.publish import publish
+from nfm.contract.publish import FILES, publish
 from nfm.contract.schema import Spec, canonical_json
 
 ARTIFACT_FORMAT = 2
@@ -152,7 +152,7 @@ def save(
     shapes = network.weight_shapes(spec)
     assert {name: array.shape for name, array in weights.items()} == shapes, "the export does not fit the network"
     with publish(target, MARKER) as staging:
-        shutil.copytree(encoding_folder, staging / "encoding")
+        shutil.copytree(encoding_folder, staging / "encoding", ignore=shutil.ignore_patterns(FILES))
         (staging / "weights").mkdir()
         for name, array in weights.items():
             np.save(staging / "weights" / f"{name}.npy", _as_type(array, network.dtype(name), name))

@@ -18,6 +18,7 @@ from nfm.contract.errors import DataError, NfmError
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2
 _OLD = ".old"
+FILES = "_files.json"  # in each published folder: what it was published with. Readers of tables pass over the name
 
 
 class BusyError(NfmError):
@@ -63,7 +64,7 @@ def staged(target: Path, marker: str) -> Iterator[Path]:
         if not (staging / marker).exists():
             raise DataError(f"{staging} was not completed: it holds no {marker}. {target} is left as it was.")
         check_ours(target, marker)  # hours may have gone by
-        _note(staging, target)
+        (staging / FILES).write_text(json.dumps(sorted(_files(staging)), indent=0))
         _swap(staging, target)
     finally:
         # After the swap this is the old folder; after an error, the unfinished new one.
@@ -79,7 +80,7 @@ def locked(target: Path) -> Iterator[None]:
     """
     target = target.resolve()
     target.parent.mkdir(parents=True, exist_ok=True)
-    with _lock_file(target).open("a+") as file:
+    with (target.parent / f".{target.name}.lock").open("a+") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
@@ -88,10 +89,8 @@ def locked(target: Path) -> Iterator[None]:
                 f"Another run is writing {target}: {file.readline().strip() or 'its name is not known yet'}. "
                 "Wait for it, or stop it, and start again."
             ) from error
-        file.seek(0)
-        written = file.read().partition("\n")[2]
         file.truncate(0)
-        file.write(f"process {os.getpid()} on {socket.gethostname()}\n{written}")
+        file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
         file.flush()
         yield
 
@@ -115,39 +114,22 @@ def check_ours(target: Path, marker: str) -> None:
         )
 
 
-def _lock_file(target: Path) -> Path:
-    return target.parent / f".{target.name}.lock"
-
-
-def _note(staging: Path, target: Path) -> None:
-    """Beside the target, and for the folder that is to be it: which files it was published with."""
-    with _lock_file(target).open("r+") as file:
-        first = file.readline().strip()
-        file.truncate(0)
-        file.seek(0)
-        file.write(f"{first}\n{json.dumps([_identity(staging), sorted(_files(staging))])}")
-
-
 def _not_written(target: Path) -> list[str]:
-    """Files that have come into a published folder since: none if it is another one than was noted.
+    """Files that have come into a folder since it was published: none if it does not tell what it was published with.
 
     Names that readers of tables pass over are not looked at, and nothing in a Delta table, which is tended by others.
     """
-    lock = _lock_file(target)
-    if not lock.exists() or not target.exists() or (target / "_delta_log").exists():
+    told = target / FILES
+    if not told.exists() or (target / "_delta_log").exists():
         return []
     try:
-        identity, written = json.loads(lock.read_text().partition("\n")[2])
-    except (ValueError, TypeError):  # none yet, or a run died while it wrote
-        return []
-    if identity != _identity(target):
-        return []
-    return sorted(name for name in _files(target) - set(written) if Path(name).name[0] not in "._")
-
-
-def _identity(folder: Path) -> list[int]:
-    found = folder.stat()
-    return [found.st_dev, found.st_ino]
+        written = set(json.loads(told.read_text()))
+    except (ValueError, TypeError) as error:
+        raise DataError(
+            f"{told} is damaged ({error}): it tells which files of this folder were written by this job, and may be "
+            f"replaced. {target} is left as it is. Move it away, and run the job again."
+        ) from error
+    return sorted(name for name in _files(target) - written if Path(name).name[0] not in "._")
 
 
 def _files(folder: Path) -> set[str]:

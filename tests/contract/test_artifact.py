@@ -194,6 +194,7 @@ def test_metadata_lists_every_other_file_with_its_checksum(model: Path) -> None:
     assert {path.relative_to(model).as_posix() for path in model.rglob("*") if path.is_file()} == {
         *FILES,
         "metadata.json",
+        "_files.json",
     }
     for name, checksum in metadata["files"].items():
         assert hashlib.sha256((model / name).read_bytes()).hexdigest() == checksum

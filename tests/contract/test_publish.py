@@ -1,5 +1,6 @@
 """Publishing: a reader sees the old folder or the new one, whatever happens to the writer."""
 
+import json
 import os
 import shutil
 import signal
@@ -69,7 +70,8 @@ def write(target: Path, text: str, parts: int = 1) -> None:
 
 
 def files(folder: Path) -> dict[str, str]:
-    return {path.name: path.read_text() for path in folder.iterdir()}
+    """What there is in a folder, but for the list of what it was published with."""
+    return {path.name: path.read_text() for path in folder.iterdir() if path.name != "_files.json"}
 
 
 def beside(target: Path) -> set[str]:
@@ -180,23 +182,48 @@ def test_a_delta_table_is_tended_by_others(target: Path) -> None:
     assert files(target) == {"part-0": "new", MARKER: "new"}
 
 
-@pytest.mark.parametrize("damage", ["", "process 1 on there", "process 1 on there\n[[1, 2], [", "\n\n\n"])
-def test_a_run_that_died_while_it_wrote_its_name_keeps_none_from_its_work(target: Path, damage: str) -> None:
+@pytest.mark.parametrize("damage", ["", "[", "null", "3"])
+def test_a_damaged_list_of_what_was_written_is_told(target: Path, damage: str) -> None:
     write(target, "old")
-    (target.parent / ".scores.lock").write_text(damage)
-    write(target, "new")
-    assert files(target) == {"part-0": "new", MARKER: "new"}
+    (target / "_files.json").write_text(damage)
+    with pytest.raises(DataError, match=r"_files\.json is damaged \(.*\): .* Move it away, and run the job again\.$"):
+        write(target, "new")
+    assert files(target) == {"part-0": "old", MARKER: "old"}
+    assert beside(target) == set()
 
 
-def test_another_folder_of_this_name_is_not_held_against_what_was_written(target: Path) -> None:
-    write(target, "old")
+def test_a_folder_tells_what_it_was_published_with(target: Path) -> None:
+    with publish(target, MARKER) as staging:
+        (staging / "day=1").mkdir()
+        for name in ("part-0", "day=1/part-1", MARKER):
+            (staging / name).touch()
+    assert json.loads((target / "_files.json").read_text()) == [MARKER, "day=1/part-1", "part-0"]
+
+
+def test_a_folder_that_was_copied_or_restored_is_looked_at_like_any_other(target: Path) -> None:
+    write(target, "old", parts=2)
     copy = target.with_name("copy")
     shutil.copytree(target, copy)
-    (copy / "part-9").touch()
     shutil.rmtree(target)
-    copy.rename(target)  # restored from somewhere
+    copy.rename(target)
+    (target / "part-0").unlink()  # what is gone keeps no run from its work
     write(target, "new")
     assert files(target) == {"part-0": "new", MARKER: "new"}
+    (target / "part-9").touch()
+    with pytest.raises(DataError, match="holds part-9, which this job has not written"):
+        write(target, "newer")
+
+
+def test_a_folder_made_by_hand_where_a_published_one_was_is_replaced(target: Path) -> None:
+    # File systems give a new folder the number of one that was removed: it tells nothing.
+    for version in ("one", "two", "three"):
+        write(target, version)
+        shutil.rmtree(target)
+        target.mkdir()
+        for name in ("yesterday", MARKER):
+            (target / name).touch()
+        write(target, version)
+        assert files(target) == {"part-0": version, MARKER: version}
 
 
 @pytest.mark.parametrize("old", [True, False])

@@ -384,10 +384,10 @@ def test_a_rerun_replaces_and_leaves_nothing_behind(spark: SparkSession, table: 
     assert sorted(map(repr, dataset_rows(tmp_path / "dataset"))) == first
     assert {path.name for path in tmp_path.iterdir()} == {"dataset", "encoding", ".dataset.lock", ".encoding.lock"}
     assert {path.name for path in (tmp_path / "encoding").iterdir()} == {
-        "spec.json", "statistics.json", "report.html", "vocabulary.parquet", "index",
+        "spec.json", "statistics.json", "report.html", "vocabulary.parquet", "index", "_files.json",
     }  # fmt: skip
     assert {path.name for path in (tmp_path / "dataset").iterdir()} <= {
-        "_dataset.json", "fold=train", "fold=valid", "fold=test",
+        "_dataset.json", "_files.json", "fold=train", "fold=valid", "fold=test",
     }  # fmt: skip
 
 
