@@ -57,7 +57,7 @@ bench-flights: setup
 setup: .venv/made java
 
 .venv/made: pyproject.toml uv.lock
-	@echo "Making .venv from the lock file …"
+	@echo "Making .venv from the lock file (3.7 GB, some minutes) …"
 	@uv=$$(command -v uv || true); \
 	if [ -z "$$uv" ]; then \
 		if ! python3 -c 'import ensurepip, venv' 2>/dev/null; then \
@@ -67,7 +67,8 @@ setup: .venv/made java
 		build/uv/bin/pip install --quiet --disable-pip-version-check uv==$(UV_VERSION); \
 		uv=build/uv/bin/uv; \
 	fi; \
-	"$$uv" sync --frozen --all-extras --compile-bytecode --quiet
+	quiet=--quiet; if [ -t 2 ]; then quiet=; fi; \
+	"$$uv" sync --frozen --all-extras --compile-bytecode $$quiet
 	@touch $@
 
 java:

@@ -1,6 +1,7 @@
 """Rows of the real table, scored as the job scores them and once more by somebody else: do they agree?"""
 
 import io
+import logging
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -25,6 +26,8 @@ from nfm.scoring.scorer import score_batch, score_columns
 from nfm.spark import told_plainly
 from nfm.table.relation import partitions_of
 from nfm.table.scan import Scan, Work
+
+log = logging.getLogger(__name__)
 
 ALLOWED = 1e-4  # float32 gives some 1e-6
 SHOWN = 5  # rows
@@ -75,8 +78,10 @@ def compare(spark: SparkSession, config: Config, reference: Reference, rows: int
     artifact, scan, source = open_all(spark, config)
     spec, names = artifact.encoding.spec, score_columns(artifact.network)
     encoded = config.score.encoded
+    log.info("scoring %s rows of %s with the model %s…", f"{rows:,}", source, artifact.fingerprint[:12])
     with told_plainly(str(source)):
         taken = _sample(spark, config, artifact, scan, rows)
+    log.info("scoring them with Keras…")
     theirs, ours, keys = list[NDArray[Any]](), list[NDArray[Any]](), list[Mapping[str, Any]]()
     for scores_NC, batch in (part for parts in taken.values() for part in parts):
         ours.append(scores_NC)
