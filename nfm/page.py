@@ -9,9 +9,19 @@ from datetime import UTC, datetime
 from functools import cache
 from math import isfinite
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jinja2
+
+
+class Bar(NamedTuple):
+    """A rectangle of a picture as it is drawn, and what it tells of itself."""
+
+    x: float
+    y: float
+    width: float
+    height: float
+    about: str
 
 
 def write(path: Path, template: str, content: Mapping[str, Any], **filters: Callable[..., str]) -> None:

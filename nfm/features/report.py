@@ -99,21 +99,11 @@ def _owner(name: str, form: str) -> str:
     return form.removeprefix("shared:") if form.startswith("shared:") else name
 
 
-class Bar(NamedTuple):
-    """A bin of a histogram as it is drawn."""
-
-    x: float
-    y: float
-    width: float
-    height: float
-    about: str
-
-
 @dataclass(frozen=True)
 class Histogram:
     """A histogram as it is drawn."""
 
-    bars: Sequence[Bar]
+    bars: Sequence[page.Bar]
     low: float
     high: float
     log: bool
@@ -144,7 +134,7 @@ def histogram(facts: Mapping[str, Any]) -> Histogram | None:
             gap = 0.5 if (to - at) * width > 2 else 0
             about = f"{page.compact(left)} … {page.compact(right)}: {count:,}"
             bars.append(
-                Bar(
+                page.Bar(
                     round(at * width, 2),
                     round(height - tall, 2),
                     round(max(1, (to - at) * width - gap), 2),

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, NamedTuple
 
-from nfm.page import compact, percent
+from nfm.page import Bar, compact, percent
 
 PLOT = (520, 300)  # width and height of the scores' histogram
 SMALL = (300, 120)  # of a class's
@@ -14,16 +14,6 @@ _LONGEST = 19  # characters of a bin's name
 _LABELS = 112  # width of the bins' names
 _BARS = 180  # width of their bars
 _END = 0.5  # of the PSI's axis: what lies beyond it fills it
-
-
-class Bar(NamedTuple):
-    """A rectangle as it is drawn."""
-
-    x: float
-    y: float
-    width: float
-    height: float
-    about: str
 
 
 @dataclass(frozen=True)
