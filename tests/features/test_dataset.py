@@ -1,10 +1,7 @@
 """The feature job on a real Spark session: the dataset equals one made row by row in plain Python."""
 
-import json
 import math
-import shutil
 from collections import Counter
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,56 +10,10 @@ import pyarrow.parquet as pq
 import pytest
 from pyspark.sql import SparkSession
 
-from nfm.config import Config
 from nfm.contract.encoder import Encoding
 from nfm.contract.errors import DataError
-from nfm.features.dataset import Growth, build, prepare
-from nfm.features.summary import summary
-
-COLOURS = ["red", "blue", "red", "", None]
-PRICES = [1.0, 2.0, None, 8.0, math.nan, math.inf]
-ROWS = [
-    # id, colour, size, price, label
-    *((i, COLOURS[i % 5], i % 3, PRICES[i % 6], i % 2) for i in range(60)),
-    (60, "green", 7, 4.0, 1),
-    (None, "red", None, -1.0, 0),
-]  # fmt: skip
-SCHEMA = "id int, colour string, size int, price double, label int"
-
-
-def config(workdir: Path, path: Path, **changes: Any) -> Config:
-    content: dict[str, Any] = {
-        "name": "shop",
-        "workdir": str(workdir),
-        "source": {"path": str(path)},
-        "columns": {
-            "key": ("id",),
-            "label": "label",
-            "categorical": {"colour": {}, "size": {"oov_buckets": 2}},
-            "numeric": {"price": {"impute": "median", "missing_flag": True, "scale": "none"}},
-        },
-        "split": {"valid": 0.2, "test": 0.2, "seed": 3},
-    }
-    return Config.model_validate(content | changes)
-
-
-@pytest.fixture(scope="module")
-def table(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("raw") / "shop"
-    spark.createDataFrame(ROWS, SCHEMA).repartition(3).write.parquet(str(path))
-    return path
-
-
-def dataset_rows(folder: Path) -> list[dict[str, Any]]:
-    return [
-        row | {"fold": path.parent.name.removeprefix("fold=")}
-        for path in folder.glob("fold=*/*.parquet")
-        for row in pq.ParquetFile(path).read().to_pylist()
-    ]
-
-
-def by_key(rows: list[dict[str, Any]]) -> dict[Any, dict[str, Any]]:
-    return {row["id"]: row for row in rows}
+from nfm.features.dataset import build
+from tests.features.examples import ROWS, SCHEMA, by_key, config, dataset_rows
 
 
 def test_the_dataset_equals_one_made_by_hand(spark: SparkSession, table: Path, tmp_path: Path) -> None:
@@ -178,74 +129,6 @@ def test_a_table_of_the_catalog(spark: SparkSession, table: Path, tmp_path: Path
     assert len(dataset_rows(tmp_path / "dataset")) == len(ROWS)
 
 
-def test_a_missing_column_is_told_before_any_work(spark: SparkSession, table: Path, tmp_path: Path) -> None:
-    columns = {"key": ("id",), "label": "label", "categorical": {"color": {}, "shape": {}}}
-    with pytest.raises(DataError) as error:
-        build(spark, config(tmp_path, table, columns=columns))
-    assert str(error.value) == (
-        f"Columns 'color', 'shape' are missing from {table}; the table has id, colour, size, price, label. "
-        "The configuration's columns, split and dataset.partition_by name it."
-    )
-    assert not (tmp_path / "dataset").exists()
-
-
-def test_a_path_that_is_not_there_and_a_condition_that_is_wrong(
-    spark: SparkSession, table: Path, tmp_path: Path
-) -> None:
-    with pytest.raises(DataError, match=r"nowhere cannot be read: .*PATH_NOT_FOUND"):
-        build(spark, config(tmp_path, Path("nowhere")))
-    with pytest.raises(DataError, match=r"cannot be read: .*UNRESOLVED_COLUMN"):
-        build(spark, config(tmp_path, table, source={"path": str(table), "where": "colr = 'red'"}))
-    with pytest.raises(DataError, match=r"cannot be read: .*PARSE_SYNTAX_ERROR"):
-        build(spark, config(tmp_path, table, source={"path": str(table), "where": "colour == == 1"}))
-
-
-def test_a_file_of_another_format_and_a_format_that_is_not_there(
-    spark: SparkSession, table: Path, tmp_path: Path
-) -> None:
-    (tmp_path / "raw.csv").write_text("id,colour\n1,red\n")
-    with pytest.raises(DataError, match=r"raw.csv has a file that cannot be read: file:/.*raw.csv\. Repair it"):
-        build(spark, config(tmp_path, tmp_path / "raw.csv"))
-    with pytest.raises(DataError, match=r"cannot be read: \[DATA_SOURCE_NOT_FOUND\] Failed to find .*: parquett\."):
-        build(spark, config(tmp_path, table, source={"path": str(table), "format": "parquett"}))
-
-
-def test_a_corrupt_file_among_many_is_named(spark: SparkSession, table: Path, tmp_path: Path) -> None:
-    shutil.copytree(table, tmp_path / "raw")
-    wrong = sorted((tmp_path / "raw").glob("*.parquet"))[1]
-    wrong.with_name(f".{wrong.name}.crc").unlink()
-    content = wrong.read_bytes()
-    wrong.write_bytes(content[:4] + bytes(len(content) - 20) + content[-16:])
-    with pytest.raises(DataError, match=rf"raw has a file that cannot be read: /.*{wrong.name}"):
-        build(spark, config(tmp_path, tmp_path / "raw"))
-    assert not (tmp_path / "dataset").exists()
-
-
-def test_a_text_in_a_numeric_column_is_told_from_the_worker(spark: SparkSession, tmp_path: Path) -> None:
-    frame = spark.createDataFrame([(1, "1.5", 0), (2, "n/a", 1)], "id int, price string, label int")
-    frame.write.parquet(str(tmp_path / "raw"))
-    columns = {"key": ("id",), "label": "label", "numeric": {"price": {"as": "field"}}}
-    with pytest.raises(DataError, match="Column 'price' is numeric, but holds the text 'n/a'"):
-        build(spark, config(tmp_path, tmp_path / "raw", columns=columns))
-
-
-def test_wrong_labels_leave_the_old_dataset_as_it_was(spark: SparkSession, table: Path, tmp_path: Path) -> None:
-    build(spark, config(tmp_path, table))
-    before = json.loads((tmp_path / "dataset/_dataset.json").read_text())
-    frame = spark.read.parquet(str(table)).selectExpr("id", "colour", "size", "price", "label * 2 as label")
-    frame.write.parquet(str(tmp_path / "raw"))
-    with pytest.raises(DataError, match="31 labels that are something else, '2' for one"):
-        build(spark, config(tmp_path, tmp_path / "raw"))
-    assert json.loads((tmp_path / "dataset/_dataset.json").read_text()) == before
-    assert not list(tmp_path.glob(".*staging*"))
-
-
-def test_an_empty_table_is_refused(spark: SparkSession, tmp_path: Path) -> None:
-    spark.createDataFrame([], SCHEMA).write.parquet(str(tmp_path / "raw"))
-    with pytest.raises(DataError, match=r"train fold .* is empty: the table has 0 rows"):
-        build(spark, config(tmp_path, tmp_path / "raw"))
-
-
 def test_pandas_and_spark_read_the_dataset(spark: SparkSession, table: Path, tmp_path: Path) -> None:
     build(spark, config(tmp_path, table))
     assert spark.read.parquet(str(tmp_path / "dataset")).count() == len(ROWS)
@@ -303,80 +186,6 @@ def test_folders_for_the_values_of_a_column(spark: SparkSession, table: Path, tm
     assert rows == {row[0]: (row[1], row[1] or None) for row in ROWS}
 
 
-def grow(spark: SparkSession, old: Path, new: Config, refresh: bool = False) -> dict[str, Any]:
-    return dict(build(spark, new, prepare(spark, new, Growth(old, refresh))))
-
-
-def test_a_vocabulary_grows_and_no_id_moves(spark: SparkSession, tmp_path: Path) -> None:
-    def raw(name: str, colours: Sequence[str | None], x: float) -> Path:
-        rows = [(i, colour, x + i, i % 2, "train") for i, colour in enumerate(colours)]
-        spark.createDataFrame(rows, "id int, c string, x double, y int, part string").write.parquet(
-            str(tmp_path / name)
-        )
-        return tmp_path / name
-
-    columns = {
-        "key": ("id",),
-        "label": "y",
-        "categorical": {"c": {"min_count": 2}},
-        "numeric": {"x": {}, "xb": {"column": "x", "buckets": 2}},
-    }
-
-    def settings(name: str, path: Path) -> Config:
-        return config(tmp_path / name, path, columns=columns, split={"column": "part"})
-
-    first = settings("first", raw("monday", ["b"] * 3 + ["a"] * 2 + ["rare"], 0.0))
-    build(spark, first)
-    tuesday = settings("second", raw("tuesday", ["new"] * 4 + ["rare"] * 3 + ["b"] + ["once"] + [None], 100.0))
-    statistics = grow(spark, first.encoding_folder, tuesday)
-
-    def vocabulary(of: Config) -> list[tuple[str, int, int]]:
-        return [
-            (r["value"], r["id"], r["count"])
-            for r in pq.read_table(of.encoding_folder / "vocabulary.parquet").to_pylist()
-        ]
-
-    assert vocabulary(first) == [("b", 2, 3), ("a", 3, 2)]
-    assert vocabulary(tuesday) == [("b", 2, 3), ("a", 3, 2), ("new", 4, 4), ("rare", 5, 3)]
-    assert statistics["grown"]["fields"] == {
-        "c": {"before": 2, "added": 2, "coverage_before": 1 / 9, "coverage_after": 8 / 9}
-    }
-    old, new = (Encoding.load(one.encoding_folder).spec for one in (first, tuesday))
-    assert statistics["grown"]["from"] == old.fingerprint
-    assert new.ancestors == (old.fingerprint,)
-    assert (new.numbers, new.fields[1]) == (old.numbers, old.fields[1])  # kept, buckets too
-    rows = by_key(dataset_rows(tuesday.dataset_folder))
-    assert [rows[i]["c"] for i in (0, 4, 7, 8, 9)] == [4, 5, 2, 1, 0]
-    assert rows[0]["x"] > 10  # in Monday's units
-    assert "2 values added to 2, which covers 88.9% of the new rows' values instead of 11.1%" in summary(
-        tuesday, statistics
-    )
-
-    refreshed = settings("third", tmp_path / "tuesday")
-    grow(spark, tuesday.encoding_folder, refreshed, refresh=True)
-    spec = Encoding.load(refreshed.encoding_folder).spec
-    assert spec.ancestors == (new.fingerprint, old.fingerprint)
-    assert spec.numbers[0].shift == 104.5  # the mean of 100 … 109
-    assert spec.fields[1] == old.fields[1]
-    assert vocabulary(refreshed) == vocabulary(tuesday)
-
-
-def test_an_encoding_that_cannot_grow_is_left_alone(spark: SparkSession, table: Path, tmp_path: Path) -> None:
-    first = config(tmp_path, table)
-    build(spark, first)
-    other = config(tmp_path, table, columns={"key": ("id",), "label": "label", "categorical": {"colour": {}}})
-    with pytest.raises(DataError, match="cannot grow: its fields are not those"):
-        grow(spark, first.encoding_folder, other)
-    with pytest.raises(DataError, match="There is no encoding in"):
-        grow(spark, tmp_path / "nowhere", first)
-
-
-def test_shared_vocabularies_need_one_kind(spark: SparkSession, table: Path, tmp_path: Path) -> None:
-    columns = {"key": ("id",), "label": "label", "categorical": {"colour": {}, "size": {"share_with": "colour"}}}
-    with pytest.raises(DataError, match=r"Field 'size' .* with column 'colour', but holds number values where"):
-        build(spark, config(tmp_path, table, columns=columns))
-
-
 def test_a_rerun_replaces_and_leaves_nothing_behind(spark: SparkSession, table: Path, tmp_path: Path) -> None:
     build(spark, config(tmp_path, table))
     first = sorted(map(repr, dataset_rows(tmp_path / "dataset")))
@@ -397,13 +206,3 @@ def test_several_paths_and_an_empty_file_among_them(spark: SparkSession, table: 
     paths = (str(table), str(tmp_path / "none"), str(tmp_path / "one"))
     build(spark, config(tmp_path, table, source={"path": paths}))
     assert Counter(row["id"] for row in dataset_rows(tmp_path / "dataset")) == Counter([row[0] for row in ROWS] + [100])
-
-
-def test_a_bag_whose_weights_do_not_fit_is_refused(spark: SparkSession, tmp_path: Path) -> None:
-    rows = [(1, ["a", "b"], [1.0], 0), (2, None, None, 1)]
-    frame = spark.createDataFrame(rows, "id int, tags array<string>, w array<double>, y int")
-    frame.write.parquet(str(tmp_path / "raw"))
-    columns = {"key": ("id",), "label": "y", "categorical": {"tags": {"bag": True, "weights": "w"}}}
-    with pytest.raises(DataError, match="'w'"):
-        build(spark, config(tmp_path, tmp_path / "raw", columns=columns))
-    assert not (tmp_path / "dataset").exists()

@@ -1,4 +1,4 @@
-"""Specifications and rows for the model's tests; no table and no Spark behind them."""
+"""Specifications and rows for the model's tests, no table and no Spark behind them; and the way of large folds."""
 
 from typing import Any
 
@@ -81,3 +81,9 @@ def random_rows(spec: Spec, count: int, seed: int = 0) -> Inputs:
 def make_rows() -> Any:
     """`random_rows`, for tests."""
     return random_rows
+
+
+@pytest.fixture
+def in_the_graph(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Small folds take the way of large ones."""
+    monkeypatch.setattr("nfm.training.data.PIECE", 16)

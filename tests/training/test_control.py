@@ -1,12 +1,28 @@
-"""What is decided between the steps, by hand: the learning rate, the best epoch, the end."""
+"""What is decided between the steps, by hand and in trainings: the learning rate, the best epoch, the end."""
 
 import math
 from typing import Any
 
+import numpy as np
 import pytest
+from sklearn.metrics import log_loss, roc_auc_score
 
 from nfm.config_train import Train
+from nfm.contract.errors import DataError
 from nfm.training.control import Progress, after_epoch, end_epoch, measured_monitors, rate, sign
+from nfm.training.data import Fold
+from nfm.training.fit import fit
+from tests.training.examples import (
+    CHECKERBOARD,
+    checkerboard,
+    folds_of,
+    noise_folds,
+    nothing,
+    rows_of,
+    small_model,
+    training,
+)
+from tests.training.trained import logits, rows, same, sigmoid, weights
 
 
 def settings(**changes: Any) -> Train:
@@ -105,3 +121,123 @@ def test_what_is_watched() -> None:
     both = settings(schedule=plateau, early_stopping={"monitor": "val_auc"})
     assert measured_monitors(both) == [("early_stopping", "val_auc"), ("schedule", "val_auc")]
     assert measured_monitors(settings(schedule=plateau, early_stopping=None)) == [("schedule", "val_loss")]
+
+
+def stopping(**settings: Any) -> dict[str, Any]:
+    return {"early_stopping": settings, "epochs": 40, "batch_size": 32, "learning_rate": 0.02}
+
+
+def test_early_stopping_restores_the_weights_of_the_best_epoch() -> None:
+    folds = noise_folds()
+    fitted = fit(CHECKERBOARD, small_model(), training(**stopping(monitor="val_loss", patience=3)), folds)
+    losses = fitted.history["val_loss"]
+    assert len(losses) == fitted.best_epoch + 3 < 40
+    assert fitted.best_epoch == int(np.argmin(losses)) + 1
+    by_hand = log_loss(rows(folds["valid"]).label, sigmoid(logits(fitted, folds["valid"])[0][:, 0]))
+    assert by_hand == pytest.approx(min(losses), abs=1e-6)
+    assert by_hand < losses[-1]
+
+
+def test_all_epochs_are_run_where_stopping_never_triggers_and_the_best_weights_are_kept_all_the_same() -> None:
+    folds = noise_folds()
+    settings = training(**{**stopping(monitor="val_loss", patience=100), "epochs": 8})
+    fitted = fit(CHECKERBOARD, small_model(), settings, folds)
+    losses = fitted.history["val_loss"]
+    assert (len(losses), fitted.best_epoch) == (8, int(np.argmin(losses)) + 1)
+    assert fitted.best_epoch < 8
+    # The best weights are those that a training of so many epochs ends with.
+    shorter = fit(CHECKERBOARD, small_model(), settings.model_copy(update={"epochs": fitted.best_epoch}), folds)
+    assert same(weights(shorter), weights(fitted))
+
+
+def test_monitor_mode_and_min_delta_decide_when_to_stop() -> None:
+    folds = noise_folds()
+    by_auc = fit(CHECKERBOARD, small_model(), training(**stopping(monitor="val_auc", patience=2)), folds)
+    assert by_auc.best_epoch == int(np.argmax(by_auc.history["val_auc"])) + 1
+    # Against its sense, and with a step that no epoch makes: each stops after the first epoch and its patience.
+    upwards = training(**stopping(monitor="loss", mode="max", patience=2))
+    assert fit(CHECKERBOARD, small_model(), upwards, folds).best_epoch == 1
+    coarse = training(**stopping(monitor="loss", patience=2, min_delta=10.0))
+    assert len(fit(CHECKERBOARD, small_model(), coarse, folds).history["loss"]) == 3
+
+
+def test_a_metric_of_the_train_fold_can_be_watched_without_a_validation_fold() -> None:
+    folds = noise_folds()
+    folds["valid"] = Fold.in_memory(CHECKERBOARD, nothing(rows(folds["valid"])))
+    settings = training(**{**stopping(monitor="auc", patience=2), "epochs": 4})
+    fitted = fit(CHECKERBOARD, small_model(), settings, folds)
+    found = fitted.history["auc"]
+    assert fitted.best_epoch == int(np.argmax(found)) + 1
+    data = rows(folds["train"])
+    assert roc_auc_score(data.label, logits(fitted, folds["train"])[0][:, 0]) == pytest.approx(max(found))
+
+
+def test_without_early_stopping_the_last_weights_stay() -> None:
+    fitted = fit(CHECKERBOARD, small_model(), training(early_stopping=None, epochs=3), noise_folds())
+    assert (len(fitted.history["loss"]), fitted.best_epoch) == (3, 3)
+
+
+def test_an_empty_validation_fold_needs_no_validation() -> None:
+    folds = noise_folds()
+    folds["valid"] = Fold.in_memory(CHECKERBOARD, nothing(rows(folds["valid"])))
+    fitted = fit(CHECKERBOARD, small_model(), training(early_stopping=None, epochs=1), folds)
+    assert fitted.history.keys() == {"loss", "learning_rate"}
+    with pytest.raises(DataError, match=r"train\.early_stopping watches val_loss, but no row of the dataset fell to"):
+        fit(CHECKERBOARD, small_model(), training(), folds)
+    plateau = training(early_stopping=None, schedule={"kind": "plateau"})
+    with pytest.raises(DataError, match=r"train\.schedule watches val_loss, but no row"):
+        fit(CHECKERBOARD, small_model(), plateau, folds)
+
+
+def test_a_metric_that_is_not_defined_cannot_be_watched() -> None:
+    folds = noise_folds()
+    valid = rows(folds["valid"])
+    folds["valid"] = Fold.in_memory(CHECKERBOARD, valid._replace(label=np.ones_like(valid.label)))
+    with pytest.raises(DataError, match=r"watches val_auc, which is not defined: the rows of the validation fold .*cl"):
+        fit(CHECKERBOARD, small_model(), training(**stopping(monitor="val_auc")), folds)
+    folds["valid"] = Fold.in_memory(CHECKERBOARD, valid._replace(weight=np.zeros_like(valid.weight)))
+    with pytest.raises(DataError, match=r"watches val_loss, which is not defined"):
+        fit(CHECKERBOARD, small_model(), training(), folds)
+
+
+def rates(steps: int, **settings: Any) -> list[float]:
+    """The rate at the end of each epoch, of so many steps each; nothing is learned at a weight of 0."""
+    data = noise_folds()
+    train = rows(data["train"])
+    few = rows_of(train.inputs.ids_BF[: 8 * steps], train.label[: 8 * steps])
+    folds = folds_of(few, rows(data["valid"]), nothing(few))
+    asked = training(**{"batch_size": 8, "learning_rate": 0.1, "early_stopping": None, **settings})
+    return fit(CHECKERBOARD, small_model(), asked, folds).history["learning_rate"]
+
+
+def test_the_learning_rate_follows_its_schedule() -> None:
+    assert rates(2, epochs=2) == [0.1, 0.1]
+    # After 2 and 4 of 5 steps of warming up, the next steps are the 3rd and 5th.
+    assert rates(2, epochs=4, schedule={"warmup_steps": 5}) == pytest.approx([0.06, 0.1, 0.1, 0.1])
+    cosine = rates(2, epochs=4, schedule={"kind": "cosine", "final_share": 0.2, "warmup_steps": 2})
+    by_hand = [0.1 * (0.2 + 0.8 * 0.5 * (1 + math.cos(math.pi * done / 6))) for done in (0, 2, 4, 6)]
+    assert cosine == pytest.approx(by_hand)
+    assert cosine[-1] == pytest.approx(0.02)
+
+
+def test_on_a_plateau_the_learning_rate_falls() -> None:
+    # No loss is above infinity's: against its sense, no epoch is better than the first that is worst.
+    stop = {"monitor": "val_loss", "mode": "max", "patience": 100}
+    settings = {"epochs": 7, "optimizer": "sgd", "learning_rate": 1e-30, "early_stopping": stop}
+    # Weights that stay give the same value in every epoch: 2 without improvement, then 2 more.
+    found = rates(2, schedule={"kind": "plateau", "patience": 2, "factor": 0.1}, **settings)
+    assert found == pytest.approx([1e-30] * 3 + [1e-31] * 2 + [1e-32] * 2)
+
+
+def test_the_first_steps_of_a_warm_up_are_small() -> None:
+    # Plain gradient descent from the same weights: twice the rate is twice the change.
+    data = checkerboard(8, 1)
+    folds = folds_of(data, nothing(data), nothing(data))
+    plain = {"optimizer": "sgd", "epochs": 1, "early_stopping": None, "batch_size": 8}
+    model = small_model(batch_norm=False, hidden_dropout=0.0)
+
+    def bias(**changes: Any) -> float:
+        return float(fit(CHECKERBOARD, model, training(**plain, **changes), folds).model.get_layer("linear").bias[0])
+
+    warm, half = bias(learning_rate=0.4, schedule={"warmup_steps": 2}), bias(learning_rate=0.2)
+    assert warm == half != 0

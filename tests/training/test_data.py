@@ -1,13 +1,11 @@
-"""Batches from the dataset: every row once an epoch, in an order that only the seed decides; and what is refused."""
+"""Batches from the dataset: every row once an epoch, in an order that only the seed decides."""
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 import tensorflow as tf
 from hypothesis import given, settings
@@ -15,70 +13,10 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from nfm.contract.encoder import Inputs
-from nfm.contract.errors import DataError
-from nfm.contract.schema import Bag, Field, Number, Spec
+from nfm.contract.schema import Spec
 from nfm.training import data
-from nfm.training.data import Fold, Rows, features_of, read_errors, read_folds
-
-BAG = Bag(None, ",", None)
-SPEC = Spec(
-    ("k",),
-    (
-        Field("a", ("a",), ("text",), 1, 1000, "a"),
-        Field("tags", ("tags",), ("text",), 1, 8, "tags", None, BAG),
-        Field("b", ("b",), ("number",), 1, 5, "b"),
-        Field("words", ("words",), ("text",), 1, 3, "words", None, BAG),
-    ),
-    (
-        Number("x", "x", "field", 0.0, False, None, False, 0.0, 1.0),
-        Number("y", "y", "dense", 0.0, True, None, False, 0.0, 1.0),
-    ),
-    ("", "", "", ""),
-)
-PLAIN = Spec(("k",), (SPEC.fields[0], SPEC.fields[2]), (), ("", ""))
-
-
-def table(spec: Spec, start: int, rows: int) -> pa.Table:
-    """Rows whose label is their number from `start` on; everything else follows from it."""
-    n = np.arange(start, start + rows)
-    rng = np.random.default_rng(start)
-    columns: dict[str, Any] = {
-        "label": n.astype(np.float32),
-        "weight": (n / 4).astype(np.float32),
-        "k": pa.array([f"g{i % 3}" if i % 5 else None for i in n], pa.string()),
-    }
-    for field in spec.fields:
-        if field.bag is None:
-            columns[field.name] = (n * 7 % field.size).astype(np.int32)
-        else:
-            lengths = [int(length) for length in rng.integers(0, 4, rows)]
-            ids = [rng.integers(0, field.size, length).tolist() for length in lengths]
-            weights = [[float(i) / 2 + 1 for i in range(length)] for length in lengths]
-            columns[field.name] = pa.array(ids, pa.list_(pa.int32()))
-            columns[f"{field.name}_weights"] = pa.array(weights, pa.list_(pa.float32()))
-    for number in spec.numbers:
-        columns |= {name: (n + i).astype(np.float32) for i, name in enumerate(number.outputs)}
-    return pa.table(columns)
-
-
-def write(folder: Path, spec: Spec, files: dict[str, list[int]], told: int | None = None) -> Path:
-    """A dataset: path of a file below fold=train → rows of its row groups."""
-    start = 0
-    for name, groups in files.items():
-        path = folder / "fold=train" / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with pq.ParquetWriter(path, table(spec, 0, 0).schema) as writer:
-            for rows in groups:
-                writer.write_table(table(spec, start, rows))
-                start += rows
-    rows_by_fold = {"train": start if told is None else told, "valid": 0, "test": 0}
-    facts = {"encoding_fingerprint": spec.fingerprint, "rows": rows_by_fold}
-    (folder / "_dataset.json").write_text(json.dumps(facts))
-    return folder
-
-
-def train_fold(folder: Path, spec: Spec = PLAIN, group: str | None = None) -> Fold:
-    return read_folds(folder, spec, group)["train"]
+from nfm.training.data import Fold, Rows, features_of
+from tests.training.numbered import FILES, PLAIN, SPEC, Batch, as_arrays, table, train_fold, write
 
 
 @pytest.fixture(params=["kept", "streamed"])
@@ -87,19 +25,6 @@ def how(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     if request.param == "streamed":
         monkeypatch.setattr(data, "KEPT_BYTES", -1)
     return str(request.param)
-
-
-@pytest.fixture
-def in_the_graph(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Small folds take the way of large ones."""
-    monkeypatch.setattr(data, "PIECE", 16)
-
-
-Batch = tuple[dict[str, NDArray[Any]], NDArray[Any], NDArray[Any]]
-
-
-def as_arrays(batches: tf.data.Dataset) -> list[Batch]:
-    return list(batches.as_numpy_iterator())
 
 
 def labels(batches: tf.data.Dataset) -> list[list[int]]:
@@ -146,7 +71,6 @@ def check_batches(batches: list[Batch], columns: pa.Table, spec: Spec) -> None:
         np.testing.assert_array_equal(weight, label[:, 0] / 4)
 
 
-FILES = {"part-0.parquet": [7, 40], "part-1.parquet": [1], "country=DE/day=1/part-0.parquet": [13, 0, 30, 2]}
 TOTAL = 93
 
 
@@ -341,105 +265,6 @@ def test_a_digest_says_whether_the_files_are_the_same(tmp_path: Path) -> None:
     others = [train_fold(write(tmp_path / str(i), PLAIN, f)).digest() for i, f in enumerate((renamed, regrouped))]
     assert len({first, *others}) == 3
     assert in_memory(10).digest() == in_memory(10).digest() != in_memory(11).digest()
-
-
-def rewrite(path: Path, change: dict[str, pa.Array | None]) -> None:
-    """Other columns in a file, or (None) fewer."""
-    found = pq.read_table(path, partitioning=None)
-    columns = {name: found[name] for name in found.column_names} | change
-    pq.write_table(pa.table({name: column for name, column in columns.items() if column is not None}), path)
-
-
-def test_a_dataset_that_is_not_there_lost_a_file_or_has_another_encoding_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"There is no dataset in .*_dataset\.json cannot be read"):
-        read_folds(tmp_path, PLAIN)
-    (tmp_path / "_dataset.json").write_text("[1]")
-    with pytest.raises(DataError, match="There is no dataset in"):
-        read_folds(tmp_path, PLAIN)
-    write(tmp_path, PLAIN, FILES)
-    with pytest.raises(DataError, match="they do not belong together"):
-        read_folds(tmp_path, SPEC)
-    (tmp_path / "fold=train" / "part-1.parquet").unlink()
-    with pytest.raises(DataError, match=r"fold=train holds 92 rows where _dataset\.json says 93"):
-        read_folds(tmp_path, PLAIN)
-    write(tmp_path / "empty", PLAIN, {"part-0.parquet": [0]})
-    with pytest.raises(DataError, match=r"The train fold of .* is empty"):
-        read_folds(tmp_path / "empty", PLAIN)
-    (tmp_path / "fold=train" / "part-1.parquet").write_bytes(b"PAR1 not at all")
-    with pytest.raises(DataError, match=r"part-1\.parquet cannot be read"):
-        read_folds(tmp_path, PLAIN)
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"b": None}, r"part-1\.parquet has no column 'b'; it has label, weight, k"),
-        ({"k": None}, r"part-1\.parquet has no column 'k'"),
-        ({"b": pa.array([1], pa.int64())}, r"Column 'b' of .*part-1\.parquet is int64, not int32"),
-        ({"label": pa.array([1.0])}, r"Column 'label' of .*part-1\.parquet is double, not float"),
-        ({"tags": pa.array([1], pa.int32())}, r"Column 'tags' of .*part-1\.parquet is int32, not list<int32>"),
-        ({"tags_weights": pa.array([[1.0]])}, r"'tags_weights' of .*part-1\.parquet is list<.*>, not list<float>"),
-        ({"y_missing": None}, r"part-1\.parquet has no column 'y_missing'"),
-    ],
-)
-def test_a_file_of_another_schema_is_refused_by_name(tmp_path: Path, change: dict[str, Any], message: str) -> None:
-    write(tmp_path, SPEC, FILES)
-    rewrite(tmp_path / "fold=train" / "part-1.parquet", change)
-    with pytest.raises(DataError, match=message):
-        read_folds(tmp_path, SPEC, "k")
-
-
-WRONG_ROWS = [
-    ({"label": pa.array([None], pa.float32())}, r"Column 'label' of .*part-1\.parquet has nulls"),
-    ({"weight": pa.array([None], pa.float32())}, r"Column 'weight' of .*part-1\.parquet has nulls"),
-    ({"b": pa.array([None], pa.int32())}, r"Column 'b' of .*part-1\.parquet has nulls"),
-    ({"tags": pa.array([[None]], pa.list_(pa.int32()))}, r"Column 'tags' of .*part-1\.parquet has nulls"),
-    ({"b": pa.array([7], pa.int32())}, r"part-1\.parquet has ids of the field 'b' that its vocabulary does not have"),
-    ({"a": pa.array([-1], pa.int32())}, r"part-1\.parquet has ids of the field 'a'"),
-]
-
-
-@pytest.mark.parametrize(("change", "message"), WRONG_ROWS)
-def test_rows_that_the_feature_job_never_writes_are_refused_by_their_file(
-    tmp_path: Path, in_the_graph: None, change: dict[str, Any], message: str
-) -> None:
-    write(tmp_path, SPEC, FILES)
-    rewrite(tmp_path / "fold=train" / "part-1.parquet", change)
-    fold = train_fold(tmp_path, SPEC)
-    with pytest.raises(DataError, match=message):
-        list(fold.pieces())
-    with pytest.raises(DataError, match=message), read_errors([fold]):
-        as_arrays(fold.batches(8, seed=1))
-
-
-def test_a_file_that_vanishes_or_changes_during_the_training_is_told_as_what_it_is(
-    tmp_path: Path, in_the_graph: None, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(data, "KEPT_BYTES", -1)
-    fold = train_fold(write(tmp_path, PLAIN, FILES))
-    path = tmp_path / "fold=train" / "part-0.parquet"
-    batches = fold.batches(8, seed=1, shuffle_rows=30)
-    with read_errors([fold]):
-        assert len(as_arrays(batches)) == 12
-    content = path.read_bytes()
-    path.unlink()
-    with pytest.raises(DataError, match=r"part-0\.parquet cannot be read"), read_errors([fold]):
-        as_arrays(batches)
-    with pytest.raises(tf.errors.OpError):  # which is what it would be outside
-        as_arrays(batches)
-    path.write_bytes(content[:-100])
-    with pytest.raises(DataError, match=r"part-0\.parquet cannot be read"), read_errors([fold]):
-        as_arrays(batches)
-    pq.write_table(table(PLAIN, 0, 47), path)
-    with pytest.raises(DataError, match=r"of .*part-0\.parquet holds 47 rows, and held|part-0\.parquet cannot be read"):
-        list(fold.pieces())
-
-
-def test_errors_of_others_pass_through_and_old_ones_are_forgotten(tmp_path: Path, in_the_graph: None) -> None:
-    fold = train_fold(write(tmp_path, PLAIN, FILES))
-    fold._failed.append(DataError("of an earlier epoch"))
-    with pytest.raises(tf.errors.InvalidArgumentError), read_errors([fold]):
-        tf.debugging.assert_equal(1, 2)
 
 
 def test_op_determinism_takes_the_batches_as_they_are(tmp_path: Path, in_the_graph: None) -> None:

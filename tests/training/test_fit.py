@@ -1,7 +1,6 @@
-"""Fitting: what must be found is found, the best weights are kept, a seed is repeatable; and what cannot be fitted."""
+"""Fitting: what must be found is found, weights count, a seed is repeatable; and what cannot be fitted."""
 
 import itertools
-import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,9 +14,8 @@ from sklearn.metrics import log_loss, roc_auc_score
 from nfm.config_train import Model, Train
 from nfm.contract.errors import DataError
 from nfm.contract.schema import Bag, Field, Number, Spec
-from nfm.training.data import Fold, Rows, features_of
-from nfm.training.fit import Fitted, fit
-from nfm.training.model import linear_part
+from nfm.training.data import Fold, Rows
+from nfm.training.fit import fit
 from tests.training.examples import (
     CHECKERBOARD,
     SIDE,
@@ -30,29 +28,7 @@ from tests.training.examples import (
     small_model,
     training,
 )
-
-
-def rows(fold: Fold) -> Rows:
-    (all_rows,) = fold.pieces()
-    return all_rows
-
-
-def logits(fitted: Fitted, fold: Fold, spec: Spec = CHECKERBOARD) -> tuple[NDArray[Any], NDArray[Any]]:
-    """(B, C) of the model, and of its linear part."""
-    both = linear_part(fitted.model)(features_of(rows(fold).inputs, spec), training=False)
-    return np.asarray(both[0], np.float64), np.asarray(both[1], np.float64)
-
-
-def sigmoid(logit: NDArray[Any]) -> NDArray[Any]:
-    return np.asarray(1 / (1 + np.exp(-logit)))
-
-
-def weights(fitted: Fitted) -> list[NDArray[Any]]:
-    return [np.asarray(variable) for variable in fitted.model.variables]
-
-
-def same(a: list[NDArray[Any]], b: list[NDArray[Any]]) -> bool:
-    return all(np.array_equal(x, y) for x, y in zip(a, b, strict=True))
+from tests.training.trained import logits, rows, same, sigmoid, weights
 
 
 @pytest.mark.parametrize(("optimizer", "learning_rate"), [("adam", 0.01), ("adagrad", 0.2), ("sgd", 0.5)])
@@ -114,60 +90,6 @@ def test_a_multiclass_model_comes_near_to_the_accuracy_of_bayes() -> None:
     assert {"val_loss", "val_accuracy"} <= fitted.history.keys()
 
 
-def stopping(**settings: Any) -> dict[str, Any]:
-    return {"early_stopping": settings, "epochs": 40, "batch_size": 32, "learning_rate": 0.02}
-
-
-def test_early_stopping_restores_the_weights_of_the_best_epoch() -> None:
-    folds = noise_folds()
-    fitted = fit(CHECKERBOARD, small_model(), training(**stopping(monitor="val_loss", patience=3)), folds)
-    losses = fitted.history["val_loss"]
-    assert len(losses) == fitted.best_epoch + 3 < 40
-    assert fitted.best_epoch == int(np.argmin(losses)) + 1
-    by_hand = log_loss(rows(folds["valid"]).label, sigmoid(logits(fitted, folds["valid"])[0][:, 0]))
-    assert by_hand == pytest.approx(min(losses), abs=1e-6)
-    assert by_hand < losses[-1]
-
-
-def test_all_epochs_are_run_where_stopping_never_triggers_and_the_best_weights_are_kept_all_the_same() -> None:
-    folds = noise_folds()
-    settings = training(**{**stopping(monitor="val_loss", patience=100), "epochs": 8})
-    fitted = fit(CHECKERBOARD, small_model(), settings, folds)
-    losses = fitted.history["val_loss"]
-    assert (len(losses), fitted.best_epoch) == (8, int(np.argmin(losses)) + 1)
-    assert fitted.best_epoch < 8
-    # The best weights are those that a training of so many epochs ends with.
-    shorter = fit(CHECKERBOARD, small_model(), settings.model_copy(update={"epochs": fitted.best_epoch}), folds)
-    assert same(weights(shorter), weights(fitted))
-
-
-def test_monitor_mode_and_min_delta_decide_when_to_stop() -> None:
-    folds = noise_folds()
-    by_auc = fit(CHECKERBOARD, small_model(), training(**stopping(monitor="val_auc", patience=2)), folds)
-    assert by_auc.best_epoch == int(np.argmax(by_auc.history["val_auc"])) + 1
-    # Against its sense, and with a step that no epoch makes: each stops after the first epoch and its patience.
-    upwards = training(**stopping(monitor="loss", mode="max", patience=2))
-    assert fit(CHECKERBOARD, small_model(), upwards, folds).best_epoch == 1
-    coarse = training(**stopping(monitor="loss", patience=2, min_delta=10.0))
-    assert len(fit(CHECKERBOARD, small_model(), coarse, folds).history["loss"]) == 3
-
-
-def test_a_metric_of_the_train_fold_can_be_watched_without_a_validation_fold() -> None:
-    folds = noise_folds()
-    folds["valid"] = Fold.in_memory(CHECKERBOARD, nothing(rows(folds["valid"])))
-    settings = training(**{**stopping(monitor="auc", patience=2), "epochs": 4})
-    fitted = fit(CHECKERBOARD, small_model(), settings, folds)
-    found = fitted.history["auc"]
-    assert fitted.best_epoch == int(np.argmax(found)) + 1
-    data = rows(folds["train"])
-    assert roc_auc_score(data.label, logits(fitted, folds["train"])[0][:, 0]) == pytest.approx(max(found))
-
-
-def test_without_early_stopping_the_last_weights_stay() -> None:
-    fitted = fit(CHECKERBOARD, small_model(), training(early_stopping=None, epochs=3), noise_folds())
-    assert (len(fitted.history["loss"]), fitted.best_epoch) == (3, 3)
-
-
 def test_the_same_seed_gives_the_same_weights_and_another_seed_others() -> None:
     folds = noise_folds()
 
@@ -178,29 +100,6 @@ def test_the_same_seed_gives_the_same_weights_and_another_seed_others() -> None:
     first, again, other = trained(1), trained(1), trained(2)
     assert same(first, again)
     assert not same(first, other)
-
-
-def test_an_empty_validation_fold_needs_no_validation() -> None:
-    folds = noise_folds()
-    folds["valid"] = Fold.in_memory(CHECKERBOARD, nothing(rows(folds["valid"])))
-    fitted = fit(CHECKERBOARD, small_model(), training(early_stopping=None, epochs=1), folds)
-    assert fitted.history.keys() == {"loss", "learning_rate"}
-    with pytest.raises(DataError, match=r"train\.early_stopping watches val_loss, but no row of the dataset fell to"):
-        fit(CHECKERBOARD, small_model(), training(), folds)
-    plateau = training(early_stopping=None, schedule={"kind": "plateau"})
-    with pytest.raises(DataError, match=r"train\.schedule watches val_loss, but no row"):
-        fit(CHECKERBOARD, small_model(), plateau, folds)
-
-
-def test_a_metric_that_is_not_defined_cannot_be_watched() -> None:
-    folds = noise_folds()
-    valid = rows(folds["valid"])
-    folds["valid"] = Fold.in_memory(CHECKERBOARD, valid._replace(label=np.ones_like(valid.label)))
-    with pytest.raises(DataError, match=r"watches val_auc, which is not defined: the rows of the validation fold .*cl"):
-        fit(CHECKERBOARD, small_model(), training(**stopping(monitor="val_auc")), folds)
-    folds["valid"] = Fold.in_memory(CHECKERBOARD, valid._replace(weight=np.zeros_like(valid.weight)))
-    with pytest.raises(DataError, match=r"watches val_loss, which is not defined"):
-        fit(CHECKERBOARD, small_model(), training(), folds)
 
 
 def test_rows_of_weight_zero_teach_nothing() -> None:
@@ -245,49 +144,6 @@ def test_weights_that_are_no_numbers_after_the_last_step_are_told() -> None:
     settings = training(optimizer="sgd", learning_rate=1e38, loss_reduction="sum", epochs=1, early_stopping=None)
     with pytest.raises(DataError, match=r"^A weight was no finite number after step 1, in epoch 1: the training div"):
         fit(CHECKERBOARD, small_model(), settings, folds)
-
-
-def rates(steps: int, **settings: Any) -> list[float]:
-    """The rate at the end of each epoch, of so many steps each; nothing is learned at a weight of 0."""
-    data = noise_folds()
-    train = rows(data["train"])
-    few = rows_of(train.inputs.ids_BF[: 8 * steps], train.label[: 8 * steps])
-    folds = folds_of(few, rows(data["valid"]), nothing(few))
-    asked = training(**{"batch_size": 8, "learning_rate": 0.1, "early_stopping": None, **settings})
-    return fit(CHECKERBOARD, small_model(), asked, folds).history["learning_rate"]
-
-
-def test_the_learning_rate_follows_its_schedule() -> None:
-    assert rates(2, epochs=2) == [0.1, 0.1]
-    # After 2 and 4 of 5 steps of warming up, the next steps are the 3rd and 5th.
-    assert rates(2, epochs=4, schedule={"warmup_steps": 5}) == pytest.approx([0.06, 0.1, 0.1, 0.1])
-    cosine = rates(2, epochs=4, schedule={"kind": "cosine", "final_share": 0.2, "warmup_steps": 2})
-    by_hand = [0.1 * (0.2 + 0.8 * 0.5 * (1 + math.cos(math.pi * done / 6))) for done in (0, 2, 4, 6)]
-    assert cosine == pytest.approx(by_hand)
-    assert cosine[-1] == pytest.approx(0.02)
-
-
-def test_on_a_plateau_the_learning_rate_falls() -> None:
-    # No loss is above infinity's: against its sense, no epoch is better than the first that is worst.
-    stop = {"monitor": "val_loss", "mode": "max", "patience": 100}
-    settings = {"epochs": 7, "optimizer": "sgd", "learning_rate": 1e-30, "early_stopping": stop}
-    # Weights that stay give the same value in every epoch: 2 without improvement, then 2 more.
-    found = rates(2, schedule={"kind": "plateau", "patience": 2, "factor": 0.1}, **settings)
-    assert found == pytest.approx([1e-30] * 3 + [1e-31] * 2 + [1e-32] * 2)
-
-
-def test_the_first_steps_of_a_warm_up_are_small() -> None:
-    # Plain gradient descent from the same weights: twice the rate is twice the change.
-    data = checkerboard(8, 1)
-    folds = folds_of(data, nothing(data), nothing(data))
-    plain = {"optimizer": "sgd", "epochs": 1, "early_stopping": None, "batch_size": 8}
-    model = small_model(batch_norm=False, hidden_dropout=0.0)
-
-    def bias(**changes: Any) -> float:
-        return float(fit(CHECKERBOARD, model, training(**plain, **changes), folds).model.get_layer("linear").bias[0])
-
-    warm, half = bias(learning_rate=0.4, schedule={"warmup_steps": 2}), bias(learning_rate=0.2)
-    assert warm == half != 0
 
 
 def shares(folds: dict[str, Fold], model: Model, settings: Train, spec: Spec = CHECKERBOARD) -> NDArray[Any]:
@@ -378,52 +234,3 @@ def test_a_field_that_is_a_bag_and_numbers_in_the_pooling_are_learned_from() -> 
     assert any(np.diff(rows(folds["train"]).inputs.bag_splits) == 0)  # an empty bag is among them
     fitted = fit(spec, small_model(), training(epochs=8), folds)
     assert roc_auc_score(rows(folds["test"]).label, logits(fitted, folds["test"], spec)[0][:, 0]) > 0.99
-
-
-def values_of(folder: Path) -> list[tuple[int, str, float]]:
-    """(epoch, name, value) of all event files, in the order in which they were written."""
-    found = []
-    for path in sorted(folder.glob("events.out.tfevents.*"), key=lambda one: one.stat().st_mtime_ns):
-        for record in tf.data.TFRecordDataset([str(path)]).as_numpy_iterator():
-            event = tf.compat.v1.Event.FromString(record)
-            for value in event.summary.value:
-                assert value.metadata.plugin_data.plugin_name == "scalars"
-                found.append((event.step, value.tag, float(tf.make_ndarray(value.tensor))))
-    return found
-
-
-def test_tensorboard_has_the_values_of_each_epoch(tmp_path: Path) -> None:
-    settings, logs = training(early_stopping=None, epochs=2), tmp_path / "tensorboard"
-    for _ in range(2):  # a fresh training removes what is there
-        fitted = fit(CHECKERBOARD, small_model(), settings, noise_folds(), logs=logs)
-        expected = {
-            (i + 1, name, float(np.float32(v))) for name, vs in fitted.history.items() for i, v in enumerate(vs)
-        }
-        assert {name for _, name, _ in expected} >= {"loss", "learning_rate", "val_loss", "val_auc"}
-        found = values_of(logs)
-        assert (set(found), len(found)) == (expected, len(expected))
-
-
-def test_a_folder_that_cannot_hold_events_does_not_end_the_training(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    (tmp_path / "file").write_text("")
-    fit(CHECKERBOARD, small_model(), training(epochs=1), noise_folds(), logs=tmp_path / "file/tensorboard")
-    assert "TensorBoard's events cannot be written to" in caplog.text
-
-
-def test_a_resumed_training_goes_on_with_the_events_that_are_there(tmp_path: Path) -> None:
-    class EndedError(Exception):
-        """Stands for whatever ends a process."""
-
-    def end_after(epoch: int, _: Any) -> None:
-        if epoch == 2:
-            raise EndedError
-
-    settings = training(early_stopping=None, epochs=3)
-    places: dict[str, Any] = {"folder": tmp_path / "checkpoint", "logs": tmp_path / "tensorboard"}
-    with pytest.raises(EndedError):
-        fit(CHECKERBOARD, small_model(), settings, noise_folds(), **places, each_epoch=end_after)
-    fitted = fit(CHECKERBOARD, small_model(), settings, noise_folds(), **places)
-    found = [(step, value) for step, name, value in values_of(tmp_path / "tensorboard") if name == "val_loss"]
-    assert found == [(i + 1, float(np.float32(value))) for i, value in enumerate(fitted.history["val_loss"])]

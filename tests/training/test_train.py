@@ -25,7 +25,7 @@ from nfm.training.fit import fit
 from nfm.training.model import build
 from nfm.training.train import read, read_encoding, train
 from tests.training.examples import shop_encoding, shop_labels, shop_visits, write_shop
-from tests.training.test_fit import values_of
+from tests.training.trained import values_of
 
 ROOT = Path(__file__).parent.parent.parent
 TASKS: dict[str, dict[str, Any]] = {

@@ -1,0 +1,96 @@
+"""What the feature job refuses on a real Spark session: each is told by name, and an old dataset stays as it was."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from pyspark.sql import SparkSession
+
+from nfm.contract.errors import DataError
+from nfm.features.dataset import build
+from tests.features.examples import SCHEMA, config
+
+
+def test_a_missing_column_is_told_before_any_work(spark: SparkSession, table: Path, tmp_path: Path) -> None:
+    columns = {"key": ("id",), "label": "label", "categorical": {"color": {}, "shape": {}}}
+    with pytest.raises(DataError) as error:
+        build(spark, config(tmp_path, table, columns=columns))
+    assert str(error.value) == (
+        f"Columns 'color', 'shape' are missing from {table}; the table has id, colour, size, price, label. "
+        "The configuration's columns, split and dataset.partition_by name it."
+    )
+    assert not (tmp_path / "dataset").exists()
+
+
+def test_a_path_that_is_not_there_and_a_condition_that_is_wrong(
+    spark: SparkSession, table: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(DataError, match=r"nowhere cannot be read: .*PATH_NOT_FOUND"):
+        build(spark, config(tmp_path, Path("nowhere")))
+    with pytest.raises(DataError, match=r"cannot be read: .*UNRESOLVED_COLUMN"):
+        build(spark, config(tmp_path, table, source={"path": str(table), "where": "colr = 'red'"}))
+    with pytest.raises(DataError, match=r"cannot be read: .*PARSE_SYNTAX_ERROR"):
+        build(spark, config(tmp_path, table, source={"path": str(table), "where": "colour == == 1"}))
+
+
+def test_a_file_of_another_format_and_a_format_that_is_not_there(
+    spark: SparkSession, table: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "raw.csv").write_text("id,colour\n1,red\n")
+    with pytest.raises(DataError, match=r"raw.csv has a file that cannot be read: file:/.*raw.csv\. Repair it"):
+        build(spark, config(tmp_path, tmp_path / "raw.csv"))
+    with pytest.raises(DataError, match=r"cannot be read: \[DATA_SOURCE_NOT_FOUND\] Failed to find .*: parquett\."):
+        build(spark, config(tmp_path, table, source={"path": str(table), "format": "parquett"}))
+
+
+def test_a_corrupt_file_among_many_is_named(spark: SparkSession, table: Path, tmp_path: Path) -> None:
+    shutil.copytree(table, tmp_path / "raw")
+    wrong = sorted((tmp_path / "raw").glob("*.parquet"))[1]
+    wrong.with_name(f".{wrong.name}.crc").unlink()
+    content = wrong.read_bytes()
+    wrong.write_bytes(content[:4] + bytes(len(content) - 20) + content[-16:])
+    with pytest.raises(DataError, match=rf"raw has a file that cannot be read: /.*{wrong.name}"):
+        build(spark, config(tmp_path, tmp_path / "raw"))
+    assert not (tmp_path / "dataset").exists()
+
+
+def test_a_text_in_a_numeric_column_is_told_from_the_worker(spark: SparkSession, tmp_path: Path) -> None:
+    frame = spark.createDataFrame([(1, "1.5", 0), (2, "n/a", 1)], "id int, price string, label int")
+    frame.write.parquet(str(tmp_path / "raw"))
+    columns = {"key": ("id",), "label": "label", "numeric": {"price": {"as": "field"}}}
+    with pytest.raises(DataError, match="Column 'price' is numeric, but holds the text 'n/a'"):
+        build(spark, config(tmp_path, tmp_path / "raw", columns=columns))
+
+
+def test_wrong_labels_leave_the_old_dataset_as_it_was(spark: SparkSession, table: Path, tmp_path: Path) -> None:
+    build(spark, config(tmp_path, table))
+    before = json.loads((tmp_path / "dataset/_dataset.json").read_text())
+    frame = spark.read.parquet(str(table)).selectExpr("id", "colour", "size", "price", "label * 2 as label")
+    frame.write.parquet(str(tmp_path / "raw"))
+    with pytest.raises(DataError, match="31 labels that are something else, '2' for one"):
+        build(spark, config(tmp_path, tmp_path / "raw"))
+    assert json.loads((tmp_path / "dataset/_dataset.json").read_text()) == before
+    assert not list(tmp_path.glob(".*staging*"))
+
+
+def test_an_empty_table_is_refused(spark: SparkSession, tmp_path: Path) -> None:
+    spark.createDataFrame([], SCHEMA).write.parquet(str(tmp_path / "raw"))
+    with pytest.raises(DataError, match=r"train fold .* is empty: the table has 0 rows"):
+        build(spark, config(tmp_path, tmp_path / "raw"))
+
+
+def test_shared_vocabularies_need_one_kind(spark: SparkSession, table: Path, tmp_path: Path) -> None:
+    columns = {"key": ("id",), "label": "label", "categorical": {"colour": {}, "size": {"share_with": "colour"}}}
+    with pytest.raises(DataError, match=r"Field 'size' .* with column 'colour', but holds number values where"):
+        build(spark, config(tmp_path, table, columns=columns))
+
+
+def test_a_bag_whose_weights_do_not_fit_is_refused(spark: SparkSession, tmp_path: Path) -> None:
+    rows = [(1, ["a", "b"], [1.0], 0), (2, None, None, 1)]
+    frame = spark.createDataFrame(rows, "id int, tags array<string>, w array<double>, y int")
+    frame.write.parquet(str(tmp_path / "raw"))
+    columns = {"key": ("id",), "label": "y", "categorical": {"tags": {"bag": True, "weights": "w"}}}
+    with pytest.raises(DataError, match="'w'"):
+        build(spark, config(tmp_path, tmp_path / "raw", columns=columns))
+    assert not (tmp_path / "dataset").exists()

@@ -1,0 +1,48 @@
+"""TensorBoard's event files: the values of each epoch, once, whether the training was fresh or resumed."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from nfm.training.fit import fit
+from tests.training.examples import CHECKERBOARD, noise_folds, small_model, training
+from tests.training.trained import values_of
+
+
+def test_tensorboard_has_the_values_of_each_epoch(tmp_path: Path) -> None:
+    settings, logs = training(early_stopping=None, epochs=2), tmp_path / "tensorboard"
+    for _ in range(2):  # a fresh training removes what is there
+        fitted = fit(CHECKERBOARD, small_model(), settings, noise_folds(), logs=logs)
+        expected = {
+            (i + 1, name, float(np.float32(v))) for name, vs in fitted.history.items() for i, v in enumerate(vs)
+        }
+        assert {name for _, name, _ in expected} >= {"loss", "learning_rate", "val_loss", "val_auc"}
+        found = values_of(logs)
+        assert (set(found), len(found)) == (expected, len(expected))
+
+
+def test_a_folder_that_cannot_hold_events_does_not_end_the_training(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "file").write_text("")
+    fit(CHECKERBOARD, small_model(), training(epochs=1), noise_folds(), logs=tmp_path / "file/tensorboard")
+    assert "TensorBoard's events cannot be written to" in caplog.text
+
+
+def test_a_resumed_training_goes_on_with_the_events_that_are_there(tmp_path: Path) -> None:
+    class EndedError(Exception):
+        """Stands for whatever ends a process."""
+
+    def end_after(epoch: int, _: Any) -> None:
+        if epoch == 2:
+            raise EndedError
+
+    settings = training(early_stopping=None, epochs=3)
+    places: dict[str, Any] = {"folder": tmp_path / "checkpoint", "logs": tmp_path / "tensorboard"}
+    with pytest.raises(EndedError):
+        fit(CHECKERBOARD, small_model(), settings, noise_folds(), **places, each_epoch=end_after)
+    fitted = fit(CHECKERBOARD, small_model(), settings, noise_folds(), **places)
+    found = [(step, value) for step, name, value in values_of(tmp_path / "tensorboard") if name == "val_loss"]
+    assert found == [(i + 1, float(np.float32(value))) for i, value in enumerate(fitted.history["val_loss"])]
