@@ -246,6 +246,11 @@ class Config(Settings):
         return self.model_copy(update={"source": self.source.model_copy(update=refuse), "score": score})
 
     @property
+    def of_dataset(self) -> dict[str, Any]:
+        """The settings that are not the defaults, of the sections that a dataset's columns and folds follow from."""
+        return self.model_dump(mode="json", by_alias=True, exclude_defaults=True, include={"columns", "split"})
+
+    @property
     def dataset_folder(self) -> Path:
         """Where the features job writes the encoded rows."""
         return self._below("dataset")

@@ -186,6 +186,6 @@ def build(spark: SparkSession, config: Config, prepared: Prepared | None = None)
         shutil.rmtree(scratch)
         (encoding_staging / "statistics.json").write_text(json.dumps(statistics, indent=1, allow_nan=False))
         write_report(encoding_staging / "report.html", statistics)
-        marker = {"encoding_fingerprint": spec.fingerprint, "rows": rows}
+        marker = {"encoding_fingerprint": spec.fingerprint, "rows": rows, "settings": config.of_dataset}
         (dataset_staging / DATASET_MARKER).write_text(json.dumps(marker, indent=1))
     return statistics

@@ -1,5 +1,6 @@
 """The feature job on a real Spark session: the dataset equals one made row by row in plain Python."""
 
+import json
 import math
 from collections import Counter
 from pathlib import Path
@@ -46,6 +47,18 @@ def test_the_dataset_equals_one_made_by_hand(spark: SparkSession, table: Path, t
         assert row["price"] == (median if missing else price)
         assert row["price_missing"] == float(missing)
         assert (row["label"], row["weight"]) == (label, 1.0)
+
+    told = json.loads((tmp_path / "dataset/_dataset.json").read_text())
+    assert told["rows"] == Counter(fold.values())
+    assert told["settings"] == {  # which are not the defaults
+        "columns": {
+            "key": ["id"],
+            "label": "label",
+            "categorical": {"colour": {}, "size": {"oov_buckets": 2}},
+            "numeric": {"price": {"impute": "median", "missing_flag": True, "scale": "none"}},
+        },
+        "split": {"valid": 0.2, "seed": 3},
+    }
 
 
 def test_types_on_disk_are_those_of_the_contract(spark: SparkSession, table: Path, tmp_path: Path) -> None:

@@ -158,8 +158,6 @@ def write_shop(folder: Path, encoding: Encoding, task: str = "binary", rows: int
         path = folder / "dataset" / f"fold={fold}" / "part-00000.parquet"
         path.parent.mkdir(parents=True)
         pq.write_table(table, path, row_group_size=150)
-    marker = {"encoding_fingerprint": spec.fingerprint, "rows": counts}
-    (folder / "dataset" / DATASET_MARKER).write_text(json.dumps(marker))
     missing = {"missing": dict.fromkeys(FOLDS, 0)}
     shares = {**missing, "out_of_vocabulary": dict.fromkeys(FOLDS, 0)}
     distinct = {"distinct": dict.fromkeys((*FOLDS, "table"), 4), "vocabulary": 3}
@@ -193,4 +191,7 @@ def write_shop(folder: Path, encoding: Encoding, task: str = "binary", rows: int
             **changes.get("train", {}),
         },
     }
-    return Config.model_validate(settings)
+    config = Config.model_validate(settings)
+    marker = {"encoding_fingerprint": spec.fingerprint, "rows": counts, "settings": config.of_dataset}
+    (folder / "dataset" / DATASET_MARKER).write_text(json.dumps(marker))
+    return config

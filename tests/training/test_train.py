@@ -134,6 +134,39 @@ def test_a_dataset_of_another_task_is_refused(done: Config) -> None:
             read_encoding(other)
 
 
+def test_a_dataset_of_other_settings_is_refused(tmp_path: Path) -> None:
+    config = write_shop(tmp_path, shop_encoding(tmp_path / "encoding"), rows=40, split={"valid": 0.2})
+    content = config.model_dump(by_alias=True, exclude_defaults=True)
+
+    def refused(columns: dict[str, Any], split: dict[str, Any]) -> str:
+        other = Config.model_validate({**content, "columns": {**content["columns"], **columns}, "split": split})
+        with pytest.raises(DataError) as error:
+            read(other)
+        return str(error.value)
+
+    split = {"valid": 0.2, "seed": 1}  # the default's seed, by name
+    made = f"{tmp_path}/dataset was made with other settings than this configuration's: "
+    todo = ". Run jobs/features.py with this configuration, or put them back."
+    assert refused({"label": "returned"}, split) == (f'{made}columns.label was "bought" and is "returned" now{todo}')
+    categorical, numeric = content["columns"]["categorical"], content["columns"]["numeric"]
+    more = {"color": {"oov_buckets": 3}, "tags": categorical["tags"], "size": {"min_count": 5}}
+    assert refused({"categorical": more, "numeric": {"age": numeric["age"], "kg": numeric["kg"]}}, {"seed": 2}) == (
+        f"{made}columns.categorical.color.oov_buckets was 2 and is 3 now; "
+        'columns.categorical.size was not set and is {"min_count": 5} now; '
+        'columns.numeric.price was {"missing_flag": true} and is not set now; '
+        f"split.valid was 0.2 and is not set now; split.seed was not set and is 2 now{todo}"
+    )
+    fields = {f"f{i}": {} for i in range(4)}
+    assert '; columns.weight was not set and is "w" now (and 1 more). Run' in refused(
+        {"categorical": {**categorical, **fields}, "weight": "w"}, {"valid": 0.2, "seed": 4}
+    )
+    # What is only written another way, in another order, or of no concern to the dataset, is no other setting.
+    same = {**content["columns"], "categorical": {name: categorical[name] for name in ("tags", "color")}}
+    assert (
+        read(Config.model_validate({**content, "columns": same, "split": split, "name": "new"}))[1]["train"].rows == 40
+    )
+
+
 def test_labels_that_are_not_of_the_task_are_refused(tmp_path: Path) -> None:
     config = write_shop(tmp_path, shop_encoding(tmp_path / "encoding"), "regression", rows=40)
     with pytest.raises(DataError, match=r"The labels of a binary task are 0 and 1, but 10 of the 10 rows of the valid"):
