@@ -117,7 +117,8 @@ def check_ours(target: Path, marker: str) -> None:
 def _not_written(target: Path) -> list[str]:
     """Files that have come into a folder since it was published: none if it does not tell what it was published with.
 
-    Names that readers of tables pass over are not looked at, and nothing in a Delta table, which is tended by others.
+    An empty file is a mark such as _SUCCESS where readers of tables pass over its name: nothing is lost with it. What
+    file systems and desktops leave is not looked at, and nothing in a Delta table, which is tended by others.
     """
     told = target / FILES
     if not told.exists() or (target / "_delta_log").exists():
@@ -129,11 +130,19 @@ def _not_written(target: Path) -> list[str]:
             f"{told} is damaged ({error}): it tells which files of this folder were written by this job, and may be "
             f"replaced. {target} is left as it is. Move it away, and run the job again."
         ) from error
-    return sorted(name for name in _files(target) - written if Path(name).name[0] not in "._")
+    return sorted(name for name in _files(target) - {*written, FILES} if not _of_nobody(target / name))
+
+
+def _of_nobody(path: Path) -> bool:
+    if path.name.startswith((".nfs", ".DS_Store")):  # a file that was removed while somebody read it; macOS
+        return True
+    return path.name[0] in "._" and not path.is_symlink() and path.stat().st_size == 0
 
 
 def _files(folder: Path) -> set[str]:
-    return {str(Path(inside, name).relative_to(folder)) for inside, _, names in os.walk(folder) for name in names}
+    """All files below a folder, and links to wherever; names with the folders they lie in."""
+    found = (Path(inside, name) for inside, folders, names in os.walk(folder) for name in (*folders, *names))
+    return {str(path.relative_to(folder)) for path in found if path.is_symlink() or not path.is_dir()}
 
 
 def _swap(new: Path, target: Path) -> None:

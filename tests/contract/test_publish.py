@@ -134,7 +134,9 @@ def test_an_error_leaves_the_old_folder_and_nothing_else(target: Path, error: ty
 
 
 @pytest.mark.usefixtures("any_file_system")
-@pytest.mark.parametrize("name", ["notes.txt", "part-1", "day=1/notes.txt"])
+@pytest.mark.parametrize(
+    "name", ["notes.txt", "part-1", "day=1/notes.txt", "_notes.txt", ".gitignore", "_day=1/part-0"]
+)
 def test_a_file_that_somebody_has_put_there_is_never_deleted(target: Path, name: str) -> None:
     write(target, "old")
     mine = target / name
@@ -167,10 +169,26 @@ def test_a_file_that_comes_while_the_new_folder_is_made_is_not_deleted(target: P
 
 def test_what_readers_pass_over_keeps_no_run_from_its_work(target: Path) -> None:
     write(target, "old")
-    for name in ("_SUCCESS", ".DS_Store", "._part-0"):
-        (target / name).touch()
+    for name, content in (("_SUCCESS", ""), (".checked", ""), (".DS_Store", "places"), (".nfs0000a1", "removed")):
+        (target / name).write_text(content)
+    (target / "empty/folder").mkdir(parents=True)
     write(target, "new")
     assert files(target) == {"part-0": "new", MARKER: "new"}
+
+
+@pytest.mark.parametrize("name", ["mine", ".mine", "_mine"])
+@pytest.mark.parametrize("to", ["folder", "file", "nothing"])
+def test_a_link_that_somebody_has_put_there_is_a_file_like_any_other(target: Path, name: str, to: str) -> None:
+    write(target, "old")
+    place = target.parent / to
+    if to == "folder":
+        place.mkdir()
+    if to == "file":
+        place.touch()
+    (target / name).symlink_to(place)
+    with pytest.raises(DataError, match=f"scores holds {name}, which this job has not written"):
+        write(target, "new")
+    assert (target / name).is_symlink()
 
 
 def test_a_delta_table_is_tended_by_others(target: Path) -> None:
