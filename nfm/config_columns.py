@@ -12,10 +12,11 @@ Positive = Annotated[int, Field(ge=1)]
 
 
 def _impute(value: Any) -> str | float:
-    number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    if not number and value not in ("mean", "median"):
+    if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
+        return float(value)
+    if value not in ("mean", "median"):
         raise ValueError(f"{value!r} given; allowed: 'mean', 'median' or a number")
-    return value  # type: ignore[no-any-return]
+    return str(value)
 
 
 class Settings(BaseModel):

@@ -49,16 +49,18 @@ def staged(target: Path, marker: str) -> Iterator[Path]:
 
     Raises:
         DataError: the target holds what the job has not written, or the new folder lacks the marker.
+        NfmError: the target cannot be written, or the disk is full.
     """
     target = target.resolve()  # behind a symbolic link, the folder is replaced and the link stays
-    for stale in target.parent.glob(f".{glob.escape(target.name)}.staging-*"):
-        if stale.suffix == _OLD and not target.exists():
-            stale.rename(target)  # a run died between the two renames of _swap
-        else:
-            shutil.rmtree(stale)
-    check_ours(target, marker)
-    staging = Path(tempfile.mkdtemp(prefix=f".{target.name}.staging-", dir=target.parent))
-    staging.chmod(0o777 & ~_umask())
+    with _told(target):
+        for stale in target.parent.glob(f".{glob.escape(target.name)}.staging-*"):
+            if stale.suffix == _OLD and not target.exists():
+                stale.rename(target)  # a run died between the two renames of _swap
+            else:
+                shutil.rmtree(stale)
+        check_ours(target, marker)
+        staging = Path(tempfile.mkdtemp(prefix=f".{target.name}.staging-", dir=target.parent))
+        staging.chmod(0o777 & ~_umask())
     try:
         yield staging
         if not (staging / marker).exists():
@@ -66,6 +68,14 @@ def staged(target: Path, marker: str) -> Iterator[Path]:
         check_ours(target, marker)  # hours may have gone by
         (staging / FILES).write_text(json.dumps(sorted(_files(staging)), indent=0))
         _swap(staging, target)
+    except Exception as error:
+        # Of a worker's error, Spark hands over the text alone.
+        if any(os.strerror(code) in str(error) for code in (errno.ENOSPC, errno.EDQUOT)):
+            raise NfmError(
+                f"A disk is full: there is no room for {target}, or for what is put aside on the way (TMPDIR, "
+                "spark.local.dir). The old output was left as it was. Make room and run the job again."
+            ) from error
+        raise
     finally:
         # After the swap this is the old folder; after an error, the unfinished new one.
         shutil.rmtree(staging, ignore_errors=True)
@@ -77,10 +87,13 @@ def locked(target: Path) -> Iterator[None]:
 
     Raises:
         BusyError: another run is at it; names the process and the host.
+        NfmError: nothing can be written there.
     """
     target = target.resolve()
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with (target.parent / f".{target.name}.lock").open("a+") as file:
+    with _told(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        opened = (target.parent / f".{target.name}.lock").open("a+")
+    with opened as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
@@ -112,6 +125,18 @@ def check_ours(target: Path, marker: str) -> None:
             f"{target} holds {more[0]}{others}, which this job has not written, and is replaced as a whole. It is left "
             "as it is. Move what is yours to another folder, and run the job again."
         )
+
+
+@contextmanager
+def _told(target: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        what = "it is a file" if isinstance(error, FileExistsError) else error.strerror
+        raise NfmError(
+            f"{target} cannot be written, because of {error.filename}: {what}. Choose a folder that this user may "
+            "write, and run the job again."
+        ) from error
 
 
 def _not_written(target: Path) -> list[str]:

@@ -18,7 +18,7 @@ from nfm.config import Config, Source
 from nfm.contract.arrays import few_texts
 from nfm.contract.artifact import Artifact
 from nfm.contract.columns import Rows
-from nfm.contract.errors import DataError, GateError, NfmError
+from nfm.contract.errors import DataError, GateError
 from nfm.contract.publish import check_ours, locked, staged
 from nfm.contract.schema import canonical_json
 from nfm.scoring.chunks import Chunk, Chunks, open_chunks, program, splits_of
@@ -62,7 +62,7 @@ def score_table(spark: SparkSession, config: Config) -> Mapping[str, Any]:
     with told_plainly(str(source)), locked(target):
         with staged(target, SCORES_MARKER) as staging:
             chunks = open_chunks(target, _run(spark, artifact, scan, source, output, settings.file_mb))
-            with _kept(chunks, scan, target):
+            with _kept(chunks, scan):
                 done = _score(spark, artifact, scan, output, schema, settings.file_mb << 20, chunks, staging)
                 tally = _sum(done)
                 if tally.not_finite:
@@ -109,26 +109,21 @@ def _run(
 
 
 @contextmanager
-def _kept(chunks: Chunks, scan: Scan, target: Path) -> Iterator[None]:
+def _kept(chunks: Chunks, scan: Scan) -> Iterator[None]:
     """Whatever ends the run: what is done stays, if another one can go on from it."""
     try:
         yield
-    except BaseException as error:
+    except BaseException:
         rows = sum(chunk.tally.rows for chunk in chunks.done()) if scan.parts_known_again() else 0
-        kept = (
-            f"{rows:,} rows that are scored are kept in {chunks.folder}: a run of the same table, model and settings "
-            "goes on from there"
-        )
         if rows:
-            log.info(kept)
+            log.info(
+                "%s rows that are scored are kept in %s: a run of the same table, model and settings goes on from "
+                "there; whoever needs that room may delete it",
+                f"{rows:,}",
+                chunks.folder,
+            )
         else:
             chunks.remove()
-        if "No space left on device" in str(error):  # Spark hands over no more than the text of a worker's error
-            again = f"; {kept}, and whoever needs that room may delete it" if rows else ""
-            raise NfmError(
-                f"A disk is full: there is no room for {target}, or for what Spark puts aside (spark.local.dir). "
-                f"{_KEPT}. Make room and run the job again{again}."
-            ) from error
         raise
 
 

@@ -18,8 +18,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import nfm.contract.publish as module
-from nfm.contract.errors import DataError
-from nfm.contract.publish import BusyError, publish
+from nfm.contract.errors import DataError, NfmError
+from nfm.contract.publish import BusyError, locked, publish
 
 MARKER = "_done.json"
 
@@ -216,6 +216,32 @@ def test_a_folder_tells_what_it_was_published_with(target: Path) -> None:
         for name in ("part-0", "day=1/part-1", MARKER):
             (staging / name).touch()
     assert json.loads((target / "_files.json").read_text()) == [MARKER, "day=1/part-1", "part-0"]
+
+
+@pytest.mark.usefixtures("any_file_system")
+@pytest.mark.parametrize("how", ["publish", "locked"])
+def test_a_place_that_cannot_be_written_is_told(tmp_path: Path, how: str) -> None:
+    (tmp_path / "file").write_text("mine")
+    for target, because in (
+        (tmp_path / "file/scores", rf"{tmp_path}/file: it is a file"),
+        (tmp_path / "file/below/scores", rf"{tmp_path}/file/below: Not a directory"),
+        (Path("/proc/scores"), r"/proc/\.scores\.lock: No such file or directory"),
+    ):
+        told = rf"^{target} cannot be written, because of {because}\. Choose a folder that this user may write, and run"
+        with pytest.raises(NfmError, match=told), publish(target, MARKER) if how == "publish" else locked(target):
+            raise AssertionError("it was begun")
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_a_full_disk_leaves_the_old_folder_and_is_told(small_disk: Path) -> None:
+    target = small_disk / "scores"
+    write(target, "old")
+    with pytest.raises(NfmError, match=rf"^A disk is full: there is no room for {target}, or .* Make room and run the"):
+        write(target, "new" * 400_000)
+    assert files(target) == {"part-0": "old", MARKER: "old"}
+    assert beside(target) == set()
+    write(target, "new")
+    assert files(target) == {"part-0": "new", MARKER: "new"}
 
 
 def test_a_folder_that_was_copied_or_restored_is_looked_at_like_any_other(target: Path) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from pyspark.sql import SparkSession
 
-from nfm.contract.errors import DataError
+from nfm.contract.errors import DataError, NfmError
 from nfm.features.dataset import build
 from tests.features.examples import SCHEMA, config
 
@@ -72,6 +72,17 @@ def test_wrong_labels_leave_the_old_dataset_as_it_was(spark: SparkSession, table
         build(spark, config(tmp_path, tmp_path / "raw"))
     assert json.loads((tmp_path / "dataset/_dataset.json").read_text()) == before
     assert not list(tmp_path.glob(".*staging*"))
+
+
+def test_a_full_disk_leaves_the_old_dataset_as_it_was(spark: SparkSession, table: Path, small_disk: Path) -> None:
+    build(spark, config(small_disk, table))
+    before = {path: path.read_bytes() for path in small_disk.rglob("*") if path.is_file()}
+    (small_disk / "others").write_bytes(bytes((1 << 20) - sum(-(-len(one) // 4096) * 4096 for one in before.values())))
+    with pytest.raises(NfmError, match=r"^A disk is full: there is no room for .*disk/(dataset|encoding), .*Make room"):
+        build(spark, config(small_disk, table))
+    (small_disk / "others").unlink()
+    assert {path: path.read_bytes() for path in small_disk.rglob("*") if path.is_file()} == before
+    build(spark, config(small_disk, table))
 
 
 def test_an_empty_table_is_refused(spark: SparkSession, tmp_path: Path) -> None:

@@ -7,7 +7,6 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,18 +28,6 @@ with publish(Path(sys.argv[1]), "_report.json") as staging:
     print("locked", flush=True)
     sys.stdin.read()
 """
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 1 MB; or, where none can be mounted, a disk that says of itself that it is full."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)], capture_output=True)
-    if mounted.returncode:
-        pytest.skip(f"no file system can be mounted here: {mounted.stderr!r}")
-    yield folder
-    subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
 def files(folder: Path) -> dict[str, bytes]:

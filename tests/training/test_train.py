@@ -156,7 +156,7 @@ def test_a_dataset_of_other_settings_is_refused(tmp_path: Path) -> None:
         'columns.numeric.price was {"missing_flag": true} and is not set now; '
         f"split.valid was 0.2 and is not set now; split.seed was not set and is 2 now{todo}"
     )
-    fields = {f"f{i}": {} for i in range(4)}
+    fields: dict[str, Any] = {f"f{i}": {} for i in range(4)}
     assert '; columns.weight was not set and is "w" now (and 1 more). Run' in refused(
         {"categorical": {**categorical, **fields}, "weight": "w"}, {"valid": 0.2, "seed": 4}
     )
