@@ -122,6 +122,12 @@ def told_plainly(where: str) -> Iterator[None]:
                 "away, or leave such files out with on_corrupt: skip beside its path, or correct the format there if "
                 "it is of another one, and run the job again."
             ) from error
+        if "UNABLE_TO_INFER_SCHEMA" in text:
+            raise DataError(
+                f"{where} holds no file that tells its columns: the folder is empty, or Spark passes over its files' "
+                "names (_… and .…). Correct source in the configuration, or score.source if the scores have "
+                "their own."
+            ) from error
         told = "DATA_SOURCE_NOT_FOUND" in text or "CANNOT_MERGE_SCHEMAS" in text
         if told or isinstance(error, AnalysisException | ParseException):
             raise DataError(

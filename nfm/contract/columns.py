@@ -4,8 +4,10 @@ A field's value is the canonical text of its column; of a cross, the texts of al
 several in a row, or none. Each distinct value is formatted once a batch, and the rows refer to it by index.
 """
 
-from collections.abc import Sequence
+import json
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
+from difflib import get_close_matches
 from functools import reduce
 from typing import Any, NamedTuple, Protocol
 
@@ -52,6 +54,35 @@ class Values:
     offsets: NDArray[np.int32] | None = None  # (N + 1,) of a bag: where each row's members begin and end
     weights: NDArray[np.float32] | None = None  # (M,) of a bag whose weights stand in a column
     lossy: NDArray[np.bool_] | None = None  # (D,) came as floats so large that digits may be lost; None: no such
+
+
+def check_columns(wanted: Collection[str], schema: pa.Schema, where: str, source: str) -> None:
+    """Every wanted column is in the table, once.
+
+    Raises:
+        DataError: names the missing columns, what the table has, and where the wish comes from.
+    """
+    missing = [column for column in wanted if column not in schema.names]
+    if missing:
+        columns = "Column" if len(missing) == 1 else "Columns"
+        verb = "is" if len(missing) == 1 else "are"
+        raise DataError(
+            f"{columns} {', '.join(map(repr, missing))} {verb} missing from {where}; "
+            f"the table has {', '.join(schema.names) or 'no columns at all'}. {_hint(missing, schema.names)}{source}"
+        )
+    twice = next((column for column in wanted if schema.names.count(column) > 1), None)
+    if twice is not None:
+        raise DataError(
+            f"Column '{twice}' is {schema.names.count(twice)} times in {where}, so which one is meant cannot be known; "
+            f"the table has {', '.join(schema.names)}. Rename or drop the others in the source."
+        )
+
+
+def _hint(missing: Sequence[str], names: Sequence[str]) -> str:
+    if len(names) == 1 and (delimiter := next((one for one in ";\t|," if one in names[0]), None)):
+        return f"Its one column looks like several: of a CSV file, say options: {{sep: {json.dumps(delimiter)}}}. "
+    close = dict.fromkeys(one for name in missing for one in get_close_matches(name, names, n=1))
+    return f"Did you mean {', '.join(map(repr, close))}? " if close else ""
 
 
 def check_categorical(columns: Sequence[str], bag: Bag | None, schema: pa.Schema, where: str) -> dict[str, Kind]:

@@ -4,7 +4,7 @@ The feature job writes what `encode` returns into the dataset; the scoring job h
 arranges the same columns, read back from the dataset or fresh from `encode`, as the arrays that the model takes.
 """
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from dataclasses import field as dataclass_field
 from functools import lru_cache
@@ -16,7 +16,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from nfm.contract.arrays import arrow, content, nulls
-from nfm.contract.columns import Rows, Values, check_categorical, field_values
+from nfm.contract.columns import Rows, Values, check_categorical, check_columns, field_values
 from nfm.contract.errors import DataError
 from nfm.contract.hashing import hash64
 from nfm.contract.schema import MISSING, Field, Number, Spec, flag_name, weights_name
@@ -299,25 +299,3 @@ def _bags(
     each = lengths.ravel()
     order = np.repeat(starts.ravel() - (np.cumsum(each) - each), each) + np.arange(splits[-1])
     return np.concatenate(places)[order], np.concatenate(values)[order], splits
-
-
-def check_columns(wanted: Collection[str], schema: pa.Schema, where: str, source: str) -> None:
-    """Every wanted column is in the table, once.
-
-    Raises:
-        DataError: names the missing columns, what the table has, and where the wish comes from.
-    """
-    missing = [f"'{column}'" for column in wanted if column not in schema.names]
-    if missing:
-        columns = "Column" if len(missing) == 1 else "Columns"
-        verb = "is" if len(missing) == 1 else "are"
-        raise DataError(
-            f"{columns} {', '.join(missing)} {verb} missing from {where}; "
-            f"the table has {', '.join(schema.names) or 'no columns at all'}. {source}"
-        )
-    twice = next((column for column in wanted if schema.names.count(column) > 1), None)
-    if twice is not None:
-        raise DataError(
-            f"Column '{twice}' is {schema.names.count(twice)} times in {where}, so which one is meant cannot be known; "
-            f"the table has {', '.join(schema.names)}. Rename or drop the others in the source."
-        )

@@ -14,8 +14,8 @@ from pyspark.sql import SparkSession
 
 from nfm.config import Config
 from nfm.contract.cells import EXACT
-from nfm.contract.columns import check_categorical
-from nfm.contract.encoder import Encoding, check_columns
+from nfm.contract.columns import check_categorical, check_columns
+from nfm.contract.encoder import Encoding
 from nfm.contract.errors import DataError
 from nfm.contract.publish import check_ours, publish
 from nfm.contract.schema import DATASET_MARKER, Kind
@@ -82,7 +82,9 @@ def prepare(spark: SparkSession, config: Config, growth: Growth | None = None) -
     )
 
     def needed(schema: pa.Schema) -> Iterable[str]:
-        check_columns(wanted, schema, where, "The configuration's columns, split and dataset.partition_by name it.")
+        check_columns(
+            wanted, schema, where, "The configuration's columns, split and dataset.partition_by say what it needs."
+        )
         return wanted
 
     scan = open_scan(spark, config.source, needed)

@@ -9,7 +9,8 @@ import pandas as pd
 import pyarrow as pa
 
 from nfm.contract.artifact import Artifact
-from nfm.contract.encoder import OF_THE_MODEL, check_columns
+from nfm.contract.columns import check_columns
+from nfm.contract.encoder import OF_THE_MODEL
 from nfm.contract.errors import ConfigError, DataError
 from nfm.contract.schema import Spec
 from nfm.scoring.explain import reason_columns

@@ -11,7 +11,7 @@ from pyspark.sql import SparkSession
 from nfm.config import Config, Source
 from nfm.contract import dataset
 from nfm.contract.artifact import Artifact
-from nfm.contract.encoder import check_columns
+from nfm.contract.columns import check_columns
 from nfm.contract.errors import ConfigError, DataError
 from nfm.contract.publish import check_ours
 from nfm.contract.schema import DATASET_MARKER, Spec

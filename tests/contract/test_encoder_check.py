@@ -7,7 +7,8 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from nfm.contract.encoder import Encoding, check_columns
+from nfm.contract.columns import check_columns
+from nfm.contract.encoder import Encoding
 from nfm.contract.errors import DataError
 from nfm.contract.schema import Bag, Field
 from nfm.contract.values import canonical_text
@@ -50,6 +51,24 @@ def test_check_names_the_missing_columns_and_what_there_is(encoding: Encoding) -
 def test_a_table_without_columns_is_told_as_such() -> None:
     with pytest.raises(DataError, match=r"Column 'a' is missing from empty.csv; the table has no columns at all\."):
         check_columns(["a"], pa.schema([]), "empty.csv", "")
+
+
+@pytest.mark.parametrize(
+    ("wanted", "names", "hint"),
+    [
+        (["order_id"], ["orderid", "country"], "Did you mean 'orderid'? "),
+        (["cuntry", "zip", "Order_ID"], ["order_id", "country"], "Did you mean 'country', 'order_id'? "),
+        (["cuntry", "countri"], ["country"], "Did you mean 'country'? "),
+        (["zip"], ["order_id", "country"], ""),
+        (["a", "b"], ["a;b;c"], 'Its one column looks like several: of a CSV file, say options: {sep: ";"}. '),
+        (["a", "b"], ["a\tb"], 'Its one column looks like several: of a CSV file, say options: {sep: "\\t"}. '),
+    ],
+)
+def test_a_missing_column_comes_with_what_may_be_meant(wanted: list[str], names: list[str], hint: str) -> None:
+    schema = pa.schema([(name, pa.int8()) for name in names])
+    with pytest.raises(DataError) as error:
+        check_columns(wanted, schema, "raw.csv", "So it is.")
+    assert str(error.value).endswith(f"; the table has {', '.join(names)}. {hint}So it is.")
 
 
 def test_a_column_that_is_there_twice_is_refused() -> None:
