@@ -16,7 +16,6 @@ import logging
 import os
 import shutil
 import threading
-import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -34,6 +33,7 @@ from nfm.table.write import File
 log = logging.getLogger(__name__)
 
 _EVERY = 30.0  # seconds between two lines of the log
+_PACE_OF = 4  # parts at least, that the time that is left is told from
 _RUN, _DONE, _FILES = "_run.json", "done", "files"
 _WHAT = {  # the parts of what scores follow from, as people are told of them
     "model": "the model is another one",
@@ -86,7 +86,7 @@ class Chunks:
     def done(self) -> list[Chunk]:
         """The parts that are done and whose files are all there, as they were written."""
         found = []
-        for path in sorted((self.folder / _DONE).glob("[0-9]*.json")):
+        for path in self._records():
             try:
                 chunk = Chunk.from_json(path.read_text())
                 whole = all(os.stat(file.path).st_size == file.bytes for file in chunk.files)  # noqa: PTH116
@@ -99,18 +99,20 @@ class Chunks:
     @contextmanager
     def progress(self, parts: int | None) -> Iterator[None]:
         """Say now and then how many parts are done; of how many, where that is known."""
-        over, began, before = threading.Event(), time.monotonic(), self._count()
+        over, before = threading.Event(), set(self._records())
 
         def tell() -> None:
             while not over.wait(_EVERY):
-                done = self._count()
-                left = ""
-                if parts is not None and done > before:
-                    seconds = (time.monotonic() - began) / (done - before) * (parts - done)
+                done, left = set(self._records()), ""
+                # From one part to another: the first ones come late, for their workers had to start.
+                times = sorted(path.stat().st_mtime for path in done - before)
+                if parts is not None and len(times) >= _PACE_OF:
+                    seconds = (times[-1] - times[0]) / (len(times) - 1) * (parts - len(done))
                     left = (
                         f", about {round(seconds / 60)} min left" if seconds >= 99 else f", about {seconds:.0f} s left"
                     )
-                log.info("%d%s parts of the table are scored%s", done, "" if parts is None else f" of {parts}", left)
+                of = "" if parts is None else f" of {parts}"
+                log.info("%d%s parts of the table are scored%s", len(done), of, left)
 
         teller = threading.Thread(target=tell, daemon=True)
         teller.start()
@@ -120,8 +122,8 @@ class Chunks:
             over.set()
             teller.join()
 
-    def _count(self) -> int:
-        return sum(1 for _ in (self.folder / _DONE).glob("[0-9]*.json"))
+    def _records(self) -> list[Path]:
+        return sorted((self.folder / _DONE).glob("[0-9]*.json"))
 
     def remove(self) -> None:
         """They are published, or nobody can go on from them."""
@@ -142,7 +144,7 @@ def open_chunks(target: Path, run: Mapping[str, Any]) -> Chunks:
     folder = target.parent / f"{prefix}{hashlib.sha256(canonical_json(run).encode()).hexdigest()[:16]}"
     for other in target.parent.glob(f"{glob.escape(prefix)}*"):
         if other != folder:
-            log.info("what an unfinished run has left for %s is thrown away: %s", target, _difference(other, run))
+            log.info("what an earlier run has left for %s is thrown away: %s", target, _difference(other, run))
             shutil.rmtree(other, ignore_errors=True)  # its tasks may still write there; then the next run removes it
     if not (folder / _RUN).exists():
         shutil.rmtree(folder, ignore_errors=True)

@@ -2,7 +2,9 @@
 
 import json
 import logging
+import os
 import re
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -152,7 +154,7 @@ def test_what_something_else_follows_from_is_scored_anew(
             reason = "the table's files have changed"
     with caplog.at_level(logging.INFO, logger="nfm"):
         report = score_table(spark, config(made, source, output=str(output), model=model, **more))
-    assert f"what an unfinished run has left for {output} is thrown away: {reason}" in caplog.text
+    assert f"what an earlier run has left for {output} is thrown away: {reason}" in caplog.text
     assert "has scored" not in caplog.text
     assert report["rows"] == len(rows_of(output)) == (70 if change == "more rows" else 60)
     assert chunks_beside(output) == []
@@ -199,3 +201,39 @@ def test_the_table_stays_cut_as_it_was(tmp_path: Path) -> None:
     chunks = open_chunks(tmp_path / "scores", RUN)
     assert splits_of(chunks, before) == before
     assert splits_of(open_chunks(tmp_path / "scores", RUN), ((Piece(file, 0, 100),),)) == before  # fewer cores now
+
+
+@pytest.mark.parametrize(
+    ("parts", "at", "told"),
+    [
+        (10, [0, 10, 20, 40], "6 of 10 parts of the table are scored, about 53 s left"),  # 40 s for three more, 4 to do
+        (60, [0, 10, 20, 40], "6 of 60 parts of the table are scored, about 12 min left"),
+        (10, [0, 10, 20], "5 of 10 parts of the table are scored"),  # too few to tell from
+        (None, [0, 10, 20, 40], "6 parts of the table are scored"),
+    ],
+)
+def test_the_log_tells_how_far_a_run_is(
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+    parts: int | None,
+    at: list[int],
+    told: str,
+) -> None:
+    monkeypatch.setattr(module, "_EVERY", 0.01)
+    caplog.set_level(logging.INFO, "nfm")
+    chunks = open_chunks(tmp_path / "scores", RUN)
+
+    def keep(number: int, second: int) -> None:
+        chunks.keep(Chunk(number, Tally(rows=10), []))
+        os.utime(chunks.folder / f"done/{number:06}.json", (1e9 + second, 1e9 + second))
+
+    for number in (7, 8):  # by a run before this one
+        keep(number, -5000)
+    with chunks.progress(parts):
+        for number, second in enumerate(at):
+            keep(number, second)
+        caplog.clear()
+        while len(caplog.messages) < 2:  # the first one may have been on its way
+            time.sleep(0.01)
+    assert caplog.messages[-1] == told
