@@ -5,7 +5,7 @@ from typing import Any
 
 from nfm.config import Config
 from nfm.scoring.health import has_moved, score_reports
-from nfm.scoring.report import REPORT
+from nfm.scoring.report import REPORT, reading
 
 _SHOWN = 10  # score columns; the report has all
 
@@ -29,7 +29,7 @@ def summary(config: Config, report: Mapping[str, Any]) -> str:
     moved = [name for name, told in (*ranges.items(), *report["values"].items()) if has_moved(told)]
     lines += [
         *(f"  moved     {', '.join(few(moved))}: far from what the model knows, see the report" for _ in moved[:1]),
-        f"  model     {report['model']} ({report['model_fingerprint'][:12]}…)",
+        f"  model     {report['model']} ({report['model_fingerprint'][:12]}…; how good it is: report.html there)",
         f"  scores    {config.scores_folder}",
         f"  report    {config.scores_folder}/{REPORT}",
     ]
@@ -48,8 +48,9 @@ def _range(score: Mapping[str, Any] | None) -> str:
     if score["mean"] is None:
         return "none"
     told = f"{score['mean']:.4f} on average, {score['min']:.4f} to {score['max']:.4f}"
-    known = "" if score["psi"] is None else f"; PSI {score['psi']:.3f} against the {score['reference']['fold']} fold"
-    return told + known
+    if score["psi"] is None:
+        return told
+    return f"{told}; PSI {score['psi']:.3f} against the {score['reference']['fold']} fold: {reading(score)}"
 
 
 def _cell(count: Mapping[str, Any] | None) -> str:

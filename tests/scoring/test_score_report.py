@@ -15,6 +15,7 @@ from pyspark.sql import SparkSession
 from nfm.contract.errors import GateError
 from nfm.scoring.pictures import PLOT, bins, histogram, psi_width
 from nfm.scoring.report import FULL, PLOTS, REPORT, by_psi, reading, refused_folder, write_report
+from nfm.scoring.summary import summary
 from nfm.scoring.table import score_table
 from tests.parsed import Parsed
 from tests.scoring.examples import ROWS, SCHEMA, config
@@ -366,3 +367,27 @@ def test_tasks_and_scorers_need_no_templates() -> None:
     )
     run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "False"
+
+
+@pytest.mark.parametrize(
+    ("score", "told", "moved"),
+    [
+        ({}, "0.6000 on average, 0.1250 to 0.9375; PSI 0.310 against the valid fold: moved", "score, fare"),
+        ({"psi_by_chance": 0.4}, "…; PSI 0.310 against the valid fold: moved, within chance", "fare"),
+        ({"psi": 0.05}, "…; PSI 0.050 against the valid fold: stable, within chance", "fare"),
+        ({"psi": 0.05, "psi_by_chance": 0.01}, "…; PSI 0.050 against the valid fold: stable", "fare"),
+        ({"psi": None, "reference": None}, "0.6000 on average, 0.1250 to 0.9375", "fare"),
+    ],
+)
+def test_the_summary_reads_the_psi_as_the_page_does(
+    tmp_path: Path, score: dict[str, Any], told: str, moved: str
+) -> None:
+    lines = summary(config(tmp_path, tmp_path), changed(score=SCORE | score)).splitlines()
+    assert lines[1] == f"  score     {told.replace('…', '0.6000 on average, 0.1250 to 0.9375')}"
+    assert [line for line in lines if line.startswith("  moved")] == [
+        f"  moved     {moved}: far from what the model knows, see the report"
+    ]
+    assert lines[4:6] == [
+        "  size                 0.0% (0.0%)                   –     0.020",
+        "  colour             20.0% (10.0%)        30.0% (5.0%)     0.150",
+    ]
