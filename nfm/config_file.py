@@ -185,7 +185,8 @@ def _tell(problem: ErrorDetails) -> str:
         case _:
             shown = list(given) if isinstance(given, tuple) else given
             message = problem["msg"].replace("tuple", "list")
-            return f"{where}: {shown!r} given; {message[:1].lower()}{message[1:]}"
+            words = ". YAML reads yes, no, on and off so: put texts in quotes" if isinstance(given, bool) else ""
+            return f"{where}: {shown!r} given; {message[:1].lower()}{message[1:]}{words}"
 
 
 def _keys_at(path: tuple[int | str, ...]) -> list[str]:
