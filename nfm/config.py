@@ -248,7 +248,15 @@ class Config(Settings):
     @property
     def of_dataset(self) -> dict[str, Any]:
         """The settings that are not the defaults, of the sections that a dataset's columns and folds follow from."""
-        return self.model_dump(mode="json", by_alias=True, exclude_defaults=True, include={"columns", "split"})
+        found = self.model_dump(mode="json", by_alias=True, exclude_defaults=True, include={"columns", "split"})
+        columns, split = found["columns"], found.setdefault("split", {})
+        # What only says what would be so anyway.
+        for name, settings in (*columns.get("categorical", {}).items(), *columns.get("numeric", {}).items()):
+            if settings.get("column") == name:
+                del settings["column"]
+        if split.get("by") == columns["key"]:
+            del split["by"]
+        return found
 
     @property
     def dataset_folder(self) -> Path:

@@ -185,8 +185,9 @@ def _tell(problem: ErrorDetails) -> str:
         case _:
             shown = list(given) if isinstance(given, tuple) else given
             message = problem["msg"].replace("tuple", "list")
-            words = ". YAML reads yes, no, on and off so: put texts in quotes" if isinstance(given, bool) else ""
-            return f"{where}: {shown!r} given; {message[:1].lower()}{message[1:]}{words}"
+            a_text = isinstance(given, bool) and problem["type"] == "string_type"
+            hint = ". YAML reads yes, no, on and off so: put texts in quotes" if a_text else ""
+            return f"{where}: {shown!r} given; {message[:1].lower()}{message[1:]}{hint}"
 
 
 def _keys_at(path: tuple[int | str, ...]) -> list[str]:

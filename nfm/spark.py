@@ -124,8 +124,8 @@ def told_plainly(where: str) -> Iterator[None]:
             ) from error
         if "UNABLE_TO_INFER_SCHEMA" in text:
             raise DataError(
-                f"{where} holds no file that tells its columns: the folder is empty, or Spark passes over its files' "
-                "names (_… and .…). Correct source in the configuration, or score.source if the scores have "
+                f"{where} holds no file that tells its columns: it is empty, its files are (0 bytes), or Spark passes "
+                "over their names (_… and .…). Correct source in the configuration, or score.source if the scores have "
                 "their own."
             ) from error
         told = "DATA_SOURCE_NOT_FOUND" in text or "CANNOT_MERGE_SCHEMAS" in text

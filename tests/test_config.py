@@ -119,6 +119,7 @@ def test_an_unknown_key_is_told_what_is_allowed(
             "columns.label: False given; input should be a valid string. "
             "YAML reads yes, no, on and off so: put texts in quotes",
         ),
+        ("train.seed=true", "train.seed: True given; input should be a valid integer"),
         ("train.seed=1.5", "train.seed: 1.5 given; input should be a valid integer"),
         ("train.seed='2'", "train.seed: '2' given; input should be a valid integer"),
         ("train.seed=2.0", "train.seed: 2.0 given; input should be a valid integer"),

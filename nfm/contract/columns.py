@@ -81,7 +81,8 @@ def check_columns(wanted: Collection[str], schema: pa.Schema, where: str, source
 def _hint(missing: Sequence[str], names: Sequence[str]) -> str:
     if len(names) == 1 and (delimiter := next((one for one in ";\t|," if one in names[0]), None)):
         return f"Its one column looks like several: of a CSV file, say options: {{sep: {json.dumps(delimiter)}}}. "
-    close = dict.fromkeys(one for name in missing for one in get_close_matches(name, names, n=1))
+    small = {name.casefold(): name for name in names}
+    close = dict.fromkeys(small[one] for name in missing for one in get_close_matches(name.casefold(), small, n=1))
     return f"Did you mean {', '.join(map(repr, close))}? " if close else ""
 
 

@@ -5,6 +5,7 @@ import errno
 import fcntl
 import glob
 import json
+import logging
 import os
 import shutil
 import socket
@@ -15,9 +16,13 @@ from pathlib import Path
 
 from nfm.contract.errors import DataError, NfmError
 
+log = logging.getLogger(__name__)
+
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2
 _OLD = ".old"
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+_LEFT_BY_OTHERS = ("._", ".DS_Store", ".nfs", ".fuse_hidden")
 FILES = "_files.json"  # in each published folder: what it was published with. Readers of tables pass over the name
 
 
@@ -56,8 +61,10 @@ def staged(target: Path, marker: str) -> Iterator[Path]:
         for stale in target.parent.glob(f".{glob.escape(target.name)}.staging-*"):
             if stale.suffix == _OLD and not target.exists():
                 stale.rename(target)  # a run died between the two renames of _swap
-            else:
-                shutil.rmtree(stale)
+                continue
+            shutil.rmtree(stale, ignore_errors=True)
+            if stale.exists():  # somebody else's, or held open on a network mount
+                log.warning("what a run before this one has left in %s cannot be removed", stale)
         check_ours(target, marker)
         staging = Path(tempfile.mkdtemp(prefix=f".{target.name}.staging-", dir=target.parent))
         staging.chmod(0o777 & ~_umask())
@@ -69,12 +76,8 @@ def staged(target: Path, marker: str) -> Iterator[Path]:
         (staging / FILES).write_text(json.dumps(sorted(_files(staging)), indent=0))
         _swap(staging, target)
     except Exception as error:
-        # Of a worker's error, Spark hands over the text alone.
-        if any(os.strerror(code) in str(error) for code in (errno.ENOSPC, errno.EDQUOT)):
-            raise NfmError(
-                f"A disk is full: there is no room for {target}, or for what is put aside on the way (TMPDIR, "
-                "spark.local.dir). The old output was left as it was. Make room and run the job again."
-            ) from error
+        if any(os.strerror(code) in str(error) for code in _FULL):  # of a worker's error, Spark hands over the text
+            raise _no_room(target) from error
         raise
     finally:
         # After the swap this is the old folder; after an error, the unfinished new one.
@@ -92,19 +95,19 @@ def locked(target: Path) -> Iterator[None]:
     target = target.resolve()
     with _told(target):
         target.parent.mkdir(parents=True, exist_ok=True)
-        opened = (target.parent / f".{target.name}.lock").open("a+")
+        opened = (target.parent / f".{target.name}.lock").open("ab+", buffering=0)
     with opened as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            file.seek(0)
-            raise BusyError(
-                f"Another run is writing {target}: {file.readline().strip() or 'its name is not known yet'}. "
-                "Wait for it, or stop it, and start again."
-            ) from error
-        file.truncate(0)
-        file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
-        file.flush()
+        with _told(target):
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                file.seek(0)
+                name = file.readline().decode().strip() or "its name is not known yet"
+                raise BusyError(
+                    f"Another run is writing {target}: {name}. Wait for it, or stop it, and start again."
+                ) from error
+            file.truncate(0)
+            file.write(f"process {os.getpid()} on {socket.gethostname()}\n".encode())
         yield
 
 
@@ -114,12 +117,17 @@ def check_ours(target: Path, marker: str) -> None:
     Raises:
         DataError: it holds something else.
     """
-    if target.exists() and (not target.is_dir() or (any(target.iterdir()) and not (target / marker).exists())):
+    with _told(target):
+        foreign = target.exists() and (
+            not target.is_dir() or (any(target.iterdir()) and not (target / marker).exists())
+        )
+        more = [] if foreign else _not_written(target.resolve())
+    if foreign:
         raise DataError(
             f"{target} exists, and is not something this job made: it holds no {marker}. It is left as it is. "
             "Choose another folder, or move that one away."
         )
-    if more := _not_written(target.resolve()):
+    if more:
         others = f" (and {len(more) - 1} more)" if len(more) > 1 else ""
         raise DataError(
             f"{target} holds {more[0]}{others}, which this job has not written, and is replaced as a whole. It is left "
@@ -132,11 +140,20 @@ def _told(target: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        if error.errno in _FULL:
+            raise _no_room(target) from error
         what = "it is a file" if isinstance(error, FileExistsError) else error.strerror
         raise NfmError(
-            f"{target} cannot be written, because of {error.filename}: {what}. Choose a folder that this user may "
-            "write, and run the job again."
+            f"{target} cannot be written, because of {error.filename or 'its lock'}: {what}. Choose a folder that this "
+            "user may write, and run the job again."
         ) from error
+
+
+def _no_room(target: Path) -> NfmError:
+    return NfmError(
+        f"A disk is full: there is no room for {target}, or for what is put aside on the way (TMPDIR, "
+        "spark.local.dir). The old output was left as it was. Make room and run the job again."
+    )
 
 
 def _not_written(target: Path) -> list[str]:
@@ -148,26 +165,40 @@ def _not_written(target: Path) -> list[str]:
     told = target / FILES
     if not told.exists() or (target / "_delta_log").exists():
         return []
+    text = told.read_text()
     try:
-        written = set(json.loads(told.read_text()))
+        written = set(json.loads(text))
     except (ValueError, TypeError) as error:
         raise DataError(
             f"{told} is damaged ({error}): it tells which files of this folder were written by this job, and may be "
             f"replaced. {target} is left as it is. Move it away, and run the job again."
         ) from error
-    return sorted(name for name in _files(target) - {*written, FILES} if not _of_nobody(target / name))
+    more = sorted(name for name in _files(target) - {*written, FILES} if not _of_nobody(target / name))
+    # Where another run has published meanwhile, the list was of the folder before.
+    return _not_written(target) if more and told.read_text() != text else more
 
 
 def _of_nobody(path: Path) -> bool:
-    if path.name.startswith((".nfs", ".DS_Store")):  # a file that was removed while somebody read it; macOS
+    # Hadoop's checksum of a mark, macOS's notes, what network mounts keep of a file that was removed while it was read.
+    if path.name.startswith(_LEFT_BY_OTHERS) or (path.name[0] == "." and path.suffix == ".crc"):
         return True
-    return path.name[0] in "._" and not path.is_symlink() and path.stat().st_size == 0
+    try:
+        return path.name[0] in "._" and not path.is_symlink() and path.stat().st_size == 0
+    except FileNotFoundError:  # it has gone since
+        return True
 
 
 def _files(folder: Path) -> set[str]:
     """All files below a folder, and links to wherever; names with the folders they lie in."""
-    found = (Path(inside, name) for inside, folders, names in os.walk(folder) for name in (*folders, *names))
-    return {str(path.relative_to(folder)) for path in found if path.is_symlink() or not path.is_dir()}
+
+    def stop(error: OSError) -> None:
+        raise error
+
+    found = set()
+    for inside, folders, names in os.walk(folder, onerror=stop):
+        links = [name for name in folders if Path(inside, name).is_symlink()]
+        found |= {str(Path(inside, name).relative_to(folder)) for name in (*names, *links)}
+    return found
 
 
 def _swap(new: Path, target: Path) -> None:

@@ -190,4 +190,5 @@ def build(spark: SparkSession, config: Config, prepared: Prepared | None = None)
         write_report(encoding_staging / "report.html", statistics)
         marker = {"encoding_fingerprint": spec.fingerprint, "rows": rows, "settings": config.of_dataset}
         (dataset_staging / DATASET_MARKER).write_text(json.dumps(marker, indent=1))
+        check_ours(config.encoding_folder, ENCODING_MARKER)  # before the dataset is swapped in: they belong together
     return statistics

@@ -16,6 +16,7 @@ import logging
 import os
 import shutil
 import threading
+import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -33,7 +34,6 @@ from nfm.table.write import File
 log = logging.getLogger(__name__)
 
 _EVERY = 30.0  # seconds between two lines of the log
-_PACE_OF = 4  # parts at least, that the time that is left is told from
 _RUN, _DONE, _FILES = "_run.json", "done", "files"
 _WHAT = {  # the parts of what scores follow from, as people are told of them
     "model": "the model is another one",
@@ -97,22 +97,20 @@ class Chunks:
         return found
 
     @contextmanager
-    def progress(self, parts: int | None) -> Iterator[None]:
-        """Say now and then how many parts are done; of how many, where that is known."""
-        over, before = threading.Event(), set(self._records())
+    def progress(self, parts: int | None, at_once: int) -> Iterator[None]:
+        """Say now and then how many parts are done; of how many, and how long the others take, where that is known."""
+        over, began, before = threading.Event(), time.monotonic(), len(self._records())
 
         def tell() -> None:
             while not over.wait(_EVERY):
-                done, left = set(self._records()), ""
-                # From one part to another: the first ones come late, for their workers had to start.
-                times = sorted(path.stat().st_mtime for path in done - before)
-                if parts is not None and len(times) >= _PACE_OF:
-                    seconds = (times[-1] - times[0]) / (len(times) - 1) * (parts - len(done))
+                done, left = len(self._records()), ""
+                # Those that were begun first tell nothing: their workers had to start.
+                if parts is not None and done - before >= 2 * at_once:
+                    seconds = (time.monotonic() - began) / (done - before) * (parts - done)
                     left = (
                         f", about {round(seconds / 60)} min left" if seconds >= 99 else f", about {seconds:.0f} s left"
                     )
-                of = "" if parts is None else f" of {parts}"
-                log.info("%d%s parts of the table are scored%s", len(done), of, left)
+                log.info("%d%s parts of the table are scored%s", done, "" if parts is None else f" of {parts}", left)
 
         teller = threading.Thread(target=tell, daemon=True)
         teller.start()

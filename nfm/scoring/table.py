@@ -158,7 +158,8 @@ def _score(
     read = dict.fromkeys([*output.columns, *model_inputs(artifact.encoding.spec, output.encoded)])
     handed_over = Observation()
     before = [chunk.number for chunk in done]
-    with chunks.progress(len(scan.splits) if scan.method == "parquet" else None):
+    parts = len(scan.splits) if scan.method == "parquet" else None
+    with chunks.progress(parts, spark.sparkContext.defaultParallelism):
         records = scan.map_parts(read, work, "record string", before, handed_over).collect()
     new = [Chunk.from_json(row.record) for row in records]
     shutil.rmtree(staging / _MODEL)

@@ -60,6 +60,7 @@ def test_a_table_without_columns_is_told_as_such() -> None:
         (["cuntry", "zip", "Order_ID"], ["order_id", "country"], "Did you mean 'country', 'order_id'? "),
         (["cuntry", "countri"], ["country"], "Did you mean 'country'? "),
         (["zip"], ["order_id", "country"], ""),
+        (["ID"], ["country", "id"], "Did you mean 'id'? "),
         (["a", "b"], ["a;b;c"], 'Its one column looks like several: of a CSV file, say options: {sep: ";"}. '),
         (["a", "b"], ["a\tb"], 'Its one column looks like several: of a CSV file, say options: {sep: "\\t"}. '),
     ],

@@ -169,7 +169,10 @@ def test_a_file_that_comes_while_the_new_folder_is_made_is_not_deleted(target: P
 
 def test_what_readers_pass_over_keeps_no_run_from_its_work(target: Path) -> None:
     write(target, "old")
-    for name, content in (("_SUCCESS", ""), (".checked", ""), (".DS_Store", "places"), (".nfs0000a1", "removed")):
+    for name, content in (
+        *(("_SUCCESS", ""), ("._SUCCESS.crc", "crc\0\0\0\2\0"), (".checked", ""), (".part-0.crc", "crc")),
+        *((".DS_Store", "places"), ("._.DS_Store", "notes"), (".nfs0000a1", "removed"), (".fuse_hidden01", "removed")),
+    ):
         (target / name).write_text(content)
     (target / "empty/folder").mkdir(parents=True)
     write(target, "new")
@@ -242,6 +245,29 @@ def test_a_full_disk_leaves_the_old_folder_and_is_told(small_disk: Path) -> None
     assert beside(target) == set()
     write(target, "new")
     assert files(target) == {"part-0": "new", MARKER: "new"}
+    with pytest.raises(OSError, match="No space left"):
+        (small_disk / "others").write_bytes(bytes(1 << 20))
+    with pytest.raises(NfmError, match=rf"^A disk is full: there is no room for {small_disk}/first, or"):
+        write(small_disk / "first", "not even its lock")
+
+
+def test_what_cannot_be_removed_of_a_run_before_keeps_none_from_its_work(
+    target: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    left = target.parent / ".scores.staging-abc"
+    (left / "held").mkdir(parents=True)
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "tmpfs", str(left / "held")], capture_output=True)
+    if mounted.returncode:
+        pytest.skip(f"no file system can be mounted here: {mounted.stderr!r}")
+    try:
+        for version in ("one", "two"):
+            write(target, version)
+            assert files(target) == {"part-0": version, MARKER: version}
+            assert caplog.messages[-1] == f"what a run before this one has left in {left} cannot be removed"
+    finally:
+        subprocess.run(["umount", str(left / "held")], check=True)
+    write(target, "three")
+    assert beside(target) == set()
 
 
 def test_a_folder_that_was_copied_or_restored_is_looked_at_like_any_other(target: Path) -> None:

@@ -2,11 +2,11 @@
 
 import json
 import logging
-import os
 import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pandas as pd
@@ -204,12 +204,12 @@ def test_the_table_stays_cut_as_it_was(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("parts", "at", "told"),
+    ("parts", "new", "told"),
     [
-        (10, [0, 10, 20, 40], "6 of 10 parts of the table are scored, about 53 s left"),  # 40 s for three more, 4 to do
-        (60, [0, 10, 20, 40], "6 of 60 parts of the table are scored, about 12 min left"),
-        (10, [0, 10, 20], "5 of 10 parts of the table are scored"),  # too few to tell from
-        (None, [0, 10, 20, 40], "6 parts of the table are scored"),
+        (10, 4, "6 of 10 parts of the table are scored, about 40 s left"),  # 40 s for four more, and four to do
+        (60, 4, "6 of 60 parts of the table are scored, about 9 min left"),
+        (10, 3, "5 of 10 parts of the table are scored"),  # two at once: of the second ones one is missing
+        (None, 4, "6 parts of the table are scored"),
     ],
 )
 def test_the_log_tells_how_far_a_run_is(
@@ -217,23 +217,22 @@ def test_the_log_tells_how_far_a_run_is(
     caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
     parts: int | None,
-    at: list[int],
+    new: int,
     told: str,
 ) -> None:
+    clock = iter([1000.0])  # and from then on
+    monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: next(clock, 1040.0)))
     monkeypatch.setattr(module, "_EVERY", 0.01)
     caplog.set_level(logging.INFO, "nfm")
     chunks = open_chunks(tmp_path / "scores", RUN)
-
-    def keep(number: int, second: int) -> None:
-        chunks.keep(Chunk(number, Tally(rows=10), []))
-        os.utime(chunks.folder / f"done/{number:06}.json", (1e9 + second, 1e9 + second))
-
     for number in (7, 8):  # by a run before this one
-        keep(number, -5000)
-    with chunks.progress(parts):
-        for number, second in enumerate(at):
-            keep(number, second)
+        chunks.keep(Chunk(number, Tally(rows=10), []))
+    with chunks.progress(parts, at_once=2):
+        for number in range(new):
+            chunks.keep(Chunk(number, Tally(rows=10), []))
         caplog.clear()
-        while len(caplog.messages) < 2:  # the first one may have been on its way
+        for _ in range(1000):
+            if len(caplog.messages) >= 2:  # the first one may have been on its way
+                break
             time.sleep(0.01)
     assert caplog.messages[-1] == told

@@ -257,11 +257,14 @@ def test_empty_files_among_many_and_tables_without_rows(spark: SparkSession, tmp
     assert both(spark, tmp_path / "raw") == texts([(1,), (3,)])
 
 
-@pytest.mark.parametrize("names", [[], ["_part-0.parquet", ".part-1.parquet"]])
+@pytest.mark.parametrize("names", [[], ["_part-0.parquet", ".part-1.parquet"], ["empty.parquet"]])
 def test_a_folder_without_files_is_told_in_one_line(spark: SparkSession, tmp_path: Path, names: list[str]) -> None:
     for name in names:
-        write(tmp_path / name, n=pa.array([1]))
-    told = rf"^{tmp_path} holds no file that tells its columns: the folder is empty, or Spark passes over its files'"
+        if name.startswith("empty"):
+            (tmp_path / name).touch()
+        else:
+            write(tmp_path / name, n=pa.array([1]))
+    told = rf"^{tmp_path} holds no file that tells its columns: it is empty, its files are \(0 bytes\), or"
     with pytest.raises(DataError, match=told) as error:
         open_scan(spark, Source(path=str(tmp_path)), everything)
     assert "\n" not in str(error.value)

@@ -144,7 +144,7 @@ def test_a_dataset_of_other_settings_is_refused(tmp_path: Path) -> None:
             read(other)
         return str(error.value)
 
-    split = {"valid": 0.2, "seed": 1}  # the default's seed, by name
+    split: dict[str, Any] = {"valid": 0.2, "seed": 1}  # the default's seed, by name
     made = f"{tmp_path}/dataset was made with other settings than this configuration's: "
     todo = ". Run jobs/features.py with this configuration, or put them back."
     assert refused({"label": "returned"}, split) == (f'{made}columns.label was "bought" and is "returned" now{todo}')
@@ -161,7 +161,9 @@ def test_a_dataset_of_other_settings_is_refused(tmp_path: Path) -> None:
         {"categorical": {**categorical, **fields}, "weight": "w"}, {"valid": 0.2, "seed": 4}
     )
     # What is only written another way, in another order, or of no concern to the dataset, is no other setting.
-    same = {**content["columns"], "categorical": {name: categorical[name] for name in ("tags", "color")}}
+    color = {**categorical["color"], "column": "color"}
+    same = {**content["columns"], "categorical": {"tags": categorical["tags"], "color": color}}
+    split["by"] = ("id",)
     assert (
         read(Config.model_validate({**content, "columns": same, "split": split, "name": "new"}))[1]["train"].rows == 40
     )
