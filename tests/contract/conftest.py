@@ -13,6 +13,7 @@ import pyarrow as pa
 import pytest
 from hypothesis import strategies as st
 
+import nfm.contract.publish
 from nfm.contract.encoder import Encoding
 from nfm.contract.schema import Field, Kind, Number, Spec
 from nfm.contract.vocabulary import Vocabulary, write
@@ -176,3 +177,14 @@ def edit_json() -> Callable[..., None]:
         path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
 
     return edit
+
+
+@pytest.fixture
+def target(tmp_path: Path) -> Path:
+    return tmp_path / "scores"
+
+
+@pytest.fixture(params=["exchange", "renames"])
+def any_file_system(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    if request.param == "renames":
+        monkeypatch.setattr(nfm.contract.publish, "_exchange", lambda a, b: False)
