@@ -116,6 +116,7 @@ def check_ours(target: Path, marker: str) -> None:
 
     Raises:
         DataError: it holds something else.
+        NfmError: it cannot be looked into.
     """
     with _told(target):
         foreign = target.exists() and (

@@ -85,6 +85,23 @@ def test_a_full_disk_leaves_the_old_dataset_as_it_was(spark: SparkSession, table
     build(spark, config(small_disk, table))
 
 
+def test_a_file_that_comes_into_the_encoding_meanwhile_leaves_the_pair_as_it_was(
+    spark: SparkSession, table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def everything() -> dict[Path, bytes]:
+        folders = (tmp_path / "dataset", tmp_path / "encoding")
+        return {path: path.read_bytes() for folder in folders for path in folder.rglob("*") if path.is_file()}
+
+    build(spark, config(tmp_path, table))
+    before, notes = everything(), tmp_path / "encoding/notes.txt"
+    # The report is the last that is written.
+    monkeypatch.setattr("nfm.features.dataset.write_report", lambda *_: notes.write_text("mine"))
+    columns = {"key": ("id",), "label": "label", "categorical": {"colour": {}}}
+    with pytest.raises(DataError, match=r"encoding holds notes\.txt, which this job has not written"):
+        build(spark, config(tmp_path, table, columns=columns))
+    assert everything() == before | {notes: b"mine"}
+
+
 def test_an_empty_table_is_refused(spark: SparkSession, tmp_path: Path) -> None:
     spark.createDataFrame([], SCHEMA).write.parquet(str(tmp_path / "raw"))
     with pytest.raises(DataError, match=r"train fold .* is empty: the table has 0 rows"):
