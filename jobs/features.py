@@ -5,12 +5,12 @@ from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
-from nfm.config import Config
+from nfm.config.settings import Config
 from nfm.contract.errors import ConfigError
 from nfm.features.dataset import Growth, build, prepare
 from nfm.features.summary import plan, summary
 from nfm.job import run
-from nfm.spark import session
+from nfm.table.spark import session
 
 OPTIONS: dict[str, dict[str, Any]] = {
     "--grow-from": {

@@ -5,15 +5,15 @@ from argparse import Namespace
 from importlib.util import find_spec
 from typing import Any
 
-from nfm.config import Config
+from nfm.config.settings import Config
 from nfm.contract.errors import ConfigError
 from nfm.job import run
-from nfm.scoring.opening import open_all
-from nfm.scoring.parity import check, compare
-from nfm.scoring.plan import plan
+from nfm.scoring.prepare import open_all
+from nfm.scoring.preview.parity import check, compare
+from nfm.scoring.preview.plan import plan
+from nfm.scoring.score import score_table
 from nfm.scoring.summary import summary
-from nfm.scoring.table import score_table
-from nfm.spark import session
+from nfm.table.spark import session
 
 OPTIONS: dict[str, dict[str, Any]] = {
     "--parity": {

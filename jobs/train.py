@@ -4,7 +4,7 @@ import sys
 from argparse import Namespace
 from typing import Any
 
-from nfm.config import Config
+from nfm.config.settings import Config
 from nfm.job import run
 
 OPTIONS: dict[str, dict[str, Any]] = {

@@ -3,9 +3,9 @@
 import sys
 from argparse import Namespace
 
-from nfm.config import Config
-from nfm.config_file import read
-from nfm.config_space import read_space
+from nfm.config.file import read
+from nfm.config.settings import Config
+from nfm.config.space import read_space
 from nfm.contract.errors import ConfigError
 from nfm.job import run
 
@@ -16,7 +16,8 @@ def work(config: Config, asked: Namespace) -> str:
         raise ConfigError(f"--trials {asked.trials}: give a number of at least 1")
     space = read_space(asked.config, read(asked.config, asked.set))
     # TensorFlow takes seconds to import: a wrong configuration is told before that.
-    from nfm.training import tune, tune_summary
+    from nfm.training.search import summary as tune_summary
+    from nfm.training.search import tune
 
     if asked.plan:
         return tune_summary.plan(space, tune.begun(space), asked.trials)

@@ -9,8 +9,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from nfm.config import Config
-from nfm.config_file import load
+from nfm.config.file import load
+from nfm.config.settings import Config
 from nfm.contract.errors import ConfigError, NfmError
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from nfm.config_file import load
+from nfm.config.file import load
 from nfm.contract.errors import ConfigError
 
 MINIMAL = """

@@ -25,7 +25,7 @@ import pytest
 import yaml
 from pyspark.sql import SparkSession
 
-from nfm.config_file import load
+from nfm.config.file import load
 from nfm.features.dataset import build
 from tests.processes import ROOT, environment
 from tests.scoring.examples import save_model

@@ -1,4 +1,4 @@
-"""Arrows run downwards: contract knows nobody; features, training and scoring know contract and never each other."""
+"""Imports go one way: each package may import those below it, and what an executor imports stays small."""
 
 import ast
 import json
@@ -12,27 +12,34 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 TENSORFLOW = ("tensorflow", "keras")
-ROOMS = ("nfm.features", "nfm.scoring", "nfm.training")
+STAGES = ("nfm.features", "nfm.scoring", "nfm.training")
+ABOVE_CONFIG = ("nfm.reports", "nfm.table", "nfm.job", *STAGES)
 # What a module may never load, neither itself nor through what it imports; the first prefix that fits holds.
 WALLS: dict[str, tuple[str, ...]] = {
-    "nfm.contract": ("pydantic", "yaml", "pandas", "numba", "pyspark", *TENSORFLOW, *ROOMS),
+    "nfm.contract": ("pydantic", "yaml", "pandas", "numba", "pyspark", *TENSORFLOW),
+    "nfm.kernels": ("pyarrow", "pydantic", "pandas", "pyspark", *TENSORFLOW),
+    "nfm.config": ("pyspark", "numba", *TENSORFLOW, "nfm.kernels", *ABOVE_CONFIG),
+    "nfm.reports": ("pyspark", "numba", *TENSORFLOW, "nfm.table", *STAGES),
+    "nfm.table": (*TENSORFLOW, "nfm.reports", *STAGES),
     "nfm.features": (*TENSORFLOW, "nfm.scoring", "nfm.training"),
     "nfm.scoring": (*TENSORFLOW, "nfm.features", "nfm.training"),
     "nfm.training": ("pyspark", "nfm.features", "nfm.scoring"),
-    "nfm.config": ("pyspark", *TENSORFLOW, *ROOMS),
-    "nfm": (*TENSORFLOW, *ROOMS),  # what stands beside the rooms
+    "nfm": (*TENSORFLOW, *STAGES),  # modules at the top
 }
 
-# What the modules of a room may have from elsewhere, and nothing behind one of its walls. It is loaded once a room.
+# What the modules of a package may have from elsewhere, and nothing behind one of its walls. It is loaded once each.
 NUMPY = ("numpy", "pyarrow.compute", "pyarrow.parquet")
 SPARK = (*NUMPY, "pandas", "pydantic", "yaml", "numba", "pyspark.sql.functions")
 KERAS = (*NUMPY, "pydantic", "yaml", "numba", "tensorflow", "keras", "sklearn", "matplotlib.figure", "optuna")
 OFFERED = {
     "nfm.contract": NUMPY,
+    "nfm.kernels": ("numpy", "numba"),
+    "nfm.config": ("pydantic", "yaml"),
+    "nfm.reports": (),
+    "nfm.table": SPARK,
     "nfm.features": SPARK,
     "nfm.scoring": SPARK,
     "nfm.training": KERAS,
-    "nfm.config": ("pydantic", "yaml"),
     "nfm": SPARK,
 }
 
@@ -111,6 +118,15 @@ def test_the_contract_needs_numpy_and_pyarrow_only(loaded: dict[str, list[str]],
     ours = {name.split(".")[0] for name in loaded[module]} - base - set(sys.stdlib_module_names)
     assert ours == {"nfm"}
     assert [name for name in loaded[module] if inside(name, "nfm") and not inside(name, "nfm.contract")] == ["nfm"]
+
+
+@pytest.mark.parametrize("module", [name for name in modules() if inside(name, "nfm.kernels")])
+def test_the_kernels_need_numpy_and_numba_only(loaded: dict[str, list[str]], module: str) -> None:
+    script = "import sys, numpy, numba, llvmlite; print(*sys.modules)"
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    base = {name.split(".")[0] for name in run.stdout.split()}
+    assert {name.split(".")[0] for name in loaded[module]} - base - set(sys.stdlib_module_names) == {"nfm"}
+    assert [name for name in loaded[module] if inside(name, "nfm") and not inside(name, "nfm.kernels")] == ["nfm"]
 
 
 def imports_of(module: str) -> Iterator[str]:

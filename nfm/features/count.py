@@ -25,8 +25,8 @@ from nfm.features import labels, runs
 from nfm.features.labels import Label
 from nfm.features.split import LEFT_OUT, Split, folds
 from nfm.features.sums import SCHEMA, SUMMARY_DDL, ranked, summary, sums
-from nfm.spark import read_scratch, write_scratch
 from nfm.table.scan import Scan
+from nfm.table.spark import read_scratch, write_scratch
 
 _GROUPS = 6  # fold × label
 _PACKET_ROWS = 1 << 20

@@ -12,7 +12,7 @@ from typing import Any
 import pyarrow as pa
 from pyspark.sql import SparkSession
 
-from nfm.config import Config
+from nfm.config.settings import Config
 from nfm.contract.cells import EXACT
 from nfm.contract.columns import check_categorical, check_columns
 from nfm.contract.encoder import Encoding
@@ -20,7 +20,7 @@ from nfm.contract.errors import DataError
 from nfm.contract.publish import check_ours, publish
 from nfm.contract.schema import DATASET_MARKER, Kind
 from nfm.contract.values import check_kind, check_number
-from nfm.features import facts, vocabularies
+from nfm.features import vocabularies
 from nfm.features.encode import RawColumns, encode
 from nfm.features.encoding import (
     bag_of,
@@ -30,11 +30,12 @@ from nfm.features.encoding import (
     specify,
 )
 from nfm.features.labels import Label, check_task, open_label
-from nfm.features.report import write as write_report
+from nfm.features.report import facts
+from nfm.features.report.page import write as write_report
 from nfm.features.split import Split, moment
 from nfm.features.statistics import Distribution
-from nfm.spark import told_plainly
 from nfm.table.scan import Scan, open_scan
+from nfm.table.spark import told_plainly
 
 log = logging.getLogger(__name__)
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from nfm.config_columns import Categorical, Columns
+from nfm.config.columns import Categorical, Columns
 from nfm.contract.encoder import Encoding
 from nfm.contract.errors import DataError
 from nfm.contract.schema import Bag, Field, Kind, Spec

@@ -8,7 +8,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from nfm.config_columns import Numeric
+from nfm.config.columns import Numeric
 from nfm.contract.cells import EXACT, Cells, quantile
 from nfm.contract.errors import DataError
 from nfm.contract.schema import FOLDS, Number

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from nfm.config import Config
+from nfm.config.settings import Config
 from nfm.contract.schema import FOLDS
 from nfm.features.dataset import Prepared
 

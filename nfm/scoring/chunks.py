@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from nfm.contract.schema import canonical_json
-from nfm.scoring.tally import Tally
+from nfm.scoring.health.tally import Tally
 from nfm.table.splits import File as TableFile
 from nfm.table.splits import Piece, Split
 from nfm.table.write import File

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from nfm.contract.artifact import Network
 from nfm.contract.encoder import Inputs
 from nfm.contract.schema import Spec
-from nfm.scoring.dense import ROWS, add_products, layer, panels
-from nfm.scoring.pooling import linear_and_pooled
+from nfm.kernels.layers import ROWS, add_products, layer, panels
+from nfm.kernels.pooling import linear_and_pooled
 
 TILE = 80 * ROWS  # rows that are computed at once: what the layers hand on stays in the second-level cache
 

@@ -13,7 +13,7 @@ from nfm.contract.columns import check_columns
 from nfm.contract.encoder import OF_THE_MODEL
 from nfm.contract.errors import ConfigError, DataError
 from nfm.contract.schema import Spec
-from nfm.scoring.explain import reason_columns
+from nfm.scoring.reasons import reason_columns
 from nfm.scoring.scorer import explain_batch, score_columns
 
 _BATCH = 1 << 16  # rows that are encoded at once

@@ -14,9 +14,9 @@ import pyarrow.parquet as pq
 from pyspark.sql import SparkSession, Window
 from pyspark.sql import functions as F
 
-from nfm.config import Score
-from nfm.spark import column, map_rows
+from nfm.config.settings import Score
 from nfm.table.folders import add_by_folder
+from nfm.table.spark import column, map_rows
 from nfm.table.write import FILES_DDL, File, Layout, Writer, publishable, put_together, told
 
 RANK, QUANTILE = "score_rank", "score_quantile"

@@ -8,9 +8,9 @@ from nfm.contract import dataset
 from nfm.contract.artifact import Artifact, Network
 from nfm.contract.columns import Rows
 from nfm.contract.encoder import Noticed, inputs
-from nfm.scoring.explain import reason_arrays, reason_columns, score_and_effects
 from nfm.scoring.forward import score
-from nfm.scoring.tally import Tally
+from nfm.scoring.health.tally import Tally
+from nfm.scoring.reasons import reason_arrays, reason_columns, score_and_effects
 
 _ARRANGED = 1 << 14  # rows whose columns are put beside each other at once: they stay in the cache, and take no room
 

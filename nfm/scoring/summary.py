@@ -3,9 +3,9 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from nfm.config import Config
-from nfm.scoring.health import has_moved, score_reports
-from nfm.scoring.report import REPORT, reading
+from nfm.config.settings import Config
+from nfm.scoring.health.health import has_moved, score_reports
+from nfm.scoring.health.page import REPORT, reading
 
 _SHOWN = 10  # score columns; the report has all
 

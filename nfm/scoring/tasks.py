@@ -17,9 +17,9 @@ from nfm.contract.columns import Rows
 from nfm.contract.errors import DataError
 from nfm.contract.values import decoded
 from nfm.scoring.chunks import Chunk
-from nfm.scoring.explain import reason_columns
+from nfm.scoring.health.tally import Tally
+from nfm.scoring.reasons import reason_columns
 from nfm.scoring.scorer import explain_batch, score_columns
-from nfm.scoring.tally import Tally
 from nfm.table.folders import add_by_folder
 from nfm.table.parquet import RowGroup
 from nfm.table.write import Writer

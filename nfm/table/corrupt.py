@@ -9,12 +9,12 @@ from pyspark.errors import AnalysisException, PySparkException
 from pyspark.sql import Column, DataFrame, SparkSession
 
 from nfm.contract.errors import ConfigError, DataError
-from nfm.spark import column, load
 from nfm.table.relation import Relation, path_of
+from nfm.table.spark import column, load
 from nfm.table.splits import file_at
 
 if TYPE_CHECKING:  # workers import what imports this, and need no settings
-    from nfm.config import Source
+    from nfm.config.settings import Source
 
 # Spark says FAILED_READ_FILE of these, too, but nothing is wrong with the file: it is never skipped for them.
 _NOT_CORRUPT = ("FAILED_READ_FILE.FILE_NOT_EXIST", "FileNotFoundException", "Permission denied", "OutOfMemoryError")

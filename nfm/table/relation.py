@@ -13,13 +13,13 @@ import pyarrow.parquet as pq
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql.types import IntegerType, StringType, StructField, StructType
 
-from nfm.spark import arrow_schema, column
 from nfm.table.parquet import Files, reading
+from nfm.table.spark import arrow_schema, column
 from nfm.table.splits import File, file_at
 from nfm.table.store import in_store, open_file, states, unreachable
 
 if TYPE_CHECKING:  # workers import this module, and need no settings
-    from nfm.config import Source
+    from nfm.config.settings import Source
 
 # They say which files there are, and which columns: Spark has applied them before we ask it for both.
 _OPTIONS = {"mergeschema", "recursivefilelookup", "pathglobfilter", "basepath", "modifiedbefore", "modifiedafter"}

@@ -17,14 +17,14 @@ from pyspark.sql.types import StructType
 
 from nfm.contract.columns import Rows
 from nfm.contract.errors import ConfigError, DataError
-from nfm.spark import arrow_schema, map_rows, told_plainly
 from nfm.table.corrupt import check_any, empty_files, file_path, load_readable, unreadable_by_spark, without
 from nfm.table.parquet import Files
 from nfm.table.relation import files_of, hindrance, parquet_relation, path_of, with_empty_columns
+from nfm.table.spark import arrow_schema, map_rows, told_plainly
 from nfm.table.splits import File, Split, cut
 
 if TYPE_CHECKING:  # workers import this module, and need no settings
-    from nfm.config import Source
+    from nfm.config.settings import Source
 
 log = logging.getLogger(__name__)
 
@@ -63,7 +63,7 @@ class Scan:
             schema: of what it returns.
 
         Raises:
-            DataError: later, when the result is used within `nfm.spark.told_plainly`: a file cannot be read.
+            DataError: later, when the result is used within `nfm.table.spark.told_plainly`: a file cannot be read.
         """
         return self.map_parts(names, lambda _, rows: work(rows), schema)
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from nfm.config_train import EarlyStopping, Train
+from nfm.config.train import EarlyStopping, Train
 from nfm.contract.errors import DataError
 
 _MAXIMIZED = ("auc", "accuracy")

@@ -13,19 +13,19 @@ import numpy as np
 import tensorflow as tf
 
 import nfm
-from nfm.config_train import Model, Train
+from nfm.config.train import Model, Train
 from nfm.contract.errors import DataError
 from nfm.contract.schema import Spec
 from nfm.training import checkpoint
 from nfm.training.control import DivergedError, Progress, after_epoch, end_epoch, measured_monitors, rate
-from nfm.training.data import Fold, read_errors
-from nfm.training.evaluate import tally
-from nfm.training.events import events
-from nfm.training.labels import checked, constant_and_weights, correct
+from nfm.training.data.batches import Fold, read_errors
+from nfm.training.data.labels import checked, constant_and_weights, correct
+from nfm.training.metrics.tally import tally
 from nfm.training.model import build
 from nfm.training.optimizers import Optimizer
-from nfm.training.progress import Bar
-from nfm.training.steps import make_measure, make_step
+from nfm.training.progress_bar import Bar
+from nfm.training.step import make_measure, make_step
+from nfm.training.tensorboard import events
 
 log = logging.getLogger(__name__)
 

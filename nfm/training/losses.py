@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nfm.compiled import when_called
+from nfm.kernels.compile import when_called
 
 BINARY, REGRESSION, MULTICLASS = range(3)  # tasks
 

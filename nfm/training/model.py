@@ -13,7 +13,7 @@ import keras
 import numpy as np
 from numpy.typing import NDArray
 
-from nfm.config_train import Model
+from nfm.config.train import Model
 from nfm.contract.artifact import Network
 from nfm.contract.schema import Spec
 from nfm.training.layers import BiInteraction, FeatureEmbedding, FirstOrder

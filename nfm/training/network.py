@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from nfm.config_train import Model, Train
+from nfm.config.train import Model, Train
 from nfm.contract.schema import Spec
 from nfm.training import losses
 from nfm.training import network_kernels as loops

@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from nfm.compiled import when_called
-from nfm.registers import LANES, full, kept, load, store, where_less
+from nfm.kernels.compile import when_called
+from nfm.kernels.registers import LANES, full, kept, load, store, where_less
 from nfm.training.losses import loss_of
 from nfm.training.products import N, add_outer, inlined, multiply
 

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nfm.config_train import Train
-from nfm.training import kernels
-from nfm.training.kernels import Floats
+from nfm.config.train import Train
+from nfm.kernels import tables as kernels
+from nfm.kernels.tables import Floats
 from nfm.training.tables import RowTables, Rule, started
 
 _BETA_1, _BETA_2 = 0.9, 0.999  # of Adam, as its authors have them

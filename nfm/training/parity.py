@@ -12,8 +12,8 @@ from nfm.contract.artifact import Artifact
 from nfm.contract.encoder import Inputs
 from nfm.contract.errors import DataError
 from nfm.training import layers  # noqa: F401 (Keras finds the layers of a saved model by their registered names)
-from nfm.training.data import features_of
-from nfm.training.scores import scores_of
+from nfm.training.data.batches import features_of
+from nfm.training.metrics.scores import scores_of
 
 
 def keras_scores(artifact: Artifact, rows: Inputs) -> NDArray[np.float64]:

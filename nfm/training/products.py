@@ -14,7 +14,7 @@ from numba import njit, types
 from numba.core import cgutils
 from numpy.typing import NDArray
 
-from nfm.registers import INT, LANES, VECTOR, intrinsic, load, spread, store
+from nfm.kernels.registers import INT, LANES, VECTOR, intrinsic, load, spread, store
 
 N = 2 * LANES  # columns of a panel: two registers
 ROWS = 8 if LANES == 16 else 4  # whose sums of N columns, with the operands, fit into the registers

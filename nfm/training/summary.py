@@ -4,15 +4,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from nfm.config import Config
+from nfm.config.settings import Config
 from nfm.contract.encoder import Encoding
 from nfm.contract.schema import FOLDS, Spec
 from nfm.training import checkpoint
-from nfm.training.data import Fold
+from nfm.training.data.batches import Fold
 from nfm.training.fit import depends_on
-from nfm.training.metrics import METRICS
+from nfm.training.metrics.names import METRICS
 from nfm.training.model import build
-from nfm.training.report import Trained, judged_fold, layers, metric_text, parameter_counts
+from nfm.training.report.page import Trained, judged_fold, layers, metric_text, parameter_counts
 from nfm.training.train import checkpoint_folder
 from nfm.training.warm_start import FM, from_artifact
 

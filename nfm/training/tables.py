@@ -13,9 +13,9 @@ import tensorflow as tf
 from numpy.typing import NDArray
 
 from nfm.contract.schema import Spec
-from nfm.training import kernels
-from nfm.training.data import BAG_FEATURES
-from nfm.training.kernels import Batch, ByRow, Floats, Ints, Tables
+from nfm.kernels import tables as kernels
+from nfm.kernels.tables import Batch, ByRow, Floats, Ints, Tables
+from nfm.training.data.batches import BAG_FEATURES
 from nfm.training.threads import even, shared
 
 _ALIGNED = 64  # bytes: a row of 16 floats is in one cache line, and TensorFlow takes the memory as it is

@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from nfm.compiled import when_called
-from nfm.registers import loaded_anew, pause
+from nfm.kernels.compile import when_called
+from nfm.kernels.registers import loaded_anew, pause
 
 _LOOKS = 50_000  # about two milliseconds
 _LINE = 8  # numbers apart, so that no two threads' are in one cache line

@@ -12,23 +12,25 @@ from typing import Any
 import numpy as np
 
 import nfm
-from nfm.config import Config
+from nfm.config.settings import Config
 from nfm.contract import artifact
 from nfm.contract.encoder import Encoding
 from nfm.contract.errors import DataError
 from nfm.contract.profile import Profile
 from nfm.contract.publish import check_ours, locked
 from nfm.contract.schema import DATASET_MARKER, FOLDS, Spec
-from nfm.training import checkpoint, events, report
-from nfm.training.data import Fold, read_folds
-from nfm.training.evaluate import Tally, tally
+from nfm.training import checkpoint
+from nfm.training import tensorboard as events
+from nfm.training.data.batches import Fold, read_folds
+from nfm.training.data.labels import correct
+from nfm.training.data.rows import Rows
 from nfm.training.fit import EachEpoch, Fitted, Initial, fit
-from nfm.training.labels import correct
+from nfm.training.metrics.profile import Collector
+from nfm.training.metrics.tally import Tally, tally
 from nfm.training.model import export, network
-from nfm.training.pairs import strongest_pairs
-from nfm.training.profile import Collector
-from nfm.training.rows import Rows
-from nfm.training.steps import make_measure
+from nfm.training.report import page as report
+from nfm.training.report.pairs import strongest_pairs
+from nfm.training.step import make_measure
 from nfm.training.warm_start import FM, from_artifact, from_fm
 
 _SHOWN = 5  # settings, in a message

@@ -6,13 +6,13 @@ from typing import Any
 
 import keras
 
-from nfm.config_train import Model, Train
+from nfm.config.train import Model, Train
 from nfm.contract.artifact import Artifact
 from nfm.contract.errors import DataError
 from nfm.contract.schema import Spec
-from nfm.training.data import Fold
+from nfm.training.data.batches import Fold
+from nfm.training.data.labels import correct
 from nfm.training.fit import Initial, fit
-from nfm.training.labels import correct
 from nfm.training.model import network
 
 TABLES = ("embedding", "linear")

@@ -22,7 +22,7 @@ from pyspark.ml import Pipeline
 from pyspark.ml.feature import Imputer, StringIndexer
 from pyspark.sql import SparkSession
 
-from nfm.config import Config
+from nfm.config.settings import Config
 from nfm.contract.encoder import Encoding
 from nfm.features.dataset import build
 from tests.bench.table import FIELDS, NUMBERS, write, write_wide_vocabulary

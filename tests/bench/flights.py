@@ -70,7 +70,7 @@ def write_table() -> Path:
 
 def prepared() -> Path:
     """Write the recipe's columns, crosses among them, for the models that are not ours: id, late, fold and the rest."""
-    from nfm.config_file import load  # not where LightGBM is: it runs in an environment of its own
+    from nfm.config.file import load  # not where LightGBM is: it runs in an environment of its own
 
     columns = load(Path(CONFIG)).columns
     raw = pd.read_parquet(write_table())
@@ -132,7 +132,7 @@ def tell(name: str, late: Any, score: Any) -> None:
 
 def ours(changes: list[str]) -> None:
     """Print the test AUC of the recipe, from the scores that the three jobs make of the test fold."""
-    from nfm.config_file import load
+    from nfm.config.file import load
 
     for job in ("features", "train", "score"):
         command = [sys.executable, f"jobs/{job}.py", "--config", CONFIG, *(["--set", *changes] if changes else [])]

@@ -10,9 +10,9 @@ import shutil
 import time
 from collections.abc import Mapping, Sequence
 
-from nfm.config_train import Model, Train
+from nfm.config.train import Model, Train
 from nfm.contract.schema import Field, Spec
-from nfm.training.data import read_folds
+from nfm.training.data.batches import read_folds
 from nfm.training.fit import fit
 from tests.bench.pipeline import FOLDER, write
 

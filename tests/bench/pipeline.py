@@ -71,7 +71,7 @@ def epoch(folder: Path, size: int, kept: bool) -> None:
     """In a process of its own: iterate two epochs, and tell of the second."""
     import tensorflow as tf
 
-    from nfm.training import data
+    from nfm.training.data import batches as data
 
     tf.config.experimental.enable_op_determinism()
     if not kept:

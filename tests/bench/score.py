@@ -15,7 +15,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from nfm.contract.encoder import Encoding
-from nfm.scoring.table import score_table
+from nfm.scoring.score import score_table
 from tests.bench.features import FOLDER, in_turn, timed
 from tests.bench.score_curves import curves, rows
 from tests.bench.score_explain import explain

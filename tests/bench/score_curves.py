@@ -16,11 +16,11 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullLocator
 from pyspark.sql import SparkSession
 
-from nfm.config import Config
+from nfm.config.settings import Config
 from nfm.contract.encoder import Encoding
 from nfm.features.dataset import build
-from nfm.scoring.table import score_table
-from nfm.training.pictures import INK, LINE, MUTED
+from nfm.scoring.score import score_table
+from nfm.training.report.pictures import INK, LINE, MUTED
 from tests.bench.features import FOLDER, timed
 from tests.bench.score_model import DIM, HOME, SMALL, config, quiet_session, save_random, table, twice
 from tests.bench.table import FIELDS, write, write_all_values

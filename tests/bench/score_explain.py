@@ -9,8 +9,8 @@ import pyarrow.parquet as pq
 
 from nfm.contract.artifact import Artifact
 from nfm.features.dataset import build
+from nfm.scoring.score import score_table
 from nfm.scoring.scorer import explain_batch
-from nfm.scoring.table import score_table
 from tests.bench.features import FOLDER, timed
 from tests.bench.score_model import HOME, SMALL, config, quiet_session, save_random, table
 from tests.bench.table import FIELDS, NUMBERS, write

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from nfm.config import Config
+from nfm.config.settings import Config
 from nfm.contract.artifact import Artifact
 from nfm.contract.cells import Cells, cells
 from nfm.contract.columns import Rows
@@ -17,10 +17,10 @@ from nfm.contract.profile import Bins, Profile, id_bins
 from nfm.contract.values import decoded
 from nfm.features.dataset import build
 from nfm.scoring.hosts import opened, place
-from nfm.scoring.opening import open_all
 from nfm.scoring.output import layout
+from nfm.scoring.prepare import open_all
+from nfm.scoring.score import score_table
 from nfm.scoring.scorer import score_batch
-from nfm.scoring.table import score_table
 from nfm.scoring.tasks import Output
 from nfm.table.write import Writer
 from tests.bench.features import in_turn

@@ -12,9 +12,9 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from nfm.config import Config
+from nfm.config.settings import Config
 from nfm.features.dataset import build
-from nfm.scoring.table import score_table
+from nfm.scoring.score import score_table
 from tests.bench.features import FOLDER, timed
 from tests.bench.score_model import DIM, HOME, SMALL, quiet_session, save_random, table
 from tests.bench.table import write_wide_vocabulary

@@ -12,7 +12,7 @@ import numpy as np
 from pyspark.ml.feature import StringIndexer, StringIndexerModel
 from pyspark.sql import SparkSession
 
-from nfm.config import Config
+from nfm.config.settings import Config
 from nfm.contract.artifact import Network, save
 from nfm.contract.encoder import Encoding
 from nfm.contract.schema import Spec

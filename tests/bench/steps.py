@@ -26,11 +26,11 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from nfm.config_train import Model, Train
+from nfm.config.train import Model, Train
 from nfm.contract.schema import Field, Spec
 from nfm.training.model import build
 from nfm.training.optimizers import Optimizer
-from nfm.training.steps import make_step
+from nfm.training.step import make_step
 
 FIELDS, DIM, HIDDEN, BATCH = 10, 64, (128, 128), 4096
 POOLING_DROPOUT, HIDDEN_DROPOUT = 0.5, 0.2

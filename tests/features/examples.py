@@ -6,7 +6,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from nfm.config import Config
+from nfm.config.settings import Config
 
 COLOURS = ["red", "blue", "red", "", None]
 PRICES = [1.0, 2.0, None, 8.0, math.nan, math.inf]

@@ -13,7 +13,7 @@ import pytest
 from pydantic import ValidationError
 from pyspark.sql import SparkSession
 
-from nfm.config import Config
+from nfm.config.settings import Config
 from nfm.contract.encoder import Encoding
 from nfm.contract.errors import DataError
 from nfm.features.dataset import Growth, build, prepare

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from nfm.config_columns import Columns
+from nfm.config.columns import Columns
 from nfm.contract.errors import DataError
 from nfm.contract.schema import Bag, Field, Spec
 from nfm.features.count import Part

@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 from pyspark.sql import SparkSession
 
-from nfm.config import Config
+from nfm.config.settings import Config
 from nfm.contract.encoder import Encoding
 from nfm.contract.errors import DataError
 from nfm.features.dataset import Growth, build, prepare

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
 
-from nfm.config_columns import Numeric
+from nfm.config.columns import Numeric
 from nfm.contract.cells import cells
 from nfm.features.statistics import Distribution, auc, bucket_edges, number_facts, transformation
 

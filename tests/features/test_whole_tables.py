@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pyspark.sql import SparkSession
 
-from nfm.config import Config
+from nfm.config.settings import Config
 from nfm.contract.encoder import Encoding
 from nfm.features.dataset import build
 from tests.contract.conftest import slow_hash

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 
-from nfm.config import Config
+from nfm.config.settings import Config
 from nfm.contract import artifact
 from nfm.contract.artifact import Artifact, Network
 from nfm.contract.encoder import Encoding

@@ -18,8 +18,8 @@ from pyspark.sql import SparkSession
 from nfm.contract.errors import GateError
 from nfm.scoring import chunks as module
 from nfm.scoring.chunks import Chunk, Chunks, open_chunks, splits_of
-from nfm.scoring.table import score_table
-from nfm.scoring.tally import Tally
+from nfm.scoring.health.tally import Tally
+from nfm.scoring.score import score_table
 from nfm.table.splits import File as TableFile
 from nfm.table.splits import Piece
 from nfm.table.write import File

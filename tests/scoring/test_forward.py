@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from nfm.contract.artifact import Network
 from nfm.contract.encoder import Inputs
 from nfm.contract.schema import Bag, Field, Number, Spec
+from nfm.kernels.pooling import as_float32
 from nfm.scoring.forward import score
-from nfm.scoring.pooling import as_float32
 
 TASKS = {"binary": (), "regression": (), "multiclass": ("a", "b", "c")}
 Weights = dict[str, NDArray[Any]]

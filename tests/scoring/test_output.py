@@ -16,9 +16,9 @@ from nfm.contract.artifact import Artifact
 from nfm.contract.errors import ConfigError, DataError
 from nfm.scoring import output as module
 from nfm.scoring.local import load
-from nfm.scoring.opening import open_all
-from nfm.scoring.plan import plan
-from nfm.scoring.table import score_table
+from nfm.scoring.prepare import open_all
+from nfm.scoring.preview.plan import plan
+from nfm.scoring.score import score_table
 from tests.scoring.examples import ROWS, config, expected_score, scores
 
 

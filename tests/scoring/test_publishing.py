@@ -15,7 +15,7 @@ from pyspark.sql import SparkSession
 
 from nfm.contract.errors import DataError, NfmError
 from nfm.contract.publish import BusyError
-from nfm.scoring.table import score_table
+from nfm.scoring.score import score_table
 from tests.processes import ROOT
 from tests.scoring.examples import ROWS, SCHEMA, config, scores
 

@@ -14,18 +14,18 @@ import pytest
 from pyspark.sql import SparkSession
 
 import nfm.scoring
-from nfm.config import Config
+from nfm.config.settings import Config
 from nfm.contract import artifact
 from nfm.contract.artifact import Artifact, Network
 from nfm.contract.encoder import Encoding, inputs
 from nfm.contract.errors import ConfigError, DataError
 from nfm.features.dataset import build
-from nfm.scoring.opening import open_all
-from nfm.scoring.plan import plan
+from nfm.scoring.health.tally import Tally
+from nfm.scoring.prepare import open_all
+from nfm.scoring.preview.plan import plan
+from nfm.scoring.score import score_table
 from nfm.scoring.scorer import score_batch
 from nfm.scoring.summary import summary
-from nfm.scoring.table import score_table
-from nfm.scoring.tally import Tally
 from tests.scoring.test_forward import brute_force
 
 CLASSES = ("a.b", "two words", "", "größe`")

@@ -8,10 +8,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pyspark.sql import SparkSession
 
-from nfm.config import Source
+from nfm.config.settings import Source
 from nfm.contract.columns import Rows
-from nfm.spark import told_plainly
 from nfm.table.scan import Scan, open_scan
+from nfm.table.spark import told_plainly
 
 Method = Literal["parquet", "spark"]
 METHODS: tuple[Method, ...] = ("parquet", "spark")

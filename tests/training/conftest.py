@@ -86,4 +86,4 @@ def make_rows() -> Any:
 @pytest.fixture
 def in_the_graph(monkeypatch: pytest.MonkeyPatch) -> None:
     """Small folds take the way of large ones."""
-    monkeypatch.setattr("nfm.training.data.PIECE", 16)
+    monkeypatch.setattr("nfm.training.data.batches.PIECE", 16)

@@ -10,11 +10,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from nfm.config import Config
-from nfm.config_train import Model, Train
+from nfm.config.settings import Config
+from nfm.config.train import Model, Train
 from nfm.contract.encoder import Encoding, Inputs
 from nfm.contract.schema import DATASET_MARKER, FOLDS, Bag, Field, Number, Spec
-from nfm.training.data import Fold, Rows
+from nfm.training.data.batches import Fold, Rows
 from tests.contract.conftest import write_vocabularies
 
 SIDE = 8  # values of the fields a and b

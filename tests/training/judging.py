@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from nfm.training.evaluate import tally
-from nfm.training.evaluate_binary import BinaryTally
+from nfm.training.metrics.binary import BinaryTally
+from nfm.training.metrics.tally import tally
 
 Array = NDArray[Any]
 NAMES = ("red", "green", "blue")

@@ -11,7 +11,7 @@ import tensorflow as tf
 from numpy.typing import NDArray
 
 from nfm.contract.schema import Bag, Field, Number, Spec
-from nfm.training.data import Fold, read_folds
+from nfm.training.data.batches import Fold, read_folds
 
 BAG = Bag(None, ",", None)
 SPEC = Spec(

@@ -18,11 +18,11 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from nfm.config_train import Model
+from nfm.config.train import Model
 from nfm.contract.schema import Number, Spec
 from nfm.training import checkpoint
 from nfm.training.control import DivergedError
-from nfm.training.data import Fold
+from nfm.training.data.batches import Fold
 from nfm.training.fit import Fitted, depends_on, fit
 from tests.training.examples import CHECKERBOARD, checkerboard, folds_of, noise_folds, rows_of, training
 

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from sklearn.metrics import log_loss, roc_auc_score
 
-from nfm.config_train import Train
+from nfm.config.train import Train
 from nfm.contract.errors import DataError
 from nfm.training.control import Progress, after_epoch, end_epoch, measured_monitors, rate, sign
-from nfm.training.data import Fold
+from nfm.training.data.batches import Fold
 from nfm.training.fit import fit
 from tests.training.examples import (
     CHECKERBOARD,

@@ -11,10 +11,10 @@ import tensorflow as tf
 from numpy.typing import NDArray
 from sklearn.metrics import log_loss, roc_auc_score
 
-from nfm.config_train import Model, Train
+from nfm.config.train import Model, Train
 from nfm.contract.errors import DataError
 from nfm.contract.schema import Bag, Field, Number, Spec
-from nfm.training.data import Fold, Rows
+from nfm.training.data.batches import Fold, Rows
 from nfm.training.fit import fit
 from tests.training.examples import (
     CHECKERBOARD,

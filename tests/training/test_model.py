@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from nfm.config_train import Model
+from nfm.config.train import Model
 from nfm.contract.encoder import Inputs
 from nfm.contract.schema import MISSING, Spec
 from nfm.scoring.forward import score
-from nfm.training.data import features_of
+from nfm.training.data.batches import features_of
 from nfm.training.model import build, export, linear_part, network
 
 MakeRows = Callable[..., Inputs]

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from numba import njit
 from numpy.typing import NDArray
 
-from nfm.config_train import Model, Train
+from nfm.config.train import Model, Train
 from nfm.contract.schema import Spec
 from nfm.training import losses, products
 from nfm.training.model import build

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from nfm.config_train import Train
-from nfm.training import kernels
+from nfm.config.train import Train
+from nfm.kernels import tables as kernels
 from nfm.training.optimizers import Optimizer
 
 RATE = 0.3

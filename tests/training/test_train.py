@@ -13,14 +13,14 @@ import pandas as pd
 import pytest
 
 import nfm.scoring
-from nfm.config import Config
-from nfm.config_train import Model
+from nfm.config.settings import Config
+from nfm.config.train import Model
 from nfm.contract.artifact import Artifact
 from nfm.contract.encoder import Encoding, inputs
 from nfm.contract.errors import DataError
 from nfm.contract.publish import BusyError, locked
 from nfm.training import summary
-from nfm.training.data import features_of
+from nfm.training.data.batches import features_of
 from nfm.training.fit import fit
 from nfm.training.model import build
 from nfm.training.train import read, read_encoding, train

@@ -11,15 +11,15 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from nfm.config import Config
-from nfm.config_train import Model
+from nfm.config.settings import Config
+from nfm.config.train import Model
 from nfm.contract.artifact import Artifact
 from nfm.contract.errors import DataError
 from nfm.contract.schema import Spec
 from nfm.training import layers  # noqa: F401 (Keras finds the layers of a saved model by their registered names)
-from nfm.training.data import features_of
+from nfm.training.data.batches import features_of
+from nfm.training.data.labels import correct
 from nfm.training.fit import fit
-from nfm.training.labels import correct
 from nfm.training.model import build
 from nfm.training.train import train
 from nfm.training.warm_start import from_artifact, from_fm

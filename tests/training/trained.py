@@ -8,7 +8,7 @@ import tensorflow as tf
 from numpy.typing import NDArray
 
 from nfm.contract.schema import Spec
-from nfm.training.data import Fold, Rows, features_of
+from nfm.training.data.batches import Fold, Rows, features_of
 from nfm.training.fit import Fitted
 from nfm.training.model import linear_part
 from tests.training.examples import CHECKERBOARD

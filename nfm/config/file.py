@@ -1,0 +1,209 @@
+"""A configuration file → settings; every mistake is told with its key, what was given and what is allowed."""
+
+import re
+from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, get_args, get_origin
+
+import yaml
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from nfm.config.settings import PLACEHOLDER, Config
+from nfm.contract.errors import ConfigError
+
+_FILLED = ("workdir", "source", "score")  # sections whose texts may have names in braces
+_VALUE = re.compile(r"[\w.:+@ -]+")
+
+
+def load(path: Path, changes: Sequence[str] = ()) -> Config:
+    """Read a configuration file, with `a.b=value` changes from the command line (values are YAML).
+
+    Raises:
+        ConfigError: the file cannot be read, or does not say what it may say; names every wrong key at once.
+    """
+    keys = ", ".join(change.partition("=")[0] for change in changes)  # a value may be a password
+    return checked(read(path, changes), f"{path} with --set of {keys}" if keys else str(path))
+
+
+def read(path: Path, changes: Sequence[str] = ()) -> dict[str, Any]:
+    """What a configuration file says, with changes from the command line; the settings are not checked.
+
+    Where `workdir`, `source` or `score` hold a name in braces, as in `scores/ds={ds}`, a change of that name fills it.
+
+    Raises:
+        ConfigError: the file cannot be read or is not YAML, or a change is not written as one.
+    """
+    try:
+        content: dict[str, Any] = _parse(path.read_text())
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {error.strerror}. Give a YAML file with --config.") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not YAML: {error}") from error
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path} holds no settings. conf/reference.yaml shows them all.")
+    for change in sorted(changes, key=lambda change: "." not in change.partition("=")[0]):  # names in braces come last
+        key, equals, text = change.partition("=")
+        if not equals or not all(key.split(".")):
+            raise ConfigError(f"--set {change}: write it as section.key=value, for example --set train.seed=2")
+        if key not in content and key in placeholders(content):
+            content = _filled(content, key, text)
+            continue
+        try:
+            value = _parse(text)
+        except yaml.YAMLError as error:
+            raise ConfigError(f"--set {change}: the value is not YAML: {error}") from error
+        content = put(content, key, value, f"--set {change}")
+    return content
+
+
+def placeholders(content: Mapping[str, Any]) -> list[str]:
+    """The names in braces that wait for a value."""
+    return [name for section in _FILLED for text in _texts(content.get(section)) for name in PLACEHOLDER.findall(text)]
+
+
+def _texts(value: Any) -> list[str]:
+    if isinstance(value, dict | list):
+        return [text for part in (value.values() if isinstance(value, dict) else value) for text in _texts(part)]
+    return [value] if isinstance(value, str) else []
+
+
+def _filled(content: dict[str, Any], name: str, value: str) -> dict[str, Any]:
+    if not _VALUE.fullmatch(value) or ".." in value:
+        raise ConfigError(
+            f"--set {name}={value}: what stands in for {{{name}}} may hold letters, digits, spaces and . : + @ _ -, so "
+            "that it stays one step of a path"
+        )
+
+    def fill(part: Any) -> Any:
+        if isinstance(part, dict):
+            return {key: fill(inner) for key, inner in part.items()}
+        if isinstance(part, list):
+            return [fill(inner) for inner in part]
+        return part.replace(f"{{{name}}}", value) if isinstance(part, str) else part
+
+    return {key: fill(part) if key in _FILLED else part for key, part in content.items()}
+
+
+def put(content: dict[str, Any], key: str, value: Any, where: str) -> dict[str, Any]:
+    """What a file says, with another value of one key.
+
+    Args:
+        content: as `read` returns it; it stays as it is.
+        key: with its sections, such as train.seed; sections that are missing are made.
+        value: as YAML has it.
+        where: it was asked for, in messages.
+
+    Raises:
+        ConfigError: what the key calls a section is none.
+    """
+    first, _, rest = key.partition(".")
+    if rest:
+        section = content.get(first)
+        if section is not None and not isinstance(section, dict):
+            raise ConfigError(f"{where}: {first} is not a section")
+        value = put(section or {}, rest, value, where)
+    return {**content, first: value}
+
+
+def checked(content: dict[str, Any], where: str) -> Config:
+    """The settings that a file's content stands for.
+
+    Args:
+        content: as `read` returns it.
+        where: it comes from, in messages.
+
+    Raises:
+        ConfigError: names every wrong key at once.
+    """
+    try:
+        return Config.model_validate(_lists_to_tuples(content))
+    except ValidationError as error:
+        problems = "\n".join(f"  {_tell(problem)}" for problem in error.errors())
+        raise ConfigError(f"{where} is refused:\n{problems}\nconf/reference.yaml explains every key.") from error
+
+
+def as_yaml(content: dict[str, Any]) -> str:
+    """The text of a file with this content, in its order; comments are not part of a content."""
+    return yaml.dump(content, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120, default_flow_style=None)
+
+
+class _Yaml(yaml.SafeLoader):
+    """YAML whose numbers are those of YAML 1.2 (PyYAML alone reads 1e-3 as a text), and whose keys stand once."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """Refuse a key that stands twice: YAML would take the last one in silence."""
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        for key in keys:
+            if keys.count(key) > 1:
+                raise yaml.YAMLError(f"the key {key!r} stands twice in one section, {node.start_mark}")
+        return super().construct_mapping(node, deep=deep)
+
+
+class _Dumper(yaml.SafeDumper):
+    """Writes what `_Yaml` reads: a text such as 1e-3 is quoted. Nothing is written as an alias of something else."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
+for _kind in (_Yaml, _Dumper):
+    _kind.add_implicit_resolver(
+        "tag:yaml.org,2002:float", re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
+    )
+
+
+def _parse(text: str) -> Any:
+    return yaml.load(text, _Yaml)  # noqa: S506 (a SafeLoader)
+
+
+def _lists_to_tuples(content: Any) -> Any:
+    """Settings are immutable: YAML's lists become tuples."""
+    if isinstance(content, dict):
+        return {key: _lists_to_tuples(value) for key, value in content.items()}
+    return tuple(map(_lists_to_tuples, content)) if isinstance(content, list) else content
+
+
+def _tell(problem: ErrorDetails) -> str:
+    """The key, what was given and what is allowed."""
+    where = ".".join(str(part) for part in problem["loc"])
+    given = problem["input"]
+    match problem["type"]:
+        case "extra_forbidden":
+            allowed = _keys_at(problem["loc"][:-1])
+            close = get_close_matches(str(problem["loc"][-1]), allowed, n=1)
+            hint = f" Did you mean {close[0]!r}?" if close else ""
+            return f"{where}: there is no such key.{hint} Allowed here: {', '.join(allowed)}"
+        case "missing":
+            return f"{where}: this key is required"
+        case "value_error":
+            message = problem["msg"].removeprefix("Value error, ")
+            return f"{where}: {message}" if where else message
+        case "literal_error":
+            return f"{where}: {given!r} given; allowed: {problem['ctx']['expected']}"
+        case _:
+            shown = list(given) if isinstance(given, tuple) else given
+            message = problem["msg"].replace("tuple", "list")
+            a_text = isinstance(given, bool) and problem["type"] == "string_type"
+            hint = ". YAML reads yes, no, on and off so: put texts in quotes" if a_text else ""
+            return f"{where}: {shown!r} given; {message[:1].lower()}{message[1:]}{hint}"
+
+
+def _keys_at(path: tuple[int | str, ...]) -> list[str]:
+    """The keys that the section at this path may hold."""
+    section: type[BaseModel] = Config
+    entries = False  # inside a mapping of names of the user's own, such as columns.categorical
+    for part in path:
+        if entries:
+            entries = False
+            continue
+        field = next(f for name, f in section.model_fields.items() if (f.alias or name) == part)
+        models = [t for t in _types(field.annotation) if isinstance(t, type) and issubclass(t, BaseModel)]
+        section, entries = models[0], get_origin(field.annotation) is dict
+    return [field.alias or name for name, field in section.model_fields.items()]
+
+
+def _types(annotation: Any) -> list[Any]:
+    arguments = get_args(annotation)
+    return [t for argument in arguments for t in _types(argument)] if arguments else [annotation]

@@ -1,0 +1,194 @@
+"""The settings that a search may change: `tune.space` of a configuration file, checked before any work."""
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from nfm.config.file import checked, put
+from nfm.config.settings import Config
+from nfm.config.train import Range
+from nfm.contract.errors import ConfigError
+
+# Settings that change nothing a search could see, or what its trials are judged by.
+_USELESS = {
+    "model.task": "trials of different tasks cannot be compared",
+    "model.embedding_dtype": "it rounds the artifact, after the training",
+    "train.group": "it only adds a metric",
+    "train.checkpoint_seconds": "it changes no weight",
+}
+
+
+@dataclass(frozen=True)
+class Numbers:
+    """A range of numbers, both ends included."""
+
+    low: float
+    high: float
+    log: bool
+    whole: bool
+
+
+@dataclass(frozen=True)
+class Values:
+    """A list; each value as JSON, which is what a search draws: it takes no lists."""
+
+    texts: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Space:
+    """A configuration, and which of its settings may be other ones."""
+
+    path: Path  # of the file
+    content: dict[str, Any]  # the file's, with the command line's changes
+    base: Config  # what they make
+    settings: Mapping[str, Numbers | Values]
+
+    def changed(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        """The file's content with these settings in place; values as YAML has them."""
+        content = self.content
+        for key, value in values.items():
+            content = put(content, key, value, f"tune.space of {self.path}")
+        return content
+
+    def config(self, values: Mapping[str, Any]) -> Config:
+        """The settings as they then are.
+
+        Raises:
+            ConfigError: they are refused; together, as each by itself is not.
+        """
+        return checked(self.changed(values), f"{self.path} with {shown(values) or 'nothing changed'}")
+
+    def values(self, drawn: Mapping[str, Any]) -> dict[str, Any]:
+        """What a search has drawn, as YAML has it: JSON becomes the value that it stands for."""
+        return {key: json.loads(one) if isinstance(self.settings[key], Values) else one for key, one in drawn.items()}
+
+    def as_it_is(self) -> dict[str, Any]:
+        """What a search would have to draw for the configuration as it is; without settings that lie outside."""
+        base = self.base.model_dump()
+        drawn: dict[str, Any] = {}
+        for key, setting in self.settings.items():
+            if isinstance(setting, Numbers):
+                now = _now(self.base, key)
+                if isinstance(now, int | float) and setting.low <= now <= setting.high:
+                    drawn[key] = now
+            else:
+                same = [text for text in setting.texts if self._leaves(base, key, json.loads(text))]
+                if same:
+                    drawn[key] = same[0]
+        return drawn
+
+    def _leaves(self, base: dict[str, Any], key: str, value: Any) -> bool:
+        """Whether this value is the one that is there."""
+        try:
+            return self.config({key: value}).model_dump() == base
+        except ConfigError:
+            return False
+
+
+def shown(values: Mapping[str, Any]) -> str:
+    """Settings in one line."""
+    return ", ".join(f"{key} {as_text(value)}" for key, value in values.items())
+
+
+def as_text(value: Any) -> str:
+    """A value as YAML has it; numbers that were drawn, in four digits."""
+    return f"{value:.4g}" if isinstance(value, float) else json.dumps(value, ensure_ascii=False)
+
+
+def read_space(path: Path, content: dict[str, Any]) -> Space:
+    """The space of a configuration, with every value checked.
+
+    A value is right if the configuration takes it as it is, or together with one other setting of the space: momentum
+    needs `optimizer: sgd`. Combinations that are refused nevertheless are met, and left out, by the search.
+
+    Args:
+        path: of the configuration file.
+        content: what it says (`nfm.config.file.read`).
+
+    Raises:
+        ConfigError: the space is empty, or names a setting or a value that cannot be; all of them are told.
+    """
+    base = checked(content, str(path))
+    space = Space(path, content, base, {})
+    if not base.tune.space:
+        raise ConfigError(
+            f"{path}: tune.space names no setting to search. Give it some, with a list of values or a range each: "
+            "tune: {space: {train.learning_rate: {low: 0.01, high: 0.2, log: true}, model.embedding_dim: [16, 64]}}"
+        )
+    problems = [problem for key in base.tune.space for problem in _key_problems(key, base)]
+    if not problems:
+        problems = list(_value_problems(space))
+    if problems:
+        lines = "\n".join(f"  {problem}" for problem in problems)
+        raise ConfigError(f"tune.space of {path} is refused:\n{lines}\nconf/reference.yaml explains every key.")
+    settings: dict[str, Numbers | Values] = {}
+    for key, setting in base.tune.space.items():
+        if isinstance(setting, Range):
+            whole = isinstance(_now(space.config(_accepted(space, key, setting.low)), key), int)
+            settings[key] = Numbers(setting.low, setting.high, setting.log, whole)
+        else:
+            settings[key] = Values(tuple(json.dumps(value) for value in setting))
+    return Space(path, content, base, settings)
+
+
+def _key_problems(key: str, base: Config) -> Iterator[str]:
+    if not key.startswith(("model.", "train.")):
+        yield f"{key}: only settings of model and train can be searched: model.embedding_dim, train.learning_rate, …"
+    elif key in _USELESS:
+        yield f"{key}: leave it out of the space: {_USELESS[key]}"
+    for other in base.tune.space:
+        if key.startswith(f"{other}."):
+            yield f"{key}: {other} has it among its values already: leave out one of the two"
+    setting = base.tune.space[key]
+    if isinstance(setting, tuple):
+        if not setting:
+            yield f"{key}: [] given; a list of at least one value, or a range such as {{low: 0.01, high: 0.1}}"
+        for i, value in enumerate(setting):
+            if any(type(value) is type(earlier) and value == earlier for earlier in setting[:i]):
+                yield f"{key}: {as_text(value)} stands twice"
+
+
+def _value_problems(space: Space) -> Iterator[str]:
+    for key, setting in space.base.tune.space.items():
+        for value in _checked_values(setting):
+            try:
+                _accepted(space, key, value)
+            except ConfigError as error:
+                first, *others = str(error).splitlines()
+                yield from (line.strip() for line in others[:-1] or [first])  # the first and the last say where
+
+
+def _accepted(space: Space, key: str, value: Any) -> dict[str, Any]:
+    """This value, and what the configuration takes it with."""
+    others = (
+        {other: choice}
+        for other, setting in space.base.tune.space.items()
+        if other != key
+        for choice in _checked_values(setting)
+    )
+    try:
+        space.config({key: value})
+        return {key: value}
+    except ConfigError:
+        for other in others:
+            try:
+                space.config({**other, key: value})
+                return {**other, key: value}
+            except ConfigError:
+                pass
+        raise
+
+
+def _checked_values(setting: Range | tuple[Any, ...]) -> tuple[Any, ...]:
+    return (setting.low, setting.high) if isinstance(setting, Range) else setting
+
+
+def _now(config: Config, key: str) -> Any:
+    """A setting's value; None where its section is switched off."""
+    section: Any = config
+    for name in key.split("."):
+        section = getattr(section, name, None)
+    return section

@@ -1,0 +1,1 @@
+"""The feature job's report: one HTML page beside the encoding."""

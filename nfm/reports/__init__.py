@@ -1,0 +1,1 @@
+"""Shared by the HTML reports: page frame, style and number formats."""

@@ -1,0 +1,1 @@
+"""Health report of a score run: counts per task, drift, gates, HTML page."""

@@ -1,0 +1,190 @@
+"""What a task notices of the rows it scores: counts that add up, in any order, to those of the whole table."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Any, Self
+
+import numpy as np
+import pyarrow as pa
+from numba import types
+from numpy.typing import NDArray
+
+from nfm.contract.arrays import content
+from nfm.contract.artifact import Artifact
+from nfm.contract.cells import EXACT, Cells, cells, merge
+from nfm.contract.encoder import Noticed
+from nfm.contract.profile import Bins, cells_as_json, cells_from, most_cells, plain_edges
+from nfm.kernels.compile import compiled
+
+_MANY = 1 << 16  # scores at once: to tell that many apart costs more than to score them
+_COARSE = 12  # bits of the cells of so many
+_NEW_HELD, _NEW_TOLD = 4000, 200  # new values of a field: that a task counts, and that it tells of
+_BLOCK = np.uint64(4096)  # values that stay in the cache while they are compared with each edge
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Of one score column, the infinite ones left out."""
+
+    low: float
+    high: float
+    total: float
+    bins: list[int]  # as the profile's
+    cells: Cells
+
+    def merged(self, other: "Scores", limit: int) -> "Scores":
+        """With the rows of another one as well."""
+        low, high, total = min(self.low, other.low), max(self.high, other.high), self.total + other.total
+        return Scores(low, high, total, _added(self.bins, other.bins), merge([self.cells, other.cells], limit))
+
+
+@dataclass
+class Tally:
+    """Of N rows. JSON carries it from a task to the driver."""
+
+    rows: int = 0
+    not_finite: int = 0  # rows with a score that is none
+    values: dict[str, list[int]] = field(default_factory=dict)  # by field and number: how many lie in each bin
+    missing: dict[str, int] = field(default_factory=dict)  # by number
+    new: dict[str, dict[str, int]] = field(default_factory=dict)  # by field: values that training had not seen
+    dropped: list[str] = field(default_factory=list)  # fields that had more new values than were counted
+    scores: list[Scores] = field(default_factory=list)  # a class each; none while there are no finite scores
+    read: dict[str, tuple[int, int]] = field(default_factory=dict)  # by file: rows read, and all that it has
+
+    def add(
+        self, artifact: Artifact, columns: Mapping[str, Any], noticed: Noticed, scores_NC: NDArray[np.float32]
+    ) -> None:
+        """One more batch: its encoded columns, what the encoder noticed, and the scores."""
+        finite = np.isfinite(scores_NC).all(axis=1)
+        kept = scores_NC if finite.all() else scores_NC[finite]
+        edges, most = binning(artifact), most_cells(artifact.network.outputs)
+        self.merge(
+            Tally(
+                rows=len(scores_NC),
+                not_finite=len(scores_NC) - len(kept),
+                values={name: count_in_bins(_flat(columns[name]), of) for name, of in edges.values.items()},
+                missing=dict(noticed.missing),
+                new={name: dict(found) for name, (found, _) in noticed.unseen.items()},
+                dropped=[name for name, (_, all_told) in noticed.unseen.items() if not all_told],
+                scores=[_of_column(x, of, most) for x, of in zip(kept.T, edges.scores, strict=True)]
+                if len(kept)
+                else [],
+            )
+        )
+
+    def merge(self, other: Self) -> None:
+        """The rows of another one as well."""
+        self.rows, self.not_finite = self.rows + other.rows, self.not_finite + other.not_finite
+        for name, bins in other.values.items():
+            self.values[name] = _added(self.values[name], bins) if name in self.values else bins
+        for name, count in other.missing.items():
+            self.missing[name] = self.missing.get(name, 0) + count
+        for name, found in other.new.items():
+            ours = self.new.setdefault(name, {})
+            for value, count in found.items():
+                ours[value] = ours.get(value, 0) + count
+            self._drop_rare(name, _NEW_HELD)
+        self.dropped += [name for name in other.dropped if name not in self.dropped]
+        if self.scores and other.scores:
+            limit = most_cells(len(self.scores))
+            self.scores = [a.merged(b, limit) for a, b in zip(self.scores, other.scores, strict=True)]
+        else:
+            self.scores = self.scores or other.scores
+        for path, (rows, has) in other.read.items():
+            self.read[path] = (self.read.get(path, (0, 0))[0] + rows, has)
+
+    def _drop_rare(self, name: str, most: int) -> None:
+        found = self.new[name]
+        if len(found) > most:
+            ordered = sorted(found.items(), key=lambda one: (-one[1], one[0]))
+            # Half of them go at once, so that not every batch has to sort.
+            self.new[name] = dict(ordered[: most // 2])
+            self.dropped += [name] * (name not in self.dropped)
+
+    def to_json(self) -> str:
+        """For the way to the driver."""
+        for name in self.new:
+            self._drop_rare(name, 2 * _NEW_TOLD)
+        scores = [{**vars(one), "cells": cells_as_json(one.cells)} for one in self.scores]
+        return json.dumps({**vars(self), "scores": scores})
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        """The tally that `to_json` has written."""
+        content = json.loads(text)
+        content["read"] = {path: tuple(rows) for path, rows in content["read"].items()}
+        content["scores"] = [Scores(**{**one, "cells": cells_from(one["cells"])}) for one in content["scores"]]
+        return cls(**content)
+
+
+def _added(ours: Sequence[int], theirs: Sequence[int]) -> list[int]:
+    return [a + b for a, b in zip(ours, theirs, strict=True)]
+
+
+def _of_column(x: NDArray[np.float32], edges: NDArray[np.float32], most: int) -> Scores:
+    x = np.ascontiguousarray(x)
+    bits = EXACT if len(x) <= _MANY else _COARSE
+    found = cells(x.astype(np.float64), np.zeros(len(x), np.int64), 1, bits, most)
+    return Scores(float(x.min()), float(x.max()), float(x.sum(dtype=np.float64)), count_in_bins(x, edges), found)
+
+
+def _flat(values: Any) -> NDArray[Any]:
+    """Of a bag its members; a null bag has one, which is missing."""
+    flat = content(values.flatten()) if isinstance(values, pa.ListArray) else values
+    return np.ascontiguousarray(flat)
+
+
+@dataclass(frozen=True)
+class Binning:
+    """Where the bins of a model's columns begin."""
+
+    values: Mapping[str, NDArray[Any]]  # (E,) of each field int32, of each number float32
+    scores: tuple[NDArray[np.float32], ...]  # (E,) of each class
+
+
+def binning(artifact: Artifact) -> Binning:
+    """The profile's bins. A model without one has those of the missing and the unseen, and none of its scores."""
+    if artifact.fingerprint not in _binnings:
+        _binnings.clear()
+        spec, profile = artifact.encoding.spec, artifact.profile
+        fields = {one.name: profile.fields[one.name].edges if profile else plain_edges(one) for one in spec.fields}
+        numbers = {one.name: profile.numbers[one.name].edges if profile else () for one in spec.numbers}
+        scores = [Bins.of_cells(one).edges for one in profile.scores] if profile else [()] * artifact.network.outputs
+        _binnings[artifact.fingerprint] = Binning(
+            {name: np.array(edges, np.int32) for name, edges in fields.items()}
+            | {name: np.array(edges, np.float32) for name, edges in numbers.items()},
+            tuple(np.array(edges, np.float32) for edges in scores),
+        )
+    return _binnings[artifact.fingerprint]
+
+
+_binnings: dict[str, Binning] = {}  # a worker's: of the model that it scores with
+
+
+def count_in_bins(x: NDArray[Any], edges: NDArray[Any]) -> list[int]:
+    """(E + 1,) how many of N values lie in each bin: x is in the bin i for which edges[i - 1] <= x < edges[i]."""
+    at_least = np.zeros(len(edges), np.int64)
+    _counting(str(x.dtype))(x, edges, at_least)
+    return (-np.diff(np.r_[len(x), at_least, 0])).tolist()  # type: ignore[no-any-return]
+
+
+@cache
+def _counting(dtype: str) -> Any:
+    array = types.Array(getattr(types, dtype), 1, "C", readonly=True)
+    return compiled(types.void(array, array, types.Array(types.int64, 1, "C")), _count_at_least)
+
+
+def _count_at_least(x: Any, edges: Any, found: Any) -> None:
+    # Every value is compared with every edge: with twenty edges that is faster than to look for its bin, as the
+    # compiler makes eight comparisons of one.
+    start, size = np.uint64(0), np.uint64(len(x))
+    while start < size:
+        stop = min(start + _BLOCK, size)
+        for j in range(np.uint64(len(edges))):
+            edge, count = edges[j], np.int32(0)
+            for i in range(start, stop):
+                count = np.int32(count + (x[i] >= edge))  # else numba would count in 64 bits, half as many at once
+            found[j] += count
+        start = stop

@@ -1,0 +1,1 @@
+"""What --plan and --parity show before a run."""

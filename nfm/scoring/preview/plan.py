@@ -1,0 +1,254 @@
+"""What the score job would do, how large it is and how long it would take; it writes nothing."""
+
+import math
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+from pyspark.sql import SparkSession
+
+from nfm.config.settings import Config, Source
+from nfm.contract.artifact import Artifact
+from nfm.contract.errors import DataError
+from nfm.scoring.hosts import Way, host_bytes, way
+from nfm.scoring.output import QUANTILE, RANK
+from nfm.scoring.prepare import carried_columns
+from nfm.scoring.preview.probe import Probe, probe
+from nfm.scoring.reasons import reason_columns
+from nfm.scoring.scorer import score_columns
+from nfm.scoring.summary import few
+from nfm.table.parquet import UnreadableFileError
+from nfm.table.relation import partitions_of
+from nfm.table.scan import Scan
+from nfm.table.spark import told_plainly
+from nfm.table.splits import File
+
+MOST_FOOTERS = 200  # that are read; of more files, so many that lie evenly among them
+ROOM = 0.2  # beyond what was measured
+MIN_ROOM = 384 << 20  # bytes: what Spark itself leaves the JVM of a small executor outside its heap
+_STEP = 64 << 20  # bytes: memory is recommended in steps of these
+_WAYS: dict[Way, str] = {
+    "linked": "mapped where it lies, which every machine sees: once a host",
+    "in place": "mapped where it lies: once",
+    "sent": "sent by Spark, once an executor",
+}
+
+
+@dataclass(frozen=True)
+class Size:
+    """Of the table."""
+
+    tasks: int | None  # None: Spark decides while it shuffles
+    files: int
+    bytes: int | None  # of the files; None where they are Spark's affair
+    rows: int | None  # None: not known before the table is read
+    how: str  # the rows are known, or why they are not
+    largest: File | None  # of parquet: of the files looked at, the one that begins with the largest row group
+    unreadable: int  # files among those looked at
+
+
+@dataclass(frozen=True)
+class Room:
+    """What the workers of one executor take, in local mode those of this machine. Memory in bytes."""
+
+    workers: int
+    needed: int  # the workers' own memory, the mapped model once, and some room
+    given: int | None  # spark.executor.memoryOverhead; None in local mode
+    default: bool  # nobody has set it
+
+
+def plan(spark: SparkSession, config: Config, artifact: Artifact, scan: Scan, source: Source) -> str:
+    """What the job would do.
+
+    Args:
+        spark: the session.
+        config: the settings.
+        artifact: the model, verified.
+        scan: of the table.
+        source: of it.
+
+    Raises:
+        DataError: a file of the table cannot be read, or rows cannot be encoded: the job would stop there, too.
+    """
+    spec, settings = artifact.encoding.spec, config.score
+    columns = carried_columns(spec, config)
+    carried = [name for name in columns if name not in settings.partition_by]
+    inputs = spec.outputs if settings.encoded else spec.columns
+    skip = (settings.source or config.source).on_corrupt == "skip"  # the scan of a plan does not look for such files
+    tried, why, more = None, "the table has no rows", [*columns, *settings.partition_by]
+    try:
+        with told_plainly(str(source)):
+            size = measure(scan, skip)
+            if size.tasks is None:
+                why = "Spark would have to shuffle the whole table before"
+            else:
+                target, at_once = config.scores_folder, _at_once(spark, size)
+                tried = probe(spark, artifact, scan, size.largest, settings.encoded, inputs, more, target, at_once)
+    except DataError as error:
+        if not skip:
+            raise
+        why = str(error)
+    ranks = [RANK] * settings.rank + [QUANTILE] * settings.quantile
+    behind = [*(name for name, _ in reason_columns(settings.explain)), *ranks]
+    model_bytes = host_bytes(artifact)
+    lines = [
+        f"Plan of {config.name}: the model was verified and the table's columns were checked, nothing was written.",
+        f"  source    {source}",
+        f"  scan      {scan.method}: {scan.reason}",
+        f"  splits    {_splits(size)}",
+        f"  rows      {'' if size.rows is None else f'{size.rows:,} '}{size.how}",
+        f"  model     {artifact.path} ({artifact.fingerprint[:12]}…)",
+        f"  weights   {_mib(model_bytes)} with the vocabulary's index, "
+        f"{_WAYS[way(spark, artifact, config.scores_folder)]}",
+        f"  reads     {', '.join(inputs)}",
+        f"  writes    {', '.join([*carried, *few(score_columns(artifact.network)), *behind])}",
+        *(f"  folders   by {', '.join(settings.partition_by)}" for _ in settings.partition_by[:1]),
+        f"  output    {config.scores_folder} ({settings.format})",
+        f"  gates     {', '.join(f'{key} {limit}' for key, limit in settings.gates.limits.items()) or 'none'}",
+    ]
+    if tried is None:
+        return "\n".join([*lines, f"  speed     not probed: {why}"])
+    lines.append(f"  memory    {_memory(room(spark, tried.worker_bytes, model_bytes), tried, model_bytes)}")
+    lines.append(f"  speed     {_speed(spark, size, tried, bool(ranks))}")
+    return "\n".join(lines)
+
+
+def measure(scan: Scan, skip: bool = False) -> Size:
+    """How large the table is, from the footers of its files at most.
+
+    Args:
+        scan: of the table.
+        skip: files that cannot be read will be left out.
+
+    Raises:
+        DataError: one cannot be read, and will not be left out.
+    """
+    if scan.files is None:
+        unknown = "not known before the table is read"
+        return Size(partitions_of(scan.table), len(scan.table.inputFiles()), None, None, unknown, None, 0)
+    files = list({piece.file.path: piece.file for split in scan.splits for piece in split}.values())
+    count = min(len(files), MOST_FOOTERS)
+    looked_at = [files[i * len(files) // count] for i in range(count)]
+    with ThreadPoolExecutor(16) as pool:  # they wait for the disk or the network
+        counts = dict(zip(looked_at, pool.map(lambda file: _counts(scan, file, skip), looked_at), strict=True))
+    readable = {file: groups for file, groups in counts.items() if groups is not None}
+    rows, how = sum(map(sum, readable.values())), "(counted in the files' footers)"
+    if count < len(files):
+        share = sum(file.size for file in readable) / sum(file.size for file in files)
+        rows, how = round(rows / share) if share else 0, f"or so (from the footers of {count} of {len(files):,} files)"
+    begins_with = {file: next((n for n in groups if n), 0) for file, groups in readable.items()}
+    largest = max(begins_with, key=lambda file: begins_with[file], default=None)
+    if largest is not None and not begins_with[largest]:
+        largest = None
+    tasks, total = len(scan.splits), sum(file.size for file in files)
+    return Size(tasks, len(files), total, rows, how, largest, count - len(readable))
+
+
+def _counts(scan: Scan, file: File, skip: bool) -> list[int] | None:
+    assert scan.files is not None
+    try:
+        return scan.files.counts(file.path)
+    except UnreadableFileError:
+        if not skip:
+            raise
+        return None
+
+
+def room(spark: SparkSession, worker_bytes: int, model_bytes: int) -> Room:
+    """What an executor's workers take beside its JVM's heap, and what it has for them."""
+    context: Any = spark.sparkContext
+    settings = context.getConf()
+    cores, given, default = context.defaultParallelism, None, False
+    if not _local(spark):
+        executors = max(1, context._jsc.sc().getExecutorMemoryStatus().size() - 1)  # the driver is one of them
+        alone = "1" if str(context.master).startswith(("yarn", "k8s")) else str(-(-cores // executors))
+        cores = int(settings.get("spark.executor.cores", alone))
+        jvm_settings = context._jsc.sc().conf()
+        heap = jvm_settings.getSizeAsMb("spark.executor.memory", "1g")
+        share = float(settings.get("spark.executor.memoryOverheadFactor", "0.1"))
+        default = not settings.contains("spark.executor.memoryOverhead")
+        usual = f"{max(384, int(share * heap))}m"
+        given = jvm_settings.getSizeAsMb("spark.executor.memoryOverhead", usual) << 20
+    workers = max(1, cores // _task_cores(spark))
+    return Room(workers, needed_bytes(workers, worker_bytes, model_bytes), given, default)
+
+
+def needed_bytes(workers: int, worker_bytes: int, model_bytes: int) -> int:
+    """What so many workers take together with the model that they map, and some room; in whole steps."""
+    taken = workers * worker_bytes + model_bytes
+    return math.ceil((taken + max(ROOM * taken, MIN_ROOM)) / _STEP) * _STEP
+
+
+def seconds_for(rows: int, tried: Probe, at_once: int) -> float:
+    """How long a table takes with so many tasks at a time, its start included."""
+    return tried.start + rows / tried.speed / at_once
+
+
+def _at_once(spark: SparkSession, size: Size) -> int:
+    """How many tasks run at a time."""
+    return max(1, min(spark.sparkContext.defaultParallelism // _task_cores(spark), size.tasks or 1))
+
+
+def _local(spark: SparkSession) -> bool:
+    return str(spark.sparkContext.master).startswith("local")
+
+
+def _task_cores(spark: SparkSession) -> int:
+    return int(spark.sparkContext.getConf().get("spark.task.cpus", "1") or 1)
+
+
+def _splits(size: Size) -> str:
+    if size.tasks is None:
+        return "as many tasks as Spark makes when it has shuffled the table"
+    files = f", of {_count(size.files, 'file')}" if size.files or size.bytes is not None else ""
+    told = f"{_count(size.tasks, 'task')}{files}" + (f", {_mib(size.bytes)}" if size.bytes is not None else "")
+    broken = f"; {_count(size.unreadable, 'file')} cannot be read and will be left out" if size.unreadable else ""
+    return told + broken
+
+
+def _memory(found: Room, tried: Probe, model_bytes: int) -> str:
+    workers = f"{_count(found.workers, 'worker')} of {_mib(tried.worker_bytes)}"
+    model = f"and the model once ({_mib(model_bytes)})"
+    if found.given is None:
+        return f"{workers} {model}: the machine must have {_mib(found.needed)} for them, beside the driver's JVM"
+    is_now = f"{found.given >> 20}m now" + " (Spark's default)" * found.default
+    enough = "which is enough" if found.given >= found.needed else "TOO LITTLE: executors may be killed"
+    return (
+        f"on an executor {workers} {model}: spark.executor.memoryOverhead should be {found.needed >> 20}m; it is "
+        f"{is_now}, {enough}"
+    )
+
+
+def _speed(spark: SparkSession, size: Size, tried: Probe, ranked: bool) -> str:
+    cores, of_task = spark.sparkContext.defaultParallelism, _task_cores(spark)
+    who = "a core" if of_task == 1 else f"a task of {of_task} cores"
+    at_once = _at_once(spark, size)
+    tasks = f"in {_count(tried.tasks, 'task')} at a time"
+    probed = (
+        f"with {_count(cores, 'core')} (probed {tasks}: {_rounded(tried.speed)} rows/s {who} on "
+        f"{_count(tried.rows, 'row')})"
+    )
+    if size.rows is None:
+        return f"about {_rounded(tried.speed * at_once)} rows/s {probed}"
+    ranks = "; ranks come on top" * ranked
+    return f"about {_time(seconds_for(size.rows, tried, at_once))} {probed}{ranks}"
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number:,} {what}{'s' * (number != 1)}"
+
+
+def _mib(size: int) -> str:
+    return f"{size / 2**20:,.1f} MiB" if size < 100 << 20 else f"{size / 2**20:,.0f} MiB"
+
+
+def _rounded(number: float) -> str:
+    """To three digits."""
+    return f"{float(f'{number:.3g}'):,.0f}"
+
+
+def _time(seconds: float) -> str:
+    for most, unit, name in ((99, 1, "s"), (99 * 60, 60, "min")):
+        if seconds < most:
+            return f"{max(1, round(seconds / unit))} {name}"
+    return f"{seconds / 3600:,.1f} h"

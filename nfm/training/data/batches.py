@@ -1,0 +1,284 @@
+"""The dataset on disk → batches, in memory that does not grow with its rows.
+
+An epoch is a sequence of windows. The row groups of all files are shuffled and dealt out to windows of about
+`shuffle_rows` rows; a window's rows are shuffled, and batches are cut from one window after the other. Which rows are
+in which batch follows from (seed, epoch) and the files' footers alone: not from threads, nor from whether a fold is
+kept in memory; and an epoch can be entered in its middle.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property, reduce
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import tensorflow as tf
+from numpy.typing import NDArray
+
+from nfm.contract.encoder import Inputs
+from nfm.contract.errors import DataError
+from nfm.contract.schema import DATASET_MARKER, FOLDS, Spec
+from nfm.training.data.files import Chunk, open_files
+from nfm.training.data.rows import Rows, has_bags, joined, nothing, part, taken
+
+__all__ = ["Fold", "Rows", "features_of", "read_errors", "read_folds"]
+
+KEPT_BYTES = 256 << 20  # a fold whose arrays take no more stays in memory once it was read
+PIECE = 1 << 16  # rows, about: what is handed to TensorFlow at once
+BAG_FEATURES = ("bag_rows", "bag_values")
+_READY = 4  # batches that wait for the model
+
+
+@dataclass(frozen=True)
+class Fold:
+    """One fold's rows, in the order of the files' names."""
+
+    spec: Spec
+    _chunks: Sequence[Chunk]
+    _kept_in_memory: bool
+    _digest: str
+    _failed: list[Exception] = field(default_factory=list)  # for `read_errors`
+
+    @classmethod
+    def in_memory(cls, spec: Spec, rows: Rows) -> Self:
+        """A fold of rows that are there."""
+        found = hashlib.sha256()
+        for array in (*rows.inputs, rows.label, rows.weight):
+            found.update(f"{array.dtype} {array.shape};".encode())
+            found.update(array.tobytes())
+        chunks = [Chunk(len(rows.label), lambda: rows)] if len(rows.label) else []
+        return cls(spec, chunks, True, found.hexdigest())
+
+    @cached_property
+    def rows(self) -> int:
+        """How many rows."""
+        return int(self._sizes.sum())
+
+    def steps(self, size: int) -> int:
+        """Batches of an epoch."""
+        return -(-self.rows // size)
+
+    def digest(self) -> str:
+        """SHA-256 of what the batches follow from: names (below the dataset's folder), sizes and rows of the files."""
+        return self._digest
+
+    def pieces(self, most: int = PIECE) -> Iterator[Rows]:
+        """All rows in the order of the files' names, at most so many at once.
+
+        Raises:
+            DataError: a file cannot be read, was changed, or holds a null.
+        """
+        for i, chunk in enumerate(self._chunks):
+            rows, places = self._window(np.array([i]))
+            for start in range(0, chunk.rows, most):
+                yield part(rows, places[start], places[0] + min(start + most, chunk.rows))
+
+    def batches(
+        self, size: int, *, seed: int | None = None, epoch: int = 0, skip: int = 0, shuffle_rows: int = 1_000_000
+    ) -> tf.data.Dataset:
+        """The batches of one epoch as Keras takes them. Iterate inside `read_errors`.
+
+        Args:
+            size: rows of a batch; the last one of the epoch may have fewer.
+            seed: of the shuffling, not negative; None: rows in the order of `pieces`.
+            epoch: each has an order of its own.
+            skip: so many batches at the beginning are left out.
+            shuffle_rows: that are shuffled together, rounded to whole row groups. About twice as many are in memory,
+                unless the fold is small enough to be kept.
+
+        Returns:
+            `steps(size) - skip` elements (features, label (B, 1) float32, weight (B,) float32); features as
+            `features_of` arranges them.
+        """
+        left = max(0, self.steps(size) - skip)
+
+        def stacks() -> Iterator[Any]:
+            for piece in self._shuffled(size, seed, epoch, skip, shuffle_rows):
+                yield from _stacks(piece, size, self.spec)
+
+        if left and self.rows <= PIECE and not has_bags(self.spec):
+            # They are there already, and the graph below takes longer to trace than so few rows to iterate.
+            first, *others = [tf.data.Dataset.from_tensor_slices(stack) for stack in stacks()]
+            return reduce(tf.data.Dataset.concatenate, others, first)
+
+        def generate() -> Iterator[Any]:
+            try:
+                yield from stacks()
+            except Exception as error:
+                self._failed.append(error)
+                raise
+
+        signature = tf.nest.map_structure(
+            lambda a: tf.TensorSpec((None, None, *a.shape[2:]), a.dtype), _stack(nothing(self.spec), 1, self.spec)
+        )
+        if has_bags(self.spec):
+            members = {name: tf.TensorSpec((None, None, None), signature[0][name].dtype) for name in BAG_FEATURES}
+            signature[0].update(members)
+        # A generator costs half a millisecond each time it is asked: it gives stacks of batches. (TensorFlow's unbatch
+        # takes them apart, too, but crashes where there are no numbers: at arrays that are 0 wide.)
+        batches = tf.data.Dataset.from_generator(generate, output_signature=signature).flat_map(
+            lambda *stack: tf.data.Dataset.from_tensor_slices(stack)
+        )
+        return batches.apply(tf.data.experimental.assert_cardinality(left)).prefetch(_READY)
+
+    def _shuffled(self, size: int, seed: int | None, epoch: int, skip: int, shuffle_rows: int) -> Iterator[Rows]:
+        """The epoch's rows, in pieces of whole batches; the next window is read while one is handed out."""
+        windows = list(enumerate(self._windows(seed, epoch, shuffle_rows), start=1))
+        left_out, wanted = skip * size, max(1, PIECE // size) * size
+        while windows and left_out >= (skipped := int(self._sizes[windows[0][1]].sum())):
+            left_out -= skipped
+            del windows[0]
+        if not windows:
+            return
+        waiting: list[Rows] = []
+        missing = wanted  # to a full piece
+        with ThreadPoolExecutor(1) as pool:
+            coming = pool.submit(self._window, windows[0][1])
+            for i, (number, _) in enumerate(windows, start=1):
+                rows, places = coming.result()
+                if i < len(windows):
+                    coming = pool.submit(self._window, windows[i][1])
+                if seed is not None:
+                    places = np.random.default_rng([seed, epoch, number]).permutation(places)
+                at, left_out = left_out, 0
+                while at < len(places):
+                    waiting.append(taken(rows, places[at : at + missing]))
+                    at += missing
+                    missing -= len(waiting[-1].label)
+                    if not missing:
+                        yield joined(waiting, wanted)
+                        waiting, missing = [], wanted
+        if waiting:
+            yield joined(waiting, wanted - missing)
+
+    def _windows(self, seed: int | None, epoch: int, shuffle_rows: int) -> list[NDArray[np.int64]]:
+        """Which chunks each window has. They are of even size, so that no few rows are left to be shuffled alone."""
+        order = np.arange(len(self._chunks))
+        if seed is None:
+            return list(order[:, np.newaxis])
+        order = np.random.default_rng([seed, epoch]).permutation(order)
+        ends = np.cumsum(self._sizes[order])
+        window_of = (ends - self._sizes[order]) * -(-self.rows // shuffle_rows) // max(1, self.rows)
+        return [order[window_of == i] for i in np.unique(window_of)]
+
+    def _window(self, chunks: NDArray[np.int64]) -> tuple[Rows, NDArray[np.int64]]:
+        """Rows, and which of them are the chunks', in the chunks' order."""
+        if not self._kept_in_memory:
+            rows = joined((self._chunks[i].read() for i in chunks.tolist()), int(self._sizes[chunks].sum()))
+            return rows, np.arange(len(rows.label))
+        starts = np.cumsum(self._sizes) - self._sizes
+        return self._kept, np.concatenate([np.arange(starts[i], starts[i] + self._sizes[i]) for i in chunks])
+
+    @cached_property
+    def _sizes(self) -> NDArray[np.int64]:
+        return np.array([chunk.rows for chunk in self._chunks], np.int64)
+
+    @cached_property
+    def _kept(self) -> Rows:
+        return joined((chunk.read() for chunk in self._chunks), self.rows)
+
+
+@contextmanager
+def read_errors(folds: Iterable[Fold]) -> Iterator[None]:
+    """Raises what went wrong in reading these folds' batches as itself; tf.data makes an error of its own of it.
+
+    Raises:
+        DataError: a file cannot be read, was changed, or holds a null.
+    """
+    folds = list(folds)
+    for fold in folds:
+        fold._failed.clear()
+    try:
+        yield
+    except tf.errors.OpError:
+        for fold in folds:
+            if fold._failed:
+                raise fold._failed[0] from None
+        raise
+
+
+def features_of(arranged: Inputs, spec: Spec) -> dict[str, NDArray[Any]]:
+    """The model's inputs by name.
+
+    Returns:
+        ids (B, F) int32, values (B, N) and dense (B, D) float32. Where the specification has bags, bag_rows (B, P)
+        int32 and bag_values (B, P) float32, too: P is the most members that a row has, at least 1; shorter rows are
+        filled with the row behind the table's end, and 0.
+    """
+    features: dict[str, NDArray[Any]] = {
+        "ids": arranged.ids_BF,
+        "values": arranged.values_BN,
+        "dense": arranged.dense_BD,
+    }
+    if has_bags(spec):
+        lengths = np.diff(arranged.bag_splits)
+        is_member = np.arange(lengths.max(initial=1)) < lengths[:, np.newaxis]
+        parts = ((arranged.bag_rows, spec.rows), (arranged.bag_values, 0))
+        for name, (members, padding) in zip(BAG_FEATURES, parts, strict=True):
+            features[name] = np.full(is_member.shape, padding, members.dtype)
+            features[name][is_member] = members
+    return features
+
+
+def _stacks(piece: Rows, size: int, spec: Spec) -> Iterator[Any]:
+    """A piece as batches of equal shape that are stacked: all whole ones, and the rest; with bags each by itself."""
+    rows = len(piece.label)
+    bounds = [*range(0, rows, size), rows] if has_bags(spec) else sorted({0, rows // size * size, rows})
+    for start, stop in pairwise(bounds):
+        yield _stack(part(piece, start, stop), max(1, (stop - start) // size), spec)
+
+
+def _stack(rows: Rows, count: int, spec: Spec) -> tuple[dict[str, NDArray[Any]], NDArray[Any], NDArray[Any]]:
+    """(features, label, weight), each (count, B, …)."""
+
+    def shaped(array: NDArray[Any]) -> NDArray[Any]:
+        return array.reshape(count, len(array) // count, *array.shape[1:])
+
+    features = {name: shaped(array) for name, array in features_of(rows.inputs, spec).items()}
+    return features, shaped(rows.label[:, np.newaxis]), shaped(rows.weight)
+
+
+def read_folds(folder: Path, spec: Spec, group: str | None = None) -> dict[str, Fold]:
+    """Open the dataset's folds: only the files' footers are read. One without rows is an empty fold.
+
+    Args:
+        folder: dataset/.
+        spec: of the encoding beside it.
+        group: a key column that `Fold.pieces` is to give along.
+
+    Raises:
+        DataError: no dataset, one made with another encoding, a file that cannot be read or has other columns, rows
+            that were lost, or no rows to train on.
+    """
+    marker = folder / DATASET_MARKER
+    try:
+        facts = json.loads(marker.read_text())
+        made_with, rows = facts["encoding_fingerprint"], {fold: facts["rows"][fold] for fold in FOLDS}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(
+            f"There is no dataset in {folder}: {marker.name} cannot be read. Run jobs/features.py first."
+        ) from error
+    if made_with != spec.fingerprint:
+        raise DataError(
+            f"{folder} was written with the encoding {made_with[:12]}…, but the encoding beside it is "
+            f"{spec.fingerprint[:12]}…: they do not belong together. Run jobs/features.py again."
+        )
+    folds = {}
+    for fold in FOLDS:
+        files = open_files(folder, f"fold={fold}", spec, group)
+        folds[fold] = Fold(spec, files.chunks, files.array_bytes <= KEPT_BYTES, files.digest)
+    for name, opened in folds.items():
+        if opened.rows != rows[name]:
+            raise DataError(
+                f"{folder}/fold={name} holds {opened.rows} rows where {marker.name} says {rows[name]}: files were "
+                "taken away or added. Run jobs/features.py again."
+            )
+    if not folds["train"].rows:
+        raise DataError(f"The train fold of {folder} is empty: there is nothing to learn from. Check split.")
+    return folds

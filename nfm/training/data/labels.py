@@ -1,0 +1,84 @@
+"""The labels: whether they are of the task, and what follows from their counts."""
+
+import math
+from collections.abc import Iterator
+
+import keras
+import numpy as np
+from numpy.typing import NDArray
+
+from nfm.config.train import Train
+from nfm.contract.errors import DataError
+from nfm.contract.schema import Spec
+from nfm.training.data.batches import Fold
+from nfm.training.metrics.names import Task
+from nfm.training.metrics.tally import train_mean
+
+
+def constant_and_weights(
+    spec: Spec, task: Task, settings: Train, train: Fold
+) -> tuple[tuple[float, ...], NDArray[np.float32] | None]:
+    """The best constant for rows as they come, and each class's weight where there are any; checks the labels.
+
+    Raises:
+        DataError: labels that are not of the task, or a weight for a class that there is not.
+    """
+    counts: NDArray[np.float64] = np.zeros(max(2, len(spec.classes)))
+
+    def pieces() -> Iterator[tuple[NDArray[np.float32], NDArray[np.float32]]]:
+        for label, weight in checked(spec, task, "train", train):
+            if task != "regression":
+                counts[:] += np.bincount(label.astype(np.int64), weight, len(counts))
+            yield label, weight
+
+    constant = train_mean(task, spec.classes, pieces())
+    if task == "binary":  # of all negatives, so many were kept
+        ones, zeros = constant[0] * spec.negative_rate, 1 - constant[0]
+        constant = (ones / (ones + zeros),)
+    if settings.class_weights is None:
+        return constant, None
+    names = list(spec.classes) if task == "multiclass" else ["0", "1"]
+    if settings.class_weights == "balanced":
+        weights = np.divide(counts.sum(), len(names) * counts, out=np.zeros_like(counts), where=counts > 0)
+    else:
+        unknown = sorted(set(settings.class_weights) - set(names))
+        if unknown:
+            raise DataError(
+                f"train.class_weights: {', '.join(map(repr, unknown))} given, but the label's classes are "
+                f"{', '.join(map(repr, names[:20]))}. Name these, or leave train.class_weights out."
+            )
+        weights = np.array([settings.class_weights.get(name, 1.0) for name in names])
+    return constant, weights.astype(np.float32)
+
+
+def checked(spec: Spec, task: Task, name: str, fold: Fold) -> Iterator[tuple[NDArray[np.float32], NDArray[np.float32]]]:
+    """The labels and weights of a fold, in pieces.
+
+    Raises:
+        DataError: at the end, labels were not of the task.
+    """
+    if task == "regression":
+        allowed = "numbers"
+    else:
+        most = len(spec.classes) if task == "multiclass" else 2
+        allowed = "0 and 1" if task == "binary" else f"the numbers of its classes, 0 to {most - 1}"
+    wrong, example = 0, 0.0
+    for rows in fold.pieces():
+        is_right = np.isfinite(rows.label) if task == "regression" else np.isin(rows.label, np.arange(most))
+        if not is_right.all():
+            wrong, example = wrong + int((~is_right).sum()), float(rows.label[~is_right][0])
+        yield rows.label[is_right], rows.weight[is_right]
+    if wrong:
+        raise DataError(
+            f"The labels of a {task} task are {allowed}, but {wrong:,} of the {fold.rows:,} rows of the {name} fold "
+            f"have another, {example:g} for one. Set model.task to what the label is, and run jobs/features.py again."
+        )
+
+
+def correct(model: keras.Model, negative_rate: float) -> None:
+    """Make the probabilities of a model that saw so many of the negatives those of a model that saw all.
+
+    Down-sampling divides the odds by the rate, which adds -log(rate) to the logit (King & Zeng 2001, section 4.1).
+    """
+    bias = model.get_layer("linear").bias
+    bias.assign(bias + math.log(negative_rate))

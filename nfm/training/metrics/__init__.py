@@ -1,0 +1,1 @@
+"""Metrics of each task, computed in one pass over a fold."""

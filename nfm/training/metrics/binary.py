@@ -1,0 +1,136 @@
+"""Metrics of a fold whose labels are 0 and 1."""
+
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from nfm.contract.hashing import hash64
+from nfm.training.metrics import curves
+from nfm.training.metrics.curves import Calibration, PrecisionRecall, Roc, ScoreCells
+from nfm.training.metrics.names import TINY, finite, share
+from nfm.training.metrics.scores import sigmoid
+
+BINS = 15  # of a calibration
+
+
+class _BinaryScores:
+    """Sums of one predictor's logits."""
+
+    def __init__(self) -> None:
+        self.loss = self.right = 0.0
+        self.bins = np.zeros((BINS, 2))  # Σ weight · probability, Σ weight · label
+        # Σ weight of label 1, of label 0; Σ weight · probability; Σ weight²
+        self.scores = ScoreCells(4)
+
+    def add(self, label: NDArray[np.float64], weight: NDArray[np.float64], logit: NDArray[np.float64]) -> None:
+        probability = sigmoid(logit)
+        self.loss += float(weight @ np.logaddexp(0.0, np.where(label > 0, -logit, logit)))
+        self.right += float(weight @ ((logit > 0) == (label > 0)))
+        place = np.minimum((probability * BINS).astype(int), BINS - 1)
+        sums = np.stack([weight * label, weight * (1 - label), weight * probability, weight**2], axis=1)
+        for column, of_rows in enumerate((sums[:, 2], sums[:, 0])):
+            self.bins[:, column] += np.bincount(place, of_rows, BINS)
+        self.scores.add(logit, sums)
+
+    def metrics(self, weight: float) -> dict[str, float | None]:
+        cells = self.scores.cells()
+        ranked = curves.precision_recall(cells[:, 0], cells[:, 1])
+        return {
+            "auc": curves.auc(cells[:, 0], cells[:, 1]),
+            "log_loss": share(self.loss, weight),
+            "accuracy": share(self.right, weight),
+            "pr_auc": None if ranked is None else ranked.average_precision,
+            "ece": share(float(np.abs(self.bins[:, 0] - self.bins[:, 1]).sum()), weight),
+        }
+
+
+class BinaryTally:
+    """Metrics of probabilities.
+
+    auc, log_loss, accuracy (at ½), pr_auc (average precision), ece (expected calibration error over bins of equal
+    width, Guo et al. 2017), gauc where groups are given; and all but the last one of `constant` and `linear`.
+    """
+
+    def __init__(self, constant: float) -> None:  # noqa: D107 (see `tally`)
+        self.rows, self.constant = 0, float(np.clip(constant, 0, 1))
+        self.weight, self._positive = 0.0, 0.0
+        self._model, self._linear = _BinaryScores(), _BinaryScores()
+        self._groups: list[tuple[NDArray[Any], ...]] = []
+
+    def add(
+        self,
+        label_B: NDArray[Any],
+        weight_B: NDArray[Any],
+        logits_BC: NDArray[Any],
+        linear_BC: NDArray[Any],
+        group_B: Any = None,
+    ) -> None:
+        """Add B rows: labels 0 and 1, (B, 1) logits of the model and of its linear part, and their groups, if any."""
+        label, weight = finite(label_B, weight_B, logits_BC, linear_BC)
+        self.rows += len(label)
+        self.weight += float(weight.sum())
+        self._positive += float(weight @ label)
+        for scores, logits in ((self._model, logits_BC), (self._linear, linear_BC)):
+            scores.add(label, weight, logits[:, 0].astype(np.float64))
+        if group_B is not None:
+            arrived = group_B if isinstance(group_B, pa.Array | pa.ChunkedArray) else pa.array(group_B)
+            texts = arrived.cast(pa.large_string())
+            texts = texts.combine_chunks() if isinstance(texts, pa.ChunkedArray) else texts
+            self._groups.append((hash64(texts), logits_BC[:, 0], label > 0, weight.astype(np.float32)))
+
+    def metrics(self) -> dict[str, Any]:
+        """The metrics by name."""
+        grouped = {}
+        if self._groups:
+            group, score, positive, weight = (np.concatenate(part) for part in zip(*self._groups, strict=True))
+            grouped = {"gauc": curves.grouped_auc(group, score, positive, weight.astype(np.float64))}
+        return {
+            "rows": self.rows,
+            **self._model.metrics(self.weight),
+            **grouped,
+            "constant": self._of_constant(),
+            "linear": self._linear.metrics(self.weight),
+        }
+
+    def _of_constant(self) -> dict[str, float | None]:
+        rate = share(self._positive, self.weight)
+        if rate is None:
+            return dict.fromkeys(("auc", "log_loss", "accuracy", "pr_auc", "ece"))
+        p = float(np.clip(self.constant, TINY, 1 - TINY))
+        both = 0 < rate < 1
+        return {
+            "auc": 0.5 if both else None,
+            "log_loss": -rate * float(np.log(p)) - (1 - rate) * float(np.log1p(-p)),
+            "accuracy": rate if self.constant > 0.5 else 1 - rate,
+            "pr_auc": rate if both else None,
+            "ece": abs(self.constant - rate),
+        }
+
+    def roc(self) -> Roc | None:
+        """The model's ROC."""
+        return curves.roc(*self._by_score()[:2])
+
+    def linear_roc(self) -> Roc | None:
+        """The ROC of the linear part alone."""
+        return curves.roc(*self._linear.scores.cells().T[:2])
+
+    def precision_recall(self) -> PrecisionRecall | None:
+        """The model's precision by recall."""
+        return curves.precision_recall(*self._by_score()[:2])
+
+    def calibration(self) -> Calibration | None:
+        """Label rate by score in up to BINS bins of about equal weight and 10 rows."""
+        positive, negative, predicted, squares = self._by_score()
+        bins = max(1, min(BINS, self.rows // 10))
+        return curves.calibration(predicted, positive, positive + negative, squares, bins)
+
+    def scores(self) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+        """(C,) probability, weight of label 1 and of label 0 for each cell of scores that has weight, ascending."""
+        positive, negative, predicted, _ = self._by_score()
+        some = positive + negative > 0
+        return predicted[some] / (positive + negative)[some], positive[some], negative[some]
+
+    def _by_score(self) -> NDArray[np.float64]:
+        return self._model.scores.cells().T

@@ -1,0 +1,126 @@
+"""Metrics of a fold whose labels are classes."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nfm.training.metrics import curves
+from nfm.training.metrics.curves import ScoreCells
+from nfm.training.metrics.names import TINY, finite, share
+
+MOST_CLASSES = 30  # of which a confusion matrix is kept
+MOST_RANKED = 100  # classes of which an AUC is measured: each costs a sort of the fold
+_MOST_CELLS = 1 << 22  # of all classes together
+
+
+class _ClassScores:
+    """Sums of one predictor's logits of C classes."""
+
+    def __init__(self, classes: int) -> None:
+        self.loss = 0.0
+        self.right, self.predicted = np.zeros(classes), np.zeros(classes)
+        limit = int(np.clip(_MOST_CELLS // classes, 1 << 12, curves.LIMIT))
+        # Σ weight of the rows of the class, of the others
+        self.scores = [ScoreCells(2, limit) for _ in range(classes if classes <= MOST_RANKED else 0)]
+
+    def add(
+        self, label: NDArray[np.int64], weight: NDArray[np.float64], logits: NDArray[np.float64]
+    ) -> NDArray[np.int64]:
+        """Returns the predicted classes."""
+        logits = logits - logits.max(axis=1, keepdims=True)
+        log_p = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
+        self.loss -= float(weight @ np.take_along_axis(log_p, label[:, np.newaxis], axis=1)[:, 0])
+        guess: NDArray[np.int64] = log_p.argmax(axis=1)
+        size = len(self.right)
+        self.predicted += np.bincount(guess, weight, size)
+        self.right += np.bincount(label, weight * (guess == label), size)
+        for number, scores in enumerate(self.scores):
+            mine = label == number
+            scores.add(log_p[:, number], np.stack([weight * mine, weight * ~mine], axis=1))
+        return guess
+
+    def areas(self) -> list[float | None]:
+        """AUC of each class against all others."""
+        return [curves.auc(*one.cells().T) for one in self.scores] or [None] * len(self.right)
+
+    def metrics(self, weight: float, areas: list[float | None]) -> dict[str, float | None]:
+        defined = [area for area in areas if area is not None]
+        return {
+            "log_loss": share(self.loss, weight),
+            "accuracy": share(float(self.right.sum()), weight),
+            "macro_auc": float(np.mean(defined)) if defined else None,
+        }
+
+
+class MulticlassTally:
+    """Metrics of C classes.
+
+    log_loss, accuracy, macro_auc (one against the rest, the plain mean over the classes that have one; None beyond
+    MOST_RANKED classes), the same of `constant` and `linear`; and `classes`: precision, recall, f1, auc and rows of
+    each, by its text.
+    """
+
+    def __init__(self, classes: Sequence[str], constant: Sequence[float]) -> None:  # noqa: D107 (see `tally`)
+        size = len(classes)
+        self.classes, self.constant = tuple(classes), np.asarray(constant, np.float64)
+        self.rows, self.weight = 0, 0.0
+        self._class_rows, self._actual = np.zeros(size, np.int64), np.zeros(size)
+        self._model, self._linear = _ClassScores(size), _ClassScores(size)
+        self._confusion = np.zeros((size, size)) if size <= MOST_CLASSES else None
+
+    def add(
+        self,
+        label_B: NDArray[Any],
+        weight_B: NDArray[Any],
+        logits_BC: NDArray[Any],
+        linear_BC: NDArray[Any],
+        group_B: Any = None,
+    ) -> None:
+        """Add B rows: the classes' numbers, and (B, C) logits of the model and of its linear part."""
+        label, weight = finite(label_B, weight_B, logits_BC, linear_BC)
+        number, size = label.astype(np.int64), len(self.classes)
+        self.rows += len(number)
+        self.weight += float(weight.sum())
+        self._class_rows += np.bincount(number, minlength=size)
+        self._actual += np.bincount(number, weight, size)
+        guess = self._model.add(number, weight, logits_BC.astype(np.float64))
+        self._linear.add(number, weight, linear_BC.astype(np.float64))
+        if self._confusion is not None:
+            self._confusion += np.bincount(number * size + guess, weight, size**2).reshape(size, size)
+
+    def metrics(self) -> dict[str, Any]:
+        """The metrics by name."""
+        areas, right, predicted = self._model.areas(), self._model.right, self._model.predicted
+        return {
+            "rows": self.rows,
+            **self._model.metrics(self.weight, areas),
+            "constant": self._of_constant(),
+            "linear": self._linear.metrics(self.weight, self._linear.areas()),
+            "classes": {
+                name: {
+                    "rows": int(self._class_rows[i]),
+                    "precision": share(right[i], predicted[i]),
+                    "recall": share(right[i], self._actual[i]),
+                    "f1": share(2 * right[i], predicted[i] + self._actual[i]),
+                    "auc": areas[i],
+                }
+                for i, name in enumerate(self.classes)
+            },
+        }
+
+    def _of_constant(self) -> dict[str, float | None]:
+        if not self.weight:
+            return dict.fromkeys(("log_loss", "accuracy", "macro_auc"))
+        rates = self._actual / self.weight
+        p = np.clip(self.constant, TINY, 1)
+        return {
+            "log_loss": -float(rates @ np.log(p)),
+            "accuracy": float(rates[self.constant.argmax()]),
+            "macro_auc": 0.5 if (rates > 0).sum() > 1 else None,
+        }
+
+    def confusion(self) -> NDArray[np.float64] | None:
+        """(C, C) weight of the rows of each class (down) that each class was predicted for; None where C is large."""
+        return self._confusion

@@ -1,0 +1,82 @@
+"""Metrics of a fold whose labels are numbers."""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nfm.training.metrics.names import finite, share
+
+SAMPLED_ROWS = 20_000  # for the pictures
+
+
+class _Errors:
+    """Sums of one predictor's errors."""
+
+    def __init__(self) -> None:
+        self.squared = self.absolute = 0.0
+
+    def add(self, error: NDArray[np.float64], weight: NDArray[np.float64]) -> None:
+        self.squared += float(weight @ error**2)
+        self.absolute += float(weight @ np.abs(error))
+
+    def metrics(self, weight: float, spread: float | None) -> dict[str, float | None]:
+        mean = share(self.squared, weight)
+        return {
+            "rmse": None if mean is None else mean**0.5,
+            "mae": share(self.absolute, weight),
+            "r2": None if spread is None else 1 - self.squared / spread,
+        }
+
+
+class RegressionTally:
+    """Metrics of numbers: rmse, mae, r2 (None where all labels are equal); and the same of `constant` and `linear`."""
+
+    def __init__(self, constant: float) -> None:  # noqa: D107 (see `tally`)
+        self.rows, self.weight, self.constant = 0, 0.0, constant
+        self._predictors = {"model": _Errors(), "constant": _Errors(), "linear": _Errors()}
+        self._mean = self._spread = 0.0  # of the labels: mean, Σ weight · (label - mean)²
+        self._low, self._high = np.inf, -np.inf
+        self._random, self._sample = np.random.default_rng(0), np.empty((0, 4))
+
+    def add(
+        self,
+        label_B: NDArray[Any],
+        weight_B: NDArray[Any],
+        logits_BC: NDArray[Any],
+        linear_BC: NDArray[Any],
+        group_B: Any = None,
+    ) -> None:
+        """Add B rows: labels, and (B, 1) predictions of the model and of its linear part."""
+        label, weight = finite(label_B, weight_B, logits_BC, linear_BC)
+        predicted = logits_BC[:, 0].astype(np.float64)
+        self.rows += len(label)
+        of_batch = float(weight.sum())
+        if of_batch:  # two means and spreads are one (Chan, Golub & LeVeque 1979)
+            mean = float(weight @ label) / of_batch
+            apart, self.weight = mean - self._mean, self.weight + of_batch
+            self._spread += float(weight @ (label - mean) ** 2)
+            self._spread += apart**2 * of_batch * (self.weight - of_batch) / self.weight
+            self._mean += apart * of_batch / self.weight
+            counted = label[weight > 0]
+            self._low, self._high = min(self._low, counted.min()), max(self._high, counted.max())
+        linear = linear_BC[:, 0].astype(np.float64)
+        for name, value in (("model", predicted), ("constant", self.constant), ("linear", linear)):
+            self._predictors[name].add(value - label, weight)
+        # The rows with the smallest random numbers are a sample in which every row is as likely.
+        drawn = np.stack([self._random.random(len(label)), label, predicted, weight], axis=1)
+        sample = np.concatenate([self._sample, drawn])
+        if len(sample) > SAMPLED_ROWS:
+            sample = sample[np.argpartition(sample[:, 0], SAMPLED_ROWS)[:SAMPLED_ROWS]]
+        self._sample = sample
+
+    def metrics(self) -> dict[str, Any]:
+        """The metrics by name."""
+        spread = self._spread if self._low < self._high else None
+        found = {name: errors.metrics(self.weight, spread) for name, errors in self._predictors.items()}
+        return {"rows": self.rows, **found.pop("model"), **found}
+
+    def sample(self) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+        """(S,) label, prediction and weight of up to SAMPLED_ROWS rows, drawn at random."""
+        label, predicted, weight = self._sample[:, 1:].T
+        return label, predicted, weight

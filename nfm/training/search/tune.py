@@ -1,0 +1,266 @@
+"""The search for better settings: trainings with other settings on the same dataset, chosen by Optuna.
+
+    tune/  journal.log  best.yaml  report.html
+
+A trial's settings come from the values of those before it (tree-structured Parzen estimator: Bergstra et al.,
+"Algorithms for Hyper-Parameter Optimization", NIPS 2011); the first trial is the configuration as it is. Each trial
+draws from random numbers of its own, so that a killed search goes on to the very trials of an undisturbed one.
+"""
+
+import logging
+import math
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import optuna
+from optuna.trial import FrozenTrial, TrialState
+
+from nfm.config.file import as_yaml
+from nfm.config.space import Numbers, Space, Values, shown
+from nfm.contract.errors import ConfigError, DataError
+from nfm.contract.publish import locked
+from nfm.contract.schema import Spec
+from nfm.training.control import DivergedError, sign
+from nfm.training.data.batches import Fold
+from nfm.training.fit import depends_on
+from nfm.training.search.study import done, load_study, open_study
+from nfm.training.train import fitted, read
+from nfm.training.warm_start import from_artifact
+
+log = logging.getLogger(__name__)
+
+BEST = "best.yaml"
+_FOR_IMPORTANCE = 10  # trials; of fewer it would be a guess
+_AS_IT_IS, _REASON = "as it is", "reason"  # names in the journal
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One training."""
+
+    number: int  # from 1
+    value: float | None  # of the metric; None where the training did not come to its end
+    settings: Mapping[str, Any]  # of the space; the first trial lacks those whose value lies outside
+    as_it_is: bool
+    by_epoch: Sequence[float]  # the metric
+    reason: str | None  # why it did not come to its end, or was not trained
+
+
+@dataclass(frozen=True)
+class Search:
+    """What a search has found so far."""
+
+    folder: Path
+    metric: str  # such as val_auc
+    sign: int  # 1 where higher is better, -1 where lower is
+    trials: Sequence[Trial]
+    exhausted: bool  # every combination of the space was tried
+    importance: Mapping[str, float]  # setting → its share of what moved the metric; empty where that cannot be told
+
+    @property
+    def best(self) -> Trial | None:
+        """The trial with the best value; the first one of several."""
+        ended = [trial for trial in self.trials if trial.value is not None]
+        return max(ended, key=lambda trial: self.sign * (trial.value or 0.0), default=None)
+
+
+def tune(space: Space, trials: int) -> Search:
+    """Search until there are so many trials, and write the best configuration.
+
+    Args:
+        space: the settings.
+        trials: in all, those of earlier calls included; fewer where the space has no more combinations.
+
+    Raises:
+        ConfigError: the trials are to be judged by the rows that they learn from.
+        DataError: as in `nfm.training.train`; the search was begun with other settings or data; or no trial came to
+            its end.
+        BusyError: another search is at it.
+    """
+    data = _Data.of(space)
+    logging.getLogger("tensorflow").setLevel(logging.ERROR)  # it warns of a graph for each trial, which is meant
+    with locked(data.folder):
+        study = open_study(data.folder, data.depends_on, data.sign)
+        if not any(trial.user_attrs.get(_AS_IT_IS) for trial in study.trials if trial.state != TrialState.FAIL):
+            study.enqueue_trial(space.as_it_is(), {_AS_IT_IS: True})
+        search = _search(study, data)
+        while len(search.trials) < trials and not search.exhausted:
+            seed = np.random.SeedSequence([space.base.train.seed, len(search.trials)]).generate_state(1)
+            study.sampler = optuna.samplers.TPESampler(seed=int(seed[0]), multivariate=False)
+            _run(study, data)
+            search = _search(study, data)
+            log.info("trial %d of %d: %s", len(search.trials), trials, _told(search))
+            if search.best is not None:
+                _write_best(data, search.best)
+        if search.best is None:
+            reasons = "\n".join(f"  trial {trial.number}: {trial.reason}" for trial in search.trials[:5])
+            raise DataError(
+                f"None of the {len(search.trials)} trials came to its end:\n{reasons}\nChange tune.space, and delete "
+                f"{data.folder}."
+            )
+        _write_best(data, search.best)
+    return replace(search, importance=_importance(study))
+
+
+def begun(space: Space) -> Search:
+    """The search as far as it is; nothing is written.
+
+    Raises:
+        ConfigError: as in `tune`.
+        DataError: as in `tune`.
+    """
+    data = _Data.of(space)
+    return _search(load_study(data.folder, data.depends_on), data)
+
+
+@dataclass(frozen=True)
+class _Data:
+    """What all trials share."""
+
+    space: Space
+    folder: Path
+    metric: str
+    sign: int
+    spec: Spec
+    folds: Mapping[str, Fold]
+    depends_on: Mapping[str, Any]
+
+    @classmethod
+    def of(cls, space: Space) -> "_Data":
+        base = space.base
+        stopping, metric = base.train.early_stopping, base.tune.metric
+        mode = stopping.mode if stopping and metric in (None, stopping.monitor) else "auto"
+        metric = metric or (stopping.monitor if stopping else "val_loss")
+        if not metric.startswith("val_"):
+            raise ConfigError(
+                f"{space.path}: the trials would be judged by {metric} of the rows that they learn from, which praises "
+                f"what learns them by heart. Set tune.metric to one of the validation fold, such as val_{metric}."
+            )
+        encoding, folds = read(base)
+        spec = encoding.spec
+        if not folds["valid"].rows:
+            raise DataError(
+                f"The trials are judged by {metric}, but no row of {base.dataset_folder} fell to the validation fold. "
+                "Give it a larger share (split.valid), and run jobs/features.py again."
+            )
+        initial = None
+        if base.train.init_from is not None:
+            _, initial = from_artifact(Path(base.train.init_from), spec, base.model)
+        of_trials = {
+            **depends_on(spec, base.model, base.train, folds, initial),
+            "tune.metric": metric,
+            **{f"tune.space.{key}": value for key, value in base.model_dump(mode="json")["tune"]["space"].items()},
+        }
+        return cls(space, Path(base.workdir, "tune"), metric, sign(metric, mode), spec, folds, of_trials)
+
+
+def _run(study: optuna.Study, data: _Data) -> None:
+    """One trial. What ends it early is written down; errors of the data end the search."""
+    trial = study.ask()
+    values = data.space.values(_drawn(trial, data.space))
+    earlier = done(study)
+    twin = next((number for number, one in enumerate(earlier, start=1) if one.params == trial.params), None)
+
+    def each_epoch(epoch: int, history: Mapping[str, Sequence[float]]) -> None:
+        trial.report(_last(history, data.metric), epoch)
+        if trial.should_prune():
+            raise optuna.TrialPruned(f"stopped after epoch {epoch}: worse than the median of the trials before")
+
+    if twin is not None:
+        trial.set_user_attr(_REASON, f"the settings of trial {twin} once more: not trained again")
+        ended = earlier[twin - 1].state == TrialState.COMPLETE
+        study.tell(trial, earlier[twin - 1].value if ended else None, None if ended else TrialState.PRUNED)
+        return
+    try:
+        config = data.space.config(values)
+        keras.utils.clear_session()
+        fit = fitted(config, data.spec, data.folds, None, each_epoch=each_epoch)
+    except (ConfigError, DivergedError, optuna.TrialPruned) as error:
+        # Not FAIL, of which the sampler learns nothing: where trainings are refused or diverge is no good place to be.
+        trial.set_user_attr(_REASON, str(error))
+        study.tell(trial, state=TrialState.PRUNED)
+        return
+    study.tell(trial, fit.history[data.metric][fit.best_epoch - 1])
+
+
+def _drawn(trial: optuna.Trial, space: Space) -> dict[str, Any]:
+    fixed = space.as_it_is() if trial.user_attrs.get(_AS_IT_IS) else space.settings
+    for key, setting in space.settings.items():
+        if key not in fixed:
+            continue
+        if not isinstance(setting, Numbers):
+            trial.suggest_categorical(key, setting.texts)
+        elif setting.whole:
+            trial.suggest_int(key, int(setting.low), int(setting.high), log=setting.log)
+        else:
+            trial.suggest_float(key, setting.low, setting.high, log=setting.log)
+    return trial.params
+
+
+def _last(history: Mapping[str, Sequence[float]], metric: str) -> float:
+    values = history.get(metric)
+    if not values:
+        raise DataError(
+            f"The trials are judged by {metric}, which is not defined: the rows of the validation fold that have a "
+            "weight are none, or all of one class. Set tune.metric to another, or give the fold more rows (split)."
+        )
+    return values[-1]
+
+
+def _search(study: optuna.Study | None, data: _Data) -> Search:
+    frozen = done(study) if study is not None else []
+    trials = [_trial(number, trial, data.space) for number, trial in enumerate(frozen, start=1)]
+    tried = {repr(trial.settings) for trial in trials if len(trial.settings) == len(data.space.settings)}
+    exhausted = len(tried) >= math.prod(map(_size, data.space.settings.values()))
+    return Search(data.folder, data.metric, data.sign, trials, exhausted, {})
+
+
+def _size(setting: Numbers | Values) -> float:
+    if isinstance(setting, Values):
+        return len(setting.texts)
+    return setting.high - setting.low + 1 if setting.whole else math.inf
+
+
+def _trial(number: int, trial: FrozenTrial, space: Space) -> Trial:
+    return Trial(
+        number,
+        trial.value if trial.state == TrialState.COMPLETE else None,
+        space.values(trial.params),
+        trial.user_attrs.get(_AS_IT_IS, False),
+        [value for _, value in sorted(trial.intermediate_values.items())],
+        trial.user_attrs.get(_REASON),
+    )
+
+
+def _told(search: Search) -> str:
+    last, best = search.trials[-1], search.best
+    told = last.reason if last.value is None else f"{search.metric} {last.value:.4f}"
+    settings = "the configuration as it is" if last.as_it_is else shown(last.settings)
+    return f"{told}; {settings}" + (f" (best so far: {best.value:.4f}, trial {best.number})" if best else "")
+
+
+def _write_best(data: _Data, best: Trial) -> None:
+    """The user's file with the best settings in place; there is always a whole one."""
+    path, source = data.folder / BEST, data.space.path
+    content = data.space.content if best.as_it_is else data.space.changed(best.settings)
+    staging = path.with_name(f".{BEST}")
+    staging.touch(mode=0o600)
+    shutil.copymode(source, staging)  # it may hold a password, and be closed to others
+    head = f"# {source} with the settings of trial {best.number}: {data.metric} {best.value:.6g} (jobs/tune.py)\n"
+    staging.write_text(head + as_yaml(content), encoding="utf-8")
+    staging.replace(path)
+
+
+def _importance(study: optuna.Study) -> dict[str, float]:
+    """Share of the metric's variance that each setting explains (fANOVA: Hutter, Hoos & Leyton-Brown 2014)."""
+    settings = list(study.trials[-1].params)
+    ended = [t for t in done(study) if t.state == TrialState.COMPLETE and t.params.keys() == set(settings)]
+    if len(ended) < _FOR_IMPORTANCE or len({trial.value for trial in ended}) == 1:
+        return {}
+    evaluator = optuna.importance.FanovaImportanceEvaluator(seed=0)
+    return optuna.importance.get_param_importances(study, evaluator=evaluator, params=settings)

@@ -1,0 +1,182 @@
+"""Settings that go together, and those that do not."""
+
+from pathlib import Path
+
+import pytest
+
+from nfm.config.file import load
+from nfm.config.settings import Config
+from tests.settings import message, problems
+
+TAKEN = (
+    "columns: two columns of the dataset would be called {} (label, weight and fold are taken): "
+    "give the field another name and say which column it reads with `column:`"
+)
+LEAK = "columns: the label {} is also an input: the model would only learn to repeat it"
+ONE_PLACE = "source: give either path (with format and options) or table"
+CLIP = "columns.numeric.Age: clip takes two quantiles, the lower one first"
+NEGATIVES = "split.negative_rate is for the binary task, but model.task is {}: leave it out"
+BUCKETS = "columns.numeric.Age: buckets makes a categorical field, to which as, scale cannot apply: leave it out"
+POOLING = "columns: nothing enters the pooling: name a column under categorical, or a number with buckets or as: field"
+MACHINE = "model: output: ones makes a factorization machine, which has no hidden layers: hidden_units: []"
+MONITOR = "train.early_stopping.monitor: {} given; allowed of the task {}: "
+OF_BINARY = "loss, auc, accuracy, val_loss, val_auc, val_accuracy"
+OF_REGRESSION = "loss, rmse, mae, val_loss, val_rmse, val_mae"
+ONES = "model: output: ones has one output, and multiclass needs one for each class: output: trained"
+OPTIMIZER = "train: {} is of {}, but optimizer is {}: leave it out"
+SCHEDULE = "train.schedule: {} is for kind: {}, but kind is {}: leave it out"
+GROUP = "train.group: {} given; it is for the binary task, and one of columns.key (PassengerId)"
+START = "train: pretrain and init_from both say what the embeddings start from: leave out one"
+RANGE = "low {} and high {} given; low must be smaller, and > 0 with log"
+NO_VALID = (
+    "early stopping watches the validation fold, but split.valid is 0 (or, by time, valid_from is not there): "
+    "give it a share of the rows"
+)
+CROSS = "columns.categorical.F: a cross is made of the columns it names, so cross and column cannot stand together: "
+HASHED = (
+    "columns.categorical.F: a hashed field has no vocabulary, so hash_buckets and max_size, min_count cannot stand "
+)
+SHARED = "columns: categorical.F.share_with: {} given, which is no other categorical field"
+NO_VOCABULARY = (
+    "columns: categorical.F.share_with: 'Sex' has no vocabulary of its own to share (it is hashed, a cross, "
+)
+ONE_WAY = "split: rows are split in one way, but this names several: "
+FOLDER = "{} given; it must be a folder that every machine sees at the same path"
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        ("source.table=x", ONE_PLACE),
+        ("source.path=null", ONE_PLACE),
+        ("columns.numeric.Age.clip=[0.9, 0.1]", CLIP),
+        ("columns.numeric.Age.clip=[0.5, 0.5]", CLIP),
+        ("columns.numeric.Age={buckets: 8, as: dense, scale: none}", BUCKETS),
+        ("columns.categorical={}", POOLING),
+        ("columns.categorical.Fold={}", TAKEN.format("'Fold'")),
+        ("columns.numeric.label={}", TAKEN.format("'label'")),
+        ("columns.numeric.sex={}", TAKEN.format("'sex'")),
+        ("columns.numeric={Age: {missing_flag: true}, Age_missing: {}}", TAKEN.format("'Age_missing'")),
+        ("columns.label=Sex", LEAK.format("'Sex'")),
+        ("columns.numeric.leak={column: Survived}", LEAK.format("'Survived'")),
+        ("split={valid: 0.5, test: 0.5}", "split: valid + test is 1, which leaves nothing to train on"),
+        ("model.output=ones", MACHINE),
+        ("model={output: ones, hidden_units: [], task: multiclass}", ONES),
+        ("train.early_stopping.monitor=x", MONITOR.format("'x'", "binary") + OF_BINARY),
+        ("tune.metric=val_rmse", f"tune.metric: 'val_rmse' given; allowed of the task binary: {OF_BINARY}"),
+        ("train={optimizer: adam, initial_accumulator: 1}", OPTIMIZER.format("initial_accumulator", "adagrad", "adam")),
+        ("train.momentum=0.9", OPTIMIZER.format("momentum", "sgd", "adagrad")),
+        ("train={pretrain: fm, init_from: old}", START),
+        ("train.schedule.final_share=0.1", SCHEDULE.format("final_share", "cosine", "constant")),
+        ("train.schedule={kind: cosine, factor: 0.1}", SCHEDULE.format("factor", "plateau", "cosine")),
+        ("train.schedule={kind: cosine, patience: 9}", SCHEDULE.format("patience", "plateau", "cosine")),
+        ("train.group=Sex", GROUP.format("'Sex'")),
+        ("split.valid=0", NO_VALID),
+        ("split={time: t, test_from: 2026-11-01}", NO_VALID),
+        ("split={time: t}", "split: a split by time needs valid_from, test_from or both"),
+        ("split.valid_from=3", "split: valid_from and test_from need time, the column they speak of"),
+        ("split={time: t, valid_from: 2026-01-01, by: [a]}", ONE_WAY + "by, valid, test; time, valid_from, test_from"),
+        ("split={column: fold, test: 0.3}", ONE_WAY + "by, valid, test; column"),
+        (
+            "split={time: t, valid_from: 2026-02-01, test_from: 2026-01-01}",
+            "split: test_from comes before valid_from: the folds follow each other train, valid, test",
+        ),
+        (
+            "split={time: t, valid_from: 7, test_from: 2026-01-01}",
+            "split: valid_from and test_from are of two kinds: write them alike",
+        ),
+        ("split.negative_rate=0", "split.negative_rate: 0 given; input should be greater than 0"),
+        ("source.path=[]", "source.path: [] given; a path is a text, or a list of texts"),
+        ("source.path=[a, 3]", "source.path: ['a', 3] given; a path is a text, or a list of texts"),
+        ("source.scan=fast", "source.scan: 'fast' given; allowed: 'auto', 'parquet' or 'spark'"),
+        ("columns.categorical.F={cross: [a, b], column: c}", CROSS + "leave out one side"),
+        ("columns.categorical.F={hash_buckets: 9, min_count: 2, max_size: 3}", HASHED + "together: leave out one side"),
+        (
+            "columns.categorical.F={max_length: 3}",
+            "columns.categorical.F: max_length is for bags: add bag: true, or leave it out",
+        ),
+        ("columns.categorical.F={share_with: F}", SHARED.format("'F'")),
+        ("columns.categorical.F={share_with: nobody}", SHARED.format("'nobody'")),
+        (
+            "columns.categorical={Sex: {hash_buckets: 3}, F: {share_with: Sex}}",
+            NO_VOCABULARY + "or shares another's)",
+        ),
+        ("columns.categorical={Tags: {bag: true}, tags_weights: {}}", TAKEN.format("'Tags_weights'")),
+        ("workdir=hdfs://a/b", FOLDER.format("workdir: 'hdfs://a/b'")),
+        ("score.model=s3://a", FOLDER.format("score.model: 's3://a'")),
+        ("score.output=s3://a", FOLDER.format("score.output: 's3://a'")),
+    ],
+)
+def test_impossible_combinations(file: Path, change: str, problem: str) -> None:
+    assert problems(file, change) == [problem]
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        (["model.task=regression", "split.negative_rate=0.5"], NEGATIVES.format("regression")),
+        (["model.task=multiclass", "split.negative_rate=0.5"], NEGATIVES.format("multiclass")),
+        (
+            ["model.task=regression", "train.class_weights=balanced"],
+            "train.class_weights: a regression has no classes; use columns.weight",
+        ),
+        (
+            ["model.task=regression", "train.early_stopping.monitor=val_auc"],
+            MONITOR.format("'val_auc'", "regression") + OF_REGRESSION,
+        ),
+        (
+            ["model.task=multiclass", "train.early_stopping.monitor=val_auc"],
+            MONITOR.format("'val_auc'", "multiclass") + "loss, accuracy, val_loss, val_accuracy",
+        ),
+        (["model.task=regression", "train.group=PassengerId"], GROUP.format("'PassengerId'")),
+        (["model.task=multiclass", "train.group=PassengerId"], GROUP.format("'PassengerId'")),
+    ],
+    ids=str,
+)
+def test_what_a_task_does_not_take(file: Path, changes: list[str], problem: str) -> None:
+    assert problems(file, *changes) == [problem]
+
+
+@pytest.mark.parametrize(
+    ("space", "low", "high"),
+    [
+        ("{low: 2, high: 2}", "2", "2"),
+        ("{low: 0.5, high: 0.1}", "0.5", "0.1"),
+        ("{low: 0, high: 1, log: true}", "0", "1"),
+    ],
+)
+def test_a_range_without_numbers_in_it_is_refused(file: Path, space: str, low: str, high: str) -> None:
+    told = message(file, f"tune={{space: {{train.learning_rate: {space}}}}}")
+    assert RANGE.format(low, high) in told
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        ["model.task=regression", "train.early_stopping.monitor=val_rmse", "tune.metric=val_mae"],
+        ["model.task=multiclass", "train.class_weights={a: 1, b: 2.5}", "train.early_stopping.monitor=val_accuracy"],
+        ["train={optimizer: sgd, momentum: 0.9, loss_reduction: sum, pretrain: fm}"],
+        ["train={optimizer: adagrad, initial_accumulator: 1e-8}", "train.linear_optimizer={l1: 0.01}"],
+        ["train.schedule={kind: cosine, final_share: 0.1, warmup_steps: 100}", "train.class_weights=balanced"],
+        ["train.schedule={kind: plateau, factor: 0.1, patience: 1}", "train.group=PassengerId"],
+        ["split.valid=0", "train.early_stopping=null"],
+        ["split.valid=0", "train.early_stopping.monitor=loss"],
+        ["model={output: ones, hidden_units: []}"],
+        ["columns.numeric.Age={buckets: 2, column: age}"],
+        ["columns={key: [id], label: y, numeric: {x: {as: field}}}"],
+        ["columns={key: [id], label: y, numeric: {x: {buckets: 2}}}"],
+        ["columns.numeric.Age={clip: [0, 1], impute: -1.5}"],
+        ["columns.numeric.years={column: Age}"],
+        ["split={time: t, valid_from: 2026-01-01, test_from: 2026-02-01, negative_rate: 0.1}"],
+        ["split={time: t, valid_from: 3, test_from: 9}"],
+        ["split={column: fold}"],
+        ["source.path=[a, b]", "source.scan=parquet", "source.on_corrupt=skip"],
+        ["columns.categorical.Tags={bag: true, weights: w, delimiter: ';', max_length: 20, hash_buckets: 100}"],
+        ["columns.categorical={Sex: {}, F: {share_with: Sex}, G: {cross: [a, b], hash_buckets: 10}}"],
+        ["dataset.partition_by=[country]"],
+        ["source.options={header: true, sep: ';', samplingRatio: 0.5, maxColumns: 9}"],
+    ],
+    ids=str,
+)
+def test_possible_combinations(file: Path, changes: list[str]) -> None:
+    assert isinstance(load(file, changes), Config)

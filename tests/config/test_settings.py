@@ -1,0 +1,347 @@
+"""The configuration: what it may say, and how it is told what it may not."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from nfm.config.columns import Categorical, Numeric
+from nfm.config.file import load
+from nfm.config.settings import Config, Dataset, Score, Split
+from nfm.config.train import Ftrl, Model, Range, Schedule, Train, Tune
+from nfm.contract.errors import ConfigError
+from tests.settings import MINIMAL, message, problems
+
+DEFAULTS = """
+name: titanic
+workdir: build/titanic
+source: {format: parquet, path: titanic.csv, table: null, options: {}, where: null,
+  scan: auto, on_corrupt: refuse}
+columns:
+  key: [PassengerId]
+  label: Survived
+  weight: null
+  categorical:
+    Sex: &field
+      {column: null, cross: null, min_count: 1, max_size: null, oov_buckets: 1, hash_buckets: null, share_with: null,
+       bag: false, weights: null, delimiter: ",", max_length: null}
+    Cabin: {<<: *field, min_count: 2}
+  numeric:
+    Age: {column: null, as: dense, impute: mean, missing_flag: false, scale: standard, clip: null, buckets: null}
+split:
+  {by: [], valid: 0.1, test: 0.2, seed: 1, time: null, valid_from: null, test_from: null, column: null,
+   negative_rate: 1.0}
+dataset: {partition_by: []}
+model:
+  {task: binary, embedding_dim: 64, hidden_units: [128, 128], activation: relu, batch_norm: true,
+   pooling_dropout: 0.5, hidden_dropout: 0.2, l2: {embedding: 0.0, linear: 0.0, hidden: 0.0}, output: trained,
+   embedding_dtype: float32}
+train:
+  {optimizer: adagrad, learning_rate: 0.05, initial_accumulator: 0.1, momentum: 0.0, linear_optimizer: null,
+   clip_norm: null, schedule: {kind: constant, warmup_steps: 0, final_share: 0.0, factor: 0.5, patience: 2},
+   loss_reduction: mean, batch_size: 1024, epochs: 50, seed: 1, shuffle_rows: 1000000, class_weights: null,
+   unknown_dropout: 0.0, early_stopping: {monitor: val_loss, mode: auto, patience: 5, min_delta: 0.0},
+   pretrain: null, init_from: null, checkpoint_seconds: 300, group: null}
+tune: {metric: null, space: {}}
+score: {source: null, model: null, output: null, columns: [], encoded: false, partition_by: [], format: parquet,
+  file_mb: 128, explain: 0, rank: false, quantile: false,
+  gates: {max_oov_rate: null, max_psi: null, max_field_psi: null, min_rows: null}}
+"""
+
+
+def test_defaults(file: Path) -> None:
+    assert load(file).model_dump(mode="json", by_alias=True) == yaml.safe_load(DEFAULTS)
+
+
+def test_folders_are_under_the_workdir_unless_set(file: Path) -> None:
+    config = load(file)
+    folders = [config.dataset_folder, config.encoding_folder, config.model_folder, config.scores_folder]
+    assert folders == [Path("build/titanic", name) for name in ("dataset", "encoding", "model", "scores")]
+    config = load(file, ["score.model=/models/7", "score.output=/out"])
+    assert (config.model_folder, config.scores_folder) == (Path("/models/7"), Path("/out"))
+
+
+def test_a_source_is_named_as_the_user_wrote_it(file: Path) -> None:
+    assert str(load(file).source) == "titanic.csv"
+    assert str(load(file, ["source={table: shop.orders}"]).source) == "table shop.orders"
+    assert str(load(file, ["source.path=[a.csv, b.csv]"]).source) == "a.csv, b.csv"
+
+
+def test_a_moment_is_read_as_it_was_written(file: Path) -> None:
+    split = load(file, ["split={time: t, valid_from: 2026-01-01, test_from: 2026-02-01 12:30:00}"]).split
+    assert (split.valid_from, split.test_from) == ("2026-01-01", "2026-02-01 12:30:00")
+
+
+def test_settings_never_change(file: Path) -> None:
+    with pytest.raises(ValidationError, match="frozen"):
+        setattr(load(file).train, "seed", 2)  # noqa: B010
+
+
+@pytest.mark.parametrize(
+    ("change", "where", "meant", "allowed"),
+    [
+        (
+            "train.learningrate=1",
+            "train.learningrate",
+            "learning_rate",
+            "optimizer, learning_rate, initial_accumulator, momentum",
+        ),
+        ("trian={}", "trian", "train", "name, workdir, source, columns, split, dataset, model, train, tune, score"),
+        (
+            "columns.categorical.Sex.mincount=2",
+            "columns.categorical.Sex.mincount",
+            "min_count",
+            "column, cross, min_count",
+        ),
+        ("columns.numeric.Age.as_=field", "columns.numeric.Age.as_", "as", "column, as, impute, missing_flag, scale"),
+        ("score.source={path: x, paths: y}", "score.source.paths", "path", "format, path, table, options, where"),
+        ("model.l2.kernel=1", "model.l2.kernel", None, "embedding, linear, hidden"),
+        ("train.schedule.warmup=1", "train.schedule.warmup", "warmup_steps", "kind, warmup_steps, final_share, factor"),
+        ("train.linear_optimizer={l3: 1}", "train.linear_optimizer.l3", None, "learning_rate, l1, l2"),
+        ("tune.metrics=auc", "tune.metrics", "metric", "metric, space"),
+        ("train.early_stopping.zzz=1", "train.early_stopping.zzz", None, "monitor, mode, patience, min_delta"),
+    ],
+)
+def test_an_unknown_key_is_told_what_is_allowed(
+    file: Path, change: str, where: str, meant: str | None, allowed: str
+) -> None:
+    hint = f" Did you mean {meant!r}?" if meant else ""
+    (problem,) = problems(file, change)
+    assert problem.startswith(f"{where}: there is no such key.{hint} Allowed here: {allowed}")
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        (
+            "columns.label=no",
+            "columns.label: False given; input should be a valid string. "
+            "YAML reads yes, no, on and off so: put texts in quotes",
+        ),
+        ("train.seed=true", "train.seed: True given; input should be a valid integer"),
+        ("train.seed=1.5", "train.seed: 1.5 given; input should be a valid integer"),
+        ("train.seed='2'", "train.seed: '2' given; input should be a valid integer"),
+        ("train.seed=2.0", "train.seed: 2.0 given; input should be a valid integer"),
+        ("train.seed=", "train.seed: None given; input should be a valid integer"),
+        ("train.epochs=0", "train.epochs: 0 given; input should be greater than or equal to 1"),
+        ("train.learning_rate=0", "train.learning_rate: 0 given; input should be greater than 0"),
+        ("train.learning_rate=.inf", "train.learning_rate: inf given; input should be a finite number"),
+        ("model.batch_norm=1", "model.batch_norm: 1 given; input should be a valid boolean"),
+        ("model.activation=gelu", "model.activation: 'gelu' given; allowed: 'relu', 'sigmoid', 'tanh' or 'linear'"),
+        ("model.pooling_dropout=1", "model.pooling_dropout: 1 given; input should be less than 1"),
+        ("model.hidden_units=[8, 0]", "model.hidden_units.1: 0 given; input should be greater than or equal to 1"),
+        ("model.l2.hidden=-1", "model.l2.hidden: -1 given; input should be greater than or equal to 0"),
+        ("model.task=ranking", "model.task: 'ranking' given; allowed: 'binary', 'regression' or 'multiclass'"),
+        ("train.clip_norm=0", "train.clip_norm: 0 given; input should be greater than 0"),
+        ("train.momentum=1", "train.momentum: 1 given; input should be less than 1"),
+        ("train.unknown_dropout=1", "train.unknown_dropout: 1 given; input should be less than 1"),
+        ("train.schedule.factor=1", "train.schedule.factor: 1 given; input should be less than 1"),
+        (
+            "train.schedule.warmup_steps=-1",
+            "train.schedule.warmup_steps: -1 given; input should be greater than or equal to 0",
+        ),
+        (
+            "train.linear_optimizer={l1: -1}",
+            "train.linear_optimizer.l1: -1 given; input should be greater than or equal to 0",
+        ),
+        ("split.valid=-0.1", "split.valid: -0.1 given; input should be greater than or equal to 0"),
+        ("split.valid=.nan", "split.valid: nan given; input should be less than 1"),
+        ("name=1", "name: 1 given; input should be a valid string"),
+        ("name=2026-11-20", "name: datetime.date(2026, 11, 20) given; input should be a valid string"),
+        ("columns.numeric.Age.clip=[0.1]", "columns.numeric.Age.clip.1: this key is required"),
+        ("score.columns=x", "score.columns: 'x' given; input should be a valid list"),
+    ],
+)
+def test_a_wrong_value_is_told_what_was_given(file: Path, change: str, problem: str) -> None:
+    assert problems(file, change) == [problem]
+
+
+@pytest.mark.parametrize("key", ["name", "workdir", "source", "columns"])
+def test_a_required_key_is_missing(file: Path, key: str) -> None:
+    lines = MINIMAL.splitlines()
+    start = next(i for i, line in enumerate(lines) if line.startswith(f"{key}:"))
+    stop = next((i for i in range(start + 1, len(lines)) if not lines[i].startswith(" ")), len(lines))
+    file.write_text("\n".join(lines[:start] + lines[stop:]))
+    assert problems(file) == [f"{key}: this key is required"]
+
+
+@pytest.mark.parametrize("section", ["train", "columns", "source"])
+def test_a_section_that_holds_no_settings_is_refused(file: Path, section: str) -> None:
+    (problem,) = problems(file, f"{section}=3")
+    assert problem.startswith(f"{section}: 3 given; input should be a valid dictionary")
+
+
+@pytest.mark.parametrize("key", ["[]", "PassengerId"])
+def test_the_key_is_a_list_of_columns(file: Path, key: str) -> None:
+    (problem,) = problems(file, f"columns.key={key}")
+    assert problem.startswith(f"columns.key: {[] if key == '[]' else repr(key)} given; ")
+
+
+def test_all_problems_are_told_at_once(file: Path) -> None:
+    told = problems(file, "train.seed=x", "model.embedding_dim=0", "score.colums=[a]", "columns.numeric.Age.impute=no")
+    assert told == [
+        "columns.numeric.Age.impute: False given; allowed: 'mean', 'median' or a number",
+        "model.embedding_dim: 0 given; input should be greater than or equal to 1",
+        "train.seed: 'x' given; input should be a valid integer",
+        "score.colums: there is no such key. Did you mean 'columns'? Allowed here: source, model, output, columns, "
+        "encoded, partition_by, format, file_mb, explain, rank, quantile, gates",
+    ]
+
+
+DAILY = ["score.output=out/{day}/ds={ds}", "score.source={path: 'raw/{day}', where: \"ds = '{ds}'\"}"]
+
+
+def test_names_in_braces_are_filled_in(file: Path) -> None:
+    config = load(file, ["ds=2026-11-20", *DAILY, "day=7"])
+    assert str(config.scores_folder) == "out/7/ds=2026-11-20"
+    assert config.score.source is not None
+    assert (config.score.source.path, config.score.source.where) == ("raw/7", "ds = '2026-11-20'")
+    # As it is written, and not as the date or the number that YAML would read.
+    assert str(load(file, ["score.output='{v}'", "v=007"]).scores_folder) == "007"
+
+
+def test_a_name_in_braces_without_a_value_is_told_where_it_is_needed(file: Path) -> None:
+    config = load(file, [*DAILY, "day=7"])  # the training needs none
+    with pytest.raises(ConfigError) as refused:
+        _ = config.scores_folder
+    assert str(refused.value) == "score.output: 'out/7/ds={ds}' has no value for {ds}: give it with --set ds=…"
+    assert config.score.source is not None
+    with pytest.raises(ConfigError, match=r"^source\.where: .* has no value for \{ds\}"):
+        config.score.source.check_filled()
+
+
+def test_of_what_was_set_the_keys_are_told_and_no_value(file: Path) -> None:
+    told = message(file, "source.options.password=geheim", "train.seed=x")
+    assert told.startswith(f"{file} with --set of source.options.password, train.seed is refused:\n")
+    assert "geheim" not in told
+
+
+@pytest.mark.parametrize("value", ["a/b", "..", "", "a..b", "'; drop", "a{b}"])
+def test_a_value_that_would_leave_its_place_is_refused(file: Path, value: str) -> None:
+    with pytest.raises(ConfigError, match=r"^--set ds=.*: what stands in for \{ds\} may hold letters"):
+        load(file, [*DAILY, f"ds={value}"])
+
+
+def test_braces_of_other_kinds_are_left_alone(file: Path) -> None:
+    config = load(file, ["source.path='raw/{2025,2026}/*'"])
+    config.source.check_filled()
+    assert config.source.path == "raw/{2025,2026}/*"
+    assert problems(file, "ds=1")[0].startswith("ds: there is no such key.")
+
+
+@pytest.mark.parametrize(
+    ("text", "number"), [("1e-3", 1e-3), ("1E-3", 1e-3), ("1.e-3", 1e-3), ("1.5e+2", 150.0), (".5e1", 5.0), ("2", 2.0)]
+)
+def test_numbers_are_those_of_yaml_1_2(file: Path, text: str, number: float) -> None:
+    assert load(file, [f"train.learning_rate={text}"]).train.learning_rate == number
+    file.write_text(f"{MINIMAL}\ntrain: {{learning_rate: {text}}}")
+    assert load(file).train.learning_rate == number
+
+
+@pytest.mark.parametrize("name", ["e3", "1e", "1e-3x", "'1e3'"])
+def test_what_only_looks_like_a_number_is_a_text(file: Path, name: str) -> None:
+    assert load(file, [f"name={name}"]).name == name.strip("'")
+
+
+def test_changes_from_the_command_line(file: Path) -> None:
+    changes = ["train.seed=7", "train.seed=8", "model.hidden_units=[16]", "columns.categorical.Sex.max_size=9"]
+    config = load(file, [*changes, "name=a=b", "train.early_stopping=null", "columns.numeric.Fare={as: field}"])
+    assert (config.train.seed, config.model.hidden_units, config.name) == (8, (16,), "a=b")
+    assert config.columns.categorical["Sex"].max_size == 9
+    assert config.train.early_stopping is None
+    assert load(file, ["split.by=[b, a]"]).split.by == ("b", "a")
+    assert config.columns.numeric["Fare"].as_ == "field"
+    assert load(file).train.seed == 1
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ("train.seed", "--set train.seed: write it as section.key=value, for example --set train.seed=2"),
+        ("=3", "--set =3: write it as section.key=value, for example --set train.seed=2"),
+        ("train..seed=3", "--set train..seed=3: write it as section.key=value, for example --set train.seed=2"),
+        ("", "--set : write it as section.key=value, for example --set train.seed=2"),
+        ("name.first=x", "--set name.first=x: name is not a section"),
+        ("columns.key.first=x", "--set columns.key.first=x: key is not a section"),
+    ],
+)
+def test_a_change_that_cannot_be_made(file: Path, change: str, told: str) -> None:
+    assert message(file, change) == told
+
+
+def test_a_change_that_is_no_yaml(file: Path) -> None:
+    assert message(file, "train.seed=[").startswith("--set train.seed=[: the value is not YAML: ")
+
+
+def test_a_file_that_cannot_be_read(file: Path, tmp_path: Path) -> None:
+    nowhere = tmp_path / "nowhere.yaml"
+    assert message(nowhere) == f"{nowhere} cannot be read: No such file or directory. Give a YAML file with --config."
+    for content in (b"{", b"\xff\xfe", b"a: b: c", b"!!python/object/apply:os.getcwd []"):
+        file.write_bytes(content)
+        assert message(file).startswith(f"{file} is not YAML: ")
+
+
+@pytest.mark.parametrize("content", ["", "- 1", "text", "3"])
+def test_a_file_that_holds_no_settings(file: Path, content: str) -> None:
+    file.write_text(content)
+    assert message(file) == f"{file} holds no settings. conf/reference.yaml shows them all."
+
+
+def test_the_configurations_that_come_along_are_taken() -> None:
+    paths = sorted((Path(__file__).parents[2] / "conf").glob("*.yaml"))
+    assert paths
+    assert all(isinstance(load(path), Config) for path in paths)
+
+
+def test_a_key_that_stands_twice_is_refused(file: Path) -> None:
+    file.write_text(f"{MINIMAL}\ntrain: {{seed: 1, epochs: 2, seed: 3}}")
+    with pytest.raises(ConfigError, match="the key 'seed' stands twice"):
+        load(file)
+
+
+def keys(settings: type[BaseModel]) -> set[str]:
+    return {field.alias or name for name, field in settings.model_fields.items()}
+
+
+def test_the_reference_shows_every_key_with_its_default() -> None:
+    """Sections that name columns show all keys of one entry at least; what is left at its default says the default."""
+    content = yaml.safe_load(Path("conf/reference.yaml").read_text())
+    assert content.keys() == keys(Config)
+    for name in ("source", "columns", "split", "dataset", "model", "train", "tune", "score"):
+        section = Config.model_fields[name].annotation
+        assert isinstance(section, type)
+        assert content[name].keys() == keys(section)
+    assert content["columns"]["categorical"]["Cabin"].keys() == keys(Categorical)
+    assert content["columns"]["numeric"]["Age"].keys() | {"buckets"} == keys(Numeric)
+    assert content["train"]["schedule"].keys() == keys(Schedule)
+    stated, defaults = (
+        load(Path("conf/reference.yaml")),
+        {"split": Split(), "dataset": Dataset(), "model": Model(), "train": Train(), "tune": Tune(), "score": Score()},
+    )
+    assert {name: getattr(stated, name) for name in defaults} == defaults
+    assert stated.columns.categorical["Cabin"] == Categorical()
+    assert stated.columns.numeric["Age"] == Numeric.model_validate({})
+
+
+def test_the_reference_shows_what_a_default_of_null_could_be() -> None:
+    text = Path("conf/reference.yaml").read_text()
+    for section, shown in ((Ftrl, "{learning_rate: 0.1, l1: 0, l2: 0}"), (Range, "{low: 0.001, high: 0.1, log: true}")):
+        assert shown in text
+        assert yaml.safe_load(shown).keys() == keys(section)
+    assert Ftrl.model_validate(yaml.safe_load("{learning_rate: 0.1, l1: 0, l2: 0}")) == Ftrl()
+
+
+def test_a_search_space(file: Path) -> None:
+    change = "tune={space: {model.embedding_dim: [16, 32], train.learning_rate: {low: 1e-3, high: 0.1, log: true}}}"
+    space = load(file, [change]).tune.space
+    assert space == {
+        "model.embedding_dim": (16, 32),
+        "train.learning_rate": Range.model_validate({"low": 0.001, "high": 0.1, "log": True}),
+    }
+
+
+def test_passwords_are_not_written_into_the_model(file: Path) -> None:
+    change = "source={format: jdbc, path: a, options: {dbtable: orders, password: hunter2, apiToken: x}}"
+    written = load(file, [change]).model_dump(mode="json")["source"]["options"]
+    assert written == {"dbtable": "orders", "password": "***", "apiToken": "***"}

@@ -1,0 +1,75 @@
+"""Loops kept on the disk: used again, made anew when what they are inlined from has changed, and never needed."""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT
+
+OUTER = """
+import resource, sys
+from numba import types
+from nfm.kernels.compile import compiled, when_called
+from nfm.kernels.inner import scaled
+
+def _outer(x):
+    return scaled(x) + 1
+
+if __name__ == "__main__":
+    if "full" in sys.argv:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+    for loop in compiled(types.int64(types.int64), _outer), when_called(_outer):
+        print(loop(10), sum(loop.stats.cache_hits.values()))
+"""
+INNER = """
+from numba import njit
+
+@njit(inline="always")
+def scaled(x):
+    return {factor} * x
+"""
+
+
+@pytest.fixture
+def package(tmp_path: Path) -> Path:
+    """The sources, and two more of which one is inlined into the other's loop."""
+    folder = tmp_path / "nfm" / "kernels"
+    folder.mkdir(parents=True)
+    for name in ("__init__.py", "kernels/__init__.py", "kernels/compile.py"):
+        shutil.copy(ROOT / "nfm" / name, tmp_path / "nfm" / name)
+    (folder / "outer.py").write_text(OUTER)
+    (folder / "inner.py").write_text(INNER.format(factor=2))
+    return tmp_path
+
+
+def run(package: Path, *arguments: str) -> list[str]:
+    """What two loops return for 10, and whether they came from the disk."""
+    command = [sys.executable, "-m", "nfm.kernels.outer", *arguments]
+    done = subprocess.run(command, cwd=package, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()
+
+
+def test_loops_come_from_the_disk_until_what_they_are_inlined_from_has_changed(package: Path) -> None:
+    assert run(package) == ["21 0", "21 0"]
+    assert run(package) == ["21 1", "21 1"]
+    (package / "nfm" / "kernels" / "inner.py").write_text(INNER.format(factor=3))
+    assert run(package) == ["31 0", "31 0"]
+    (package / "nfm" / "kernels" / "inner.py").write_text(INNER.format(factor=2))
+    assert run(package) == ["21 1", "21 1"]
+
+
+def test_a_full_disk_does_not_end_a_job(package: Path) -> None:
+    assert run(package, "full") == ["21 0", "21 0"]
+    assert run(package) == ["21 0", "21 0"]
+
+
+def test_what_lies_on_the_disk_but_cannot_be_read_is_made_anew(package: Path) -> None:
+    run(package)
+    for kept in package.rglob("*.nbi"):
+        kept.unlink()
+        kept.mkdir()
+    assert run(package) == ["21 0", "21 0"]

@@ -1,0 +1,108 @@
+"""What tasks count: however the rows are dealt to them, the sum is the same."""
+
+from functools import reduce
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from nfm.contract.cells import cells
+from nfm.scoring.health import tally as module
+from nfm.scoring.health.tally import Scores, Tally, count_in_bins
+
+
+@given(
+    st.lists(st.integers(0, 30), max_size=60),
+    st.sets(st.integers(0, 31), max_size=25),
+    st.sampled_from(["int32", "float32"]),
+)
+def test_bins_are_those_of_a_histogram(values: list[int], edges: set[int], dtype: str) -> None:
+    got = count_in_bins(np.array(values, dtype), np.array(sorted(edges), dtype))
+    assert got == np.histogram(values, [-np.inf, *sorted(edges), np.inf])[0].tolist()
+
+
+def test_bins_of_more_values_than_a_block() -> None:
+    values = np.random.default_rng(1).normal(size=100_003).astype(np.float32)
+    edges = np.quantile(values, np.arange(1, 10) / 10).astype(np.float32)
+    assert count_in_bins(values, edges) == np.histogram(values, [-np.inf, *edges, np.inf])[0].tolist()
+
+
+def of_rows(rows: list[tuple[int, str | None, float]]) -> Tally:
+    """A tally as a task would make it of rows of an id, a new value or none, and a score."""
+    scores = np.array([score for _, _, score in rows], np.float32)
+    new: dict[str, int] = {}
+    for _, value, _ in rows:
+        if value is not None:
+            new[value] = new.get(value, 0) + 1
+    return Tally(
+        rows=len(rows),
+        values={"field": count_in_bins(np.array([id_ for id_, _, _ in rows], np.int32), np.array([1, 3], np.int32))},
+        missing={"number": sum(id_ == 0 for id_, _, _ in rows)},
+        new={"field": new} if new else {},
+        scores=[
+            Scores(
+                float(scores.min()),
+                float(scores.max()),
+                float(np.sum(scores, dtype=np.float64)),
+                count_in_bins(scores, np.array([0.5], np.float32)),
+                cells(scores.astype(np.float64), np.zeros(len(scores), np.int64), 1),
+            )
+        ]
+        if rows
+        else [],
+    )
+
+
+def facts(tally: Tally) -> Any:
+    scores = [
+        (s.low, s.high, round(s.total, 9), s.bins, s.cells.keys.tolist(), s.cells.counts.tolist()) for s in tally.scores
+    ]
+    return tally.rows, tally.values, tally.missing, tally.new, sorted(tally.dropped), scores, tally.read
+
+
+ROWS = st.lists(
+    st.tuples(st.integers(0, 5), st.sampled_from([None, "a", "b", "ü", ""]), st.floats(0, 1, width=32)), max_size=40
+)
+
+
+@given(ROWS, st.data())
+def test_order_and_parts_change_nothing(rows: list[tuple[int, str | None, float]], data: st.DataObject) -> None:
+    shuffled = data.draw(st.permutations(rows))
+    cuts = sorted(data.draw(st.lists(st.integers(0, len(rows)), max_size=4)))
+    parts = [of_rows(shuffled[a:b]) for a, b in zip([0, *cuts], [*cuts, len(rows)], strict=True)]
+    told = [part.to_json() for part in parts]
+
+    def merged(one: Tally, other: Tally) -> Tally:
+        one.merge(other)
+        return one
+
+    total = reduce(merged, [Tally.from_json(text) for text in told], Tally())
+    wanted = Tally()
+    wanted.merge(of_rows(rows))
+    if rows:
+        assert facts(total) == facts(wanted)
+    assert [part.to_json() for part in parts] == told  # who was merged is as before
+
+
+def test_files_that_several_tasks_have_read_add_up() -> None:
+    total = Tally(read={"a": (3, 10), "b": (2, 2)})
+    total.merge(Tally(read={"a": (7, 10)}))
+    assert total.read == {"a": (10, 10), "b": (2, 2)}
+    assert Tally.from_json(total.to_json()).read == total.read
+
+
+@settings(max_examples=20)
+@given(st.integers(1, 30))
+def test_of_too_many_new_values_the_frequent_ones_stay(distinct: int) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "_NEW_HELD", 8)
+        patch.setattr(module, "_NEW_TOLD", 3)
+        total = Tally()
+        for _ in range(3):
+            total.merge(Tally(new={"field": {f"v{i:02}": distinct - i for i in range(distinct)}}))
+        told = Tally.from_json(total.to_json())
+    assert ("field" in told.dropped) == (distinct > 6)
+    assert list(told.new["field"].items())[:3] == [(f"v{i:02}", 3 * (distinct - i)) for i in range(min(distinct, 3))]
+    assert len(told.new["field"]) <= 6

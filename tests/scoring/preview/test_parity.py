@@ -1,0 +1,240 @@
+"""`--parity`: the job's own way and Keras, over rows of the real table."""
+
+import sys
+from argparse import Namespace
+from collections import Counter
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from numpy.typing import NDArray
+from pyspark.sql import SparkSession
+
+from jobs.score import work
+from nfm.config.train import Model
+from nfm.contract import artifact as contract
+from nfm.contract.artifact import Artifact
+from nfm.contract.encoder import Encoding, Inputs
+from nfm.contract.errors import ConfigError, DataError
+from nfm.scoring.prepare import open_all
+from nfm.scoring.preview.parity import _sample, check, compare, deltas
+from nfm.table.splits import Piece, file_at
+from nfm.training.model import export, network
+from nfm.training.parity import keras_scores
+from tests.scoring.examples import ROWS, SCHEMA, config
+from tests.scoring.test_tasks import config as bags_config
+from tests.scoring.test_tasks import made as of_bags  # noqa: F401 (a fixture)
+from tests.training.test_model import shaken
+
+SCANS = pytest.mark.parametrize("scan", ["parquet", "spark"])
+
+
+def save(folder: Path, target: Path, *, keras_of: int = 0, classes: tuple[str, ...] = (), **form: Any) -> Path:
+    """An artifact with both forms of a model; of another one's Keras file if `keras_of` is another seed."""
+    encoding = folder / "encoding"
+    spec = replace(Encoding.load(encoding).spec, classes=classes)
+    settings = Model.model_validate({"embedding_dim": 3, "hidden_units": (4,), **form})
+    models = [shaken(spec, settings, seed) for seed in (0, keras_of)]
+    for model in models:
+        if settings.embedding_dtype == "float16":  # as the training does it
+            table = model.get_layer("embedding").table
+            table.assign(table.numpy().astype(np.float16).astype(np.float32))
+
+    def write(staging: Path) -> None:
+        (staging / "keras").mkdir()
+        models[1].save(staging / "keras/model.keras")
+
+    contract.save(
+        target,
+        encoding_folder=encoding,
+        network=network(spec, settings),
+        weights=export(models[0], spec, settings),
+        facts={"name": "shop"},
+        write_more=write,
+    )
+    return target
+
+
+@pytest.fixture(scope="module")
+def model(made: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save(made, tmp_path_factory.mktemp("parity") / "model")
+
+
+@SCANS
+def test_the_job_and_keras_agree_and_nothing_is_written(
+    spark: SparkSession, made: Path, model: Path, tmp_path: Path, scan: str
+) -> None:
+    source = {"path": str(made / "raw"), "scan": scan}
+    settings = config(made, source, model=str(model), output=str(tmp_path / "scores"))
+    found = compare(spark, settings, keras_scores, 1000)
+    assert (found.rows, found.beyond, len(found.worst)) == (60, 0, 5)  # all there are
+    assert 0 <= found.mean <= found.largest <= 1e-5
+    assert [row.delta for row in found.worst] == sorted((row.delta for row in found.worst), reverse=True)
+    ids = {row[0] for row in ROWS}
+    assert all(row.key["id"] in ids and 0 < row.ours < 1 for row in found.worst)
+    told = check(found)
+    assert told.startswith(f"Parity: 60 rows of {made}/raw, from ")
+    assert f"\n    id {found.worst[0].key['id']!r}: score {found.worst[0].ours:.7g}, Keras " in told
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("form", "classes"),
+    [
+        ({"task": "regression"}, ()),
+        ({"task": "multiclass", "embedding_dtype": "float16"}, ("a", "b c", "")),
+        ({"embedding_dtype": "float16", "hidden_units": ()}, ()),
+    ],
+    ids=str,
+)
+def test_they_agree_on_bags_in_every_task(
+    spark: SparkSession,
+    of_bags: Path,  # noqa: F811
+    tmp_path: Path,
+    form: dict[str, Any],
+    classes: tuple[str, ...],
+) -> None:
+    target = save(of_bags, tmp_path / "model", classes=classes, **form)
+    settings = bags_config(of_bags, of_bags / "tonight", model=str(target))
+    found = compare(spark, settings, keras_scores, 50)
+    assert (found.rows, found.beyond) == (5, 0)
+    assert found.largest <= 1e-5
+    assert {row.column for row in found.worst} <= ({f"score_{name}" for name in classes} or {"score"})
+
+
+def test_a_dataset_is_compared_too(spark: SparkSession, made: Path, model: Path) -> None:
+    found = compare(spark, config(made, made / "dataset", encoded=True, model=str(model)), keras_scores, 60)
+    assert (found.rows, found.beyond) == (60, 0)
+
+
+def test_another_models_keras_file_is_refused(spark: SparkSession, made: Path, tmp_path: Path) -> None:
+    settings = config(made, made / "raw", model=str(save(made, tmp_path / "model", keras_of=1)))
+    found = compare(spark, settings, keras_scores, 60)
+    with pytest.raises(
+        DataError, match=r"keras/ and weights/ of .*/model do not belong together.*train\.py"
+    ) as refused:
+        check(found)
+    assert refused.value.exit_code == 3
+    lines = str(refused.value).splitlines()
+    assert len(lines) == 6
+    assert lines[1].startswith(f"    id {found.worst[0].key['id']!r}: score ")
+
+
+def test_the_rows_that_differ_are_named(spark: SparkSession, made: Path, model: Path) -> None:
+    def skewed(artifact: Artifact, rows: Inputs) -> NDArray[Any]:
+        return np.asarray(keras_scores(artifact, rows) + np.where(rows.values_BN == 8, 0.01, 0.0))
+
+    found = compare(spark, config(made, made / "raw", model=str(model)), skewed, 60)
+    wrong = Counter(id_ for id_, _, _, price, _ in ROWS if price == 8)
+    assert found.beyond == wrong.total() == 20
+    assert {row.key["id"] for row in found.worst} <= set(wrong)
+    assert found.largest == pytest.approx(0.01, abs=1e-5)
+    assert found.mean == pytest.approx(0.01 / 3, abs=1e-5)
+    with pytest.raises(DataError, match=r"but 20 of 60 rows of .*raw differ by more, by 0\.01 at most"):
+        check(found)
+
+
+def test_a_keras_file_that_is_none_or_not_there_is_told(spark: SparkSession, made: Path, tmp_path: Path) -> None:
+    settings = config(made, made / "raw")  # this model has been saved without one
+    with pytest.raises(DataError, match=r"keras/model\.keras cannot score the rows .*Restore it from a copy"):
+        compare(spark, settings, keras_scores, 10)
+
+    def write(staging: Path) -> None:
+        (staging / "keras").mkdir()
+        two = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+        two.save(staging / "keras/model.keras")
+
+    model = Artifact.load(made / "model")
+    contract.save(
+        tmp_path / "model",
+        encoding_folder=made / "encoding",
+        network=model.network,
+        weights=dict(model.weights),
+        facts={"name": "shop"},
+        write_more=write,
+    )
+    settings = config(made, made / "raw", model=str(tmp_path / "model"))
+    with pytest.raises(DataError, match=r"keras/model\.keras cannot score the rows"):
+        compare(spark, settings, keras_scores, 10)
+
+
+COUNTS = (1, 0, 3, 1, 1, 2, 1, 1, 1, 1, 37, 11)  # rows of each split; 60 in all
+
+
+@pytest.mark.parametrize(
+    ("scan", "wanted", "least"),
+    [("parquet", 4, 3), ("parquet", 30, 8), ("parquet", 59, 8), ("parquet", 500, 11), ("spark", 500, 11)],
+)
+def test_rows_come_from_splits_far_apart_and_each_once(
+    spark: SparkSession, made: Path, tmp_path: Path, scan: str, wanted: int, least: int
+) -> None:
+    edges = np.cumsum([0, *COUNTS]).tolist()
+    parts = list(pairwise(edges))
+    if scan == "parquet":
+        (tmp_path / "raw").mkdir()
+        rows = pa.table(
+            {
+                "id": pa.array(range(60), pa.int64()),
+                "colour": ["red", None, "new", "", "blue"] * 12,
+                "size": pa.array([0, 1, 2, None, 9, 1] * 10, pa.int32()),
+                "price": [1.0, None, 8.0] * 20,
+            }
+        )
+        for i, (start, stop) in enumerate(parts):
+            pq.write_table(rows.slice(start, stop - start), tmp_path / f"raw/{i:02}.parquet", row_group_size=9)
+        settings = config(made, tmp_path / "raw")
+    else:
+        counts = ", ".join(map(str, COUNTS))
+        before = ", ".join(map(str, edges))
+        spark.range(0, 100 * len(parts), 1, len(parts)).where(
+            f"id % 100 < element_at(array({counts}), int(id div 100) + 1)"
+        ).selectExpr(
+            f"element_at(array({before}), int(id div 100) + 1) + id % 100 as id",
+            *("'red' as colour", "int(id % 3) as size", "double(null) as price"),
+        ).createOrReplaceTempView("uneven")
+        settings = config(made, {"table": "uneven"})
+    artifact, found, _ = open_all(spark, settings)
+    if scan == "parquet":
+        files = [file_at(str(path)) for path in sorted((tmp_path / "raw").glob("*"))]
+        found = replace(found, splits=tuple((Piece(file, 0, file.size),) for file in files))
+    taken = _sample(spark, settings, artifact, found, wanted)
+    ids = [id_ for batches in taken.values() for _, batch in batches for id_ in batch.column("id").to_pylist()]
+    assert len(ids) == len(set(ids)) == min(wanted, 60)
+    for split, batches in taken.items():
+        of_split = {id_ for _, batch in batches for id_ in batch.column("id").to_pylist()}
+        assert of_split <= set(range(*parts[split]))
+        assert all(len(scores_NC) == batch.num_rows for scores_NC, batch in batches)
+    assert len(taken) >= least
+
+
+def test_an_empty_table_agrees(spark: SparkSession, made: Path, model: Path, tmp_path: Path) -> None:
+    spark.createDataFrame([], SCHEMA).write.parquet(str(tmp_path / "none"))
+    found = compare(spark, config(made, tmp_path / "none", model=str(model)), keras_scores, 10)
+    assert (found.rows, found.largest, found.worst) == (0, 0.0, ())
+    assert check(found).startswith("Parity: 0 rows of ")
+
+
+def test_differences_by_hand() -> None:
+    inf, nan = np.inf, np.nan
+    ours, theirs = np.array([[0.5, 0.3], [nan, inf], [1, -inf]]), np.array([[0.4, 0.35], [nan, 1], [nan, -inf]])
+    np.testing.assert_allclose(deltas(ours, theirs, "multiclass"), [[0.1, 0.05], [0, inf], [inf, 0]], atol=1e-12)
+    # The mean size is 500: a score close to zero counts as that large.
+    ours, theirs = np.array([[1000.5], [0.01], [-499.0]]), np.array([[1000.0], [0.0], [-500.0]])
+    np.testing.assert_allclose(deltas(ours, theirs, "regression"), [[0.0005], [0.00002], [0.002]])
+    np.testing.assert_array_equal(deltas(np.zeros((2, 1)), np.zeros((2, 1)), "regression"), 0)
+    assert deltas(np.empty((0, 1)), np.empty((0, 1)), "regression").shape == (0, 1)
+
+
+def test_mistakes_on_the_command_line_are_told(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = config(made, made / "raw")
+    with pytest.raises(ConfigError, match=r"^--parity 0: give a number of rows of at least 1"):
+        work(settings, Namespace(plan=False, parity=0))
+    monkeypatch.setitem(sys.modules, "tensorflow", None)
+    with pytest.raises(ConfigError, match=r"TensorFlow is not installed here.*pip install 'nfm-batch\[spark,train\]'"):
+        work(settings, Namespace(plan=False, parity=10))

@@ -1,0 +1,209 @@
+"""The score job's plan: its figures against the files themselves, and that it leaves nothing behind."""
+
+from pathlib import Path
+from typing import Any
+
+import boto3
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from pyspark.sql import SparkSession
+
+from nfm.config.settings import Source
+from nfm.contract.errors import DataError
+from nfm.contract.publish import locked
+from nfm.scoring.hosts import place_for_a_look, way
+from nfm.scoring.prepare import open_all
+from nfm.scoring.preview import plan as module
+from nfm.scoring.preview import probe as trial
+from nfm.scoring.preview.plan import measure, needed_bytes, plan, room, seconds_for
+from nfm.scoring.preview.probe import Probe, probe
+from nfm.table.scan import open_scan
+from tests.scoring.examples import ROWS, SCHEMA, config
+from tests.table.reading import everything
+from tests.table.test_store import BUCKET, events, s3  # noqa: F401 (fixtures)
+
+MIB = 1 << 20
+
+
+@pytest.fixture(autouse=True)
+def a_short_trial(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing here depends on how fast a task is."""
+    monkeypatch.setattr(trial, "_LONG", 0.0)
+
+
+SCANS = pytest.mark.parametrize("scan", ["parquet", "spark"])
+
+
+def told(spark: SparkSession, settings: Any) -> dict[str, str]:
+    """The lines of a plan, by what they begin with."""
+    lines = plan(spark, settings, *open_all(spark, settings.for_plan())).splitlines()
+    return {line[2:12].strip(): line[12:] for line in lines[1:]}
+
+
+def in_files(spark: SparkSession, folder: Path, *counts: int) -> list[Path]:
+    """The table's rows, so many in each file."""
+    rows = pa.Table.from_batches(spark.createDataFrame(ROWS, SCHEMA).toArrow().to_batches())
+    folder.mkdir()
+    paths, start = [], 0
+    for i, count in enumerate(counts):
+        paths.append(folder / f"{i}.parquet")
+        pq.write_table(rows.slice(start, count), paths[-1])
+        start += count
+    return paths
+
+
+def test_the_figures_are_those_of_the_files(spark: SparkSession, made: Path, tmp_path: Path) -> None:
+    paths = in_files(spark, tmp_path / "raw", 25, 0, 31, 4)
+    settings = config(made, tmp_path / "raw", output=str(tmp_path / "scores"))
+    _, scan, source = open_all(spark, settings)
+    size = measure(scan)
+    assert (size.rows, size.how, size.files) == (60, "(counted in the files' footers)", 4)
+    assert size.bytes == sum(path.stat().st_size for path in paths)
+    assert size.tasks == len(scan.splits)
+    assert size.largest is not None
+    assert Path(size.largest.path) == paths[2]
+
+    model = made / "model"
+    of_model = [model / "metadata.json", model / "encoding/spec.json", *(model / "weights").iterdir()]
+    of_model += (path for path in (model / "encoding/index").rglob("*") if path.is_file())
+    model_bytes = sum(path.stat().st_size for path in of_model)
+    lines = told(spark, settings)
+    assert lines["splits"] == f"2 tasks, of 4 files, {size.bytes / MIB:.1f} MiB"
+    assert lines["rows"] == "60 (counted in the files' footers)"
+    assert lines["weights"].startswith(f"{model_bytes / MIB:.1f} MiB with the vocabulary's index, mapped where it lies")
+    assert "on 31 rows)" in lines["speed"]
+    assert "with 2 cores" in lines["speed"]
+    assert lines["memory"].startswith("2 workers of ")
+    assert lines["memory"].endswith(" MiB for them, beside the driver's JVM")
+    assert str(source) == lines["source"]
+    assert lines["gates"] == "none"
+    gates = {"max_oov_rate": 0.2, "min_rows": 7}
+    assert told(spark, config(made, tmp_path / "raw", gates=gates))["gates"] == "max_oov_rate 0.2, min_rows 7"
+
+    found = room(spark, 100 * MIB, 50 * MIB)
+    assert (found.workers, found.needed, found.given) == (2, 640 * MIB, None)
+
+
+def test_memory_is_workers_and_the_model_once_and_room() -> None:
+    assert needed_bytes(2, 100 * MIB, 50 * MIB) == 640 * MIB  # 250, and 384 of room: 634
+    assert needed_bytes(10, 300 * MIB, 1000 * MIB) == 4800 * MIB  # 4,000, and 800 of room
+    assert needed_bytes(10, 300 * MIB, 1001 * MIB) == 4864 * MIB
+
+
+def test_time_is_rows_over_all_tasks_at_once_and_the_start() -> None:
+    assert seconds_for(1_000_000, Probe(2, 1000, 100_000.0, 7.0, 0), 4) == pytest.approx(7 + 1_000_000 / 100_000 / 4)
+    assert [module._time(seconds) for seconds in (0.2, 98.4, 150, 5900, 7200)] == [
+        *("1 s", "98 s", "2 min", "98 min", "2.0 h")
+    ]
+
+
+def test_of_many_files_some_footers_are_read(
+    spark: SparkSession, made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paths = in_files(spark, tmp_path / "raw", 10, 20, 14, 16)
+    monkeypatch.setattr(module, "MOST_FOOTERS", 2)
+    settings = config(made, tmp_path / "raw", output=str(tmp_path / "scores"))
+    sizes = [path.stat().st_size for path in paths]
+    about = round((10 + 14) * sum(sizes) / (sizes[0] + sizes[2]))  # the first and the third
+    assert told(spark, settings)["rows"] == f"{about} or so (from the footers of 2 of 4 files)"
+
+
+@SCANS
+def test_a_trial_scores_rows_in_a_worker_and_tells_what_it_took(spark: SparkSession, made: Path, scan: str) -> None:
+    settings = config(made, {"path": str(made / "raw"), "scan": scan}, columns=("price",))
+    artifact, found, _ = open_all(spark, settings)
+    largest, spec = measure(found).largest, artifact.encoding.spec
+    before = spark.conf.get("spark.sql.limit.initialNumPartitions")
+    tried = probe(spark, artifact, found, largest, False, spec.columns, ("id", "price"), made / "scores", 2)
+    assert tried is not None
+    assert tried.tasks == 2
+    assert spark.conf.get("spark.sql.limit.initialNumPartitions") == before
+    if largest is not None:
+        assert tried.rows == pq.read_metadata(largest.path).num_rows
+    else:
+        first = spark.read.parquet(str(made / "raw")).rdd.mapPartitions(lambda rows: [sum(1 for _ in rows)]).collect()
+        assert tried.rows == first[0]
+    assert tried.speed > 0
+    assert tried.start >= 0
+    assert 10 * MIB < tried.worker_bytes < 4096 * MIB
+
+
+def test_of_spark_its_partitions_are_told_and_no_rows(spark: SparkSession, made: Path, tmp_path: Path) -> None:
+    source = {"path": str(made / "raw"), "scan": "spark"}
+    lines = told(spark, config(made, source, output=str(tmp_path / "scores")))
+    partitions = spark.read.parquet(str(made / "raw")).rdd.getNumPartitions()
+    assert lines["splits"].startswith(f"{partitions} task")
+    assert lines["splits"].endswith(", of 3 files")
+    assert lines["rows"] == "not known before the table is read"
+    assert " rows/s with 2 cores (probed in 2 tasks at a time: " in lines["speed"]
+
+
+def test_a_view_is_not_shuffled_for_a_plan(spark: SparkSession, made: Path, tmp_path: Path) -> None:
+    spark.createDataFrame(ROWS, SCHEMA).createOrReplaceTempView("orders")
+    spark.sql("select distinct * from orders").createOrReplaceTempView("distinct_orders")
+    lines = told(spark, config(made, {"table": "distinct_orders"}, output=str(tmp_path / "scores")))
+    assert lines["splits"] == "as many tasks as Spark makes when it has shuffled the table"
+    assert lines["speed"] == "not probed: Spark would have to shuffle the whole table before"
+    lines = told(spark, config(made, {"table": "orders"}, output=str(tmp_path / "scores")))
+    assert lines["splits"] == f"{spark.table('orders').rdd.getNumPartitions()} tasks"
+    assert "probed in " in lines["speed"]
+
+
+@SCANS
+def test_tables_of_no_row_and_of_one_have_a_plan(spark: SparkSession, made: Path, tmp_path: Path, scan: str) -> None:
+    spark.createDataFrame([], SCHEMA).write.parquet(str(tmp_path / "none"))
+    output = {"output": str(tmp_path / "scores")}
+    lines = told(spark, config(made, {"path": str(tmp_path / "none"), "scan": scan}, **output))
+    assert lines["speed"] == "not probed: the table has no rows"
+    assert lines["rows"].startswith("0 (" if scan == "parquet" else "not known")
+    assert "memory" not in lines
+    # Most of its partitions are empty.
+    one = spark.createDataFrame([(None, None, None, None, None)], SCHEMA).repartition(4)
+    one.write.parquet(str(tmp_path / "one"))
+    lines = told(spark, config(made, {"path": str(tmp_path / "one"), "scan": scan}, **output))
+    assert "on 1 row)" in lines["speed"]
+
+
+def test_a_dataset_has_a_plan(spark: SparkSession, made: Path, tmp_path: Path) -> None:
+    settings = config(made, made / "dataset", encoded=True, output=str(tmp_path / "scores"))
+    lines = told(spark, settings)
+    assert lines["rows"] == "60 (counted in the files' footers)"
+    assert lines["reads"] == "colour, size, price"
+    assert "probed in " in lines["speed"]
+
+
+@pytest.mark.usefixtures("events")
+def test_a_table_in_a_store_is_measured_there(spark: SparkSession) -> None:
+    scan = open_scan(spark, Source(path=f"s3a://{BUCKET}/events"), everything, split_bytes=1500)
+    size, client = measure(scan), boto3.client("s3")
+    listed = client.list_objects_v2(Bucket=BUCKET)["Contents"]
+    client.close()
+    assert (size.rows, size.files, size.bytes) == (50, 2, sum(one["Size"] for one in listed))
+
+
+def test_a_file_that_cannot_be_read_is_told(spark: SparkSession, made: Path, tmp_path: Path) -> None:
+    broken = in_files(spark, tmp_path / "raw", 20, 20, 20)[1]
+    broken.write_bytes(broken.read_bytes()[:-40])
+    source, output = {"path": str(tmp_path / "raw"), "scan": "parquet"}, {"output": str(tmp_path / "scores")}
+    with pytest.raises(DataError, match=r"has a file that cannot be read: .*raw/1\.parquet"):
+        told(spark, config(made, source, **output))
+    lines = told(spark, config(made, {**source, "on_corrupt": "skip"}, **output))
+    assert lines["splits"].endswith("; 1 file cannot be read and will be left out")
+    assert lines["rows"].startswith("40 ")
+
+
+def test_a_plan_writes_nothing_and_takes_no_lock(spark: SparkSession, made: Path, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    settings = config(made, made / "raw", output=str(tmp_path / "out/scores"), rank=True)
+    with locked(settings.scores_folder):  # another run is at it
+        before = {path: path.stat().st_mtime_ns for root in (tmp_path, made) for path in root.rglob("*")}
+        told(spark, settings)
+        assert {path: path.stat().st_mtime_ns for root in (tmp_path, made) for path in root.rglob("*")} == before
+
+
+def test_a_model_on_another_disk_is_not_linked(spark: SparkSession, made: Path, tmp_path: Path) -> None:
+    artifact = open_all(spark, config(made, made / "raw"))[0]
+    assert way(spark, artifact, tmp_path / "not/there/yet") == "linked"
+    assert way(spark, artifact, Path("/dev/shm/scores")) == "in place"
+    assert place_for_a_look(spark, artifact, Path("/dev/shm/scores")).folder == str(made / "model")

@@ -1,0 +1,146 @@
+"""Reason codes of the small shop, against the paper's equation: what the score job writes, in every way it writes."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pytest
+from pydantic import ValidationError
+from pyspark.sql import SparkSession
+
+import nfm.scoring
+from nfm.contract.artifact import Artifact
+from nfm.contract.errors import ConfigError
+from nfm.scoring.prepare import open_all
+from nfm.scoring.preview.plan import plan
+from nfm.scoring.score import score_table
+from tests.scoring.examples import ROWS, config, expected_score
+from tests.scoring.examples import scores as written
+
+
+def wanted_reasons(model: Artifact, row: tuple[Any, ...]) -> list[tuple[str, float]]:
+    """By the paper's equation in plain Python."""
+    values = dict(zip(("colour", "size", "price"), row[1:4], strict=True))
+    whole = expected_score(model, **values)
+    effects = {name: whole - expected_score(model, **values | {name: None}) for name in values}
+    some = [(name, effect) for name, effect in effects.items() if abs(effect) > 1e-9]
+    return sorted(some, key=lambda pair: -abs(pair[1]))
+
+
+def check_rows(made: Path, rows: list[dict[str, Any]], count: int) -> None:
+    """Effects that float32 does not see, beside a score of 1, may be there or not."""
+    model = Artifact.load(made / "model")
+    assert len(rows) == 60
+    for row in rows:
+        wanted = wanted_reasons(model, (None, row["colour"], row["size"], row["price"]))[:count]
+        got = [(row[f"reason_{i}"], row[f"reason_{i}_effect"]) for i in range(1, count + 1)]
+        padded = [effect for _, effect in wanted] + [0.0] * (count - len(wanted))
+        assert [effect or 0.0 for _, effect in got] == pytest.approx(padded, abs=1e-5)
+        for (found, _), (_, effect) in zip(got, wanted, strict=False):
+            near = [other for other, size in wanted if abs(abs(size) - abs(effect)) < 1e-5]
+            assert found in near or abs(effect) < 1e-6  # which of two equal ones is first, float32 may see otherwise
+        assert all((name is None) == (effect is None) for name, effect in got)
+
+
+@pytest.mark.parametrize("scan", ["parquet", "spark"])
+def test_the_job_writes_them_behind_the_score(spark: SparkSession, made: Path, tmp_path: Path, scan: str) -> None:
+    names = ("colour", "size", "price")
+    source = {"path": str(made / "raw"), "scan": scan}
+    score_table(spark, config(made, source, columns=names, explain=3, output=str(tmp_path / "scores")))
+    rows = written(tmp_path / "scores")
+    reasons = [f"reason_{i}{what}" for i in (1, 2, 3) for what in ("", "_effect")]
+    assert list(rows[0]) == ["id", *names, "score", *reasons]
+    check_rows(made, rows, 3)
+    # The job, and a table in memory: the same, bit for bit.
+    alone = nfm.scoring.load(made / "model").score(pa.Table.from_pylist(rows), explain=3)
+    assert alone.to_pylist() == [{name: row[name] for name in alone.column_names} for row in rows]
+    plain = nfm.scoring.load(made / "model").score(pa.Table.from_pylist(rows))
+    assert plain.to_pylist() == [row["score"] for row in rows]
+
+
+def test_ranks_and_folders_keep_each_rows_reasons(spark: SparkSession, made: Path, tmp_path: Path) -> None:
+    more = {"columns": ("colour", "price"), "partition_by": ("size",), "rank": True, "quantile": True, "explain": 2}
+    score_table(spark, config(made, made / "raw", **more, output=str(tmp_path / "scores")))
+    read = spark.read.parquet(str(tmp_path / "scores"))
+    reasons = ["reason_1", "reason_1_effect", "reason_2", "reason_2_effect"]
+    assert read.columns == ["id", "colour", "price", "score", *reasons, "score_rank", "score_quantile", "size"]
+    alone = nfm.scoring.load(made / "model").score(read.toPandas().astype({"colour": object}), explain=2)
+    for row, wanted in zip(read.collect(), alone.to_dict("records"), strict=True):
+        assert row["score"] == wanted["score"]
+        assert [row[name] for name in reasons[::2]] == [wanted[name] for name in reasons[::2]]
+
+
+@pytest.mark.parametrize("format_", ["csv", "delta"])
+def test_every_format_has_them(spark: SparkSession, made: Path, tmp_path: Path, format_: str) -> None:
+    more = {"columns": ("size", "price"), "explain": 2, "format": format_, "output": str(tmp_path / "scores")}
+    score_table(spark, config(made, made / "raw", **more))
+    if format_ == "delta":
+        deltalake = pytest.importorskip("deltalake")
+        table = pa.table(deltalake.DeltaTable(str(tmp_path / "scores")).to_pyarrow_table()).to_pandas()
+    else:
+        table = pd.concat([pd.read_csv(path) for path in sorted((tmp_path / "scores").glob("*.csv"))])
+    assert list(table.columns[2:]) == ["price", "score", "reason_1", "reason_1_effect", "reason_2", "reason_2_effect"]
+    model = Artifact.load(made / "model")
+    wanted = [(wanted_reasons(model, row) + [("", math.nan)] * 2)[:2] for row in ROWS]
+    for i in (0, 1):
+        got = table[f"reason_{i + 1}_effect"].to_numpy(np.float64)
+        np.testing.assert_allclose(np.sort(got), np.sort([row[i][1] for row in wanted]), atol=1e-5)
+        named = table[f"reason_{i + 1}"].fillna("").value_counts().to_dict()
+        assert named == pd.Series([row[i][0] for row in wanted]).value_counts().to_dict()
+
+
+def test_a_dataset_has_the_reasons_of_its_raw_rows(spark: SparkSession, made: Path, tmp_path: Path) -> None:
+    source = made / "dataset/fold=train"
+    score_table(spark, config(made, source, encoded=True, explain=3, output=str(tmp_path / "encoded")))
+    score_table(spark, config(made, made / "raw", explain=3, output=str(tmp_path / "raw")))
+    encoded, raw = (sorted(map(repr, written(tmp_path / name))) for name in ("encoded", "raw"))
+    assert len(encoded) == 60
+    assert encoded == raw
+
+
+def test_an_empty_table_has_their_columns(spark: SparkSession, made: Path, tmp_path: Path) -> None:
+    spark.read.parquet(str(made / "raw")).limit(0).write.parquet(str(tmp_path / "raw"))
+    score_table(spark, config(made, tmp_path / "raw", explain=1, output=str(tmp_path / "scores")))
+    read = spark.read.parquet(str(tmp_path / "scores"))
+    assert read.dtypes[1:] == [("score", "float"), ("reason_1", "string"), ("reason_1_effect", "float")]
+    empty = pa.table(dict(zip(("colour", "size", "price"), [[]] * 3, strict=True)))
+    scored = nfm.scoring.load(made / "model").score(empty, explain=1)
+    assert (scored.num_rows, scored.column_names) == (0, ["score", "reason_1", "reason_1_effect"])
+
+
+def test_a_table_of_pandas_keeps_its_index(made: Path) -> None:
+    frame = pd.DataFrame([row[1:4] for row in ROWS], columns=["colour", "size", "price"], index=range(100, 160))
+    got = nfm.scoring.load(made / "model").score(frame, explain=4)  # there are three fields
+    assert got.index.tolist() == frame.index.tolist()
+    assert list(got.columns[:3]) == ["score", "reason_1", "reason_1_effect"]
+    assert (got["reason_1_effect"].dtype, got["reason_1"].dtype) == (np.float32, object)
+    assert got["reason_4"].tolist() == [None] * 60
+    assert got["reason_4_effect"].isna().all()
+    check_rows(made, [{**a, **b} for a, b in zip(records(frame), records(got), strict=True)], 3)
+    with pytest.raises(ConfigError, match=r"^explain: -1 given; it is how many reasons a row has, 0 for none"):
+        nfm.scoring.load(made / "model").score(frame, explain=-1)
+
+
+def records(frame: pd.DataFrame) -> list[dict[str, Any]]:
+    """With None where a number is missing."""
+    rows = frame.to_dict("records")
+    return [{str(k): None if isinstance(v, float) and math.isnan(v) else v for k, v in row.items()} for row in rows]
+
+
+def test_the_plan_and_the_settings(spark: SparkSession, made: Path, tmp_path: Path) -> None:
+    settings = config(made, made / "raw", explain=1, rank=True)
+    model, scan, source = open_all(spark, settings)
+    assert "\n  writes    id, score, reason_1, reason_1_effect, score_rank\n" in plan(
+        spark, settings, model, scan, source
+    )
+    for wrong in (-1, 11, "three"):
+        with pytest.raises(ValidationError, match=r"score\.explain"):
+            config(made, made / "raw", explain=wrong)
+    spark.read.parquet(str(made / "raw")).selectExpr("*", "1 Reason_2_Effect").write.parquet(str(tmp_path / "raw"))
+    taken = {"columns": ("Reason_2_Effect",), "output": str(tmp_path / "scores")}
+    with pytest.raises(ConfigError, match=r"^score\.columns: the output has a column 'reason_2_effect' already"):
+        open_all(spark, config(made, tmp_path / "raw", explain=2, **taken))
+    open_all(spark, config(made, tmp_path / "raw", explain=1, **taken))

@@ -1,0 +1,279 @@
+"""Batches from the dataset: every row once an epoch, in an order that only the seed decides."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import tensorflow as tf
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from nfm.contract.encoder import Inputs
+from nfm.contract.schema import Spec
+from nfm.training.data import batches as data
+from nfm.training.data.batches import Fold, Rows, features_of
+from tests.training.numbered import FILES, PLAIN, SPEC, Batch, as_arrays, table, train_fold, write
+
+
+@pytest.fixture(params=["kept", "streamed"])
+def how(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Folds that are kept in memory, and folds read anew each epoch."""
+    if request.param == "streamed":
+        monkeypatch.setattr(data, "KEPT_BYTES", -1)
+    return str(request.param)
+
+
+def labels(batches: tf.data.Dataset) -> list[list[int]]:
+    return [label[:, 0].astype(int).tolist() for _, label, _ in as_arrays(batches)]
+
+
+def flat(batches: list[list[int]]) -> list[int]:
+    return [row for batch in batches for row in batch]
+
+
+def by_hand(columns: pa.Table, spec: Spec, batch_labels: NDArray[Any]) -> dict[str, NDArray[Any]]:
+    """The features of the rows that have these labels, row by row from the table."""
+    found = {int(row["label"]): row for row in columns.to_pylist()}
+    rows = [found[int(label)] for label in batch_labels[:, 0]]
+    members = []
+    for row in rows:
+        of_row: list[tuple[int, float]] = []
+        for field, offset in zip(spec.fields, spec.offsets, strict=True):
+            if field.bag is not None:
+                pairs = zip(row[field.name], row[f"{field.name}_weights"], strict=True)
+                of_row += [(id_ + offset, weight) for id_, weight in pairs]
+        members.append(of_row)
+    widest = max(1, *(len(of_row) for of_row in members))
+    padded = [of_row + [(spec.rows, 0.0)] * (widest - len(of_row)) for of_row in members]
+    features = {
+        "ids": np.array([[row[f.name] for f in spec.fields if f.bag is None] for row in rows]),
+        "values": np.array([[row[name] for name in spec.field_numbers] for row in rows]),
+        "dense": np.array([[row[name] for name in spec.dense] for row in rows]),
+    }
+    if any(field.bag for field in spec.fields):
+        features["bag_rows"] = np.array([[place for place, _ in of_row] for of_row in padded])
+        features["bag_values"] = np.array([[value for _, value in of_row] for of_row in padded])
+    return features
+
+
+def check_batches(batches: list[Batch], columns: pa.Table, spec: Spec) -> None:
+    for features, label, weight in batches:
+        expected = by_hand(columns, spec, label)
+        assert features.keys() == expected.keys()
+        for name, array in features.items():
+            np.testing.assert_array_equal(array, expected[name], err_msg=name)
+            assert array.dtype == (np.int32 if name in ("ids", "bag_rows") else np.float32)
+        assert label.dtype == weight.dtype == np.dtype("float32")
+        np.testing.assert_array_equal(weight, label[:, 0] / 4)
+
+
+TOTAL = 93
+
+
+@pytest.mark.parametrize("spec", [SPEC, PLAIN], ids=["bags", "plain"])
+@pytest.mark.parametrize("seed", [None, 3])
+def test_batches_hold_the_rows_of_the_files(
+    tmp_path: Path, how: str, in_the_graph: None, spec: Spec, seed: int | None
+) -> None:
+    fold = train_fold(write(tmp_path, spec, FILES), spec)
+    batches = fold.batches(8, seed=seed, shuffle_rows=30)
+    assert batches.cardinality().numpy() == fold.steps(8) == 12
+    found = as_arrays(batches)
+    assert [len(label) for _, label, _ in found] == [8] * 11 + [5]
+    check_batches(found, whole(spec), spec)
+    rows = [int(label) for _, of_batch, _ in found for label in of_batch[:, 0]]
+    assert sorted(rows) == list(range(TOTAL))
+    if seed is None:  # the files by name: country=DE comes first
+        assert rows == [*range(48, 93), *range(48)]
+
+
+def whole(spec: Spec) -> pa.Table:
+    """All rows of FILES, drawn as `write` draws them."""
+    parts, start = [], 0
+    for groups in FILES.values():
+        for rows in groups:
+            parts.append(table(spec, start, rows))
+            start += rows
+    return pa.concat_tables(parts)
+
+
+def test_few_rows_are_batched_without_a_graph_to_the_same_batches(
+    tmp_path: Path, how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fold = train_fold(write(tmp_path, PLAIN, FILES))
+    for skip in (0, 3, 12):
+        few = as_arrays(fold.batches(8, seed=1, epoch=2, skip=skip, shuffle_rows=30))
+        with monkeypatch.context() as patch:
+            patch.setattr(data, "PIECE", 16)
+            many = as_arrays(fold.batches(8, seed=1, epoch=2, skip=skip, shuffle_rows=30))
+        assert len(few) == len(many) == 12 - skip
+        check_batches(few, whole(PLAIN), PLAIN)
+        assert all(np.array_equal(a[1], b[1]) for a, b in zip(few, many, strict=True))
+
+
+def test_the_same_seed_and_epoch_give_the_same_batches_and_others_other_ones(
+    tmp_path: Path, in_the_graph: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = write(tmp_path, PLAIN, FILES)
+
+    def batches(seed: int, epoch: int) -> list[list[int]]:
+        return labels(train_fold(folder).batches(8, seed=seed, epoch=epoch, shuffle_rows=30))
+
+    first = batches(1, 0)
+    assert batches(1, 0) == first
+    assert sorted(flat(batches(1, 1))) == sorted(flat(batches(2, 0))) == list(range(TOTAL))
+    assert batches(1, 1) != first != batches(2, 0) != batches(1, 1)
+    monkeypatch.setattr(data, "KEPT_BYTES", -1)
+    assert batches(1, 0) == first
+    once_more = train_fold(folder).batches(8, seed=1, shuffle_rows=30)
+    assert labels(once_more) == labels(once_more) == first
+
+
+def in_memory(rows: int) -> Fold:
+    label = np.arange(rows, dtype=np.float32)
+    ids = np.stack([np.arange(rows), np.zeros(rows)], axis=1).astype(np.int32)
+    empty = np.empty((rows, 0), np.float32)
+    none = Inputs(ids, empty, empty, np.empty(0, np.int32), np.empty(0, np.float32), np.zeros(rows + 1, np.int64))
+    return Fold.in_memory(PLAIN, Rows(none, label, np.float32(0.25) * label, None))
+
+
+@given(
+    files=st.lists(st.lists(st.integers(0, 25), min_size=1, max_size=4), min_size=1, max_size=4).filter(
+        lambda files: sum(map(sum, files)) > 0
+    ),
+    size=st.integers(1, 40),
+    shuffle_rows=st.integers(1, 120),
+    epoch=st.integers(0, 3),
+    kept=st.booleans(),
+    piece=st.integers(1, 50),
+)
+@settings(max_examples=40)
+def test_every_row_is_in_one_batch_and_an_epoch_goes_on_where_it_is_entered(
+    tmp_path_factory: pytest.TempPathFactory,
+    files: list[list[int]],
+    size: int,
+    shuffle_rows: int,
+    epoch: int,
+    kept: bool,
+    piece: int,
+) -> None:
+    folder = tmp_path_factory.mktemp("dataset")
+    write(folder, SPEC, {f"part-{i}.parquet": groups for i, groups in enumerate(files)})
+    rows = sum(map(sum, files))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(data, "KEPT_BYTES", 1 << 20 if kept else -1)
+        patch.setattr(data, "PIECE", piece)
+        fold = train_fold(folder, SPEC)
+        # What the graph is handed, without TensorFlow: pieces of whole batches.
+        pieces = list(fold._shuffled(size, 5, epoch, 0, shuffle_rows))
+        assert all(len(p.label) % size == 0 for p in pieces[:-1])
+        order = np.concatenate([p.label for p in pieces]).astype(int).tolist()
+        assert sorted(order) == list(range(rows))
+        for skip in {0, 1, fold.steps(size) // 2, fold.steps(size) - 1, fold.steps(size), fold.steps(size) + 1}:
+            rest = [p.label for p in fold._shuffled(size, 5, epoch, skip, shuffle_rows)]
+            assert np.concatenate([np.empty(0), *rest]).astype(int).tolist() == order[skip * size :]
+
+
+@pytest.mark.parametrize("skip", [0, 1, 5, 11, 12, 20])
+def test_skipping_leaves_out_exactly_the_first_batches(tmp_path: Path, how: str, in_the_graph: None, skip: int) -> None:
+    fold = train_fold(write(tmp_path, SPEC, FILES), SPEC)
+    all_batches = as_arrays(fold.batches(8, seed=1, epoch=1, shuffle_rows=30))
+    rest = as_arrays(fold.batches(8, seed=1, epoch=1, skip=skip, shuffle_rows=30))
+    assert len(rest) == max(0, 12 - skip)
+    for (features, label, _), (expected, expected_label, _) in zip(rest, all_batches[skip:], strict=True):
+        np.testing.assert_array_equal(label, expected_label)
+        assert all(np.array_equal(features[name], expected[name]) for name in expected)
+
+
+def test_what_is_skipped_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(data, "KEPT_BYTES", -1)
+    folder = write(tmp_path, PLAIN, {f"part-{i}.parquet": [10] for i in range(10)})
+    fold = train_fold(folder)
+    order = flat(labels(fold.batches(10, seed=1, shuffle_rows=20)))
+    for row in order[:80:10]:  # windows of two files each: the first four are skipped
+        (folder / "fold=train" / f"part-{row // 10}.parquet").unlink(missing_ok=True)
+    for row in order[:80]:
+        (folder / "fold=train" / f"part-{row // 10}.parquet").unlink(missing_ok=True)
+    assert flat(labels(fold.batches(10, seed=1, skip=8, shuffle_rows=20))) == order[80:]
+
+
+def test_rows_of_different_files_meet_in_a_batch_and_a_window_is_no_larger_than_asked(tmp_path: Path, how: str) -> None:
+    fold = train_fold(write(tmp_path, PLAIN, {f"part-{i:02}.parquet": [25, 25] for i in range(20)}))
+    order = np.array(flat(labels(fold.batches(50, seed=1, shuffle_rows=250))))
+    windows = order.reshape(4, 250)  # five row groups each
+    for window in windows:
+        assert len(set(window // 25)) == 10
+        for batch in window.reshape(5, 50):
+            assert len(set(batch // 50)) >= 4  # files
+    assert len({row // 25 for row in order[:250]} & {row // 25 for row in order[250:]}) == 0
+    # Places in an epoch say nothing of places in the files.
+    assert abs(np.corrcoef(order, np.arange(1000))[0, 1]) < 0.5
+    within = windows[0]
+    assert abs(np.corrcoef(within, np.arange(250))[0, 1]) < 0.2
+
+
+def test_pieces_come_in_the_files_order_with_the_groups(tmp_path: Path, how: str) -> None:
+    fold = train_fold(write(tmp_path, SPEC, FILES), SPEC, "k")
+    pieces = list(fold.pieces(12))
+    assert max(len(piece.label) for piece in pieces) == 12
+    rows = np.concatenate([piece.label for piece in pieces]).astype(int)
+    assert rows.tolist() == [*range(48, 93), *range(48)]
+    groups = np.concatenate([piece.group for piece in pieces if piece.group is not None])
+    assert groups.tolist() == [f"g{i % 3}" if i % 5 else None for i in rows]
+    batches: list[Batch] = [(features_of(p.inputs, SPEC), p.label[:, np.newaxis], p.weight) for p in pieces]
+    check_batches(batches, whole(SPEC), SPEC)
+    assert all(piece.group is None for piece in train_fold(tmp_path, SPEC).pieces())
+
+
+def test_a_fold_in_memory_is_a_fold_like_any_other() -> None:
+    fold = in_memory(100)
+    epochs = [labels(fold.batches(32, seed=1, epoch=epoch)) for epoch in range(2)]
+    assert [len(batch) for batch in epochs[0]] == [32, 32, 32, 4]
+    assert sorted(flat(epochs[0])) == sorted(flat(epochs[1])) == list(range(100))
+    assert epochs[0] != epochs[1]
+    assert [len(piece.label) for piece in fold.pieces(40)] == [40, 40, 20]
+    for features, label, _ in as_arrays(fold.batches(32)):
+        np.testing.assert_array_equal(features["ids"][:, 0], label[:, 0])
+    empty = in_memory(0)
+    assert (empty.rows, empty.steps(5), list(empty.pieces()), as_arrays(empty.batches(5, seed=1))) == (0, 0, [], [])
+
+
+def test_rows_without_members_are_all_padding() -> None:
+    ids, nothing = np.zeros((2, 2), np.int32), np.zeros((2, 0), np.float32)
+    none = Inputs(ids, nothing, nothing, np.empty(0, np.int32), np.empty(0, np.float32), np.zeros(3, np.int64))
+    features = features_of(none, SPEC)
+    assert features["bag_rows"].tolist() == [[SPEC.rows], [SPEC.rows]]
+    assert features["bag_values"].tolist() == [[0.0], [0.0]]
+    three = none._replace(
+        bag_rows=np.array([5, 7, 5], np.int32),
+        bag_values=np.array([1, 2, 3], np.float32),
+        bag_splits=np.array([0, 0, 3]),
+    )
+    assert features_of(three, SPEC)["bag_rows"].tolist() == [[SPEC.rows] * 3, [5, 7, 5]]
+    assert "bag_rows" not in features_of(none, PLAIN)
+
+
+def test_a_digest_says_whether_the_files_are_the_same(tmp_path: Path) -> None:
+    first = train_fold(write(tmp_path / "one", PLAIN, FILES)).digest()
+    assert train_fold(write(tmp_path / "two", PLAIN, FILES)).digest() == first
+    renamed = {name.replace("part-1", "part-2"): groups for name, groups in FILES.items()}
+    regrouped = {**FILES, "part-0.parquet": [8, 39]}
+    others = [train_fold(write(tmp_path / str(i), PLAIN, f)).digest() for i, f in enumerate((renamed, regrouped))]
+    assert len({first, *others}) == 3
+    assert in_memory(10).digest() == in_memory(10).digest() != in_memory(11).digest()
+
+
+def test_op_determinism_takes_the_batches_as_they_are(tmp_path: Path, in_the_graph: None) -> None:
+    fold = train_fold(write(tmp_path, SPEC, FILES), SPEC)
+    tf.config.experimental.enable_op_determinism()
+
+    def seen() -> Iterator[float]:
+        for epoch in range(2):
+            for _, label, weight in fold.batches(8, seed=1, epoch=epoch, shuffle_rows=30):
+                yield float(tf.reduce_sum(label[:, 0] * weight))
+
+    assert list(seen()) == list(seen())

@@ -1,0 +1,113 @@
+"""Files that are not what the feature job wrote, or do not stay so: each is refused by its name."""
+
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import tensorflow as tf
+
+from nfm.contract.errors import DataError
+from nfm.training.data import batches as data
+from nfm.training.data.batches import read_errors, read_folds
+from tests.training.numbered import FILES, PLAIN, SPEC, as_arrays, table, train_fold, write
+
+
+def rewrite(path: Path, change: dict[str, pa.Array | None]) -> None:
+    """Other columns in a file, or (None) fewer."""
+    found = pq.read_table(path, partitioning=None)
+    columns = {name: found[name] for name in found.column_names} | change
+    pq.write_table(pa.table({name: column for name, column in columns.items() if column is not None}), path)
+
+
+def test_a_dataset_that_is_not_there_lost_a_file_or_has_another_encoding_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"There is no dataset in .*_dataset\.json cannot be read"):
+        read_folds(tmp_path, PLAIN)
+    (tmp_path / "_dataset.json").write_text("[1]")
+    with pytest.raises(DataError, match="There is no dataset in"):
+        read_folds(tmp_path, PLAIN)
+    write(tmp_path, PLAIN, FILES)
+    with pytest.raises(DataError, match="they do not belong together"):
+        read_folds(tmp_path, SPEC)
+    (tmp_path / "fold=train" / "part-1.parquet").unlink()
+    with pytest.raises(DataError, match=r"fold=train holds 92 rows where _dataset\.json says 93"):
+        read_folds(tmp_path, PLAIN)
+    write(tmp_path / "empty", PLAIN, {"part-0.parquet": [0]})
+    with pytest.raises(DataError, match=r"The train fold of .* is empty"):
+        read_folds(tmp_path / "empty", PLAIN)
+    (tmp_path / "fold=train" / "part-1.parquet").write_bytes(b"PAR1 not at all")
+    with pytest.raises(DataError, match=r"part-1\.parquet cannot be read"):
+        read_folds(tmp_path, PLAIN)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"b": None}, r"part-1\.parquet has no column 'b'; it has label, weight, k"),
+        ({"k": None}, r"part-1\.parquet has no column 'k'"),
+        ({"b": pa.array([1], pa.int64())}, r"Column 'b' of .*part-1\.parquet is int64, not int32"),
+        ({"label": pa.array([1.0])}, r"Column 'label' of .*part-1\.parquet is double, not float"),
+        ({"tags": pa.array([1], pa.int32())}, r"Column 'tags' of .*part-1\.parquet is int32, not list<int32>"),
+        ({"tags_weights": pa.array([[1.0]])}, r"'tags_weights' of .*part-1\.parquet is list<.*>, not list<float>"),
+        ({"y_missing": None}, r"part-1\.parquet has no column 'y_missing'"),
+    ],
+)
+def test_a_file_of_another_schema_is_refused_by_name(tmp_path: Path, change: dict[str, Any], message: str) -> None:
+    write(tmp_path, SPEC, FILES)
+    rewrite(tmp_path / "fold=train" / "part-1.parquet", change)
+    with pytest.raises(DataError, match=message):
+        read_folds(tmp_path, SPEC, "k")
+
+
+WRONG_ROWS = [
+    ({"label": pa.array([None], pa.float32())}, r"Column 'label' of .*part-1\.parquet has nulls"),
+    ({"weight": pa.array([None], pa.float32())}, r"Column 'weight' of .*part-1\.parquet has nulls"),
+    ({"b": pa.array([None], pa.int32())}, r"Column 'b' of .*part-1\.parquet has nulls"),
+    ({"tags": pa.array([[None]], pa.list_(pa.int32()))}, r"Column 'tags' of .*part-1\.parquet has nulls"),
+    ({"b": pa.array([7], pa.int32())}, r"part-1\.parquet has ids of the field 'b' that its vocabulary does not have"),
+    ({"a": pa.array([-1], pa.int32())}, r"part-1\.parquet has ids of the field 'a'"),
+]
+
+
+@pytest.mark.parametrize(("change", "message"), WRONG_ROWS)
+def test_rows_that_the_feature_job_never_writes_are_refused_by_their_file(
+    tmp_path: Path, in_the_graph: None, change: dict[str, Any], message: str
+) -> None:
+    write(tmp_path, SPEC, FILES)
+    rewrite(tmp_path / "fold=train" / "part-1.parquet", change)
+    fold = train_fold(tmp_path, SPEC)
+    with pytest.raises(DataError, match=message):
+        list(fold.pieces())
+    with pytest.raises(DataError, match=message), read_errors([fold]):
+        as_arrays(fold.batches(8, seed=1))
+
+
+def test_a_file_that_vanishes_or_changes_during_the_training_is_told_as_what_it_is(
+    tmp_path: Path, in_the_graph: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(data, "KEPT_BYTES", -1)
+    fold = train_fold(write(tmp_path, PLAIN, FILES))
+    path = tmp_path / "fold=train" / "part-0.parquet"
+    batches = fold.batches(8, seed=1, shuffle_rows=30)
+    with read_errors([fold]):
+        assert len(as_arrays(batches)) == 12
+    content = path.read_bytes()
+    path.unlink()
+    with pytest.raises(DataError, match=r"part-0\.parquet cannot be read"), read_errors([fold]):
+        as_arrays(batches)
+    with pytest.raises(tf.errors.OpError):  # which is what it would be outside
+        as_arrays(batches)
+    path.write_bytes(content[:-100])
+    with pytest.raises(DataError, match=r"part-0\.parquet cannot be read"), read_errors([fold]):
+        as_arrays(batches)
+    pq.write_table(table(PLAIN, 0, 47), path)
+    with pytest.raises(DataError, match=r"of .*part-0\.parquet holds 47 rows, and held|part-0\.parquet cannot be read"):
+        list(fold.pieces())
+
+
+def test_errors_of_others_pass_through_and_old_ones_are_forgotten(tmp_path: Path, in_the_graph: None) -> None:
+    fold = train_fold(write(tmp_path, PLAIN, FILES))
+    fold._failed.append(DataError("of an earlier epoch"))
+    with pytest.raises(tf.errors.InvalidArgumentError), read_errors([fold]):
+        tf.debugging.assert_equal(1, 2)

@@ -1,0 +1,88 @@
+"""What the metrics of all tasks share: nothing at all, huge logits, the constant; and scores put into cells."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+import sklearn.metrics as reference
+
+from nfm.contract.errors import DataError
+from nfm.training.metrics import curves
+from nfm.training.metrics.curves import ScoreCells
+from nfm.training.metrics.names import Task
+from nfm.training.metrics.scores import sigmoid
+from nfm.training.metrics.tally import tally, train_mean
+from tests.training.judging import NAMES, binary
+
+
+@pytest.mark.parametrize("task", ["binary", "regression", "multiclass"])
+@pytest.mark.parametrize("rows", [0, 3])
+def test_without_rows_or_weight_nothing_is_defined(task: Task, rows: int) -> None:
+    counted = tally(task, NAMES, (0.2, 0.3, 0.5))
+    logits = np.ones((rows, 3 if task == "multiclass" else 1), np.float32)
+    counted.add(np.arange(rows) % 2, np.zeros(rows), logits, logits)
+    found = counted.metrics()
+    assert found["rows"] == rows
+    measured = [found, found["constant"], found["linear"]]
+    assert {value for one in measured for name, value in one.items() if not isinstance(value, dict | int)} == {None}
+    json.dumps(found, allow_nan=False)
+
+
+def test_huge_logits_do_not_overflow() -> None:
+    found = binary([1, 0, 1, 0], [1e4, -1e4, -1e4, 1e4], linear=[1e4, -1e4, 1e4, -1e4]).metrics()
+    assert found["log_loss"] == pytest.approx(5000)
+    assert found["linear"]["log_loss"] == 0
+    assert found["auc"] == 0.5
+    assert found["linear"]["auc"] == 1.0
+    many = tally("multiclass", NAMES, (0.2, 0.3, 0.5))
+    logits = np.array([[1e4, 0, -1e4], [1e4, 0, -1e4]], np.float32)
+    many.add(np.array([0, 2]), np.ones(2), logits, logits)
+    assert many.metrics()["log_loss"] == pytest.approx(1e4)
+
+
+def test_outputs_that_are_no_numbers_are_refused() -> None:
+    with pytest.raises(DataError, match=re.escape("those of 1 of 2 rows are not, [nan] for one")):
+        binary([0, 1], [0, np.nan])
+
+
+def test_many_scores_are_cells_and_the_areas_nearly_exact() -> None:
+    rng = np.random.default_rng(1)
+    rows = 200_000
+    score = rng.normal(-4, 1.5, rows).astype(np.float32)
+    label = (rng.uniform(size=rows) < sigmoid(score.astype(float))).astype(np.float32)
+    weight = rng.uniform(0.5, 2, rows)
+    sums = np.stack([weight * label, weight * (1 - label)], axis=1)
+    exact, coarse, shuffled = ScoreCells(2), ScoreCells(2, 1 << 14), ScoreCells(2, 1 << 14)
+    order = rng.permutation(rows)
+    for piece in np.array_split(np.arange(rows), 11):
+        exact.add(score[piece], sums[piece])
+        coarse.add(score[piece], sums[piece])
+        shuffled.add(score[order[piece]], sums[order[piece]])
+    assert exact.exact
+    assert not coarse.exact
+    assert len(coarse.cells()) <= 1 << 14
+    np.testing.assert_allclose(shuffled.cells(), coarse.cells())
+    expected = reference.roc_auc_score(label, score, sample_weight=weight)
+    assert curves.auc(*exact.cells().T) == pytest.approx(expected, abs=1e-9)
+    assert curves.auc(*coarse.cells().T) == pytest.approx(expected, abs=1e-4)
+    precision = reference.average_precision_score(label, score, sample_weight=weight)
+    few, all_of_them = (curves.precision_recall(*cells.cells().T) for cells in (coarse, exact))
+    assert few is not None and all_of_them is not None
+    assert all_of_them.average_precision == pytest.approx(precision, abs=1e-9)
+    assert few.average_precision == pytest.approx(precision, abs=1e-4)
+
+
+def test_cells_of_one_exponent_are_told_apart_by_their_leading_bits() -> None:
+    cells = ScoreCells(1, limit=2)
+    cells.add(np.array([1.0, 1.25, 1.5, 1.75, -3.0]), np.ones((5, 1)))
+    assert not cells.exact  # 5 scores, 2 cells: the sign is what is left
+    assert cells.cells()[:, 0].tolist() == [1, 4]
+
+
+def test_the_constant_is_the_weighted_mean_of_the_train_fold() -> None:
+    pieces = [(np.array([1, 0], np.float32), np.array([3, 1])), (np.array([0.0]), np.array([2]))]
+    assert train_mean("binary", (), pieces) == pytest.approx((0.5,))
+    assert train_mean("multiclass", NAMES, pieces) == pytest.approx((0.5, 0.5, 0))
+    assert train_mean("regression", (), [(label, 0 * weight) for label, weight in pieces]) == pytest.approx((1 / 3,))
+    assert train_mean("multiclass", NAMES, []) == (0, 0, 0)

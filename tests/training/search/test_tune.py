@@ -1,0 +1,260 @@
+"""The search: its first trial, its best file, going on after a kill, and what it refuses. Its trainings are real."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import optuna
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from optuna.distributions import BaseDistribution, FloatDistribution
+
+from nfm.config.file import load, put, read
+from nfm.config.space import Space, read_space
+from nfm.contract.errors import ConfigError, DataError
+from nfm.contract.publish import BusyError, locked
+from nfm.contract.schema import Field, Spec
+from nfm.training import train
+from nfm.training.search import summary as tune_summary
+from nfm.training.search.study import JOURNAL
+from nfm.training.search.tune import Search, _importance, begun, tune
+
+ROOT = Path(__file__).parents[3]
+BUCKETS = 6
+SPEC = Spec(("k",), tuple(Field(name, (name,), ("text",), BUCKETS, 0, None) for name in ("a", "b")), (), ())
+TEXT = """
+# A comment that is lost
+name: checkerboard
+workdir: {workdir}
+source: {{path: unused}}
+columns: {{key: [k], label: y, categorical: {{a: {{hash_buckets: 6}}, b: {{hash_buckets: 6}}}}}}
+model: {{embedding_dim: 4, hidden_units: [8], batch_norm: false, pooling_dropout: 0.0, hidden_dropout: 0.0}}
+train: {{optimizer: adam, learning_rate: 0.001, batch_size: 64, epochs: 3, early_stopping: {{monitor: val_auc}}}}
+"""
+SPACE = "{train.learning_rate: {low: 0.001, high: 0.1, log: true}, model.hidden_units: [[8], [16, 8]]}"
+
+
+def write_dataset(workdir: Path, seed: int = 0) -> None:
+    """Whether a + b is even; a is missing (0) in some rows."""
+    rng = np.random.default_rng(seed)
+    rows = {"train": 300, "valid": 120, "test": 40}
+    for fold, count in rows.items():
+        a, b = rng.integers(0, BUCKETS + 1, count), rng.integers(1, BUCKETS + 1, count)
+        columns = {"label": ((a + b) % 2 == 0).astype(np.float32), "weight": np.ones(count, np.float32)}
+        columns |= {"a": a.astype(np.int32), "b": b.astype(np.int32)}
+        (workdir / "dataset" / f"fold={fold}").mkdir(parents=True, exist_ok=True)
+        pq.write_table(pa.table(columns), workdir / "dataset" / f"fold={fold}" / "part-0.parquet")
+    facts = {"encoding_fingerprint": SPEC.fingerprint, "rows": rows}
+    (workdir / "dataset" / "_dataset.json").write_text(json.dumps(facts))
+    (workdir / "encoding").mkdir(exist_ok=True)
+    (workdir / "encoding" / "spec.json").write_text(SPEC.to_json())
+
+
+def prepare(folder: Path) -> Path:
+    """A dataset, and the configuration file of a model for it."""
+    write_dataset(folder / "work")
+    path = folder / "c.yaml"
+    path.write_text(TEXT.format(workdir=folder / "work"))
+    return path
+
+
+def space_of(path: Path, *changes: str, space: str = SPACE) -> Space:
+    return read_space(path, read(path, [f"tune.space={space}", *changes]))
+
+
+def outcome(search: Search) -> list[tuple[Any, ...]]:
+    return [(t.number, t.value, dict(t.settings), t.as_it_is, list(t.by_epoch), t.reason) for t in search.trials]
+
+
+@pytest.fixture(scope="module")
+def searched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Space, Search]]:
+    space = space_of(prepare(tmp_path_factory.mktemp("searched")))
+    yield space, tune(space, 3)
+
+
+def test_the_first_trial_is_the_configuration_and_best_yaml_is_the_best_ones(searched: tuple[Space, Search]) -> None:
+    space, search = searched
+    first, best = search.trials[0], search.best
+    assert (search.metric, search.sign, len(search.trials)) == ("val_auc", 1, 3)
+    assert first.as_it_is
+    assert dict(first.settings) == {"train.learning_rate": 0.001, "model.hidden_units": [8]}
+    assert not any(trial.as_it_is for trial in search.trials[1:])
+    assert best is not None
+    values = [trial.value for trial in search.trials if trial.value is not None]
+    assert best.value == max(values)
+    assert len(set(values)) > 1
+    assert best.value == max(best.by_epoch)  # early stopping watches the same metric
+
+    path = search.folder / "best.yaml"
+    expected = space.content
+    for key, value in best.settings.items():
+        expected = put(expected, key, value, "")
+    assert read(path) == expected
+    config = load(path)
+    assert config.train.learning_rate == best.settings["train.learning_rate"]
+    encoding, folds = train.read(config)
+    fitted = train.fitted(config, encoding.spec, folds, None)
+    assert fitted.history["val_auc"][fitted.best_epoch - 1] == best.value
+
+    told = tune_summary.summary(space, search, 3)
+    assert f"best      {best.value:.4f}, trial {best.number}" in told
+    assert f"as it is  {first.value:.4f}" in told
+    assert f"python jobs/train.py --config {path}" in told
+
+
+def test_a_killed_search_goes_on_to_the_trials_of_an_undisturbed_one(
+    searched: tuple[Space, Search], tmp_path: Path
+) -> None:
+    path = prepare(tmp_path)
+    journal = tmp_path / "work" / "tune" / JOURNAL
+    command = [sys.executable, str(ROOT / "jobs/tune.py"), "--config", str(path), "--trials", "3"]
+    job = subprocess.Popen(
+        [*command, "--set", f"tune.space={SPACE}"],
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        # One trial is over, and the second has measured an epoch.
+        while job.poll() is None and (not journal.exists() or len(re.findall(r'"step":1,', journal.read_text())) < 2):
+            time.sleep(0.005)
+        assert job.poll() is None, "the search was over before it could be killed"
+        job.send_signal(signal.SIGKILL)
+    finally:
+        job.kill()
+        job.wait()
+    lock = Path(f"{journal}.lock")
+    lock.unlink(missing_ok=True)
+    lock.symlink_to(journal)  # as a kill in the midst of a write leaves it
+    with journal.open("a") as file:
+        file.write('{"op_code":6,"wor')
+    space = space_of(path)
+    assert outcome(begun(space)) == outcome(searched[1])[:1]
+    assert "2 to come, 1 done" in tune_summary.plan(space, begun(space), 3)
+    assert outcome(tune(space, 2)) == outcome(searched[1])[:2]
+    assert outcome(tune(space, 3)) == outcome(searched[1])  # more are asked for, later
+    assert outcome(tune(space, 2)) == outcome(searched[1])  # there are more already
+
+
+def test_what_has_changed_since_is_named(searched: tuple[Space, Search], tmp_path: Path) -> None:
+    path = prepare(tmp_path)
+    tune(space_of(path), 1)
+    for changed, name in (
+        (space_of(path, "train.batch_size=32"), "train.batch_size"),
+        (space_of(path, "tune.metric=val_loss"), "tune.metric"),
+        (space_of(path, space="{model.embedding_dim: [4, 8]}"), "tune.space.model.embedding_dim, tune.space.model.hid"),
+    ):
+        with pytest.raises(DataError, match=f"this changed: {re.escape(name)}") as error:
+            tune(changed, 2)
+        assert f"delete {tmp_path}/work/tune or give it another name" in str(error.value)
+    write_dataset(tmp_path / "work", seed=1)
+    pq.write_table(
+        pq.read_table(tmp_path / "work/dataset/fold=train/part-0.parquet"),
+        tmp_path / "work/dataset/fold=train/part-0.parquet",
+        compression="none",
+    )
+    with pytest.raises(DataError, match="this changed: train fold"):
+        begun(space_of(path))
+
+
+def test_a_journal_that_cannot_be_read_and_a_search_that_is_on(tmp_path: Path) -> None:
+    path = prepare(tmp_path)
+    folder = tmp_path / "work" / "tune"
+    with locked(folder), pytest.raises(BusyError, match="Another run is writing"):
+        tune(space_of(path), 1)
+    folder.mkdir()
+    (folder / JOURNAL).write_text("nothing of the kind\n{}\n")
+    with pytest.raises(DataError, match=r"journal\.log, cannot be read .* Delete"):
+        tune(space_of(path), 1)
+
+
+def test_refused_combinations_and_divergence_are_trials_with_a_reason(tmp_path: Path) -> None:
+    space = space_of(
+        prepare(tmp_path),
+        "tune.metric=val_loss",
+        "train.optimizer=adagrad",
+        "train.learning_rate=0.05",
+        "train.epochs=2",
+        space="{train.optimizer: [adagrad, sgd], train.momentum: [0.0, 0.9], train.learning_rate: [0.05, 1.0e+30]}",
+    )
+    search = tune(space, 9)
+    assert search.sign == -1
+    for trial in search.trials:
+        settings = trial.settings
+        refused = settings["train.optimizer"] == "adagrad" and settings["train.momentum"]
+        diverged = settings["train.learning_rate"] > 1
+        if "once more: not trained again" in (trial.reason or ""):
+            twin = search.trials[int((trial.reason or "").split()[4]) - 1]
+            assert (twin.settings, twin.value) == (settings, trial.value)
+        elif refused:
+            assert trial.value is None
+            assert "momentum is of sgd, but optimizer is adagrad" in (trial.reason or "")
+        elif diverged:
+            assert trial.value is None
+            assert "the training diverged" in (trial.reason or "")
+        elif trial.value is None:
+            assert "worse than the median" in (trial.reason or "")
+    reasons = " ".join(trial.reason or "" for trial in search.trials)
+    assert "momentum is of sgd" in reasons
+    assert "diverged" in reasons
+    assert search.best is not None
+    assert search.best.value == min(trial.value for trial in search.trials if trial.value is not None)
+
+
+def test_a_space_without_the_configuration_and_of_few_combinations(tmp_path: Path) -> None:
+    space = space_of(prepare(tmp_path), "train.epochs=1", space="{model.embedding_dim: [2, 3]}")  # it is 4
+    search = tune(space, 30)
+    first = search.trials[0]
+    assert (first.as_it_is, dict(first.settings)) == (True, {})
+    assert first.value is not None
+    assert search.exhausted
+    assert {trial.settings.get("model.embedding_dim") for trial in search.trials} == {None, 2, 3}
+    assert "every combination of the space was tried" in tune_summary.summary(space, search, 30)
+
+
+def test_nothing_came_to_its_end(tmp_path: Path) -> None:
+    space = space_of(prepare(tmp_path), "train.optimizer=sgd", space="{train.learning_rate: [1.0e+30, 1.0e+31]}")
+    space = read_space(space.path, put(space.content, "train.learning_rate", 1e30, ""))
+    with pytest.raises(DataError, match=r"None of the \d trials came to its end:\n  trial 1: .*the training diverged"):
+        tune(space, 2)
+    assert not (tmp_path / "work/tune/best.yaml").exists()
+
+
+def test_trials_are_judged_by_rows_they_do_not_learn_from(tmp_path: Path) -> None:
+    path = prepare(tmp_path)
+    with pytest.raises(ConfigError, match=r"judged by loss of the rows that they learn from.*such as val_loss"):
+        begun(space_of(path, "train.early_stopping.monitor=loss"))
+    valid = tmp_path / "work/dataset/fold=valid/part-0.parquet"
+    table = pq.read_table(valid)
+    pq.write_table(table.set_column(0, "label", pa.array(np.ones(len(table), np.float32))), valid)
+    with pytest.raises(DataError, match=r"val_auc, which is not defined"):
+        tune(space_of(path, "train.early_stopping=null", "tune.metric=val_auc"), 2)
+    facts = json.loads((tmp_path / "work/dataset/_dataset.json").read_text())
+    facts["rows"]["valid"] = 0
+    valid.unlink()
+    (tmp_path / "work/dataset/_dataset.json").write_text(json.dumps(facts))
+    with pytest.raises(DataError, match=r"no row of .* fell to the validation fold"):
+        begun(space_of(path))
+
+
+def test_what_moves_the_metric_is_what_matters() -> None:
+    rng, study = np.random.default_rng(0), optuna.create_study()
+    unit: dict[str, BaseDistribution] = {name: FloatDistribution(0, 1) for name in ("moves", "noise")}
+    told = []
+    for _ in range(40):
+        drawn = dict(zip(unit, rng.random(2).tolist(), strict=True))
+        study.add_trial(optuna.create_trial(params=drawn, distributions=unit, value=drawn["moves"] ** 2))
+        told.append(_importance(study))
+    assert [bool(shares) for shares in told[:10]] == [False] * 9 + [True]
+    assert told[-1]["moves"] > 0.9
+    assert sum(told[-1].values()) == pytest.approx(1)

@@ -1,0 +1,330 @@
+"""A step: its loss, what it moves and by how much, and the dropout of known values; and the measuring of a fold."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from numpy.typing import NDArray
+
+from nfm.config.train import Model, Train
+from nfm.contract.encoder import Inputs
+from nfm.contract.schema import Bag, Field, Spec
+from nfm.training.data.batches import Fold, Rows, features_of
+from nfm.training.metrics.regression import RegressionTally
+from nfm.training.model import build, linear_part
+from nfm.training.optimizers import Optimizer
+from nfm.training.step import make_measure, make_step
+
+MakeRows = Callable[..., Inputs]
+Arrays = dict[str, NDArray[Any]]
+PENALTIES = {"embedding": 0.3, "linear": 0.2, "hidden": 0.1}
+
+
+def model_settings(**changes: Any) -> Model:
+    """Without chance and without statistics of the batch, so that a step can be computed again."""
+    quiet = {"batch_norm": False, "pooling_dropout": 0.0, "hidden_dropout": 0.0, "activation": "tanh"}
+    return Model.model_validate({"embedding_dim": 3, "hidden_units": (4,), **quiet, **changes})
+
+
+def sgd(**changes: Any) -> Train:
+    return Train.model_validate({"optimizer": "sgd", "learning_rate": 0.1, **changes})
+
+
+def shaken(spec: Spec, form: Model) -> keras.Model:
+    model, rng = build(spec, form), np.random.default_rng(3)
+    for variable in model.weights:
+        variable.assign(rng.normal(0.1, 0.4, variable.shape))
+    return model
+
+
+class Trained:
+    """A model and the steps that it takes; the same weights at first every time."""
+
+    def __init__(self, spec: Spec, form: Model, settings: Train, model: keras.Model | None = None) -> None:
+        self.model, self.number = model or shaken(spec, form), 0
+        self._rate = settings.learning_rate
+        self._optimizer = Optimizer(settings, self.model.variables)
+        self._step = make_step(spec, form, settings, self._optimizer)
+
+    def step(self, features: Arrays, label: NDArray[Any], weight: NDArray[Any], number: int | None = None) -> float:
+        self.number = number or self.number + 1
+        given = {name: tf.constant(array) for name, array in features.items()}
+        loss = self._step(given, tf.constant(label), tf.constant(weight), self._rate, self.number)
+        self._optimizer.publish()
+        return loss
+
+    @property
+    def weights(self) -> Arrays:
+        return {variable.path: variable.numpy() for variable in self.model.trainable_variables}
+
+
+def of_task(task: str, count: int) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Labels (B, 1), and weights (B,) with a 0 among them."""
+    rng = np.random.default_rng(count)
+    label = {
+        "binary": rng.integers(0, 2, count),
+        "regression": rng.normal(size=count),
+        "multiclass": rng.integers(0, 3, count),
+    }
+    weight = rng.uniform(0.5, 2, count)
+    weight[0] = 0
+    return label[task].astype(np.float32)[:, np.newaxis], weight.astype(np.float32)
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+@pytest.mark.parametrize("task", ["binary", "regression", "multiclass"])
+def test_a_step_returns_the_weighted_sum_of_the_losses_before_it(
+    task: str, reduction: str, bags: Spec, make_rows: MakeRows
+) -> None:
+    form = model_settings(task=task, l2=PENALTIES)
+    trained = Trained(bags, form, sgd(loss_reduction=reduction, learning_rate=0.01))
+    features, (label, weight) = features_of(make_rows(bags, 7), bags), of_task(task, 7)
+    for _ in range(2):
+        logits, y = trained.model(features, training=False).numpy().astype(np.float64), label[:, 0]
+        if task == "binary":
+            p = 1 / (1 + np.exp(-logits[:, 0]))
+            by_hand = -np.log(np.where(y == 1, p, 1 - p))
+        elif task == "regression":
+            by_hand = (y - logits[:, 0]) ** 2
+        else:
+            powers = np.exp(logits)
+            by_hand = -np.log(powers[np.arange(7), y.astype(int)] / powers.sum(axis=1))
+        # The penalties, which are not small, are no part of it.
+        assert trained.step(features, label, weight) == pytest.approx(float(weight @ by_hand), rel=1e-4)
+
+
+@pytest.mark.parametrize("which", ["mixed", "categories", "bags", "only_bags"])
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+def test_steps_move_every_weight_by_its_gradient(
+    reduction: str, which: str, make_rows: MakeRows, request: pytest.FixtureRequest
+) -> None:
+    """Each table's gradient is made dense by itself, from its own rows; and the objective is written out."""
+    spec: Spec = request.getfixturevalue(which)
+    form = model_settings(l2=PENALTIES)
+    rate = 0.1 if reduction == "mean" else 0.01
+    ours, theirs = Trained(spec, form, sgd(loss_reduction=reduction, learning_rate=rate)), shaken(spec, form)
+    for step, count in enumerate((9, 4, 1)):  # batches of other sizes
+        features, (label, weight) = features_of(make_rows(spec, count, step), spec), of_task("binary", count)
+        with tf.GradientTape() as tape:
+            logit, y = theirs(features, training=True)[:, 0], label[:, 0]
+            of_samples = tf.reduce_sum(weight * tf.where(y == 1, tf.nn.softplus(-logit), tf.nn.softplus(logit)))
+            penalty = tf.add_n(theirs.losses)
+            total = of_samples / count + penalty if reduction == "mean" else of_samples + count * penalty
+        dense = [tf.convert_to_tensor(g).numpy() for g in tape.gradient(total, theirs.trainable_variables)]
+        for variable, gradient in zip(theirs.trainable_variables, dense, strict=True):
+            variable.assign_sub(rate * gradient)
+        ours.step(features, label, weight)
+        for variable in theirs.trainable_variables:
+            np.testing.assert_allclose(
+                ours.weights[variable.path], variable.numpy(), rtol=1e-4, atol=1e-6, err_msg=variable.path
+            )
+
+
+def test_a_sum_at_a_rate_is_the_mean_at_the_rate_times_the_batch(bags: Spec, make_rows: MakeRows) -> None:
+    form = model_settings(task="multiclass", l2=PENALTIES)
+    features, (label, weight) = features_of(make_rows(bags, 16), bags), of_task("multiclass", 16)
+    summed = Trained(bags, form, sgd(loss_reduction="sum", learning_rate=0.01))
+    mean = Trained(bags, form, sgd(loss_reduction="mean", learning_rate=0.16))
+    before = mean.weights
+    for _ in range(3):
+        assert summed.step(features, label, weight) == pytest.approx(mean.step(features, label, weight), rel=1e-4)
+    for path, array in summed.weights.items():
+        np.testing.assert_allclose(array, mean.weights[path], rtol=1e-4, atol=1e-6, err_msg=path)
+        assert np.abs(array - before[path]).max() > 1e-3  # they did move
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+def test_penalties_by_hand(reduction: str, categories: Spec) -> None:
+    """Of samples without weight nothing is left but the penalties: w −= rate · factor · 2 w · (how often, over B)."""
+    form = model_settings(l2=PENALTIES)
+    trained = Trained(categories, form, sgd(loss_reduction=reduction))
+    before = trained.weights
+    ids = np.array([[2, 0], [2, 1], [4, 1], [2, 1]], np.int32)
+    none = np.zeros((4, 0), np.float32)
+    zeros = np.zeros(4, np.float32)
+    assert trained.step({"ids": ids, "values": none, "dense": none}, zeros[:, np.newaxis], zeros) == 0
+    often = np.zeros((10, 1))  # blocks of 5 and 4 rows, and padding
+    often[[2, 4, 5, 6]] = [[3], [1], [1], [3]]
+    batch = 4 if reduction == "sum" else 1
+    shrunk = {
+        "embedding/table": 1 - 0.1 * 0.3 * 2 * often / 4 * batch,
+        "linear/table": 1 - 0.1 * 0.2 * 2 * often / 4 * batch,
+        "hidden_0/kernel": 1 - 0.1 * 0.1 * 2 * batch,
+    }
+    for path, after in trained.weights.items():
+        np.testing.assert_allclose(after, before[path] * shrunk.get(path, 1), rtol=1e-5, atol=1e-7, err_msg=path)
+
+
+def test_sample_weights_count_as_so_many_samples(mixed: Spec, make_rows: MakeRows) -> None:
+    """With a sum: a weight of 2 is the sample twice, a weight of 0 is none."""
+    form, rows = model_settings(), make_rows(mixed, 3)
+    label = np.array([[1.0], [0.0], [1.0]], np.float32)
+    weighted, repeated = (Trained(mixed, form, sgd(loss_reduction="sum")) for _ in range(2))
+    one = weighted.step(features_of(rows, mixed), label, np.array([2, 1, 0], np.float32))
+    places = [0, 0, 1]
+    features = {name: array[places] for name, array in features_of(rows, mixed).items()}
+    assert one == pytest.approx(repeated.step(features, label[places], np.ones(3, np.float32)), rel=1e-5)
+    for path, array in weighted.weights.items():
+        np.testing.assert_allclose(array, repeated.weights[path], rtol=1e-4, atol=1e-6, err_msg=path)
+
+
+# Rows of the table: a 0-7 (oov 1-3, values 4-7), b 8-12 (oov 9, values 10-12), buckets 13-17, hashed 18-22,
+# links (hashed) 23-26, tags 27-33 (oov 28 29, values 30-33), numbers none; padding 34.
+UNKNOWN = Spec(
+    ("k",),
+    (
+        Field("a", ("a",), ("text",), 3, 4, "a"),
+        Field("b", ("b",), ("text",), 1, 3, "a"),  # shares a vocabulary
+        Field("buckets", ("x",), ("number",), 0, 4, None, (1.0, 2.0, 3.0)),
+        Field("hashed", ("h",), ("text",), 4, 0, None),
+        Field("links", ("l",), ("text",), 3, 0, None, None, Bag(None, ",", None)),
+        Field("tags", ("t",), ("text",), 2, 4, "tags", None, Bag(None, ",", None)),
+    ),
+    (),
+    (),
+)
+PADDING = 34
+
+
+def features_used(
+    rate: float, ids: list[int], bag: list[int], rows: int = 1, seed: int = 1, number: int = 1
+) -> NDArray[np.int64]:
+    """How often a step used each row of the table, for so many equal rows.
+
+    All weights are 0, so the prediction is; for the label -½, the derivative of (label - prediction)² is 1 for every
+    feature of every sample: a step of the sum, at the rate 1, lowers a weight by how often its feature is there.
+    """
+    form = model_settings(task="regression", hidden_units=())
+    model = build(UNKNOWN, form)
+    for variable in model.weights:
+        variable.assign(tf.zeros(variable.shape))
+    settings = sgd(loss_reduction="sum", learning_rate=1.0, unknown_dropout=rate, seed=seed)
+    trained = Trained(UNKNOWN, form, settings, model)
+    features: Arrays = {
+        "ids": np.tile(np.array(ids, np.int32), (rows, 1)),
+        "values": np.zeros((rows, 0), np.float32),
+        "dense": np.zeros((rows, 0), np.float32),
+        "bag_rows": np.tile(np.array(bag, np.int32), (rows, 1)),
+        "bag_values": np.ones((rows, len(bag)), np.float32),  # padding, too: it is to be seen here
+    }
+    trained.step(features, np.full((rows, 1), -0.5, np.float32), np.ones(rows, np.float32), number)
+    return np.rint(-trained.weights["linear/table"][:, 0]).astype(np.int64)
+
+
+def test_the_rows_of_the_table_are_as_the_tests_below_say() -> None:
+    assert (UNKNOWN.offsets, UNKNOWN.rows) == ((0, 8, 13, 18, 23, 27), PADDING)
+    used = features_used(0.0, [4, 4, 4, 3], [32, 32, 26, PADDING], rows=2)
+    assert {int(row): int(used[row]) for row in np.flatnonzero(used)} == {
+        **dict.fromkeys((4, 12, 17, 21, 26, PADDING), 2),
+        32: 4,
+    }
+
+
+def test_unknown_dropout_replaces_that_share_of_the_vocabularys_ids() -> None:
+    rows, rate = 4000, 0.3
+    used = features_used(rate, [4, 2, 4, 4], [30, 33, 33, 25, PADDING], rows=rows)
+    # 4000 draws: 0.3 ± 0.03 is four standard deviations.
+    assert used[4] == pytest.approx(rows * (1 - rate), abs=0.03 * rows)
+    assert used[[1, 2, 3]] == pytest.approx(np.full(3, rows * rate / 3), abs=0.03 * rows)
+    assert used[10] == pytest.approx(rows * (1 - rate), abs=0.03 * rows)
+    assert used[9] == rows - used[10]
+    # The members of the bag: one of 30 and two of 33 in each row; their two unknown ids share what they lose.
+    assert used[30] == pytest.approx(rows * (1 - rate), abs=0.03 * rows)
+    assert used[33] == pytest.approx(2 * rows * (1 - rate), abs=0.06 * rows)
+    assert used[[28, 29]] == pytest.approx(np.full(2, 1.5 * rows * rate), abs=0.06 * rows)
+    # No other row is touched: every id is in place of one of its own field; buckets, hashes and padding stay.
+    assert used[17] == used[22] == used[25] == used[PADDING] == rows
+    assert set(np.flatnonzero(used).tolist()) == {1, 2, 3, 4, 9, 10, 17, 22, 25, 28, 29, 30, 33, PADDING}
+    assert used.sum() == 9 * rows
+
+
+def test_unknown_dropout_leaves_missing_and_unknown_values_as_they_are() -> None:
+    used = features_used(0.99, [0, 0, 0, 0], [23, 26, 27, 28, 29], rows=50)
+    assert {int(row): int(used[row]) for row in np.flatnonzero(used)} == dict.fromkeys(
+        (0, 8, 13, 18, 23, 26, 27, 28, 29), 50
+    )
+    used = features_used(0.99, [3, 1, 1, 1], [PADDING], rows=50)
+    assert {int(row): int(used[row]) for row in np.flatnonzero(used)} == dict.fromkeys((3, 9, 14, 19, PADDING), 50)
+
+
+def test_unknown_dropout_is_the_same_for_the_same_seed_and_step() -> None:
+    asked: dict[str, Any] = {"rate": 0.5, "ids": [5, 3, 1, 1], "bag": [31, 32, PADDING], "rows": 200}
+    first = features_used(**asked)
+    np.testing.assert_array_equal(first, features_used(**asked))
+    assert (first != features_used(**asked, number=2)).any()
+    assert (first != features_used(**asked, seed=2)).any()
+    # Fields and members are drawn by themselves, not row by row.
+    assert len({int(first[row]) for row in (5, 11, 31, 32)}) > 1
+
+
+def test_unknown_dropout_where_there_are_no_bags_and_where_there_is_nothing_else(
+    mixed: Spec, only_bags: Spec, make_rows: MakeRows
+) -> None:
+    for spec in (mixed, only_bags):
+        trained = Trained(spec, model_settings(), sgd(unknown_dropout=0.9))
+        before = trained.weights["linear/table"]
+        label, weight = of_task("binary", 300)
+        trained.step(features_of(make_rows(spec, 300), spec), label, weight)
+        moved = np.flatnonzero((trained.weights["linear/table"] != before).any(axis=1))
+        assert len(moved) > 5
+        assert np.isfinite(trained.weights["embedding/table"]).all()
+
+
+def test_measure_tells_the_tally_all_rows_and_both_predictions(bags: Spec, make_rows: MakeRows) -> None:
+    count = 8192 + 11  # more than is computed at once
+    form = model_settings(task="regression", batch_norm=True, pooling_dropout=0.5, hidden_dropout=0.5)
+    model, arranged = shaken(bags, form), make_rows(bags, count)
+    for layer in model.layers:
+        if layer.name.endswith("_norm"):
+            layer.moving_variance.assign(np.full(layer.moving_variance.shape, 1.7))
+    label, weight = of_task("regression", count)
+    fold = Fold.in_memory(bags, Rows(arranged, label[:, 0], weight, None))
+    measure, before = make_measure(model, bags), [v.numpy() for v in model.variables]
+    tally = measure(fold, RegressionTally(0.0))
+    logits, linear = (a.numpy()[:, 0].astype(np.float64) for a in linear_part(model)(features_of(arranged, bags)))
+    assert np.abs(logits - linear).max() > 0.1
+    metrics = tally.metrics()
+    assert metrics["rows"] == count
+    for found, predicted in ((metrics, logits), (metrics["linear"], linear)):
+        error = predicted - label[:, 0]
+        assert found["rmse"] == pytest.approx(np.sqrt(np.average(error**2, weights=weight)), rel=1e-5)
+        assert found["mae"] == pytest.approx(np.average(np.abs(error), weights=weight), rel=1e-5)
+    # Measured again, with the compiled function: the same; and neither dropout nor the norms' averages moved.
+    assert measure(fold, RegressionTally(0.0)).metrics() == metrics
+    for variable, then in zip(model.variables, before, strict=True):
+        np.testing.assert_array_equal(variable.numpy(), then)
+
+
+def test_measure_of_no_rows_adds_nothing(mixed: Spec, make_rows: MakeRows) -> None:
+    none = np.empty(0, np.float32)
+    fold = Fold.in_memory(mixed, Rows(make_rows(mixed, 0), none, none, None))
+    tally = make_measure(build(mixed, model_settings(task="regression")), mixed)(fold, RegressionTally(0.0))
+    assert tally.rows == 0
+
+
+def test_a_training_with_batch_norm_and_dropout_learns_what_it_can_know(categories: Spec, make_rows: MakeRows) -> None:
+    """All of it together: the label is a matter of pairs; and the averages for later move by a tenth of a batch's."""
+    form = Model(embedding_dim=4, hidden_units=(8,), pooling_dropout=0.1, hidden_dropout=0.1)
+    keras.utils.set_random_seed(1)
+    model = build(categories, form)
+    trained = Trained(categories, form, Train(optimizer="adagrad", learning_rate=0.1), model)
+    rows = make_rows(categories, 512)
+    label = ((rows.ids_BF[:, 0] + rows.ids_BF[:, 1]) % 2 == 0).astype(np.float32)[:, np.newaxis]
+    features, weight = features_of(rows, categories), np.ones(512, np.float32)
+    pooled = keras.Model(model.input, model.get_layer("pooling").output)(features).numpy()
+    found = [trained.step(features, label, weight) / 512]
+    norm = model.get_layer("pooling_norm")
+    np.testing.assert_allclose(norm.moving_mean, 0.1 * pooled.mean(axis=0), rtol=1e-3, atol=1e-8)
+    np.testing.assert_allclose(norm.moving_variance, 0.9 + 0.1 * pooled.var(axis=0), rtol=1e-6)
+    found += [trained.step(features, label, weight) / 512 for _ in range(59)]
+    assert found[-1] < 0.4 * found[0]
+
+
+def test_the_classes_of_the_specification_are_the_outputs(mixed: Spec) -> None:
+    form = model_settings(task="multiclass")
+    assert build(replace(mixed, classes=("a", "b", "c", "d")), form).output_shape == (None, 4)
+    assert build(mixed, model_settings()).output_shape == (None, 1)
