@@ -23,8 +23,7 @@ import yaml
 
 from nfm.contract.artifact import Artifact
 from nfm.contract.encoder import inputs
-from nfm.training import layers  # noqa: F401 (Keras finds the layers of a saved model by their registered names)
-from nfm.training.data.batches import features_of
+from nfm.training.layers import features_of
 from tests.processes import BIN, ROOT, run
 
 TITANIC = ROOT / "tests/data/titanic.csv"

@@ -1,15 +1,20 @@
-"""The loops of a training step that go over the features: gather and pool, and move each row of the batch once.
+"""Loops of a training step over the embedding tables: pool a batch's features, and update the rows that occur in it.
 
-A feature of a sample is a row of the tables and its x. The (B, M, K) vectors of a batch are never made: a row is read
-where it lies, pooled, and later read again, moved and written. What a step waits for is memory at random addresses: so
-rows are asked for (prefetched) some samples or rows ahead.
+    pooled_b = ½ [(Σ x v)² − Σ (x v)²]                    Bi-Interaction pooling (He & Chua 2017, eq. 4)
+    ∂ pooled_b / ∂ v_i = x_i (Σ_j x_j v_j − x_i v_i)      its derivative (eq. 5)
 
-Every function takes a range of samples or rows, so that threads can share the work; each sample and each row is the
-work of one thread, with its sums in one order: the bits are the same for any number of threads. Fused multiply-adds
-stay off: with them x v − x v of a sample's only feature would not be exactly 0.
+A step reads and writes only the rows that occur in the batch, so its cost does not depend on the vocabulary's size.
+TensorFlow has no kernel for that: with tables of 1 M rows (K 64, ten fields, batch 4096, two cores) a whole step takes
+TF_ADAGRAD ms with Keras's Adagrad, which reads and writes every row, and OUR_ADAGRAD ms with these loops.
+
+What a step waits for is memory at random addresses, so rows are prefetched some samples or rows ahead: PREFETCH.
+
+Each loop takes a range of samples or rows, so that threads can share the work. A sample or a row belongs to one thread,
+and its sums have one order: the results are the same bits for any number of threads. Fused multiply-adds stay off,
+because with them x v − x v of a sample's only feature would not be exactly 0.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,77 +22,124 @@ from numpy.typing import NDArray
 from nfm.kernels.compile import when_called
 from nfm.kernels.prefetch import prefetch
 
-# Formulas of `moved`, and how many slots they have
+# Formulas of `update_rows`
 SGD, MOMENTUM, ADAGRAD, ADAM, FTRL = range(5)
 
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int32]
-_SAMPLES_AHEAD, _ROWS_AHEAD = 2, 16  # so early is memory asked for
-_BLOCK = 16  # rows that are moved together
-_DIGITS = 11  # bits of a digit in `order`
+_SAMPLES_AHEAD, _ROWS_AHEAD = 2, 16  # distance of the prefetch
+_BLOCK = 16  # rows that are updated together
+_DIGIT_BITS = 11  # of the radix sort
 
 
 class Tables(NamedTuple):
-    """The weights of every row: (R + 1, K) and (R + 1, C)."""
+    """Weights of every feature, or one optimizer slot of them: (R, K) and (R, C)."""
 
     embedding: Floats
     linear: Floats
 
 
+class Features(NamedTuple):
+    """The P features of B samples, sample by sample."""
+
+    rows_P: Ints  # row of the tables
+    x_P: Floats
+    starts: NDArray[np.int64]  # (B + 1,) where each sample's features start
+
+
+class Pooled(NamedTuple):
+    """Sums over the features of B samples."""
+
+    sum_BK: Floats  # Σ x v
+    pooled_BK: Floats
+    linear_BC: Floats  # Σ x w, without the bias
+
+
 class ByRow(NamedTuple):
-    """The features of a batch, row by row."""
+    """The P features of a batch, grouped by row of the tables."""
 
-    distinct_D: Ints  # rows of the tables, ascending
-    starts: Ints  # (D + 1), where a row's features start
-    places: Ints  # of the features in the flat (B, M)
+    distinct_D: Ints  # rows, ascending
+    starts: Ints  # (D + 1,) where each row's features start
+    samples_P: Ints
+    x_P: Floats
 
 
-class Batch(NamedTuple):
-    """What the gradients of the rows follow from."""
+class Upstream(NamedTuple):
+    """Derivatives of the objective, and the Σ x v that equation 5 needs."""
 
-    x_BM: Floats
-    sum_BK: Floats  # Σ x v, as `pool` fills it
-    upstream_BK: Floats  # derivative of the objective with respect to the pooled vectors
-    upstream_BC: Floats  # and to the sums of the first-order weights
+    sum_BK: Floats
+    pooled_BK: Floats
+    linear_BC: Floats
+
+
+class Rule(NamedTuple):
+    """An optimizer's step, of the embeddings and of the linear weights.
+
+    `numbers` of a formula are: SGD (rate,); MOMENTUM (rate, momentum); ADAGRAD (rate, ε);
+    ADAM (rate · √(1 − β₂ᵗ) / (1 − β₁ᵗ), 1 − β₁, 1 − β₂, ε); FTRL (rate, l1, l2).
+    """
+
+    formulas: tuple[int, int]
+    numbers: tuple[Floats, Floats]
+    scale: np.float32  # factor of all gradients
+    decays: Floats  # (2,) twice the L2 factor of a feature's weights
 
 
 @when_called
-def pool(
-    start: int,
-    stop: int,
-    rows_BM: Ints,
-    x_BM: Floats,
-    tables: Tables,
-    pooled_BK: Floats,
-    sum_BK: Floats,
-    linear_BC: Floats,
-) -> None:
-    """Fill the samples start … stop − 1: pooled ½ [(Σ x v)² − Σ (x v)²], Σ x v, and Σ x w of the first-order weights.
+def list_features(
+    ids_BF: Ints,
+    values_BN: Floats,
+    bag_rows: Ints,
+    bag_values: Floats,
+    bag_splits: NDArray[np.int64],
+    offsets: NDArray[np.int64],
+    first_number: int,
+) -> Features:
+    """List each sample's features: its fields (x = 1), its numbers (x = value), the members of its bags (x = weight).
 
     Args:
-        start: first sample.
-        stop: behind the last one.
-        rows_BM: of the tables; padding has the last one.
-        x_BM: each feature's x.
-        tables: embeddings and first-order weights.
-        pooled_BK: filled (paper, eq. 4).
-        sum_BK: filled.
-        linear_BC: filled.
+        ids_BF, values_BN, bag_rows, bag_values, bag_splits: as `contract.encoder.Inputs` has them.
+        offsets: (F,) first row of each field that is not a bag.
+        first_number: row of the first number.
     """
+    samples, fields, numbers = len(ids_BF), len(offsets), values_BN.shape[1]
+    total = samples * (fields + numbers) + bag_splits[samples] - bag_splits[0]
+    rows_P, x_P, starts = np.empty(total, np.int32), np.empty(total, np.float32), np.empty(samples + 1, np.int64)
+    p = np.uint64(0)
+    for b in range(np.uint64(samples)):
+        starts[b] = p
+        for f in range(np.uint64(fields)):
+            rows_P[p], x_P[p] = offsets[f] + ids_BF[b, f], np.float32(1)
+            p += np.uint64(1)
+        for n in range(np.uint64(numbers)):
+            rows_P[p], x_P[p] = np.uint64(first_number) + n, values_BN[b, n]
+            p += np.uint64(1)
+        for i in range(np.uint64(bag_splits[b]), np.uint64(bag_splits[b + np.uint64(1)])):
+            rows_P[p], x_P[p] = bag_rows[i], bag_values[i]
+            p += np.uint64(1)
+    starts[samples] = p
+    return Features(rows_P, x_P, starts)
+
+
+@when_called
+def pool(start: int, stop: int, features: Features, tables: Tables, out: Pooled) -> None:
+    """Fill `out` for the samples from start to before stop."""
+    rows_P, x_P, starts = features
     embedding, linear = tables
-    features, dim, width = rows_BM.shape[1], embedding.shape[1], linear.shape[1]
-    squares = np.empty(dim, np.float32)
-    for b in range(start, stop):
-        ahead = min(b + _SAMPLES_AHEAD, stop - 1)
-        for m in range(features):
-            prefetch(embedding, rows_BM[ahead, m])
-            prefetch(linear, rows_BM[ahead, m])
+    sum_BK, pooled_BK, linear_BC = out
+    dim, width = np.uint64(embedding.shape[1]), np.uint64(linear.shape[1])
+    squares = np.empty(embedding.shape[1], np.float32)
+    for b in range(np.uint64(start), np.uint64(stop)):
+        ahead = min(b + np.uint64(_SAMPLES_AHEAD), np.uint64(stop - 1))
+        for p in range(np.uint64(starts[ahead]), np.uint64(starts[ahead + np.uint64(1)])):
+            prefetch(embedding, rows_P[p])
+            prefetch(linear, rows_P[p])
         for k in range(dim):
             sum_BK[b, k] = squares[k] = np.float32(0)
         for c in range(width):
             linear_BC[b, c] = np.float32(0)
-        for m in range(features):
-            row, x = np.uint64(rows_BM[b, m]), x_BM[b, m]
+        for p in range(np.uint64(starts[b]), np.uint64(starts[b + np.uint64(1)])):
+            row, x = np.uint64(rows_P[p]), x_P[p]
             for k in range(dim):
                 xv = x * embedding[row, k]
                 sum_BK[b, k] += xv
@@ -99,95 +151,66 @@ def pool(
 
 
 @when_called
-def order(rows_BM: Ints, x_BM: Floats, padding: int) -> ByRow:
-    """The batch's features by their rows: a radix sort, which keeps the features of a row in the samples' order.
+def group_by_row(features: Features, table_rows: int) -> ByRow:
+    """Group a batch's features by their row: a radix sort, which keeps the order of the samples within a row.
 
     Args:
-        rows_BM: of the tables.
-        x_BM: each feature's x.
-        padding: the row of padding; its features are left out unless their x is not 0.
+        features: of the batch.
+        table_rows: R.
     """
-    rows, x = rows_BM.ravel(), x_BM.ravel()
-    places = np.empty(rows.size, np.int32)
-    count = 0
-    for i in range(rows.size):
-        if rows[i] != padding or x[i] != 0:
-            places[count] = i
-            count += 1
-    places = places[:count]
-    other, first = np.empty(count, np.int32), np.empty((1 << _DIGITS) + 1, np.int64)
+    rows_P, x_P, starts = features
+    count = len(rows_P)
+    places, other = np.arange(count, dtype=np.int32), np.empty(count, np.int32)
+    first, digits = np.empty((1 << _DIGIT_BITS) + 1, np.int64), (1 << _DIGIT_BITS) - 1
     shift = 0
-    while padding >> shift:
+    while (table_rows - 1) >> shift:
         first[:] = 0
         for i in range(count):
-            first[((rows[places[i]] >> shift) & ((1 << _DIGITS) - 1)) + 1] += 1
-        for digit in range(1 << _DIGITS):
+            first[((rows_P[places[i]] >> shift) & digits) + 1] += 1
+        for digit in range(1 << _DIGIT_BITS):
             first[digit + 1] += first[digit]
         for i in range(count):
-            digit = (rows[places[i]] >> shift) & ((1 << _DIGITS) - 1)
+            digit = (rows_P[places[i]] >> shift) & digits
             other[first[digit]] = places[i]
             first[digit] += 1
         places, other = other, places
-        shift += _DIGITS
-    distinct, starts = np.empty(count, np.int32), np.empty(count + 1, np.int32)
+        shift += _DIGIT_BITS
+    sample_of_P = np.empty(count, np.int32)
+    for b in range(len(starts) - 1):
+        sample_of_P[starts[b] : starts[b + 1]] = b
+    distinct, begins = np.empty(count, np.int32), np.empty(count + 1, np.int32)
     found = 0
     for i in range(count):
-        if i == 0 or rows[places[i]] != distinct[found - 1]:
-            distinct[found], starts[found] = rows[places[i]], i
+        if i == 0 or rows_P[places[i]] != distinct[found - 1]:
+            distinct[found], begins[found] = rows_P[places[i]], i
             found += 1
-    starts[found] = count
-    return ByRow(distinct[:found].copy(), starts[: found + 1].copy(), places)
+    begins[found] = count
+    return ByRow(distinct[:found].copy(), begins[: found + 1].copy(), sample_of_P[places], x_P[places])
 
 
 @when_called
-def _gradients(
-    start: int,
-    stop: int,
-    end: int,
-    by_row: ByRow,
-    batch: Batch,
-    tables: Tables,
-    first_slots: Tables,
-    second_slots: Tables,
-    decays: Floats,
-    of_embedding_DK: Floats,
-    of_linear_DC: Floats,
+def _sum_gradients(
+    start: int, stop: int, by_row: ByRow, upstream: Upstream, tables: Tables, decays: Floats, out: Tables
 ) -> None:
-    """Fill the gradients of the distinct rows start … stop − 1, and ask for later rows and their slots, up to the end.
+    """Fill `out` with the gradients of the distinct rows from start to before stop.
 
-    A row's gradient is Σ x (Σ x_j v_j − x v) · upstream (paper, eq. 5) or Σ x · upstream, and what the penalty adds.
+    A row's gradient is Σ x (Σ x_j v_j − x v) · upstream (eq. 5), or Σ x · upstream, plus the derivative of its penalty.
     """
-    # Out of their tuples, and two indices rather than views of rows: who refers to an array would be counted each time.
-    distinct_D, starts, places = by_row
-    x_BM, sum_BK, upstream_BK, upstream_BC = batch
+    # Unpacked, and with two indices rather than views of rows: each reference to an array would be counted.
+    distinct_D, starts, samples_P, x_P = by_row
+    sum_BK, upstream_BK, upstream_BC = upstream
     embedding, linear = tables
-    first, first_linear = first_slots
-    second, second_linear = second_slots
-    features, dim, width = np.uint64(x_BM.shape[1]), np.uint64(embedding.shape[1]), np.uint64(linear.shape[1])
+    of_embedding_DK, of_linear_DC = out
+    dim, width = np.uint64(embedding.shape[1]), np.uint64(linear.shape[1])
     for n in range(np.uint64(stop - start)):
         d = np.uint64(start) + n
-        ahead = distinct_D[min(d + np.uint64(_ROWS_AHEAD), np.uint64(end - 1))]
-        prefetch(embedding, ahead)
-        prefetch(linear, ahead)
-        if first.shape[0]:
-            prefetch(first, ahead)
-        if first_linear.shape[0]:
-            prefetch(first_linear, ahead)
-        if second.shape[0]:
-            prefetch(second, ahead)
-        if second_linear.shape[0]:
-            prefetch(second_linear, ahead)
-        row, often = np.uint64(distinct_D[d]), np.float32(starts[d + np.uint64(1)] - starts[d])
-        if row == np.uint64(embedding.shape[0] - 1):
-            often = np.float32(0)  # padding has no penalty
+        row, count = np.uint64(distinct_D[d]), np.float32(starts[d + np.uint64(1)] - starts[d])
         for k in range(dim):
-            of_embedding_DK[n, k] = often * decays[0] * embedding[row, k]
+            of_embedding_DK[n, k] = count * decays[0] * embedding[row, k]
         for c in range(width):
-            of_linear_DC[n, c] = often * decays[1] * linear[row, c]
-        for i in range(np.uint64(starts[d]), np.uint64(starts[d + np.uint64(1)])):
-            place = np.uint64(places[i])
-            b, m = place // features, place % features
-            x = x_BM[b, m]
+            of_linear_DC[n, c] = count * decays[1] * linear[row, c]
+        for p in range(np.uint64(starts[d]), np.uint64(starts[d + np.uint64(1)])):
+            b, x = np.uint64(samples_P[p]), x_P[p]
             for k in range(dim):
                 of_embedding_DK[n, k] += x * (upstream_BK[b, k] * (sum_BK[b, k] - x * embedding[row, k]))
             for c in range(width):
@@ -195,7 +218,19 @@ def _gradients(
 
 
 @when_called
-def moved(
+def _prefetch_rows(start: int, stop: int, end: int, distinct_D: Ints, tables: Tables) -> None:
+    """Prefetch the rows that are `_ROWS_AHEAD` behind those from start to stop, up to the end; some slots are empty."""
+    embedding, linear = tables
+    for d in range(start, stop):
+        row = distinct_D[min(d + _ROWS_AHEAD, end - 1)]
+        if embedding.shape[0]:
+            prefetch(embedding, row)
+        if linear.shape[0]:
+            prefetch(linear, row)
+
+
+@when_called
+def update_rows(
     rows_D: Ints,
     formula: int,
     numbers: Floats,
@@ -205,49 +240,47 @@ def moved(
     gradients_DK: Floats,
     scale: np.float32,
 ) -> None:
-    """Move rows of a table; `optimizers` says the formulas.
+    """Apply an optimizer's formula to some rows of a table and of its slots; `training.optimizers` cites the formulas.
 
-    numbers are: SGD (rate,); MOMENTUM (rate, momentum); ADAGRAD (rate, ε); ADAM (rate · √(1 − β₂ᵗ) / (1 − β₁ᵗ), 1 − β₁,
-    1 − β₂, ε); FTRL (rate, l1, l2).
+    Args:
+        rows_D: rows of the table.
+        formula: such as ADAGRAD.
+        numbers: as `Rule` describes them.
+        table: changed in place.
+        first, second: slots, changed in place; without rows where the formula has none.
+        gradients_DK: of the rows.
+        scale: factor of the gradients.
     """
     one, width = np.float32(1), np.uint64(table.shape[1])
-    if formula == SGD:
-        rate = numbers[0]
-        for d in range(np.uint64(rows_D.size)):
-            row = np.uint64(rows_D[d])
+    for d in range(np.uint64(rows_D.size)):
+        row = np.uint64(rows_D[d])
+        if formula == SGD:
+            rate = numbers[0]
             for k in range(width):
                 table[row, k] -= rate * (scale * gradients_DK[d, k])
-    elif formula == MOMENTUM:
-        rate, momentum = numbers[0], numbers[1]
-        for d in range(np.uint64(rows_D.size)):
-            row = np.uint64(rows_D[d])
+        elif formula == MOMENTUM:
+            rate, momentum = numbers[0], numbers[1]
             for k in range(width):
                 m = momentum * first[row, k] + scale * gradients_DK[d, k]
                 first[row, k] = m
                 table[row, k] -= rate * m
-    elif formula == ADAGRAD:
-        rate, epsilon = numbers[0], numbers[1]
-        for d in range(np.uint64(rows_D.size)):
-            row = np.uint64(rows_D[d])
+        elif formula == ADAGRAD:
+            rate, epsilon = numbers[0], numbers[1]
             for k in range(width):
                 g = scale * gradients_DK[d, k]
                 a = first[row, k] + g * g
                 first[row, k] = a
                 table[row, k] -= rate * g / (np.sqrt(a) + epsilon)
-    elif formula == ADAM:
-        rate, rest_1, rest_2, epsilon = numbers[0], numbers[1], numbers[2], numbers[3]
-        for d in range(np.uint64(rows_D.size)):
-            row = np.uint64(rows_D[d])
+        elif formula == ADAM:
+            rate, rest_1, rest_2, epsilon = numbers[0], numbers[1], numbers[2], numbers[3]
             for k in range(width):
                 g = scale * gradients_DK[d, k]
                 m = first[row, k] + (g - first[row, k]) * rest_1
                 v = second[row, k] + (g * g - second[row, k]) * rest_2
                 first[row, k], second[row, k] = m, v
                 table[row, k] -= rate * m / (np.sqrt(v) + epsilon)
-    else:
-        rate, l1, l2 = numbers[0], numbers[1], numbers[2]
-        for d in range(np.uint64(rows_D.size)):
-            row = np.uint64(rows_D[d])
+        else:
+            rate, l1, l2 = numbers[0], numbers[1], numbers[2]
             for k in range(width):
                 g, n = scale * gradients_DK[d, k], first[row, k]
                 root = np.sqrt(n + g * g)
@@ -258,50 +291,53 @@ def moved(
 
 
 @when_called
-def move(
+def update(
     start: int,
     stop: int,
     by_row: ByRow,
-    batch: Batch,
+    upstream: Upstream,
     tables: Tables,
-    decays: Floats,
-    scale: np.float32,
-    formulas: tuple[int, int],
-    numbers: tuple[Floats, Floats],
-    first_slots: Tables,
-    second_slots: Tables,
-    norms_D: NDArray[np.float64],
+    first: Tables,
+    second: Tables,
+    rule: Rule,
 ) -> None:
-    """Move the distinct rows start … stop − 1 of both tables, and of their slots, by the optimizer's formula.
+    """Update the distinct rows from start to before stop of both tables, and their slots, in place.
 
     Args:
-        start: first of the distinct rows.
-        stop: behind the last one.
-        by_row: as `order` returns it.
-        batch: what the gradients follow from.
-        tables: are changed in place.
-        decays: (2,), twice the factors of the penalties on a feature's squared weights, of both tables.
-        scale: of all gradients.
-        formulas: of the embeddings and of the first-order weights, such as ADAGRAD.
-        numbers: what each formula takes, see `moved`.
-        first_slots: of the tables' shapes; without rows where the formula has none. They are changed in place.
-        second_slots: likewise.
-        norms_D: where it has elements, nothing moves: the sums of the squares of the rows' gradients are put there.
+        start, stop: range of the distinct rows.
+        by_row: as `group_by_row` returns it.
+        upstream: derivatives by the pooled vectors and by the linear sums.
+        tables: embeddings and linear weights.
+        first, second: slots of both; without rows where the formula has none.
+        rule: the optimizer's step.
     """
-    embedding, linear = tables
-    of_embedding = np.empty((_BLOCK, embedding.shape[1]), np.float32)
-    of_linear = np.empty((_BLOCK, linear.shape[1]), np.float32)
-    # Some rows at a time: at each call numba counts who refers to the arrays, in counters that the threads share.
+    gradients = Tables(
+        np.empty((_BLOCK, tables.embedding.shape[1]), np.float32),
+        np.empty((_BLOCK, tables.linear.shape[1]), np.float32),
+    )
+    # A block of rows at a time: at each call numba counts references to the arrays, in counters that threads share.
     for a in range(start, stop, _BLOCK):
         b = min(a + _BLOCK, stop)
-        _gradients(a, b, stop, by_row, batch, tables, first_slots, second_slots, decays, of_embedding, of_linear)
-        if norms_D.size:
-            for n in range(b - a):
-                for k in range(of_embedding.shape[1]):
-                    norms_D[a + n] += np.float64(of_embedding[n, k]) ** 2
-                for c in range(of_linear.shape[1]):
-                    norms_D[a + n] += np.float64(of_linear[n, c]) ** 2
-            continue
-        rows, first, second = by_row.distinct_D[a:b], first_slots, second_slots
-        moved(rows, formulas[0], numbers[0], embedding, first.embedding, second.embedding, of_embedding, scale)
-        moved(rows, formulas[1], numbers[1], linear, first.linear, second.linear, of_linear, scale)
+        for slot in (tables, first, second):
+            _prefetch_rows(a, b, stop, by_row.distinct_D, slot)
+        _sum_gradients(a, b, by_row, upstream, tables, rule.decays, gradients)
+        rows = by_row.distinct_D[a:b]
+        for i in range(2):
+            formula, numbers, scale = rule.formulas[i], rule.numbers[i], rule.scale
+            update_rows(rows, formula, numbers, tables[i], first[i], second[i], gradients[i], scale)
+
+
+@when_called
+def square_norms(
+    start: int, stop: int, by_row: ByRow, upstream: Upstream, tables: Tables, decays: Floats, norms_D: Any
+) -> None:
+    """Fill norms_D with the squared norm of the gradient of each distinct row from start to before stop."""
+    dim, width = tables.embedding.shape[1], tables.linear.shape[1]
+    gradients = Tables(np.empty((1, dim), np.float32), np.empty((1, width), np.float32))
+    for d in range(start, stop):
+        _sum_gradients(d, d + 1, by_row, upstream, tables, decays, gradients)
+        norms_D[d] = np.float64(0)
+        for k in range(dim):
+            norms_D[d] += np.float64(gradients.embedding[0, k]) ** 2
+        for c in range(width):
+            norms_D[d] += np.float64(gradients.linear[0, c]) ** 2

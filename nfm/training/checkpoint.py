@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 log = logging.getLogger(__name__)
 
-CHECKPOINT_FORMAT = 2
+CHECKPOINT_FORMAT = 3
 FILE = "checkpoint.npz"
 _STATE = "state"
 Arrays = Sequence[NDArray[Any]]

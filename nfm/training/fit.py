@@ -1,16 +1,16 @@
-"""Fit the model: epochs, learning rate, early stopping, and going on where a killed training was."""
+"""Fit the model: epochs, learning rate, early stopping, and resuming a training that was killed."""
 
 import logging
 import math
 import time
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-import keras
 import numpy as np
 import tensorflow as tf
+from numpy.typing import NDArray
 
 import nfm
 from nfm.config.train import Model, Train
@@ -18,13 +18,16 @@ from nfm.contract.errors import DataError
 from nfm.contract.schema import Spec
 from nfm.training import checkpoint
 from nfm.training.control import DivergedError, Progress, after_epoch, end_epoch, measured_monitors, rate
-from nfm.training.data.batches import Fold, read_errors
-from nfm.training.data.labels import checked, constant_and_weights, correct
+from nfm.training.data.batches import Fold
+from nfm.training.data.labels import checked, constant_and_weights, correct_bias
+from nfm.training.data.rows import Rows
 from nfm.training.metrics.tally import tally
-from nfm.training.model import build
-from nfm.training.optimizers import Optimizer
+from nfm.training.model import BIAS, Weights, initial_weights
+from nfm.training.network import Network
+from nfm.training.optimizers import Optimizer, arrays_of
 from nfm.training.progress_bar import Bar
-from nfm.training.step import make_measure, make_step
+from nfm.training.step import Measure, Step, make_measure, make_step
+from nfm.training.tables import TableReader
 from nfm.training.tensorboard import events
 
 log = logging.getLogger(__name__)
@@ -34,128 +37,208 @@ log = logging.getLogger(__name__)
 class Fitted:
     """A trained model and how it came to be."""
 
-    model: keras.Model
+    weights: Weights  # of the best epoch
     # Of each epoch: loss, learning_rate, val_ with each metric of the task, and what early stopping watches
     history: Mapping[str, list[float]]
-    best_epoch: int  # counted from 1; its weights are the model's
-    constant: tuple[float, ...]  # the train fold's mean label, all negatives counted; or share of each class
+    best_epoch: int  # counted from 1
+    constant: tuple[float, ...]  # mean label of the train fold, all negatives counted; or the share of each class
+    measure: Measure  # (fold, new tally) → the tally
 
 
-Initial = Callable[[keras.Model], None]
 EachEpoch = Callable[[int, Mapping[str, list[float]]], None]
+
+
+class Start(NamedTuple):
+    """Weights that a training starts from, instead of random ones."""
+
+    set_weights: Callable[[Weights], None]
+    name: str  # a training resumes only from a checkpoint with the same start
+
+
+@dataclass(frozen=True)
+class Places:
+    """Folders that a training writes to while it runs; None: nothing is written."""
+
+    checkpoint: Path | None = None
+    logs: Path | None = None  # TensorBoard's event files
+
+
+@dataclass
+class _Training:
+    """A training while it runs."""
+
+    spec: Spec
+    model: Model
+    settings: Train
+    folds: Mapping[str, Fold]
+    folder: Path | None  # of the checkpoint
+    on: Mapping[str, Any]  # what the weights depend on
+    optimizer: Optimizer
+    step: Step
+    measure: Measure
+    constant: tuple[float, ...]
+    class_weights: NDArray[np.float32] | None
+    progress: Progress = field(default_factory=Progress)
+    best: list[NDArray[np.float32]] | None = None  # arrays of the weights at the best epoch
 
 
 def fit(
     spec: Spec,
-    model_settings: Model,
+    model: Model,
     settings: Train,
     folds: Mapping[str, Fold],
-    folder: Path | None = None,
-    initial: Initial | None = None,
-    started_from: str | None = None,
-    logs: Path | None = None,
+    places: Places = Places(),
+    start: Start | None = None,
     each_epoch: EachEpoch | None = None,
 ) -> Fitted:
     """Train; the same seed on the same machine gives the same weights, however often the training was killed.
 
     Args:
         spec: of the encoding.
-        model_settings: the model.
+        model: its settings.
         settings: how it is fitted.
         folds: train, valid and test.
-        folder: of the checkpoint; none is written without it.
-        initial: sets the new model's weights, where they are not to start at random.
-        started_from: tells that `initial` from others.
-        logs: of TensorBoard's event files; none are written without it.
-        each_epoch: is told how many epochs are done, and their history; what it raises ends the training.
+        places: folders of the checkpoint and of TensorBoard's event files.
+        start: what the weights start from; random ones unless given.
+        each_epoch: called with the number of finished epochs and their history; what it raises ends the training.
 
     Raises:
         DataError: what early stopping or the schedule watches is not defined, labels are not of the task, or the
             loss or a weight is not finite.
     """
-    stopping, task = settings.early_stopping, model_settings.task
     _check_watched(settings, folds)
     for fold in ("valid", "test"):
-        for _ in checked(spec, task, fold, folds[fold]):
-            pass  # a label that the training never meets would end it in the measuring
-    keras.utils.set_random_seed(settings.seed)
-    tf.config.experimental.enable_op_determinism()
-    model = build(spec, model_settings)
-    if initial is not None:
-        initial(model)
-    optimizer = Optimizer(settings, model.variables)
-    constant, class_weights = constant_and_weights(spec, task, settings, folds["train"])
-    step, measure = make_step(spec, model_settings, settings, optimizer), make_measure(model, spec)
-    on = depends_on(spec, model_settings, settings, folds, started_from)
-
-    progress, best = Progress(), None
-    shapes = [tuple(variable.shape) for variable in model.variables] + [a.shape for a in optimizer.arrays()]
-    saved = checkpoint.load(folder, on, shapes) if folder else None
-    if saved is not None:
-        progress, best = Progress(**saved.progress), saved.best
-        _assign(model.variables, saved.arrays[: len(model.variables)])
-        optimizer.restore(saved.arrays[len(model.variables) :])
-        log.info("going on from the checkpoint after %s steps, in epoch %d", f"{progress.step:,}", progress.epoch + 1)
-
-    def save() -> None:
-        if folder is not None:
-            optimizer.publish()
-            arrays = [variable.numpy() for variable in model.variables]
-            _check_finite(arrays, progress, settings, folder)
-            checkpoint.save(folder, on, asdict(progress), [*arrays, *optimizer.arrays()], best)
-
-    def measured(fold: str) -> Mapping[str, Any]:
-        # Of the model that will be kept: its bias counts the negatives that were left out.
-        bias = model.get_layer("linear").bias
-        trained = bias.numpy()
-        correct(model, spec.negative_rate)
-        metrics = measure(folds[fold], tally(task, spec.classes, constant)).metrics()
-        bias.assign(trained)
-        return metrics
-
-    train, size = folds["train"], settings.batch_size
-    steps = train.steps(size)
-    with Bar(settings.epochs, train.rows, size) as bar, events(logs, fresh=saved is None) as write:
+        for _ in checked(spec, model.task, fold, folds[fold]):
+            pass  # a label that the training never meets would end it when the fold is measured
+    training = _prepare(spec, model, settings, folds, places.checkpoint, start)
+    resumed = _resume(training)
+    progress = training.progress
+    with (
+        Bar(settings.epochs, folds["train"].rows, settings.batch_size) as bar,
+        events(places.logs, fresh=not resumed) as write,
+    ):
         while not progress.finished:
-            bar.epoch(progress.epoch, progress.batch)
-            saved_at = time.monotonic()
-            batches = train.batches(
-                size,
-                seed=settings.seed,
-                epoch=progress.epoch,
-                skip=progress.batch,
-                shuffle_rows=settings.shuffle_rows,
-            )
-            with read_errors([train]):
-                for features, label, weight in batches:
-                    if class_weights is not None:
-                        weight = weight * tf.gather(class_weights, tf.cast(label[:, 0], tf.int32))
-                    now, total = rate(progress, settings, steps), float(np.sum(weight))
-                    loss = step(features, label, weight, now, progress.step + 1)
-                    if not math.isfinite(loss):
-                        raise _diverged(f"The loss was {loss} at step {progress.step + 1}", progress, settings, folder)
-                    progress.loss, progress.weight = progress.loss + loss, progress.weight + total
-                    progress.batch, progress.step = progress.batch + 1, progress.step + 1
-                    bar.step(len(label), loss / total if total else 0.0)
-                    if time.monotonic() - saved_at >= settings.checkpoint_seconds:
-                        save()
-                        saved_at = time.monotonic()
-            optimizer.publish()
-            _check_finite((variable.numpy() for variable in model.variables), progress, settings, folder)
-            metrics = {fold: measured(fold) for fold in _measured(settings, folds)}
-            if end_epoch(progress, rate(progress, settings, steps), metrics, stopping) and stopping is not None:
-                best = [variable.numpy() for variable in model.variables]
-            _check_defined(progress, settings)
-            after_epoch(progress, settings)
-            now_told = {name: values[-1] for name, values in progress.history.items()}
-            bar.end(now_told)
-            write(progress.epoch, now_told)
-            save()
+            _train_epoch(training, bar)
+            _finish_epoch(training)
+            shown = {name: values[-1] for name, values in progress.history.items()}
+            bar.end(shown)
+            write(progress.epoch, shown)
+            _save(training)
             if each_epoch is not None:
                 each_epoch(progress.epoch, progress.history)
-    if best is not None:
-        _assign(model.variables, best)
-    return Fitted(model, progress.history, progress.best_epoch, constant)
+    weights = training.optimizer.weights
+    if training.best is not None:
+        _assign(arrays_of(weights), training.best)
+    return Fitted(weights, progress.history, progress.best_epoch, training.constant, training.measure)
+
+
+def _prepare(
+    spec: Spec, model: Model, settings: Train, folds: Mapping[str, Fold], folder: Path | None, start: Start | None
+) -> _Training:
+    tf.config.experimental.enable_op_determinism()
+    weights = initial_weights(spec, model, settings.seed)
+    if start is not None:
+        start.set_weights(weights)
+    network = Network(spec, model, settings, folds["train"].rows * settings.epochs)
+    reader = TableReader(spec, weights.tables)
+    optimizer = Optimizer(settings, weights, list(network.trained), reader)
+    constant, class_weights = constant_and_weights(spec, model.task, settings, folds["train"])
+    return _Training(
+        spec,
+        model,
+        settings,
+        folds,
+        folder,
+        depends_on(spec, model, settings, folds, start.name if start else None),
+        optimizer,
+        make_step(spec, model, settings, reader, network, optimizer),
+        make_measure(reader, network, weights),
+        constant,
+        class_weights,
+    )
+
+
+def _resume(training: _Training) -> bool:
+    """Continue from the checkpoint, if there is one of this very training."""
+    if training.folder is None:
+        return False
+    arrays = training.optimizer.arrays()
+    saved = checkpoint.load(training.folder, training.on, [array.shape for array in arrays])
+    if saved is None:
+        return False
+    training.progress, training.best = Progress(**saved.progress), saved.best
+    training.optimizer.restore(saved.arrays)
+    step, epoch = training.progress.step, training.progress.epoch + 1
+    log.info("resuming from the checkpoint after %s steps, in epoch %d", f"{step:,}", epoch)
+    return True
+
+
+def _save(training: _Training) -> None:
+    """Write a checkpoint; the arrays are written as they are, piece by piece, without a copy."""
+    if training.folder is not None:
+        _check_finite(training)
+        state = asdict(training.progress)
+        checkpoint.save(training.folder, training.on, state, training.optimizer.arrays(), training.best)
+
+
+def _train_epoch(training: _Training, bar: Bar) -> None:
+    """Train until the end of the epoch, with a checkpoint every `checkpoint_seconds`."""
+    settings, progress, fold = training.settings, training.progress, training.folds["train"]
+    steps, saved_at = fold.steps(settings.batch_size), time.monotonic()
+    bar.epoch(progress.epoch, progress.batch)
+    for rows in _batches(training):
+        total = float(np.sum(rows.weight))
+        loss = training.step(rows, rate(progress, settings, steps), progress.step + 1)
+        if not math.isfinite(loss):
+            raise _diverged(f"The loss was {loss} at step {progress.step + 1}", training)
+        progress.loss, progress.weight = progress.loss + loss, progress.weight + total
+        progress.batch, progress.step = progress.batch + 1, progress.step + 1
+        bar.step(len(rows.label), loss / total if total else 0.0)
+        if time.monotonic() - saved_at >= settings.checkpoint_seconds:
+            _save(training)
+            saved_at = time.monotonic()
+
+
+def _batches(training: _Training) -> Iterator[Rows]:
+    """Yield the batches that the epoch still has, with the weights of their classes."""
+    settings, progress, fold = training.settings, training.progress, training.folds["train"]
+    for rows in fold.batches(
+        settings.batch_size,
+        seed=settings.seed,
+        epoch=progress.epoch,
+        skip=progress.batch,
+        shuffle_rows=settings.shuffle_rows,
+    ):
+        if training.class_weights is None:
+            yield rows
+        else:
+            yield rows._replace(weight=rows.weight * training.class_weights[rows.label.astype(np.int64)])
+
+
+def _finish_epoch(training: _Training) -> None:
+    """Measure the folds, keep the weights of the best epoch, and decide whether another one follows."""
+    settings, progress, weights = training.settings, training.progress, training.optimizer.weights
+    _check_finite(training)
+    metrics = {fold: _metrics(training, fold) for fold in _measured(settings, training.folds)}
+    steps = training.folds["train"].steps(settings.batch_size)
+    is_best = end_epoch(progress, rate(progress, settings, steps), metrics, settings.early_stopping)
+    if is_best and settings.early_stopping is not None:
+        if training.best is None:
+            training.best = [np.empty_like(array) for array in arrays_of(weights)]
+        _assign(training.best, arrays_of(weights))
+    _check_defined(progress, settings)
+    after_epoch(progress, settings)
+
+
+def _metrics(training: _Training, fold: str) -> Mapping[str, Any]:
+    """Measure the model that would be kept: its bias counts the negatives that were left out."""
+    bias = training.optimizer.weights.network[BIAS]
+    trained = bias.copy()
+    correct_bias(bias, training.spec.negative_rate)
+    new_tally = tally(training.model.task, training.spec.classes, training.constant)
+    metrics = training.measure(training.folds[fold], new_tally).metrics()
+    bias[:] = trained
+    return metrics
 
 
 def depends_on(
@@ -176,9 +259,9 @@ def depends_on(
     }
 
 
-def _assign(variables: Any, arrays: Any) -> None:
-    for variable, array in zip(variables, arrays, strict=True):
-        variable.assign(array)
+def _assign(targets: Iterable[NDArray[np.float32]], arrays: Iterable[NDArray[np.float32]]) -> None:
+    for target, array in zip(targets, arrays, strict=True):
+        target[:] = array
 
 
 def _measured(settings: Train, folds: Mapping[str, Fold]) -> list[str]:
@@ -207,16 +290,20 @@ def _check_defined(progress: Progress, settings: Train) -> None:
             )
 
 
-def _check_finite(arrays: Iterable[Any], progress: Progress, settings: Train, folder: Path | None) -> None:
-    if not all(np.isfinite(array).all() for array in arrays):
-        raise _diverged(f"A weight was no finite number after step {progress.step}", progress, settings, folder)
+def _check_finite(training: _Training) -> None:
+    with np.errstate(invalid="ignore"):  # ∞ − ∞
+        # A sum is finite if all its terms are, and takes no memory of the table's size.
+        sums = [float(np.sum(array, dtype=np.float64)) for array in arrays_of(training.optimizer.weights)]
+    if not all(map(math.isfinite, sums)):
+        raise _diverged(f"A weight was no finite number after step {training.progress.step}", training)
 
 
-def _diverged(what: str, progress: Progress, settings: Train, folder: Path | None) -> DivergedError:
+def _diverged(what: str, training: _Training) -> DivergedError:
+    folder, settings = training.folder, training.settings
     there = folder is not None and (folder / checkpoint.FILE).exists()
     kept = f" The last good checkpoint stays in {folder}." if there else ""
     return DivergedError(
-        f"{what}, in epoch {progress.epoch + 1}: the training diverged, and no model was written.{kept} Lower "
+        f"{what}, in epoch {training.progress.epoch + 1}: the training diverged, and no model was written.{kept} Lower "
         f"train.learning_rate (it is {settings.learning_rate:g}), or set train.clip_norm; and look for extreme numbers "
         "in the table: scale and clip under columns.numeric tame them."
     )

@@ -4,7 +4,37 @@ from collections.abc import Sequence
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
+from numpy.typing import NDArray
+
+from nfm.contract.encoder import Inputs
+from nfm.contract.schema import Spec
+
+BAG_FEATURES = ("bag_rows", "bag_values")
+
+
+def features_of(arranged: Inputs, spec: Spec) -> dict[str, NDArray[Any]]:
+    """Return the inputs of the Keras model by name.
+
+    Returns:
+        ids (B, F) int32, values (B, N) and dense (B, D) float32. Where the specification has bags, bag_rows (B, P)
+        int32 and bag_values (B, P) float32, too: P is the largest number of members in a row, at least 1; shorter rows
+        are filled with the row after the table's end, and 0.
+    """
+    features: dict[str, NDArray[Any]] = {
+        "ids": arranged.ids_BF,
+        "values": arranged.values_BN,
+        "dense": arranged.dense_BD,
+    }
+    if any(one.bag is not None for one in spec.fields):
+        lengths = np.diff(arranged.bag_splits)
+        is_member = np.arange(lengths.max(initial=1)) < lengths[:, np.newaxis]
+        parts = ((arranged.bag_rows, spec.rows), (arranged.bag_values, 0))
+        for name, (members, padding) in zip(BAG_FEATURES, parts, strict=True):
+            features[name] = np.full(is_member.shape, padding, members.dtype)
+            features[name][is_member] = members
+    return features
 
 
 class _SharedTable(keras.layers.Layer):

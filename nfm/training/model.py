@@ -3,11 +3,15 @@
     y(x) = w_0 + Σ w_i x_i + hᵀ σ_L(W_L(… σ_1(W_1 f_BI(V_x) + b_1) …) + b_L)
 
 Pooling → batch norm → dropout → [dense → batch norm → activation → dropout] · L → hᵀ. Numbers `as: dense` join the
-pooled vector behind its dropout, on the way into the first hidden layer, and have weights of their own in the linear
+pooled vector after its dropout, on the way into the first hidden layer, and have weights of their own in the linear
 part.
+
+TensorFlow trains the layers above the pooling (`network`), and compiled loops train the tables (`tables`). So the
+weights are arrays; `build` puts all of them into one Keras model, which is saved beside the arrays.
 """
 
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
@@ -16,19 +20,89 @@ from numpy.typing import NDArray
 from nfm.config.train import Model
 from nfm.contract.artifact import Network
 from nfm.contract.schema import Spec
+from nfm.kernels.tables import Tables
 from nfm.training.layers import BiInteraction, FeatureEmbedding, FirstOrder
 
 BATCH_NORM = {"momentum": 0.9, "epsilon": 1e-5}  # the paper's code has 0.9 too; small tables see few steps
+EMBEDDING_STD = 0.05  # rather than the paper's 0.01: products of two embeddings start above the noise of the batch norm
+BIAS = "linear/bias"
+TABLES = ("embedding/table", "linear/table")  # paths of their variables in the Keras model
+
+Floats = NDArray[np.float32]
+Layers = Mapping[str, Any]  # Keras layers by name
 
 
-def build(spec: Spec, settings: Model) -> keras.Model:
-    """The untrained model.
+class Weights(NamedTuple):
+    """All weights of a model."""
+
+    tables: Tables  # (R, K) and (R, C)
+    network: dict[str, Floats]  # global bias and the layers above the pooling, by path of their Keras variable
+
+
+def network_layers(spec: Spec, settings: Model) -> dict[str, Any]:
+    """Make the Keras layers above the pooling, by name, but for dropout."""
+    layers, fixed = dict[str, Any](), {}
+    if settings.batch_norm:
+        layers["pooling_norm"] = keras.layers.BatchNormalization(**BATCH_NORM, name="pooling_norm")
+    for i, units in enumerate(settings.hidden_units):
+        penalty = keras.regularizers.L2(settings.l2.hidden) if settings.l2.hidden else None
+        layers[f"hidden_{i}"] = keras.layers.Dense(units, kernel_regularizer=penalty, name=f"hidden_{i}")
+        if settings.batch_norm:
+            layers[f"hidden_{i}_norm"] = keras.layers.BatchNormalization(**BATCH_NORM, name=f"hidden_{i}_norm")
+        name = f"hidden_{i}_{settings.activation}"
+        layers[name] = keras.layers.Activation(settings.activation, name=name)
+    if settings.output == "ones":
+        fixed = {"kernel_initializer": "ones", "trainable": False}
+    outputs = describe(spec, settings).outputs
+    layers["output"] = keras.layers.Dense(outputs, use_bias=False, name="output", **fixed)
+    if spec.dense:
+        layers["dense_linear"] = keras.layers.Dense(
+            outputs, use_bias=False, kernel_initializer="zeros", name="dense_linear"
+        )
+    return layers
+
+
+Dropout = Callable[[str, float, Any], Any]  # (name, rate, x) → x with a share of its units dropped
+
+
+def interactions(layers: Layers, settings: Model, pooled: Any, dense: Any, drop: Dropout, training: Any = None) -> Any:
+    """Apply the layers above the pooling: (B, K) pooled vectors and (B, D) dense numbers → (B, C).
+
+    Args:
+        layers: as `network_layers` makes them.
+        settings: of the model.
+        pooled: Bi-Interaction pooling.
+        dense: numbers that join the pooled vector.
+        drop: called where a dropout layer belongs.
+        training: for the batch norm.
+    """
+
+    def normed(name: str, x: Any) -> Any:
+        return layers[f"{name}_norm"](x, training=training) if settings.batch_norm else x
+
+    hidden = drop("pooling", settings.pooling_dropout, normed("pooling", pooled))
+    if settings.hidden_units and dense.shape[1]:
+        hidden = keras.layers.Concatenate(name="with_dense")([hidden, dense])
+    for i in range(len(settings.hidden_units)):
+        hidden = normed(f"hidden_{i}", layers[f"hidden_{i}"](hidden))
+        hidden = layers[f"hidden_{i}_{settings.activation}"](hidden)
+        hidden = drop(f"hidden_{i}", settings.hidden_dropout, hidden)
+    return layers["output"](hidden)
+
+
+def build(spec: Spec, settings: Model, weights: Weights | None = None) -> keras.Model:
+    """Build the whole model in Keras.
 
     Takes a mapping of `ids` (B, F) int32, `values` (B, N) and `dense` (B, D) float32, and where fields are bags
-    `bag_rows` (B, P) int32 and `bag_values` (B, P) float32, as `training.data.features_of` makes them; returns (B, C)
+    `bag_rows` (B, P) int32 and `bag_values` (B, P) float32, as `layers.features_of` makes them; returns (B, C)
     logits: of one output, or of a class each.
+
+    Args:
+        spec: of the encoding.
+        settings: of the model.
+        weights: copied into the model's variables; without them it is untrained.
     """
-    outputs = network(spec, settings).outputs
+    layers = network_layers(spec, settings)
     single = [field.bag is None for field in spec.fields]
     table: dict[str, Any] = {
         "offsets": [offset for offset, one in zip(spec.offsets, single, strict=True) if one],
@@ -43,45 +117,56 @@ def build(spec: Spec, settings: Model) -> keras.Model:
         bags = [keras.Input((None,), dtype="int32", name="bag_rows"), keras.Input((None,), name="bag_values")]
         named |= dict(zip(("bag_rows", "bag_values"), bags, strict=True))
 
+    outputs = describe(spec, settings).outputs
     linear = FirstOrder(**table, width=outputs, l2=settings.l2.linear, name="linear")(ids, values, *bags)
     if spec.dense:
-        join = keras.layers.Dense(outputs, use_bias=False, kernel_initializer="zeros", name="dense_linear")
-        linear = keras.layers.Add(name="linear_sum")([linear, join(dense)])
-
-    # 0.05 rather than the paper's 0.01: products of two embeddings start above the noise of the batch norm.
-    normal = keras.initializers.RandomNormal(stddev=0.05)
+        linear = keras.layers.Add(name="linear_sum")([linear, layers["dense_linear"](dense)])
     vectors = FeatureEmbedding(
-        **table, width=settings.embedding_dim, initializer=normal, l2=settings.l2.embedding, name="embedding"
+        **table,
+        width=settings.embedding_dim,
+        # Given weights replace these: to draw normal numbers for a large table would take a second copy of it.
+        initializer="zeros" if weights else keras.initializers.RandomNormal(stddev=EMBEDDING_STD),
+        l2=settings.l2.embedding,
+        name="embedding",
     )(ids, values, *bags)
-    hidden = BiInteraction(name="pooling")(vectors)
-    if settings.batch_norm:
-        hidden = keras.layers.BatchNormalization(**BATCH_NORM, name="pooling_norm")(hidden)
-    if settings.pooling_dropout:
-        hidden = keras.layers.Dropout(settings.pooling_dropout, name="pooling_dropout")(hidden)
-    if spec.dense and settings.hidden_units:
-        hidden = keras.layers.Concatenate(name="with_dense")([hidden, dense])
-    for i, units in enumerate(settings.hidden_units):
-        penalty = keras.regularizers.L2(settings.l2.hidden) if settings.l2.hidden else None
-        hidden = keras.layers.Dense(units, kernel_regularizer=penalty, name=f"hidden_{i}")(hidden)
-        if settings.batch_norm:
-            hidden = keras.layers.BatchNormalization(**BATCH_NORM, name=f"hidden_{i}_norm")(hidden)
-        hidden = keras.layers.Activation(settings.activation, name=f"hidden_{i}_{settings.activation}")(hidden)
-        if settings.hidden_dropout:
-            hidden = keras.layers.Dropout(settings.hidden_dropout, name=f"hidden_{i}_dropout")(hidden)
-    fixed = {"kernel_initializer": "ones", "trainable": False} if settings.output == "ones" else {}
-    interactions = keras.layers.Dense(outputs, use_bias=False, name="output", **fixed)(hidden)
-    score = keras.layers.Add(name="score")([linear, interactions])
-    return keras.Model(named, score, name="nfm")
+
+    def drop(name: str, rate: float, x: Any) -> Any:
+        return keras.layers.Dropout(rate, name=f"{name}_dropout")(x) if rate else x
+
+    pooled = BiInteraction(name="pooling")(vectors)
+    score = keras.layers.Add(name="score")([linear, interactions(layers, settings, pooled, dense, drop)])
+    model = keras.Model(named, score, name="nfm")
+    if weights is not None:
+        by_path = {**weights.network, **dict(zip(TABLES, map(_padded, weights.tables), strict=True))}
+        for variable in model.variables:
+            if variable.path in by_path:
+                variable.assign(by_path[variable.path].copy())  # TensorFlow may keep the memory that it is given
+    return model
 
 
-def linear_part(model: keras.Model) -> keras.Model:
-    """The same inputs → (B, C) logits, and (B, C) of the linear part alone; shares the weights."""
-    linear = model.get_layer("score").input[0]
-    return keras.Model(model.input, [model.output, linear], name="nfm_and_linear")
+def _padded(table: Floats) -> Floats:
+    """A table as the Keras model has it: with a last row for padding, whose x is always 0."""
+    return np.pad(table, ((0, 1), (0, 0)))
 
 
-def network(spec: Spec, settings: Model) -> Network:
-    """What the forward pass has to know of the model's form."""
+def initial_weights(spec: Spec, settings: Model, seed: int) -> Weights:
+    """Draw the weights of a new model: normal embeddings, Glorot-uniform layers (Keras's default), zeros elsewhere."""
+    keras.utils.set_random_seed(seed)
+    outputs = describe(spec, settings).outputs
+    layers = network_layers(spec, settings)
+    inputs = keras.Input((settings.embedding_dim,)), keras.Input((len(spec.dense),))
+    interactions(layers, settings, *inputs, lambda _, __, x: x)
+    if spec.dense:
+        layers["dense_linear"](inputs[1])
+    variables = [variable for layer in layers.values() for variable in layer.variables]
+    network = {BIAS: np.zeros(outputs, np.float32), **{v.path: np.array(v.numpy()) for v in variables}}
+    embedding = np.random.default_rng(seed).standard_normal((spec.rows, settings.embedding_dim), np.float32)
+    embedding *= np.float32(EMBEDDING_STD)
+    return Weights(Tables(embedding, np.zeros((spec.rows, outputs), np.float32)), network)
+
+
+def describe(spec: Spec, settings: Model) -> Network:
+    """Describe the form of the model as the artifact and the forward pass need it."""
     classes = spec.classes if settings.task == "multiclass" else ()
     return Network(
         settings.task,
@@ -93,45 +178,37 @@ def network(spec: Spec, settings: Model) -> Network:
     )
 
 
-def export(model: keras.Model, spec: Spec, settings: Model) -> dict[str, NDArray[np.float32]]:
-    """The weights as the artifact holds them, each batch norm folded into the dense layer beside it.
+def export(weights: Weights, spec: Spec, settings: Model) -> dict[str, Floats]:
+    """Return the weights as the artifact holds them, each batch norm folded into the dense layer beside it.
 
     A norm is a·x + c in inference, with a = γ / √(variance + ε) and c = β − a · mean. The pooled vector's norm goes
     into the first rows of the next kernel, (a·x + c) W = x (a W) + c W; a hidden layer's into its own, a (x W + b) + c.
     """
-    weights = {
-        "embedding": _array(model.get_layer("embedding").table, np.float32)[: spec.rows],  # without the padding's row
-        "linear": _array(model.get_layer("linear").table)[: spec.rows],
-        "bias": _array(model.get_layer("linear").bias),
+    network = {path: array.astype(np.float64) for path, array in weights.network.items()}
+    folded: dict[str, NDArray[Any]] = {
+        "embedding": weights.tables.embedding,
+        "linear": weights.tables.linear,
+        "bias": network[BIAS],
+        "dense_linear": network.get("dense_linear/kernel", np.empty((0, len(network[BIAS])))),
     }
-    width = len(weights["bias"])
-    weights["dense_linear"] = _array(model.get_layer("dense_linear").kernel) if spec.dense else np.empty((0, width))
-    dim = settings.embedding_dim
-    scale, shift = _norm(model, "pooling_norm", dim) if settings.batch_norm else (np.ones(dim), np.zeros(dim))
-    for i, units in enumerate(settings.hidden_units):
-        layer = model.get_layer(f"hidden_{i}")
-        kernel, bias = _array(layer.kernel), _array(layer.bias)
+    dim, output = settings.embedding_dim, network["output/kernel"]
+    scale, shift = _norm(network, "pooling_norm") if settings.batch_norm else (np.ones(dim), np.zeros(dim))
+    for i in range(len(settings.hidden_units)):
+        kernel, bias = network[f"hidden_{i}/kernel"], network[f"hidden_{i}/bias"]
         if i == 0:
             bias = bias + shift @ kernel[:dim]
             kernel[:dim] *= scale[:, np.newaxis]
         if settings.batch_norm:
-            a, c = _norm(model, f"hidden_{i}_norm", units)
+            a, c = _norm(network, f"hidden_{i}_norm")
             kernel, bias = kernel * a, bias * a + c
-        weights[f"hidden_{i}_kernel"], weights[f"hidden_{i}_bias"] = kernel, bias
-    output = _array(model.get_layer("output").kernel)
+        folded[f"hidden_{i}_kernel"], folded[f"hidden_{i}_bias"] = kernel, bias
     if not settings.hidden_units:
-        weights["bias"] = weights["bias"] + shift @ output
+        folded["bias"] = folded["bias"] + shift @ output
         output = output * scale[:, np.newaxis]
-    weights["output"] = output
-    return {name: array.astype(np.float32, copy=False) for name, array in weights.items()}
+    folded["output"] = output
+    return {name: array.astype(np.float32, copy=False) for name, array in folded.items()}
 
 
-def _array(variable: Any, dtype: type = np.float64) -> NDArray[Any]:
-    return np.array(variable.numpy(), dtype)
-
-
-def _norm(model: keras.Model, name: str, width: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    layer = model.get_layer(name)
-    scale = _array(layer.gamma) / np.sqrt(_array(layer.moving_variance) + layer.epsilon)
-    assert scale.shape == (width,)
-    return scale, _array(layer.beta) - scale * _array(layer.moving_mean)
+def _norm(network: Mapping[str, NDArray[np.float64]], name: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    scale = network[f"{name}/gamma"] / np.sqrt(network[f"{name}/moving_variance"] + BATCH_NORM["epsilon"])
+    return scale, network[f"{name}/beta"] - scale * network[f"{name}/moving_mean"]

@@ -1,211 +1,201 @@
-"""The network of a training step: from the pooled vectors to the loss, and the derivatives on the way back.
+"""The layers above the tables in TensorFlow: a batch's loss with its derivatives, and the logits of any rows.
 
-What Keras's layers say of it in `model` is done here by the loops of `network_kernels`, which share a batch's pieces
-among threads; between two loops, the pieces' sums are added up.
+The weights are arrays, which the optimizer changes between two steps. They enter a call as one vector, and their
+gradient leaves it as one: each tensor of a call costs some microseconds.
+
+In a long training XLA compiles the step for whole batches, which takes a second. A step of 4,096 rows (K 64, hidden
+layers 128-128, two cores) then takes 7.6 ms instead of 17.7, one of 256 rows the same as without.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from functools import cached_property
 from typing import Any, NamedTuple
 
+import keras
 import numpy as np
+import tensorflow as tf
 from numpy.typing import NDArray
 
 from nfm.config.train import Model, Train
 from nfm.contract.schema import Spec
-from nfm.training import losses
-from nfm.training import network_kernels as loops
-from nfm.training.model import BATCH_NORM
-from nfm.training.network_kernels import Pieces, Stage
-from nfm.training.products import ROWS, N, packed, padded, panels_of, unpacked
-from nfm.training.threads import even, shared
+from nfm.kernels.tables import Pooled
+from nfm.training.data.rows import Rows
+from nfm.training.losses import sample_losses
+from nfm.training.model import BIAS, interactions, network_layers
 
 Floats = NDArray[np.float32]
-_PIECE = 256  # rows: what they take stays in a core's own cache
-_ACTIVATIONS = {"linear": loops.LINEAR, "relu": loops.RELU, "tanh": loops.TANH, "sigmoid": loops.SIGMOID}
-_TASKS = {"binary": losses.BINARY, "regression": losses.REGRESSION, "multiclass": losses.MULTICLASS}
+_XLA_PAYS = 500_000  # rows of a training: below, it saves less time than it takes to compile
 
 
 class Derivatives(NamedTuple):
-    """Of the objective: the samples' losses, their mean or sum, and the penalties."""
+    """Derivatives of the objective: the losses' mean or sum, and the penalty on the hidden layers."""
 
-    loss: float  # the samples' weighted sum, without penalties
-    pooled_BK: Floats
-    linear_BC: Floats
-    weights: dict[str, Floats]  # by the name of each of the network's trainable ones
-
-
-class _Room(NamedTuple):
-    """What a batch of one size takes, and each stage of it."""
-
-    pieces: Pieces
-    z: Sequence[Floats]  # (P, B, N) of each stage: what goes in,
-    h: Sequence[Floats]  # what comes out,
-    g: Sequence[Floats]  # and a derivative
+    loss: float  # Σ weight · loss of the samples, without penalties
+    pooled_BK: Floats  # by the pooled vectors
+    linear_BC: Floats  # by the sums of the linear weights
+    weights: dict[str, Floats]  # by each trained weight of the network, by path
 
 
 class Network:
-    """The layers above the tables, as the model's settings have them."""
+    """The layers above the tables, for one model and its training settings."""
 
-    def __init__(self, spec: Spec, form: Model, settings: Train, weights: Mapping[str, Floats], threads: int) -> None:
-        """Prepare for batches.
+    def __init__(self, spec: Spec, settings: Model, train: Train, rows: int = 0) -> None:
+        """Build the Keras layers and trace nothing yet.
 
         Args:
             spec: of the encoding.
-            form: of the model.
-            settings: how the objective is reduced, and the seed of the dropout.
-            weights: by the path of the model's variable; are read at each step, and the moving averages changed.
-            threads: that share the work. The results do not depend on it.
+            settings: of the model.
+            train: how the objective is reduced, and the seed of the dropout.
+            rows: that the training learns from, counted again in each epoch.
         """
-        self._form, self._weights, self._threads = form, weights, threads
-        self._seed, self._mean = settings.seed, settings.loss_reduction == "mean"
-        self._dense = len(spec.dense) if form.hidden_units else 0  # numbers that join the pooled vector
-        self._names = ["pooling", *(f"hidden_{i}" for i in range(len(form.hidden_units)))]
-        self._units = [form.embedding_dim, *form.hidden_units]
-        self._columns = [form.embedding_dim + self._dense, *form.hidden_units]
-        rates = [form.pooling_dropout, *[form.hidden_dropout] * len(form.hidden_units)]
-        self._dropouts = [_dropout(*of) for of in zip(rates, self._units, self._columns, strict=True)]
-        self._rooms: dict[int, _Room] = {}
+        self._settings, self._train = settings, train
+        self._layers = network_layers(spec, settings)
+        inputs = keras.Input((settings.embedding_dim,)), keras.Input((len(spec.dense),))
+        outputs = interactions(self._layers, settings, *inputs, _keep_all)
+        if spec.dense:
+            self._layers["dense_linear"](inputs[1])
+        bias = keras.Variable(np.zeros(outputs.shape[1], np.float32), name="bias")
+        variables = [(BIAS, bias), *((v.path, v) for layer in self._layers.values() for v in layer.variables)]
+        self.trained = {path: variable for path, variable in variables if variable.trainable}
+        self._fixed = {path: variable for path, variable in variables if not variable.trainable}
+        self._layers |= {name: relu for name in self._layers if name.endswith("_relu")}
+        self._columns = settings.embedding_dim, outputs.shape[1], len(spec.dense)
+        self._whole = train.batch_size if rows >= _XLA_PAYS else None
 
-    def step(
-        self, pooled_BK: Floats, linear_BC: Floats, dense_BD: Floats, label_B1: Floats, weight_B: Floats, number: int
-    ) -> Derivatives:
-        """The loss of a batch and its derivatives.
+    def step(self, weights: dict[str, Floats], pooled: Pooled, rows: Rows, number: int) -> Derivatives:
+        """Return the loss of a batch and its derivatives; update the moving averages of the batch norms in `weights`.
 
         Args:
-            pooled_BK: Bi-Interaction pooling.
-            linear_BC: sums of the first-order weights, without the bias.
-            dense_BD: the dense numbers.
-            label_B1: as the task has them.
-            weight_B: of the samples.
-            number: of the step; the units that are dropped depend on it.
+            weights: of the network, by path.
+            pooled: of the batch.
+            rows: the batch: dense numbers, labels and weights.
+            number: of the step; it decides, with the seed, which units are dropped.
         """
-        room, of = self._room(len(pooled_BK)), dict[str, Floats]()
-        dense_BD = np.ascontiguousarray(dense_BD, np.float32)
-        stages = self._forward(room, pooled_BK, dense_BD, number)
-        loss, upstream_BC, sums = self._turn(room, stages[-1], linear_BC, dense_BD, label_B1, weight_B, of)
-        of_pooled_BK = np.empty_like(pooled_BK)
-        means = self._backward(room, stages, sums, of)
-        self._run(room, loops.leave, stages[0], means, room.z[0], room.g[0], of_pooled_BK)
-        return Derivatives(loss, of_pooled_BK, upstream_BC, of)
+        seeds = np.random.SeedSequence([self._train.seed, number]).generate_state(
+            2 + 2 * len(self._settings.hidden_units)
+        )
+        step = self._step_of_whole if len(rows.label) == self._whole else self._step_of_any
+        sums = pooled.pooled_BK, pooled.linear_BC, rows.inputs.dense_BD
+        loss, of_trained, of_pooled, of_linear, fixed = step(
+            *self._vectors(weights), [*map(tf.constant, sums)], *map(tf.constant, (rows.label, rows.weight, seeds))
+        )
+        for path, array in _split(fixed.numpy(), self._fixed).items():
+            weights[path][:] = array
+        of_weights = _split(of_trained.numpy(), self.trained)
+        return Derivatives(float(loss), of_pooled.numpy(), of_linear.numpy(), of_weights)
 
-    def _forward(self, room: _Room, pooled_BK: Floats, dense_BD: Floats, number: int) -> list[Stage]:
-        """Up to what goes into the last stage; all stages, which know the batch's statistics."""
-        joined_BD, moments = dense_BD[:, : self._dense].copy(), self._sums(room, 2, room.z[0])
-        self._run(room, loops.arrange, pooled_BK, joined_BD, room.z[0], moments)
-        stages = [self._stage(0, room, moments, number)]
-        for i, name in enumerate(self._names[1:]):
-            kernel = packed(self._weights[f"{name}/kernel"], len(room.h[i]))
-            bias = padded(self._weights[f"{name}/bias"], self._units[i + 1]).reshape(-1, N)
-            moments = self._sums(room, 2, room.z[i + 1])
-            self._run(room, loops.forward, stages[i], room.z[i], room.h[i], kernel, bias, room.z[i + 1], moments)
-            stages.append(self._stage(i + 1, room, moments, number))
-        return stages
+    def logits(self, weights: Mapping[str, Floats], pooled: Pooled, dense_BD: Floats) -> tuple[Floats, Floats]:
+        """Return (B, C) logits of the model, and of its linear part alone; without dropout, with moving averages."""
+        sums = [*map(tf.constant, (pooled.pooled_BK, pooled.linear_BC, dense_BD))]
+        model, linear = (logits.numpy() for logits in self._logits_of_any(*self._vectors(weights), sums))
+        return model, linear
 
-    def _turn(
-        self,
-        room: _Room,
-        stage: Stage,
-        linear_BC: Floats,
-        dense_BD: Floats,
-        label_B1: Floats,
-        weight_B: Floats,
-        of: dict[str, Floats],
-    ) -> tuple[float, Floats, Floats]:
-        """The loss, the derivative by the logits, and what the last stage's norm takes to go back."""
-        logits_BC = linear_BC + self._weights["linear/bias"]
-        if dense_BD.shape[1]:
-            logits_BC += dense_BD @ self._weights["dense_linear/kernel"]
-        z, h, g = room.z[-1], room.h[-1], room.g[-1]
-        kernel_CX = np.zeros((logits_BC.shape[1], len(z) * N), np.float32)
-        kernel_CX[:, : self._columns[-1]] = self._weights["output/kernel"].T
-        upstream_BC, of_pieces = np.empty_like(logits_BC), np.empty(self._count(room))
-        of_output, sums = self._sums(room, len(kernel_CX), z), self._sums(room, 2, z)
-        label_B, weight_B = np.array(label_B1, np.float32).reshape(-1), np.array(weight_B, np.float32)
-        task, share = _TASKS[self._form.task], np.float32(1 / len(label_B) if self._mean else 1)
-        given = (kernel_CX, logits_BC, label_B, weight_B, task, share)
-        self._run(room, loops.turn, stage, z, h, *given, g, upstream_BC, of_pieces, of_output, sums)
-        of["output/kernel"] = of_output.sum(axis=0)[:, : self._columns[-1]].T
-        of["linear/bias"] = upstream_BC.sum(axis=0)
-        of["dense_linear/kernel"] = dense_BD.T @ upstream_BC
-        return float(of_pieces.sum()), upstream_BC, sums
+    def _vectors(self, weights: Mapping[str, Floats]) -> list[Any]:
+        """Join the weights of the network: the trained ones, and all others."""
+        paths = self.trained, self._fixed
+        return [
+            tf.constant(np.concatenate([np.empty(0, np.float32), *(weights[path].ravel() for path in one)]))
+            for one in paths
+        ]
 
-    def _backward(self, room: _Room, stages: Sequence[Stage], sums: Floats, of: dict[str, Floats]) -> Floats:
-        """Down to the first stage; what its norm takes."""
-        for i in reversed(range(len(stages) - 1)):
-            name, means = self._names[i + 1], self._means(i + 1, room, sums, of)
-            kernel, behind, before = self._weights[f"{name}/kernel"], len(room.z[i + 1]), len(room.z[i])
-            of_kernel = np.empty((self._count(room), behind, before * N, N), np.float32)
-            of_bias, sums = np.empty((self._count(room), behind * N), np.float32), self._sums(room, 2, room.z[i])
-            self._run(
-                *(room, loops.backward, stages[i + 1], means, room.z[i + 1], room.g[i + 1]),
-                *(stages[i], room.z[i], room.h[i], packed(kernel.T, behind), room.g[i], of_kernel, of_bias, sums),
-            )
-            of[f"{name}/kernel"] = unpacked(of_kernel.sum(axis=0), *kernel.shape)
-            of[f"{name}/bias"] = of_bias.sum(axis=0)[: self._units[i + 1]]
-            if self._form.l2.hidden:
-                decay = 2 * self._form.l2.hidden * (1 if self._mean else room.pieces.rows)
-                of[f"{name}/kernel"] = of[f"{name}/kernel"] + np.float32(decay) * kernel
-        return self._means(0, room, sums, of)
+    @cached_property
+    def _step_of_whole(self) -> Any:
+        return self._trace(self._step, self._whole, jit_compile=True)
 
-    def _stage(self, i: int, room: _Room, moments_I2X: Floats, number: int) -> Stage:
-        form, units, columns = self._form, self._units[i], len(room.z[i]) * N
-        mean, inverse, scale, shift = (np.zeros(columns, np.float32) for _ in range(4))
-        scale[: self._columns[i]] = 1
-        if form.batch_norm:
-            name = f"{self._names[i]}_norm"
-            found, variance = _merged(room.pieces, moments_I2X[:, :, :units])
-            for average, now in (("moving_mean", found), ("moving_variance", variance)):
-                kept = BATCH_NORM["momentum"]
-                self._weights[f"{name}/{average}"][:] = kept * self._weights[f"{name}/{average}"] + (1 - kept) * now
-            mean[:units], inverse[:units] = found, 1 / np.sqrt(variance + BATCH_NORM["epsilon"])
-            scale[:units] = self._weights[f"{name}/gamma"] * inverse[:units]
-            shift[:units] = self._weights[f"{name}/beta"]
-        factor, least = self._dropouts[i]
-        seeds = np.random.SeedSequence([self._seed, number, i]).generate_state(2)
-        activation = _ACTIVATIONS[form.activation] if i else loops.LINEAR
-        return Stage(activation, mean, inverse, scale, shift, factor, least, tuple(seeds))
+    @cached_property
+    def _step_of_any(self) -> Any:
+        return self._trace(self._step, None)
 
-    def _means(self, i: int, room: _Room, sums_I2X: Floats, of: dict[str, Floats]) -> Floats:
-        """What the derivative of a stage's norm takes; the norm's own derivatives join the others."""
-        sums_2X = sums_I2X.sum(axis=0)
-        if not self._form.batch_norm:
-            return np.zeros_like(sums_2X)
-        of_beta, of_gamma = sums_2X[:, : self._units[i]]
-        of[f"{self._names[i]}_norm/beta"], of[f"{self._names[i]}_norm/gamma"] = of_beta, of_gamma
-        means_2X: Floats = sums_2X / np.float32(room.pieces.rows)
-        return means_2X
+    @cached_property
+    def _logits_of_any(self) -> Any:
+        return self._trace(self._logits, None)
 
-    def _run(self, room: _Room, loop: Any, *arguments: Any) -> None:
-        shared(self._threads, even(self._count(room), self._threads), loop, room.pieces, *arguments)
+    def _trace(self, function: Any, rows: int | None, **options: Any) -> Any:
+        """Trace a function now: TensorFlow would warn of functions that each training of a process traces at a call."""
+        vectors = [tf.TensorSpec((None,), tf.float32)] * 2
+        signature = [*vectors, [tf.TensorSpec((rows, columns), tf.float32) for columns in self._columns]]
+        if function == self._step:
+            seeds = tf.TensorSpec((2 + 2 * len(self._settings.hidden_units),), tf.uint32)
+            signature += [*[tf.TensorSpec((rows,), tf.float32)] * 2, seeds]
+        return tf.function(function, signature, autograph=False, **options).get_concrete_function()
 
-    def _count(self, room: _Room) -> int:
-        return -(-room.pieces.rows // _PIECE)
+    def _step(self, trained: Any, fixed: Any, sums: Any, label: Any, weight: Any, seeds: Any) -> tuple[Any, ...]:
+        pooled, linear, dense = sums
+        pairs = iter([(seeds[i], seeds[i + 1]) for i in range(0, seeds.shape[0], 2)])
 
-    def _sums(self, room: _Room, of: int, like_PBN: Floats) -> Floats:
-        """(I, of, P N): for each piece and column."""
-        return np.empty((self._count(room), of, len(like_PBN) * N), np.float32)
+        def drop(_: str, rate: float, x: Any) -> Any:
+            pair = next(pairs)
+            return dropout(x, rate, *pair) if rate else x
 
-    def _room(self, rows: int) -> _Room:
-        if rows not in self._rooms:
-            whole = -(-rows // ROWS) * ROWS
-            each = [[np.zeros((panels_of(c), whole, N), np.float32) for c in self._columns] for _ in range(3)]
-            self._rooms[rows] = _Room(Pieces(_PIECE, rows), *each)
-        return self._rooms[rows]
+        with tf.GradientTape() as tape:
+            tape.watch([trained, pooled, linear])
+            with self._use(trained, fixed) as scope:
+                logits = self._linear(linear, dense) + self._interactions(pooled, dense, drop, training=True)
+                penalties = [x for layer in self._layers.values() for x in getattr(layer, "losses", ())]
+                averages = [tf.reshape(scope.get_current_value(v), [-1]) for v in self._fixed.values()]
+            loss = tf.reduce_sum(weight * sample_losses(self._settings.task, label, logits))
+            count, penalty = tf.cast(tf.size(label), tf.float32), tf.add_n([tf.zeros(()), *penalties])
+            mean = self._train.loss_reduction == "mean"
+            objective = loss / count + penalty if mean else loss + count * penalty
+        gradients = tape.gradient(objective, [trained, pooled, linear], unconnected_gradients="zero")
+        return loss, *gradients, tf.concat([tf.zeros(0), *averages], 0)
+
+    def _logits(self, trained: Any, fixed: Any, sums: Any) -> tuple[Any, Any]:
+        pooled, linear, dense = sums
+        with self._use(trained, fixed):
+            of_linear = self._linear(linear, dense)
+            return of_linear + self._interactions(pooled, dense, _keep_all, training=False), of_linear
+
+    def _interactions(self, pooled: Any, dense: Any, drop: Any, training: bool) -> Any:
+        return interactions(self._layers, self._settings, pooled, dense, drop, training)
+
+    def _linear(self, linear: Any, dense: Any) -> Any:
+        bias = keras.ops.convert_to_tensor(self.trained[BIAS])
+        return linear + bias + (self._layers["dense_linear"](dense) if dense.shape[1] else 0.0)
+
+    def _use(self, trained: Any, fixed: Any) -> Any:
+        """Let the layers use these weights instead of those of their variables."""
+        pairs = []
+        for vector, variables in ((trained, self.trained), (fixed, self._fixed)):
+            parts = tf.split(vector, [int(np.prod(v.shape)) for v in variables.values()]) if variables else []
+            pairs += [(v, tf.reshape(part, v.shape)) for v, part in zip(variables.values(), parts, strict=True)]
+        return keras.StatelessScope(state_mapping=pairs)
 
 
-def _dropout(rate: float, units: int, columns: int) -> tuple[Floats, NDArray[np.uint32]]:
-    """`factor` and `least` of a stage; numbers that join it are not dropped."""
-    whole = panels_of(columns) * N
-    factor, least = np.ones(whole, np.float32), np.zeros(whole, np.uint32)
-    factor[:units], least[:units] = 1 / (1 - rate), round(rate * 2**32)
-    return factor, least
+def _keep_all(_: str, __: float, x: Any) -> Any:
+    return x
 
 
-def _merged(pieces: Pieces, moments_I2X: Floats) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Means and variances of the batch from those of its pieces (Chan, Golub & LeVeque 1979)."""
-    means_IX, squares_IX = moments_I2X.astype(np.float64).transpose(1, 0, 2)
-    starts, rows = np.arange(len(means_IX)) * _PIECE, pieces.rows
-    counts_I1 = (np.minimum(starts + _PIECE, rows) - starts)[:, np.newaxis]
-    mean_X = (counts_I1 * means_IX).sum(axis=0) / rows
-    variance_X = (squares_IX + counts_I1 * (means_IX - mean_X) ** 2).sum(axis=0) / rows
-    return mean_X, variance_X
+def relu(x: Any) -> Any:
+    """Return max(x, 0), and NaN for NaN: TensorFlow's own makes 0 of it on some processors, and hides a divergence."""
+    return tf.where(x <= 0, tf.zeros_like(x), x)
+
+
+def dropout(x: Any, rate: float, seed: Any, other: Any) -> Any:
+    """Drop a share of the units at random, and scale up the others.
+
+    A unit is kept if 32 random bits are at least rate · 2³². The bits are a hash of the unit's place and of two seeds
+    (the finalizer of github.com/skeeto/hash-prospector): XLA makes a few vector instructions of it, where TensorFlow's
+    own counter-based generator takes several milliseconds a step.
+
+    Args:
+        x: (B, U).
+        rate: from 0 to 1, which is not included.
+        seed, other: uint32.
+    """
+
+    def mix(bits: Any, shift: int, factor: int) -> Any:
+        bits = tf.bitwise.bitwise_xor(bits, tf.bitwise.right_shift(bits, tf.constant(shift, tf.uint32)))
+        return bits * tf.constant(factor, tf.uint32)
+
+    places = tf.reshape(tf.range(tf.size(x)), tf.shape(x))
+    bits = tf.cast(places, tf.uint32) * tf.constant(0x9E3779B9, tf.uint32) + seed
+    bits = mix(mix(bits, 16, 0x21F0AAAD) + other, 15, 0xD35A2D97)
+    bits = mix(bits, 15, 1)
+    return tf.where(bits >= tf.constant(round(rate * 2**32), tf.uint32), x / (1 - rate), 0.0)
+
+
+def _split(vector: Floats, variables: Mapping[str, Any]) -> dict[str, Floats]:
+    sizes = [int(np.prod(variable.shape)) for variable in variables.values()]
+    parts = np.split(vector, np.cumsum(sizes)[:-1]) if sizes else []
+    return {path: part.reshape(v.shape) for (path, v), part in zip(variables.items(), parts, strict=True)}

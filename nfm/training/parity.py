@@ -11,8 +11,7 @@ from numpy.typing import NDArray
 from nfm.contract.artifact import Artifact
 from nfm.contract.encoder import Inputs
 from nfm.contract.errors import DataError
-from nfm.training import layers  # noqa: F401 (Keras finds the layers of a saved model by their registered names)
-from nfm.training.data.batches import features_of
+from nfm.training.layers import features_of  # its import registers the layers of saved models, too
 from nfm.training.metrics.scores import scores_of
 
 

@@ -35,7 +35,7 @@ def plan(config: Config, encoding: Encoding, folds: Mapping[str, Fold]) -> str:
     ]
     started_from, checkpoints = None, checkpoint_folder(config)
     if settings.init_from is not None:
-        _, started_from = from_artifact(Path(settings.init_from), spec, config.model)
+        started_from = from_artifact(Path(settings.init_from), spec, config.model).name
         lines.append(f"  starts    from the model in {settings.init_from} ({started_from[:12]}…)")
     elif settings.pretrain is not None:
         started_from = FM
@@ -85,7 +85,7 @@ def summary(config: Config, trained: Trained) -> str:
     fitted = trained.fitted
     epochs = len(fitted.history["loss"])
     kept = "the last weights" if config.train.early_stopping is None else f"the weights of epoch {fitted.best_epoch}"
-    judged, parameters = judged_fold(trained.metrics), sum(parameter_counts(fitted.model).values())
+    judged, parameters = judged_fold(trained.metrics), sum(parameter_counts(trained.model).values())
     shown = [metric for metric in METRICS[config.model.task] if metric.key in trained.metrics[judged]]
 
     def line(name: str, rows: str, values: Mapping[str, Any]) -> str:

@@ -1,167 +1,120 @@
-"""The tables of the features in the training: what a step reads of them, and how it moves their rows.
+"""The embedding tables in training: pool a batch's features, and update the rows that occur in it, in threads."""
 
-They are NumPy arrays, which the loops of `kernels` change in place; the Keras model's own variables take over their
-memory when the model is measured or written (`publish`). There is no second copy of a large table.
-"""
-
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
-import tensorflow as tf
 from numpy.typing import NDArray
 
+from nfm.contract.encoder import Inputs
 from nfm.contract.schema import Spec
 from nfm.kernels import tables as kernels
-from nfm.kernels.tables import Batch, ByRow, Floats, Ints, Tables
-from nfm.training.data.batches import BAG_FEATURES
-from nfm.training.threads import even, shared
-
-_ALIGNED = 64  # bytes: a row of 16 floats is in one cache line, and TensorFlow takes the memory as it is
+from nfm.kernels.tables import ByRow, Features, Floats, Pooled, Rule, Tables, Upstream
 
 
-class Rule(NamedTuple):
-    """How weights move."""
+class Formula(NamedTuple):
+    """How an optimizer moves weights."""
 
-    formula: int  # of `kernels`
-    slots: Sequence[float | Callable[[Any], Any]]  # what they start with: a number, or a function of the weights
-    numbers: Callable[[float, int], Sequence[float]]  # (rate, step from 1 on) → what the formula takes
-
-
-class Read(NamedTuple):
-    """A batch's features, and what the network takes of them."""
-
-    rows_BM: Ints
-    x_BM: Floats
-    sum_BK: Floats
-    pooled_BK: Floats
-    linear_BC: Floats
+    kind: int  # such as `kernels.ADAGRAD`
+    slots: Sequence[float | Callable[[Any], Any]]  # initial values: a number, or a function of the weights
+    numbers: Callable[[float, int], Sequence[float]]  # (rate, step from 1 on) → `numbers` of `kernels.Rule`
 
 
-class RowTables:
-    """The embeddings and the first-order weights with their slots."""
+class TableReader:
+    """Lists and pools the features of batches. The results do not depend on the number of threads."""
 
-    def __init__(self, variables: Sequence[Any], rules: Sequence[Rule], threads: int | None = None) -> None:
-        """Take over the values of the variables.
+    def __init__(self, spec: Spec, weights: Tables, threads: int | None = None) -> None:
+        """Start the threads.
 
         Args:
-            variables: of the embeddings (R + 1, K) and of the first-order weights (R + 1, C).
-            rules: of the two.
-            threads: that share the work; one for each core unless set. The weights do not depend on it.
+            spec: of the encoding.
+            weights: the tables.
+            threads: that share the work; one for each core unless given.
         """
-        self._variables, self._rules = variables, rules
-        self.threads = threads or pa.cpu_count()
-        self.weights = Tables(*(_aligned(variable.shape) for variable in variables))
-        self.adopt()
-        #: of each variable
+        singles = [offset for offset, field in zip(spec.offsets, spec.fields, strict=True) if field.bag is None]
+        self._offsets = np.array(singles, np.int64)
+        self._first_number = spec.rows - len(spec.field_numbers)
+        self.weights, self.threads = weights, threads or pa.cpu_count()
+        self._executor = ThreadPoolExecutor(self.threads)
+
+    def list_features(self, inputs: Inputs) -> Features:
+        """List the features of a batch, sample by sample."""
+        rows = inputs.ids_BF, inputs.values_BN, inputs.bag_rows, inputs.bag_values, inputs.bag_splits
+        features: Features = kernels.list_features(*rows, self._offsets, self._first_number)
+        return features
+
+    def group(self, features: Features) -> "Future[ByRow]":
+        """Group a batch's features by row, in another thread."""
+        return self._executor.submit(kernels.group_by_row, features, len(self.weights.embedding))
+
+    def pool(self, features: Features) -> Pooled:
+        """Pool the embeddings and sum the linear weights of each sample."""
+        count, dim, width = len(features.starts) - 1, self.weights.embedding.shape[1], self.weights.linear.shape[1]
+        out = Pooled(*(np.empty((count, columns), np.float32) for columns in (dim, dim, width)))
+        self.share(kernels.pool, np.linspace(0, count, self.threads + 1).astype(int), features, self.weights, out)
+        return out
+
+    def share(self, loop: Callable[..., object], bounds: NDArray[Any], *arguments: Any) -> None:
+        """Call loop(start, stop, *arguments) for the ranges between bounds, one of them in this thread."""
+        first, *others = [(a, b) for a, b in pairwise(bounds.tolist()) if a < b] or [(0, 0)]
+        waiting = [self._executor.submit(loop, *part, *arguments) for part in others]
+        loop(*first, *arguments)
+        for one in waiting:
+            one.result()
+
+
+class TableUpdater:
+    """Updates the rows of the tables that occur in a batch; holds their optimizer slots."""
+
+    def __init__(self, reader: TableReader, formulas: Sequence[Formula]) -> None:
+        """Make the slots.
+
+        Args:
+            reader: of the tables, whose weights are changed in place.
+            formulas: of the embeddings and of the linear weights.
+        """
+        self._reader, self._formulas = reader, formulas
+        #: of each table
         self.slots = [
-            [started(start, array) for start in rule.slots] for rule, array in zip(rules, self.weights, strict=True)
+            [start_slot(start, table) for start in formula.slots]
+            for formula, table in zip(formulas, reader.weights, strict=True)
         ]
 
-    def adopt(self) -> None:
-        """Take the variables' values, which were set from elsewhere."""
-        for array, variable in zip(self.weights, self._variables, strict=True):
-            array[:] = np.asarray(variable.value.read_value())
-        self.publish()
-
-    def publish(self) -> None:
-        """Give the variables the values of now; later ones they may show or not.
-
-        TensorFlow takes the arrays' memory over as it is (DLPack) and copies it before an operation of its own would
-        write there. Did it copy at once, the values would be the same.
-        """
-        for array, variable in zip(self.weights, self._variables, strict=True):
-            variable.assign(taken_over(array))
-
-    def read(self, rows_BM: Ints, x_BM: Floats) -> Read:
-        """Pool the embeddings and add up the first-order weights of each sample's features."""
-        count = len(rows_BM)
-        sum_BK, pooled_BK = (_aligned((count, self.weights.embedding.shape[1])) for _ in range(2))
-        linear_BC = _aligned((count, self.weights.linear.shape[1]))
-        arrays = rows_BM, x_BM, self.weights, pooled_BK, sum_BK, linear_BC
-        shared(self.threads, even(count, self.threads), kernels.pool, *arrays)
-        return Read(rows_BM, x_BM, sum_BK, pooled_BK, linear_BC)
-
-    def grouped(self, read: Read) -> ByRow:
-        """The batch's features by their rows."""
-        by_row: ByRow = kernels.order(read.rows_BM, read.x_BM, len(self.weights.embedding) - 1)
-        return by_row
-
-    def square_norm(self, by_row: ByRow, batch: Batch, decays: Floats) -> float:
-        """Σ g² over the rows of the batch, each with its features' gradients added up."""
-        norms_D = np.zeros(len(by_row.distinct_D))
-        if len(norms_D):
-            self._rows(by_row, batch, decays, 1.0, 0.0, 1, norms_D)
+    def square_norm(self, by_row: ByRow, upstream: Upstream, decays: Floats) -> float:
+        """Return Σ g² over the rows of the batch."""
+        norms_D = np.empty(len(by_row.distinct_D))
+        self._share(kernels.square_norms, by_row, upstream, self._reader.weights, decays, norms_D)
         return float(norms_D.sum())
 
-    def move(self, by_row: ByRow, batch: Batch, decays: Floats, scale: float, rate: float, step: int) -> None:
+    def update(self, by_row: ByRow, upstream: Upstream, decays: Floats, scale: float, rate: float, step: int) -> None:
         """Move the rows of the batch.
 
         Args:
-            by_row: its features.
-            batch: what the gradients follow from.
-            decays: (2,), twice the factors of the penalties on a feature's squared weights.
-            scale: of the gradients.
+            by_row: features of the batch.
+            upstream: derivatives of the objective.
+            decays: (2,) twice the L2 factor of a feature's embedding and of its linear weight.
+            scale: factor of the gradients.
             rate: the learning rate.
             step: counted from 1.
         """
-        self._rows(by_row, batch, decays, scale, rate, step, np.empty(0))
-
-    def _rows(
-        self,
-        by_row: ByRow,
-        batch: Batch,
-        decays: Floats,
-        scale: float,
-        rate: float,
-        step: int,
-        norms_D: NDArray[np.float64],
-    ) -> None:
         none = np.empty((0, 1), np.float32)
-        of_both = [[], []] if len(norms_D) else self.slots  # which nothing moves
-        slots = [Tables(*([*of, none, none][i] for of in of_both)) for i in range(2)]
-        numbers = tuple(np.array(rule.numbers(rate, step), np.float32) for rule in self._rules)
-        formulas = tuple(rule.formula for rule in self._rules)
-        # Ranges of distinct rows with about as many features each
-        shares = len(by_row.places) * np.arange(self.threads + 1) / self.threads
-        bounds = np.searchsorted(by_row.starts, shares).tolist()
-        given = (by_row, batch, self.weights, decays, np.float32(scale), formulas, numbers, *slots, norms_D)
-        shared(self.threads, bounds, kernels.move, *given)
+        first, second = (Tables(*([*slots, none, none][i] for slots in self.slots)) for i in range(2))
+        embedding, linear = (np.array(formula.numbers(rate, step), np.float32) for formula in self._formulas)
+        kinds = self._formulas[0].kind, self._formulas[1].kind
+        rule = Rule(kinds, (embedding, linear), np.float32(scale), decays)
+        self._share(kernels.update, by_row, upstream, self._reader.weights, first, second, rule)
+
+    def _share(self, loop: Callable[..., object], by_row: ByRow, *arguments: Any) -> None:
+        """Share the distinct rows among the threads, in ranges with about as many features each."""
+        shares = len(by_row.samples_P) * np.arange(self._reader.threads + 1) / self._reader.threads
+        self._reader.share(loop, np.searchsorted(by_row.starts, shares), by_row, *arguments)
 
 
-def taken_over(array: Floats) -> Any:
-    """A tensor of an array's memory, as it is (DLPack)."""
-    return tf.experimental.dlpack.from_dlpack(array.__dlpack__())
-
-
-def _aligned(shape: Sequence[int]) -> Floats:
-    size = int(np.prod(shape))
-    bytes_ = np.empty(4 * size + _ALIGNED, np.uint8)
-    start = -bytes_.ctypes.data % _ALIGNED
-    return bytes_[start : start + 4 * size].view(np.float32).reshape(shape)
-
-
-def started(start: float | Callable[[Any], Any], weights: Floats) -> Floats:
-    """A slot of some weights, as its rule says."""
-    slot = _aligned(weights.shape)
+def start_slot(start: float | Callable[[Any], Any], weights: Floats) -> Floats:
+    """Make a slot of some weights with its initial value."""
+    slot = np.empty_like(weights)
     slot[:] = start(weights) if callable(start) else start
     return slot
-
-
-def features_by_sample(features: Mapping[str, Any], spec: Spec) -> tuple[Ints, Floats]:
-    """The model's inputs as rows of the tables, and the x of each: (B, M), M = F + N + P.
-
-    Args:
-        features: as `training.data.features_of` arranges them.
-        spec: of the encoding.
-    """
-    offsets = [offset for offset, field in zip(spec.offsets, spec.fields, strict=True) if field.bag is None]
-    ids_BF, values_BN = np.asarray(features["ids"]), np.asarray(features["values"])
-    numbers = np.arange(spec.rows - values_BN.shape[1], spec.rows, dtype=np.int32)
-    rows = [ids_BF + np.array(offsets, np.int32), np.broadcast_to(numbers, values_BN.shape)]
-    x: list[NDArray[Any]] = [np.ones(ids_BF.shape, np.float32), values_BN]
-    if BAG_FEATURES[0] in features:
-        rows.append(np.asarray(features[BAG_FEATURES[0]]))
-        x.append(np.asarray(features[BAG_FEATURES[1]]))
-    return np.concatenate(rows, axis=1), np.concatenate(x, axis=1)

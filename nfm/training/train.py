@@ -9,6 +9,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import keras
 import numpy as np
 
 import nfm
@@ -19,18 +20,16 @@ from nfm.contract.errors import DataError
 from nfm.contract.profile import Profile
 from nfm.contract.publish import check_ours, locked
 from nfm.contract.schema import DATASET_MARKER, FOLDS, Spec
-from nfm.training import checkpoint
-from nfm.training import tensorboard as events
+from nfm.training import checkpoint, tensorboard
 from nfm.training.data.batches import Fold, read_folds
-from nfm.training.data.labels import correct
+from nfm.training.data.labels import correct_bias
 from nfm.training.data.rows import Rows
-from nfm.training.fit import EachEpoch, Fitted, Initial, fit
+from nfm.training.fit import EachEpoch, Fitted, Places, fit
 from nfm.training.metrics.profile import Collector
 from nfm.training.metrics.tally import Tally, tally
-from nfm.training.model import export, network
+from nfm.training.model import BIAS, build, describe, export
 from nfm.training.report import page as report
 from nfm.training.report.pairs import strongest_pairs
-from nfm.training.step import make_measure
 from nfm.training.warm_start import FM, from_artifact, from_fm
 
 _SHOWN = 5  # settings, in a message
@@ -43,6 +42,7 @@ class Trained:
     spec: Spec
     statistics: Mapping[str, Any]  # of the feature job
     fitted: Fitted
+    model: keras.Model  # with the weights that are published
     metrics: Mapping[str, Mapping[str, Any]]  # of the folds that have rows
     in_float32: Mapping[str, Any] | None  # of a float16 table: the judged fold's metrics before it was rounded
     tallies: Mapping[str, Tally]
@@ -63,8 +63,9 @@ def train(config: Config) -> Trained:
     check_ours(target, artifact.MARKER)
     with locked(checkpoints):
         encoding, folds = read(config)
-        trained = _trained(config, encoding.spec, folds, checkpoints, Path(config.workdir, "tensorboard"))
-        model, spec = trained.fitted.model, encoding.spec
+        places = Places(checkpoints, Path(config.workdir, "tensorboard"))
+        trained = _trained(config, encoding.spec, folds, places)
+        model, spec = trained.model, encoding.spec
 
         def write_more(folder: Path) -> None:
             (folder / "keras").mkdir()
@@ -75,8 +76,8 @@ def train(config: Config) -> Trained:
         artifact.save(
             target,
             encoding_folder=config.encoding_folder,
-            network=network(spec, config.model),
-            weights=export(model, spec, config.model),
+            network=describe(spec, config.model),
+            weights=export(trained.fitted.weights, spec, config.model),
             facts=_facts(config, trained),
             write_more=write_more,
         )
@@ -139,44 +140,37 @@ def checkpoint_folder(config: Config) -> Path:
     return Path(config.workdir, "checkpoint")
 
 
-def fitted(
-    config: Config,
-    spec: Spec,
-    folds: Mapping[str, Fold],
-    checkpoints: Path | None,
-    logs: Path | None = None,
-    each_epoch: EachEpoch | None = None,
+def fit_from(
+    config: Config, spec: Spec, folds: Mapping[str, Fold], places: Places, each_epoch: EachEpoch | None = None
 ) -> Fitted:
-    """Fit as the configuration says, from where it says."""
-    if logs is not None and config.train.pretrain is None:
-        events.remove(logs / FM)
-    initial: Initial | None = None
-    started_from = None
+    """Fit as the configuration says, from the start that it names."""
+    if places.logs is not None and config.train.pretrain is None:
+        tensorboard.remove(places.logs / FM)
+    start = None
     if config.train.init_from is not None:
-        initial, started_from = from_artifact(Path(config.train.init_from), spec, config.model)
+        start = from_artifact(Path(config.train.init_from), spec, config.model)
     elif config.train.pretrain == "fm":
-        initial, started_from = from_fm(spec, config.model, config.train, folds, checkpoints, logs)
-    return fit(spec, config.model, config.train, folds, checkpoints, initial, started_from, logs, each_epoch)
+        start = from_fm(spec, config.model, config.train, folds, places)
+    return fit(spec, config.model, config.train, folds, places, start, each_epoch)
 
 
-def _trained(config: Config, spec: Spec, folds: Mapping[str, Fold], checkpoints: Path, logs: Path) -> Trained:
-    done = fitted(config, spec, folds, checkpoints, logs)
-    correct(done.model, spec.negative_rate)
-    measure = make_measure(done.model, spec)
+def _trained(config: Config, spec: Spec, folds: Mapping[str, Fold], places: Places) -> Trained:
+    done = fit_from(config, spec, folds, places)
+    correct_bias(done.weights.network[BIAS], spec.negative_rate)
     judged = next(fold for fold in reversed(FOLDS) if folds[fold].rows)
 
     def measured(fold: str, also: Callable[[Rows, Any], None] | None = None) -> Tally:
-        return measure(folds[fold], tally(config.model.task, spec.classes, done.constant), also)
+        return done.measure(folds[fold], tally(config.model.task, spec.classes, done.constant), also)
 
     in_float32 = None
-    table = done.model.get_layer("embedding").table
+    table = done.weights.tables.embedding
     if config.model.embedding_dtype == "float16":
         in_float32 = measured(judged).metrics()
         with np.errstate(over="ignore"):  # what is too large is refused when it is saved
-            rounded = table.numpy().astype(np.float16).astype(np.float32)
+            rounded = table.astype(np.float16)
         if np.isfinite(rounded).all():
-            table.assign(rounded)
-    collector = Collector(spec, config.model.task, network(spec, config.model).outputs)
+            table[:] = rounded
+    collector = Collector(spec, config.model.task, describe(spec, config.model).outputs)
     unseen = "valid" if folds["valid"].rows else "train"  # rows that the model was not fitted to, if there are any
 
     def collect(fold: str) -> Callable[[Rows, Any], None]:
@@ -193,11 +187,12 @@ def _trained(config: Config, spec: Spec, folds: Mapping[str, Fold], checkpoints:
         spec,
         json.loads((config.encoding_folder / "statistics.json").read_text()),
         done,
+        build(spec, config.model, done.weights),
         {fold: one.metrics() for fold, one in tallies.items()},
         in_float32,
         tallies,
         {fold: folds[fold].rows for fold in FOLDS},
-        strongest_pairs(spec, table.numpy(), next(folds[judged].pieces()).inputs),
+        strongest_pairs(spec, table, next(folds[judged].pieces()).inputs),
         collector.profile(unseen),
     )
 

@@ -11,22 +11,18 @@ from nfm.contract.artifact import Artifact
 from nfm.contract.errors import DataError
 from nfm.contract.schema import Spec
 from nfm.training.data.batches import Fold
-from nfm.training.data.labels import correct
-from nfm.training.fit import Initial, fit
-from nfm.training.model import network
+from nfm.training.data.labels import correct_bias
+from nfm.training.fit import Places, Start, fit
+from nfm.training.model import BIAS, TABLES, Weights, describe
 
-TABLES = ("embedding", "linear")
 FM = "fm"  # what a model starts from, and the folder below those of the model
 
 
-def from_artifact(folder: Path, spec: Spec, settings: Model) -> tuple[Initial, str]:
+def from_artifact(folder: Path, spec: Spec, settings: Model) -> Start:
     """The weights of an older model, for one whose encoding is the same or grew from it.
 
     A row of the table goes to the row of the same id of the same field; rows of new values stay as they were made. The
     optimizer starts anew.
-
-    Returns:
-        What sets a new model's weights, and the older model's fingerprint.
 
     Raises:
         DataError: there is no such model, its encoding is no ancestor, or its network is another.
@@ -39,7 +35,7 @@ def from_artifact(folder: Path, spec: Spec, settings: Model) -> tuple[Initial, s
             f"{old.fingerprint[:12]}…, and the present one ({spec.fingerprint[:12]}…) did not grow from it: its ids "
             f"mean other values. Make the features with --grow-from {folder}/encoding, or leave train.init_from out."
         )
-    then, now = artifact.network, network(spec, settings)
+    then, now = artifact.network, describe(spec, settings)
     before = artifact.metadata["configuration"]["model"]
     pairs = [(name, getattr(then, name), getattr(now, name)) for name in ("task", "embedding_dim", "hidden_units")]
     pairs += [("classes", _names(then.classes), _names(now.classes)), ("activation", then.activation, now.activation)]
@@ -55,70 +51,58 @@ def from_artifact(folder: Path, spec: Spec, settings: Model) -> tuple[Initial, s
             "or leave train.init_from out."
         )
 
-    def initial(model: keras.Model) -> None:
+    def set_weights(weights: Weights) -> None:
         older = keras.models.load_model(folder / "keras" / "model.keras", compile=False)
-        there = {variable.path: variable for variable in older.variables}
-        tables = [model.get_layer(name).table.path for name in TABLES]
-        for variable in model.variables:
-            if variable.path in tables:
-                variable.assign(_carried(variable.numpy(), there[variable.path].numpy(), old, spec))
-            elif variable.path in there and "seed" not in variable.path:
-                variable.assign(there[variable.path])
-        correct(model, 1 / old.negative_rate)
+        there = {variable.path: variable.numpy() for variable in older.variables}
+        for table, path in zip(weights.tables, TABLES, strict=True):
+            _carry_rows(table, there[path], old, spec)
+        for path, array in weights.network.items():
+            array[:] = there[path]
+        correct_bias(weights.network[BIAS], 1 / old.negative_rate)
 
-    return initial, artifact.fingerprint
+    return Start(set_weights, artifact.fingerprint)
 
 
 def _names(classes: Sequence[str]) -> str:
     return ", ".join(classes[:10]) + (f" and {len(classes) - 10:,} more" if len(classes) > 10 else "")
 
 
-def _carried(fresh: Any, older: Any, old: Spec, new: Spec) -> Any:
-    """The new table's rows, with those of the old one that mean the same."""
+def _carry_rows(table: Any, older: Any, old: Spec, new: Spec) -> None:
+    """Set the rows of a new table to those of the old one that mean the same."""
     before = {field.name: (offset, field.size) for field, offset in zip(old.fields, old.offsets, strict=True)}
     for field, offset in zip(new.fields, new.offsets, strict=True):
         start, size = before[field.name]
-        fresh[offset : offset + size] = older[start : start + size]
+        table[offset : offset + size] = older[start : start + size]
     numbers = len(new.field_numbers)
     if numbers:
-        fresh[new.rows - numbers : new.rows] = older[old.rows - numbers : old.rows]
-    return fresh
+        table[new.rows - numbers :] = older[old.rows - numbers : old.rows]
 
 
-def from_fm(
-    spec: Spec,
-    model_settings: Model,
-    settings: Train,
-    folds: Mapping[str, Fold],
-    folder: Path | None,
-    logs: Path | None = None,
-) -> tuple[Initial, str]:
-    """The embeddings and the linear part of a factorization machine, which is fitted first (paper, section 4.4).
+def from_fm(spec: Spec, model: Model, settings: Train, folds: Mapping[str, Fold], places: Places) -> Start:
+    """Fit a factorization machine first, and start from its embeddings and its linear part (paper, section 4.4).
 
     Args:
         spec: of the encoding.
-        model_settings: of the model that starts from it.
+        model: that starts from it.
         settings: for both.
         folds: the data.
-        folder: of the checkpoints; its own are below it.
-        logs: of the event files; its own are below it.
+        places: folders of the model's training; those of the factorization machine are below them.
     """
     plain = {"hidden_units": (), "batch_norm": False, "pooling_dropout": 0.0, "hidden_dropout": 0.0}
-    outputs = {} if model_settings.task == "multiclass" else {"output": "ones"}
+    outputs = {} if model.task == "multiclass" else {"output": "ones"}
     fm = fit(
         spec,
-        model_settings.model_copy(update={**plain, **outputs}),
+        model.model_copy(update={**plain, **outputs}),
         settings.model_copy(update={"pretrain": None}),
         folds,
-        folder and folder / FM,
-        logs=logs and logs / FM,
-    ).model
+        Places(*(folder and folder / FM for folder in (places.checkpoint, places.logs))),
+    ).weights
 
-    def initial(model: keras.Model) -> None:
-        for name in TABLES:
-            model.get_layer(name).table.assign(fm.get_layer(name).table)
-        model.get_layer("linear").bias.assign(fm.get_layer("linear").bias)
-        if spec.dense:
-            model.get_layer("dense_linear").kernel.assign(fm.get_layer("dense_linear").kernel)
+    def set_weights(weights: Weights) -> None:
+        for table, trained in zip(weights.tables, fm.tables, strict=True):
+            table[:] = trained
+        for path in (BIAS, "dense_linear/kernel"):
+            if path in weights.network:
+                weights.network[path][:] = fm.network[path]
 
-    return initial, FM
+    return Start(set_weights, FM)

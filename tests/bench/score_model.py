@@ -132,16 +132,17 @@ def prepare() -> None:
 def _save_keras_models(settings: Config, spec: Spec, sizes: Sequence[int]) -> None:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # before TensorFlow is imported
     from nfm.training.model import build as build_model
-    from nfm.training.model import export, network
+    from nfm.training.model import describe, export, initial_weights
     from tests.bench.score_keras import parts_model
 
-    model = build_model(spec, settings.model)
+    weights = initial_weights(spec, settings.model, 1)
+    model = build_model(spec, settings.model, weights)
 
     def write_keras(folder: Path) -> None:
         (folder / "keras").mkdir()
         model.save(folder / "keras" / "model.keras")
 
-    publish(settings, network(spec, settings.model), export(model, spec, settings.model), write_keras)
+    publish(settings, describe(spec, settings.model), export(weights, spec, settings.model), write_keras)
     parts_model(sizes, len(spec.dense)).save(PARTS_MODEL)
     (HOME / "sizes.json").write_text(json.dumps(sizes))
 

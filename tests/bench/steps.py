@@ -27,10 +27,14 @@ import tensorflow as tf
 from numpy.typing import NDArray
 
 from nfm.config.train import Model, Train
+from nfm.contract.encoder import Inputs
 from nfm.contract.schema import Field, Spec
-from nfm.training.model import build
+from nfm.training.data.rows import Rows
+from nfm.training.model import initial_weights
+from nfm.training.network import Network
 from nfm.training.optimizers import Optimizer
 from nfm.training.step import make_step
+from nfm.training.tables import TableReader
 
 FIELDS, DIM, HIDDEN, BATCH = 10, 64, (128, 128), 4096
 POOLING_DROPOUT, HIDDEN_DROPOUT = 0.5, 0.2
@@ -90,13 +94,16 @@ def our_step(optimizer: Literal["adagrad", "adam"], spec: Spec) -> Turn:
     """The train job's."""
     model_settings = Model(hidden_units=HIDDEN, pooling_dropout=POOLING_DROPOUT, hidden_dropout=HIDDEN_DROPOUT)
     settings = Train(optimizer=optimizer, batch_size=BATCH)
-    model = build(spec, model_settings)
-    step = make_step(spec, model_settings, settings, Optimizer(settings, model.variables))
-    nothing, weight, number = tf.zeros((BATCH, 0)), tf.ones(BATCH), itertools.count(1)
+    weights, network = initial_weights(spec, model_settings, 1), Network(spec, model_settings, settings, 10**9)
+    reader = TableReader(spec, weights.tables)
+    optimizer_of_weights = Optimizer(settings, weights, list(network.trained), reader)
+    step = make_step(spec, model_settings, settings, reader, network, optimizer_of_weights)
+    none, number = np.empty((BATCH, 0), np.float32), itertools.count(1)
+    no_bags = np.empty(0, np.int32), np.empty(0, np.float32), np.zeros(BATCH + 1, np.int64)
 
     def run(batch: Batch) -> float:
-        features = {"ids": tf.constant(batch[0]), "values": nothing, "dense": nothing}
-        return step(features, tf.constant(batch[1][:, np.newaxis]), weight, 0.05, next(number))
+        rows = Rows(Inputs(batch[0], none, none, *no_bags), batch[1], np.ones(BATCH, np.float32), None)
+        return step(rows, 0.05, next(number))
 
     return run
 

@@ -1,4 +1,4 @@
-"""Specifications and rows for the model's tests, no table and no Spark behind them; and the way of large folds."""
+"""Specifications and rows for the model's tests, no table and no Spark behind them."""
 
 from typing import Any
 
@@ -84,6 +84,6 @@ def make_rows() -> Any:
 
 
 @pytest.fixture
-def in_the_graph(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Small folds take the way of large ones."""
+def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Small folds are made ready in several pieces, as large ones are."""
     monkeypatch.setattr("nfm.training.data.batches.PIECE", 16)

@@ -7,8 +7,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-import tensorflow as tf
-from numpy.typing import NDArray
 
 from nfm.contract.schema import Bag, Field, Number, Spec
 from nfm.training.data.batches import Fold, read_folds
@@ -30,7 +28,6 @@ SPEC = Spec(
 )
 PLAIN = Spec(("k",), (SPEC.fields[0], SPEC.fields[2]), (), ("", ""))
 FILES = {"part-0.parquet": [7, 40], "part-1.parquet": [1], "country=DE/day=1/part-0.parquet": [13, 0, 30, 2]}
-Batch = tuple[dict[str, NDArray[Any]], NDArray[Any], NDArray[Any]]
 
 
 def table(spec: Spec, start: int, rows: int) -> pa.Table:
@@ -74,7 +71,3 @@ def write(folder: Path, spec: Spec, files: dict[str, list[int]], told: int | Non
 
 def train_fold(folder: Path, spec: Spec = PLAIN, group: str | None = None) -> Fold:
     return read_folds(folder, spec, group)["train"]
-
-
-def as_arrays(batches: tf.data.Dataset) -> list[Batch]:
-    return list(batches.as_numpy_iterator())

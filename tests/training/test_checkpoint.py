@@ -23,7 +23,8 @@ from nfm.contract.schema import Number, Spec
 from nfm.training import checkpoint
 from nfm.training.control import DivergedError
 from nfm.training.data.batches import Fold
-from nfm.training.fit import Fitted, depends_on, fit
+from nfm.training.fit import Fitted, Places, depends_on, fit
+from nfm.training.optimizers import arrays_of
 from tests.training.examples import CHECKERBOARD, checkerboard, folds_of, noise_folds, rows_of, training
 
 ROOT = Path(__file__).parent.parent.parent
@@ -41,9 +42,9 @@ EVERY_STEP: dict[str, Any] = {
 
 def save_outcome(fitted: Fitted, path: Path) -> None:
     told = json.dumps([fitted.history, fitted.best_epoch, fitted.constant])
-    arrays = {f"{i:03}": variable.numpy() for i, variable in enumerate(fitted.model.variables)}
+    arrays = {f"{i:03}": array for i, array in enumerate(arrays_of(fitted.weights))}
     with (path.with_suffix(".part")).open("wb") as file:
-        np.savez(file, told=np.array(told), **arrays)
+        np.savez(file, told=np.array(told), **arrays)  # type: ignore[arg-type] # the stub takes them for allow_pickle
     path.with_suffix(".part").rename(path)
 
 
@@ -62,7 +63,9 @@ def assert_the_same(path: Path, other: Path) -> None:
 
 
 def train(folder: Path | None, path: Path, folds: dict[str, Fold] | None = None, **changes: Any) -> None:
-    save_outcome(fit(CHECKERBOARD, MODEL, training(**{**EVERY_STEP, **changes}), folds or noise_folds(), folder), path)
+    save_outcome(
+        fit(CHECKERBOARD, MODEL, training(**{**EVERY_STEP, **changes}), folds or noise_folds(), Places(folder)), path
+    )
 
 
 def in_a_child(work: Callable[[], None], kill_after: Callable[[int], bool] = lambda _: False) -> int:
@@ -174,7 +177,7 @@ def test_a_training_that_raised_goes_on_from_its_last_step(
     with caplog.at_level("INFO"):
         train(tmp_path / "checkpoint", tmp_path / "outcome.npz")
     done = sum(batches)
-    assert f"going on from the checkpoint after {done} steps, in epoch {done // 10 + 1}" in caplog.text
+    assert f"resuming from the checkpoint after {done} steps, in epoch {done // 10 + 1}" in caplog.text
     assert_the_same(tmp_path / "outcome.npz", undisturbed)
     # One that has ended is not trained once more.
     train(tmp_path / "checkpoint", tmp_path / "outcome.npz", interrupted_after(0))
@@ -231,7 +234,7 @@ def test_a_checkpoint_of_another_training_is_told_and_not_used(
     stopped: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     other = training(**{**EVERY_STEP, "seed": 2, "checkpoint_seconds": 300.0})
-    save_outcome(fit(CHECKERBOARD, MODEL, other, noise_folds(), stopped), tmp_path / "outcome.npz")
+    save_outcome(fit(CHECKERBOARD, MODEL, other, noise_folds(), Places(stopped)), tmp_path / "outcome.npz")
     told = f"the training starts from the beginning: since the checkpoint in {stopped} was written, this changed: tr"
     assert told in caplog.text
     save_outcome(fit(CHECKERBOARD, MODEL, other, noise_folds()), tmp_path / "undisturbed.npz")
@@ -244,8 +247,8 @@ def test_the_best_weights_are_never_those_of_another_training(tmp_path: Path) ->
     with pytest.raises(OSError, match="the disk is gone"):
         train(folder, tmp_path / "never.npz", interrupted_after(15))
     with pytest.raises(OSError, match="the disk is gone"):
-        fit(CHECKERBOARD, MODEL, changed, interrupted_after(15), folder)
-    save_outcome(fit(CHECKERBOARD, MODEL, changed, noise_folds(), folder), tmp_path / "resumed.npz")
+        fit(CHECKERBOARD, MODEL, changed, interrupted_after(15), Places(folder))
+    save_outcome(fit(CHECKERBOARD, MODEL, changed, noise_folds(), Places(folder)), tmp_path / "resumed.npz")
     save_outcome(fit(CHECKERBOARD, MODEL, changed, noise_folds()), tmp_path / "undisturbed.npz")
     assert_the_same(tmp_path / "resumed.npz", tmp_path / "undisturbed.npz")
 
@@ -319,7 +322,7 @@ def with_small_files(folder: Path) -> None:
     assert step_of(folder, 1000) == 3
     # A training whose every checkpoint fails ends as any other.
     model = MODEL.model_copy(update={"hidden_units": (200, 200)})
-    fitted = fit(CHECKERBOARD, model, training(epochs=2), noise_folds(), folder / "large")
+    fitted = fit(CHECKERBOARD, model, training(epochs=2), noise_folds(), Places(folder / "large"))
     assert len(fitted.history["loss"]) == 2
     assert list((folder / "large").iterdir()) == []
 
@@ -362,7 +365,7 @@ def test_a_training_that_diverges_keeps_the_last_good_checkpoint_and_says_where_
     none = rows_of(data.inputs.ids_BF[:0], data.label[:0], dense_BD=number[:0])
     settings = training(early_stopping=None, batch_size=32, checkpoint_seconds=0.0, seed=3)
     with pytest.raises(DivergedError) as told:
-        fit(spec, MODEL, settings, folds_of(rows, none, none, spec), folder)
+        fit(spec, MODEL, settings, folds_of(rows, none, none, spec), Places(folder))
     assert f"the training diverged, and no model was written. The last good checkpoint stays in {folder}. Lower" in str(
         told.value
     )

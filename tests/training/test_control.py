@@ -12,6 +12,7 @@ from nfm.contract.errors import DataError
 from nfm.training.control import Progress, after_epoch, end_epoch, measured_monitors, rate, sign
 from nfm.training.data.batches import Fold
 from nfm.training.fit import fit
+from nfm.training.model import BIAS
 from tests.training.examples import (
     CHECKERBOARD,
     checkerboard,
@@ -237,7 +238,7 @@ def test_the_first_steps_of_a_warm_up_are_small() -> None:
     model = small_model(batch_norm=False, hidden_dropout=0.0)
 
     def bias(**changes: Any) -> float:
-        return float(fit(CHECKERBOARD, model, training(**plain, **changes), folds).model.get_layer("linear").bias[0])
+        return float(fit(CHECKERBOARD, model, training(**plain, **changes), folds).weights.network[BIAS][0])
 
     warm, half = bias(learning_rate=0.4, schedule={"warmup_steps": 2}), bias(learning_rate=0.2)
     assert warm == half != 0

@@ -15,7 +15,7 @@ from nfm.config.train import Model, Train
 from nfm.contract.errors import DataError
 from nfm.contract.schema import Bag, Field, Number, Spec
 from nfm.training.data.batches import Fold, Rows
-from nfm.training.fit import fit
+from nfm.training.fit import Places, fit
 from tests.training.examples import (
     CHECKERBOARD,
     SIDE,
@@ -62,7 +62,7 @@ def test_a_regression_comes_near_to_the_noise() -> None:
     model = small_model(task="regression", hidden_units=(32, 32), hidden_dropout=0.0)
     fitted = fit(spec, model, training(learning_rate=0.02, epochs=15, schedule={"kind": "cosine"}), folds)
     label = rows(folds["test"]).label
-    of_model, of_linear = logits(fitted, folds["test"], spec)
+    of_model, of_linear = logits(fitted, folds["test"])
     rmse, linear = (float(np.sqrt(np.mean((one[:, 0] - label) ** 2))) for one in (of_model, of_linear))
     assert sigma * 0.9 < rmse < 2 * sigma < 1 < linear
     assert fitted.constant == pytest.approx((float(rows(folds["train"]).label.mean()),), rel=1e-4)
@@ -82,7 +82,7 @@ def test_a_multiclass_model_comes_near_to_the_accuracy_of_bayes() -> None:
     spec = replace(CHECKERBOARD, classes=("low", "mid", "high", "top"))
     folds = folds_of(multiclass(6000, 0, 4), multiclass(1000, 1, 4), multiclass(2000, 2, 4), spec)
     fitted = fit(spec, small_model(task="multiclass", hidden_units=(32,)), training(epochs=15), folds)
-    guess = logits(fitted, folds["test"], spec)[0].argmax(axis=1)
+    guess = logits(fitted, folds["test"])[0].argmax(axis=1)
     bayes = 0.8 + 0.2 / 4
     assert np.mean(guess == rows(folds["test"]).label) > bayes - 0.03
     shares = np.bincount(rows(folds["train"]).label.astype(int)) / 6000
@@ -133,7 +133,7 @@ def test_a_training_that_diverges_is_told_and_gives_no_model(tmp_path: Path) -> 
     with pytest.raises(
         DataError, match=r"(?s)^The loss was (nan|inf) at step \d, in epoch 1: the training diverged.*learning_rate"
     ) as told:
-        fit(spec, small_model(), training(early_stopping=None, batch_size=32), folds, tmp_path)
+        fit(spec, small_model(), training(early_stopping=None, batch_size=32), folds, Places(tmp_path))
     assert "checkpoint" not in str(told.value)  # there is none
 
 
@@ -149,7 +149,7 @@ def test_weights_that_are_no_numbers_after_the_last_step_are_told() -> None:
 def shares(folds: dict[str, Fold], model: Model, settings: Train, spec: Spec = CHECKERBOARD) -> NDArray[Any]:
     """The mean probabilities that a model of biases alone ends with."""
     fitted = fit(spec, model, settings, folds)
-    found = logits(fitted, folds["train"], spec)[0]
+    found = logits(fitted, folds["train"])[0]
     if found.shape[1] == 1:
         return np.array([sigmoid(found).mean()])
     return np.asarray(tf.nn.softmax(found).numpy().mean(axis=0))
@@ -233,4 +233,4 @@ def test_a_field_that_is_a_bag_and_numbers_in_the_pooling_are_learned_from() -> 
     folds = folds_of(part(4000, 1), part(500, 2), part(1000, 3), spec)
     assert any(np.diff(rows(folds["train"]).inputs.bag_splits) == 0)  # an empty bag is among them
     fitted = fit(spec, small_model(), training(epochs=8), folds)
-    assert roc_auc_score(rows(folds["test"]).label, logits(fitted, folds["test"], spec)[0][:, 0]) > 0.99
+    assert roc_auc_score(rows(folds["test"]).label, logits(fitted, folds["test"])[0][:, 0]) > 0.99

@@ -13,10 +13,12 @@ from numpy.typing import NDArray
 
 from nfm.config.train import Model
 from nfm.contract.encoder import Inputs
-from nfm.contract.schema import MISSING, Spec
+from nfm.contract.schema import MISSING, Field, Spec
 from nfm.scoring.forward import score
-from nfm.training.data.batches import features_of
-from nfm.training.model import build, export, linear_part, network
+from nfm.training.layers import features_of
+from nfm.training.model import Weights, build, describe, export, initial_weights
+from nfm.training.optimizers import arrays_of
+from tests.training.trained import linear_part, weights_of
 
 MakeRows = Callable[..., Inputs]
 TASKS = ("binary", "regression", "multiclass")
@@ -61,11 +63,11 @@ def test_forward_pass_equals_keras(
         task = TASKS[(i + len(hidden_units) + batch_norm) % 3]  # all tasks; with each activation somewhere
         form = settings(task=task, hidden_units=hidden_units, batch_norm=batch_norm, activation=activation)
         model = shaken(spec, form)
-        weights = export(model, spec, form)
-        assert {name: array.shape for name, array in weights.items()} == network(spec, form).weight_shapes(spec)
+        weights = export(weights_of(model), spec, form)
+        assert {name: array.shape for name, array in weights.items()} == describe(spec, form).weight_shapes(spec)
         for count in (0, 1, 3000):
             rows = make_rows(spec, count)
-            ours, theirs = score(spec, network(spec, form), weights, rows), keras_scores(model, spec, task, rows)
+            ours, theirs = score(spec, describe(spec, form), weights, rows), keras_scores(model, spec, task, rows)
             assert ours.shape == theirs.shape == ((count, 3) if task == "multiclass" else (count,))
             np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-5)
         # The comparison says something only where the scores differ from row to row.
@@ -78,7 +80,7 @@ def test_forward_pass_equals_keras_for_rows_of_missing_and_unseen_values(mixed: 
     ids = np.array([[MISSING] * 3, [1, 3, 1], [1, 1, MISSING]], np.int32)
     zeros, none = np.zeros((3, 2), np.float32), np.empty(0)
     rows = Inputs(ids, zeros, zeros, none.astype(np.int32), none.astype(np.float32), np.zeros(4, np.int64))
-    ours = score(mixed, network(mixed, form), export(model, mixed, form), rows)
+    ours = score(mixed, describe(mixed, form), export(weights_of(model), mixed, form), rows)
     np.testing.assert_allclose(ours, keras_scores(model, mixed, "binary", rows), rtol=0, atol=1e-5)
     assert len(set(ours.tolist())) == 3
 
@@ -88,7 +90,7 @@ def test_forward_pass_equals_keras_for_a_bag_and_nothing_else(only_bags: Spec, m
     model, rows = shaken(only_bags, form), make_rows(only_bags, 50)
     empty = np.diff(rows.bag_splits) == 0
     assert empty.any()
-    ours = score(only_bags, network(only_bags, form), export(model, only_bags, form), rows)
+    ours = score(only_bags, describe(only_bags, form), export(weights_of(model), only_bags, form), rows)
     np.testing.assert_allclose(ours, keras_scores(model, only_bags, "binary", rows), rtol=0, atol=1e-5)
     assert len(set(ours[empty].tolist())) == 1
 
@@ -98,14 +100,14 @@ def test_forward_pass_with_a_float16_table_equals_keras_with_the_rounded_weights
 ) -> None:
     form = settings(task="multiclass", embedding_dtype="float16")
     model, rows = shaken(bags, form), make_rows(bags, 500)
-    weights = export(model, bags, form)
+    weights = export(weights_of(model), bags, form)
     assert {array.dtype for array in weights.values()} == {np.dtype(np.float32)}  # `artifact.save` rounds
-    assert network(bags, form).dtype("embedding") == "float16"
+    assert describe(bags, form).dtype("embedding") == "float16"
     rounded = weights["embedding"].astype(np.float16)
     exact = keras_scores(model, bags, "multiclass", rows)
     table = model.get_layer("embedding").table
     table.assign(np.concatenate([rounded.astype(np.float32), table.numpy()[-1:]]))
-    ours = score(bags, network(bags, form), {**weights, "embedding": rounded}, rows)
+    ours = score(bags, describe(bags, form), {**weights, "embedding": rounded}, rows)
     np.testing.assert_allclose(ours, keras_scores(model, bags, "multiclass", rows), rtol=0, atol=1e-5)
     assert np.abs(ours - exact).max() > 1e-5  # the rounding would have been seen
 
@@ -263,6 +265,43 @@ def test_a_saved_model_is_loaded_as_it_was(
     model(features)
     loaded(features)
     assert [float(x) for x in loaded.losses] == pytest.approx([float(x) for x in model.losses])
-    weights = export(model, spec, form)
-    for name, array in export(loaded, spec, form).items():
+    weights = export(weights_of(model), spec, form)
+    for name, array in export(weights_of(loaded), spec, form).items():
         np.testing.assert_array_equal(array, weights[name])
+
+
+@pytest.mark.parametrize("which", ["mixed", "bags", "only_bags"])
+def test_a_keras_model_is_built_with_copies_of_the_weights(which: str, request: pytest.FixtureRequest) -> None:
+    """A loop that writes to the arrays later must not change the model, nor the model's training the arrays."""
+    spec, form = with_classes(request.getfixturevalue(which)), settings(task="multiclass", batch_norm=True)
+    weights = weights_of(shaken(spec, form))
+    before = [array.copy() for array in arrays_of(weights)]
+    model = build(spec, form, weights)
+    for array in arrays_of(weights):
+        array += 1
+    for variable in model.variables:
+        variable.assign(variable + 0)
+    for found, then in zip(arrays_of(weights_of(model)), before, strict=True):
+        np.testing.assert_array_equal(found, then)
+    tables = [model.get_layer(name).table.numpy() for name in ("embedding", "linear")]
+    assert [table[-1].tolist() for table in tables] == [[0.0] * 6, [0.0] * 3]  # padding
+
+
+def test_a_new_model_starts_from_the_distributions_of_the_settings() -> None:
+    spec = Spec(("k",), (Field("a", ("a",), ("text",), 1, 20_000, "a"),), (), ())
+    form = Model(embedding_dim=8, hidden_units=(300, 5))
+    weights = initial_weights(spec, form, 3)
+    embedding, kernel = weights.tables.embedding, weights.network["hidden_0/kernel"]
+    assert embedding.shape == (20_002, 8)
+    assert abs(embedding.mean()) < 5 * 0.05 / np.sqrt(embedding.size)
+    assert embedding.std() == pytest.approx(0.05, rel=0.01)
+    limit = np.sqrt(6 / (8 + 300))  # Glorot & Bengio 2010, eq. 16
+    assert 0.98 * limit < np.abs(kernel).max() <= limit
+    for zeros in (weights.tables.linear, weights.network["linear/bias"], weights.network["hidden_0/bias"]):
+        assert not zeros.any()
+
+    def same(a: Weights, b: Weights) -> bool:
+        return all(np.array_equal(x, y) for x, y in zip(arrays_of(a), arrays_of(b), strict=True))
+
+    assert same(weights, initial_weights(spec, form, 3))
+    assert not same(weights, initial_weights(spec, form, 4))

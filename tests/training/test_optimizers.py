@@ -3,23 +3,26 @@
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-import keras
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
 from nfm.config.train import Train
-from nfm.kernels import tables as kernels
-from nfm.training.optimizers import Optimizer
+from nfm.kernels.tables import Features, Tables, Upstream
+from nfm.training.model import TABLES as TABLE_PATHS
+from nfm.training.model import Weights
+from nfm.training.optimizers import Optimizer, arrays_of
+from nfm.training.tables import TableReader
+from tests.training.test_tables import spec_of
 
 RATE = 0.3
-PATHS = ("embedding/table", "linear/table", "dense_linear/kernel", "hidden_0/kernel", "linear/bias")
+PATHS = (*TABLE_PATHS, "dense_linear/kernel", "hidden_0/kernel", "linear/bias")
 SHAPES = ((9, 3), (9, 2), (4, 2), (5, 3), (2,))
 TABLES = 2  # the first ones
 # Rows of each step's features: some are there several times; 5 is seen in the first and the third step, 0 in none, and
-# 8, the padding of bags, always, with no gradient.
+# 8 always, with a gradient of 0.
 STEPS = ([5, 2, 5, 5, 8, 1, 8], [2, 2, 3, 8], [5, 1, 8, 7, 2, 6, 4])
-PADDING = 8
+NO_GRADIENT = 8
 
 Array = NDArray[np.float64]
 SETTINGS: dict[str, dict[str, Any]] = {
@@ -88,14 +91,15 @@ def moved(settings: Train, path: str, w: Array, slots: Sequence[Array], g: Array
     return Moved(w - RATE * g, ())
 
 
-def variables(seed: int = 0) -> list[keras.Variable]:
-    rng, made = np.random.default_rng(seed), []
-    for path, shape in zip(PATHS, SHAPES, strict=True):
-        scope, name = path.split("/")
-        with keras.name_scope(scope):
-            made.append(keras.Variable(rng.normal(size=shape).astype(np.float32), name=name))
-    assert [variable.path for variable in made] == list(PATHS)
-    return made
+def weights(seed: int = 0) -> Weights:
+    rng = np.random.default_rng(seed)
+    arrays = [rng.normal(size=shape).astype(np.float32) for shape in SHAPES]
+    return Weights(Tables(*arrays[:TABLES]), dict(zip(PATHS[TABLES:], arrays[TABLES:], strict=True)))
+
+
+def optimizer_of(settings: Train, ours: Weights) -> Optimizer:
+    reader = TableReader(spec_of(len(ours.tables.embedding)), ours.tables)
+    return Optimizer(settings, ours, list(ours.network), reader)
 
 
 def gradients(step: int, scale: float = 1.0) -> list[Any]:
@@ -105,7 +109,7 @@ def gradients(step: int, scale: float = 1.0) -> list[Any]:
     for i, shape in enumerate(SHAPES):
         g = scale * rng.normal(size=(len(rows), *shape[1:]) if i < TABLES else shape).astype(np.float32)
         if i < TABLES:
-            g[np.array(rows) == PADDING] = 0
+            g[np.array(rows) == NO_GRADIENT] = 0
             g[0, 0] = 0
             found.append(Rows(rows, g))
         else:
@@ -125,36 +129,33 @@ def whole(gradient: Any, shape: tuple[int, ...]) -> Array:
 
 
 def applied(optimizer: Optimizer) -> Any:
-    """Takes gradients of the embeddings, of the first-order weights, and of all other variables."""
-    tables = optimizer.tables
+    """Takes gradients of the embeddings, of the first-order weights, and of all other weights."""
+    tables, updater = optimizer.weights.tables, optimizer.tables
+    reader = TableReader(spec_of(len(tables.embedding)), tables)
 
     def apply(found: Sequence[Any], rate: float, step: int) -> None:
         of_embedding, of_linear, *others = found
-        rest = dict(zip(optimizer.weights, others, strict=True))
-        rows_BM = np.array(of_embedding.rows, np.int32)[:, np.newaxis]  # a sample for each, of one feature
-        x_BM = np.where(rows_BM == len(tables.weights.embedding) - 1, 0, 1).astype(np.float32)
+        rest = dict(zip(optimizer.weights.network, others, strict=True))
+        rows_P = np.array(of_embedding.rows, np.int32)  # a sample for each, of one feature
+        features = Features(rows_P, np.ones(len(rows_P), np.float32), np.arange(len(rows_P) + 1))
         # Such sums that the derivative of the pooling is 1.
-        sum_BK = x_BM * tables.weights.embedding[rows_BM[:, 0]] + 1
-        batch = kernels.Batch(x_BM, sum_BK, of_embedding.values, of_linear.values)
-        by_row = kernels.order(rows_BM, x_BM, len(tables.weights.embedding) - 1)
-        none = np.zeros(2, np.float32)
-        factor = optimizer.factor(optimizer.square_norm(rest) + tables.square_norm(by_row, batch, none))
-        optimizer.apply(rest, factor, rate, step)
-        tables.move(by_row, batch, none, factor, rate, step)
-        optimizer.publish()
+        upstream = Upstream(tables.embedding[rows_P] + 1, of_embedding.values, of_linear.values)
+        by_row, none = reader.group(features).result(), np.zeros(2, np.float32)
+        square_norm = optimizer.square_norm(rest) + updater.square_norm(by_row, upstream, none)
+        scale = optimizer.clip_factor(square_norm)
+        optimizer.update_network(rest, scale, rate, step)
+        updater.update(by_row, upstream, none, scale, rate, step)
 
     return apply
 
 
-def tables(embedding: Any = None, linear: Any = None) -> list[Any]:
-    """The variables of both; the one that is not given has a column of 0."""
-    given = {"embedding": embedding, "linear": linear}
-    count = len(next(values for values in given.values() if values is not None))
-    made = []
-    for scope, values in given.items():
-        with keras.name_scope(scope):
-            made.append(keras.Variable(np.zeros((count, 1)) if values is None else np.array(values), name="table"))
-    return made
+def tables(embedding: Any = None, linear: Any = None, **network: Any) -> Weights:
+    """Weights of both tables; the one that is not given has a column of 0."""
+    given = [embedding, linear]
+    count = len(next(values for values in given if values is not None))
+    arrays = [np.zeros((count, 1)) if values is None else np.array(values) for values in given]
+    others = {path: array.astype(np.float32) for path, array in network.items()}
+    return Weights(Tables(*(array.astype(np.float32) for array in arrays)), others)
 
 
 def none_of(rows: Sequence[int]) -> Rows:
@@ -169,16 +170,17 @@ def column(rows: Sequence[int], values: Sequence[float]) -> Rows:
 @pytest.mark.parametrize("which", SETTINGS)
 def test_three_steps_equal_the_formula_and_leave_all_other_rows(which: str, clip: float | None) -> None:
     settings = Train.model_validate({**SETTINGS[which], "clip_norm": clip})
-    ours = variables()
-    optimizer = Optimizer(settings, ours)
+    ours = weights()
+    optimizer = optimizer_of(settings, ours)
     apply = applied(optimizer)
     expected = []
-    for variable, path in zip(ours, PATHS, strict=True):
-        w = variable.numpy().astype(np.float64)
+    for array, path in zip(arrays_of(ours), PATHS, strict=True):
+        w = array.astype(np.float64)
         expected.append(Moved(w, slots_at_first(settings, path, w)))
     for step in (1, 2, 3):
         slots_now = [*optimizer.tables.slots, *optimizer.slots]
-        before = [[np.array(a) for a in (v, *slots)] for v, slots in zip(ours, slots_now, strict=True)]
+        now_arrays = [[a, *slots] for a, slots in zip(arrays_of(ours), slots_now, strict=True)]
+        before = [[array.copy() for array in arrays] for arrays in now_arrays]
         found = gradients(step)
         apply(found, RATE, step)
         dense = [whole(gradient, shape) for gradient, shape in zip(found, SHAPES, strict=True)]
@@ -191,38 +193,37 @@ def test_three_steps_equal_the_formula_and_leave_all_other_rows(which: str, clip
             new = moved(settings, path, w[rows], [slot[rows] for slot in slots], g[rows], step)
             for whole_array, part in zip((w, *slots), (new.w, *new.slots), strict=True):
                 whole_array[rows] = part
-            after = [np.array(a) for a in (ours[i], *slots_now[i])]
             others = [row for row in range(SHAPES[i][0]) if row not in rows]
-            for now, then, right in zip(after, before[i], (w, *slots), strict=True):
+            for now, then, right in zip(now_arrays[i], before[i], (w, *slots), strict=True):
                 np.testing.assert_allclose(now, right, rtol=2e-5, atol=2e-6, err_msg=f"{path} after step {step}")
                 np.testing.assert_array_equal(now[others], then[others])
             assert others or i >= TABLES
 
 
 @pytest.mark.parametrize("which", [name for name in SETTINGS if "ftrl" not in name])
-def test_padding_of_bags_stays_as_it_is(which: str) -> None:
-    """Its gradient is 0: not even Adagrad that starts from 0 divides by it."""
-    ours = variables()
-    optimizer, before = Optimizer(Train.model_validate(SETTINGS[which]), ours), [v.numpy()[-1] for v in ours[:TABLES]]
-    apply = applied(optimizer)
+def test_a_row_whose_gradient_is_0_stays_as_it_is(which: str) -> None:
+    """Not even Adagrad that starts from 0 divides by it."""
+    ours = weights()
+    before = [table[NO_GRADIENT].copy() for table in ours.tables]
+    apply = applied(optimizer_of(Train.model_validate(SETTINGS[which]), ours))
     for step in (1, 2, 3):
         apply(gradients(step), RATE, step)
-    for variable, row in zip(ours, before, strict=False):
-        np.testing.assert_array_equal(variable.numpy()[PADDING], row)
-    assert all(np.isfinite(variable.numpy()).all() for variable in ours)
+    for table, row in zip(ours.tables, before, strict=True):
+        np.testing.assert_array_equal(table[NO_GRADIENT], row)
+    assert all(np.isfinite(array).all() for array in arrays_of(ours))
 
 
 def test_the_moments_of_a_row_rest_while_it_is_not_seen() -> None:
     """Lazy Adam, by hand: a gradient of 1 in steps 1 and 3 alone; its moments know nothing of step 2."""
-    table, linear = tables(embedding=np.zeros((3, 1)))
-    optimizer = Optimizer(Train(optimizer="adam"), [table, linear])
+    ours = tables(embedding=np.zeros((3, 1)))
+    optimizer = optimizer_of(Train(optimizer="adam"), ours)
     apply = applied(optimizer)
     for step, row in enumerate((0, 1, 0), start=1):
         apply([column([row], [1.0]), none_of([row])], 0.1, step)
     m, v = 0.9 * 0.1 + 0.1, 0.999 * 0.001 + 0.001  # twice, not three times, and not decayed in between
     first = -0.1 * np.sqrt(1 - 0.999) / (1 - 0.9) * 0.1 / np.sqrt(0.001)
     second = -0.1 * np.sqrt(1 - 0.999**3) / (1 - 0.9**3) * m / np.sqrt(v)
-    assert table.numpy()[0, 0] == pytest.approx(first + second, rel=1e-4)
+    assert ours.tables.embedding[0, 0] == pytest.approx(first + second, rel=1e-4)
     assert [float(slot[0, 0]) for slot in optimizer.tables.slots[0]] == pytest.approx([m, v], rel=1e-4)
 
 
@@ -231,63 +232,60 @@ def ftrl(**settings: float) -> Train:
 
 
 def test_l1_of_ftrl_keeps_weights_at_exactly_0() -> None:
-    settings = ftrl(learning_rate=0.5, l1=1.0)
-    embedding, table = tables(linear=np.zeros((5, 1)))
-    optimizer = Optimizer(settings, [embedding, table])
-    apply = applied(optimizer)
+    ours = tables(linear=np.zeros((5, 1)))
+    table, apply = ours.tables.linear, applied(optimizer_of(ftrl(learning_rate=0.5, l1=1.0), ours))
     for step in (1, 2):
         rows = [0, 1, 3]  # row 0: z ends at 0.8, below l1; row 2 is never seen
         apply([none_of(rows), column(rows, [0.4, -3.0, 0.4])], 9.0, step)
         if step == 1:
             # z = -3, n = 0.1 + 9: (sign(z) l1 - z) / (√n / rate)
-            assert table.numpy()[:, 0].tolist() == [0, pytest.approx((-1 + 3) / (np.sqrt(9.1) / 0.5)), 0, 0, 0]
-    assert table.numpy()[[0, 2, 3], 0].tolist() == [0, 0, 0]
-    assert table.numpy()[1, 0] > 0
+            assert table[:, 0].tolist() == [0, pytest.approx((-1 + 3) / (np.sqrt(9.1) / 0.5)), 0, 0, 0]
+    assert table[[0, 2, 3], 0].tolist() == [0, 0, 0]
+    assert table[1, 0] > 0
 
 
-def test_ftrl_goes_on_from_weights_that_a_model_starts_with() -> None:
+def test_ftrl_starts_from_the_weights_that_a_model_has() -> None:
     """A gradient of 0 leaves them; the first one that is not moves them by about rate · g / √n, not to 0."""
-    embedding, table = tables(linear=[[2.0], [-1.5], [0.0], [0.0]])
-    optimizer = Optimizer(ftrl(learning_rate=0.1, l1=0.2, l2=0.1), [embedding, table])
-    apply, rows = applied(optimizer), [0, 1, 2]
+    ours = tables(linear=[[2.0], [-1.5], [0.0], [0.0]])
+    table, apply, rows = (
+        ours.tables.linear,
+        applied(optimizer_of(ftrl(learning_rate=0.1, l1=0.2, l2=0.1), ours)),
+        [0, 1, 2],
+    )
     apply([none_of(rows), column(rows, [0.0, 0.0, 0.0])], 0.0, 1)
-    np.testing.assert_allclose(table.numpy()[:3, 0], [2.0, -1.5, 0.0], rtol=1e-5)
+    np.testing.assert_allclose(table[:3, 0], [2.0, -1.5, 0.0], rtol=1e-5)
     apply([none_of(rows), column(rows, [0.01, 0.01, 0.0])], 0.0, 2)
     n = 0.1 + 0.01**2
     sigma = (np.sqrt(n) - np.sqrt(0.1)) / 0.1
     # z moves by g - σ w, the square root of n by σ · rate: w (√0.1 / rate + 2 l2) - g + σ w over √n / rate + 2 l2.
     by_hand = [(w * (np.sqrt(0.1) / 0.1 + 0.2) - 0.01 + sigma * w) / (np.sqrt(n) / 0.1 + 0.2) for w in (2.0, -1.5)]
-    np.testing.assert_allclose(table.numpy()[:2, 0], by_hand, rtol=1e-5)
-    assert table.numpy()[2, 0] == 0
+    np.testing.assert_allclose(table[:2, 0], by_hand, rtol=1e-5)
+    assert table[2, 0] == 0
 
 
 def test_clipping_by_hand() -> None:
     """Over the dense gradient and the rows' sums together: √((1 + 2)² + 4² + 12²) = 13, shortened to 6.5."""
-    table, linear = tables(embedding=np.zeros((4, 1)))
-    with keras.name_scope("linear"):
-        bias = keras.Variable(np.zeros(1, np.float32), name="bias")
+    ours = tables(embedding=np.zeros((4, 1)), bias=np.zeros(1))
     rows = [2, 0, 2]
-    gradients = [column(rows, [1.0, 4.0, 2.0]), none_of(rows), np.array([12.0], np.float32)]
-    applied(Optimizer(Train(optimizer="sgd", clip_norm=6.5), [table, linear, bias]))(gradients, 1.0, 1)
-    np.testing.assert_allclose(table.numpy()[:3, 0], [-2.0, 0.0, -1.5], rtol=1e-6)
-    np.testing.assert_allclose(bias.numpy(), [-6.0], rtol=1e-6)
-    applied(Optimizer(Train(optimizer="sgd", clip_norm=13.5), [table, linear, bias]))(gradients, 1.0, 2)
-    np.testing.assert_allclose(table.numpy()[:3, 0], [-6.0, 0.0, -4.5], rtol=1e-6)  # not lengthened
+    found = [column(rows, [1.0, 4.0, 2.0]), none_of(rows), np.array([12.0], np.float32)]
+    applied(optimizer_of(Train(optimizer="sgd", clip_norm=6.5), ours))(found, 1.0, 1)
+    np.testing.assert_allclose(ours.tables.embedding[:3, 0], [-2.0, 0.0, -1.5], rtol=1e-6)
+    np.testing.assert_allclose(ours.network["bias"], [-6.0], rtol=1e-6)
+    applied(optimizer_of(Train(optimizer="sgd", clip_norm=13.5), ours))(found, 1.0, 2)
+    np.testing.assert_allclose(ours.tables.embedding[:3, 0], [-6.0, 0.0, -4.5], rtol=1e-6)  # not lengthened
 
 
 def test_a_gradient_that_is_not_finite_is_not_clipped_away() -> None:
-    table, linear = tables(embedding=np.zeros((3, 1)))
-    gradients = [column([0, 1], [np.inf, 1.0]), none_of([0, 1])]
-    applied(Optimizer(Train(optimizer="sgd", clip_norm=1.0), [table, linear]))(gradients, 1.0, 1)
-    assert not np.isfinite(table.numpy()[:2]).any()
+    ours = tables(embedding=np.zeros((3, 1)))
+    found = [column([0, 1], [np.inf, 1.0]), none_of([0, 1])]
+    applied(optimizer_of(Train(optimizer="sgd", clip_norm=1.0), ours))(found, 1.0, 1)
+    assert not np.isfinite(ours.tables.embedding[:2]).any()
 
 
 def test_the_slots_have_the_shapes_and_the_values_that_they_start_with() -> None:
-    ours = variables()
-
     def slots(settings: Train) -> list[list[NDArray[Any]]]:
-        optimizer = Optimizer(settings, ours)
-        return [[np.array(slot) for slot in s] for s in (*optimizer.tables.slots, *optimizer.slots)]
+        optimizer = optimizer_of(settings, weights())
+        return [list(s) for s in (*optimizer.tables.slots, *optimizer.slots)]
 
     found = slots(Train(optimizer="adagrad", initial_accumulator=0.25))
     assert [[(slot.shape, float(slot.min()), float(slot.max())) for slot in s] for s in found] == [
@@ -295,3 +293,14 @@ def test_the_slots_have_the_shapes_and_the_values_that_they_start_with() -> None
     ]
     assert [len(s) for s in slots(Train(optimizer="adam"))] == [2] * 5
     assert [len(s) for s in slots(Train(optimizer="sgd"))] == [0] * 5
+
+
+def test_restored_weights_and_slots_are_those_that_were_saved() -> None:
+    settings = Train(optimizer="adam")
+    one, other = optimizer_of(settings, weights()), optimizer_of(settings, weights(1))
+    applied(one)(gradients(1), RATE, 1)
+    other.restore([array.copy() for array in one.arrays()])
+    for optimizer in (one, other):
+        applied(optimizer)(gradients(2), RATE, 2)
+    for found, right in zip(other.arrays(), one.arrays(), strict=True):
+        np.testing.assert_array_equal(found, right)

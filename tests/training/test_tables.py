@@ -1,69 +1,81 @@
-"""The loops of a step against their formulas in float64, sample by sample; and the bits do not depend on threads."""
+"""The loops over the tables against their formulas in float64, sample by sample; the bits do not depend on threads."""
 
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 
-import keras
 import numpy as np
 import pytest
-import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from nfm.config.train import Model, Train
 from nfm.contract.encoder import Inputs
-from nfm.contract.schema import Spec
+from nfm.contract.schema import Bag, Field, Spec
 from nfm.kernels import tables as kernels
-from nfm.training.data.batches import features_of
-from nfm.training.model import build
-from nfm.training.optimizers import Optimizer
+from nfm.kernels.tables import ByRow, Features, Pooled, Tables, Upstream
+from nfm.training.data.rows import Rows
+from nfm.training.model import initial_weights
+from nfm.training.network import Network
+from nfm.training.optimizers import Optimizer, arrays_of
 from nfm.training.step import make_step
-from nfm.training.tables import RowTables, Rule, features_by_sample
+from nfm.training.tables import Formula, TableReader, TableUpdater
 
 MakeRows = Callable[..., Inputs]
-SGD = Rule(kernels.SGD, (), lambda rate, _: (rate,))
+SGD = Formula(kernels.SGD, (), lambda rate, _: (rate,))
+NO_DECAY = np.zeros(2, np.float32)
+
+
+def spec_of(rows: int) -> Spec:
+    """A bag of values whose table has this many rows."""
+    return Spec(("k",), (Field("a", ("a",), ("text",), 1, rows - 2, "a", None, Bag(None, ",", None)),), (), ())
 
 
 class Example:
-    """A batch by chance on tables of R rows and one for padding; a row may come several times in a sample."""
+    """A batch by chance on tables of R rows; a row may occur several times in a sample, and a sample be empty."""
 
-    def __init__(self, seed: int, rows: int, samples: int, features: int, dim: int, width: int) -> None:
+    def __init__(self, seed: int, rows: int, samples: int, most: int, dim: int, width: int) -> None:
         rng = np.random.default_rng(seed)
-        self.rows_BM = rng.integers(0, rows + 1, (samples, features)).astype(np.int32)
-        self.x_BM = rng.choice([1.0, 1.0, 0.0, -0.5, 2.5], (samples, features)).astype(np.float32)
-        self.x_BM[self.rows_BM == rows] = 0
-        self.embedding = rng.normal(size=(rows + 1, dim)).astype(np.float32)
-        self.linear = rng.normal(size=(rows + 1, width)).astype(np.float32)
+        starts = np.cumsum([0, *rng.integers(0, most + 1, samples)], dtype=np.int64)
+        x_P = rng.choice([1.0, 1.0, 0.0, -0.5, 2.5], starts[-1]).astype(np.float32)
+        self.features = Features(rng.integers(0, rows, starts[-1]).astype(np.int32), x_P, starts)
+        self.tables = Tables(*(rng.normal(size=(rows, columns)).astype(np.float32) for columns in (dim, width)))
         self.upstream_BK = rng.normal(size=(samples, dim)).astype(np.float32)
         self.upstream_BC = rng.normal(size=(samples, width)).astype(np.float32)
-        self.padding = rows
 
-    def tables(self, threads: int, rule: Rule = SGD) -> RowTables:
-        return RowTables([keras.Variable(self.embedding), keras.Variable(self.linear)], [rule, rule], threads)
+    def samples(self) -> list[tuple[NDArray[Any], NDArray[Any]]]:
+        """Rows and x of the features of each sample."""
+        rows_P, x_P, starts = self.features
+        return [(rows_P[a:b], x_P[a:b].astype(np.float64)) for a, b in pairwise(starts.tolist())]
 
     def gradients(self, decays: tuple[float, float]) -> tuple[NDArray[Any], NDArray[Any]]:
         """Of Σ pooled · upstream + Σ linear · upstream + Σ decay / 2 · w² over the features, by equation 5."""
-        tables = [self.embedding.astype(np.float64), self.linear.astype(np.float64)]
+        tables = [table.astype(np.float64) for table in self.tables]
         of_embedding, of_linear = (np.zeros_like(table) for table in tables)
-        for b, (rows, x) in enumerate(zip(self.rows_BM, self.x_BM.astype(np.float64), strict=True)):
+        for b, (rows, x) in enumerate(self.samples()):
             vectors = x[:, np.newaxis] * tables[0][rows]
             for m, row in enumerate(rows):
                 others = sum((vectors[j] for j in range(len(rows)) if j != m), np.zeros(vectors.shape[1]))
-                of_embedding[row] += x[m] * others * self.upstream_BK[b]
-                of_linear[row] += x[m] * self.upstream_BC[b]
-                if row != self.padding:
-                    of_embedding[row] += decays[0] * tables[0][row]
-                    of_linear[row] += decays[1] * tables[1][row]
+                of_embedding[row] += x[m] * others * self.upstream_BK[b] + decays[0] * tables[0][row]
+                of_linear[row] += x[m] * self.upstream_BC[b] + decays[1] * tables[1][row]
         return of_embedding, of_linear
+
+
+def reader_of(tables: Tables, threads: int = 2) -> TableReader:
+    return TableReader(spec_of(len(tables.embedding)), tables, threads)
+
+
+def read(reader: TableReader, features: Features) -> tuple[Pooled, ByRow]:
+    return reader.pool(features), reader.group(features).result()
 
 
 examples = st.builds(
     Example,
     seed=st.integers(0, 2**32 - 1),
-    rows=st.sampled_from([1, 3, 40, 3000]),
+    rows=st.sampled_from([2, 3, 40, 3000]),
     samples=st.sampled_from([0, 1, 2, 17]),
-    features=st.integers(1, 6),
+    most=st.integers(0, 6),
     dim=st.sampled_from([1, 3, 16, 37]),
     width=st.integers(1, 3),
 )
@@ -73,66 +85,74 @@ few = settings(max_examples=60, deadline=None, derandomize=True)
 @few
 @given(examples)
 def test_pooling_is_the_sum_over_all_pairs(example: Example) -> None:
-    read = example.tables(2).read(example.rows_BM, example.x_BM)
-    vectors = example.x_BM[:, :, np.newaxis].astype(np.float64) * example.embedding[example.rows_BM]
-    pairs = np.zeros((len(vectors), vectors.shape[2]))
-    for i in range(vectors.shape[1]):
-        for j in range(i + 1, vectors.shape[1]):
-            pairs += vectors[:, i] * vectors[:, j]
-    np.testing.assert_allclose(read.pooled_BK, pairs, rtol=1e-4, atol=1e-4)
-    np.testing.assert_allclose(read.sum_BK, vectors.sum(axis=1), rtol=1e-5, atol=1e-5)
-    linear = (example.x_BM[:, :, np.newaxis].astype(np.float64) * example.linear[example.rows_BM]).sum(axis=1)
-    np.testing.assert_allclose(read.linear_BC, linear, rtol=1e-5, atol=1e-5)
+    pooled, _ = read(reader_of(example.tables), example.features)
+    for b, (rows, x) in enumerate(example.samples()):
+        vectors, weights = (x[:, np.newaxis] * table[rows].astype(np.float64) for table in example.tables)
+        pairs = np.zeros(vectors.shape[1])
+        for i in range(len(rows)):
+            for j in range(i + 1, len(rows)):
+                pairs += vectors[i] * vectors[j]
+        np.testing.assert_allclose(pooled.pooled_BK[b], pairs, rtol=1e-4, atol=1e-4)
+        np.testing.assert_allclose(pooled.sum_BK[b], vectors.sum(axis=0), rtol=1e-5, atol=1e-5)
+        np.testing.assert_allclose(pooled.linear_BC[b], weights.sum(axis=0), rtol=1e-5, atol=1e-5)
 
 
 def test_pooling_of_the_worked_example() -> None:
     rows = np.array([[3, 0, 1, 0], [1, 2, 3, 4], [4, 5, 6, 1], [9, 9, 9, 9]], np.float32)
-    tables = RowTables([keras.Variable(rows), keras.Variable(rows[:, :1])], [SGD, SGD])
-    read = tables.read(np.array([[0, 1, 2]], np.int32), np.ones((1, 3), np.float32))
-    assert read.pooled_BK.tolist() == [[19.0, 10.0, 27.0, 4.0]]
-    assert read.linear_BC.tolist() == [[8.0]]
+    features = Features(np.array([0, 1, 2], np.int32), np.ones(3, np.float32), np.array([0, 3]))
+    pooled, _ = read(reader_of(Tables(rows, rows[:, :1].copy())), features)
+    assert pooled.pooled_BK.tolist() == [[19.0, 10.0, 27.0, 4.0]]
+    assert pooled.linear_BC.tolist() == [[8.0]]
 
 
 @few
 @given(examples)
-def test_order_groups_every_feature_but_padding_by_its_row(example: Example) -> None:
-    distinct, starts, places = kernels.order(example.rows_BM, example.x_BM, example.padding)
-    flat = example.rows_BM.ravel()
-    assert distinct.tolist() == sorted(set(flat[flat != example.padding].tolist()))
-    assert (starts[0], starts[-1], len(starts)) == (0, len(places), len(distinct) + 1)
-    for i, row in enumerate(distinct.tolist()):
-        assert places[starts[i] : starts[i + 1]].tolist() == np.flatnonzero(flat == row).tolist()
+def test_features_are_grouped_by_row_in_the_order_of_the_samples(example: Example) -> None:
+    _, by_row = read(reader_of(example.tables), example.features)
+    found = [
+        (int(row), int(sample), float(x))
+        for row, (a, b) in zip(by_row.distinct_D, pairwise(by_row.starts.tolist()), strict=True)
+        for sample, x in zip(by_row.samples_P[a:b], by_row.x_P[a:b], strict=True)
+    ]
+    listed = [
+        (int(row), b, float(x))
+        for b, (rows, x_M) in enumerate(example.samples())
+        for row, x in zip(rows, x_M, strict=True)
+    ]
+    assert found == sorted(listed, key=lambda feature: feature[0])  # which keeps the order of equal rows
+    assert len(set(by_row.distinct_D.tolist())) == len(by_row.distinct_D)
 
 
 @few
 @given(examples, st.sampled_from([(0.0, 0.0), (0.3, 0.2)]))
-def test_rows_move_by_the_gradient_that_equation_5_has(example: Example, decays: tuple[float, float]) -> None:
-    tables, found = example.tables(2), example.gradients(decays)
-    read = tables.read(example.rows_BM, example.x_BM)
-    by_row = tables.grouped(read)
-    batch = kernels.Batch(example.x_BM, read.sum_BK, example.upstream_BK, example.upstream_BC)
+def test_rows_move_by_the_gradient_of_equation_5(example: Example, decays: tuple[float, float]) -> None:
+    before = [table.copy() for table in example.tables]
+    reader, expected = reader_of(example.tables), example.gradients(decays)
+    updater = TableUpdater(reader, [SGD, SGD])
+    pooled, by_row = read(reader, example.features)
+    upstream = Upstream(pooled.sum_BK, example.upstream_BK, example.upstream_BC)
     given_decays = np.array(decays, np.float32)
-    length = sum(float(np.sum(g**2)) for g in found)
-    assert tables.square_norm(by_row, batch, given_decays) == pytest.approx(length, rel=1e-4, abs=1e-6)
-    tables.move(by_row, batch, given_decays, 0.5, 0.1, 1)
-    for now, then, gradient in zip(tables.weights, (example.embedding, example.linear), found, strict=True):
+    length = sum(float(np.sum(g**2)) for g in expected)
+    assert updater.square_norm(by_row, upstream, given_decays) == pytest.approx(length, rel=1e-4, abs=1e-6)
+    updater.update(by_row, upstream, given_decays, 0.5, 0.1, 1)
+    for now, then, gradient in zip(example.tables, before, expected, strict=True):
         np.testing.assert_allclose(now, then - 0.1 * 0.5 * gradient, rtol=1e-4, atol=2e-5)
-        others = np.setdiff1d(np.arange(len(then)), example.rows_BM)
-        np.testing.assert_array_equal(now[[*others, example.padding]], then[[*others, example.padding]])
+        others = np.setdiff1d(np.arange(len(then)), example.features.rows_P)
+        np.testing.assert_array_equal(now[others], then[others])
 
 
 def test_the_gradient_of_a_samples_only_feature_is_exactly_0() -> None:
     """Adagrad from an accumulator of 0 would move it by a whole rate otherwise."""
     rng = np.random.default_rng(2)
     start = rng.normal(size=(50, 8)).astype(np.float32)
-    rule = Rule(kernels.ADAGRAD, (0.0,), lambda rate, _: (rate, 1e-10))
-    tables = RowTables([keras.Variable(start), keras.Variable(start[:, :1])], [rule, rule])
-    rows_BM, x_BM = np.arange(49, dtype=np.int32)[:, np.newaxis], rng.normal(size=(49, 1)).astype(np.float32)
-    read = tables.read(rows_BM, x_BM)
+    formula = Formula(kernels.ADAGRAD, (0.0,), lambda rate, _: (rate, 1e-10))
+    reader = reader_of(Tables(start.copy(), start[:, :1].copy()))
+    updater = TableUpdater(reader, [formula, formula])
+    x_P = rng.normal(size=49).astype(np.float32)
+    pooled, by_row = read(reader, Features(np.arange(49, dtype=np.int32), x_P, np.arange(50)))
     upstream = rng.normal(size=(49, 8)).astype(np.float32)
-    batch = kernels.Batch(x_BM, read.sum_BK, upstream, np.zeros((49, 1), np.float32))
-    tables.move(tables.grouped(read), batch, np.zeros(2, np.float32), 1.0, 0.1, 1)
-    np.testing.assert_array_equal(tables.weights.embedding, start)
+    updater.update(by_row, Upstream(pooled.sum_BK, upstream, np.zeros((49, 1), np.float32)), NO_DECAY, 1.0, 0.1, 1)
+    np.testing.assert_array_equal(reader.weights.embedding, start)
 
 
 @pytest.mark.parametrize("optimizer", ["adagrad", "adam", "sgd"])
@@ -145,56 +165,39 @@ def test_any_number_of_threads_gives_the_same_bits(
     train = Train.model_validate({"optimizer": optimizer, "clip_norm": 0.1, "linear_optimizer": {}})
     ends = []
     for threads in (1, 2, 5):
-        keras.utils.set_random_seed(4)
-        model = build(spec, form)
-        chosen = Optimizer(train, model.variables, threads)
-        step = make_step(spec, form, train, chosen)
+        weights, network = initial_weights(spec, form, 4), Network(spec, form, train)
+        reader = TableReader(spec, weights.tables, threads)
+        chosen = Optimizer(train, weights, list(network.trained), reader)
+        step = make_step(spec, form, train, reader, network, chosen)
         for number, count in enumerate((1500, 3, 1), start=1):
-            label = (np.arange(count)[:, np.newaxis] % 2).astype(np.float32)
-            features = features_of(make_rows(spec, count, number), spec)
-            step(features, tf.constant(label), tf.ones(count), 0.1, number)
-        chosen.publish()
-        ends.append([np.array(array) for array in (*model.variables, *chosen.arrays())])
+            label = (np.arange(count) % 2).astype(np.float32)
+            step(Rows(make_rows(spec, count, number), label, np.ones(count, np.float32), None), 0.1, number)
+        assert any(np.abs(array).max() > 0 for array in arrays_of(weights))
+        ends.append(chosen.arrays())
     for others in ends[1:]:
         for one, other in zip(ends[0], others, strict=True):
             np.testing.assert_array_equal(one, other)
 
 
-def test_features_of_fields_numbers_and_bags_become_rows_and_x(bags: Spec, make_rows: MakeRows) -> None:
-    features = features_of(make_rows(bags, 20), bags)
-    rows_BM, x_BM = features_by_sample(features, bags)
-    members = features["bag_rows"].shape[1]
-    assert rows_BM.shape == x_BM.shape == (20, 1 + 1 + members)
-    assert rows_BM.dtype == np.int32
-    np.testing.assert_array_equal(rows_BM[:, 0], features["ids"][:, 0] + 6)  # the block of the field a
-    assert set(x_BM[:, 0].tolist()) == {1.0}
-    assert set(rows_BM[:, 1].tolist()) == {bags.rows - 1}
-    np.testing.assert_array_equal(x_BM[:, 1], features["values"][:, 0])
-    np.testing.assert_array_equal(rows_BM[:, 2:], features["bag_rows"])
-    np.testing.assert_array_equal(x_BM[:, 2:], features["bag_values"])
-
-
-def test_published_variables_have_the_values_and_those_set_elsewhere_are_adopted() -> None:
-    variables = [keras.Variable(np.ones((300, 4), np.float32)), keras.Variable(np.ones((300, 1), np.float32))]
-    tables = RowTables(variables, [SGD, SGD])
-    tables.weights.embedding[7] = 5
-    tables.publish()
-    assert variables[0].numpy()[7].tolist() == [5.0] * 4
-    kept = variables[0].numpy()
-    tables.weights.embedding[7] = 6
-    assert kept[7].tolist() == [5.0] * 4  # what was taken out is a copy
-    variables[0].assign(np.full((300, 4), 2.0))
-    tables.adopt()
-    assert set(tables.weights.embedding.ravel().tolist()) == {2.0}
-    tables.weights.embedding[0] = 3
-    other = keras.Variable(variables[0])
-    RowTables([other, variables[1]], [SGD, SGD]).weights.embedding[:] = 9  # a model that starts from another one
-    assert tables.weights.embedding.max() == 3
-    assert variables[0].numpy().max() == 3
-
-
-def test_a_large_table_is_in_memory_once() -> None:
-    variables = [keras.Variable(np.ones((5000, 16), np.float32)), keras.Variable(np.ones((5000, 1), np.float32))]
-    tables = RowTables(variables, [SGD, SGD])
-    for variable, array in zip(variables, tables.weights, strict=True):
-        assert np.shares_memory(np.asarray(variable.value.read_value()), array)
+@pytest.mark.parametrize("which", ["bags", "mixed", "categories", "only_bags"])
+def test_features_of_fields_numbers_and_bags_are_listed(
+    which: str, make_rows: MakeRows, request: pytest.FixtureRequest
+) -> None:
+    spec: Spec = request.getfixturevalue(which)
+    inputs = make_rows(spec, 20)
+    weights = initial_weights(spec, Model(embedding_dim=2), 1)
+    features = TableReader(spec, weights.tables).list_features(inputs)
+    rows, x = [], []
+    offsets = [offset for offset, field in zip(spec.offsets, spec.fields, strict=True) if field.bag is None]
+    for b in range(20):
+        rows += [offset + i for offset, i in zip(offsets, inputs.ids_BF[b].tolist(), strict=True)]
+        x += [1.0] * len(offsets)
+        rows += [spec.rows - len(spec.field_numbers) + n for n in range(len(spec.field_numbers))]
+        x += inputs.values_BN[b].tolist()
+        members = slice(inputs.bag_splits[b], inputs.bag_splits[b + 1])
+        rows += inputs.bag_rows[members].tolist()
+        x += inputs.bag_values[members].tolist()
+        assert features.starts[b + 1] == len(rows)
+    assert (features.rows_P.tolist(), features.x_P.tolist()) == (rows, x)
+    none = TableReader(spec, weights.tables).list_features(make_rows(spec, 0))
+    assert (len(none.rows_P), len(none.x_P), none.starts.tolist()) == (0, 0, [0])

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from nfm.training.fit import fit
+from nfm.training.fit import Places, fit
 from tests.training.examples import CHECKERBOARD, noise_folds, small_model, training
 from tests.training.trained import values_of
 
@@ -14,7 +14,7 @@ from tests.training.trained import values_of
 def test_tensorboard_has_the_values_of_each_epoch(tmp_path: Path) -> None:
     settings, logs = training(early_stopping=None, epochs=2), tmp_path / "tensorboard"
     for _ in range(2):  # a fresh training removes what is there
-        fitted = fit(CHECKERBOARD, small_model(), settings, noise_folds(), logs=logs)
+        fitted = fit(CHECKERBOARD, small_model(), settings, noise_folds(), Places(logs=logs))
         expected = {
             (i + 1, name, float(np.float32(v))) for name, vs in fitted.history.items() for i, v in enumerate(vs)
         }
@@ -27,7 +27,7 @@ def test_a_folder_that_cannot_hold_events_does_not_end_the_training(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / "file").write_text("")
-    fit(CHECKERBOARD, small_model(), training(epochs=1), noise_folds(), logs=tmp_path / "file/tensorboard")
+    fit(CHECKERBOARD, small_model(), training(epochs=1), noise_folds(), Places(logs=tmp_path / "file/tensorboard"))
     assert "TensorBoard's events cannot be written to" in caplog.text
 
 
@@ -40,9 +40,9 @@ def test_a_resumed_training_goes_on_with_the_events_that_are_there(tmp_path: Pat
             raise EndedError
 
     settings = training(early_stopping=None, epochs=3)
-    places: dict[str, Any] = {"folder": tmp_path / "checkpoint", "logs": tmp_path / "tensorboard"}
+    places = Places(tmp_path / "checkpoint", tmp_path / "tensorboard")
     with pytest.raises(EndedError):
-        fit(CHECKERBOARD, small_model(), settings, noise_folds(), **places, each_epoch=end_after)
-    fitted = fit(CHECKERBOARD, small_model(), settings, noise_folds(), **places)
+        fit(CHECKERBOARD, small_model(), settings, noise_folds(), places, each_epoch=end_after)
+    fitted = fit(CHECKERBOARD, small_model(), settings, noise_folds(), places)
     found = [(step, value) for step, name, value in values_of(tmp_path / "tensorboard") if name == "val_loss"]
     assert found == [(i + 1, float(np.float32(value))) for i, value in enumerate(fitted.history["val_loss"])]

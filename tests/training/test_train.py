@@ -20,8 +20,8 @@ from nfm.contract.encoder import Encoding, inputs
 from nfm.contract.errors import DataError
 from nfm.contract.publish import BusyError, locked
 from nfm.training import summary
-from nfm.training.data.batches import features_of
-from nfm.training.fit import fit
+from nfm.training.fit import Places, fit
+from nfm.training.layers import features_of
 from nfm.training.model import build
 from nfm.training.train import read, read_encoding, train
 from tests.training.examples import shop_encoding, shop_labels, shop_visits, write_shop
@@ -204,7 +204,7 @@ def test_the_plan_tells_what_would_be_done_and_does_nothing(tmp_path: Path) -> N
 def test_the_plan_tells_what_the_training_starts_from(tmp_path: Path) -> None:
     config = write_shop(tmp_path, shop_encoding(tmp_path / "encoding"), rows=40, train={"epochs": 1})
     encoding, folds = read(config)
-    fit(encoding.spec, config.model, config.train, folds, tmp_path / "checkpoint")
+    fit(encoding.spec, config.model, config.train, folds, Places(tmp_path / "checkpoint"))
     assert "  resumes   goes on from the checkpoint after 1 steps, in epoch 2" in summary.plan(config, encoding, folds)
 
     def changed(**changes: Any) -> str:

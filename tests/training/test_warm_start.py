@@ -16,11 +16,11 @@ from nfm.config.train import Model
 from nfm.contract.artifact import Artifact
 from nfm.contract.errors import DataError
 from nfm.contract.schema import Spec
-from nfm.training import layers  # noqa: F401 (Keras finds the layers of a saved model by their registered names)
-from nfm.training.data.batches import features_of
-from nfm.training.data.labels import correct
-from nfm.training.fit import fit
-from nfm.training.model import build
+from nfm.training import layers  # noqa: F401 (its import registers the layers of saved models)
+from nfm.training.data.batches import Fold
+from nfm.training.data.labels import correct_bias
+from nfm.training.fit import Places, fit
+from nfm.training.model import BIAS, TABLES, Weights, initial_weights
 from nfm.training.train import train
 from nfm.training.warm_start import from_artifact, from_fm
 from tests.training.examples import (
@@ -35,16 +35,18 @@ from tests.training.examples import (
     training,
     write_shop,
 )
+from tests.training.trained import logits, sigmoid
 
 GROWN_COLORS, GROWN_TAGS = (*COLORS, "green", "pink"), (*TAGS, "gift")
 
 
-def keras_weights(model: keras.Model) -> dict[str, NDArray[Any]]:
-    return {variable.path: variable.numpy() for variable in model.variables if "seed" not in variable.path}
+def by_path(weights: Weights) -> dict[str, NDArray[Any]]:
+    return {**dict(zip(TABLES, weights.tables, strict=True)), **weights.network}
 
 
 def saved_keras(folder: Path) -> dict[str, NDArray[Any]]:
-    return keras_weights(keras.models.load_model(folder / "keras/model.keras", compile=False))
+    model = keras.models.load_model(folder / "keras/model.keras", compile=False)
+    return {variable.path: variable.numpy() for variable in model.variables if "seed" not in variable.path}
 
 
 @pytest.fixture(scope="module")
@@ -64,22 +66,21 @@ def grown_spec(folder: Path, older: Config, **changes: Any) -> Spec:
 
 def test_rows_go_to_the_ids_that_mean_the_same_and_all_else_as_it_was(older: Config, tmp_path: Path) -> None:
     spec = grown_spec(tmp_path / "encoding", older)
-    initial, fingerprint = from_artifact(Path(older.workdir, "model"), spec, older.model)
-    assert fingerprint == Artifact.load(Path(older.workdir, "model")).fingerprint
-    keras.utils.set_random_seed(8)
-    model = build(spec, older.model)
-    fresh = keras_weights(model)
-    initial(model)
-    started, before = keras_weights(model), saved_keras(Path(older.workdir, "model"))
+    start = from_artifact(Path(older.workdir, "model"), spec, older.model)
+    assert start.name == Artifact.load(Path(older.workdir, "model")).fingerprint
+    weights = initial_weights(spec, older.model, 8)
+    fresh = by_path(initial_weights(spec, older.model, 8))
+    start.set_weights(weights)
+    started, before = by_path(weights), saved_keras(Path(older.workdir, "model"))
     assert started.keys() == before.keys()
     for name in ("embedding/table", "linear/table"):
         # Ids of color: missing, 2 unseen, 3 values, 2 new ones; of tags: missing, 1 unseen, 2 values, a new one; of
         # age: missing, 3 buckets; then kg's row.
         carried = [*range(6), *range(8, 12), *range(13, 17), 17]
-        new = [6, 7, 12, 18]  # and the padding's
+        new = [6, 7, 12]
         np.testing.assert_array_equal(started[name][carried], before[name][:15])
         np.testing.assert_array_equal(started[name][new], fresh[name][new])
-        assert len(started[name]) == 19
+        assert len(started[name]) == 18
     others = before.keys() - {"embedding/table", "linear/table", "linear/bias"}
     assert {"hidden_0/kernel", "hidden_0_norm/moving_variance", "dense_linear/kernel", "output/kernel"} <= others
     for name in others:
@@ -173,15 +174,14 @@ def test_probabilities_of_a_model_without_most_negatives_are_right_after_the_cor
     one_of_each = rows_of(np.array([[2, 2, 2], [3, 2, 2], [4, 2, 2]]), np.zeros(3))
 
     def probabilities() -> NDArray[Any]:
-        logits = fitted.model(features_of(one_of_each.inputs, spec), training=False)
-        return 1 / (1 + np.exp(-np.asarray(logits, np.float64)[:, 0]))
+        return sigmoid(logits(fitted, Fold.in_memory(spec, one_of_each))[0][:, 0])
 
     assert (probabilities() > 1.8 * rates).all()  # of the negatives that it saw
     # While it is trained, the validation fold is measured with the correction: near the entropy of the labels.
     entropy = -np.mean(rates * np.log(rates) + (1 - rates) * np.log(1 - rates))
     assert fitted.history["val_loss"][-1] == pytest.approx(entropy, abs=0.03)
     assert fitted.constant[0] == pytest.approx(rates.mean(), abs=0.01)
-    correct(fitted.model, spec.negative_rate)
+    correct_bias(fitted.weights.network[BIAS], spec.negative_rate)
     # Within four standard errors: of the logit √(1/positives + 1/negatives that were kept), times p(1 − p).
     seen = np.array([[4 / 3 * 1e4 * p, 4 / 3 * 1e3 * (1 - p)] for p in rates])
     errors = np.sqrt((1 / seen).sum(axis=1)) * rates * (1 - rates)
@@ -191,21 +191,22 @@ def test_probabilities_of_a_model_without_most_negatives_are_right_after_the_cor
 def test_a_model_that_starts_from_a_factorization_machine_has_its_table_and_linear_part(tmp_path: Path) -> None:
     folds = folds_of(checkerboard(500, 0), checkerboard(100, 1), checkerboard(50, 2))
     model, settings = small_model(), training(epochs=2, pretrain="fm")
-    initial, started_from = from_fm(CHECKERBOARD, model, settings, folds, tmp_path / "checkpoint", tmp_path / "logs")
+    places = Places(tmp_path / "checkpoint", tmp_path / "logs")
+    start = from_fm(CHECKERBOARD, model, settings, folds, places)
     # The factorization machine by itself: no hidden layers, h = 1.
     plain = {"hidden_units": (), "batch_norm": False, "hidden_dropout": 0.0, "output": "ones"}
-    fm = fit(CHECKERBOARD, small_model(**plain), settings.model_copy(update={"pretrain": None}), folds).model
-    started = build(CHECKERBOARD, model)
-    initial(started)
-    expected, found = keras_weights(fm), keras_weights(started)
+    fm = fit(CHECKERBOARD, small_model(**plain), settings.model_copy(update={"pretrain": None}), folds).weights
+    started = initial_weights(CHECKERBOARD, model, 3)
+    start.set_weights(started)
+    expected, found = by_path(fm), by_path(started)
     for name in ("embedding/table", "linear/table", "linear/bias"):
         np.testing.assert_array_equal(found[name], expected[name])
     assert not np.array_equal(expected["linear/table"], np.zeros_like(expected["linear/table"]))
-    assert (started_from, len(list((tmp_path / "logs/fm").iterdir()))) == ("fm", 1)
+    assert (start.name, len(list((tmp_path / "logs/fm").iterdir()))) == ("fm", 1)
     # The model's checkpoints do not take the machine's away: a killed training need not fit it again.
     before = (tmp_path / "checkpoint/fm/checkpoint.npz").stat().st_mtime_ns
-    fit(CHECKERBOARD, model, settings, folds, tmp_path / "checkpoint", initial, started_from)
-    from_fm(CHECKERBOARD, model, settings, folds, tmp_path / "checkpoint")
+    fit(CHECKERBOARD, model, settings, folds, places, start)
+    from_fm(CHECKERBOARD, model, settings, folds, places)
     assert (tmp_path / "checkpoint/fm/checkpoint.npz").stat().st_mtime_ns == before
 
 

@@ -3,15 +3,28 @@
 from pathlib import Path
 from typing import Any
 
+import keras
 import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from nfm.contract.schema import Spec
-from nfm.training.data.batches import Fold, Rows, features_of
+from nfm.kernels.tables import Tables
+from nfm.training.data.batches import Fold, Rows
 from nfm.training.fit import Fitted
-from nfm.training.model import linear_part
-from tests.training.examples import CHECKERBOARD
+from nfm.training.model import TABLES, Weights
+from nfm.training.optimizers import arrays_of
+
+
+class Recorder:
+    """Takes what a tally takes, and keeps the logits."""
+
+    def __init__(self) -> None:
+        self.logits: list[NDArray[Any]] = []
+        self.linear: list[NDArray[Any]] = []
+
+    def add(self, label: Any, weight: Any, logits_BC: NDArray[Any], linear_BC: NDArray[Any], group: Any) -> None:
+        self.logits.append(logits_BC)
+        self.linear.append(linear_BC)
 
 
 def rows(fold: Fold) -> Rows:
@@ -19,10 +32,23 @@ def rows(fold: Fold) -> Rows:
     return all_rows
 
 
-def logits(fitted: Fitted, fold: Fold, spec: Spec = CHECKERBOARD) -> tuple[NDArray[Any], NDArray[Any]]:
+def logits(fitted: Fitted, fold: Fold) -> tuple[NDArray[Any], NDArray[Any]]:
     """(B, C) of the model, and of its linear part."""
-    both = linear_part(fitted.model)(features_of(rows(fold).inputs, spec), training=False)
-    return np.asarray(both[0], np.float64), np.asarray(both[1], np.float64)
+    recorder: Any = Recorder()
+    fitted.measure(fold, recorder)
+    return np.concatenate(recorder.logits).astype(np.float64), np.concatenate(recorder.linear).astype(np.float64)
+
+
+def linear_part(model: keras.Model) -> keras.Model:
+    """The same inputs → (B, C) logits, and (B, C) of the linear part alone."""
+    return keras.Model(model.input, [model.output, model.get_layer("score").input[0]])
+
+
+def weights_of(model: keras.Model) -> Weights:
+    """The weights of a Keras model as arrays, without the padding row of its tables."""
+    there = {variable.path: variable.numpy() for variable in model.variables}
+    tables = Tables(*(np.array(there.pop(path)[:-1]) for path in TABLES))
+    return Weights(tables, {path: np.array(array) for path, array in there.items() if array.dtype == np.float32})
 
 
 def sigmoid(logit: NDArray[Any]) -> NDArray[Any]:
@@ -30,7 +56,7 @@ def sigmoid(logit: NDArray[Any]) -> NDArray[Any]:
 
 
 def weights(fitted: Fitted) -> list[NDArray[Any]]:
-    return [np.asarray(variable) for variable in fitted.model.variables]
+    return [array.copy() for array in arrays_of(fitted.weights)]
 
 
 def same(a: list[NDArray[Any]], b: list[NDArray[Any]]) -> bool:

@@ -8,31 +8,25 @@ kept in memory; and an epoch can be entered in its middle.
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from functools import cached_property, reduce
-from itertools import pairwise
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
-import tensorflow as tf
 from numpy.typing import NDArray
 
-from nfm.contract.encoder import Inputs
 from nfm.contract.errors import DataError
 from nfm.contract.schema import DATASET_MARKER, FOLDS, Spec
 from nfm.training.data.files import Chunk, open_files
-from nfm.training.data.rows import Rows, has_bags, joined, nothing, part, taken
+from nfm.training.data.rows import Rows, joined, part, taken
 
-__all__ = ["Fold", "Rows", "features_of", "read_errors", "read_folds"]
+__all__ = ["Fold", "Rows", "read_folds"]
 
 KEPT_BYTES = 256 << 20  # a fold whose arrays take no more stays in memory once it was read
-PIECE = 1 << 16  # rows, about: what is handed to TensorFlow at once
-BAG_FEATURES = ("bag_rows", "bag_values")
-_READY = 4  # batches that wait for the model
+PIECE = 1 << 16  # rows, about, that are made ready together
 
 
 @dataclass(frozen=True)
@@ -43,7 +37,6 @@ class Fold:
     _chunks: Sequence[Chunk]
     _kept_in_memory: bool
     _digest: str
-    _failed: list[Exception] = field(default_factory=list)  # for `read_errors`
 
     @classmethod
     def in_memory(cls, spec: Spec, rows: Rows) -> Self:
@@ -81,51 +74,27 @@ class Fold:
 
     def batches(
         self, size: int, *, seed: int | None = None, epoch: int = 0, skip: int = 0, shuffle_rows: int = 1_000_000
-    ) -> tf.data.Dataset:
-        """The batches of one epoch as Keras takes them. Iterate inside `read_errors`.
+    ) -> Iterator[Rows]:
+        """Yield the batches of one epoch; another thread makes the next ones ready.
 
         Args:
             size: rows of a batch; the last one of the epoch may have fewer.
             seed: of the shuffling, not negative; None: rows in the order of `pieces`.
             epoch: each has an order of its own.
-            skip: so many batches at the beginning are left out.
-            shuffle_rows: that are shuffled together, rounded to whole row groups. About twice as many are in memory,
-                unless the fold is small enough to be kept.
+            skip: number of batches at the beginning that are left out.
+            shuffle_rows: rows that are shuffled together, rounded to whole row groups. About twice as many are in
+                memory, unless the fold is small enough to be kept.
 
-        Returns:
-            `steps(size) - skip` elements (features, label (B, 1) float32, weight (B,) float32); features as
-            `features_of` arranges them.
+        Raises:
+            DataError: a file cannot be read, was changed, or holds a null.
         """
-        left = max(0, self.steps(size) - skip)
-
-        def stacks() -> Iterator[Any]:
-            for piece in self._shuffled(size, seed, epoch, skip, shuffle_rows):
-                yield from _stacks(piece, size, self.spec)
-
-        if left and self.rows <= PIECE and not has_bags(self.spec):
-            # They are there already, and the graph below takes longer to trace than so few rows to iterate.
-            first, *others = [tf.data.Dataset.from_tensor_slices(stack) for stack in stacks()]
-            return reduce(tf.data.Dataset.concatenate, others, first)
-
-        def generate() -> Iterator[Any]:
-            try:
-                yield from stacks()
-            except Exception as error:
-                self._failed.append(error)
-                raise
-
-        signature = tf.nest.map_structure(
-            lambda a: tf.TensorSpec((None, None, *a.shape[2:]), a.dtype), _stack(nothing(self.spec), 1, self.spec)
-        )
-        if has_bags(self.spec):
-            members = {name: tf.TensorSpec((None, None, None), signature[0][name].dtype) for name in BAG_FEATURES}
-            signature[0].update(members)
-        # A generator costs half a millisecond each time it is asked: it gives stacks of batches. (TensorFlow's unbatch
-        # takes them apart, too, but crashes where there are no numbers: at arrays that are 0 wide.)
-        batches = tf.data.Dataset.from_generator(generate, output_signature=signature).flat_map(
-            lambda *stack: tf.data.Dataset.from_tensor_slices(stack)
-        )
-        return batches.apply(tf.data.experimental.assert_cardinality(left)).prefetch(_READY)
+        pieces = self._shuffled(size, seed, epoch, skip, shuffle_rows)
+        with ThreadPoolExecutor(1) as pool:
+            coming = pool.submit(next, pieces, None)
+            while (piece := coming.result()) is not None:
+                coming = pool.submit(next, pieces, None)
+                for start in range(0, len(piece.label), size):
+                    yield part(piece, start, min(start + size, len(piece.label)))
 
     def _shuffled(self, size: int, seed: int | None, epoch: int, skip: int, shuffle_rows: int) -> Iterator[Rows]:
         """The epoch's rows, in pieces of whole batches; the next window is read while one is handed out."""
@@ -182,66 +151,6 @@ class Fold:
     @cached_property
     def _kept(self) -> Rows:
         return joined((chunk.read() for chunk in self._chunks), self.rows)
-
-
-@contextmanager
-def read_errors(folds: Iterable[Fold]) -> Iterator[None]:
-    """Raises what went wrong in reading these folds' batches as itself; tf.data makes an error of its own of it.
-
-    Raises:
-        DataError: a file cannot be read, was changed, or holds a null.
-    """
-    folds = list(folds)
-    for fold in folds:
-        fold._failed.clear()
-    try:
-        yield
-    except tf.errors.OpError:
-        for fold in folds:
-            if fold._failed:
-                raise fold._failed[0] from None
-        raise
-
-
-def features_of(arranged: Inputs, spec: Spec) -> dict[str, NDArray[Any]]:
-    """The model's inputs by name.
-
-    Returns:
-        ids (B, F) int32, values (B, N) and dense (B, D) float32. Where the specification has bags, bag_rows (B, P)
-        int32 and bag_values (B, P) float32, too: P is the most members that a row has, at least 1; shorter rows are
-        filled with the row behind the table's end, and 0.
-    """
-    features: dict[str, NDArray[Any]] = {
-        "ids": arranged.ids_BF,
-        "values": arranged.values_BN,
-        "dense": arranged.dense_BD,
-    }
-    if has_bags(spec):
-        lengths = np.diff(arranged.bag_splits)
-        is_member = np.arange(lengths.max(initial=1)) < lengths[:, np.newaxis]
-        parts = ((arranged.bag_rows, spec.rows), (arranged.bag_values, 0))
-        for name, (members, padding) in zip(BAG_FEATURES, parts, strict=True):
-            features[name] = np.full(is_member.shape, padding, members.dtype)
-            features[name][is_member] = members
-    return features
-
-
-def _stacks(piece: Rows, size: int, spec: Spec) -> Iterator[Any]:
-    """A piece as batches of equal shape that are stacked: all whole ones, and the rest; with bags each by itself."""
-    rows = len(piece.label)
-    bounds = [*range(0, rows, size), rows] if has_bags(spec) else sorted({0, rows // size * size, rows})
-    for start, stop in pairwise(bounds):
-        yield _stack(part(piece, start, stop), max(1, (stop - start) // size), spec)
-
-
-def _stack(rows: Rows, count: int, spec: Spec) -> tuple[dict[str, NDArray[Any]], NDArray[Any], NDArray[Any]]:
-    """(features, label, weight), each (count, B, …)."""
-
-    def shaped(array: NDArray[Any]) -> NDArray[Any]:
-        return array.reshape(count, len(array) // count, *array.shape[1:])
-
-    features = {name: shaped(array) for name, array in features_of(rows.inputs, spec).items()}
-    return features, shaped(rows.label[:, np.newaxis]), shaped(rows.weight)
 
 
 def read_folds(folder: Path, spec: Spec, group: str | None = None) -> dict[str, Fold]:

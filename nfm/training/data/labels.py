@@ -3,7 +3,6 @@
 import math
 from collections.abc import Iterator
 
-import keras
 import numpy as np
 from numpy.typing import NDArray
 
@@ -75,10 +74,9 @@ def checked(spec: Spec, task: Task, name: str, fold: Fold) -> Iterator[tuple[NDA
         )
 
 
-def correct(model: keras.Model, negative_rate: float) -> None:
-    """Make the probabilities of a model that saw so many of the negatives those of a model that saw all.
+def correct_bias(bias: NDArray[np.float32], negative_rate: float) -> None:
+    """Make the probabilities of a model that saw this share of the negatives those of a model that saw all, in place.
 
     Down-sampling divides the odds by the rate, which adds -log(rate) to the logit (King & Zeng 2001, section 4.1).
     """
-    bias = model.get_layer("linear").bias
-    bias.assign(bias + math.log(negative_rate))
+    bias += np.float32(math.log(negative_rate))

@@ -7,7 +7,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nfm.contract.encoder import Inputs
-from nfm.contract.schema import Spec
 
 
 class Rows(NamedTuple):
@@ -17,20 +16,6 @@ class Rows(NamedTuple):
     label: NDArray[np.float32]  # (B,)
     weight: NDArray[np.float32]  # (B,)
     group: NDArray[Any] | None  # (B,) where it was asked for; None where it is null
-
-
-def nothing(spec: Spec) -> Rows:
-    """No rows."""
-    ids_BF = np.empty((0, sum(one.bag is None for one in spec.fields)), np.int32)
-    values_BN, dense_BD = (np.empty((0, len(names)), np.float32) for names in (spec.field_numbers, spec.dense))
-    none = np.empty(0, np.float32)
-    arranged = Inputs(ids_BF, values_BN, dense_BD, np.empty(0, np.int32), none, np.zeros(1, np.int64))
-    return Rows(arranged, none, none, None)
-
-
-def has_bags(spec: Spec) -> bool:
-    """A field of it is a bag."""
-    return any(one.bag is not None for one in spec.fields)
 
 
 def part(rows: Rows, start: int, stop: int) -> Rows:

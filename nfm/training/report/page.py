@@ -30,10 +30,6 @@ class Fitted(Protocol):
     """A trained model and how it came to be."""
 
     @property
-    def model(self) -> keras.Model:
-        """The model, with the weights of its best epoch."""
-
-    @property
     def history(self) -> Mapping[str, Sequence[float]]:
         """Of each epoch: loss, metrics, learning_rate; with val_ before it, of the validation fold."""
 
@@ -55,7 +51,11 @@ class Trained(Protocol):
 
     @property
     def fitted(self) -> Fitted:
-        """The model."""
+        """How it came to be."""
+
+    @property
+    def model(self) -> keras.Model:
+        """The model, with the weights of its best epoch."""
 
     @property
     def metrics(self) -> Mapping[str, Mapping[str, Any]]:
@@ -81,7 +81,7 @@ def judged_fold(metrics: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def _content(config: Config, trained: Trained) -> dict[str, Any]:
-    model, spec = trained.fitted.model, trained.spec
+    model, spec = trained.model, trained.spec
     metrics = {fold: trained.metrics[fold] for fold in FOLDS if trained.metrics.get(fold, {}).get("rows")}
     judged = judged_fold(metrics)
     tally = trained.tallies[judged]
@@ -271,7 +271,7 @@ def _has_curve(tally: Tally | None) -> bool:
 def _pictures(settings: Model, trained: Trained, metrics: Mapping[str, Any], judged: str) -> dict[str, Markup | None]:
     """SVG elements by name; None where there is nothing to draw."""
     fitted, tally = trained.fitted, trained.tallies[judged]
-    parameters = parameter_counts(fitted.model)
+    parameters = parameter_counts(trained.model)
     history = fitted.history
     rates = [float(rate) for rate in history.get("learning_rate", ())]
     drawn = {

@@ -27,9 +27,9 @@ from nfm.contract.publish import locked
 from nfm.contract.schema import Spec
 from nfm.training.control import DivergedError, sign
 from nfm.training.data.batches import Fold
-from nfm.training.fit import depends_on
+from nfm.training.fit import Places, depends_on
 from nfm.training.search.study import done, load_study, open_study
-from nfm.training.train import fitted, read
+from nfm.training.train import fit_from, read
 from nfm.training.warm_start import from_artifact
 
 log = logging.getLogger(__name__)
@@ -150,7 +150,7 @@ class _Data:
             )
         initial = None
         if base.train.init_from is not None:
-            _, initial = from_artifact(Path(base.train.init_from), spec, base.model)
+            initial = from_artifact(Path(base.train.init_from), spec, base.model).name
         of_trials = {
             **depends_on(spec, base.model, base.train, folds, initial),
             "tune.metric": metric,
@@ -179,13 +179,13 @@ def _run(study: optuna.Study, data: _Data) -> None:
     try:
         config = data.space.config(values)
         keras.utils.clear_session()
-        fit = fitted(config, data.spec, data.folds, None, each_epoch=each_epoch)
+        fitted = fit_from(config, data.spec, data.folds, Places(), each_epoch)
     except (ConfigError, DivergedError, optuna.TrialPruned) as error:
         # Not FAIL, of which the sampler learns nothing: where trainings are refused or diverge is no good place to be.
         trial.set_user_attr(_REASON, str(error))
         study.tell(trial, state=TrialState.PRUNED)
         return
-    study.tell(trial, fit.history[data.metric][fit.best_epoch - 1])
+    study.tell(trial, fitted.history[data.metric][fitted.best_epoch - 1])
 
 
 def _drawn(trial: optuna.Trial, space: Space) -> dict[str, Any]:

@@ -25,7 +25,7 @@ from nfm.contract.errors import ConfigError, DataError
 from nfm.scoring.prepare import open_all
 from nfm.scoring.preview.parity import _sample, check, compare, deltas
 from nfm.table.splits import Piece, file_at
-from nfm.training.model import export, network
+from nfm.training.model import describe, export
 from nfm.training.parity import keras_scores
 from tests.scoring.examples import ROWS, SCHEMA, config
 from tests.scoring.test_tasks import config as bags_config
@@ -53,7 +53,7 @@ def save(folder: Path, target: Path, *, keras_of: int = 0, classes: tuple[str, .
     contract.save(
         target,
         encoding_folder=encoding,
-        network=network(spec, settings),
+        network=describe(spec, settings),
         weights=export(models[0], spec, settings),
         facts={"name": "shop"},
         write_more=write,

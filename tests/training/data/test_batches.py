@@ -1,13 +1,12 @@
 """Batches from the dataset: every row once an epoch, in an order that only the seed decides."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pytest
-import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -15,8 +14,9 @@ from numpy.typing import NDArray
 from nfm.contract.encoder import Inputs
 from nfm.contract.schema import Spec
 from nfm.training.data import batches as data
-from nfm.training.data.batches import Fold, Rows, features_of
-from tests.training.numbered import FILES, PLAIN, SPEC, Batch, as_arrays, table, train_fold, write
+from nfm.training.data.batches import Fold, Rows
+from nfm.training.layers import features_of
+from tests.training.numbered import FILES, PLAIN, SPEC, table, train_fold, write
 
 
 @pytest.fixture(params=["kept", "streamed"])
@@ -27,8 +27,8 @@ def how(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     return str(request.param)
 
 
-def labels(batches: tf.data.Dataset) -> list[list[int]]:
-    return [label[:, 0].astype(int).tolist() for _, label, _ in as_arrays(batches)]
+def labels(batches: Iterable[Rows]) -> list[list[int]]:
+    return [rows.label.astype(int).tolist() for rows in batches]
 
 
 def flat(batches: list[list[int]]) -> list[int]:
@@ -38,7 +38,7 @@ def flat(batches: list[list[int]]) -> list[int]:
 def by_hand(columns: pa.Table, spec: Spec, batch_labels: NDArray[Any]) -> dict[str, NDArray[Any]]:
     """The features of the rows that have these labels, row by row from the table."""
     found = {int(row["label"]): row for row in columns.to_pylist()}
-    rows = [found[int(label)] for label in batch_labels[:, 0]]
+    rows = [found[int(label)] for label in batch_labels]
     members = []
     for row in rows:
         of_row: list[tuple[int, float]] = []
@@ -60,15 +60,15 @@ def by_hand(columns: pa.Table, spec: Spec, batch_labels: NDArray[Any]) -> dict[s
     return features
 
 
-def check_batches(batches: list[Batch], columns: pa.Table, spec: Spec) -> None:
-    for features, label, weight in batches:
-        expected = by_hand(columns, spec, label)
+def check_batches(batches: Iterable[Rows], columns: pa.Table, spec: Spec) -> None:
+    for rows in batches:
+        features, expected = features_of(rows.inputs, spec), by_hand(columns, spec, rows.label)
         assert features.keys() == expected.keys()
         for name, array in features.items():
             np.testing.assert_array_equal(array, expected[name], err_msg=name)
             assert array.dtype == (np.int32 if name in ("ids", "bag_rows") else np.float32)
-        assert label.dtype == weight.dtype == np.dtype("float32")
-        np.testing.assert_array_equal(weight, label[:, 0] / 4)
+        assert rows.label.dtype == rows.weight.dtype == np.dtype("float32")
+        np.testing.assert_array_equal(rows.weight, rows.label / 4)
 
 
 TOTAL = 93
@@ -77,15 +77,14 @@ TOTAL = 93
 @pytest.mark.parametrize("spec", [SPEC, PLAIN], ids=["bags", "plain"])
 @pytest.mark.parametrize("seed", [None, 3])
 def test_batches_hold_the_rows_of_the_files(
-    tmp_path: Path, how: str, in_the_graph: None, spec: Spec, seed: int | None
+    tmp_path: Path, how: str, small_pieces: None, spec: Spec, seed: int | None
 ) -> None:
     fold = train_fold(write(tmp_path, spec, FILES), spec)
-    batches = fold.batches(8, seed=seed, shuffle_rows=30)
-    assert batches.cardinality().numpy() == fold.steps(8) == 12
-    found = as_arrays(batches)
-    assert [len(label) for _, label, _ in found] == [8] * 11 + [5]
+    found = list(fold.batches(8, seed=seed, shuffle_rows=30))
+    assert len(found) == fold.steps(8) == 12
+    assert [len(rows.label) for rows in found] == [8] * 11 + [5]
     check_batches(found, whole(spec), spec)
-    rows = [int(label) for _, of_batch, _ in found for label in of_batch[:, 0]]
+    rows = flat(labels(found))
     assert sorted(rows) == list(range(TOTAL))
     if seed is None:  # the files by name: country=DE comes first
         assert rows == [*range(48, 93), *range(48)]
@@ -101,22 +100,20 @@ def whole(spec: Spec) -> pa.Table:
     return pa.concat_tables(parts)
 
 
-def test_few_rows_are_batched_without_a_graph_to_the_same_batches(
-    tmp_path: Path, how: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    fold = train_fold(write(tmp_path, PLAIN, FILES))
+def test_the_size_of_the_pieces_makes_no_difference(tmp_path: Path, how: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    fold = train_fold(write(tmp_path, SPEC, FILES), SPEC)
     for skip in (0, 3, 12):
-        few = as_arrays(fold.batches(8, seed=1, epoch=2, skip=skip, shuffle_rows=30))
+        few = list(fold.batches(8, seed=1, epoch=2, skip=skip, shuffle_rows=30))
         with monkeypatch.context() as patch:
             patch.setattr(data, "PIECE", 16)
-            many = as_arrays(fold.batches(8, seed=1, epoch=2, skip=skip, shuffle_rows=30))
+            many = list(fold.batches(8, seed=1, epoch=2, skip=skip, shuffle_rows=30))
         assert len(few) == len(many) == 12 - skip
-        check_batches(few, whole(PLAIN), PLAIN)
-        assert all(np.array_equal(a[1], b[1]) for a, b in zip(few, many, strict=True))
+        check_batches(few, whole(SPEC), SPEC)
+        assert labels(few) == labels(many)
 
 
 def test_the_same_seed_and_epoch_give_the_same_batches_and_others_other_ones(
-    tmp_path: Path, in_the_graph: None, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, small_pieces: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = write(tmp_path, PLAIN, FILES)
 
@@ -129,8 +126,9 @@ def test_the_same_seed_and_epoch_give_the_same_batches_and_others_other_ones(
     assert batches(1, 1) != first != batches(2, 0) != batches(1, 1)
     monkeypatch.setattr(data, "KEPT_BYTES", -1)
     assert batches(1, 0) == first
-    once_more = train_fold(folder).batches(8, seed=1, shuffle_rows=30)
-    assert labels(once_more) == labels(once_more) == first
+    fold = train_fold(folder)
+    once, again = (labels(fold.batches(8, seed=1, shuffle_rows=30)) for _ in range(2))
+    assert once == again == first
 
 
 def in_memory(rows: int) -> Fold:
@@ -168,7 +166,7 @@ def test_every_row_is_in_one_batch_and_an_epoch_goes_on_where_it_is_entered(
         patch.setattr(data, "KEPT_BYTES", 1 << 20 if kept else -1)
         patch.setattr(data, "PIECE", piece)
         fold = train_fold(folder, SPEC)
-        # What the graph is handed, without TensorFlow: pieces of whole batches.
+        # Pieces of whole batches.
         pieces = list(fold._shuffled(size, 5, epoch, 0, shuffle_rows))
         assert all(len(p.label) % size == 0 for p in pieces[:-1])
         order = np.concatenate([p.label for p in pieces]).astype(int).tolist()
@@ -179,14 +177,14 @@ def test_every_row_is_in_one_batch_and_an_epoch_goes_on_where_it_is_entered(
 
 
 @pytest.mark.parametrize("skip", [0, 1, 5, 11, 12, 20])
-def test_skipping_leaves_out_exactly_the_first_batches(tmp_path: Path, how: str, in_the_graph: None, skip: int) -> None:
+def test_skipping_leaves_out_exactly_the_first_batches(tmp_path: Path, how: str, small_pieces: None, skip: int) -> None:
     fold = train_fold(write(tmp_path, SPEC, FILES), SPEC)
-    all_batches = as_arrays(fold.batches(8, seed=1, epoch=1, shuffle_rows=30))
-    rest = as_arrays(fold.batches(8, seed=1, epoch=1, skip=skip, shuffle_rows=30))
+    all_batches = list(fold.batches(8, seed=1, epoch=1, shuffle_rows=30))
+    rest = list(fold.batches(8, seed=1, epoch=1, skip=skip, shuffle_rows=30))
     assert len(rest) == max(0, 12 - skip)
-    for (features, label, _), (expected, expected_label, _) in zip(rest, all_batches[skip:], strict=True):
-        np.testing.assert_array_equal(label, expected_label)
-        assert all(np.array_equal(features[name], expected[name]) for name in expected)
+    for rows, expected in zip(rest, all_batches[skip:], strict=True):
+        for array, right in zip((*rows.inputs, rows.label), (*expected.inputs, expected.label), strict=True):
+            np.testing.assert_array_equal(array, right)
 
 
 def test_what_is_skipped_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -224,8 +222,7 @@ def test_pieces_come_in_the_files_order_with_the_groups(tmp_path: Path, how: str
     assert rows.tolist() == [*range(48, 93), *range(48)]
     groups = np.concatenate([piece.group for piece in pieces if piece.group is not None])
     assert groups.tolist() == [f"g{i % 3}" if i % 5 else None for i in rows]
-    batches: list[Batch] = [(features_of(p.inputs, SPEC), p.label[:, np.newaxis], p.weight) for p in pieces]
-    check_batches(batches, whole(SPEC), SPEC)
+    check_batches(pieces, whole(SPEC), SPEC)
     assert all(piece.group is None for piece in train_fold(tmp_path, SPEC).pieces())
 
 
@@ -236,10 +233,10 @@ def test_a_fold_in_memory_is_a_fold_like_any_other() -> None:
     assert sorted(flat(epochs[0])) == sorted(flat(epochs[1])) == list(range(100))
     assert epochs[0] != epochs[1]
     assert [len(piece.label) for piece in fold.pieces(40)] == [40, 40, 20]
-    for features, label, _ in as_arrays(fold.batches(32)):
-        np.testing.assert_array_equal(features["ids"][:, 0], label[:, 0])
+    for rows in fold.batches(32):
+        np.testing.assert_array_equal(rows.inputs.ids_BF[:, 0], rows.label)
     empty = in_memory(0)
-    assert (empty.rows, empty.steps(5), list(empty.pieces()), as_arrays(empty.batches(5, seed=1))) == (0, 0, [], [])
+    assert (empty.rows, empty.steps(5), list(empty.pieces()), list(empty.batches(5, seed=1))) == (0, 0, [], [])
 
 
 def test_rows_without_members_are_all_padding() -> None:
@@ -265,15 +262,3 @@ def test_a_digest_says_whether_the_files_are_the_same(tmp_path: Path) -> None:
     others = [train_fold(write(tmp_path / str(i), PLAIN, f)).digest() for i, f in enumerate((renamed, regrouped))]
     assert len({first, *others}) == 3
     assert in_memory(10).digest() == in_memory(10).digest() != in_memory(11).digest()
-
-
-def test_op_determinism_takes_the_batches_as_they_are(tmp_path: Path, in_the_graph: None) -> None:
-    fold = train_fold(write(tmp_path, SPEC, FILES), SPEC)
-    tf.config.experimental.enable_op_determinism()
-
-    def seen() -> Iterator[float]:
-        for epoch in range(2):
-            for _, label, weight in fold.batches(8, seed=1, epoch=epoch, shuffle_rows=30):
-                yield float(tf.reduce_sum(label[:, 0] * weight))
-
-    assert list(seen()) == list(seen())

@@ -64,7 +64,6 @@ def config_of(model: Model = SMALL, **others: Any) -> Config:
 
 @dataclass
 class Fitted:
-    model: keras.Model
     history: Mapping[str, Sequence[float]]
     best_epoch: int
 
@@ -74,6 +73,7 @@ class Trained:
     spec: Spec
     statistics: Mapping[str, Any]
     fitted: Fitted
+    model: keras.Model
     metrics: Mapping[str, Mapping[str, Any]]
     tallies: Mapping[str, Tally]
     pairs: Sequence[tuple[str, str, float]]
@@ -111,9 +111,9 @@ def trained_of(
     statistics = {"rows": {fold: len(label[fold]) for fold in FOLDS}, "label": told[task], **facts}
     metric = {"binary": "auc", "regression": "rmse", "multiclass": "accuracy"}[task]
     history = history or {name: [0.5, 0.6, 0.7] for name in ("loss", metric, "val_loss", f"val_{metric}")}
-    fitted = Fitted(build(spec, config.model), history, min(2, len(history["loss"])))
+    fitted = Fitted(history, min(2, len(history["loss"])))
     metrics = {fold: tallies[fold].metrics() for fold in FOLDS if len(label[fold])}
-    return Trained(spec, statistics, fitted, metrics, tallies, pairs)
+    return Trained(spec, statistics, fitted, build(spec, config.model), metrics, tallies, pairs)
 
 
 @pytest.fixture

@@ -24,6 +24,7 @@ from nfm.contract.errors import ConfigError, DataError
 from nfm.contract.publish import BusyError, locked
 from nfm.contract.schema import Field, Spec
 from nfm.training import train
+from nfm.training.fit import Places
 from nfm.training.search import summary as tune_summary
 from nfm.training.search.study import JOURNAL
 from nfm.training.search.tune import Search, _importance, begun, tune
@@ -102,7 +103,7 @@ def test_the_first_trial_is_the_configuration_and_best_yaml_is_the_best_ones(sea
     config = load(path)
     assert config.train.learning_rate == best.settings["train.learning_rate"]
     encoding, folds = train.read(config)
-    fitted = train.fitted(config, encoding.spec, folds, None)
+    fitted = train.fit_from(config, encoding.spec, folds, Places())
     assert fitted.history["val_auc"][fitted.best_epoch - 1] == best.value
 
     told = tune_summary.summary(space, search, 3)
