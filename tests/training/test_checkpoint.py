@@ -292,6 +292,22 @@ def test_a_damaged_checkpoint_is_told_and_the_training_starts_from_the_beginning
     assert [path.name for path in stopped.iterdir()] == [checkpoint.FILE]
 
 
+def test_a_checkpoint_of_an_older_format_is_refused_in_one_sentence(
+    stopped: Path, undisturbed: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with np.load(stopped / checkpoint.FILE) as file:
+        arrays = {name: file[name] for name in file.files}
+    state = {**json.loads(arrays["state"].tobytes()), "format": 2}
+    with (stopped / checkpoint.FILE).open("wb") as out:
+        np.savez(out, **{**arrays, "state": np.frombuffer(json.dumps(state).encode(), np.uint8)})
+    train(stopped, tmp_path / "outcome.npz", checkpoint_seconds=300.0)
+    assert [record.getMessage() for record in caplog.records if record.levelname == "WARNING"] == [
+        f"the training starts from the beginning: since the checkpoint in {stopped} was written, this changed: the "
+        "version of nfm"
+    ]
+    assert_the_same(tmp_path / "outcome.npz", undisturbed)
+
+
 STATE: dict[str, Any] = {"depends_on": {"train.seed": 1}, "progress": {"step": 3, "epoch": 0}}
 
 

@@ -31,6 +31,7 @@ from tests.scoring.examples import ROWS, SCHEMA, config
 from tests.scoring.test_tasks import config as bags_config
 from tests.scoring.test_tasks import made as of_bags  # noqa: F401 (a fixture)
 from tests.training.test_model import shaken
+from tests.training.trained import weights_of
 
 SCANS = pytest.mark.parametrize("scan", ["parquet", "spark"])
 
@@ -54,7 +55,7 @@ def save(folder: Path, target: Path, *, keras_of: int = 0, classes: tuple[str, .
         target,
         encoding_folder=encoding,
         network=describe(spec, settings),
-        weights=export(models[0], spec, settings),
+        weights=export(weights_of(models[0]), spec, settings),
         facts={"name": "shop"},
         write_more=write,
     )
