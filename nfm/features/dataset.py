@@ -13,7 +13,6 @@ import pyarrow as pa
 from pyspark.sql import SparkSession
 
 from nfm.config.settings import Config
-from nfm.contract.cells import EXACT
 from nfm.contract.columns import check_categorical, check_columns
 from nfm.contract.encoder import Encoding
 from nfm.contract.errors import DataError
@@ -177,7 +176,7 @@ def build(spark: SparkSession, config: Config, prepared: Prepared | None = None)
             columns.weight,
             config.dataset.partition_by,
         )
-        few = {name for name, found in cells.items() if found is None or found.bits == EXACT}
+        few = {name for name, found in cells.items() if found is None or found.exact}
         encoded = encode(spark, scan, spec, encoding_staging, raw, split, few, dataset_staging)
         if encoded.rows != rows:
             raise DataError(

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nfm.config.columns import Numeric
-from nfm.contract.cells import EXACT, Cells, quantile
+from nfm.contract.cells import Cells, auc, quantile
 from nfm.contract.errors import DataError
 from nfm.contract.schema import FOLDS, Number
 
@@ -122,7 +122,7 @@ def number_facts(cells: Cells | None, train: Distribution, missing: Mapping[str,
         return facts
     counts = dict(zip(COUNTS, cells.counts.T, strict=True))
     ones = counts["held_positive"]
-    ranked = auc(cells.values, ones, counts["valid"] + counts["test"] - ones)
+    ranked = auc(ones, counts["valid"] + counts["test"] - ones)
     histogram, log = _histogram(train)
     return facts | {
         "mean": train.mean,
@@ -132,8 +132,8 @@ def number_facts(cells: Cells | None, train: Distribution, missing: Mapping[str,
         "max": float(train.values[-1]),
         "histogram": histogram,
         "log": log,
-        "exact": cells.bits == EXACT,
-        "relative_error": 0.0 if cells.bits == EXACT else 2.0 ** -(cells.bits + 1),
+        "exact": cells.exact,
+        "relative_error": 0.0 if cells.exact else 2.0 ** -(cells.bits + 1),
         "auc": None if ranked is None else max(ranked, 1 - ranked),
     }
 
@@ -154,19 +154,3 @@ def _histogram(train: Distribution) -> tuple[dict[str, Sequence[float]], bool]:
         edges = 10.0**edges
         edges[0], edges[-1] = low, high
     return {"edges": edges.tolist(), "counts": counts.astype(np.int64).tolist()}, log
-
-
-def auc(scores: NDArray[Any], ones: NDArray[Any], zeros: NDArray[Any]) -> float | None:
-    """Area under the ROC curve of groups of rows that share a score; ties count half. None without both labels.
-
-    Args:
-        scores: (S,), need be neither sorted nor distinct.
-        ones: (S,) rows of label 1 with that score.
-        zeros: (S,) rows of label 0.
-    """
-    if not ones.sum() or not zeros.sum():
-        return None
-    _, place = np.unique(scores, return_inverse=True)
-    ones, zeros = (np.bincount(place, weights=x) for x in (ones, zeros))
-    below = np.cumsum(zeros) - zeros
-    return float(np.sum(ones * (below + zeros / 2)) / (ones.sum() * zeros.sum()))

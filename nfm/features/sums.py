@@ -40,7 +40,8 @@ def sums(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
     for name in ("bits", "cell"):
         total = total.add_column(2, SCHEMA.field(name), pa.nulls(len(total), SCHEMA.field(name).type))
     yield from total.cast(SCHEMA).to_batches(max_chunksize=_BATCH)
-    yield from merge_cells(rows.filter(is_cell).to_batches())
+    for part, cells in read_cells(rows.filter(is_cell).to_batches()).items():
+        yield _cell_rows(part, cells)
 
 
 def ranked(rows: Sequence[pa.RecordBatch], vocabularies: Sequence[Sequence[int]]) -> list[tuple[int, pa.Table]]:
@@ -108,22 +109,24 @@ def _few(labels: pa.Table) -> pa.Table:
     return pa.concat_tables([labels.slice(0, _LABELS), pa.table(first | totals, labels.schema)])
 
 
-def merge_cells(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-    """Rows of cells → each part's cells merged; needs no Spark."""
+def read_cells(batches: Iterable[pa.RecordBatch]) -> dict[int, Cells]:
+    """Rows of cells, like SCHEMA or SUMMARY → each part's cells, merged."""
     found: dict[int, Cells] = {}
     for batch in batches:
         part, bits = (batch.column(name).to_numpy() for name in ("part", "bits"))
         keys = batch.column("cell").to_numpy()
         counts = np.stack([batch.column(name).to_numpy() for name in COUNTS], axis=1)
-        for i in np.unique(part):
+        for i in np.unique(part).tolist():
             pieces = [found[i]] if i in found else []
             for b in np.unique(bits[part == i]):
                 rows = np.flatnonzero((part == i) & (bits == b))
                 pieces.append(Cells(int(b), keys[rows], counts[rows]))
             found[i] = merge(pieces)
-    for i, part_cells in found.items():
-        n = len(part_cells.keys)
-        fixed = [pa.array(np.full(n, i, np.int32)), pa.nulls(n, pa.large_string()), pa.array(part_cells.keys)]
-        fixed.append(pa.array(np.full(n, part_cells.bits, np.int32)))
-        columns = [pa.array(column) for column in np.ascontiguousarray(part_cells.counts.T)]
-        yield pa.RecordBatch.from_arrays([*fixed, *columns], schema=SCHEMA)
+    return found
+
+
+def _cell_rows(part: int, cells: Cells) -> pa.RecordBatch:
+    n = len(cells.keys)
+    fixed = [np.full(n, part, np.int32), pa.nulls(n, pa.large_string()), cells.keys, np.full(n, cells.bits, np.int32)]
+    columns = [pa.array(column) for column in (*fixed, *np.ascontiguousarray(cells.counts.T))]
+    return pa.RecordBatch.from_arrays(columns, schema=SCHEMA)

@@ -5,13 +5,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nfm.contract.cells import EXACT, LIMIT, Cells, cells, merge
+from nfm.contract.cells import Cells, CellTable
 from nfm.contract.profile import Bins, Profile, id_bins, most_cells
 from nfm.contract.schema import Spec
 from nfm.training.data.rows import Rows
 from nfm.training.metrics.scores import scores_of
-
-_AT_ONCE = 1 << 18  # rows whose values are put into cells together
 
 
 class Collector:
@@ -21,8 +19,8 @@ class Collector:
         """Of C outputs."""
         self._spec, self._task = spec, task
         self._ids = np.zeros(spec.rows, np.float64)
-        self._numbers = [_Cells(2, LIMIT) for _ in spec.numbers]
-        self._scores = [_Cells(1, most_cells(outputs)) for _ in range(outputs)]
+        self._numbers = [CellTable(2) for _ in spec.numbers]
+        self._scores = [CellTable(1, most_cells(outputs)) for _ in range(outputs)]
         singles = [start for field, start in zip(spec.fields, spec.offsets, strict=True) if field.bag is None]
         self._offsets = np.array(singles, np.int64)
 
@@ -58,29 +56,3 @@ class Collector:
         """With the negatives that were left out."""
         counts = found.counts / np.array([self._spec.negative_rate, 1.0])
         return Cells(found.bits, found.keys, counts.sum(axis=1, keepdims=True))
-
-
-class _Cells:
-    """Values in cells, many at a time."""
-
-    def __init__(self, groups: int, limit: int) -> None:
-        self._groups, self._limit = groups, limit
-        self._cells = Cells(EXACT, np.empty(0, np.int64), np.empty((0, groups), np.int64))
-        self._waiting: list[tuple[NDArray[np.float32], NDArray[np.int64]]] = []
-        self._rows = 0
-
-    def add(self, values: NDArray[np.float32], groups: NDArray[np.int64]) -> None:
-        self._waiting.append((values.copy(), groups[: len(values)]))  # not a view that keeps all columns
-        self._rows += len(values)
-        if self._rows >= _AT_ONCE:
-            self._merge()
-
-    def cells(self) -> Cells:
-        self._merge()
-        return self._cells
-
-    def _merge(self) -> None:
-        if self._waiting:
-            values, groups = (np.concatenate(part) for part in zip(*self._waiting, strict=True))
-            found = cells(values.astype(np.float64), groups, self._groups, self._cells.bits, self._limit)
-            self._cells, self._waiting, self._rows = merge([self._cells, found], self._limit), [], 0
