@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, get_args, get_origin
 
@@ -12,6 +11,7 @@ from pydantic_core import ErrorDetails
 
 from nfm.config.settings import PLACEHOLDER, Config
 from nfm.contract.errors import ConfigError
+from nfm.contract.messages import did_you_mean
 
 _FILLED = ("workdir", "source", "score")  # sections whose texts may have names in braces
 _VALUE = re.compile(r"[\w.:+@ -]+")
@@ -172,9 +172,8 @@ def _tell(problem: ErrorDetails) -> str:
     match problem["type"]:
         case "extra_forbidden":
             allowed = _keys_at(problem["loc"][:-1])
-            close = get_close_matches(str(problem["loc"][-1]), allowed, n=1)
-            hint = f" Did you mean {close[0]!r}?" if close else ""
-            return f"{where}: there is no such key.{hint} Allowed here: {', '.join(allowed)}"
+            hint = did_you_mean([str(problem["loc"][-1])], allowed)
+            return " ".join(filter(None, [f"{where}: unknown key.", hint, f"Allowed here: {', '.join(allowed)}"]))
         case "missing":
             return f"{where}: this key is required"
         case "value_error":

@@ -7,7 +7,6 @@ several in a row, or none. Each distinct value is formatted once a batch, and th
 import json
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
-from difflib import get_close_matches
 from functools import reduce
 from typing import Any, NamedTuple, Protocol
 
@@ -18,6 +17,7 @@ from numpy.typing import NDArray
 
 from nfm.contract.arrays import arrow, content, few_texts, nulls
 from nfm.contract.errors import DataError
+from nfm.contract.messages import did_you_mean, quoted
 from nfm.contract.schema import Bag, Kind
 from nfm.contract.values import (
     canonical_text,
@@ -30,6 +30,7 @@ from nfm.contract.values import (
 )
 
 _EXACT = 2.0**53  # from here on, a float stands for several whole numbers
+_CORRECT = "Correct them, or leave such rows out with source.where."
 
 
 class Rows(Protocol):
@@ -81,9 +82,8 @@ def check_columns(wanted: Collection[str], schema: pa.Schema, where: str, source
 def _hint(missing: Sequence[str], names: Sequence[str]) -> str:
     if len(names) == 1 and (delimiter := next((one for one in ";\t|," if one in names[0]), None)):
         return f"Its one column looks like several: of a CSV file, say options: {{sep: {json.dumps(delimiter)}}}. "
-    small = {name.casefold(): name for name in names}
-    close = dict.fromkeys(small[one] for name in missing for one in get_close_matches(name.casefold(), small, n=1))
-    return f"Did you mean {', '.join(map(repr, close))}? " if close else ""
+    meant = did_you_mean(missing, names)
+    return f"{meant} " if meant else ""
 
 
 def check_categorical(columns: Sequence[str], bag: Bag | None, schema: pa.Schema, where: str) -> dict[str, Kind]:
@@ -208,8 +208,7 @@ def _weights(
         has = "no weights (null)" if found.null[row] else f"{found.lengths[row]} weights"
         raise DataError(
             f"Column '{name}' holds one weight for each member of the bag in '{column}', but {len(wrong)} rows of a "
-            f"batch break that: {array[row].as_py()!r} are {has} for {lists.lengths[row]} members. Correct them, or "
-            "leave such rows out with source.where."
+            f"batch break that: {quoted(array[row].as_py())} are {has} for {lists.lengths[row]} members. {_CORRECT}"
         )
     with np.errstate(over="ignore"):  # what float32 cannot hold is told below
         each = numbers(found.members, name).astype(np.float32)
@@ -220,7 +219,6 @@ def _weights(
         row = int(np.searchsorted(np.cumsum(kept), wrong[0], side="right"))
         raise DataError(
             f"Column '{name}' holds the weights of the bag in '{column}', which must be numbers, but {len(wrong)} "
-            f"weights of a batch are missing, not finite or too large, as in {array[row].as_py()!r}. Correct them, or "
-            "leave such rows out with source.where."
+            f"weights of a batch are missing, not finite or too large, as in {quoted(array[row].as_py())}. {_CORRECT}"
         )
     return weights

@@ -19,6 +19,7 @@ from nfm.contract.arrays import arrow, content, nulls
 from nfm.contract.columns import Rows, Values, check_categorical, check_columns, field_values
 from nfm.contract.errors import DataError
 from nfm.contract.hashing import hash64
+from nfm.contract.messages import quoted
 from nfm.contract.schema import MISSING, Field, Number, Spec, flag_name, weights_name
 from nfm.contract.values import check_digits, check_number, check_same_values, numbers
 from nfm.contract.vocabulary import Vocabulary
@@ -208,11 +209,11 @@ def _check_digits(field: Field, values: Values, unseen: NDArray[np.int64]) -> No
     # a new value, and would be out-of-vocabulary in silence.
     lost = unseen[:0] if values.lossy is None else unseen[values.lossy[unseen]]
     if len(lost):
+        text = quoted(values.texts[int(lost[0])].as_py())
         raise DataError(
-            f"Column{'s' if len(field.columns) > 1 else ''} {', '.join(repr(c) for c in field.columns)} of the field "
-            f"'{field.name}' came as floats, and {values.texts[int(lost[0])].as_py()!r} is not in the vocabulary: from "
-            "2⁵³ on, a float does not hold every digit of an integer, so this may be another value. Deliver the column "
-            "as integers or as text."
+            f"Column{'s' if len(field.columns) > 1 else ''} {', '.join(map(repr, field.columns))} of the field "
+            f"'{field.name}' came as floats, and {text} is not in the vocabulary: from 2⁵³ on, a float does not hold "
+            "every digit of an integer, so this may be another value. Deliver the column as integers or as text."
         )
 
 

@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from nfm.contract.errors import DataError, NfmError
+from nfm.contract.messages import listed
 
 log = logging.getLogger(__name__)
 
@@ -129,10 +130,9 @@ def check_ours(target: Path, marker: str) -> None:
             "Choose another folder, or move that one away."
         )
     if more:
-        others = f" (and {len(more) - 1} more)" if len(more) > 1 else ""
         raise DataError(
-            f"{target} holds {more[0]}{others}, which this job has not written, and is replaced as a whole. It is left "
-            "as it is. Move what is yours to another folder, and run the job again."
+            f"{target} contains {listed(more, most=1)}, which this job did not write, and is replaced as a whole. It "
+            "is left as it is. Move your files to another folder, and run the job again."
         )
 
 

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from nfm.contract.arrays import content, nulls
 from nfm.contract.errors import DataError
+from nfm.contract.messages import quoted
 from nfm.contract.schema import Kind
 
 _NUMBER = re.compile(r"\s*[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d{1,3})?\s*", re.ASCII)
@@ -109,8 +110,8 @@ def _check_dates(texts: pa.Array, column: str) -> None:
     wrong = next((text for text in texts.to_pylist() if text is not None and not _DATE.fullmatch(text)), None)
     if wrong is not None:
         raise DataError(
-            f"Column '{column}' held dates when the vocabulary was made, and now holds the text {wrong!r}, which is "
-            "not written as 2026-11-20. Deliver the column as a date, or make the features and the model again."
+            f"Column '{column}' held dates when the vocabulary was made, and now holds the text {quoted(wrong)}, which "
+            "is not written as 2026-11-20. Deliver the column as a date, or make the features and the model again."
         )
 
 
@@ -184,8 +185,8 @@ def _parse(values: pa.Array, column: str) -> NDArray[np.float64]:
             continue
         if not _NUMBER.fullmatch(text) and text.strip().lower().lstrip("+-") not in _NOT_A_NUMBER:
             raise DataError(
-                f"Column '{column}' is numeric, but holds the text {text!r}. Clean it in the source (source.where can "
-                "leave such rows out), or move the column to columns.categorical."
+                f"Column '{column}' is numeric, but holds the text {quoted(text)}. Clean it in the source "
+                "(source.where can leave such rows out), or move the column to columns.categorical."
             )
         parsed[i] = float(text)
     return parsed[dictionary_indices(encoded)]
@@ -255,7 +256,7 @@ def check_same_values(column: str, trained: Kind, arrived: Kind, vocabulary: pa.
         other = _not_canonical(vocabulary, arrived)
         if other is None:
             return
-        reason = f"the vocabulary holds the text {other!r}"
+        reason = f"the vocabulary holds the text {quoted(other)}"
     raise DataError(
         f"Column '{column}' of {where} now holds {arrived} values, but {reason}, so the same value would not find its "
         f"id. Deliver the column as {trained}, or make the features and the model again."

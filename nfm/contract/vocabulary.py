@@ -7,12 +7,10 @@ Nothing that grows with the vocabulary is ever held in a process's own memory, n
 """
 
 import hashlib
-import shutil
-import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, Self
+from typing import Any, Self
 
 import numpy as np
 import pyarrow as pa
@@ -24,6 +22,7 @@ from numpy.typing import DTypeLike, NDArray
 from nfm.contract.arrays import arrow, content
 from nfm.contract.errors import DataError
 from nfm.contract.hashing import hash64
+from nfm.contract.replace import making, replacing
 
 SCHEMA = pa.schema([("field", pa.string()), ("value", pa.large_string()), ("id", pa.int32()), ("count", pa.int64())])
 _VALUES = pa.schema([SCHEMA.field("value"), SCHEMA.field("count")])
@@ -53,54 +52,56 @@ def write(folder: Path, number: int, field: str, first_id: int, size: int, parts
         The vocabulary's digest, as `FieldIndex.digest` finds it again.
     """
     index, table = folder / "index" / str(number), file(folder, number)
-    # A task may be tried again while the first attempt still runs: each has a folder of its own until it is done.
-    attempt = folder / "index" / f".{number}-{uuid.uuid4().hex}"
-    attempt.mkdir(parents=True)
     table.parent.mkdir(exist_ok=True)
-    slots = open_memmap(attempt / "slots.npy", "w+", np.int32, (max(2 * size, 1),))
-    hash_offsets, hash_text = hashlib.sha256(), hashlib.sha256()
-    written, end = 0, 0
-    with (
-        pq.ParquetWriter(attempt / table.name, SCHEMA) as people,
-        (attempt / "offsets.npy").open("wb") as offsets_file,
-        (attempt / "text.npy").open("wb") as text_file,
-    ):
-        _header(offsets_file, np.int64, size + 1)
-        _header(text_file, np.uint8, 0)
-        first = np.zeros(1, np.int64)
-        offsets_file.write(first.data)
-        hash_offsets.update(first.data)
-        for block in _blocks(parts):
-            texts = pa.concat_arrays(block["value"].chunks)
-            assert written + len(texts) <= size, f"vocabulary of '{field}': more than the {size} values told"
-            ids = np.arange(first_id + written, first_id + written + len(texts), dtype=np.int32)
-            people.write_table(pa.table([pa.repeat(field, len(texts)), texts, ids, block["count"]], schema=SCHEMA))
-            offsets, text = _buffers(texts)
-            ends = offsets[1:] + (end - offsets[0])
-            for out, digest, content in ((offsets_file, hash_offsets, ends), (text_file, hash_text, text)):
-                out.write(content.data)
-                digest.update(content.data)
-            _insert(slots, hash64(texts, _SEED), written)
-            written, end = written + len(texts), int(ends[-1])
-        assert written == size, f"vocabulary of '{field}': {written} values where {size} were told"
-        # NumPy pads the header, so that it has one length whatever the size.
-        text_file.seek(0)
-        _header(text_file, np.uint8, end)
-    slots.flush()
-    (attempt / table.name).replace(table)
-    try:
-        attempt.rename(index)
-    except OSError:  # an attempt has ended before, and has written the same
-        if not index.exists():
-            raise
-        shutil.rmtree(attempt)
-    return _digest(field, size, hash_offsets.digest(), hash_text.digest())
+    # A task may be tried again while the first attempt still runs.
+    with making(index) as attempt, replacing(table, shared=True) as for_people:
+        slots = open_memmap(attempt / "slots.npy", "w+", np.int32, (max(2 * size, 1),))
+        with (
+            pq.ParquetWriter(for_people, SCHEMA) as people,
+            _ArrayFile(attempt / "offsets.npy", np.int64) as all_offsets,
+            _ArrayFile(attempt / "text.npy", np.uint8) as all_text,
+        ):
+            written = 0
+            all_offsets.append(np.zeros(1, np.int64))
+            for block in _blocks(parts):
+                texts = pa.concat_arrays(block["value"].chunks)
+                assert written + len(texts) <= size, f"vocabulary of '{field}': more than {size} values"
+                ids = np.arange(first_id + written, first_id + written + len(texts), dtype=np.int32)
+                people.write_table(pa.table([pa.repeat(field, len(texts)), texts, ids, block["count"]], schema=SCHEMA))
+                offsets, text = _buffers(texts)
+                all_offsets.append(offsets[1:] + (all_text.size - offsets[0]))
+                all_text.append(text)
+                _insert(slots, hash64(texts, _SEED), written)
+                written += len(texts)
+            assert written == size, f"vocabulary of '{field}': {written} values instead of {size}"
+        slots.flush()
+    return _digest(field, size, all_offsets.sha256.digest(), all_text.sha256.digest())
 
 
-def _header(out: BinaryIO, dtype: DTypeLike, size: int) -> None:
-    write_array_header_1_0(
-        out, {"descr": np.dtype(dtype).newbyteorder("<").str, "fortran_order": False, "shape": (size,)}
-    )
+class _ArrayFile:
+    """An .npy file that grows; its size enters the header when it is closed."""
+
+    def __init__(self, path: Path, dtype: DTypeLike) -> None:
+        self.size, self.sha256 = 0, hashlib.sha256()
+        self._dtype, self._file = np.dtype(dtype), path.open("wb")
+        self._write_header()
+
+    def append(self, values: NDArray[Any]) -> None:
+        self._file.write(values.data)
+        self.sha256.update(values.data)
+        self.size += len(values)
+
+    def _write_header(self) -> None:
+        header = {"descr": self._dtype.newbyteorder("<").str, "fortran_order": False, "shape": (self.size,)}
+        write_array_header_1_0(self._file, header)  # NumPy pads it to the same length for any size
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with self._file:
+            self._file.seek(0)
+            self._write_header()
 
 
 def _blocks(parts: Iterable[pa.Table]) -> Iterator[pa.Table]:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from nfm.contract.cells import Cells
 from nfm.contract.columns import Rows, Values, field_values
 from nfm.contract.errors import DataError
+from nfm.contract.messages import quoted
 from nfm.contract.schema import FOLDS, Kind
 from nfm.contract.values import dictionary_indices, distinct, kind_of, numbers
 from nfm.features.statistics import Distribution, number_facts
@@ -32,7 +33,6 @@ _TAKES: dict[Task, str] = {
     "multiclass": "a text, number, boolean or date in every row",
 }
 _ADVICE = "Correct them, or leave such rows out with source.where."
-_LONGEST = 60  # letters of a label in a message
 
 
 class Label(NamedTuple):
@@ -205,8 +205,7 @@ def _refuse_wrong(label: Label, counts: pa.Table, where: str) -> None:
 
 def _example(counts: pa.Table) -> str:
     """The most frequent text."""
-    text = max(counts.to_pylist(), key=lambda row: (sum(row[fold] for fold in FOLDS), row["text"]))["text"]
-    return repr(text) if len(text) <= _LONGEST else f"{text[:_LONGEST]!r}…"
+    return quoted(max(counts.to_pylist(), key=lambda row: (sum(row[fold] for fold in FOLDS), row["text"]))["text"])
 
 
 def _classes(label: Label, counts: pa.Table, old: Sequence[str], where: str) -> tuple[str, ...]:

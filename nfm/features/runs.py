@@ -5,7 +5,6 @@ order of ids is a merge of these files, a block of each at a time: nobody sorts,
 """
 
 import json
-import uuid
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -14,6 +13,8 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+
+from nfm.contract.replace import replacing
 
 SCHEMA = pa.schema([("text", pa.large_string()), ("count", pa.int64())])
 _ORDER = [("count", "descending"), ("text", "ascending")]
@@ -33,11 +34,10 @@ def write(folder: Path, name: str, values: Sequence[tuple[int, pa.Table]]) -> No
     batches = [(n, batch) for n, rows in values for batch in _sorted(rows).to_batches(max_chunksize=_BLOCK)]
     known = {_NUMBERS: [n for n, _ in batches], _ROWS: [len(batch) for _, batch in batches]}
     folder.mkdir(parents=True, exist_ok=True)
-    attempt = folder / f".{name}-{uuid.uuid4().hex}"
-    with pa.ipc.new_file(attempt, SCHEMA.with_metadata({k: json.dumps(v) for k, v in known.items()})) as file:
+    schema = SCHEMA.with_metadata({key: json.dumps(value) for key, value in known.items()})
+    with replacing(folder / name, shared=True) as attempt, pa.ipc.new_file(attempt, schema) as file:
         for _, batch in batches:
             file.write_batch(batch)
-    attempt.replace(folder / name)
 
 
 def sizes(folder: Path) -> Counter[int]:

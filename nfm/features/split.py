@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from nfm.contract.columns import Rows
 from nfm.contract.errors import DataError
 from nfm.contract.hashing import hash_rows
+from nfm.contract.messages import quoted
 from nfm.contract.schema import FOLDS
 from nfm.contract.values import canonical_text, decoded, dictionary_indices, distinct, kind_of
 
@@ -164,9 +165,10 @@ def _as_told(column: str, values: pa.Array) -> NDArray[np.int8]:
     found = places[dictionary_indices(encoded)]
     wrong = np.flatnonzero(found == LEFT_OUT)
     if len(wrong):
+        example = quoted(encoded[int(wrong[0])].as_py())
         raise DataError(
             f"Column '{column}' decides the fold (split.column) and must hold {', '.join(FOLDS)}, but {len(wrong)} of "
-            f"{len(found)} rows that were read together hold something else, {encoded[int(wrong[0])].as_py()!r} for "
-            "one. Correct them, or leave them out with source.where."
+            f"{len(found)} rows that were read together hold something else, {example} for one. Correct them, or "
+            "leave them out with source.where."
         )
     return found

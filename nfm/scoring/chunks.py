@@ -17,7 +17,6 @@ import os
 import shutil
 import threading
 import time
-import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,6 +24,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Self
 
+from nfm.contract.messages import differences, listed
+from nfm.contract.replace import replacing
 from nfm.contract.schema import canonical_json
 from nfm.scoring.health.tally import Tally
 from nfm.table.splits import File as TableFile
@@ -35,12 +36,10 @@ log = logging.getLogger(__name__)
 
 _EVERY = 30.0  # seconds between two lines of the log
 _RUN, _DONE, _FILES = "_run.json", "done", "files"
-_WHAT = {  # the parts of what scores follow from, as people are told of them
-    "model": "the model is another one",
-    "table": "the table's files have changed",
-    "cut": "Spark cuts the table otherwise",
-    "settings": "the settings have changed",
-    "program": "this program has changed",
+_NAMES = {  # of what scores follow from, in messages
+    "table": "the table's files",
+    "cut": "how Spark cuts the table",
+    "program": "the version of nfm",
 }
 
 
@@ -78,9 +77,9 @@ class Chunks:
 
     def keep(self, chunk: Chunk) -> str:
         """In a task: the part is done. Returns the record; of two attempts the later one's stays, both are as good."""
-        attempt, record = self.folder / _DONE / f".{uuid.uuid4().hex}", chunk.to_json()
-        attempt.write_text(record)
-        attempt.replace(self.folder / _DONE / f"{chunk.number:06}.json")
+        record = chunk.to_json()
+        with replacing(self.folder / _DONE / f"{chunk.number:06}.json", shared=True) as attempt:
+            attempt.write_text(record)
         return record
 
     def done(self) -> list[Chunk]:
@@ -135,7 +134,7 @@ def open_chunks(target: Path, run: Mapping[str, Any]) -> Chunks:
 
     Args:
         target: the output.
-        run: what the scores follow from, by the names of _WHAT.
+        run: what the scores follow from, JSON-ready.
     """
     target = target.resolve()
     prefix = f".{target.name}.chunks-"
@@ -170,18 +169,18 @@ def splits_of(chunks: Chunks, splits: Sequence[Split]) -> tuple[Split, ...]:
 
 
 def _write(path: Path, content: Mapping[str, Any]) -> None:
-    attempt = path.with_name(f"{path.name}.tmp")
-    attempt.write_text(json.dumps(content))
-    attempt.replace(path)
+    with replacing(path) as attempt:
+        attempt.write_text(json.dumps(content))
 
 
 def _difference(folder: Path, run: Mapping[str, Any]) -> str:
     try:
         before = json.loads((folder / _RUN).read_text())["run"]
     except (OSError, ValueError, KeyError):
-        return "it had hardly begun"
-    now = json.loads(canonical_json(run))
-    return "; ".join(told for what, told in _WHAT.items() if before.get(what) != now.get(what)) or "it cannot be read"
+        return "it stopped before recording any progress"
+    changed = differences(before, json.loads(canonical_json(run)))
+    named = (one._replace(name=_NAMES.get(one.name, one.name)) for one in changed)
+    return f"since then, this changed: {listed(named, '; ')}"
 
 
 @cache

@@ -5,7 +5,6 @@ and the first worker of an executor lays them out on its disk.
 """
 
 import fcntl
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from pyspark.sql import SparkSession
 
 from nfm.contract.artifact import SCORER_FILES, Artifact
 from nfm.contract.errors import DataError
+from nfm.contract.replace import making
 
 _PIECE = 32 << 20  # what a driver or a worker holds of the files at a time
 
@@ -122,12 +122,11 @@ def _local_copy(placed: Placed) -> Path:
     with (root / f"{folder.name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not folder.exists():
-            staging = Path(tempfile.mkdtemp(dir=root))
-            for relative, piece in placed.pieces:
-                path = staging / relative
-                path.parent.mkdir(parents=True, exist_ok=True)
-                with path.open("ab") as file:
-                    file.write(piece.value)
-                vars(piece).pop("_value", None)  # Spark would keep each piece in this worker's memory for good
-            staging.rename(folder)
+            with making(folder) as staging:
+                for relative, piece in placed.pieces:
+                    path = staging / relative
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                    with path.open("ab") as file:
+                        file.write(piece.value)
+                    vars(piece).pop("_value", None)  # Spark would keep each piece in this worker's memory for good
     return folder

@@ -6,7 +6,6 @@ full disk, leaves the checkpoint before. It is a zip of arrays, each with its CR
 
 import json
 import logging
-import os
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -14,6 +13,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+
+from nfm.contract.messages import differences, listed
+from nfm.contract.replace import aside, replacing
 
 log = logging.getLogger(__name__)
 
@@ -50,14 +52,10 @@ def save(
     named = {_STATE: np.frombuffer(json.dumps(state).encode(), np.uint8)}
     for prefix, group in (("array", arrays), ("best", best or ())):
         named |= {f"{prefix}_{i:05}": array for i, array in enumerate(group)}
-    staging = folder / f".{FILE}"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with staging.open("wb") as file:
+        with replacing(folder / FILE, durable=True) as staging, staging.open("wb") as file:
             np.savez(file, **named)  # type: ignore[arg-type] # the stub takes them for allow_pickle
-            file.flush()
-            os.fsync(file.fileno())
-        staging.replace(folder / FILE)
     except OSError as error:
         log.warning(
             "no checkpoint could be written to %s (%s): the training goes on, and a killed one would start again from "
@@ -65,8 +63,6 @@ def save(
             folder,
             error.strerror or error,
         )
-        with suppress(OSError):
-            staging.unlink(missing_ok=True)
         return False
     return True
 
@@ -75,7 +71,7 @@ def remove(folder: Path) -> None:
     """Remove a checkpoint that is not needed any more; the folder, too, if nothing else is in it."""
     with suppress(OSError):  # what others have put there keeps the folder
         (folder / FILE).unlink(missing_ok=True)
-        (folder / f".{FILE}").unlink(missing_ok=True)
+        aside(folder / FILE).unlink(missing_ok=True)
         folder.rmdir()
 
 
@@ -128,16 +124,10 @@ def _progress(file: Any, depends_on: Mapping[str, Any]) -> dict[str, Any]:
     if state["format"] != CHECKPOINT_FORMAT:
         raise _ChangedError("the version of nfm")
     then = state["depends_on"]
-    changed = sorted(key for key in depends_on.keys() | then.keys() if depends_on.get(key) != then.get(key))
+    changed = sorted(differences(then, depends_on))
     if changed:
-        told = [_told(key, then.get(key), depends_on.get(key)) for key in changed[:5]]
-        raise _ChangedError(", ".join(told) + (f" and {len(changed) - 5} more" if len(changed) > 5 else ""))
+        raise _ChangedError(listed(changed, "; "))
     return {**state["progress"], "has_best": state["has_best"]}
-
-
-def _told(name: str, was: Any, is_: Any) -> str:
-    is_setting = name.startswith(("model.", "train."))
-    return f"{name} (was {json.dumps(was)}, is {json.dumps(is_)})" if is_setting else name
 
 
 def _saved(file: Any, progress: Mapping[str, Any], shapes: Sequence[tuple[int, ...]]) -> Saved:

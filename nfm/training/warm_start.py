@@ -1,14 +1,15 @@
 """What a model starts from, where it is not chance: an older model's weights, or a factorization machine's."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import keras
 
 from nfm.config.train import Model, Train
-from nfm.contract.artifact import Artifact
+from nfm.contract.artifact import Artifact, Network
 from nfm.contract.errors import DataError
+from nfm.contract.messages import differences, listed
 from nfm.contract.schema import Spec
 from nfm.training.data.batches import Fold
 from nfm.training.data.labels import correct
@@ -39,20 +40,18 @@ def from_artifact(folder: Path, spec: Spec, settings: Model) -> tuple[Initial, s
             f"{old.fingerprint[:12]}…, and the present one ({spec.fingerprint[:12]}…) did not grow from it: its ids "
             f"mean other values. Make the features with --grow-from {folder}/encoding, or leave train.init_from out."
         )
-    then, now = artifact.network, network(spec, settings)
     before = artifact.metadata["configuration"]["model"]
-    pairs = [(name, getattr(then, name), getattr(now, name)) for name in ("task", "embedding_dim", "hidden_units")]
-    pairs += [("classes", _names(then.classes), _names(now.classes)), ("activation", then.activation, now.activation)]
-    pairs += [(name, before[name], getattr(settings, name)) for name in ("batch_norm", "output")]
-    pairs += [
-        ("dense numbers", old.dense, spec.dense),
-        ("numbers in the pooling", old.field_numbers, spec.field_numbers),
-    ]
-    changed = [f"{name} was {was!r} and is {is_!r}" for name, was, is_ in pairs if was != is_]
+    model = {name: before[name] for name in ("batch_norm", "output")}
+    changed = list(
+        differences(
+            _form(artifact.network, old) | model,
+            _form(network(spec, settings), spec) | {name: getattr(settings, name) for name in model},
+        )
+    )
     if changed:
         raise DataError(
-            f"train.init_from: the model in {folder} is of another form: {'; '.join(changed)}. Set these as they were, "
-            "or leave train.init_from out."
+            f"train.init_from: the model in {folder} has another form: {listed(changed, '; ')}. Set these as they "
+            "were, or leave train.init_from out."
         )
 
     def initial(model: keras.Model) -> None:
@@ -69,8 +68,10 @@ def from_artifact(folder: Path, spec: Spec, settings: Model) -> tuple[Initial, s
     return initial, artifact.fingerprint
 
 
-def _names(classes: Sequence[str]) -> str:
-    return ", ".join(classes[:10]) + (f" and {len(classes) - 10:,} more" if len(classes) > 10 else "")
+def _form(of: Network, spec: Spec) -> dict[str, Any]:
+    names = ("task", "embedding_dim", "hidden_units", "classes", "activation")
+    numbers = {"dense numbers": spec.dense, "numbers in the pooling": spec.field_numbers}
+    return {name: getattr(of, name) for name in names} | numbers
 
 
 def _carried(fresh: Any, older: Any, old: Spec, new: Spec) -> Any:

@@ -84,7 +84,7 @@ def test_values_that_need_another_setting_are_right(tmp_path: Path) -> None:
             [
                 "train.learning_rate: -1 given; input should be greater than 0",
                 "train.learning_rate: 'x' given",
-                "model.embeding_dim: there is no such key. Did you mean 'embedding_dim'?",
+                "model.embeding_dim: unknown key. Did you mean 'embedding_dim'?",
                 "model.activation: 0 given; allowed: 'relu'",
             ],
         ),

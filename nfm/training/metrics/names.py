@@ -50,8 +50,9 @@ def finite(label_B: Array, weight_B: Array, *outputs: Array) -> tuple[Floats, Fl
         bad = ~np.isfinite(output_BC).all(axis=1)
         if bad.any():
             raise DivergedError(
-                f"Every output of the model must be a number, but those of {int(bad.sum())} of {len(output_BC)} rows are "
-                f"not, {output_BC[bad][0].tolist()} for one: its weights grew too large, or the fold has numbers far "
-                "beyond those of the train fold. Lower train.learning_rate, or scale and clip under columns.numeric."
+                f"Every output of the model must be a number, but those of {int(bad.sum())} of {len(output_BC)} rows "
+                f"are not, {output_BC[bad][0].tolist()} for one: its weights grew too large, or the fold has numbers "
+                "far beyond those of the train fold. Lower train.learning_rate, or scale and clip under "
+                "columns.numeric."
             )
     return np.asarray(label_B, np.float64), np.asarray(weight_B, np.float64)

@@ -12,6 +12,7 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 
 from nfm.contract.errors import DataError
+from nfm.contract.messages import differences, listed
 
 log = logging.getLogger(__name__)
 
@@ -72,12 +73,13 @@ def load_study(folder: Path, depends_on: Mapping[str, Any]) -> optuna.Study | No
             f"The journal of the search, {folder / JOURNAL}, cannot be read ({error}). Delete {folder} to begin anew."
         ) from error
     # A kill while the study was made leaves one without a trial, that says nothing yet.
-    now, then = json.loads(json.dumps(depends_on)), study.user_attrs.get(_DEPENDS_ON)
-    changed = [] if then is None else sorted(key for key in {**then, **now} if now.get(key) != then.get(key))
+    now = json.loads(json.dumps(depends_on))
+    changed = sorted(differences(study.user_attrs.get(_DEPENDS_ON, now), now))
     if changed:
         raise DataError(
-            f"The search in {folder} cannot go on, for its trials could not be compared: since it was begun, this "
-            f"changed: {', '.join(changed)}. Put it back; or, to begin anew, delete {folder} or give it another name."
+            f"The search in {folder} cannot be resumed, because its trials could not be compared: since it was begun, "
+            f"this changed: {listed(changed, '; ')}. Put it back; or, to start again, delete {folder} or give it "
+            "another name."
         )
     return study
 

@@ -24,6 +24,7 @@ from nfm.config.file import as_yaml
 from nfm.config.space import Numbers, Space, Values, shown
 from nfm.contract.errors import ConfigError, DataError
 from nfm.contract.publish import locked
+from nfm.contract.replace import replacing
 from nfm.contract.schema import Spec
 from nfm.training.control import DivergedError, sign
 from nfm.training.data.batches import Fold
@@ -248,12 +249,11 @@ def _write_best(data: _Data, best: Trial) -> None:
     """The user's file with the best settings in place; there is always a whole one."""
     path, source = data.folder / BEST, data.space.path
     content = data.space.content if best.as_it_is else data.space.changed(best.settings)
-    staging = path.with_name(f".{BEST}")
-    staging.touch(mode=0o600)
-    shutil.copymode(source, staging)  # it may hold a password, and be closed to others
     head = f"# {source} with the settings of trial {best.number}: {data.metric} {best.value:.6g} (jobs/tune.py)\n"
-    staging.write_text(head + as_yaml(content), encoding="utf-8")
-    staging.replace(path)
+    with replacing(path) as staging:
+        staging.touch(mode=0o600)
+        shutil.copymode(source, staging)  # it may contain a password, and be closed to others
+        staging.write_text(head + as_yaml(content), encoding="utf-8")
 
 
 def _importance(study: optuna.Study) -> dict[str, float]:
