@@ -32,14 +32,14 @@ class Numbers:
 
 @dataclass(frozen=True)
 class Values:
-    """A list; each value as JSON, which is what a search draws: it takes no lists."""
+    """A list; each value as JSON text, because a search cannot draw lists."""
 
     texts: tuple[str, ...]
 
 
 @dataclass(frozen=True)
 class Space:
-    """A configuration, and which of its settings may be other ones."""
+    """A configuration, and which of its settings may change."""
 
     path: Path  # of the file
     content: dict[str, Any]  # the file's, with the command line's changes
@@ -47,26 +47,22 @@ class Space:
     settings: Mapping[str, Numbers | Values]
 
     def changed(self, values: Mapping[str, Any]) -> dict[str, Any]:
-        """The file's content with these settings in place; values as YAML has them."""
+        """The file's content with these settings in place; values as in YAML."""
         content = self.content
         for key, value in values.items():
             content = put(content, key, value, f"tune.space of {self.path}")
         return content
 
     def config(self, values: Mapping[str, Any]) -> Config:
-        """The settings as they then are.
-
-        Raises:
-            ConfigError: they are refused; together, as each by itself is not.
-        """
+        """The settings with these values; ConfigError if they are refused, perhaps only in combination."""
         return checked(self.changed(values), f"{self.path} with {shown(values) or 'nothing changed'}")
 
     def values(self, drawn: Mapping[str, Any]) -> dict[str, Any]:
-        """What a search has drawn, as YAML has it: JSON becomes the value that it stands for."""
+        """Drawn values as in YAML: JSON text becomes the value that it stands for."""
         return {key: json.loads(one) if isinstance(self.settings[key], Values) else one for key, one in drawn.items()}
 
     def as_it_is(self) -> dict[str, Any]:
-        """What a search would have to draw for the configuration as it is; without settings that lie outside."""
+        """What a search would draw for the unchanged configuration, without settings outside the space."""
         base = self.base.model_dump()
         drawn: dict[str, Any] = {}
         for key, setting in self.settings.items():
@@ -81,7 +77,7 @@ class Space:
         return drawn
 
     def _leaves(self, base: dict[str, Any], key: str, value: Any) -> bool:
-        """Whether this value is the one that is there."""
+        """Whether this value is the present one."""
         try:
             return self.config({key: value}).model_dump() == base
         except ConfigError:
@@ -94,22 +90,16 @@ def shown(values: Mapping[str, Any]) -> str:
 
 
 def as_text(value: Any) -> str:
-    """A value as YAML has it; numbers that were drawn, in four digits."""
+    """A value as in YAML; drawn numbers in four digits."""
     return f"{value:.4g}" if isinstance(value, float) else json.dumps(value, ensure_ascii=False)
 
 
 def read_space(path: Path, content: dict[str, Any]) -> Space:
-    """The space of a configuration, with every value checked.
+    """Read the space of a configuration file's content, and check every value.
 
-    A value is right if the configuration takes it as it is, or together with one other setting of the space: momentum
-    needs `optimizer: sgd`. Combinations that are refused nevertheless are met, and left out, by the search.
-
-    Args:
-        path: of the configuration file.
-        content: what it says (`nfm.config.file.read`).
-
-    Raises:
-        ConfigError: the space is empty, or names a setting or a value that cannot be; all of them are told.
+    A value is right if the configuration accepts it alone, or together with one other setting of the space: momentum
+    needs `optimizer: sgd`. The search leaves out other combinations that are refused. Raises ConfigError if the space
+    is empty, or with every setting and value that cannot be.
     """
     base = checked(content, str(path))
     space = Space(path, content, base, {})
@@ -162,7 +152,7 @@ def _value_problems(space: Space) -> Iterator[str]:
 
 
 def _accepted(space: Space, key: str, value: Any) -> dict[str, Any]:
-    """This value, and what the configuration takes it with."""
+    """This value, and another setting that the configuration may need with it."""
     others = (
         {other: choice}
         for other, setting in space.base.tune.space.items()

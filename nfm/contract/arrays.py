@@ -14,12 +14,7 @@ from numpy.typing import NDArray
 
 
 def arrow(values: NDArray[Any], missing: NDArray[np.bool_] | None = None) -> pa.Array:
-    """(N,) numbers as an Arrow array, which shares the memory of those that lie side by side.
-
-    Args:
-        values: of a dtype that Arrow has numbers of.
-        missing: (N,) which of them are null.
-    """
+    """(N,) numbers as an Arrow array, null where `missing`; shares the memory of a contiguous array."""
     values = np.ascontiguousarray(values)
     valid = None if missing is None or not missing.any() else pa.py_buffer(np.packbits(~missing, bitorder="little"))
     return pa.Array.from_buffers(pa.from_numpy_dtype(values.dtype), len(values), [valid, pa.py_buffer(values)])
@@ -33,7 +28,7 @@ def few_texts(values: Sequence[str]) -> pa.Array:
 
 
 def content(array: pa.Array) -> NDArray[Any]:
-    """(N,) the numbers or truths of an Arrow array, whose memory numbers share. What stands for a null is not told."""
+    """(N,) the numbers or booleans of an Arrow array, in shared memory; undefined where it is null."""
     start, stop, buffer = array.offset, array.offset + len(array), array.buffers()[1]
     if pa.types.is_boolean(array.type):
         return _bits(buffer, start, stop)

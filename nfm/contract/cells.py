@@ -50,11 +50,11 @@ class Cells:
 
 
 def cells(x: NDArray[Any], groups: NDArray[Any], size: int, bits: int = EXACT, limit: int | None = None) -> Cells:
-    """Count N finite numbers.
+    """Count N finite numbers, each in one of `size` groups.
 
     Args:
         x: (N,) finite numbers.
-        groups: (N,) the group of each, from 0 to `size` - 1.
+        groups: (N,) from 0 to `size` - 1.
         size: G.
         bits: cells finer than this are of no use to the caller.
         limit: at most this many cells; LIMIT unless given.
@@ -104,12 +104,7 @@ class CellTable:
         self._rows = 0
 
     def add(self, x_B: NDArray[Any], what: NDArray[Any]) -> None:
-        """Add B finite numbers.
-
-        Args:
-            x_B: the numbers.
-            what: (B,) the group that each is counted in, or (B, G) float64 quantities that are summed.
-        """
+        """Add B finite numbers with the group of each, (B,), to count, or (B, G) float64 quantities to sum."""
         self._waiting.append((np.array(x_B, np.float64), what))  # a copy: a view would keep its whole batch in memory
         self._rows += len(x_B)
         if self._rows >= self._at_once:
@@ -135,12 +130,9 @@ def _keys(x: NDArray[Any]) -> NDArray[np.int64]:
 
 
 def quantile(values: NDArray[np.float64], counts: NDArray[np.int64], q: float) -> float:
-    """The q-quantile of N rows, between two of them by linear interpolation, as NumPy and pandas have it.
+    """The q-quantile of N rows, interpolated linearly as in NumPy and pandas.
 
-    Args:
-        values: (C,) ascending.
-        counts: (C,) how many rows have each; N together, at least one.
-        q: from 0 to 1.
+    `values`: (C,) ascending; `counts`: (C,) rows of each, at least one together; q from 0 to 1.
     """
     ends = np.cumsum(counts)
     place = q * (int(ends[-1]) - 1)
@@ -151,12 +143,8 @@ def quantile(values: NDArray[np.float64], counts: NDArray[np.int64], q: float) -
 def auc(positive_C: NDArray[Any], negative_C: NDArray[Any]) -> float | None:
     """Share of (positive, negative) pairs that the cells put in order, a tie as half: the area under the ROC curve.
 
-    Args:
-        positive_C: weight or number of the positive rows of each cell, by score ascending.
-        negative_C: the same for the negative rows.
-
-    Returns:
-        None without positive or negative rows.
+    Takes the weights, or numbers, of the positive and the negative rows of each cell, by score ascending. None
+    without positive or negative rows.
     """
     area = float(grouped_auc(positive_C, negative_C, np.zeros(1, np.int64))[0]) if len(positive_C) else np.nan
     return None if np.isnan(area) else area
@@ -165,10 +153,7 @@ def auc(positive_C: NDArray[Any], negative_C: NDArray[Any]) -> float | None:
 def grouped_auc(positive_C: NDArray[Any], negative_C: NDArray[Any], starts_G: NDArray[np.int64]) -> NDArray[np.float64]:
     """(G,) AUC of each group of cells; NaN for a group without positive or without negative rows.
 
-    Args:
-        positive_C: as for `auc`, by group, then by score ascending.
-        negative_C: the same.
-        starts_G: the first cell of each group, ascending from 0.
+    The cells are ordered by group, then by score; `starts_G` are the first cells of the groups, ascending from 0.
     """
     ends, lengths = np.cumsum(negative_C), np.diff(np.append(starts_G, len(negative_C)))
     below = ends - negative_C / 2 - np.repeat((ends - negative_C)[starts_G], lengths)

@@ -34,11 +34,11 @@ _CORRECT = "Correct them, or leave such rows out with source.where."
 
 
 class Rows(Protocol):
-    """Raw rows: a record batch, or what reads a column when it is asked for it."""
+    """Raw rows: a record batch, or a reader of columns on demand."""
 
     @property
     def num_rows(self) -> int:
-        """How many rows."""
+        """N."""
         ...
 
     def column(self, name: str, /) -> pa.Array:
@@ -48,7 +48,7 @@ class Rows(Protocol):
 
 @dataclass(frozen=True)
 class Values:
-    """A field's values in N rows: M = N, or for a bag the members of all rows, one behind the other."""
+    """A field's values in N rows: M = N, or for a bag the members of all rows, row after row."""
 
     texts: pa.Array  # (D,) large_string: the dictionary, null where the value is missing
     indices: NDArray[np.int32]  # (M,) places in the dictionary; D, behind its end, is missing
@@ -58,11 +58,7 @@ class Values:
 
 
 def check_columns(wanted: Collection[str], schema: pa.Schema, where: str, source: str) -> None:
-    """Every wanted column is in the table, once.
-
-    Raises:
-        DataError: names the missing columns, what the table has, and where the wish comes from.
-    """
+    """Raise DataError unless each wanted column is in the table once; `source` says what needs the columns."""
     missing = [column for column in wanted if column not in schema.names]
     if missing:
         columns = "Column" if len(missing) == 1 else "Columns"
@@ -87,11 +83,7 @@ def _hint(missing: Sequence[str], names: Sequence[str]) -> str:
 
 
 def check_categorical(columns: Sequence[str], bag: Bag | None, schema: pa.Schema, where: str) -> dict[str, Kind]:
-    """Before any work: what each column of a field holds; of a bag, what its members are.
-
-    Raises:
-        DataError: a type that cannot be a category, a bag or a bag's weights; names the column.
-    """
+    """What each column of a field contains, or a bag's members; DataError for a type that cannot be a category."""
     if bag is not None and bag.weights is not None:
         check_weights(bag.weights, schema.field(bag.weights).type, where)
     return {name: check_kind(name, schema.field(name).type, where, bag=bag is not None) for name in columns}
@@ -102,12 +94,12 @@ def field_values(columns: Sequence[str], kinds: Sequence[Kind], bag: Bag | None,
 
     Args:
         columns: its raw column; several for a cross.
-        kinds: what each held when the vocabulary was made (while it is made: what it holds).
-        bag: how a bag lies in the column; None for one value a row.
-        rows: holds at least these columns; each is asked for when its turn comes.
+        kinds: what each contained when the vocabulary was made.
+        bag: how a bag is stored in the column; None for one value a row.
+        rows: contain at least these columns; each is read once, in order.
 
     Raises:
-        DataError: a text that is no date where the vocabulary holds dates, or weights that do not fit their bag.
+        DataError: a text that is not a date where the vocabulary has dates, or weights that do not fit their bag.
     """
     if bag is not None:
         return _bag(columns[0], kinds[0], bag, rows)
@@ -127,7 +119,7 @@ def _values(array: pa.Array, kind: Kind, column: str) -> Values:
 
 
 def _escaped(values: Values) -> Values:
-    """So that no two crosses read the same: ("a|b", "c") and ("a", "b|c")."""
+    """Keep crosses distinct: ("a|b", "c") and ("a", "b|c")."""
     texts = pc.replace_substring(values.texts, "\\", "\\\\")
     return replace(values, texts=pc.replace_substring(texts, "|", "\\|"))
 
@@ -161,7 +153,7 @@ class _Lists(NamedTuple):
     null: NDArray[np.bool_]  # (N,)
 
     def gather(self, per_member: NDArray[Any], for_null: Any, lengths: NDArray[np.int64]) -> NDArray[Any]:
-        """(M,) what belongs to the first so many members of each row; a null row has one entry, `for_null`."""
+        """(M,) entries of the first `lengths` members of each row; a null row has one entry, `for_null`."""
         starts = np.where(self.null, len(per_member), self.starts)
         before = np.cumsum(lengths) - lengths
         places = np.repeat(starts - before, lengths) + np.arange(lengths.sum())

@@ -18,22 +18,14 @@ _KEEP = np.array([(1 << (8 * n)) - 1 for n in range(9)], dtype=np.uint64)
 
 
 def _mix(h: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """The finalizer of splitmix64 (Steele, Lea & Flood 2014): each input bit moves each output bit."""
+    """The finalizer of splitmix64 (Steele, Lea & Flood 2014): each input bit affects each output bit."""
     h = (h ^ (h >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     h = (h ^ (h >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return h ^ (h >> np.uint64(31))
 
 
 def hash64(texts: pa.Array, seed: int = 0) -> NDArray[np.uint64]:
-    """Hash each text's UTF-8 bytes, eight at a time; a null has a hash of its own.
-
-    Args:
-        texts: N texts (`large_string`).
-        seed: another seed, another function.
-
-    Returns:
-        (N,) uint64.
-    """
+    """(N,) uint64: a hash of each text's UTF-8 bytes, eight at a time (`large_string`); a null has its own hash."""
     count = len(texts)
     _, offsets_buffer, data_buffer = texts.buffers()
     offsets = np.frombuffer(offsets_buffer, np.int64)[texts.offset : texts.offset + count + 1]
@@ -59,11 +51,7 @@ def hash64(texts: pa.Array, seed: int = 0) -> NDArray[np.uint64]:
 
 
 def hash_rows(columns: list[pa.Array], seed: int) -> NDArray[np.uint64]:
-    """Hash rows of several text columns; the order of the columns matters.
-
-    Returns:
-        (N,) uint64.
-    """
+    """(N,) uint64: a hash of rows of several text columns; the order of the columns matters."""
     combined: NDArray[Any] = np.zeros(len(columns[0]), np.uint64)
     with np.errstate(over="ignore"):
         for texts in columns:

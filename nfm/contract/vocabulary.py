@@ -37,19 +37,19 @@ def file(folder: Path, number: int) -> Path:
 
 
 def write(folder: Path, number: int, field: str, first_id: int, size: int, parts: Iterable[pa.Table]) -> str:
-    """Write one vocabulary, in memory for a part and a block of a million values.
+    """Write one vocabulary, in memory for one part and a block of a million values.
 
     Args:
         folder: the `encoding/` folder; it exists.
-        number: the vocabulary's place in `Spec.vocabularies`.
+        number: the vocabulary's position in `Spec.vocabularies`.
         field: the field it is made for.
         first_id: id of the first value (1 + oov_buckets).
-        size: how many values there are.
+        size: number of values.
         parts: tables with the columns `value` (texts without nulls, each once) and `count`, in the order of the ids.
             The files do not depend on where the parts are cut.
 
     Returns:
-        The vocabulary's digest, as `FieldIndex.digest` finds it again.
+        The vocabulary's digest, as `FieldIndex.digest` computes it.
     """
     index, table = folder / "index" / str(number), file(folder, number)
     table.parent.mkdir(exist_ok=True)
@@ -105,7 +105,7 @@ class _ArrayFile:
 
 
 def _blocks(parts: Iterable[pa.Table]) -> Iterator[pa.Table]:
-    """The same rows, in blocks of one size: what is written must not depend on the parts."""
+    """The same rows in blocks of one size, because the files must not depend on the parts."""
     waiting = _VALUES.empty_table()
     for part in parts:
         waiting = pa.concat_tables([waiting, part.select(_VALUES.names).cast(_VALUES)])
@@ -154,7 +154,7 @@ class FieldIndex:
     def lookup(self, texts: pa.Array) -> NDArray[np.int32]:
         """(N,) positions of N texts (`large_string` without nulls); -1 where a text is not in the vocabulary.
 
-        The position of a value is its id less the field's `first_value`.
+        The position of a value is its id minus the field's `first_value`.
         """
         if len(texts) > _LOOKUP:  # so that a large batch needs no more memory than its positions
             starts = range(0, len(texts), _LOOKUP)
@@ -178,7 +178,7 @@ class FieldIndex:
         return positions
 
     def digest(self, field: str) -> str:
-        """SHA-256 over the name of the field the vocabulary was made for, its size, and its values in order."""
+        """SHA-256 over the name of the field, the number of values, and the values in order."""
         parts = (hashlib.sha256(array.data).digest() for array in _buffers(self.texts))
         return _digest(field, len(self.texts), *parts)
 
@@ -203,15 +203,7 @@ class Vocabulary:
 
     @classmethod
     def load(cls, folder: Path, sizes: Mapping[str, int]) -> Self:
-        """Map the indices; nothing is read until a lookup needs it.
-
-        Args:
-            folder: the `encoding/` folder.
-            sizes: `Spec.vocabularies`.
-
-        Raises:
-            DataError: a file is missing, or its size is not what the specification says.
-        """
+        """Map the indices of these sizes (`Spec.vocabularies`); DataError for a missing file or another size."""
         indices = enumerate(sizes.items())
         return cls({name: _load(folder / "index" / str(number), size) for number, (name, size) in indices})
 

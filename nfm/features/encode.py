@@ -42,7 +42,7 @@ class RawColumns:
 
 @dataclass(frozen=True)
 class Encoded:
-    """What the encoder met, by fold."""
+    """Counts of what the encoder met, by fold."""
 
     rows: Mapping[str, int]
     left_out: int  # negatives that the train fold does without
@@ -65,11 +65,11 @@ def encode(
     Args:
         spark: the session.
         scan: the raw table.
-        spec: of the encoding.
-        encoding_folder: where the workers find it, and map it.
-        raw: what goes along.
+        spec: the encoding's specification.
+        encoding_folder: the folder that the workers map.
+        raw: columns carried along.
         split: how rows are split.
-        few: numbers of few values.
+        few: the numbers that have few values.
         target: an existing, empty folder that every machine sees.
     """
     written = target / "_written"
@@ -145,7 +145,7 @@ def _layout(spec: Spec, raw: RawColumns, few: Collection[str]) -> Layout:
 
 
 def _tell(files: Sequence[File], counts: Mapping[tuple[str, str, str], int]) -> pa.RecordBatch:
-    """A row a file, and one with the counts."""
+    """A row for each file, and one with the counts."""
     batch = told(files)
     texts = [("\t".join(key), n) for key, n in counts.items()]
     rows = [{**row, "counts": None} for row in batch.to_pylist()] + [{"counts": texts}]

@@ -14,9 +14,9 @@ from nfm.features.vocabularies import Made, Recipe
 
 
 def parts(columns: Columns, kinds: Mapping[str, Kind]) -> list[Part]:
-    """What has to be counted, for a table whose categorical columns are of these kinds.
+    """What to count, for a table whose categorical columns are of these kinds.
 
-    A hashed field is not: it has no vocabulary, and may have more values than anybody wants to count.
+    Hashed fields are left out: they have no vocabulary, and may have too many values to count.
     """
     counted = [Part(WEIGHT, (columns.weight,))] if columns.weight is not None else []
     counted += [
@@ -41,12 +41,12 @@ def number_part(name: str) -> str:
 
 
 def bag_of(field: Categorical) -> Bag | None:
-    """The settings of a bag as the specification holds them."""
+    """The settings of a bag as the specification has them."""
     return Bag(field.weights, field.delimiter, field.max_length) if field.bag else None
 
 
 def recipes(columns: Columns, places: Mapping[str, int]) -> list[Recipe]:
-    """Which vocabularies there are to make, from the places of the parts that were counted."""
+    """The vocabularies to make, from the places of the parts that were counted."""
     sharing: dict[str, list[str]] = {}  # in the order of their first use, as in Spec.vocabularies
     for name, field in columns.categorical.items():
         if field.hash_buckets is None:
@@ -66,11 +66,11 @@ def specify(
     negative_rate: float,
     classes: tuple[str, ...] = (),
 ) -> Spec:
-    """The specification.
+    """Build the specification.
 
     Args:
         columns: the settings.
-        kinds: what each categorical column holds.
+        kinds: what each categorical column contains.
         made: the vocabularies, by the fields they were made for.
         distributions: each number's values in the train fold.
         negative_rate: share of the train fold's negatives that was kept.
@@ -109,9 +109,9 @@ def _fields(
 
 
 def grown(new: Spec, old: Encoding, refresh_numbers: bool) -> Spec:
-    """The new specification as one that grew from the old: ids stay, and numbers unless they are to be refreshed.
+    """The new specification as one that grew from the old: ids stay, and numbers unless they are refreshed.
 
-    Buckets of a number are ids, and keep their edges in any case.
+    Buckets of a number are ids, and always keep their edges.
     """
     fields = [
         replace(field, edges=before.edges, values=before.values) if field.edges is not None else field
@@ -125,10 +125,9 @@ def grown(new: Spec, old: Encoding, refresh_numbers: bool) -> Spec:
 def check_growth(
     columns: Columns, kinds: Mapping[str, Kind], old: Spec, where: str, refresh_numbers: bool = False
 ) -> None:
-    """The settings make the same fields as the encoding that is to grow; and the same numbers, where these are kept.
+    """Raise DataError unless the settings make the same fields, and the same numbers unless they are refreshed.
 
-    Raises:
-        DataError: they do not; names the first difference.
+    The message names the differences.
     """
     no_sizes = dict.fromkeys(columns.categorical, 0)
     no_edges: dict[str, tuple[float, ...]] = {name: () for name, s in columns.numeric.items() if s.buckets}

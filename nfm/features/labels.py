@@ -36,7 +36,7 @@ _ADVICE = "Correct them, or leave such rows out with source.where."
 
 
 class Label(NamedTuple):
-    """The label's column, what it holds, and what for."""
+    """The label's column, what it contains, and the task."""
 
     column: str
     kind: Kind
@@ -54,7 +54,7 @@ class LabelRows(NamedTuple):
 
 @dataclass(frozen=True)
 class Labels:
-    """What the counts say of the labels."""
+    """Facts of the labels, from their counts."""
 
     rows: dict[str, int]  # by fold
     positive: dict[str, int]  # rows of label 1, by fold; none where the task is not binary
@@ -64,11 +64,7 @@ class Labels:
 
 
 def open_label(column: str, type_: pa.DataType, task: Task, where: str) -> Label:
-    """Before any work: the label, if its column's type can hold what the task takes.
-
-    Raises:
-        DataError: it cannot.
-    """
+    """Return the label; raise DataError if its column's type cannot hold what the task takes."""
     kind = kind_of(type_)
     if kind is None or (task == "regression" and kind not in ("number", "text")):
         other = " If it is a category, that is model.task: binary or multiclass." if kind else ""
@@ -80,11 +76,7 @@ def open_label(column: str, type_: pa.DataType, task: Task, where: str) -> Label
 
 
 def check_task(task: Task, classes: Sequence[str], where: str) -> None:
-    """Before any work: an encoding with these classes can grow by rows of this task.
-
-    Raises:
-        DataError: it has classes and the task none, or the other way round.
-    """
+    """Raise DataError unless an encoding with these classes can grow by rows of this task."""
     if bool(classes) != (task == "multiclass"):
         was = f"the {len(classes)} classes of a multiclass task" if classes else "no classes"
         raise DataError(
@@ -94,11 +86,7 @@ def check_task(task: Task, classes: Sequence[str], where: str) -> None:
 
 
 def read(rows: Rows, label: Label) -> LabelRows:
-    """The labels of N rows, right and wrong ones.
-
-    Raises:
-        DataError: a text that is no number, in a regression.
-    """
+    """Read the labels of N rows, right and wrong ones; DataError for a text that is not a number, in a regression."""
     if label.task == "regression":
         return _read_numbers(rows.column(label.column), label.column)
     values = field_values((label.column,), (label.kind,), None, rows)
@@ -126,8 +114,7 @@ def _read_numbers(array: pa.Array, column: str) -> LabelRows:
 def column(labels: LabelRows, label: Label, classes: Sequence[str]) -> NDArray[np.float32]:
     """(N,) the dataset's label: 0 or 1, the number, or the number of the class.
 
-    Raises:
-        DataError: a label that was not there when the classes were counted.
+    Raises DataError for a label that did not exist when the classes were counted.
     """
     if labels.numbers is not None:
         return labels.numbers.astype(np.float32)
@@ -144,13 +131,13 @@ def column(labels: LabelRows, label: Label, classes: Sequence[str]) -> NDArray[n
 
 
 def check(label: Label, counts: pa.Table, cells: Cells | None, old_classes: Sequence[str], where: str) -> Labels:
-    """What the counts say of the labels.
+    """Check the counted labels and derive their facts.
 
     Args:
         label: the label.
         counts: the rows of its texts, like `sums.SUMMARY`.
-        cells: of a regression's numbers; none where there are no rows.
-        old_classes: of the encoding that this one grows from; none without it, or in other tasks.
+        cells: a regression's numbers; None without rows.
+        old_classes: of the encoding that this one grows from; empty without it, or in other tasks.
         where: the table, for messages.
 
     Raises:
@@ -209,7 +196,7 @@ def _example(counts: pa.Table) -> str:
 
 
 def _classes(label: Label, counts: pa.Table, old: Sequence[str], where: str) -> tuple[str, ...]:
-    """The older classes, and behind them those that the train fold has on top, in the order of their values."""
+    """The older classes, then the new ones of the train fold in the order of their values."""
     about = f"Column '{label.column}' of {where} is the label of a multiclass task"
     in_train = counts.filter(pc.field("train") > 0)
     # A summary names the most frequent labels only, but counts all.
@@ -243,7 +230,7 @@ def _classes(label: Label, counts: pa.Table, old: Sequence[str], where: str) -> 
 
 
 def _number_facts(cells: Cells | None) -> dict[str, Any]:
-    """Of the train fold, and of each fold its mean and spread."""
+    """Facts of the train fold, and mean and spread of each fold."""
     by_fold = {fold: Distribution.of_fold(cells, fold) for fold in FOLDS}
     train = by_fold["train"]
     facts = number_facts(cells, train, {})
@@ -265,5 +252,5 @@ def _number_facts(cells: Cells | None) -> dict[str, Any]:
 
 
 def rows_of(counts: pa.Table, *folds: str) -> int:
-    """The table's rows that some counts are of, in these folds or in all."""
+    """The number of rows behind some counts, in these folds or in all."""
     return sum(pc.sum(counts[fold]).as_py() or 0 for fold in folds or FOLDS)

@@ -20,14 +20,14 @@ _BINS = 40  # of a histogram
 
 @dataclass(frozen=True)
 class Distribution:
-    """The distinct values of a number in a fold, ascending, and how often each occurs. Missing ones are not in it."""
+    """The distinct values of a number in a fold, ascending, and how often each occurs; without missing ones."""
 
     values: NDArray[np.float64]
     counts: NDArray[np.int64]
 
     @classmethod
     def of_fold(cls, cells: Cells | None, fold: str) -> Self:
-        """A fold's values of a number; no cells at all where it is always missing."""
+        """A fold's values of a number; `cells` is None where it is always missing."""
         if cells is None:
             return cls(np.empty(0), np.empty(0, np.int64))
         counts = cells.counts[:, COUNTS.index(fold)]
@@ -36,7 +36,7 @@ class Distribution:
 
     @property
     def rows(self) -> int:
-        """How many numbers there are."""
+        """Number of values that are not missing."""
         return int(self.counts.sum())
 
     @property
@@ -56,11 +56,11 @@ class Distribution:
 
     @property
     def _scale(self) -> float:
-        """Divided by it, the largest numbers can be squared and added. A power of two, so that no digit is lost."""
+        """A power of two: divided by it, the largest numbers can be squared and added without losing digits."""
         return 2.0 ** int(np.frexp(np.max(np.abs(self.values)))[1] - 1)
 
     def quantile(self, q: float) -> float:
-        """The q-quantile of the rows, as `contract.cells.quantile` has it."""
+        """The q-quantile of the rows (`contract.cells.quantile`)."""
         return quantile(self.values, self.counts, q)
 
     def clipped(self, low: float, high: float) -> "Distribution":
@@ -69,10 +69,9 @@ class Distribution:
 
 
 def transformation(name: str, settings: Numeric, train: Distribution) -> Number:
-    """How a number is transformed, learned from the train fold: clip, impute, log1p, shift and divide.
+    """Learn a number's transformation from the train fold: clip, impute, log1p, shift and divide.
 
-    Raises:
-        DataError: its range is no finite number.
+    Raises DataError if the range of the number is not finite.
     """
     column = settings.column or name
     if train.rows and not math.isfinite(float(train.values[-1]) - float(train.values[0])):

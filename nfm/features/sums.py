@@ -45,12 +45,7 @@ def sums(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
 
 
 def ranked(rows: Sequence[pa.RecordBatch], vocabularies: Sequence[Sequence[int]]) -> list[tuple[int, pa.Table]]:
-    """What `sums` found → for each vocabulary the values that occur in the train fold, like `runs.SCHEMA`.
-
-    Args:
-        rows: like SCHEMA, all of some buckets.
-        vocabularies: the parts that make each.
-    """
+    """What `sums` found → for each vocabulary the values that occur in the train fold, like `runs.SCHEMA`."""
     table = pa.Table.from_batches(rows)
     table = table.filter(pc.and_(table["text"].is_valid(), pc.greater(table["train"], 0)))
     found = []
@@ -65,7 +60,7 @@ def ranked(rows: Sequence[pa.RecordBatch], vocabularies: Sequence[Sequence[int]]
 
 
 def summary(rows: Sequence[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-    """What `sums` found → few rows like SUMMARY: a part's values of equal counts in the train fold are one.
+    """What `sums` found → few rows like SUMMARY: values of a part with equal counts in the train fold share a row.
 
     Labels (part 0) keep their texts, the most frequent ones; numbers keep their cells.
     """
@@ -95,7 +90,7 @@ def summary(rows: Sequence[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
 
 
 def _few(labels: pa.Table) -> pa.Table:
-    """Labels by count, at most so many that the driver can have them: no task takes more, so more are a mistake.
+    """The most frequent labels: no task takes more, and the driver must be able to hold them.
 
     Those of the train fold come first. The others count as if they were the most frequent one of them.
     """

@@ -23,14 +23,14 @@ FM = "fm"  # what a model starts from, and the folder below those of the model
 def from_artifact(folder: Path, spec: Spec, settings: Model) -> tuple[Initial, str]:
     """The weights of an older model, for one whose encoding is the same or grew from it.
 
-    A row of the table goes to the row of the same id of the same field; rows of new values stay as they were made. The
-    optimizer starts anew.
+    A row of the table goes to the row of the same id of the same field; rows of new values keep their initial weights.
+    The optimizer starts from its initial state.
 
     Returns:
-        What sets a new model's weights, and the older model's fingerprint.
+        A function that sets a new model's weights, and the older model's fingerprint.
 
     Raises:
-        DataError: there is no such model, its encoding is no ancestor, or its network is another.
+        DataError: there is no such model, its encoding is not an ancestor, or its network is another.
     """
     artifact = Artifact.load(folder)
     old = artifact.encoding.spec
@@ -75,7 +75,7 @@ def _form(of: Network, spec: Spec) -> dict[str, Any]:
 
 
 def _carried(fresh: Any, older: Any, old: Spec, new: Spec) -> Any:
-    """The new table's rows, with those of the old one that mean the same."""
+    """The new table's rows, with those of the old one that have the same meaning."""
     before = {field.name: (offset, field.size) for field, offset in zip(old.fields, old.offsets, strict=True)}
     for field, offset in zip(new.fields, new.offsets, strict=True):
         start, size = before[field.name]
@@ -96,13 +96,7 @@ def from_fm(
 ) -> tuple[Initial, str]:
     """The embeddings and the linear part of a factorization machine, which is fitted first (paper, section 4.4).
 
-    Args:
-        spec: of the encoding.
-        model_settings: of the model that starts from it.
-        settings: for both.
-        folds: the data.
-        folder: of the checkpoints; its own are below it.
-        logs: of the event files; its own are below it.
+    The checkpoints and the event files of the machine are below those of the model, in `fm/`.
     """
     plain = {"hidden_units": (), "batch_norm": False, "pooling_dropout": 0.0, "hidden_dropout": 0.0}
     outputs = {} if model_settings.task == "multiclass" else {"output": "ones"}

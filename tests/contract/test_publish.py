@@ -144,7 +144,7 @@ def test_what_cannot_be_removed_of_a_run_before_keeps_none_from_its_work(
         for version in ("one", "two"):
             write(target, version)
             assert files(target) == {"part-0": version, MARKER: version}
-            assert caplog.messages[-1] == f"what a run before this one has left in {left} cannot be removed"
+            assert caplog.messages[-1] == f"what an earlier run left in {left} cannot be deleted"
     finally:
         subprocess.run(["umount", str(left / "held")], check=True)
     write(target, "three")

@@ -154,9 +154,7 @@ def test_what_something_else_follows_from_is_scored_anew(
             reason = "the table's files"
     with caplog.at_level(logging.INFO, logger="nfm"):
         report = score_table(spark, config(made, source, output=str(output), model=model, **more))
-    assert (
-        f"what an earlier run has left for {output} is thrown away: since then, this changed: {reason}" in caplog.text
-    )
+    assert f"what an earlier run has left for {output} is deleted: since then, this changed: {reason}" in caplog.text
     assert "has scored" not in caplog.text
     assert report["rows"] == len(rows_of(output)) == (70 if change == "more rows" else 60)
     assert chunks_beside(output) == []

@@ -40,10 +40,7 @@ class Calibration(NamedTuple):
 
 
 def precision_recall(positive_C: Floats, negative_C: Floats) -> PrecisionRecall | None:
-    """Precision at every score and Σ (recall step × precision), the average precision; None without both labels.
-
-    Arguments as for `nfm.contract.cells.auc`.
-    """
+    """Precision at every score, and the average precision, Σ (recall step × precision). Arguments as for `auc`."""
     positives, negatives = float(positive_C.sum()), float(negative_C.sum())
     if positives <= 0 or negatives <= 0:
         return None
@@ -77,14 +74,8 @@ def calibration(
 ) -> Calibration | None:
     """Mean score and label rate of at most `most` bins with about equal weight; None without any weight.
 
-    The intervals are Wilson's, for the number of equally weighted rows that tell as much.
-
-    Args:
-        predicted_C: Σ weight · score of each cell, by score ascending.
-        positive_C: weight of the positive rows.
-        weight_C: of all rows.
-        squares_C: Σ weight².
-        most: bins.
+    Takes sums of each cell, by score ascending: Σ weight · score, weight of the positive rows, of all rows, Σ weight².
+    The intervals are Wilson's, for the number of equally weighted rows with the same information.
     """
     if weight_C.sum() <= 0:
         return None

@@ -14,7 +14,7 @@ TINY = 1e-15  # no constant is surer than this
 
 
 class Metric(NamedTuple):
-    """How people are shown a metric."""
+    """How a metric is shown."""
 
     key: str
     name: str

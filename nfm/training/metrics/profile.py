@@ -13,10 +13,10 @@ from nfm.training.metrics.scores import scores_of
 
 
 class Collector:
-    """Counts of the train fold's ids and numbers, and the scores of the fold that stands for rows not seen."""
+    """Counts of the train fold's ids and numbers, and the scores of the fold that stands for unseen rows."""
 
     def __init__(self, spec: Spec, task: str, outputs: int) -> None:
-        """Of C outputs."""
+        """Create an empty collector for C outputs."""
         self._spec, self._task = spec, task
         self._ids = np.zeros(spec.rows, np.float64)
         self._numbers = [CellTable(2) for _ in spec.numbers]
@@ -42,7 +42,7 @@ class Collector:
             found.add(of_class[np.isfinite(of_class)], np.zeros(len(of_class), np.int64))
 
     def profile(self, fold: str) -> Profile:
-        """Of all that was added; the scores are those of this fold."""
+        """The profile of all that was added; the scores are those of `fold`."""
         spec = self._spec
         parts = zip(spec.fields, spec.offsets, strict=True)
         fields = {field.name: id_bins(field, self._ids[start : start + field.size]) for field, start in parts}
@@ -53,6 +53,6 @@ class Collector:
         return Profile(fields, numbers, fold, tuple(found.cells() for found in self._scores))
 
     def _as_they_were(self, found: Cells) -> Cells:
-        """With the negatives that were left out."""
+        """Counts that include the negatives that were left out."""
         counts = found.counts / np.array([self._spec.negative_rate, 1.0])
         return Cells(found.bits, found.keys, counts.sum(axis=1, keepdims=True))

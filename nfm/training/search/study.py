@@ -23,15 +23,14 @@ _FIRST_EPOCHS = 2  # … and epochs that every trial is given
 
 
 def open_study(folder: Path, depends_on: Mapping[str, Any], direction: int) -> optuna.Study:
-    """The study of a folder, new or to go on with. No other process may be at it.
+    """Open the study of a folder, new or to be resumed. No other process may use it.
 
     Args:
         folder: of the journal; it is made.
-        depends_on: what the values of the trials follow from, by the names that people know it by.
+        depends_on: what the values of the trials follow from, by readable names.
         direction: 1 where higher is better, -1 where lower is.
 
-    Raises:
-        DataError: the journal cannot be read, or what it depends on has changed.
+    Raises DataError if the journal cannot be read, or what it depends on has changed.
     """
     folder.mkdir(exist_ok=True)
     journal = folder / JOURNAL
@@ -56,11 +55,7 @@ def open_study(folder: Path, depends_on: Mapping[str, Any], direction: int) -> o
 
 
 def load_study(folder: Path, depends_on: Mapping[str, Any]) -> optuna.Study | None:
-    """The study of a folder, to look at; None if none was begun.
-
-    Raises:
-        DataError: as in `open_study`.
-    """
+    """Load the study of a folder, to look at; None if none was begun. Raises DataError as `open_study` does."""
     if not (folder / JOURNAL).exists():
         return None
     try:
@@ -85,7 +80,7 @@ def load_study(folder: Path, depends_on: Mapping[str, Any]) -> optuna.Study | No
 
 
 def done(study: optuna.Study) -> list[FrozenTrial]:
-    """The trials that count, in their order: all but those that were killed."""
+    """The trials that count, in order: all except killed ones."""
     return study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED))
 
 

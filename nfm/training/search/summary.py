@@ -1,4 +1,4 @@
-"""What the search for better settings tells people."""
+"""The plan and summary of a search for better settings."""
 
 from collections.abc import Iterable
 
@@ -7,7 +7,7 @@ from nfm.training.search.tune import BEST, Search, Trial
 
 
 def plan(space: Space, search: Search, trials: int) -> str:
-    """What the job would do."""
+    """Describe what the job would do."""
     left = 0 if search.exhausted else max(0, trials - len(search.trials))
     width = max(map(len, space.settings))
     lines = [
@@ -27,7 +27,7 @@ def plan(space: Space, search: Search, trials: int) -> str:
 
 
 def summary(space: Space, search: Search, trials: int) -> str:
-    """What was found, how the configuration did as it is, and what to run next."""
+    """Describe what was found, how the configuration did as it is, and what to run next."""
     best, count = search.best, len(search.trials)
     assert best is not None
     ended = sum(trial.value is not None for trial in search.trials)

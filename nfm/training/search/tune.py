@@ -54,7 +54,7 @@ class Trial:
 
 @dataclass(frozen=True)
 class Search:
-    """What a search has found so far."""
+    """The state of a search."""
 
     folder: Path
     metric: str  # such as val_auc
@@ -71,17 +71,12 @@ class Search:
 
 
 def tune(space: Space, trials: int) -> Search:
-    """Search until there are so many trials, and write the best configuration.
-
-    Args:
-        space: the settings.
-        trials: in all, those of earlier calls included; fewer where the space has no more combinations.
+    """Search until there are `trials` in all, or the space has no more combinations; write the best configuration.
 
     Raises:
-        ConfigError: the trials are to be judged by the rows that they learn from.
-        DataError: as in `nfm.training.train`; the search was begun with other settings or data; or no trial came to
-            its end.
-        BusyError: another search is at it.
+        ConfigError: the trials would be judged by the rows that they learn from.
+        DataError: as in `nfm.training.train`; the search was begun with other settings or data; or no trial ended.
+        BusyError: another search is running.
     """
     data = _Data.of(space)
     logging.getLogger("tensorflow").setLevel(logging.ERROR)  # it warns of a graph for each trial, which is meant
@@ -109,12 +104,7 @@ def tune(space: Space, trials: int) -> Search:
 
 
 def begun(space: Space) -> Search:
-    """The search as far as it is; nothing is written.
-
-    Raises:
-        ConfigError: as in `tune`.
-        DataError: as in `tune`.
-    """
+    """The search so far; writes nothing. Raises as `tune` does."""
     data = _Data.of(space)
     return _search(load_study(data.folder, data.depends_on), data)
 
@@ -161,7 +151,7 @@ class _Data:
 
 
 def _run(study: optuna.Study, data: _Data) -> None:
-    """One trial. What ends it early is written down; errors of the data end the search."""
+    """Run one trial. A reason that ends it early is recorded; errors of the data end the search."""
     trial = study.ask()
     values = data.space.values(_drawn(trial, data.space))
     earlier = done(study)
@@ -246,7 +236,7 @@ def _told(search: Search) -> str:
 
 
 def _write_best(data: _Data, best: Trial) -> None:
-    """The user's file with the best settings in place; there is always a whole one."""
+    """Write the user's file with the best settings in place; a reader always sees a complete one."""
     path, source = data.folder / BEST, data.space.path
     content = data.space.content if best.as_it_is else data.space.changed(best.settings)
     head = f"# {source} with the settings of trial {best.number}: {data.metric} {best.value:.6g} (jobs/tune.py)\n"
