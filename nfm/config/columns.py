@@ -74,9 +74,7 @@ class Numeric(Settings):
     column: str | None = None  # the raw column; the number's own name unless set
     # dense: beside the pooled vector, into the MLP and the linear part. field: a feature with x = value in the pooling
     as_: Literal["dense", "field"] = Field("dense", alias="as")
-    impute: Annotated[str | float, PlainValidator(_impute)] = (
-        "mean"  # what stands in for a missing number, before scaling
-    )
+    impute: Annotated[str | float, PlainValidator(_impute)] = "mean"  # replaces a missing number, before scaling
     missing_flag: bool = False  # one more number: 1 where this one is missing
     # standard: (x - mean) / std; minmax: to 0 … 1 of the train fold; log1p: sign(x) log(1 + |x|); none: as it is
     scale: Literal["standard", "minmax", "log1p", "none"] = "standard"

@@ -11,6 +11,7 @@ from nfm.config.columns import DATASET_COLUMNS, Columns, Fraction, Settings, cha
 from nfm.config.train import MONITORS, Model, Train, Tune
 from nfm.contract.errors import ConfigError
 
+_SECRET = re.compile(r"password|secret|token|key", re.IGNORECASE)
 PLACEHOLDER = re.compile(r"\{([A-Za-z_]\w*)\}")  # a name that --set gives a value: scores/ds={ds}
 
 
@@ -50,9 +51,7 @@ class Source(Settings):
     format: str = "parquet"  # a Spark data source: parquet, csv, json, orc, …
     path: Annotated[str | tuple[str, ...] | None, PlainValidator(_paths)] = None  # a file or a folder, or several
     table: str | None = None  # a table of Spark's catalog, instead of path
-    options: dict[str, Annotated[Any, PlainValidator(_scalar)]] = Field(
-        default={}
-    )  # handed to Spark's reader as they are
+    options: dict[str, Annotated[Any, PlainValidator(_scalar)]] = Field(default={})  # passed to Spark's reader
     where: str | None = None  # an SQL condition; rows that do not meet it are left out
     # parquet: tasks read the files themselves. spark: through Spark's reader. auto: parquet where it can
     scan: Literal["auto", "parquet", "spark"] = "auto"
@@ -67,9 +66,7 @@ class Source(Settings):
     @field_serializer("options")
     def _without_secrets(self, options: dict[str, Any]) -> dict[str, Any]:
         # The settings are written into every model and its report; a database's password is not.
-        return {
-            k: "***" if re.search(r"password|secret|token|key", k, re.IGNORECASE) else v for k, v in options.items()
-        }
+        return {key: "***" if _SECRET.search(key) else value for key, value in options.items()}
 
     def __str__(self) -> str:
         """The table's name in messages."""
@@ -187,11 +184,8 @@ class Config(Settings):
 
     @model_validator(mode="after")
     def _local(self) -> Self:
-        for key, path in (
-            ("workdir", self.workdir),
-            ("score.model", self.score.model),
-            ("score.output", self.score.output),
-        ):
+        folders = {"workdir": self.workdir, "score.model": self.score.model, "score.output": self.score.output}
+        for key, path in folders.items():
             if path is not None and "://" in path:
                 raise ValueError(f"{key}: {path!r} given; it must be a folder that every machine sees at the same path")
         taken = {name.lower() for name in (*self.columns.outputs, *DATASET_COLUMNS)}

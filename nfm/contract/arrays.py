@@ -6,11 +6,12 @@ the first time in a process: a third of a second and 25 MB in each worker, and s
 
 from collections.abc import Sequence
 from itertools import accumulate
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
 
 def arrow(values: NDArray[Any], missing: NDArray[np.bool_] | None = None) -> pa.Array:
@@ -44,3 +45,15 @@ def _bits(buffer: Any, start: int, stop: int) -> NDArray[np.bool_]:
     first = start // 8
     found = np.unpackbits(np.frombuffer(buffer or b"", np.uint8)[first : -(-stop // 8)], bitorder="little")
     return found[start - 8 * first : stop - 8 * first].view(np.bool_)
+
+
+def map_file(path: Path, dtype: DTypeLike, shape: tuple[int, ...]) -> NDArray[Any]:
+    """Map an .npy file; raise ValueError, with the rest of a sentence about it, unless it has this type and shape."""
+    try:
+        empty = path.stat().st_size <= 128  # a header and no content: nothing to map
+        array = np.asarray(np.load(path, mmap_mode=None if empty else "r", allow_pickle=False))
+    except (OSError, EOFError, ValueError) as error:
+        raise ValueError(f"cannot be read ({error})") from error
+    if array.shape != shape or array.dtype != dtype:
+        raise ValueError(f"is {array.dtype} {array.shape} where {np.dtype(dtype)} {shape} is needed")
+    return array

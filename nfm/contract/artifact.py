@@ -17,6 +17,7 @@ from typing import Any, NoReturn, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from nfm.contract.arrays import map_file
 from nfm.contract.encoder import ENCODER_FILES, Encoding
 from nfm.contract.errors import DataError
 from nfm.contract.profile import PROFILE, Profile
@@ -105,13 +106,9 @@ class Artifact:
         for name, shape in network.weight_shapes(encoding.spec).items():
             path = folder / "weights" / f"{name}.npy"
             try:
-                mapped = np.load(path, mmap_mode="r" if np.prod(shape) else None, allow_pickle=False)
-                weights[name] = np.asarray(mapped)
-            except (OSError, EOFError, ValueError) as error:
-                _refuse(path, f"it cannot be read ({error})")
-            dtype = network.dtype(name)
-            if weights[name].shape != shape or weights[name].dtype != dtype:
-                _refuse(path, f"it is {weights[name].dtype} {weights[name].shape} where {dtype} {shape} is needed")
+                weights[name] = map_file(path, network.dtype(name), shape)
+            except ValueError as error:
+                _refuse(path, f"it {error}")
         return cls(folder, metadata, encoding, network, weights, Profile.load(folder, encoding.spec))
 
 

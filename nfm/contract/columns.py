@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from nfm.contract.arrays import arrow, content, few_texts, nulls
 from nfm.contract.errors import DataError
-from nfm.contract.messages import did_you_mean, quoted
+from nfm.contract.messages import CORRECT_ROWS, did_you_mean, quoted
 from nfm.contract.schema import Bag, Kind
 from nfm.contract.values import (
     canonical_text,
@@ -30,7 +30,6 @@ from nfm.contract.values import (
 )
 
 _EXACT = 2.0**53  # from here on, a float stands for several whole numbers
-_CORRECT = "Correct them, or leave such rows out with source.where."
 
 
 class Rows(Protocol):
@@ -200,7 +199,7 @@ def _weights(
         has = "no weights (null)" if found.null[row] else f"{found.lengths[row]} weights"
         raise DataError(
             f"Column '{name}' holds one weight for each member of the bag in '{column}', but {len(wrong)} rows of a "
-            f"batch break that: {quoted(array[row].as_py())} are {has} for {lists.lengths[row]} members. {_CORRECT}"
+            f"batch break that: {quoted(array[row].as_py())} are {has} for {lists.lengths[row]} members. {CORRECT_ROWS}"
         )
     with np.errstate(over="ignore"):  # what float32 cannot hold is told below
         each = numbers(found.members, name).astype(np.float32)
@@ -211,6 +210,6 @@ def _weights(
         row = int(np.searchsorted(np.cumsum(kept), wrong[0], side="right"))
         raise DataError(
             f"Column '{name}' holds the weights of the bag in '{column}', which must be numbers, but {len(wrong)} "
-            f"weights of a batch are missing, not finite or too large, as in {quoted(array[row].as_py())}. {_CORRECT}"
+            f"weights of a batch are missing, not finite or too large: {quoted(array[row].as_py())}. {CORRECT_ROWS}"
         )
     return weights

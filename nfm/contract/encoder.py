@@ -19,7 +19,7 @@ from nfm.contract.arrays import arrow, content, nulls
 from nfm.contract.columns import Rows, Values, check_categorical, check_columns, field_values
 from nfm.contract.errors import DataError
 from nfm.contract.hashing import hash64
-from nfm.contract.messages import quoted
+from nfm.contract.messages import quoted, was_replaced
 from nfm.contract.schema import MISSING, Field, Number, Spec, flag_name, weights_name
 from nfm.contract.values import check_digits, check_number, check_same_values, numbers
 from nfm.contract.vocabulary import Vocabulary
@@ -174,10 +174,7 @@ def load_once(folder: Path, fingerprint: str) -> Encoding:
     """`Encoding.load` on a worker: once, not once a task. Raises DataError if the fingerprint is another one."""
     encoding = Encoding.load(folder)
     if encoding.spec.fingerprint != fingerprint:
-        raise DataError(
-            f"{folder} holds another encoding than when the job began: {encoding.spec.fingerprint[:12]}… instead of "
-            f"{fingerprint[:12]}…. Run the job again when whoever replaces it is done."
-        )
+        raise DataError(was_replaced(folder, "encoding", encoding.spec.fingerprint, fingerprint))
     return encoding
 
 

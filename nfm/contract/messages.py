@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from typing import Any, NamedTuple
 
+CORRECT_ROWS = "Correct them, or leave such rows out with source.where."
 _LONGEST = 60  # characters of a value
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 
@@ -69,3 +70,11 @@ def did_you_mean(wrong: Iterable[str], known: Sequence[str]) -> str:
     small = {name.casefold(): name for name in known}
     close = dict.fromkeys(small[one] for name in wrong for one in get_close_matches(name.casefold(), small, n=1))
     return f"Did you mean {', '.join(map(repr, close))}?" if close else ""
+
+
+def was_replaced(folder: object, what: str, found: str, expected: str) -> str:
+    """An encoding or a model has another fingerprint than when the job began."""
+    return (
+        f"{folder} holds another {what} than when the job began: {found[:12]}… instead of {expected[:12]}…. "
+        "Run the job again when the new one is complete."
+    )

@@ -112,7 +112,7 @@ def check_ours(target: Path, marker: str) -> None:
         more = [] if foreign else _not_written(target.resolve())
     if foreign:
         raise DataError(
-            f"{target} exists, and is not something this job made: it holds no {marker}. It is left as it is. "
+            f"{target} exists, and is not something this job made: it contains no {marker}. It is left as it is. "
             "Choose another folder, or move that one away."
         )
     if more:

@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from numpy.lib.format import open_memmap, write_array_header_1_0
 from numpy.typing import DTypeLike, NDArray
 
-from nfm.contract.arrays import arrow, content
+from nfm.contract.arrays import arrow, content, map_file
 from nfm.contract.errors import DataError
 from nfm.contract.hashing import hash64
 from nfm.contract.replace import making, replacing
@@ -218,13 +218,6 @@ def _load(folder: Path, size: int) -> FieldIndex:
 
 def _map(path: Path, dtype: DTypeLike, size: int) -> NDArray[Any]:
     try:
-        empty = path.stat().st_size <= 128  # a header of 128 bytes and no content: nothing to map
-        array = np.asarray(np.load(path, mmap_mode=None if empty else "r", allow_pickle=False))
-    except (OSError, EOFError, ValueError) as error:
-        raise DataError(f"{path} cannot be read ({error}). Restore the file, or run the features job again.") from error
-    if array.shape != (size,) or array.dtype != dtype:
-        raise DataError(
-            f"{path} holds {array.dtype} {array.shape} where spec.json and the other arrays ask for {np.dtype(dtype)} "
-            f"{(size,)}. Restore the file, or run the features job again."
-        )
-    return array
+        return map_file(path, dtype, (size,))
+    except ValueError as error:
+        raise DataError(f"{path} {error}. Restore the file, or run the features job again.") from error

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from nfm.contract.cells import Cells
 from nfm.contract.columns import Rows, Values, field_values
 from nfm.contract.errors import DataError
-from nfm.contract.messages import quoted
+from nfm.contract.messages import CORRECT_ROWS, quoted
 from nfm.contract.schema import FOLDS, Kind
 from nfm.contract.values import dictionary_indices, distinct, kind_of, numbers
 from nfm.features.statistics import Distribution, number_facts
@@ -32,7 +32,6 @@ _TAKES: dict[Task, str] = {
     "regression": "finite numbers that 32-bit floats can hold",
     "multiclass": "a text, number, boolean or date in every row",
 }
-_ADVICE = "Correct them, or leave such rows out with source.where."
 
 
 class Label(NamedTuple):
@@ -177,16 +176,14 @@ def _refuse_wrong(label: Label, counts: pa.Table, where: str) -> None:
     elif label.task == "multiclass":
         others = others.slice(0, 0)
     if nulls or len(others):
-        said = [f"{nulls} null labels"] if nulls else []
+        found, other = [f"{nulls} null labels"] if nulls else [], ""
         if len(others):
-            said.append(f"{rows_of(others)} labels that are something else, {_example(others)} for one")
-        if label.task == "binary":
-            other = " For other labels there are model.task: regression and multiclass." if len(others) else ""
-        else:
-            other = ""
+            found.append(f"{rows_of(others)} labels that are something else, {_example(others)} for one")
+            if label.task == "binary":
+                other = " For other labels there are model.task: regression and multiclass."
         raise DataError(
             f"Column '{label.column}' of {where} is the label of a {label.task} task, which takes "
-            f"{_TAKES[label.task]}, but holds {' and '.join(said)}. {_ADVICE}{other}"
+            f"{_TAKES[label.task]}, but holds {' and '.join(found)}. {CORRECT_ROWS}{other}"
         )
 
 
@@ -237,17 +234,7 @@ def _number_facts(cells: Cells | None) -> dict[str, Any]:
     return {
         **{key: value for key, value in facts.items() if key not in ("missing", "auc")},
         "quantiles": {f"{q:g}": train.quantile(q) for q in QUANTILES},
-        "by_fold": {
-            fold: {
-                "mean": found.mean,
-                "std": found.std,
-                "min": float(found.values[0]),
-                "max": float(found.values[-1]),
-            }
-            if found.rows
-            else None
-            for fold, found in by_fold.items()
-        },
+        "by_fold": {fold: found.facts() if found.rows else None for fold, found in by_fold.items()},
     }
 
 

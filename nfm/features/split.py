@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from nfm.contract.columns import Rows
 from nfm.contract.errors import DataError
 from nfm.contract.hashing import hash_rows
-from nfm.contract.messages import quoted
+from nfm.contract.messages import CORRECT_ROWS, quoted
 from nfm.contract.schema import FOLDS
 from nfm.contract.values import canonical_text, decoded, dictionary_indices, distinct, kind_of
 
@@ -111,7 +111,7 @@ def _by_time(split: Split, column: str, values: pa.Array) -> NDArray[np.int8]:
     if plain.null_count:
         raise DataError(
             f"Column '{column}' decides the fold (split.time), but is null in {plain.null_count} of {len(plain)} rows "
-            "that were read together, which then belong to none. Correct them, or leave them out with source.where."
+            f"that were read together, which then belong to none. {CORRECT_ROWS}"
         )
     found = np.zeros(len(plain), np.int8)
     for fold, bound in ((1, split.valid_from), (2, split.test_from)):
@@ -153,7 +153,6 @@ def _as_told(column: str, values: pa.Array) -> NDArray[np.int8]:
         example = quoted(encoded[int(wrong[0])].as_py())
         raise DataError(
             f"Column '{column}' decides the fold (split.column) and must hold {', '.join(FOLDS)}, but {len(wrong)} of "
-            f"{len(found)} rows that were read together hold something else, {example} for one. Correct them, or "
-            "leave them out with source.where."
+            f"{len(found)} rows that were read together hold something else, {example} for one. {CORRECT_ROWS}"
         )
     return found

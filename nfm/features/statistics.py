@@ -44,9 +44,7 @@ class Distribution:
         """Arithmetic mean."""
         scale = self._scale
         mean = math.fsum(self.values / scale * self.counts) / self.rows * scale
-        return min(
-            max(mean, float(self.values[0])), float(self.values[-1])
-        )  # a constant is its own mean, to the last bit
+        return float(np.clip(mean, self.values[0], self.values[-1]))  # a constant is its own mean, to the last bit
 
     @property
     def std(self) -> float:
@@ -58,6 +56,10 @@ class Distribution:
     def _scale(self) -> float:
         """A power of two: divided by it, the largest numbers can be squared and added without losing digits."""
         return 2.0 ** int(np.frexp(np.max(np.abs(self.values)))[1] - 1)
+
+    def facts(self) -> dict[str, float]:
+        """Mean, spread and range of at least one row."""
+        return {"mean": self.mean, "std": self.std, "min": float(self.values[0]), "max": float(self.values[-1])}
 
     def quantile(self, q: float) -> float:
         """The q-quantile of the rows (`contract.cells.quantile`)."""
@@ -124,11 +126,8 @@ def number_facts(cells: Cells | None, train: Distribution, missing: Mapping[str,
     ranked = auc(ones, counts["valid"] + counts["test"] - ones)
     histogram, log = _histogram(train)
     return facts | {
-        "mean": train.mean,
-        "std": train.std,
-        "min": float(train.values[0]),
+        **train.facts(),
         "median": train.quantile(0.5),
-        "max": float(train.values[-1]),
         "histogram": histogram,
         "log": log,
         "exact": cells.exact,

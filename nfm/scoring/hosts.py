@@ -15,6 +15,7 @@ from pyspark.sql import SparkSession
 
 from nfm.contract.artifact import SCORER_FILES, Artifact
 from nfm.contract.errors import DataError
+from nfm.contract.messages import was_replaced
 from nfm.contract.replace import making
 
 _PIECE = 32 << 20  # what a driver or a worker holds of the files at a time
@@ -105,10 +106,7 @@ def opened(placed: Placed) -> Artifact:
         folder = Path(placed.folder) if placed.folder is not None else _local_copy(placed)
         artifact = Artifact.load(folder, verify=False)  # the driver has verified it
         if artifact.fingerprint != placed.fingerprint:
-            raise DataError(
-                f"{folder} holds another model than when the job began: {artifact.fingerprint[:12]}… instead of "
-                f"{placed.fingerprint[:12]}…. Run the job again when whoever replaces it is done."
-            )
+            raise DataError(was_replaced(folder, "model", artifact.fingerprint, placed.fingerprint))
         while len(_opened) > 1:
             _opened.pop(next(iter(_opened)))
         _opened[placed.fingerprint] = artifact

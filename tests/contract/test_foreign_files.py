@@ -133,7 +133,7 @@ def test_what_is_not_ours_is_refused_and_left_alone(target: Path) -> None:
         with pytest.raises(DataError) as refused:
             write(theirs, "new")
         assert str(refused.value) == (
-            f"{theirs} exists, and is not something this job made: it holds no {MARKER}. It is left as it is. "
+            f"{theirs} exists, and is not something this job made: it contains no {MARKER}. It is left as it is. "
             "Choose another folder, or move that one away."
         )
     assert files(target) == {"thesis.txt": "years of work"}

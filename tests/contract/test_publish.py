@@ -157,7 +157,7 @@ def test_a_folder_without_the_marker_is_not_published(target: Path, old: bool) -
         write(target, "old")
     with pytest.raises(DataError) as refused, publish(target, MARKER) as staging:
         (staging / "part-0").write_text("new")
-    assert f"was not completed: it holds no {MARKER}. {target} is left as it was." in str(refused.value)
+    assert f"was not completed: it contains no {MARKER}. {target} is left as it was." in str(refused.value)
     assert files(target) == {"part-0": "old", MARKER: "old"} if old else not target.exists()
     assert beside(target) == set()
 
