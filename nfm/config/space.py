@@ -1,6 +1,7 @@
 """The settings that a search may change: `tune.space` of a configuration file, checked before any work."""
 
 import json
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,12 +30,10 @@ class Numbers:
     log: bool
     whole: bool
 
-
-@dataclass(frozen=True)
-class Values:
-    """A list; each value as JSON text, because a search cannot draw lists."""
-
-    texts: tuple[str, ...]
+    @property
+    def size(self) -> float:
+        """How many numbers there are."""
+        return self.high - self.low + 1 if self.whole else math.inf
 
 
 @dataclass(frozen=True)
@@ -44,7 +43,12 @@ class Space:
     path: Path  # of the file
     content: dict[str, Any]  # the file's, with the command line's changes
     base: Config  # what they make
-    settings: Mapping[str, Numbers | Values]
+    settings: Mapping[str, Numbers | tuple[str, ...]]  # a range; or values as JSON, because a search draws no lists
+
+    @property
+    def size(self) -> float:
+        """How many combinations there are."""
+        return math.prod(one.size if isinstance(one, Numbers) else len(one) for one in self.settings.values())
 
     def changed(self, values: Mapping[str, Any]) -> dict[str, Any]:
         """The file's content with these settings in place; values as in YAML."""
@@ -59,7 +63,7 @@ class Space:
 
     def values(self, drawn: Mapping[str, Any]) -> dict[str, Any]:
         """Drawn values as in YAML: JSON text becomes the value that it stands for."""
-        return {key: json.loads(one) if isinstance(self.settings[key], Values) else one for key, one in drawn.items()}
+        return {key: one if isinstance(self.settings[key], Numbers) else json.loads(one) for key, one in drawn.items()}
 
     def as_it_is(self) -> dict[str, Any]:
         """What a search would draw for the unchanged configuration, without settings outside the space."""
@@ -71,7 +75,7 @@ class Space:
                 if isinstance(now, int | float) and setting.low <= now <= setting.high:
                     drawn[key] = now
             else:
-                same = [text for text in setting.texts if self._leaves(base, key, json.loads(text))]
+                same = [text for text in setting if self._leaves(base, key, json.loads(text))]
                 if same:
                     drawn[key] = same[0]
         return drawn
@@ -114,13 +118,13 @@ def read_space(path: Path, content: dict[str, Any]) -> Space:
     if problems:
         lines = "\n".join(f"  {problem}" for problem in problems)
         raise ConfigError(f"tune.space of {path} is refused:\n{lines}\nconf/reference.yaml explains every key.")
-    settings: dict[str, Numbers | Values] = {}
+    settings: dict[str, Numbers | tuple[str, ...]] = {}
     for key, setting in base.tune.space.items():
         if isinstance(setting, Range):
             whole = isinstance(_now(space.config(_accepted(space, key, setting.low)), key), int)
             settings[key] = Numbers(setting.low, setting.high, setting.log, whole)
         else:
-            settings[key] = Values(tuple(json.dumps(value) for value in setting))
+            settings[key] = tuple(map(json.dumps, setting))
     return Space(path, content, base, settings)
 
 

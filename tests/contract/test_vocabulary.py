@@ -270,7 +270,7 @@ def test_a_file_of_another_size_or_type_is_refused(tmp_path: Path, name: str, co
     np.save(tmp_path / f"index/0/{name}.npy", content)
     with pytest.raises(DataError) as refused:
         Vocabulary.load(tmp_path, sizes(FIELDS))
-    assert str(refused.value).startswith(f"{tmp_path}/index/0/{name}.npy holds {told}. Restore the file")
+    assert str(refused.value).startswith(f"{tmp_path}/index/0/{name}.npy is {told}. Restore the file")
 
 
 def test_another_specification_is_refused(tmp_path: Path) -> None:

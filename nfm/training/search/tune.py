@@ -8,7 +8,6 @@ draws from random numbers of its own, so that a killed search goes on to the ver
 """
 
 import logging
-import math
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -21,7 +20,7 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from nfm.config.file import as_yaml
-from nfm.config.space import Numbers, Space, Values, shown
+from nfm.config.space import Numbers, Space, shown
 from nfm.contract.errors import ConfigError, DataError
 from nfm.contract.publish import locked
 from nfm.contract.replace import replacing
@@ -90,7 +89,7 @@ def tune(space: Space, trials: int) -> Search:
             study.sampler = optuna.samplers.TPESampler(seed=int(seed[0]), multivariate=False)
             _run(study, data)
             search = _search(study, data)
-            log.info("trial %d of %d: %s", len(search.trials), trials, _told(search))
+            log.info("trial %d of %d: %s", len(search.trials), trials, _last_trial(search))
             if search.best is not None:
                 _write_best(data, search.best)
         if search.best is None:
@@ -129,8 +128,8 @@ class _Data:
         metric = metric or (stopping.monitor if stopping else "val_loss")
         if not metric.startswith("val_"):
             raise ConfigError(
-                f"{space.path}: the trials would be judged by {metric} of the rows that they learn from, which praises "
-                f"what learns them by heart. Set tune.metric to one of the validation fold, such as val_{metric}."
+                f"{space.path}: the trials would be judged by {metric} of the rows that they learn from, which rewards "
+                f"overfitting. Set tune.metric to one of the validation fold, such as val_{metric}."
             )
         encoding, folds = read(base)
         spec = encoding.spec
@@ -172,7 +171,7 @@ def _run(study: optuna.Study, data: _Data) -> None:
         keras.utils.clear_session()
         fit = fitted(config, data.spec, data.folds, None, each_epoch=each_epoch)
     except (ConfigError, DivergedError, optuna.TrialPruned) as error:
-        # Not FAIL, of which the sampler learns nothing: where trainings are refused or diverge is no good place to be.
+        # Not FAIL, from which the sampler learns nothing: it should avoid settings that are refused or diverge.
         trial.set_user_attr(_REASON, str(error))
         study.tell(trial, state=TrialState.PRUNED)
         return
@@ -185,7 +184,7 @@ def _drawn(trial: optuna.Trial, space: Space) -> dict[str, Any]:
         if key not in fixed:
             continue
         if not isinstance(setting, Numbers):
-            trial.suggest_categorical(key, setting.texts)
+            trial.suggest_categorical(key, setting)
         elif setting.whole:
             trial.suggest_int(key, int(setting.low), int(setting.high), log=setting.log)
         else:
@@ -207,14 +206,7 @@ def _search(study: optuna.Study | None, data: _Data) -> Search:
     frozen = done(study) if study is not None else []
     trials = [_trial(number, trial, data.space) for number, trial in enumerate(frozen, start=1)]
     tried = {repr(trial.settings) for trial in trials if len(trial.settings) == len(data.space.settings)}
-    exhausted = len(tried) >= math.prod(map(_size, data.space.settings.values()))
-    return Search(data.folder, data.metric, data.sign, trials, exhausted, {})
-
-
-def _size(setting: Numbers | Values) -> float:
-    if isinstance(setting, Values):
-        return len(setting.texts)
-    return setting.high - setting.low + 1 if setting.whole else math.inf
+    return Search(data.folder, data.metric, data.sign, trials, len(tried) >= data.space.size, {})
 
 
 def _trial(number: int, trial: FrozenTrial, space: Space) -> Trial:
@@ -228,11 +220,11 @@ def _trial(number: int, trial: FrozenTrial, space: Space) -> Trial:
     )
 
 
-def _told(search: Search) -> str:
+def _last_trial(search: Search) -> str:
     last, best = search.trials[-1], search.best
-    told = last.reason if last.value is None else f"{search.metric} {last.value:.4f}"
+    result = last.reason if last.value is None else f"{search.metric} {last.value:.4f}"
     settings = "the configuration as it is" if last.as_it_is else shown(last.settings)
-    return f"{told}; {settings}" + (f" (best so far: {best.value:.4f}, trial {best.number})" if best else "")
+    return f"{result}; {settings}" + (f" (best so far: {best.value:.4f}, trial {best.number})" if best else "")
 
 
 def _write_best(data: _Data, best: Trial) -> None:
