@@ -36,6 +36,23 @@ def content(array: pa.Array) -> NDArray[Any]:
     return np.frombuffer(buffer or b"", array.type.to_pandas_dtype())[start:stop]
 
 
+def text_buffers(texts: pa.Array) -> tuple[NDArray[np.int64], NDArray[np.uint8]]:
+    """(N + 1,) where each of N texts (`large_string`) begins and ends in its buffer, and the bytes of these texts."""
+    _, offsets_buffer, text_buffer = texts.buffers()
+    offsets = np.frombuffer(offsets_buffer or b"", np.int64)[texts.offset : texts.offset + len(texts) + 1]
+    offsets = offsets if len(offsets) else np.zeros(1, np.int64)  # Arrow may leave out those of no texts
+    return offsets, np.frombuffer(text_buffer or b"", np.uint8)[offsets[0] : offsets[-1]]
+
+
+def ranges(starts: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The concatenated ranges from starts[i] to starts[i] + lengths[i] - 1.
+
+    Example:
+        ranges(np.array([7, 2]), np.array([2, 3]))  # [7, 8, 2, 3, 4]
+    """
+    return np.repeat(starts - (np.cumsum(lengths) - lengths), lengths) + np.arange(lengths.sum())
+
+
 def nulls(array: pa.Array) -> NDArray[np.bool_]:
     """(N,) which values are null."""
     return content(array.is_null())

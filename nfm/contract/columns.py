@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from nfm.contract.arrays import arrow, content, few_texts, nulls
+from nfm.contract.arrays import arrow, content, few_texts, nulls, ranges
 from nfm.contract.errors import DataError
 from nfm.contract.messages import CORRECT_ROWS, did_you_mean, quoted
 from nfm.contract.schema import Bag, Kind
@@ -154,10 +154,7 @@ class _Lists(NamedTuple):
     def gather(self, per_member: NDArray[Any], for_null: Any, lengths: NDArray[np.int64]) -> NDArray[Any]:
         """(M,) entries of the first `lengths` members of each row; a null row has one entry, `for_null`."""
         starts = np.where(self.null, len(per_member), self.starts)
-        before = np.cumsum(lengths) - lengths
-        places = np.repeat(starts - before, lengths) + np.arange(lengths.sum())
-        gathered: NDArray[Any] = np.append(per_member, np.asarray(for_null, per_member.dtype))[places]
-        return gathered
+        return np.append(per_member, np.asarray(for_null, per_member.dtype))[ranges(starts, lengths)]
 
 
 def _lists(array: pa.Array, delimiter: str) -> _Lists:

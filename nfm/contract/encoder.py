@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from nfm.contract.arrays import arrow, content, nulls
+from nfm.contract.arrays import arrow, content, nulls, ranges
 from nfm.contract.columns import Rows, Values, check_categorical, check_columns, field_values
 from nfm.contract.errors import DataError
 from nfm.contract.hashing import hash64
@@ -271,6 +271,5 @@ def _bags(
         return places[0], values[0], splits
     # Where each row of each bag begins among the members by bag, in the order of the members by row.
     starts = np.cumsum(lengths, axis=0) - lengths + np.cumsum([0, *(len(p) for p in places[:-1])])
-    each = lengths.ravel()
-    order = np.repeat(starts.ravel() - (np.cumsum(each) - each), each) + np.arange(splits[-1])
+    order = ranges(starts.ravel(), lengths.ravel())
     return np.concatenate(places)[order], np.concatenate(values)[order], splits

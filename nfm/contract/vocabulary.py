@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from numpy.lib.format import open_memmap, write_array_header_1_0
 from numpy.typing import DTypeLike, NDArray
 
-from nfm.contract.arrays import arrow, content, map_file
+from nfm.contract.arrays import arrow, content, map_file, text_buffers
 from nfm.contract.errors import DataError
 from nfm.contract.hashing import hash64
 from nfm.contract.replace import making, replacing
@@ -68,7 +68,7 @@ def write(folder: Path, number: int, field: str, first_id: int, size: int, parts
                 assert written + len(texts) <= size, f"vocabulary of '{field}': more than {size} values"
                 ids = np.arange(first_id + written, first_id + written + len(texts), dtype=np.int32)
                 people.write_table(pa.table([pa.repeat(field, len(texts)), texts, ids, block["count"]], schema=SCHEMA))
-                offsets, text = _buffers(texts)
+                offsets, text = text_buffers(texts)
                 all_offsets.append(offsets[1:] + (all_text.size - offsets[0]))
                 all_text.append(text)
                 _insert(slots, hash64(texts, _SEED), written)
@@ -137,13 +137,6 @@ def _digest(field: str, size: int, offsets: bytes, text: bytes) -> str:
     return hashlib.sha256(f"{field}\0{size}\0".encode() + offsets + text).hexdigest()
 
 
-def _buffers(texts: pa.Array) -> tuple[NDArray[np.int64], NDArray[np.uint8]]:
-    """(V + 1,) where each text begins and ends in its buffer, and the bytes of these texts."""
-    _, offsets_buffer, text_buffer = texts.buffers()
-    offsets = np.frombuffer(offsets_buffer, np.int64)[texts.offset : texts.offset + len(texts) + 1]
-    return offsets, np.frombuffer(text_buffer or b"", np.uint8)[offsets[0] : offsets[-1]]
-
-
 @dataclass(frozen=True)
 class FieldIndex:
     """One vocabulary: V values in the order of their ids, and the S slots of their hash table."""
@@ -179,7 +172,7 @@ class FieldIndex:
 
     def digest(self, field: str) -> str:
         """SHA-256 over the name of the field, the number of values, and the values in order."""
-        parts = (hashlib.sha256(array.data).digest() for array in _buffers(self.texts))
+        parts = (hashlib.sha256(array.data).digest() for array in text_buffers(self.texts))
         return _digest(field, len(self.texts), *parts)
 
     def is_sound(self) -> bool:
