@@ -25,17 +25,13 @@ def run(
     arguments: Sequence[str] | None = None,
     options: Mapping[str, Mapping[str, Any]] = MappingProxyType({}),
 ) -> int:
-    """Run a job from its command line.
+    """Run a job from its command line and return its exit code (see `nfm.contract.errors`; 0 done, 1 any other error).
 
     Args:
         description: one line for --help.
-        work: takes the settings and what was asked (`plan`, and the job's own options); returns the summary to print.
+        work: takes the settings and the parsed options; returns the summary to print.
         arguments: the command line; sys.argv unless given.
-        options: of this job alone, as argparse takes them.
-
-    Returns:
-        The exit code: 0 done, 2 bad configuration or usage, 3 the data or artifact breaks its contract, 4 a gate
-        refused to publish, 1 any other error.
+        options: this job's own options, as argparse takes them.
     """
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
     logging.getLogger("nfm").setLevel(logging.INFO)

@@ -248,7 +248,7 @@ def told(done: subprocess.CompletedProcess[str]) -> list[str]:
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
-        (["--set", "train.optimiser=adam"], 2, "train.optimiser: there is no such key. Did you mean 'optimizer'?"),
+        (["--set", "train.optimiser=adam"], 2, "train.optimiser: unknown key. Did you mean 'optimizer'?"),
         (["--set", "split.test=yes"], 2, "split.test: True given"),
         (["--config", "nowhere.yaml"], 2, "error: nowhere.yaml cannot be read: No such file or directory"),
         (["--frobnicate"], 2, "error: unrecognized arguments: --frobnicate"),

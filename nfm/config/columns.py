@@ -20,13 +20,13 @@ def _impute(value: Any) -> str | float:
 
 
 class Settings(BaseModel):
-    """A section: unknown keys and wrong types are refused, nothing is converted in silence."""
+    """A section: unknown keys and wrong types are refused, nothing is converted silently."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
 def changed(section: Settings) -> set[str]:
-    """Keys that are set to something else than their default."""
+    """Keys that are set to a value other than their default."""
     fields = type(section).model_fields
     return {key for key in section.model_fields_set if getattr(section, key) != fields[key].default}
 
@@ -64,7 +64,7 @@ class Categorical(Settings):
         return self
 
     def columns(self, name: str) -> tuple[str, ...]:
-        """The raw columns that the field of this name is made of."""
+        """The raw columns of the field of this name."""
         return self.cross or (self.column or name,)
 
 
@@ -74,9 +74,7 @@ class Numeric(Settings):
     column: str | None = None  # the raw column; the number's own name unless set
     # dense: beside the pooled vector, into the MLP and the linear part. field: a feature with x = value in the pooling
     as_: Literal["dense", "field"] = Field("dense", alias="as")
-    impute: Annotated[str | float, PlainValidator(_impute)] = (
-        "mean"  # what stands in for a missing number, before scaling
-    )
+    impute: Annotated[str | float, PlainValidator(_impute)] = "mean"  # replaces a missing number, before scaling
     missing_flag: bool = False  # one more number: 1 where this one is missing
     # standard: (x - mean) / std; minmax: to 0 … 1 of the train fold; log1p: sign(x) log(1 + |x|); none: as it is
     scale: Literal["standard", "minmax", "log1p", "none"] = "standard"
@@ -99,7 +97,7 @@ DATASET_COLUMNS = ("label", "weight", "fold")  # that the dataset has anyway
 
 
 class Columns(Settings):
-    """What the columns of the table are."""
+    """The roles of the table's columns."""
 
     key: Annotated[tuple[str, ...], Field(min_length=1)]  # carried into every output
     label: str  # what the model learns; the score job does not read it
@@ -153,17 +151,13 @@ class Columns(Settings):
 
     @property
     def outputs(self) -> tuple[str, ...]:
-        """Columns that fields and numbers become in the dataset."""
+        """The dataset's columns of fields and numbers."""
         bags = (weights_name(n) for n, s in self.categorical.items() if s.bag)
         flags = (flag_name(n) for n, s in self.numeric.items() if s.missing_flag)
         return (*self.categorical, *bags, *self.numeric, *flags)
 
     def key_names(self, folders: tuple[str, ...] = ()) -> dict[str, str]:
-        """What each key column is called in the dataset: its own name, or key_… where a field or a folder has that.
-
-        Raises:
-            ValueError: two columns would have one name.
-        """
+        """Raw key columns by their names in the dataset: key_… where a field or a folder has the name."""
         taken = {name.lower() for name in (*self.outputs, *folders, *DATASET_COLUMNS)}
         names = {name: f"key_{name}" if name.lower() in taken else name for name in self.key}
         for name, made in names.items():

@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, get_args, get_origin
 
@@ -12,28 +11,23 @@ from pydantic_core import ErrorDetails
 
 from nfm.config.settings import PLACEHOLDER, Config
 from nfm.contract.errors import ConfigError
+from nfm.contract.messages import did_you_mean
 
 _FILLED = ("workdir", "source", "score")  # sections whose texts may have names in braces
 _VALUE = re.compile(r"[\w.:+@ -]+")
 
 
 def load(path: Path, changes: Sequence[str] = ()) -> Config:
-    """Read a configuration file, with `a.b=value` changes from the command line (values are YAML).
-
-    Raises:
-        ConfigError: the file cannot be read, or does not say what it may say; names every wrong key at once.
-    """
+    """Read a configuration file, with `a.b=value` changes (YAML); ConfigError names every wrong key at once."""
     keys = ", ".join(change.partition("=")[0] for change in changes)  # a value may be a password
     return checked(read(path, changes), f"{path} with --set of {keys}" if keys else str(path))
 
 
 def read(path: Path, changes: Sequence[str] = ()) -> dict[str, Any]:
-    """What a configuration file says, with changes from the command line; the settings are not checked.
+    """Read a configuration file, with changes from the command line; the settings are not checked.
 
-    Where `workdir`, `source` or `score` hold a name in braces, as in `scores/ds={ds}`, a change of that name fills it.
-
-    Raises:
-        ConfigError: the file cannot be read or is not YAML, or a change is not written as one.
+    Where `workdir`, `source` or `score` have a name in braces, as in `scores/ds={ds}`, a change of that name fills it.
+    Raises ConfigError if the file cannot be read or is not YAML, or for a change in another form.
     """
     try:
         content: dict[str, Any] = _parse(path.read_text())
@@ -59,7 +53,7 @@ def read(path: Path, changes: Sequence[str] = ()) -> dict[str, Any]:
 
 
 def placeholders(content: Mapping[str, Any]) -> list[str]:
-    """The names in braces that wait for a value."""
+    """The names in braces that need a value."""
     return [name for section in _FILLED for text in _texts(content.get(section)) for name in PLACEHOLDER.findall(text)]
 
 
@@ -87,16 +81,9 @@ def _filled(content: dict[str, Any], name: str, value: str) -> dict[str, Any]:
 
 
 def put(content: dict[str, Any], key: str, value: Any, where: str) -> dict[str, Any]:
-    """What a file says, with another value of one key.
+    """Return a copy of a file's content with another value for one key, such as `train.seed`; makes missing sections.
 
-    Args:
-        content: as `read` returns it; it stays as it is.
-        key: with its sections, such as train.seed; sections that are missing are made.
-        value: as YAML has it.
-        where: it was asked for, in messages.
-
-    Raises:
-        ConfigError: what the key calls a section is none.
+    `where` is the origin of the change, for the ConfigError if a part of the key is not a section.
     """
     first, _, rest = key.partition(".")
     if rest:
@@ -108,15 +95,7 @@ def put(content: dict[str, Any], key: str, value: Any, where: str) -> dict[str, 
 
 
 def checked(content: dict[str, Any], where: str) -> Config:
-    """The settings that a file's content stands for.
-
-    Args:
-        content: as `read` returns it.
-        where: it comes from, in messages.
-
-    Raises:
-        ConfigError: names every wrong key at once.
-    """
+    """Validate a file's content; the ConfigError names the origin, `where`, and every wrong key at once."""
     try:
         return Config.model_validate(_lists_to_tuples(content))
     except ValidationError as error:
@@ -125,15 +104,15 @@ def checked(content: dict[str, Any], where: str) -> Config:
 
 
 def as_yaml(content: dict[str, Any]) -> str:
-    """The text of a file with this content, in its order; comments are not part of a content."""
+    """A content as YAML, in its order; without the comments of the file."""
     return yaml.dump(content, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120, default_flow_style=None)
 
 
 class _Yaml(yaml.SafeLoader):
-    """YAML whose numbers are those of YAML 1.2 (PyYAML alone reads 1e-3 as a text), and whose keys stand once."""
+    """YAML with the numbers of YAML 1.2 (PyYAML alone reads 1e-3 as a text), and without repeated keys."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        """Refuse a key that stands twice: YAML would take the last one in silence."""
+        """Refuse a repeated key: YAML would silently take the last one."""
         keys = [self.construct_object(key, deep=True) for key, _ in node.value]
         for key in keys:
             if keys.count(key) > 1:
@@ -142,7 +121,7 @@ class _Yaml(yaml.SafeLoader):
 
 
 class _Dumper(yaml.SafeDumper):
-    """Writes what `_Yaml` reads: a text such as 1e-3 is quoted. Nothing is written as an alias of something else."""
+    """Writes what `_Yaml` reads: a text such as 1e-3 is quoted. Never writes aliases."""
 
     def ignore_aliases(self, data: Any) -> bool:
         return True
@@ -172,9 +151,8 @@ def _tell(problem: ErrorDetails) -> str:
     match problem["type"]:
         case "extra_forbidden":
             allowed = _keys_at(problem["loc"][:-1])
-            close = get_close_matches(str(problem["loc"][-1]), allowed, n=1)
-            hint = f" Did you mean {close[0]!r}?" if close else ""
-            return f"{where}: there is no such key.{hint} Allowed here: {', '.join(allowed)}"
+            hint = did_you_mean([str(problem["loc"][-1])], allowed)
+            return " ".join(filter(None, [f"{where}: unknown key.", hint, f"Allowed here: {', '.join(allowed)}"]))
         case "missing":
             return f"{where}: this key is required"
         case "value_error":
@@ -191,7 +169,7 @@ def _tell(problem: ErrorDetails) -> str:
 
 
 def _keys_at(path: tuple[int | str, ...]) -> list[str]:
-    """The keys that the section at this path may hold."""
+    """The keys that the section at this path may have."""
     section: type[BaseModel] = Config
     entries = False  # inside a mapping of names of the user's own, such as columns.categorical
     for part in path:

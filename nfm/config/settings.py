@@ -11,15 +11,12 @@ from nfm.config.columns import DATASET_COLUMNS, Columns, Fraction, Settings, cha
 from nfm.config.train import MONITORS, Model, Train, Tune
 from nfm.contract.errors import ConfigError
 
+_SECRET = re.compile(r"password|secret|token|key", re.IGNORECASE)
 PLACEHOLDER = re.compile(r"\{([A-Za-z_]\w*)\}")  # a name that --set gives a value: scores/ds={ds}
 
 
 def check_filled(key: str, text: str | None) -> None:
-    """No name in braces waits for its value.
-
-    Raises:
-        ConfigError: one does.
-    """
+    """Raise ConfigError for a name in braces without a value."""
     if text is not None and (waiting := PLACEHOLDER.search(text)):
         name = waiting.group(1)
         raise ConfigError(f"{key}: {text!r} has no value for {{{name}}}: give it with --set {name}=…")
@@ -40,7 +37,7 @@ def _paths(value: Any) -> str | tuple[str, ...] | None:
 
 
 def _moment(value: Any) -> str | int | None:
-    """When a fold begins. YAML reads 2026-10-01 as a date, and 2026-10-01 12:00 as a text."""
+    """The first moment of a fold. YAML reads 2026-10-01 as a date, and 2026-10-01 12:00 as a text."""
     if isinstance(value, date):  # a datetime is one, too
         return value.isoformat(" ") if isinstance(value, datetime) else value.isoformat()
     if value is not None and (isinstance(value, bool) or not isinstance(value, str | int)):
@@ -54,9 +51,7 @@ class Source(Settings):
     format: str = "parquet"  # a Spark data source: parquet, csv, json, orc, …
     path: Annotated[str | tuple[str, ...] | None, PlainValidator(_paths)] = None  # a file or a folder, or several
     table: str | None = None  # a table of Spark's catalog, instead of path
-    options: dict[str, Annotated[Any, PlainValidator(_scalar)]] = Field(
-        default={}
-    )  # handed to Spark's reader as they are
+    options: dict[str, Annotated[Any, PlainValidator(_scalar)]] = Field(default={})  # passed to Spark's reader
     where: str | None = None  # an SQL condition; rows that do not meet it are left out
     # parquet: tasks read the files themselves. spark: through Spark's reader. auto: parquet where it can
     scan: Literal["auto", "parquet", "spark"] = "auto"
@@ -71,31 +66,25 @@ class Source(Settings):
     @field_serializer("options")
     def _without_secrets(self, options: dict[str, Any]) -> dict[str, Any]:
         # The settings are written into every model and its report; a database's password is not.
-        return {
-            k: "***" if re.search(r"password|secret|token|key", k, re.IGNORECASE) else v for k, v in options.items()
-        }
+        return {key: "***" if _SECRET.search(key) else value for key, value in options.items()}
 
     def __str__(self) -> str:
-        """How messages name the table."""
+        """The table's name in messages."""
         return f"table {self.table}" if self.table else ", ".join(self.paths)
 
     @property
     def paths(self) -> tuple[str, ...]:
-        """The files and folders; none for a table of the catalog."""
+        """The files and folders; empty for a table of the catalog."""
         return (self.path,) if isinstance(self.path, str) else self.path or ()
 
     def check_filled(self) -> None:
-        """No name in braces waits for its value.
-
-        Raises:
-            ConfigError: one does.
-        """
+        """Raise ConfigError for a name in braces without a value."""
         for key, text in (*(("path", path) for path in self.paths), ("table", self.table), ("where", self.where)):
             check_filled(f"source.{key}", text)
 
 
 class Split(Settings):
-    """Which fold a row belongs to: by a hash of key columns, by time, or as a column says."""
+    """Which fold a row belongs to: by a hash of key columns, by time, or by a column."""
 
     # By hash, a row keeps its fold whatever the order, the partitions and the new rows.
     by: tuple[str, ...] = ()  # columns.key unless set
@@ -135,18 +124,18 @@ class Split(Settings):
 
     @property
     def has_valid(self) -> bool:
-        """Whether there is a validation fold, as far as the settings tell."""
+        """Whether the settings ask for a validation fold."""
         return self.column is not None or (self.valid_from is not None if self.time is not None else self.valid > 0)
 
 
 class Dataset(Settings):
-    """How the encoded rows lie on disk."""
+    """How the encoded rows are stored."""
 
     partition_by: tuple[str, ...] = ()  # raw columns: a folder for each of their values, inside each fold's
 
 
 class Gates(Settings):
-    """What a table must keep to for its scores to be published; a gate that is not set is open."""
+    """Conditions for publishing the scores of a table; a gate that is not set never fires."""
 
     # Share of a field's values that are out of its vocabulary.
     max_oov_rate: Annotated[float, Field(ge=0, le=1)] | None = None
@@ -158,7 +147,7 @@ class Gates(Settings):
 
     @property
     def limits(self) -> dict[str, float]:
-        """Those that are set."""
+        """The gates that are set."""
         return {name: limit for name, limit in self.model_dump().items() if limit is not None}
 
 
@@ -195,11 +184,8 @@ class Config(Settings):
 
     @model_validator(mode="after")
     def _local(self) -> Self:
-        for key, path in (
-            ("workdir", self.workdir),
-            ("score.model", self.score.model),
-            ("score.output", self.score.output),
-        ):
+        folders = {"workdir": self.workdir, "score.model": self.score.model, "score.output": self.score.output}
+        for key, path in folders.items():
             if path is not None and "://" in path:
                 raise ValueError(f"{key}: {path!r} given; it must be a folder that every machine sees at the same path")
         taken = {name.lower() for name in (*self.columns.outputs, *DATASET_COLUMNS)}
@@ -239,7 +225,7 @@ class Config(Settings):
             )
 
     def for_plan(self) -> Self:
-        """The same, but that no source is looked through for corrupt files: a plan reads no rows."""
+        """The same settings without the search for corrupt files: a plan reads no rows."""
         refuse = {"on_corrupt": "refuse"}
         source = self.score.source and self.score.source.model_copy(update=refuse)
         score = self.score.model_copy(update={"source": source})
@@ -247,7 +233,7 @@ class Config(Settings):
 
     @property
     def of_dataset(self) -> dict[str, Any]:
-        """The settings that are not the defaults, of the sections that a dataset's columns and folds follow from."""
+        """The settings that differ from their defaults, of the sections that determine a dataset."""
         found = self.model_dump(mode="json", by_alias=True, exclude_defaults=True, include={"columns", "split"})
         columns, split = found["columns"], found.setdefault("split", {})
         # What only says what would be so anyway.

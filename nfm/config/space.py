@@ -1,6 +1,7 @@
 """The settings that a search may change: `tune.space` of a configuration file, checked before any work."""
 
 import json
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,44 +30,43 @@ class Numbers:
     log: bool
     whole: bool
 
-
-@dataclass(frozen=True)
-class Values:
-    """A list; each value as JSON, which is what a search draws: it takes no lists."""
-
-    texts: tuple[str, ...]
+    @property
+    def size(self) -> float:
+        """How many numbers there are."""
+        return self.high - self.low + 1 if self.whole else math.inf
 
 
 @dataclass(frozen=True)
 class Space:
-    """A configuration, and which of its settings may be other ones."""
+    """A configuration, and which of its settings may change."""
 
     path: Path  # of the file
     content: dict[str, Any]  # the file's, with the command line's changes
     base: Config  # what they make
-    settings: Mapping[str, Numbers | Values]
+    settings: Mapping[str, Numbers | tuple[str, ...]]  # a range; or values as JSON, because a search draws no lists
+
+    @property
+    def size(self) -> float:
+        """How many combinations there are."""
+        return math.prod(one.size if isinstance(one, Numbers) else len(one) for one in self.settings.values())
 
     def changed(self, values: Mapping[str, Any]) -> dict[str, Any]:
-        """The file's content with these settings in place; values as YAML has them."""
+        """The file's content with these settings in place; values as in YAML."""
         content = self.content
         for key, value in values.items():
             content = put(content, key, value, f"tune.space of {self.path}")
         return content
 
     def config(self, values: Mapping[str, Any]) -> Config:
-        """The settings as they then are.
-
-        Raises:
-            ConfigError: they are refused; together, as each by itself is not.
-        """
+        """The settings with these values; ConfigError if they are refused, perhaps only in combination."""
         return checked(self.changed(values), f"{self.path} with {shown(values) or 'nothing changed'}")
 
     def values(self, drawn: Mapping[str, Any]) -> dict[str, Any]:
-        """What a search has drawn, as YAML has it: JSON becomes the value that it stands for."""
-        return {key: json.loads(one) if isinstance(self.settings[key], Values) else one for key, one in drawn.items()}
+        """Drawn values as in YAML: JSON text becomes the value that it stands for."""
+        return {key: one if isinstance(self.settings[key], Numbers) else json.loads(one) for key, one in drawn.items()}
 
     def as_it_is(self) -> dict[str, Any]:
-        """What a search would have to draw for the configuration as it is; without settings that lie outside."""
+        """What a search would draw for the unchanged configuration, without settings outside the space."""
         base = self.base.model_dump()
         drawn: dict[str, Any] = {}
         for key, setting in self.settings.items():
@@ -75,13 +75,13 @@ class Space:
                 if isinstance(now, int | float) and setting.low <= now <= setting.high:
                     drawn[key] = now
             else:
-                same = [text for text in setting.texts if self._leaves(base, key, json.loads(text))]
+                same = [text for text in setting if self._leaves(base, key, json.loads(text))]
                 if same:
                     drawn[key] = same[0]
         return drawn
 
     def _leaves(self, base: dict[str, Any], key: str, value: Any) -> bool:
-        """Whether this value is the one that is there."""
+        """Whether this value is the present one."""
         try:
             return self.config({key: value}).model_dump() == base
         except ConfigError:
@@ -94,22 +94,16 @@ def shown(values: Mapping[str, Any]) -> str:
 
 
 def as_text(value: Any) -> str:
-    """A value as YAML has it; numbers that were drawn, in four digits."""
+    """A value as in YAML; drawn numbers in four digits."""
     return f"{value:.4g}" if isinstance(value, float) else json.dumps(value, ensure_ascii=False)
 
 
 def read_space(path: Path, content: dict[str, Any]) -> Space:
-    """The space of a configuration, with every value checked.
+    """Read the space of a configuration file's content, and check every value.
 
-    A value is right if the configuration takes it as it is, or together with one other setting of the space: momentum
-    needs `optimizer: sgd`. Combinations that are refused nevertheless are met, and left out, by the search.
-
-    Args:
-        path: of the configuration file.
-        content: what it says (`nfm.config.file.read`).
-
-    Raises:
-        ConfigError: the space is empty, or names a setting or a value that cannot be; all of them are told.
+    A value is right if the configuration accepts it alone, or together with one other setting of the space: momentum
+    needs `optimizer: sgd`. The search leaves out other combinations that are refused. Raises ConfigError if the space
+    is empty, or with every setting and value that cannot be.
     """
     base = checked(content, str(path))
     space = Space(path, content, base, {})
@@ -124,13 +118,13 @@ def read_space(path: Path, content: dict[str, Any]) -> Space:
     if problems:
         lines = "\n".join(f"  {problem}" for problem in problems)
         raise ConfigError(f"tune.space of {path} is refused:\n{lines}\nconf/reference.yaml explains every key.")
-    settings: dict[str, Numbers | Values] = {}
+    settings: dict[str, Numbers | tuple[str, ...]] = {}
     for key, setting in base.tune.space.items():
         if isinstance(setting, Range):
             whole = isinstance(_now(space.config(_accepted(space, key, setting.low)), key), int)
             settings[key] = Numbers(setting.low, setting.high, setting.log, whole)
         else:
-            settings[key] = Values(tuple(json.dumps(value) for value in setting))
+            settings[key] = tuple(map(json.dumps, setting))
     return Space(path, content, base, settings)
 
 
@@ -162,7 +156,7 @@ def _value_problems(space: Space) -> Iterator[str]:
 
 
 def _accepted(space: Space, key: str, value: Any) -> dict[str, Any]:
-    """This value, and what the configuration takes it with."""
+    """This value, and another setting that the configuration may need with it."""
     others = (
         {other: choice}
         for other, setting in space.base.tune.space.items()

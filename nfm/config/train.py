@@ -43,7 +43,7 @@ class Model(Settings):
 
 
 class EarlyStopping(Settings):
-    """When to stop; the weights of the best epoch are the ones kept."""
+    """When to stop; the weights of the best epoch are kept."""
 
     monitor: str = "val_loss"  # loss, or a metric of the task, of the validation fold with val_ before it
     mode: Literal["auto", "min", "max"] = "auto"  # auto: auc and accuracy up, all others down
@@ -55,7 +55,7 @@ MONITORS = {"binary": ("auc", "accuracy"), "regression": ("rmse", "mae"), "multi
 
 
 class Schedule(Settings):
-    """How the learning rate goes; constant unless a kind is set."""
+    """Schedule of the learning rate; constant unless a kind is set."""
 
     kind: Literal["constant", "cosine", "plateau"] = "constant"
     warmup_steps: Annotated[int, Field(ge=0)] = 0  # of any kind: the rate rises from 0 in a line
@@ -74,7 +74,7 @@ class Schedule(Settings):
 
 
 class Ftrl(Settings):
-    """FTRL-proximal (McMahan et al. 2013) for the first-order weights; what it keeps at exactly 0 is sparse."""
+    """FTRL-proximal (McMahan et al. 2013) for the first-order weights; those at exactly 0 are sparse."""
 
     learning_rate: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 0.1
     l1: NotNegative = 0.0
@@ -128,7 +128,7 @@ Number = Annotated[float, Field(allow_inf_nan=False)]
 
 
 class Range(Settings):
-    """Numbers that a search may take."""
+    """Range of numbers for a search."""
 
     low: int | Number
     high: int | Number

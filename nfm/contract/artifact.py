@@ -17,25 +17,21 @@ from typing import Any, NoReturn, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from nfm.contract.arrays import map_file
 from nfm.contract.encoder import ENCODER_FILES, Encoding
 from nfm.contract.errors import DataError
 from nfm.contract.profile import PROFILE, Profile
 from nfm.contract.publish import FILES, publish
-from nfm.contract.schema import Spec, canonical_json
+from nfm.contract.schema import Spec, canonical_json, tuples
 
 ARTIFACT_FORMAT = 2
 MARKER = "metadata.json"
-SCORER_FILES = (
-    MARKER,
-    PROFILE,
-    *(f"encoding/{name}" for name in ENCODER_FILES),
-    "weights/*.npy",
-)  # what a worker needs to score
+SCORER_FILES = (MARKER, PROFILE, *(f"encoding/{name}" for name in ENCODER_FILES), "weights/*.npy")  # to score
 
 
 @dataclass(frozen=True)
 class Network:
-    """What the forward pass has to know besides the weights."""
+    """What the forward pass needs besides the weights."""
 
     task: str
     embedding_dim: int
@@ -54,7 +50,7 @@ class Network:
 
         R rows of the table, K embedding size, D dense columns, C outputs: `embedding` (R, K), `linear` (R, C),
         `dense_linear` (D, C), `bias` (C,), `hidden_i_kernel` (in, out), `hidden_i_bias` (out,), `output` (K or the last
-        hidden size, C). All are float32, but for an `embedding` of another `embedding_dtype`.
+        hidden size, C). All are float32, except `embedding`, which is of `embedding_dtype`.
         """
         shapes: dict[str, tuple[int, ...]] = {
             "embedding": (spec.rows, self.embedding_dim),
@@ -70,7 +66,7 @@ class Network:
         return shapes | {"output": (width, self.outputs)}
 
     def dtype(self, name: str) -> str:
-        """Of the array of this name."""
+        """The type of the array of this name."""
         return self.embedding_dtype if name == "embedding" else "float32"
 
 
@@ -87,42 +83,32 @@ class Artifact:
 
     @property
     def fingerprint(self) -> str:
-        """Of the model: its metadata, and through the checksums every file."""
+        """Fingerprint of the metadata, and through its checksums of every file."""
         return str(self.metadata["fingerprint"])
 
     @classmethod
     def load(cls, folder: Path, verify: bool = True) -> Self:
-        """Open an artifact.
+        """Open the artifact in `folder`; with `verify`, read every file and compare its checksum.
 
-        Args:
-            folder: the `model/` folder.
-            verify: read every file and compare its checksum. A worker that opens what the driver has verified need not.
+        A worker that opens what the driver has verified need not verify it again.
 
         Raises:
-            DataError: no artifact, or a wrong version, fingerprint, shape or checksum; names the file.
+            DataError: not an artifact, or a wrong version, fingerprint, shape or checksum; names the file.
         """
         metadata = _read_metadata(folder)
         if verify:
             _verify_files(folder, metadata)
         encoding = Encoding.load(folder / "encoding")
         if encoding.spec.fingerprint != metadata["encoding_fingerprint"]:
-            _refuse(
-                folder / "encoding/spec.json",
-                "its fingerprint is not the one that the model was trained with",
-            )
-        settings: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in metadata["network"].items()}
-        network = Network(**settings)
+            _refuse(folder / "encoding/spec.json", "its fingerprint is not the one that the model was trained with")
+        network = Network(**tuples(metadata["network"]))
         weights = {}
         for name, shape in network.weight_shapes(encoding.spec).items():
             path = folder / "weights" / f"{name}.npy"
             try:
-                mapped = np.load(path, mmap_mode="r" if np.prod(shape) else None, allow_pickle=False)
-                weights[name] = np.asarray(mapped)
-            except (OSError, EOFError, ValueError) as error:
-                _refuse(path, f"it cannot be read ({error})")
-            dtype = network.dtype(name)
-            if weights[name].shape != shape or weights[name].dtype != dtype:
-                _refuse(path, f"it is {weights[name].dtype} {weights[name].shape} where {dtype} {shape} is needed")
+                weights[name] = map_file(path, network.dtype(name), shape)
+            except ValueError as error:
+                _refuse(path, f"it {error}")
         return cls(folder, metadata, encoding, network, weights, Profile.load(folder, encoding.spec))
 
 
@@ -135,18 +121,17 @@ def save(
     facts: Mapping[str, Any],
     write_more: Callable[[Path], None],
 ) -> None:
-    """Write an artifact and publish it; readers see the old one until the new one is complete.
+    """Write an artifact and publish it in `target`; readers see the old one until the new one is complete.
 
     Args:
         target: the `model/` folder.
-        encoding_folder: the `encoding/` folder the dataset was made with; it is copied.
-        network: what the forward pass has to know.
-        weights: arrays of the names and shapes that `network.weight_shapes` tells.
-        facts: what else goes into metadata.json (configuration, metrics, rows, versions).
+        encoding_folder: the dataset's `encoding/`, which is copied.
+        network: what the forward pass needs besides the weights.
+        weights: the arrays that `network.weight_shapes` lists.
+        facts: further entries of metadata.json (configuration, metrics, rows, versions).
         write_more: writes further files (the Keras model, the report) into the folder it is given.
 
-    Raises:
-        DataError: a weight is too large for its type; or `target` is no artifact.
+    Raises DataError if a weight is too large for its type, or `target` is not an artifact.
     """
     spec = Encoding.load(encoding_folder).spec
     shapes = network.weight_shapes(spec)

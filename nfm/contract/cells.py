@@ -1,10 +1,14 @@
-"""A number's distribution as counted cells: exact while it has few values, coarser as it has more.
+"""A number's distribution as cells: exact while it has few distinct values, coarser when it has more.
 
-A cell holds the floats that share their sign, exponent and leading bits of the mantissa. While a number has at most
-LIMIT distinct values each has a cell of its own; beyond that the cells of all are widened, a bit at a time, until at
-most LIMIT are left. The outcome is a function of the rows alone: whatever the order and the partitions in which they
-are counted and merged, the cells are the same. It is the uniform collapse of UDDSketch (Epicoco et al. 2020) on binary
-floats. A value read from a cell is off by at most 2^-(bits + 1) of itself.
+A cell contains the floats that share their sign, exponent and leading bits of the mantissa. While a number has at most
+`limit` distinct values, each has its own cell; beyond that all cells are widened, one bit at a time, until at most
+`limit` are left. The cells depend on the rows alone: any order, partition and grouping of merges gives the same ones.
+This is the uniform collapse of UDDSketch (Epicoco et al. 2020) on binary floats. A value read from a cell is off by at
+most 2^-(bits + 1) of itself.
+
+The rows of one cell count as ties. With p_c and n_c the weights of its positive and negative rows, and P and N their
+sums, an AUC is off by at most ½ Σ_c p_c n_c / (P N), c over the cells of several values: with 2¹⁸ cells below 1e-4 for
+millions of rows.
 """
 
 from collections.abc import Sequence
@@ -18,7 +22,7 @@ from nfm.contract.arrays import arrow, content
 
 LIMIT = 8192
 EXACT = 52  # bits of a float's mantissa
-_DENSE = 1 << 16  # so many cells beside each other are counted in an array, without looking for them
+_DENSE = 1 << 16  # a range of keys up to this size is counted in an array, without a dictionary
 _MAGNITUDE = np.int64(0x7FFFFFFFFFFFFFFF)
 
 
@@ -26,9 +30,14 @@ _MAGNITUDE = np.int64(0x7FFFFFFFFFFFFFFF)
 class Cells:
     """C cells in ascending order."""
 
-    bits: int  # of the mantissa that tell cells apart
+    bits: int  # of the mantissa that distinguish cells
     keys: NDArray[np.int64]  # (C,)
-    counts: NDArray[np.int64]  # (C, G): how many rows of each of G groups
+    counts: NDArray[Any]  # (C, G): rows of each of G groups (int64), or sums of G quantities (float64)
+
+    @property
+    def exact(self) -> bool:
+        """Each distinct value has its own cell."""
+        return self.bits == EXACT
 
     @property
     def values(self) -> NDArray[np.float64]:
@@ -40,21 +49,17 @@ class Cells:
         return np.clip(np.where(middle < 0, middle ^ _MAGNITUDE, middle).view(np.float64), -limit, limit)
 
 
-def cells(
-    x: NDArray[np.float64], groups: NDArray[Any], size: int, bits: int = EXACT, limit: int | None = None
-) -> Cells:
-    """Count N finite numbers.
+def cells(x: NDArray[Any], groups: NDArray[Any], size: int, bits: int = EXACT, limit: int | None = None) -> Cells:
+    """Count N finite numbers, each in one of `size` groups.
 
     Args:
         x: (N,) finite numbers.
-        groups: (N,) which of `size` groups each belongs to.
+        groups: (N,) from 0 to `size` - 1.
         size: G.
         bits: cells finer than this are of no use to the caller.
-        limit: so many cells at most; LIMIT unless given.
+        limit: at most this many cells; LIMIT unless given.
     """
-    as_int = (x + 0.0).view(np.int64)  # + 0.0 makes -0.0 the same as 0.0
-    ordered = np.where(as_int < 0, as_int ^ _MAGNITUDE, as_int)  # ascending as the floats are
-    keys = ordered >> (EXACT - bits)
+    keys = _keys(x) >> (EXACT - bits)
     low, high = (int(keys.min()), int(keys.max())) if len(keys) else (0, 0)
     if high - low < _DENSE:
         counts = np.bincount((keys - low) * size + groups, minlength=(high - low + 1) * size).reshape(-1, size)
@@ -67,14 +72,14 @@ def cells(
 
 
 def merge(parts: Sequence[Cells], limit: int | None = None) -> Cells:
-    """One for several, in any order and grouping the same. At most `limit` cells, LIMIT unless given."""
+    """Merge cells, which may be in any order, into at most `limit` ones (LIMIT unless given)."""
     limit = limit or LIMIT
     bits = min(part.bits for part in parts)
     keys = np.concatenate([part.keys >> (part.bits - bits) for part in parts])
     order = np.argsort(keys, kind="stable")
     keys, counts = keys[order], np.concatenate([part.counts for part in parts])[order]
     if len(keys) > 1:
-        # The highest bit in which neighbours differ: shifted by so much, they are one.
+        # The highest bit in which neighbours differ: shifted by that many bits, they are equal.
         lengths = _bit_length(keys[1:] ^ keys[:-1])
         shift = 0 if len(keys) <= limit else max(0, int(np.partition(lengths, -limit)[-limit]))
         starts = np.flatnonzero(np.concatenate([[True], lengths > shift]))
@@ -82,18 +87,81 @@ def merge(parts: Sequence[Cells], limit: int | None = None) -> Cells:
     return Cells(bits, keys, counts)
 
 
-def quantile(values: NDArray[np.float64], counts: NDArray[np.int64], q: float) -> float:
-    """The q-quantile of N rows, between two of them by linear interpolation, as NumPy and pandas have it.
+class CellTable:
+    """Cells of rows that arrive in batches, in memory for `limit` cells and `at_once` rows.
 
-    Args:
-        values: (C,) ascending.
-        counts: (C,) how many rows have each; N together, at least one.
-        q: from 0 to 1.
+    Example:
+        table = CellTable(groups=2)
+        table.add(np.array([0.5, 0.5, 2.0]), np.array([0, 1, 1]))
+        table.cells().counts  # [[1, 1], [0, 1]]
+    """
+
+    def __init__(self, groups: int, limit: int = LIMIT, at_once: int = 1 << 18) -> None:
+        """Create an empty table of G groups or quantities."""
+        self._groups, self._limit, self._at_once = groups, limit, at_once
+        self._merged: Cells | None = None
+        self._waiting: list[tuple[NDArray[np.float64], NDArray[Any]]] = []
+        self._rows = 0
+
+    def add(self, x_B: NDArray[Any], what: NDArray[Any]) -> None:
+        """Add B finite numbers with the group of each, (B,), to count, or (B, G) float64 quantities to sum."""
+        self._waiting.append((np.array(x_B, np.float64), what))  # a copy: a view would keep its whole batch in memory
+        self._rows += len(x_B)
+        if self._rows >= self._at_once:
+            self.cells()
+
+    def cells(self) -> Cells:
+        """Return the cells of all rows so far."""
+        if self._waiting:
+            x, what = (np.concatenate(part) for part in zip(*self._waiting, strict=True))
+            if what.ndim == 1:
+                new = cells(x, what, self._groups, EXACT if self._merged is None else self._merged.bits, self._limit)
+            else:
+                new = Cells(EXACT, _keys(x), what)
+            self._merged = merge([new] if self._merged is None else [self._merged, new], self._limit)
+            self._waiting, self._rows = [], 0
+        return self._merged or Cells(EXACT, np.empty(0, np.int64), np.empty((0, self._groups), np.int64))
+
+
+def _keys(x: NDArray[Any]) -> NDArray[np.int64]:
+    """(N,) integers that ascend as the floats do."""
+    as_int = (x.astype(np.float64, copy=False) + 0.0).view(np.int64)  # + 0.0 makes -0.0 the same as 0.0
+    return np.where(as_int < 0, as_int ^ _MAGNITUDE, as_int)
+
+
+def quantile(values: NDArray[np.float64], counts: NDArray[np.int64], q: float) -> float:
+    """The q-quantile of N rows, interpolated linearly as in NumPy and pandas.
+
+    `values`: (C,) ascending; `counts`: (C,) rows of each, at least one together; q from 0 to 1.
     """
     ends = np.cumsum(counts)
     place = q * (int(ends[-1]) - 1)
     low, high = (values[np.searchsorted(ends, at, side="right")] for at in (np.floor(place), np.ceil(place)))
     return float(low if low == high else low + (high - low) * (place - np.floor(place)))
+
+
+def auc(positive_C: NDArray[Any], negative_C: NDArray[Any]) -> float | None:
+    """Share of (positive, negative) pairs that the cells put in order, a tie as half: the area under the ROC curve.
+
+    Takes the weights, or numbers, of the positive and the negative rows of each cell, by score ascending. None
+    without positive or negative rows.
+    """
+    area = float(grouped_auc(positive_C, negative_C, np.zeros(1, np.int64))[0]) if len(positive_C) else np.nan
+    return None if np.isnan(area) else area
+
+
+def grouped_auc(positive_C: NDArray[Any], negative_C: NDArray[Any], starts_G: NDArray[np.int64]) -> NDArray[np.float64]:
+    """(G,) AUC of each group of cells; NaN for a group without positive or without negative rows.
+
+    The cells are ordered by group, then by score; `starts_G` are the first cells of the groups, ascending from 0.
+    """
+    ends, lengths = np.cumsum(negative_C), np.diff(np.append(starts_G, len(negative_C)))
+    below = ends - negative_C / 2 - np.repeat((ends - negative_C)[starts_G], lengths)
+    in_order, positives, negatives = (
+        np.add.reduceat(part, starts_G).astype(np.float64) for part in (positive_C * below, positive_C, negative_C)
+    )
+    pairs = positives * negatives
+    return np.where(pairs > 0, np.minimum(1.0, in_order / np.where(pairs > 0, pairs, 1.0)), np.nan)
 
 
 def _bit_length(x: NDArray[np.int64]) -> NDArray[np.int32]:

@@ -7,7 +7,6 @@ several in a row, or none. Each distinct value is formatted once a batch, and th
 import json
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
-from difflib import get_close_matches
 from functools import reduce
 from typing import Any, NamedTuple, Protocol
 
@@ -16,8 +15,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from nfm.contract.arrays import arrow, content, few_texts, nulls
+from nfm.contract.arrays import arrow, content, few_texts, nulls, ranges
 from nfm.contract.errors import DataError
+from nfm.contract.messages import CORRECT_ROWS, did_you_mean, quoted
 from nfm.contract.schema import Bag, Kind
 from nfm.contract.values import (
     canonical_text,
@@ -33,11 +33,11 @@ _EXACT = 2.0**53  # from here on, a float stands for several whole numbers
 
 
 class Rows(Protocol):
-    """Raw rows: a record batch, or what reads a column when it is asked for it."""
+    """Raw rows: a record batch, or a reader of columns on demand."""
 
     @property
     def num_rows(self) -> int:
-        """How many rows."""
+        """N."""
         ...
 
     def column(self, name: str, /) -> pa.Array:
@@ -47,7 +47,7 @@ class Rows(Protocol):
 
 @dataclass(frozen=True)
 class Values:
-    """A field's values in N rows: M = N, or for a bag the members of all rows, one behind the other."""
+    """A field's values in N rows: M = N, or for a bag the members of all rows, row after row."""
 
     texts: pa.Array  # (D,) large_string: the dictionary, null where the value is missing
     indices: NDArray[np.int32]  # (M,) places in the dictionary; D, behind its end, is missing
@@ -57,11 +57,7 @@ class Values:
 
 
 def check_columns(wanted: Collection[str], schema: pa.Schema, where: str, source: str) -> None:
-    """Every wanted column is in the table, once.
-
-    Raises:
-        DataError: names the missing columns, what the table has, and where the wish comes from.
-    """
+    """Raise DataError unless each wanted column is in the table once; `source` says what needs the columns."""
     missing = [column for column in wanted if column not in schema.names]
     if missing:
         columns = "Column" if len(missing) == 1 else "Columns"
@@ -81,17 +77,12 @@ def check_columns(wanted: Collection[str], schema: pa.Schema, where: str, source
 def _hint(missing: Sequence[str], names: Sequence[str]) -> str:
     if len(names) == 1 and (delimiter := next((one for one in ";\t|," if one in names[0]), None)):
         return f"Its one column looks like several: of a CSV file, say options: {{sep: {json.dumps(delimiter)}}}. "
-    small = {name.casefold(): name for name in names}
-    close = dict.fromkeys(small[one] for name in missing for one in get_close_matches(name.casefold(), small, n=1))
-    return f"Did you mean {', '.join(map(repr, close))}? " if close else ""
+    meant = did_you_mean(missing, names)
+    return f"{meant} " if meant else ""
 
 
 def check_categorical(columns: Sequence[str], bag: Bag | None, schema: pa.Schema, where: str) -> dict[str, Kind]:
-    """Before any work: what each column of a field holds; of a bag, what its members are.
-
-    Raises:
-        DataError: a type that cannot be a category, a bag or a bag's weights; names the column.
-    """
+    """What each column of a field contains, or a bag's members; DataError for a type that cannot be a category."""
     if bag is not None and bag.weights is not None:
         check_weights(bag.weights, schema.field(bag.weights).type, where)
     return {name: check_kind(name, schema.field(name).type, where, bag=bag is not None) for name in columns}
@@ -102,12 +93,12 @@ def field_values(columns: Sequence[str], kinds: Sequence[Kind], bag: Bag | None,
 
     Args:
         columns: its raw column; several for a cross.
-        kinds: what each held when the vocabulary was made (while it is made: what it holds).
-        bag: how a bag lies in the column; None for one value a row.
-        rows: holds at least these columns; each is asked for when its turn comes.
+        kinds: what each contained when the vocabulary was made.
+        bag: how a bag is stored in the column; None for one value a row.
+        rows: contain at least these columns; each is read once, in order.
 
     Raises:
-        DataError: a text that is no date where the vocabulary holds dates, or weights that do not fit their bag.
+        DataError: a text that is not a date where the vocabulary has dates, or weights that do not fit their bag.
     """
     if bag is not None:
         return _bag(columns[0], kinds[0], bag, rows)
@@ -127,7 +118,7 @@ def _values(array: pa.Array, kind: Kind, column: str) -> Values:
 
 
 def _escaped(values: Values) -> Values:
-    """So that no two crosses read the same: ("a|b", "c") and ("a", "b|c")."""
+    """Keep crosses distinct: ("a|b", "c") and ("a", "b|c")."""
     texts = pc.replace_substring(values.texts, "\\", "\\\\")
     return replace(values, texts=pc.replace_substring(texts, "|", "\\|"))
 
@@ -161,12 +152,9 @@ class _Lists(NamedTuple):
     null: NDArray[np.bool_]  # (N,)
 
     def gather(self, per_member: NDArray[Any], for_null: Any, lengths: NDArray[np.int64]) -> NDArray[Any]:
-        """(M,) what belongs to the first so many members of each row; a null row has one entry, `for_null`."""
+        """(M,) entries of the first `lengths` members of each row; a null row has one entry, `for_null`."""
         starts = np.where(self.null, len(per_member), self.starts)
-        before = np.cumsum(lengths) - lengths
-        places = np.repeat(starts - before, lengths) + np.arange(lengths.sum())
-        gathered: NDArray[Any] = np.append(per_member, np.asarray(for_null, per_member.dtype))[places]
-        return gathered
+        return np.append(per_member, np.asarray(for_null, per_member.dtype))[ranges(starts, lengths)]
 
 
 def _lists(array: pa.Array, delimiter: str) -> _Lists:
@@ -208,8 +196,7 @@ def _weights(
         has = "no weights (null)" if found.null[row] else f"{found.lengths[row]} weights"
         raise DataError(
             f"Column '{name}' holds one weight for each member of the bag in '{column}', but {len(wrong)} rows of a "
-            f"batch break that: {array[row].as_py()!r} are {has} for {lists.lengths[row]} members. Correct them, or "
-            "leave such rows out with source.where."
+            f"batch break that: {quoted(array[row].as_py())} are {has} for {lists.lengths[row]} members. {CORRECT_ROWS}"
         )
     with np.errstate(over="ignore"):  # what float32 cannot hold is told below
         each = numbers(found.members, name).astype(np.float32)
@@ -220,7 +207,6 @@ def _weights(
         row = int(np.searchsorted(np.cumsum(kept), wrong[0], side="right"))
         raise DataError(
             f"Column '{name}' holds the weights of the bag in '{column}', which must be numbers, but {len(wrong)} "
-            f"weights of a batch are missing, not finite or too large, as in {array[row].as_py()!r}. Correct them, or "
-            "leave such rows out with source.where."
+            f"weights of a batch are missing, not finite or too large: {quoted(array[row].as_py())}. {CORRECT_ROWS}"
         )
     return weights

@@ -13,11 +13,7 @@ from nfm.contract.schema import Spec
 
 
 def check_schema(spec: Spec, schema: pa.Schema, where: str, more: Iterable[str] = ()) -> None:
-    """A table has the encoded columns, in their types; and more ones, which are float32.
-
-    Raises:
-        DataError: it has not; names the column.
-    """
+    """Raise DataError unless a table has the encoded columns in their types, and the `more` ones as float32."""
     plain, lists = dict.fromkeys(more, pa.float32()), dict[str, pa.DataType]()
     for field in spec.fields:
         (plain if field.bag is None else lists)[field.name] = pa.int32()
@@ -36,11 +32,7 @@ def check_schema(spec: Spec, schema: pa.Schema, where: str, more: Iterable[str] 
 
 
 def check_there(name: str, schema: pa.Schema, where: str) -> None:
-    """A table has this column.
-
-    Raises:
-        DataError: it has not.
-    """
+    """Raise DataError if a table lacks this column."""
     if name not in schema.names:
         raise DataError(
             f"{where} has no column '{name}'; it has {', '.join(schema.names)}. It was not written with this encoding "
@@ -49,11 +41,7 @@ def check_there(name: str, schema: pa.Schema, where: str) -> None:
 
 
 def column(name: str, values: pa.Array, where: str) -> Any:
-    """A column as `Encoding.encode` returns it: (N,) array, or N lists (`pa.ListArray`) of a bag.
-
-    Raises:
-        DataError: it has nulls.
-    """
+    """A column as `Encoding.encode` returns it: (N,) array, or a bag's N lists; DataError if it has nulls."""
     listed = pa.types.is_list(values.type)
     if values.null_count or (listed and values.flatten().null_count):
         raise DataError(
@@ -64,16 +52,7 @@ def column(name: str, values: pa.Array, where: str) -> Any:
 
 
 def checked_inputs(spec: Spec, columns: Mapping[str, Any], where: str) -> Inputs:
-    """The model's arrays.
-
-    Args:
-        spec: of the encoding that the rows were written with.
-        columns: as `column` returns them.
-        where: they come from, in messages.
-
-    Raises:
-        DataError: an id that the encoding does not have.
-    """
+    """Arrange columns, as `column` returns them, as the model's arrays; DataError for an id out of range."""
     arranged = inputs(spec, columns)
     # An id too large would be another field's row of the table, or none of the table's.
     plain = [field for field in spec.fields if field.bag is None]

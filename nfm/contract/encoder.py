@@ -15,10 +15,11 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from nfm.contract.arrays import arrow, content, nulls
+from nfm.contract.arrays import arrow, content, nulls, ranges
 from nfm.contract.columns import Rows, Values, check_categorical, check_columns, field_values
 from nfm.contract.errors import DataError
 from nfm.contract.hashing import hash64
+from nfm.contract.messages import quoted, was_replaced
 from nfm.contract.schema import MISSING, Field, Number, Spec, flag_name, weights_name
 from nfm.contract.values import check_digits, check_number, check_same_values, numbers
 from nfm.contract.vocabulary import Vocabulary
@@ -42,30 +43,20 @@ class Encoding:
 
     @classmethod
     def load(cls, folder: Path) -> Self:
-        """Read `encoding/`; the vocabularies are memory-mapped.
-
-        Raises:
-            DataError: a file is missing, changed or of another version.
-        """
+        """Read `encoding/` and map the vocabularies; DataError if a file is missing, changed or of another version."""
         path = folder / "spec.json"
         try:
-            text = path.read_text()
+            content = path.read_bytes()
         except OSError as error:
             raise DataError(
                 f"There is no encoding in {folder}: {path.name} cannot be read ({error.strerror}). "
                 "Run jobs/features.py first."
             ) from error
-        except UnicodeDecodeError as error:
-            raise DataError(f"{path} is not text ({error}). Restore it or run the features job again.") from error
-        spec = Spec.from_json(text, str(path))
+        spec = Spec.from_json(content, str(path))
         return cls(spec, Vocabulary.load(folder, spec.vocabularies))
 
     def check(self, schema: pa.Schema, where: str) -> None:
-        """Before any work: the table has every column, and each still reads as the values it had in training.
-
-        Raises:
-            DataError: names the column, what the table has and what to do.
-        """
+        """Raise DataError unless the table has every column, and each still reads as the values it had in training."""
         check_columns(self.spec.columns, schema, where, OF_THE_MODEL)
         for field in self.spec.fields:
             if field.edges is None:
@@ -85,11 +76,7 @@ class Encoding:
                 check_digits(column, schema.field(column).type, texts, where)
 
     def verify(self, where: str) -> None:
-        """Read every vocabulary, and compare it with the specification.
-
-        Raises:
-            DataError: one is not what the specification was written with.
-        """
+        """Read every vocabulary; raise DataError if one is not what the specification was written with."""
         for name, digest in zip(self.spec.vocabularies, self.spec.digests, strict=True):
             index = self.vocabulary.fields[name]
             if index.digest(name) != digest or not index.is_sound():
@@ -102,9 +89,9 @@ class Encoding:
         """Encode N raw rows.
 
         Args:
-            rows: hold at least the specification's columns; each is asked for when its turn comes.
-            same_table: the vocabulary was made from the very table that they are from.
-            noticed: is told what the encoded columns do not tell any more.
+            rows: contain at least the specification's columns; each is read once, in order.
+            same_table: the vocabulary was made from these very rows, so that no value can be rounded.
+            noticed: collects what the encoded columns do not show any more.
 
         Returns:
             The dataset's columns by name, as `Spec.outputs` lists them: (N,) int32 for each field, (N,) float32 for
@@ -112,7 +99,7 @@ class Encoding:
             (`pa.ListArray`).
 
         Raises:
-            DataError: a numeric column holds a text that is no number, a bag's weights do not fit it, or an unseen
+            DataError: a numeric column has a text that is not a number, a bag's weights do not fit it, or an unseen
                 whole number may have lost its last digits.
         """
         columns: dict[str, Any] = {}
@@ -145,7 +132,7 @@ class Encoding:
         }
 
     def _ids(self, field: Field, values: Values, same_table: bool) -> NDArray[np.int32]:
-        """(D + 1,) the id of each value of the dictionary, and behind its end the one of a missing value."""
+        """(D + 1,) the id of each value of the dictionary, then the id of a missing value."""
         present = np.flatnonzero(~nulls(values.texts))
         known = values.texts.take(arrow(present)) if values.texts.null_count else values.texts
         if field.vocabulary is None:
@@ -164,7 +151,7 @@ class Encoding:
 
 @dataclass
 class Noticed:
-    """What the encoder has seen of raw rows that their ids and numbers do not tell."""
+    """What the encoder saw in raw rows that their ids and numbers do not show."""
 
     missing: dict[str, int] = dataclass_field(default_factory=dict)  # by number: how many values
     # By field: out-of-vocabulary values with their counts, the most frequent ones; and whether these are all.
@@ -184,17 +171,10 @@ class Noticed:
 
 @lru_cache(maxsize=2)
 def load_once(folder: Path, fingerprint: str) -> Encoding:
-    """`Encoding.load` on a worker: once, not once a task. The fingerprint tells a folder that was replaced.
-
-    Raises:
-        DataError: as `load` does; or the folder holds another encoding by now.
-    """
+    """`Encoding.load` on a worker: once, not once a task. Raises DataError if the fingerprint is another one."""
     encoding = Encoding.load(folder)
     if encoding.spec.fingerprint != fingerprint:
-        raise DataError(
-            f"{folder} holds another encoding than when the job began: {encoding.spec.fingerprint[:12]}… instead of "
-            f"{fingerprint[:12]}…. Run the job again when whoever replaces it is done."
-        )
+        raise DataError(was_replaced(folder, "encoding", encoding.spec.fingerprint, fingerprint))
     return encoding
 
 
@@ -208,11 +188,11 @@ def _check_digits(field: Field, values: Values, unseen: NDArray[np.int64]) -> No
     # a new value, and would be out-of-vocabulary in silence.
     lost = unseen[:0] if values.lossy is None else unseen[values.lossy[unseen]]
     if len(lost):
+        text = quoted(values.texts[int(lost[0])].as_py())
         raise DataError(
-            f"Column{'s' if len(field.columns) > 1 else ''} {', '.join(repr(c) for c in field.columns)} of the field "
-            f"'{field.name}' came as floats, and {values.texts[int(lost[0])].as_py()!r} is not in the vocabulary: from "
-            "2⁵³ on, a float does not hold every digit of an integer, so this may be another value. Deliver the column "
-            "as integers or as text."
+            f"Column{'s' if len(field.columns) > 1 else ''} {', '.join(map(repr, field.columns))} of the field "
+            f"'{field.name}' came as floats, and {text} is not in the vocabulary: from 2⁵³ on, a float does not hold "
+            "every digit of an integer, so this may be another value. Deliver the column as integers or as text."
         )
 
 
@@ -222,7 +202,7 @@ def _bucket(field: Field, x: NDArray[np.float64]) -> NDArray[np.int32]:
 
 
 def transform(number: Number, x: NDArray[np.float64]) -> dict[str, NDArray[np.float32]]:
-    """The number's columns, of values as they came; NaN is missing."""
+    """The number's columns from (N,) raw values; NaN is missing."""
     missing = np.isnan(x)
     if number.clip is not None:
         x = np.clip(x, *number.clip)
@@ -242,9 +222,9 @@ def signed_log1p(x: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 class Inputs(NamedTuple):
-    """What the model takes. B rows, F fields that are no bags, N numbers that enter the pooling, D dense columns.
+    """The model's arrays. B rows, F fields except bags, N numbers that enter the pooling, D dense columns.
 
-    The members of all bags of a row stand together: those of row b from `bag_splits[b]` to `bag_splits[b + 1]`.
+    The members of all bags of a row are adjacent: those of row b from `bag_splits[b]` to `bag_splits[b + 1]`.
     """
 
     ids_BF: NDArray[np.int32]  # local to their fields
@@ -256,12 +236,7 @@ class Inputs(NamedTuple):
 
 
 def inputs(spec: Spec, columns: Mapping[str, Any]) -> Inputs:
-    """Arrange encoded columns as the model's arrays.
-
-    Args:
-        spec: of the encoding.
-        columns: as `Encoding.encode` returns them: (N,) arrays, and lists (`pa.ListArray`) for bags.
-    """
+    """Arrange encoded columns, as `Encoding.encode` returns them, as the model's arrays."""
     rows = len(next(iter(columns.values())))
 
     def matrix(names: Iterable[str], dtype: type) -> NDArray[Any]:
@@ -296,6 +271,5 @@ def _bags(
         return places[0], values[0], splits
     # Where each row of each bag begins among the members by bag, in the order of the members by row.
     starts = np.cumsum(lengths, axis=0) - lengths + np.cumsum([0, *(len(p) for p in places[:-1])])
-    each = lengths.ravel()
-    order = np.repeat(starts.ravel() - (np.cumsum(each) - each), each) + np.arange(splits[-1])
+    order = ranges(starts.ravel(), lengths.ravel())
     return np.concatenate(places)[order], np.concatenate(values)[order], splits

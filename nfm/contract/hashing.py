@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from nfm.contract.arrays import nulls
+from nfm.contract.arrays import nulls, text_buffers
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _NULL = np.uint64(0xD6E8FEB86659FD93)
@@ -18,38 +18,26 @@ _KEEP = np.array([(1 << (8 * n)) - 1 for n in range(9)], dtype=np.uint64)
 
 
 def _mix(h: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """The finalizer of splitmix64 (Steele, Lea & Flood 2014): each input bit moves each output bit."""
+    """The finalizer of splitmix64 (Steele, Lea & Flood 2014): each input bit affects each output bit."""
     h = (h ^ (h >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     h = (h ^ (h >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return h ^ (h >> np.uint64(31))
 
 
 def hash64(texts: pa.Array, seed: int = 0) -> NDArray[np.uint64]:
-    """Hash each text's UTF-8 bytes, eight at a time; a null has a hash of its own.
-
-    Args:
-        texts: N texts (`large_string`).
-        seed: another seed, another function.
-
-    Returns:
-        (N,) uint64.
-    """
-    count = len(texts)
-    _, offsets_buffer, data_buffer = texts.buffers()
-    offsets = np.frombuffer(offsets_buffer, np.int64)[texts.offset : texts.offset + count + 1]
-    begin, length = offsets[:-1], np.diff(offsets)
-    first, last = (int(offsets[0]), int(offsets[-1])) if count else (0, 0)
-    padded = np.zeros(last - first + 8, np.uint8)  # a word may be read at the last byte
-    if last > first:
-        padded[: last - first] = np.frombuffer(data_buffer, np.uint8)[first:last]
-    words: NDArray[np.uint64] = np.ndarray((last - first + 1,), "<u8", padded, 0, (1,))
+    """(N,) uint64: a hash of each text's UTF-8 bytes, eight at a time (`large_string`); a null has its own hash."""
+    offsets, text = text_buffers(texts)
+    begin, length = offsets[:-1] - offsets[0], np.diff(offsets)
+    padded = np.zeros(len(text) + 8, np.uint8)  # a word may be read at the last byte
+    padded[: len(text)] = text
+    words: NDArray[np.uint64] = np.ndarray((len(text) + 1,), "<u8", padded, 0, (1,))
 
     with np.errstate(over="ignore"):
         start = _mix(np.array([seed], np.uint64) + _GOLDEN)
         h = _mix(start ^ (length.astype(np.uint64) * _GOLDEN))
         position, active = 0, np.flatnonzero(length > 0)
         while active.size:
-            word = words[begin[active] - first + position] & _KEEP[np.minimum(length[active] - position, 8)]
+            word = words[begin[active] + position] & _KEEP[np.minimum(length[active] - position, 8)]
             h[active] = _mix((h[active] ^ word) + _GOLDEN)
             position += 8
             active = active[length[active] > position]
@@ -59,11 +47,7 @@ def hash64(texts: pa.Array, seed: int = 0) -> NDArray[np.uint64]:
 
 
 def hash_rows(columns: list[pa.Array], seed: int) -> NDArray[np.uint64]:
-    """Hash rows of several text columns; the order of the columns matters.
-
-    Returns:
-        (N,) uint64.
-    """
+    """(N,) uint64: a hash of rows of several text columns; the order of the columns matters."""
     combined: NDArray[Any] = np.zeros(len(columns[0]), np.uint64)
     with np.errstate(over="ignore"):
         for texts in columns:

@@ -30,14 +30,14 @@ _CHANCE_Z = 3.0902  # the normal quantile that one in a thousand exceeds
 
 @dataclass(frozen=True)
 class Bins:
-    """Counts of a column in E + 1 bins: x lies in the bin i for which edges[i - 1] <= x < edges[i]."""
+    """Counts of a column in E + 1 bins: x is in the bin i for which edges[i - 1] <= x < edges[i]."""
 
     edges: tuple[float, ...]  # (E,) ascending
     counts: tuple[float, ...]  # (E + 1,)
 
     @classmethod
     def of_cells(cls, cells: Cells, group: int = 0) -> Self:
-        """Ranges of values that are about as frequent. Edges lie between values, never on one."""
+        """Ranges of values that are about as frequent. Edges are between values, never on one."""
         values, counts = cells.values, cells.counts[:, group].astype(np.float64)
         values, counts = values[counts > 0], counts[counts > 0]
         if len(values) < 2:
@@ -53,26 +53,24 @@ class Bins:
 
     @property
     def rows(self) -> float:
-        """How many values there are."""
+        """Number of values."""
         return math.fsum(self.counts)
 
 
 def most_cells(outputs: int) -> int:
-    """In how many cells the scores of each output are counted, at most: as many for all together, but some for each."""
+    """The limit of cells for each output's scores: the same for all outputs together, but some for each."""
     return max(_LEAST_CELLS, LIMIT // outputs)
 
 
 def has_unseen(field: Field) -> bool:
-    """Whether a value can be out of the field's vocabulary: a hashed or a bucketed one takes every value."""
+    """Whether a value can be out of the field's vocabulary: a hashed or a bucketed field takes every value."""
     return field.vocabulary is not None
 
 
 def id_bins(field: Field, counts: NDArray[np.float64]) -> Bins:
     """Bins of a field: missing, out-of-vocabulary (if it has that), ranges of ids that are about as frequent.
 
-    Args:
-        field: of the specification.
-        counts: (size,) how often each of its ids occurs.
+    `counts`: (size,) how often each of its ids occurs.
     """
     start = plain_edges(field)[-1]
     region = counts[start:]
@@ -89,13 +87,13 @@ def id_bins(field: Field, counts: NDArray[np.float64]) -> Bins:
 
 
 def plain_edges(field: Field) -> tuple[int, ...]:
-    """What tells the missing, and the out-of-vocabulary ones, from the values."""
+    """The edges that separate missing and out-of-vocabulary from the values."""
     return (1, field.first_value) if has_unseen(field) else (1,)
 
 
 @dataclass(frozen=True)
 class Profile:
-    """The table that a model was trained on, and the scores that it gave to rows it had not seen."""
+    """The table that a model was trained on, and the scores that it gave to unseen rows."""
 
     fields: Mapping[str, Bins]  # of the train fold, by field
     numbers: Mapping[str, Bins]  # of the train fold, by number
@@ -121,7 +119,7 @@ class Profile:
         )
 
     def save(self, folder: Path) -> None:
-        """Write it into an artifact."""
+        """Write the profile into an artifact."""
         content = {
             "fields": {name: vars(bins) for name, bins in self.fields.items()},
             "numbers": {name: vars(bins) for name, bins in self.numbers.items()},
@@ -132,7 +130,7 @@ class Profile:
 
 
 def cells_as_json(cells: Cells) -> dict[str, Any]:
-    """Cells of one group as JSON takes them: keys by their distances, which are short."""
+    """Cells of one group as JSON: keys as their distances, which are short."""
     return {
         "bits": cells.bits,
         "steps": np.diff(cells.keys, prepend=0).tolist(),
@@ -149,7 +147,7 @@ def cells_from(content: Mapping[str, Any]) -> Cells:
 def psi(expected: Sequence[float], actual: Sequence[float]) -> float | None:
     """Population stability index: Σ (a - e) ln(a / e) over the shares of the bins; None without any rows.
 
-    A bin without rows counts as half a row, and a share below 0.0001 as 0.0001: the logarithm wants something, and a
+    A bin without rows counts as half a row, and a share below 0.0001 as 0.0001: the logarithm needs a value, and a
     small table that lacks a rare value says little. Usual reading: below 0.1 stable, above 0.25 another population.
 
     Args:
@@ -164,14 +162,10 @@ def psi(expected: Sequence[float], actual: Sequence[float]) -> float | None:
 
 
 def psi_by_chance(expected: Sequence[float], actual: Sequence[float]) -> float | None:
-    """The PSI that one table in a thousand exceeds though nothing has changed, for no reason but its few rows.
+    """The PSI that one table in a thousand exceeds by chance alone, given the number of its rows.
 
     Two samples of n and m rows from one population have a PSI of about (1/n + 1/m) χ², with a degree of freedom less
-    than bins (Yurdakul 2018). The quantile of χ² is Wilson and Hilferty's.
-
-    Args:
-        expected: (E + 1,) counts of the reference.
-        actual: (E + 1,) counts of the table.
+    than bins (Yurdakul 2018). The quantile of χ² is Wilson and Hilferty's. Arguments as for `psi`.
     """
     n, m, freedom = float(np.sum(actual)), float(np.sum(expected)), len(expected) - 1
     if n <= 0 or m <= 0:

@@ -9,12 +9,13 @@ import logging
 import os
 import shutil
 import socket
-import tempfile
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from nfm.contract.errors import DataError, NfmError
+from nfm.contract.messages import listed
 
 log = logging.getLogger(__name__)
 
@@ -23,60 +24,53 @@ _RENAME_EXCHANGE = 2
 _OLD = ".old"
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _LEFT_BY_OTHERS = ("._", ".DS_Store", ".nfs", ".fuse_hidden")
-FILES = "_files.json"  # in each published folder: what it was published with. Readers of tables pass over the name
+FILES = "_files.json"  # in each published folder: the files that the job wrote. Readers of tables ignore the name
 
 
 class BusyError(NfmError):
-    """Another run is publishing to the same place."""
+    """Another run is publishing to the same folder."""
 
 
 @contextmanager
 def publish(target: Path, marker: str) -> Iterator[Path]:
-    """`staged`, while no other run may write the target.
-
-    Raises:
-        BusyError: another run is at it; names the process and the host.
-        DataError: as `staged` does.
-    """
+    """`staged`, while no other run may write the target; raises BusyError if one does."""
     with locked(target), staged(target, marker) as staging:
         yield staging
 
 
 @contextmanager
 def staged(target: Path, marker: str) -> Iterator[Path]:
-    """Hand out an empty staging folder; swap it in when the block ends, remove it when the block raises.
+    """Yield an empty staging folder; swap it in when the block ends, delete it when the block raises.
 
-    What a killed run left in staging is removed by the next one. Call it while the target is `locked`.
-
-    Args:
-        target: the folder to make or replace. It stays as it is until the new one is complete.
-        marker: a file that every folder of this kind holds; a folder without it is not ours and is never replaced.
+    The target stays as it is until the new folder is complete. The next run deletes what a killed one left in staging.
+    Call it while the target is `locked`. Every folder of this kind contains the file `marker`; a folder without it is
+    never replaced.
 
     Raises:
-        DataError: the target holds what the job has not written, or the new folder lacks the marker.
+        DataError: the target contains files of others, or the new folder lacks the marker.
         NfmError: the target cannot be written, or the disk is full.
     """
     target = target.resolve()  # behind a symbolic link, the folder is replaced and the link stays
-    with _told(target):
+    with _translated(target):
         for stale in target.parent.glob(f".{glob.escape(target.name)}.staging-*"):
             if stale.suffix == _OLD and not target.exists():
-                stale.rename(target)  # a run died between the two renames of _swap
+                stale.rename(target)  # a run was killed between the two renames of _swap
                 continue
             shutil.rmtree(stale, ignore_errors=True)
-            if stale.exists():  # somebody else's, or held open on a network mount
-                log.warning("what a run before this one has left in %s cannot be removed", stale)
+            if stale.exists():  # another user's, or held open on a network mount
+                log.warning("what an earlier run left in %s cannot be deleted", stale)
         check_ours(target, marker)
-        staging = Path(tempfile.mkdtemp(prefix=f".{target.name}.staging-", dir=target.parent))
-        staging.chmod(0o777 & ~_umask())
+        staging = target.parent / f".{target.name}.staging-{uuid.uuid4().hex}"
+        staging.mkdir()
     try:
         yield staging
         if not (staging / marker).exists():
-            raise DataError(f"{staging} was not completed: it holds no {marker}. {target} is left as it was.")
-        check_ours(target, marker)  # hours may have gone by
+            raise DataError(f"{staging} was not completed: it contains no {marker}. {target} is left as it was.")
+        check_ours(target, marker)  # again: hours may have passed
         (staging / FILES).write_text(json.dumps(sorted(_files(staging)), indent=0))
         _swap(staging, target)
     except Exception as error:
-        if any(os.strerror(code) in str(error) for code in _FULL):  # of a worker's error, Spark hands over the text
+        if any(os.strerror(code) in str(error) for code in _FULL):  # of a worker's error, Spark only passes the text
             raise _no_room(target) from error
         raise
     finally:
@@ -86,18 +80,16 @@ def staged(target: Path, marker: str) -> Iterator[Path]:
 
 @contextmanager
 def locked(target: Path) -> Iterator[None]:
-    """Keep other runs from writing this folder. The kernel lets go of the lock when a run dies, however it dies.
+    """Keep other runs from writing this folder. The kernel releases the lock when the process ends in any way.
 
-    Raises:
-        BusyError: another run is at it; names the process and the host.
-        NfmError: nothing can be written there.
+    Raises BusyError, which names the process and host of the other run; NfmError where nothing can be written.
     """
     target = target.resolve()
-    with _told(target):
+    with _translated(target):
         target.parent.mkdir(parents=True, exist_ok=True)
         opened = (target.parent / f".{target.name}.lock").open("ab+", buffering=0)
     with opened as file:
-        with _told(target):
+        with _translated(target):
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
@@ -112,32 +104,26 @@ def locked(target: Path) -> Iterator[None]:
 
 
 def check_ours(target: Path, marker: str) -> None:
-    """A folder that is to be replaced is one of this kind, empty, or not there; and nobody has put more into it.
-
-    Raises:
-        DataError: it holds something else.
-        NfmError: it cannot be looked into.
-    """
-    with _told(target):
+    """Raise DataError unless the folder may be replaced: absent, empty, or of this kind without files of others."""
+    with _translated(target):
         foreign = target.exists() and (
             not target.is_dir() or (any(target.iterdir()) and not (target / marker).exists())
         )
         more = [] if foreign else _not_written(target.resolve())
     if foreign:
         raise DataError(
-            f"{target} exists, and is not something this job made: it holds no {marker}. It is left as it is. "
+            f"{target} exists, and is not something this job made: it contains no {marker}. It is left as it is. "
             "Choose another folder, or move that one away."
         )
     if more:
-        others = f" (and {len(more) - 1} more)" if len(more) > 1 else ""
         raise DataError(
-            f"{target} holds {more[0]}{others}, which this job has not written, and is replaced as a whole. It is left "
-            "as it is. Move what is yours to another folder, and run the job again."
+            f"{target} contains {listed(more, most=1)}, which this job did not write, and is replaced as a whole. It "
+            "is left as it is. Move your files to another folder, and run the job again."
         )
 
 
 @contextmanager
-def _told(target: Path) -> Iterator[None]:
+def _translated(target: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
@@ -158,39 +144,39 @@ def _no_room(target: Path) -> NfmError:
 
 
 def _not_written(target: Path) -> list[str]:
-    """Files that have come into a folder since it was published: none if it does not tell what it was published with.
+    """Files that came into a folder after it was published; none if it does not list what was published.
 
-    An empty file is a mark such as _SUCCESS where readers of tables pass over its name: nothing is lost with it. What
-    file systems and desktops leave is not looked at, and nothing in a Delta table, which is tended by others.
+    An empty file whose name readers of tables ignore is a mark such as _SUCCESS: nothing is lost with it. Files of
+    file systems and desktops are ignored, and everything in a Delta table, which others maintain.
     """
-    told = target / FILES
-    if not told.exists() or (target / "_delta_log").exists():
+    listing = target / FILES
+    if not listing.exists() or (target / "_delta_log").exists():
         return []
-    text = told.read_text()
+    text = listing.read_text()
     try:
         written = set(json.loads(text))
     except (ValueError, TypeError) as error:
         raise DataError(
-            f"{told} is damaged ({error}): it tells which files of this folder were written by this job, and may be "
-            f"replaced. {target} is left as it is. Move it away, and run the job again."
+            f"{listing} is damaged ({error}): it lists the files that this job wrote and may replace. {target} is left "
+            "as it is. Move it away, and run the job again."
         ) from error
-    more = sorted(name for name in _files(target) - {*written, FILES} if not _of_nobody(target / name))
-    # Where another run has published meanwhile, the list was of the folder before.
-    return _not_written(target) if more and told.read_text() != text else more
+    more = sorted(name for name in _files(target) - {*written, FILES} if not _is_ignorable(target / name))
+    # If another run has published meanwhile, the listing was that of the folder before.
+    return _not_written(target) if more and listing.read_text() != text else more
 
 
-def _of_nobody(path: Path) -> bool:
-    # Hadoop's checksum of a mark, macOS's notes, what network mounts keep of a file that was removed while it was read.
+def _is_ignorable(path: Path) -> bool:
+    # Hadoop's checksum of a mark, macOS's notes, a network mount's copy of a file that was deleted while it was read.
     if path.name.startswith(_LEFT_BY_OTHERS) or (path.name[0] == "." and path.suffix == ".crc"):
         return True
     try:
         return path.name[0] in "._" and not path.is_symlink() and path.stat().st_size == 0
-    except FileNotFoundError:  # it has gone since
+    except FileNotFoundError:  # deleted since
         return True
 
 
 def _files(folder: Path) -> set[str]:
-    """All files below a folder, and links to wherever; names with the folders they lie in."""
+    """All files below a folder, and links to anywhere, as relative paths."""
 
     def stop(error: OSError) -> None:
         raise error
@@ -207,7 +193,7 @@ def _swap(new: Path, target: Path) -> None:
         new.rename(target)
         return
     if not _exchange(new, target):
-        # The file system cannot exchange two names in one step (some network mounts): for an instant there is none.
+        # Some network mounts cannot exchange two names in one step: for an instant neither folder has the name.
         old = new.with_name(new.name + _OLD)
         target.rename(old)
         new.rename(target)
@@ -225,9 +211,3 @@ def _exchange(a: Path, b: Path) -> bool:
     if code in (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP):
         return False
     raise OSError(code, os.strerror(code), str(a), None, str(b))
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

@@ -8,6 +8,7 @@ the blocks.
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any, Literal, Self
@@ -25,7 +26,7 @@ Placement = Literal["dense", "field"]
 
 @dataclass(frozen=True)
 class Bag:
-    """How a bag of values lies in its column: an array, or a text whose members a delimiter parts."""
+    """How a bag of values is stored in its column: an array, or a text with a delimiter between its members."""
 
     weights: str | None  # column of x, one for each member; 1 where there is none
     delimiter: str
@@ -47,7 +48,7 @@ class Field:
 
     @property
     def hashed(self) -> bool:
-        """Each value's id is its hash: there is no vocabulary to be out of."""
+        """Each value's id is its hash: there is no vocabulary."""
         return self.vocabulary is None and self.edges is None
 
     @property
@@ -62,7 +63,7 @@ class Field:
 
     @property
     def outputs(self) -> tuple[str, ...]:
-        """Names of the columns it becomes in the dataset: ids, and a bag's weights."""
+        """Names of its columns in the dataset: ids, and a bag's weights."""
         return (self.name,) if self.bag is None else (self.name, weights_name(self.name))
 
 
@@ -82,12 +83,12 @@ class Number:
 
     @property
     def outputs(self) -> tuple[str, ...]:
-        """Names of the columns it becomes in the dataset."""
+        """Names of its columns in the dataset."""
         return (self.name, flag_name(self.name)) if self.missing_flag else (self.name,)
 
 
 def flag_name(number: str) -> str:
-    """Name of the column that says 1.0 where a number is missing."""
+    """Name of the column that is 1.0 where a number is missing."""
     return f"{number}_missing"
 
 
@@ -98,7 +99,7 @@ def weights_name(bag: str) -> str:
 
 @dataclass(frozen=True)
 class Spec:
-    """Everything but the vocabulary's values that turns a raw row into ids and numbers."""
+    """Everything except the vocabulary's values that turns a raw row into ids and numbers."""
 
     key: tuple[str, ...]
     fields: tuple[Field, ...]
@@ -163,12 +164,8 @@ class Spec:
         return json.dumps({"format": SPEC_FORMAT, "fingerprint": self.fingerprint, **asdict(self)}, indent=1)
 
     @classmethod
-    def from_json(cls, text: str, where: str) -> Self:
-        """Read spec.json.
-
-        Raises:
-            DataError: not JSON, another format version, or a fingerprint that does not match the content.
-        """
+    def from_json(cls, text: str | bytes, where: str) -> Self:
+        """Read spec.json; raise DataError for another format version, or a fingerprint that does not match."""
         try:
             content: dict[str, Any] = json.loads(text)
             written_format, fingerprint = content.pop("format"), content.pop("fingerprint")
@@ -179,11 +176,8 @@ class Spec:
                 )
             spec = cls(
                 key=tuple(content["key"]),
-                fields=tuple(
-                    Field(**_tuples(field) | {"bag": field["bag"] and Bag(**field["bag"])})
-                    for field in content["fields"]
-                ),
-                numbers=tuple(Number(**_tuples(number)) for number in content["numbers"]),
+                fields=tuple(Field(**tuples(f) | {"bag": f["bag"] and Bag(**f["bag"])}) for f in content["fields"]),
+                numbers=tuple(Number(**tuples(number)) for number in content["numbers"]),
                 digests=tuple(content["digests"]),
                 negative_rate=content["negative_rate"],
                 ancestors=tuple(content["ancestors"]),
@@ -204,9 +198,10 @@ class Spec:
 
 
 def canonical_json(content: object) -> str:
-    """One text for one content: sorted keys, no white space; floats round-trip."""
+    """The same text for the same content: sorted keys, no white space; floats round-trip."""
     return json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
-def _tuples(content: dict[str, Any]) -> dict[str, Any]:
+def tuples(content: Mapping[str, Any]) -> dict[str, Any]:
+    """The same content with tuples for JSON's lists."""
     return {key: tuple(value) if isinstance(value, list) else value for key, value in content.items()}

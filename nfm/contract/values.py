@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from nfm.contract.arrays import content, nulls
 from nfm.contract.errors import DataError
+from nfm.contract.messages import quoted
 from nfm.contract.schema import Kind
 
 _NUMBER = re.compile(r"\s*[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d{1,3})?\s*", re.ASCII)
@@ -28,7 +29,7 @@ _SLICE = 1 << 16
 
 
 def kind_of(type_: pa.DataType) -> Kind | None:
-    """What a column of this Arrow type holds; None where it cannot be a category."""
+    """What a column of this Arrow type contains; None where it cannot be a category."""
     if pa.types.is_dictionary(type_):
         return kind_of(type_.value_type)
     if pa.types.is_string(type_) or pa.types.is_large_string(type_) or pa.types.is_string_view(type_):
@@ -43,7 +44,7 @@ def kind_of(type_: pa.DataType) -> Kind | None:
 
 
 def is_list(type_: pa.DataType) -> bool:
-    """Whether a column of this Arrow type holds arrays: a bag."""
+    """Whether a column of this Arrow type contains arrays: a bag."""
     return bool(pa.types.is_list(type_) or pa.types.is_large_list(type_) or pa.types.is_fixed_size_list(type_))
 
 
@@ -57,24 +58,21 @@ def distinct(values: pa.Array) -> pa.DictionaryArray:
 
 
 def decoded(values: pa.Array) -> pa.Array:
-    """The values themselves, where they may come as a dictionary."""
+    """The values themselves, decoded if they are a dictionary."""
     return values.dictionary_decode() if pa.types.is_dictionary(values.type) else values
 
 
 def canonical_text(values: pa.Array, kind: Kind, column: str) -> pa.Array:
-    """The canonical text of each value; null where the value is missing (null, NaN, ±inf).
+    """(N,) the canonical text (`large_string`) of each value; null where it is missing (null, NaN, ±inf).
 
     Args:
-        values: N values of one of the types that `kind_of` knows. Formatting a float, a decimal or a text as a number
+        values: N values of a type that `kind_of` knows. Formatting a float, a decimal or a text as a number
             costs microseconds: pass a dictionary's distinct values, not a column.
         kind: what the vocabulary was made from.
         column: its name, for the message.
 
-    Returns:
-        N texts (`large_string`).
-
     Raises:
-        DataError: a text that is no date, where the vocabulary holds dates.
+        DataError: a text that is not a date, where the vocabulary has dates; or invalid UTF-8.
     """
     type_ = values.type
     if pa.types.is_floating(type_):
@@ -95,7 +93,7 @@ def canonical_text(values: pa.Array, kind: Kind, column: str) -> pa.Array:
 
 
 def _check_utf8(texts: pa.Array, column: str) -> None:
-    """Parquet lets any bytes pass as text; the first place that has to read them as such would fail."""
+    """Raise DataError for invalid UTF-8: Parquet accepts any bytes as text, and the first reader would fail."""
     try:
         texts.validate(full=True)
     except pa.ArrowInvalid as error:
@@ -109,8 +107,8 @@ def _check_dates(texts: pa.Array, column: str) -> None:
     wrong = next((text for text in texts.to_pylist() if text is not None and not _DATE.fullmatch(text)), None)
     if wrong is not None:
         raise DataError(
-            f"Column '{column}' held dates when the vocabulary was made, and now holds the text {wrong!r}, which is "
-            "not written as 2026-11-20. Deliver the column as a date, or make the features and the model again."
+            f"Column '{column}' held dates when the vocabulary was made, and now holds the text {quoted(wrong)}, which "
+            "is not written as 2026-11-20. Deliver the column as a date, or make the features and the model again."
         )
 
 
@@ -147,8 +145,7 @@ def _boolean_text(text: str) -> str:
 def numbers(values: pa.Array, column: str) -> NDArray[np.float64]:
     """A numeric column as float64; NaN where the value is missing (null, NaN, ±inf, blank text).
 
-    Raises:
-        DataError: a text that is not a number, or a type that holds none; names the column and an example.
+    Raises DataError, with an example, for a text that is not a number, or a type without numbers.
     """
     if pa.types.is_dictionary(values.type):
         values = values.cast(values.type.value_type)
@@ -164,11 +161,7 @@ def numbers(values: pa.Array, column: str) -> NDArray[np.float64]:
 
 
 def check_number(column: str, type_: pa.DataType, where: str) -> None:
-    """A numeric column's type holds numbers, or texts that may be numbers.
-
-    Raises:
-        DataError: it holds neither.
-    """
+    """Raise DataError unless the type contains numbers, or texts that may be numbers."""
     if kind_of(type_) in (None, "date"):
         raise DataError(
             f"Column '{column}' of {where} is {type_}: a numeric column takes integers, floats, decimals, booleans or "
@@ -184,26 +177,22 @@ def _parse(values: pa.Array, column: str) -> NDArray[np.float64]:
             continue
         if not _NUMBER.fullmatch(text) and text.strip().lower().lstrip("+-") not in _NOT_A_NUMBER:
             raise DataError(
-                f"Column '{column}' is numeric, but holds the text {text!r}. Clean it in the source (source.where can "
-                "leave such rows out), or move the column to columns.categorical."
+                f"Column '{column}' is numeric, but holds the text {quoted(text)}. Clean it in the source "
+                "(source.where can leave such rows out), or move the column to columns.categorical."
             )
         parsed[i] = float(text)
     return parsed[dictionary_indices(encoded)]
 
 
 def dictionary_indices(encoded: pa.DictionaryArray) -> NDArray[np.int32]:
-    """(N,) where each value stands in the dictionary; a null stands behind its end."""
+    """(N,) the position of each value in the dictionary; for a null the position after its end."""
     # A dictionary of 128 values may come with 8-bit indices: the place behind it needs more.
     wide = encoded.indices.cast(pa.int32())
     return np.where(nulls(wide), np.int32(len(encoded.dictionary)), content(wide))
 
 
 def check_kind(column: str, type_: pa.DataType, where: str, bag: bool = False) -> Kind:
-    """What a categorical column holds; of a bag, what its members are.
-
-    Raises:
-        DataError: its type cannot be a category, or a bag of them.
-    """
+    """What a categorical column contains, or the members of a bag; DataError if it cannot be categories."""
     members = bag and is_list(type_)
     kind = kind_of(type_.value_type if members else type_)
     if kind is not None and (members or not bag or kind == "text"):
@@ -220,11 +209,7 @@ def check_kind(column: str, type_: pa.DataType, where: str, bag: bool = False) -
 
 
 def check_weights(column: str, type_: pa.DataType, where: str) -> None:
-    """A column of a bag's weights holds arrays of numbers, or texts that may be such.
-
-    Raises:
-        DataError: it holds neither.
-    """
+    """Raise DataError unless a column of a bag's weights contains arrays of numbers, or texts."""
     kind = kind_of(type_.value_type if is_list(type_) else type_)
     if kind != "text" and not (kind == "number" and is_list(type_)):
         raise DataError(
@@ -234,17 +219,9 @@ def check_weights(column: str, type_: pa.DataType, where: str) -> None:
 
 
 def check_same_values(column: str, trained: Kind, arrived: Kind, vocabulary: pa.Array | None, where: str) -> None:
-    """A column whose kind changed since training reads as the same values, or the job refuses.
+    """Raise DataError if a column's kind changed since training so that the same value would not find its id.
 
-    Args:
-        column: its name.
-        trained: what it held when the vocabulary was made.
-        arrived: what it holds now.
-        vocabulary: the field's values (`large_string`); None where there is none to look into: hashes and crosses.
-        where: the table, for the message.
-
-    Raises:
-        DataError: the same value would not find its id.
+    `vocabulary`: the field's values (`large_string`); None for hashes and crosses, which have none.
     """
     if arrived in (trained, "text"):
         return
@@ -255,7 +232,7 @@ def check_same_values(column: str, trained: Kind, arrived: Kind, vocabulary: pa.
         other = _not_canonical(vocabulary, arrived)
         if other is None:
             return
-        reason = f"the vocabulary holds the text {other!r}"
+        reason = f"the vocabulary holds the text {quoted(other)}"
     raise DataError(
         f"Column '{column}' of {where} now holds {arrived} values, but {reason}, so the same value would not find its "
         f"id. Deliver the column as {trained}, or make the features and the model again."
@@ -263,16 +240,9 @@ def check_same_values(column: str, trained: Kind, arrived: Kind, vocabulary: pa.
 
 
 def check_digits(column: str, type_: pa.DataType, vocabulary: pa.Array, where: str) -> None:
-    """A column of floats does not stand for integers that floats cannot tell apart: several would find one's id.
+    """Raise DataError if a column of floats stands for integers that floats cannot distinguish.
 
-    Args:
-        column: its name.
-        type_: its type now; of a bag, its list type.
-        vocabulary: the field's values, which were made from numbers.
-        where: the table, for the message.
-
-    Raises:
-        DataError: the vocabulary holds an integer that no float has.
+    `vocabulary`: the field's values (`large_string`), which were made from numbers.
     """
     if not pa.types.is_floating(type_.value_type if is_list(type_) or pa.types.is_dictionary(type_) else type_):
         return
@@ -291,9 +261,9 @@ def check_digits(column: str, type_: pa.DataType, vocabulary: pa.Array, where: s
 
 
 def _not_canonical(vocabulary: pa.Array, kind: Kind) -> str | None:
-    """A text that shows that values of this kind are not what the vocabulary holds.
+    """An example that shows that values of this kind are not what the vocabulary contains.
 
-    None where each text that can arrive this way is already written the canonical way, and there is one (or no text).
+    None where each text that can be read as this kind is written the canonical way, and there is one (or no text).
     """
     found = not len(vocabulary)
     # A large vocabulary is never in memory as a whole.
@@ -307,7 +277,7 @@ def _not_canonical(vocabulary: pa.Array, kind: Kind) -> str | None:
 
 
 def _reads_as(text: str, kind: Kind) -> str | None:
-    """The canonical text of the value of this kind that a text is read as; None where it is none."""
+    """The canonical text of a text that is read as this kind; None where it cannot be."""
     if kind == "number":
         return _number_text(text) if _NUMBER.fullmatch(text) else None
     if kind == "boolean":

@@ -7,12 +7,10 @@ Nothing that grows with the vocabulary is ever held in a process's own memory, n
 """
 
 import hashlib
-import shutil
-import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, Self
+from typing import Any, Self
 
 import numpy as np
 import pyarrow as pa
@@ -21,9 +19,10 @@ import pyarrow.parquet as pq
 from numpy.lib.format import open_memmap, write_array_header_1_0
 from numpy.typing import DTypeLike, NDArray
 
-from nfm.contract.arrays import arrow, content
+from nfm.contract.arrays import arrow, content, map_file, text_buffers
 from nfm.contract.errors import DataError
 from nfm.contract.hashing import hash64
+from nfm.contract.replace import making, replacing
 
 SCHEMA = pa.schema([("field", pa.string()), ("value", pa.large_string()), ("id", pa.int32()), ("count", pa.int64())])
 _VALUES = pa.schema([SCHEMA.field("value"), SCHEMA.field("count")])
@@ -38,73 +37,75 @@ def file(folder: Path, number: int) -> Path:
 
 
 def write(folder: Path, number: int, field: str, first_id: int, size: int, parts: Iterable[pa.Table]) -> str:
-    """Write one vocabulary, in memory for a part and a block of a million values.
+    """Write one vocabulary, in memory for one part and a block of a million values.
 
     Args:
         folder: the `encoding/` folder; it exists.
-        number: the vocabulary's place in `Spec.vocabularies`.
+        number: the vocabulary's position in `Spec.vocabularies`.
         field: the field it is made for.
         first_id: id of the first value (1 + oov_buckets).
-        size: how many values there are.
+        size: number of values.
         parts: tables with the columns `value` (texts without nulls, each once) and `count`, in the order of the ids.
             The files do not depend on where the parts are cut.
 
     Returns:
-        The vocabulary's digest, as `FieldIndex.digest` finds it again.
+        The vocabulary's digest, as `FieldIndex.digest` computes it.
     """
     index, table = folder / "index" / str(number), file(folder, number)
-    # A task may be tried again while the first attempt still runs: each has a folder of its own until it is done.
-    attempt = folder / "index" / f".{number}-{uuid.uuid4().hex}"
-    attempt.mkdir(parents=True)
     table.parent.mkdir(exist_ok=True)
-    slots = open_memmap(attempt / "slots.npy", "w+", np.int32, (max(2 * size, 1),))
-    hash_offsets, hash_text = hashlib.sha256(), hashlib.sha256()
-    written, end = 0, 0
-    with (
-        pq.ParquetWriter(attempt / table.name, SCHEMA) as people,
-        (attempt / "offsets.npy").open("wb") as offsets_file,
-        (attempt / "text.npy").open("wb") as text_file,
-    ):
-        _header(offsets_file, np.int64, size + 1)
-        _header(text_file, np.uint8, 0)
-        first = np.zeros(1, np.int64)
-        offsets_file.write(first.data)
-        hash_offsets.update(first.data)
-        for block in _blocks(parts):
-            texts = pa.concat_arrays(block["value"].chunks)
-            assert written + len(texts) <= size, f"vocabulary of '{field}': more than the {size} values told"
-            ids = np.arange(first_id + written, first_id + written + len(texts), dtype=np.int32)
-            people.write_table(pa.table([pa.repeat(field, len(texts)), texts, ids, block["count"]], schema=SCHEMA))
-            offsets, text = _buffers(texts)
-            ends = offsets[1:] + (end - offsets[0])
-            for out, digest, content in ((offsets_file, hash_offsets, ends), (text_file, hash_text, text)):
-                out.write(content.data)
-                digest.update(content.data)
-            _insert(slots, hash64(texts, _SEED), written)
-            written, end = written + len(texts), int(ends[-1])
-        assert written == size, f"vocabulary of '{field}': {written} values where {size} were told"
-        # NumPy pads the header, so that it has one length whatever the size.
-        text_file.seek(0)
-        _header(text_file, np.uint8, end)
-    slots.flush()
-    (attempt / table.name).replace(table)
-    try:
-        attempt.rename(index)
-    except OSError:  # an attempt has ended before, and has written the same
-        if not index.exists():
-            raise
-        shutil.rmtree(attempt)
-    return _digest(field, size, hash_offsets.digest(), hash_text.digest())
+    # A task may be tried again while the first attempt still runs.
+    with making(index) as attempt, replacing(table, shared=True) as for_people:
+        slots = open_memmap(attempt / "slots.npy", "w+", np.int32, (max(2 * size, 1),))
+        with (
+            pq.ParquetWriter(for_people, SCHEMA) as people,
+            _ArrayFile(attempt / "offsets.npy", np.int64) as all_offsets,
+            _ArrayFile(attempt / "text.npy", np.uint8) as all_text,
+        ):
+            written = 0
+            all_offsets.append(np.zeros(1, np.int64))
+            for block in _blocks(parts):
+                texts = pa.concat_arrays(block["value"].chunks)
+                assert written + len(texts) <= size, f"vocabulary of '{field}': more than {size} values"
+                ids = np.arange(first_id + written, first_id + written + len(texts), dtype=np.int32)
+                people.write_table(pa.table([pa.repeat(field, len(texts)), texts, ids, block["count"]], schema=SCHEMA))
+                offsets, text = text_buffers(texts)
+                all_offsets.append(offsets[1:] + (all_text.size - offsets[0]))
+                all_text.append(text)
+                _insert(slots, hash64(texts, _SEED), written)
+                written += len(texts)
+            assert written == size, f"vocabulary of '{field}': {written} values instead of {size}"
+        slots.flush()
+    return _digest(field, size, all_offsets.sha256.digest(), all_text.sha256.digest())
 
 
-def _header(out: BinaryIO, dtype: DTypeLike, size: int) -> None:
-    write_array_header_1_0(
-        out, {"descr": np.dtype(dtype).newbyteorder("<").str, "fortran_order": False, "shape": (size,)}
-    )
+class _ArrayFile:
+    """An .npy file that grows; its size enters the header when it is closed."""
+
+    def __init__(self, path: Path, dtype: DTypeLike) -> None:
+        self.size, self.sha256 = 0, hashlib.sha256()
+        self._dtype, self._file = np.dtype(dtype), path.open("wb")
+        self._write_header()
+
+    def append(self, values: NDArray[Any]) -> None:
+        self._file.write(values.data)
+        self.sha256.update(values.data)
+        self.size += len(values)
+
+    def _write_header(self) -> None:
+        header = {"descr": self._dtype.newbyteorder("<").str, "fortran_order": False, "shape": (self.size,)}
+        write_array_header_1_0(self._file, header)  # NumPy pads it to the same length for any size
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with self._file:
+            self._file.seek(0)
+            self._write_header()
 
 
 def _blocks(parts: Iterable[pa.Table]) -> Iterator[pa.Table]:
-    """The same rows, in blocks of one size: what is written must not depend on the parts."""
+    """The same rows in blocks of one size, because the files must not depend on the parts."""
     waiting = _VALUES.empty_table()
     for part in parts:
         waiting = pa.concat_tables([waiting, part.select(_VALUES.names).cast(_VALUES)])
@@ -136,13 +137,6 @@ def _digest(field: str, size: int, offsets: bytes, text: bytes) -> str:
     return hashlib.sha256(f"{field}\0{size}\0".encode() + offsets + text).hexdigest()
 
 
-def _buffers(texts: pa.Array) -> tuple[NDArray[np.int64], NDArray[np.uint8]]:
-    """(V + 1,) where each text begins and ends in its buffer, and the bytes of these texts."""
-    _, offsets_buffer, text_buffer = texts.buffers()
-    offsets = np.frombuffer(offsets_buffer, np.int64)[texts.offset : texts.offset + len(texts) + 1]
-    return offsets, np.frombuffer(text_buffer or b"", np.uint8)[offsets[0] : offsets[-1]]
-
-
 @dataclass(frozen=True)
 class FieldIndex:
     """One vocabulary: V values in the order of their ids, and the S slots of their hash table."""
@@ -153,7 +147,7 @@ class FieldIndex:
     def lookup(self, texts: pa.Array) -> NDArray[np.int32]:
         """(N,) positions of N texts (`large_string` without nulls); -1 where a text is not in the vocabulary.
 
-        The position of a value is its id less the field's `first_value`.
+        The position of a value is its id minus the field's `first_value`.
         """
         if len(texts) > _LOOKUP:  # so that a large batch needs no more memory than its positions
             starts = range(0, len(texts), _LOOKUP)
@@ -177,8 +171,8 @@ class FieldIndex:
         return positions
 
     def digest(self, field: str) -> str:
-        """SHA-256 over the name of the field the vocabulary was made for, its size, and its values in order."""
-        parts = (hashlib.sha256(array.data).digest() for array in _buffers(self.texts))
+        """SHA-256 over the name of the field, the number of values, and the values in order."""
+        parts = (hashlib.sha256(array.data).digest() for array in text_buffers(self.texts))
         return _digest(field, len(self.texts), *parts)
 
     def is_sound(self) -> bool:
@@ -202,15 +196,7 @@ class Vocabulary:
 
     @classmethod
     def load(cls, folder: Path, sizes: Mapping[str, int]) -> Self:
-        """Map the indices; nothing is read until a lookup needs it.
-
-        Args:
-            folder: the `encoding/` folder.
-            sizes: `Spec.vocabularies`.
-
-        Raises:
-            DataError: a file is missing, or its size is not what the specification says.
-        """
+        """Map the indices of these sizes (`Spec.vocabularies`); DataError for a missing file or another size."""
         indices = enumerate(sizes.items())
         return cls({name: _load(folder / "index" / str(number), size) for number, (name, size) in indices})
 
@@ -225,13 +211,6 @@ def _load(folder: Path, size: int) -> FieldIndex:
 
 def _map(path: Path, dtype: DTypeLike, size: int) -> NDArray[Any]:
     try:
-        empty = path.stat().st_size <= 128  # a header of 128 bytes and no content: nothing to map
-        array = np.asarray(np.load(path, mmap_mode=None if empty else "r", allow_pickle=False))
-    except (OSError, EOFError, ValueError) as error:
-        raise DataError(f"{path} cannot be read ({error}). Restore the file, or run the features job again.") from error
-    if array.shape != (size,) or array.dtype != dtype:
-        raise DataError(
-            f"{path} holds {array.dtype} {array.shape} where spec.json and the other arrays ask for {np.dtype(dtype)} "
-            f"{(size,)}. Restore the file, or run the features job again."
-        )
-    return array
+        return map_file(path, dtype, (size,))
+    except ValueError as error:
+        raise DataError(f"{path} {error}. Restore the file, or run the features job again.") from error

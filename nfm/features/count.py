@@ -51,19 +51,19 @@ def count(
 
     Args:
         scan: the raw table.
-        label: the label.
-        parts: what to count; the label itself is counted as part 0, and these from 1 on.
-        vocabularies: the parts that make a vocabulary, by its number.
+        label: the label, counted as part 0.
+        parts: what else to count, as parts 1, 2, …
+        vocabularies: the parts of each vocabulary.
         split: how rows are split.
-        target: a folder that is made. `runs` are the values that occur in the train fold, as `features.runs` has them.
+        target: a new folder; its `runs` are the values that occur in the train fold, as `features.runs` has them.
 
     Returns:
         Rows as `features.sums.summary` makes them.
     """
     spark = scan.table.sparkSession
     needed = dict.fromkeys([label.column, *(c for part in parts for c in read_by(part)), *split.columns])
-    # What meets in one task has to fit there: with two buckets a split, it is less than what a task reads. How much
-    # comes through Spark nobody knows before: buckets are many then, and Spark gives a task as many as are small.
+    # What meets in one task has to fit there: with two buckets a split, it is less than what a task reads. Without
+    # splits the size is unknown: buckets are many then, and Spark gives a task several small ones.
     splits = len(scan.splits)
     buckets = 2 * splits or int(spark.conf.get("spark.sql.shuffle.partitions") or 200)
     # The closures take these small values and nothing else.
@@ -79,8 +79,8 @@ def count(
             runs.write(target / "runs", f"{task.partitionId():06}", ranked(rows, the_vocabularies))
         return summary(rows)
 
-    # Counts travel in packets: Spark moves and sorts a few large rows, not a million small ones. What they come to is
-    # written by the task that has added it up; only a summary goes back to Spark.
+    # Counts travel in packets: Spark moves and sorts a few large rows, not a million small ones. The task that adds
+    # them up writes the sums; only a summary goes back to Spark.
     packets = scan.map(needed, counted, "bucket int, packet binary")
     together = packets.repartition(buckets, "bucket") if splits else packets.repartition("bucket")
     write_scratch(together.mapInArrow(summed, SUMMARY_DDL).write, target / "summary")
@@ -88,7 +88,7 @@ def count(
 
 
 def meeting(parts: int, vocabularies: Sequence[Sequence[int]]) -> NDArray[np.uint64]:
-    """(parts + 1,) for each part the first of those whose values it shares: equal values of them have one bucket."""
+    """(parts + 1,) for each part the first one that shares its vocabulary: their equal values go to one bucket."""
     meets = np.arange(parts + 1, dtype=np.uint64)
     for shared in vocabularies:
         meets[list(shared)] = shared[0]
@@ -171,7 +171,7 @@ def _count_values(part: int, values: Values, groups: NDArray[np.int64]) -> pa.Re
 def _count_numbers(
     part: int, x: NDArray[np.float64], groups: NDArray[np.int64], found: dict[int, Cells]
 ) -> Iterator[pa.RecordBatch]:
-    """Missing ones at once; the others are merged into what was found so far."""
+    """Yield the missing ones; merge the others into `found`."""
     x, groups = (x[groups != LEFT_OUT], groups[groups != LEFT_OUT]) if LEFT_OUT in groups else (x, groups)
     present = ~np.isnan(x)
     yield _rows(part, np.bincount(groups[~present], minlength=_GROUPS)[np.newaxis])

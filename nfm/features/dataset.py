@@ -1,4 +1,4 @@
-"""The feature job's work: count, learn the encoding, encode every row, publish dataset and encoding together."""
+"""The feature job: count, learn the encoding, encode every row, publish dataset and encoding together."""
 
 import json
 import logging
@@ -13,7 +13,6 @@ import pyarrow as pa
 from pyspark.sql import SparkSession
 
 from nfm.config.settings import Config
-from nfm.contract.cells import EXACT
 from nfm.contract.columns import check_categorical, check_columns
 from nfm.contract.encoder import Encoding
 from nfm.contract.errors import DataError
@@ -22,13 +21,7 @@ from nfm.contract.schema import DATASET_MARKER, Kind
 from nfm.contract.values import check_kind, check_number
 from nfm.features import vocabularies
 from nfm.features.encode import RawColumns, encode
-from nfm.features.encoding import (
-    bag_of,
-    check_growth,
-    grown,
-    number_part,
-    specify,
-)
+from nfm.features.encoding import bag_of, check_growth, grown, number_part, specify
 from nfm.features.labels import Label, check_task, open_label
 from nfm.features.report import facts
 from nfm.features.report.page import write as write_report
@@ -44,30 +37,31 @@ ENCODING_MARKER = "spec.json"
 
 @dataclass(frozen=True)
 class Growth:
-    """What `--grow-from` says."""
+    """The options `--grow-from` and `--refresh-numbers`."""
 
-    folder: Path  # the encoding/ that is to grow
-    refresh_numbers: bool  # learn the numbers anew; kept as they are otherwise
+    folder: Path  # the encoding/ to grow from
+    refresh_numbers: bool  # learn the numbers again instead of keeping them
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """What is known before any work: the table fits the settings."""
+    """A table that was checked against the settings."""
 
     scan: Scan
     split: Split
     label: Label
-    kinds: Mapping[str, Kind]  # what each categorical column holds
+    kinds: Mapping[str, Kind]  # of each categorical column
     growth: Growth | None
-    old: Encoding | None
+    old: Encoding | None  # the encoding to grow from
+
+    @property
+    def old_classes(self) -> tuple[str, ...]:
+        """Classes of the encoding to grow from."""
+        return self.old.spec.classes if self.old else ()
 
 
 def prepare(spark: SparkSession, config: Config, growth: Growth | None = None) -> Prepared:
-    """Look at the table's columns, and at the encoding that is to grow.
-
-    Raises:
-        DataError: a column is missing or of a type that its use does not allow; or the encoding cannot grow so.
-    """
+    """Check the table's columns, and the encoding to grow from, before any work; DataError if one does not fit."""
     columns, where = config.columns, str(config.source)
     for folder, marker in ((config.encoding_folder, ENCODING_MARKER), (config.dataset_folder, DATASET_MARKER)):
         check_ours(folder, marker)
@@ -89,28 +83,9 @@ def prepare(spark: SparkSession, config: Config, growth: Growth | None = None) -
         return wanted
 
     scan = open_scan(spark, config.source, needed)
-    schema = scan.schema
-    label = open_label(columns.label, schema.field(columns.label).type, config.model.task, where)
-    kinds: dict[str, Kind] = {}
-    for name, field in columns.categorical.items():
-        kinds |= check_categorical(field.columns(name), bag_of(field), schema, where)
-    for name, field in columns.categorical.items():
-        if field.share_with is not None:
-            owner = columns.categorical[field.share_with].columns(field.share_with)[0]
-            _check_shared(name, kinds[field.columns(name)[0]], owner, kinds[owner], where)
-    for name in (*columns.key, *split.by):
-        if pa.types.is_nested(schema.field(name).type):
-            raise DataError(
-                f"Column '{name}' of {where} is {schema.field(name).type}: a key, or what a row's fold is decided by, "
-                "is one plain value. Take another column, or make one of it in the source."
-            )
-    for name in (*config.dataset.partition_by, *([split.column] if split.column else [])):
-        check_kind(name, schema.field(name).type, where)
-    for column in [s.column or name for name, s in columns.numeric.items()] + list(weight):
-        check_number(column, schema.field(column).type, where)
-    for bound in (split.valid_from, split.test_from):
-        if split.time is not None and bound is not None:
-            moment(bound, schema.field(split.time).type, split.time)
+    label = open_label(columns.label, scan.schema.field(columns.label).type, config.model.task, where)
+    kinds = _categorical_kinds(config, scan.schema)
+    _check_others(config, split, scan.schema)
     old = None
     if growth is not None:
         old = Encoding.load(growth.folder)
@@ -120,47 +95,76 @@ def prepare(spark: SparkSession, config: Config, growth: Growth | None = None) -
     return Prepared(scan, split, label, kinds, growth, old)
 
 
-def _check_shared(name: str, mine: Kind, owner: str, other: Kind, where: str) -> None:
-    if mine != other:
-        raise DataError(
-            f"Field '{name}' of {where} shares its vocabulary with column '{owner}', but holds {mine} values where "
-            f"that holds {other}: the same value would not be the same text. Cast one of them in the source."
-        )
+def _categorical_kinds(config: Config, schema: pa.Schema) -> dict[str, Kind]:
+    fields, where = config.columns.categorical, str(config.source)
+    kinds: dict[str, Kind] = {}
+    for name, field in fields.items():
+        kinds |= check_categorical(field.columns(name), bag_of(field), schema, where)
+    for name, field in fields.items():
+        if field.share_with is None:
+            continue
+        owner = fields[field.share_with].columns(field.share_with)[0]
+        mine, other = kinds[field.columns(name)[0]], kinds[owner]
+        if mine != other:
+            raise DataError(
+                f"Field '{name}' of {where} shares its vocabulary with column '{owner}', but holds {mine} values where "
+                f"that holds {other}: the same value would not be the same text. Cast one of them in the source."
+            )
+    return kinds
+
+
+def _check_others(config: Config, split: Split, schema: pa.Schema) -> None:
+    """Check the types of all columns except the label and the categorical ones."""
+    columns, where = config.columns, str(config.source)
+    for name in (*columns.key, *split.by):
+        if pa.types.is_nested(schema.field(name).type):
+            raise DataError(
+                f"Column '{name}' of {where} is {schema.field(name).type}: a key, or what a row's fold is decided by, "
+                "is one plain value. Take another column, or make one of it in the source."
+            )
+    for name in (*config.dataset.partition_by, *([split.column] if split.column else [])):
+        check_kind(name, schema.field(name).type, where)
+    for column in [s.column or name for name, s in columns.numeric.items()] + [columns.weight]:
+        if column is not None:
+            check_number(column, schema.field(column).type, where)
+    for bound in (split.valid_from, split.test_from):
+        if split.time is not None and bound is not None:
+            moment(bound, schema.field(split.time).type, split.time)
 
 
 def build(spark: SparkSession, config: Config, prepared: Prepared | None = None) -> Mapping[str, Any]:
-    """Raw table → `dataset/` and `encoding/`.
+    """Raw table → `dataset/` and `encoding/`; calls `prepare` unless given its result. Returns the statistics.
 
-    Args:
-        spark: the session.
-        config: the settings.
-        prepared: what `prepare` returned; it is called unless given.
-
-    Returns:
-        The statistics that stand in encoding/statistics.json.
-
-    Raises:
-        DataError: the table breaks its contract; nothing is published then.
+    Raises DataError if the table breaks its contract; nothing is published then.
     """
     prepared = prepared or prepare(spark, config)
-    scan, split, where, columns = prepared.scan, prepared.split, str(config.source), config.columns
-    # The places are taken before the work: a run that meets another one, or a folder that is not ours, says so at once.
+    # The folders are locked before the work: a conflict with another run or with files of others shows at once.
     with (
-        told_plainly(where),
-        publish(config.encoding_folder, ENCODING_MARKER) as encoding_staging,
-        publish(config.dataset_folder, DATASET_MARKER) as dataset_staging,
-        ThreadPoolExecutor() as pool,
+        told_plainly(str(config.source)),
+        publish(config.encoding_folder, ENCODING_MARKER) as encoding,
+        publish(config.dataset_folder, DATASET_MARKER) as dataset,
     ):
-        scratch = encoding_staging / "_scratch"
-        log.info("counting the values of %s", where)
-        counted = facts.Counted.of(scan, config, prepared.label, prepared.kinds, split, scratch / "counts")
-        log.info("ranking the values of %s fields", len(columns.categorical))
-        grow_from = (prepared.growth.folder, prepared.old) if prepared.growth and prepared.old else None
+        statistics = _build(spark, config, prepared, encoding, dataset)
+        (encoding / "statistics.json").write_text(json.dumps(statistics, indent=1, allow_nan=False))
+        write_report(encoding / "report.html", statistics)
+        marker = {"encoding_fingerprint": statistics["fingerprint"], "rows": statistics["rows"]}
+        (dataset / DATASET_MARKER).write_text(json.dumps(marker | {"settings": config.of_dataset}, indent=1))
+        check_ours(config.encoding_folder, ENCODING_MARKER)  # before the dataset is swapped in: they belong together
+    return statistics
+
+
+def _build(spark: SparkSession, config: Config, prepared: Prepared, encoding: Path, dataset: Path) -> dict[str, Any]:
+    """Count, learn the specification and encode, into two folders; returns the statistics."""
+    scan, split, label, columns = prepared.scan, prepared.split, prepared.label, config.columns
+    scratch = encoding / "_scratch"
+    log.info("counting the values of %s", config.source)
+    counted = facts.Counted.of(scan, config, label, prepared.kinds, split, scratch / "counts")
+    log.info("ranking the values of %s fields", len(columns.categorical))
+    grow_from = (prepared.growth.folder, prepared.old) if prepared.growth and prepared.old else None
+    with ThreadPoolExecutor() as pool:
         # What only the report needs is summed up beside the work that leaves Spark's cores idle.
-        making = pool.submit(vocabularies.make, spark, counted.runs, counted.recipes, encoding_staging, grow_from)
-        old_classes = prepared.old.spec.classes if prepared.old else ()
-        summed = facts.Summed.of(counted, config, prepared.label, old_classes)
-        rows = summed.labels.rows
+        making = pool.submit(vocabularies.make, spark, counted.runs, counted.recipes, encoding, grow_from)
+        summed = facts.Summed.of(counted, config, label, prepared.old_classes)
         valued = pool.submit(facts.of_values, counted.counts, summed.labels)
         made, growths = making.result()
         cells = {name: summed.cells.get(counted.places[number_part(name)]) for name in columns.numeric}
@@ -168,28 +172,19 @@ def build(spark: SparkSession, config: Config, prepared: Prepared | None = None)
         spec = specify(columns, prepared.kinds, made, distributions, split.negative_rate, summed.labels.classes)
         if prepared.growth and prepared.old:
             spec = grown(spec, prepared.old, prepared.growth.refresh_numbers)
-        (encoding_staging / ENCODING_MARKER).write_text(spec.to_json())
+        (encoding / ENCODING_MARKER).write_text(spec.to_json())
 
+        rows, folders = summed.labels.rows, config.dataset.partition_by
         log.info("encoding %s rows", f"{sum(rows.values()):,}")
-        raw = RawColumns(
-            columns.key_names(config.dataset.partition_by),
-            prepared.label,
-            columns.weight,
-            config.dataset.partition_by,
-        )
-        few = {name for name, found in cells.items() if found is None or found.bits == EXACT}
-        encoded = encode(spark, scan, spec, encoding_staging, raw, split, few, dataset_staging)
+        raw = RawColumns(columns.key_names(folders), label, columns.weight, folders)
+        few = {name for name, found in cells.items() if found is None or found.exact}
+        encoded = encode(spark, scan, spec, encoding, raw, split, few, dataset)
         if encoded.rows != rows:
             raise DataError(
-                f"{where} changed while it was read: {sum(rows.values())} rows were counted, and then "
+                f"{config.source} changed while it was read: {sum(rows.values())} rows were counted, and then "
                 f"{sum(encoded.rows.values())} encoded. The old dataset was left as it was; run the job again."
             )
         values = valued.result()
-        statistics = facts.gather(config, scan, spec, counted, summed, values, encoded, distributions, made, growths)
-        shutil.rmtree(scratch)
-        (encoding_staging / "statistics.json").write_text(json.dumps(statistics, indent=1, allow_nan=False))
-        write_report(encoding_staging / "report.html", statistics)
-        marker = {"encoding_fingerprint": spec.fingerprint, "rows": rows, "settings": config.of_dataset}
-        (dataset_staging / DATASET_MARKER).write_text(json.dumps(marker, indent=1))
-        check_ours(config.encoding_folder, ENCODING_MARKER)  # before the dataset is swapped in: they belong together
+    statistics = facts.gather(config, scan, spec, counted, summed, values, encoded, distributions, made, growths)
+    shutil.rmtree(scratch)
     return statistics

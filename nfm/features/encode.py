@@ -42,7 +42,7 @@ class RawColumns:
 
 @dataclass(frozen=True)
 class Encoded:
-    """What the encoder met, by fold."""
+    """Counts of what the encoder met, by fold."""
 
     rows: Mapping[str, int]
     left_out: int  # negatives that the train fold does without
@@ -65,11 +65,11 @@ def encode(
     Args:
         spark: the session.
         scan: the raw table.
-        spec: of the encoding.
-        encoding_folder: where the workers find it, and map it.
-        raw: what goes along.
+        spec: the encoding's specification.
+        encoding_folder: the folder that the workers map.
+        raw: columns carried along.
         split: how rows are split.
-        few: numbers of few values.
+        few: the numbers that have few values.
         target: an existing, empty folder that every machine sees.
     """
     written = target / "_written"
@@ -79,7 +79,7 @@ def encode(
 
     # The closure takes small values: a worker maps the encoding from its folder.
     def encoded(all_rows: Iterator[Rows]) -> Iterator[pa.RecordBatch]:
-        writer, counts = Writer(written, layout), Counter[tuple[str, str, str]]()
+        writer, counts = Writer(written, layout), Counter[str]()
         encode_rows(all_rows, load_once(encoding_folder, fingerprint), raw, split, writer, counts)
         yield _tell(writer.close(), counts)
 
@@ -97,9 +97,9 @@ def encode_rows(
     raw: RawColumns,
     split: Split,
     writer: Writer,
-    counts: Counter[tuple[str, str, str]],
+    counts: Counter[str],
 ) -> None:
-    """Encode one task's rows into a writer, and count (what, name, fold); needs no Spark."""
+    """Encode one task's rows into a writer, and count by `what\tname\tfold`; needs no Spark."""
     for rows in all_rows:
         of_rows = labels.read(rows, raw.label)
         fold = folds(split, rows, of_rows.is_zero)
@@ -117,14 +117,12 @@ def encode_rows(
         add_by_folder(writer, table, [f"fold={name}" for name in FOLDS], fold, partitions, "dataset.partition_by")
 
 
-def _count(
-    spec: Spec, columns: Mapping[str, Any], fold: NDArray[np.int8], counts: Counter[tuple[str, str, str]]
-) -> None:
+def _count(spec: Spec, columns: Mapping[str, Any], fold: NDArray[np.int8], counts: Counter[str]) -> None:
     def add(what: str, name: str, of_fold: NDArray[np.int8]) -> None:
         for name_of_fold, n in zip(FOLDS, np.bincount(of_fold[of_fold >= 0], minlength=len(FOLDS)), strict=True):
-            counts[what, name, name_of_fold] += int(n)
+            counts[f"{what}\t{name}\t{name_of_fold}"] += int(n)
 
-    counts["left_out", "", ""] += int(np.count_nonzero(fold == LEFT_OUT))
+    counts["left_out\t\t"] += int(np.count_nonzero(fold == LEFT_OUT))
     add("rows", "", fold)
     for field in spec.fields:
         ids, of_value = columns[field.name], fold
@@ -144,11 +142,10 @@ def _layout(spec: Spec, raw: RawColumns, few: Collection[str]) -> Layout:
     return Layout(("label", "weight", *plain, *members, *numbers), tuple(raw.key))
 
 
-def _tell(files: Sequence[File], counts: Mapping[tuple[str, str, str], int]) -> pa.RecordBatch:
-    """A row a file, and one with the counts."""
+def _tell(files: Sequence[File], counts: Mapping[str, int]) -> pa.RecordBatch:
+    """A row for each file, and one with the counts."""
     batch = told(files)
-    texts = [("\t".join(key), n) for key, n in counts.items()]
-    rows = [{**row, "counts": None} for row in batch.to_pylist()] + [{"counts": texts}]
+    rows = [{**row, "counts": None} for row in batch.to_pylist()] + [{"counts": list(counts.items())}]
     return pa.RecordBatch.from_pylist(rows, pa.schema([*FILES, ("counts", pa.map_(pa.string(), pa.int64()))]))
 
 

@@ -1,11 +1,12 @@
 """Counts → the encoding's specification: what each field and number becomes, learned from the train fold."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, replace
 
 from nfm.config.columns import Categorical, Columns
 from nfm.contract.encoder import Encoding
 from nfm.contract.errors import DataError
+from nfm.contract.messages import differences, listed
 from nfm.contract.schema import Bag, Field, Kind, Spec
 from nfm.features.count import Part
 from nfm.features.statistics import Distribution, bucket_edges, transformation
@@ -13,9 +14,9 @@ from nfm.features.vocabularies import Made, Recipe
 
 
 def parts(columns: Columns, kinds: Mapping[str, Kind]) -> list[Part]:
-    """What has to be counted, for a table whose categorical columns are of these kinds.
+    """What to count, for a table whose categorical columns are of these kinds.
 
-    A hashed field is not: it has no vocabulary, and may have more values than anybody wants to count.
+    Hashed fields are left out: they have no vocabulary, and may have too many values to count.
     """
     counted = [Part(WEIGHT, (columns.weight,))] if columns.weight is not None else []
     counted += [
@@ -40,12 +41,12 @@ def number_part(name: str) -> str:
 
 
 def bag_of(field: Categorical) -> Bag | None:
-    """The settings of a bag as the specification holds them."""
+    """The settings of a bag as the specification has them."""
     return Bag(field.weights, field.delimiter, field.max_length) if field.bag else None
 
 
 def recipes(columns: Columns, places: Mapping[str, int]) -> list[Recipe]:
-    """Which vocabularies there are to make, from the places of the parts that were counted."""
+    """The vocabularies to make, from the places of the parts that were counted."""
     sharing: dict[str, list[str]] = {}  # in the order of their first use, as in Spec.vocabularies
     for name, field in columns.categorical.items():
         if field.hash_buckets is None:
@@ -65,40 +66,52 @@ def specify(
     negative_rate: float,
     classes: tuple[str, ...] = (),
 ) -> Spec:
-    """The specification.
+    """Build the specification.
 
     Args:
         columns: the settings.
-        kinds: what each categorical column holds.
+        kinds: what each categorical column contains.
         made: the vocabularies, by the fields they were made for.
         distributions: each number's values in the train fold.
         negative_rate: share of the train fold's negatives that was kept.
         classes: of a multiclass label.
     """
-    fields, numbers = [], []
+    edges = {
+        name: bucket_edges(number.buckets, distributions[name])
+        for name, number in columns.numeric.items()
+        if number.buckets is not None
+    }
+    return Spec(
+        columns.key,
+        tuple(_fields(columns, kinds, {name: one.size for name, one in made.items()}, edges)),
+        tuple(transformation(n, s, distributions[n]) for n, s in columns.numeric.items() if s.buckets is None),
+        tuple(one.digest for one in made.values()),
+        negative_rate,
+        classes=classes,
+    )
+
+
+def _fields(
+    columns: Columns, kinds: Mapping[str, Kind], sizes: Mapping[str, int], edges: Mapping[str, tuple[float, ...]]
+) -> Iterator[Field]:
+    """The fields, of vocabularies of these sizes and buckets with these edges."""
     for name, settings in columns.categorical.items():
-        raw = settings.columns(name)
+        raw, owner = settings.columns(name), settings.share_with or name
         of_kinds, bag = tuple(kinds[column] for column in raw), bag_of(settings)
         if settings.hash_buckets is not None:
-            fields.append(Field(name, raw, of_kinds, settings.hash_buckets, 0, None, None, bag))
+            yield Field(name, raw, of_kinds, settings.hash_buckets, 0, None, None, bag)
         else:
-            owner = settings.share_with or name
             buckets = columns.categorical[owner].oov_buckets
-            fields.append(Field(name, raw, of_kinds, buckets, made[owner].size, owner, None, bag))
-    for name, number in columns.numeric.items():
-        if number.buckets is None:
-            numbers.append(transformation(name, number, distributions[name]))
-        else:
-            edges = bucket_edges(number.buckets, distributions[name])
-            fields.append(Field(name, (number.column or name,), ("number",), 0, len(edges) + 1, None, edges))
-    digests = tuple(one.digest for one in made.values())
-    return Spec(columns.key, tuple(fields), tuple(numbers), digests, negative_rate, classes=classes)
+            yield Field(name, raw, of_kinds, buckets, sizes[owner], owner, None, bag)
+    for name, inner in edges.items():
+        column = columns.numeric[name].column or name
+        yield Field(name, (column,), ("number",), 0, len(inner) + 1, None, inner)
 
 
 def grown(new: Spec, old: Encoding, refresh_numbers: bool) -> Spec:
-    """The new specification as one that grew from the old: ids stay, and numbers unless they are to be refreshed.
+    """The new specification as one that grew from the old: ids stay, and numbers unless they are refreshed.
 
-    Buckets of a number are ids, and keep their edges in any case.
+    Buckets of a number are ids, and always keep their edges.
     """
     fields = [
         replace(field, edges=before.edges, values=before.values) if field.edges is not None else field
@@ -112,61 +125,40 @@ def grown(new: Spec, old: Encoding, refresh_numbers: bool) -> Spec:
 def check_growth(
     columns: Columns, kinds: Mapping[str, Kind], old: Spec, where: str, refresh_numbers: bool = False
 ) -> None:
-    """The settings make the same fields as the encoding that is to grow; and the same numbers, where these are kept.
+    """Raise DataError unless the settings make the same fields, and the same numbers unless they are refreshed.
 
-    Raises:
-        DataError: they do not; names the first difference.
+    The message names the differences.
     """
-    now = [
-        (name, s.columns(name), tuple(kinds[c] for c in s.columns(name)), bag_of(s), *_ids(columns, s, name))
-        for name, s in columns.categorical.items()
-    ]
-    now += [(n, (s.column or n,), ("number",), None, None, 0) for n, s in columns.numeric.items() if s.buckets]
-    then = [(f.name, f.columns, f.kinds, f.bag, f.vocabulary, f.oov_buckets) for f in old.fields]
-    numbers = [
-        (n, s.column or n, s.as_, s.missing_flag, refresh_numbers or (s.scale == "log1p", s.clip is not None))
-        for n, s in columns.numeric.items()
+    no_sizes = dict.fromkeys(columns.categorical, 0)
+    no_edges: dict[str, tuple[float, ...]] = {name: () for name, s in columns.numeric.items() if s.buckets}
+    now = {field.name: _fixed(field) for field in _fields(columns, kinds, no_sizes, no_edges)}
+    _check_same("fields", {field.name: _fixed(field) for field in old.fields}, now, where)
+    numbers: dict[str, dict[str, object]] = {
+        name: {"column": s.column or name, "as": s.as_, "missing_flag": s.missing_flag}
+        | ({} if refresh_numbers else {"log1p": s.scale == "log1p", "clip": s.clip is not None})
+        for name, s in columns.numeric.items()
         if not s.buckets
-    ]
-    numbers_then = [
-        (n.name, n.column, n.placement, n.missing_flag, refresh_numbers or (n.log1p, n.clip is not None))
+    }
+    numbers_then: dict[str, dict[str, object]] = {
+        n.name: {"column": n.column, "as": n.placement, "missing_flag": n.missing_flag}
+        | ({} if refresh_numbers else {"log1p": n.log1p, "clip": n.clip is not None})
         for n in old.numbers
-    ]
-    _check_same("fields", ("columns", "kinds", "bag", "share_with", "buckets"), now, then, where)
-    _check_same("numbers", ("column", "as", "missing_flag", "log1p and clip"), numbers, numbers_then, where)
+    }
+    _check_same("numbers", numbers_then, numbers, where)
 
 
-def _ids(columns: Columns, settings: Categorical, name: str) -> tuple[str | None, int]:
-    if settings.hash_buckets is not None:
-        return None, settings.hash_buckets
-    owner = settings.share_with or name
-    return owner, columns.categorical[owner].oov_buckets
+def _fixed(field: Field) -> dict[str, object]:
+    """What must stay the same for the field's ids to keep their meaning."""
+    return {key: value for key, value in asdict(field).items() if key not in ("name", "values", "edges")}
 
 
-def _check_same(
-    what: str,
-    settings: Sequence[str],
-    now: Sequence[tuple[object, ...]],
-    then: Sequence[tuple[object, ...]],
-    where: str,
-) -> None:
-    if list(now) == list(then):
-        return
-    changes = [
-        f"{was[0]!r}: {setting} was {_shown(before)} and is {_shown(after)}"
-        for was, is_ in zip(then, now, strict=False)
-        if was[0] == is_[0]
-        for setting, before, after in zip(settings, was[1:], is_[1:], strict=True)
-        if before != after
-    ]
-    names = [", ".join(str(one[0]) for one in ones) or "none" for ones in (then, now)]
-    different = "; ".join(changes) or f"there were {names[0]} and are {names[1]}"
-    raise DataError(
-        f"The encoding in {where} cannot grow: its {what} are not those of the configuration ({different}). An id or a "
-        "number that meant one thing must not come to mean another. Put the settings back, or make the features anew, "
-        "without --grow-from."
-    )
-
-
-def _shown(setting: object) -> str:
-    return ", ".join(map(str, setting)) if isinstance(setting, tuple) else str(setting)
+def _check_same(what: str, then: Mapping[str, object], now: Mapping[str, object], where: str) -> None:
+    changed = listed(differences(then, now), "; ")
+    if not changed and list(then) != list(now):
+        changed = f"their order was {', '.join(then)} and is {', '.join(now)} now"
+    if changed:
+        raise DataError(
+            f"The encoding in {where} cannot grow: its {what} are not those of the configuration ({changed}). An id or "
+            "a number that meant one thing must not come to mean another. Put the settings back, or make the features "
+            "again without --grow-from."
+        )

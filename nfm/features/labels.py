@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from nfm.contract.cells import Cells
 from nfm.contract.columns import Rows, Values, field_values
 from nfm.contract.errors import DataError
+from nfm.contract.messages import CORRECT_ROWS, quoted
 from nfm.contract.schema import FOLDS, Kind
 from nfm.contract.values import dictionary_indices, distinct, kind_of, numbers
 from nfm.features.statistics import Distribution, number_facts
@@ -31,12 +32,10 @@ _TAKES: dict[Task, str] = {
     "regression": "finite numbers that 32-bit floats can hold",
     "multiclass": "a text, number, boolean or date in every row",
 }
-_ADVICE = "Correct them, or leave such rows out with source.where."
-_LONGEST = 60  # letters of a label in a message
 
 
 class Label(NamedTuple):
-    """The label's column, what it holds, and what for."""
+    """The label's column, what it contains, and the task."""
 
     column: str
     kind: Kind
@@ -54,7 +53,7 @@ class LabelRows(NamedTuple):
 
 @dataclass(frozen=True)
 class Labels:
-    """What the counts say of the labels."""
+    """Facts of the labels, from their counts."""
 
     rows: dict[str, int]  # by fold
     positive: dict[str, int]  # rows of label 1, by fold; none where the task is not binary
@@ -64,11 +63,7 @@ class Labels:
 
 
 def open_label(column: str, type_: pa.DataType, task: Task, where: str) -> Label:
-    """Before any work: the label, if its column's type can hold what the task takes.
-
-    Raises:
-        DataError: it cannot.
-    """
+    """Return the label; raise DataError if its column's type cannot hold what the task takes."""
     kind = kind_of(type_)
     if kind is None or (task == "regression" and kind not in ("number", "text")):
         other = " If it is a category, that is model.task: binary or multiclass." if kind else ""
@@ -80,11 +75,7 @@ def open_label(column: str, type_: pa.DataType, task: Task, where: str) -> Label
 
 
 def check_task(task: Task, classes: Sequence[str], where: str) -> None:
-    """Before any work: an encoding with these classes can grow by rows of this task.
-
-    Raises:
-        DataError: it has classes and the task none, or the other way round.
-    """
+    """Raise DataError unless an encoding with these classes can grow by rows of this task."""
     if bool(classes) != (task == "multiclass"):
         was = f"the {len(classes)} classes of a multiclass task" if classes else "no classes"
         raise DataError(
@@ -94,11 +85,7 @@ def check_task(task: Task, classes: Sequence[str], where: str) -> None:
 
 
 def read(rows: Rows, label: Label) -> LabelRows:
-    """The labels of N rows, right and wrong ones.
-
-    Raises:
-        DataError: a text that is no number, in a regression.
-    """
+    """Read the labels of N rows, right and wrong ones; DataError for a text that is not a number, in a regression."""
     if label.task == "regression":
         return _read_numbers(rows.column(label.column), label.column)
     values = field_values((label.column,), (label.kind,), None, rows)
@@ -126,8 +113,7 @@ def _read_numbers(array: pa.Array, column: str) -> LabelRows:
 def column(labels: LabelRows, label: Label, classes: Sequence[str]) -> NDArray[np.float32]:
     """(N,) the dataset's label: 0 or 1, the number, or the number of the class.
 
-    Raises:
-        DataError: a label that was not there when the classes were counted.
+    Raises DataError for a label that did not exist when the classes were counted.
     """
     if labels.numbers is not None:
         return labels.numbers.astype(np.float32)
@@ -144,13 +130,13 @@ def column(labels: LabelRows, label: Label, classes: Sequence[str]) -> NDArray[n
 
 
 def check(label: Label, counts: pa.Table, cells: Cells | None, old_classes: Sequence[str], where: str) -> Labels:
-    """What the counts say of the labels.
+    """Check the counted labels and derive their facts.
 
     Args:
         label: the label.
         counts: the rows of its texts, like `sums.SUMMARY`.
-        cells: of a regression's numbers; none where there are no rows.
-        old_classes: of the encoding that this one grows from; none without it, or in other tasks.
+        cells: a regression's numbers; None without rows.
+        old_classes: of the encoding that this one grows from; empty without it, or in other tasks.
         where: the table, for messages.
 
     Raises:
@@ -190,27 +176,24 @@ def _refuse_wrong(label: Label, counts: pa.Table, where: str) -> None:
     elif label.task == "multiclass":
         others = others.slice(0, 0)
     if nulls or len(others):
-        said = [f"{nulls} null labels"] if nulls else []
+        found, other = [f"{nulls} null labels"] if nulls else [], ""
         if len(others):
-            said.append(f"{rows_of(others)} labels that are something else, {_example(others)} for one")
-        if label.task == "binary":
-            other = " For other labels there are model.task: regression and multiclass." if len(others) else ""
-        else:
-            other = ""
+            found.append(f"{rows_of(others)} labels that are something else, {_example(others)} for one")
+            if label.task == "binary":
+                other = " For other labels there are model.task: regression and multiclass."
         raise DataError(
             f"Column '{label.column}' of {where} is the label of a {label.task} task, which takes "
-            f"{_TAKES[label.task]}, but holds {' and '.join(said)}. {_ADVICE}{other}"
+            f"{_TAKES[label.task]}, but holds {' and '.join(found)}. {CORRECT_ROWS}{other}"
         )
 
 
 def _example(counts: pa.Table) -> str:
     """The most frequent text."""
-    text = max(counts.to_pylist(), key=lambda row: (sum(row[fold] for fold in FOLDS), row["text"]))["text"]
-    return repr(text) if len(text) <= _LONGEST else f"{text[:_LONGEST]!r}…"
+    return quoted(max(counts.to_pylist(), key=lambda row: (sum(row[fold] for fold in FOLDS), row["text"]))["text"])
 
 
 def _classes(label: Label, counts: pa.Table, old: Sequence[str], where: str) -> tuple[str, ...]:
-    """The older classes, and behind them those that the train fold has on top, in the order of their values."""
+    """The older classes, then the new ones of the train fold in the order of their values."""
     about = f"Column '{label.column}' of {where} is the label of a multiclass task"
     in_train = counts.filter(pc.field("train") > 0)
     # A summary names the most frequent labels only, but counts all.
@@ -244,27 +227,17 @@ def _classes(label: Label, counts: pa.Table, old: Sequence[str], where: str) -> 
 
 
 def _number_facts(cells: Cells | None) -> dict[str, Any]:
-    """Of the train fold, and of each fold its mean and spread."""
+    """Facts of the train fold, and mean and spread of each fold."""
     by_fold = {fold: Distribution.of_fold(cells, fold) for fold in FOLDS}
     train = by_fold["train"]
     facts = number_facts(cells, train, {})
     return {
         **{key: value for key, value in facts.items() if key not in ("missing", "auc")},
         "quantiles": {f"{q:g}": train.quantile(q) for q in QUANTILES},
-        "by_fold": {
-            fold: {
-                "mean": found.mean,
-                "std": found.std,
-                "min": float(found.values[0]),
-                "max": float(found.values[-1]),
-            }
-            if found.rows
-            else None
-            for fold, found in by_fold.items()
-        },
+        "by_fold": {fold: found.facts() if found.rows else None for fold, found in by_fold.items()},
     }
 
 
 def rows_of(counts: pa.Table, *folds: str) -> int:
-    """The table's rows that some counts are of, in these folds or in all."""
+    """The number of rows behind some counts, in these folds or in all."""
     return sum(pc.sum(counts[fold]).as_py() or 0 for fold in folds or FOLDS)

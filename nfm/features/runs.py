@@ -5,7 +5,6 @@ order of ids is a merge of these files, a block of each at a time: nobody sorts,
 """
 
 import json
-import uuid
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -15,6 +14,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from nfm.contract.replace import replacing
+
 SCHEMA = pa.schema([("text", pa.large_string()), ("count", pa.int64())])
 _ORDER = [("count", "descending"), ("text", "ascending")]
 _BLOCK = 1 << 16  # rows of a batch in the file, at most
@@ -23,25 +24,21 @@ _NUMBERS, _ROWS = b"vocabularies of the batches", b"rows of the batches"
 
 
 def write(folder: Path, name: str, values: Sequence[tuple[int, pa.Table]]) -> None:
-    """Write a run; a second attempt of the same task replaces it by the same.
+    """Write a run of this name; a second attempt of the same task replaces it with an equal one.
 
-    Args:
-        folder: where the runs are; it is made.
-        name: of this one among them.
-        values: rows like SCHEMA by the numbers of their vocabularies; each value of a vocabulary in one run only.
+    `values`: rows like SCHEMA, by the numbers of their vocabularies; each value of a vocabulary is in one run only.
     """
     batches = [(n, batch) for n, rows in values for batch in _sorted(rows).to_batches(max_chunksize=_BLOCK)]
     known = {_NUMBERS: [n for n, _ in batches], _ROWS: [len(batch) for _, batch in batches]}
     folder.mkdir(parents=True, exist_ok=True)
-    attempt = folder / f".{name}-{uuid.uuid4().hex}"
-    with pa.ipc.new_file(attempt, SCHEMA.with_metadata({k: json.dumps(v) for k, v in known.items()})) as file:
+    schema = SCHEMA.with_metadata({key: json.dumps(value) for key, value in known.items()})
+    with replacing(folder / name, shared=True) as attempt, pa.ipc.new_file(attempt, schema) as file:
         for _, batch in batches:
             file.write_batch(batch)
-    attempt.replace(folder / name)
 
 
 def sizes(folder: Path) -> Counter[int]:
-    """Values of each vocabulary in all runs."""
+    """Number of values of each vocabulary in all runs."""
     found: Counter[int] = Counter()
     for path in _paths(folder):
         for number, rows in zip(*_known(_open(path)), strict=True):
@@ -50,7 +47,7 @@ def sizes(folder: Path) -> Counter[int]:
 
 
 def batches(folder: Path, number: int) -> list[Iterator[pa.RecordBatch]]:
-    """A vocabulary's rows in each run, in the run's order; mapped, not read. As many at a time as `merged` can hold."""
+    """A vocabulary's rows in each run, in order; mapped, not read. Sized so that `merged` can hold one of each."""
     files = [_open(path) for path in _paths(folder)]
     step = max(_HELD // max(len(files), 1), 1024)
 
@@ -64,7 +61,7 @@ def batches(folder: Path, number: int) -> list[Iterator[pa.RecordBatch]]:
 
 
 def merged(runs: Sequence[Iterator[pa.RecordBatch]]) -> Iterator[pa.Table]:
-    """Sorted runs → tables in the order of all their rows. Holds a batch of each run, and knows of the next."""
+    """Sorted runs → tables in the order of all their rows. Holds one batch of each run."""
     heads = [_Head(SCHEMA.empty_table(), next(run, None), run) for run in runs]
     while heads := [head for head in map(_filled, heads) if len(head.rows)]:
         # Behind the last row of a batch rows may follow that nobody has seen: what comes before all of these is known.
@@ -88,7 +85,7 @@ def _filled(head: _Head) -> _Head:
 
 
 def _rows_up_to(rows: pa.Table, bound: tuple[int, bytes]) -> int:
-    """How many of the sorted rows are not behind the one of this (-count, text)."""
+    """Number of the sorted rows that are not after the row of this (-count, text)."""
     falling, text = -rows["count"].to_numpy(), bound[1].decode()
     more, at_least = (np.searchsorted(falling, bound[0], side) for side in ("left", "right"))
     ties = rows["text"].slice(more, at_least - more)

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from nfm.contract.columns import Rows
 from nfm.contract.errors import DataError
 from nfm.contract.hashing import hash_rows
+from nfm.contract.messages import CORRECT_ROWS, quoted
 from nfm.contract.schema import FOLDS
 from nfm.contract.values import canonical_text, decoded, dictionary_indices, distinct, kind_of
 
@@ -21,7 +22,7 @@ _NEGATIVES_SEED = 0x9E6A  # keeps which negatives stay independent of the folds
 
 @dataclass(frozen=True)
 class Split:
-    """How rows are split, as workers need it: by time, as a column says, or by hash."""
+    """How rows are split, as workers need it: by time, by a column of folds, or by hash."""
 
     by: tuple[str, ...]
     valid: float
@@ -41,7 +42,7 @@ class Split:
         return tuple(dict.fromkeys([*which, *(self.key if self.negative_rate < 1 else ())]))
 
     def __str__(self) -> str:
-        """How plans and reports tell it."""
+        """Its description in plans and reports."""
         if self.time:
             bounds = [
                 f"{n} from {b}" for n, b in (("valid", self.valid_from), ("test", self.test_from)) if b is not None
@@ -56,15 +57,9 @@ class Split:
 
 
 def folds(split: Split, rows: Rows, negative: NDArray[np.bool_]) -> NDArray[np.int8]:
-    """(N,) positions in FOLDS (0 train, 1 valid, 2 test), LEFT_OUT for a negative that is not kept.
+    """(N,) positions in FOLDS (0 train, 1 valid, 2 test), LEFT_OUT for a `negative` (label 0) that is not kept.
 
-    Args:
-        split: the settings.
-        rows: N rows.
-        negative: (N,) whose label is 0.
-
-    Raises:
-        DataError: a row belongs to no fold: its time is missing, or its column names none.
+    Raises DataError if a row belongs to no fold: its time is missing, or its column names none.
     """
     if split.time is not None:
         found = _by_time(split, split.time, rows.column(split.time))
@@ -81,14 +76,9 @@ def folds(split: Split, rows: Rows, negative: NDArray[np.bool_]) -> NDArray[np.i
 def fold_of(columns: Iterable[pa.Array], valid: float, test: float, seed: int) -> NDArray[np.int8]:
     """(N,) positions in FOLDS, by a hash of N rows' key columns.
 
-    A row's fold depends on nothing but the row: reordering, repartitioning and new rows move none. The test fold is cut
-    off first, so that another share for validation leaves it as it is.
-
-    Args:
-        columns: the key columns; a value reads the same whatever its type (`canonical_text`).
-        valid: share of the rows.
-        test: share of the rows.
-        seed: another seed, another split.
+    A row's fold depends on the row alone: reordering, repartitioning and new rows move none. A value reads the same
+    whatever its type (`canonical_text`). The test fold is cut off first, so that another share for validation leaves
+    it as it is.
     """
     position = _position(columns, seed)
     return np.select([position < test, position < test + valid], [np.int8(2), np.int8(1)], np.int8(0))
@@ -121,7 +111,7 @@ def _by_time(split: Split, column: str, values: pa.Array) -> NDArray[np.int8]:
     if plain.null_count:
         raise DataError(
             f"Column '{column}' decides the fold (split.time), but is null in {plain.null_count} of {len(plain)} rows "
-            "that were read together, which then belong to none. Correct them, or leave them out with source.where."
+            f"that were read together, which then belong to none. {CORRECT_ROWS}"
         )
     found = np.zeros(len(plain), np.int8)
     for fold, bound in ((1, split.valid_from), (2, split.test_from)):
@@ -132,11 +122,7 @@ def _by_time(split: Split, column: str, values: pa.Array) -> NDArray[np.int8]:
 
 
 def moment(bound: str | int, type_: pa.DataType, column: str) -> Any:
-    """The scalar of a column's type that valid_from or test_from means.
-
-    Raises:
-        DataError: the column is not of a type that can be compared with it.
-    """
+    """valid_from or test_from as a scalar of the column's type; raises DataError if they cannot be compared."""
     if pa.types.is_dictionary(type_):
         type_ = type_.value_type
     comparable = (
@@ -164,9 +150,9 @@ def _as_told(column: str, values: pa.Array) -> NDArray[np.int8]:
     found = places[dictionary_indices(encoded)]
     wrong = np.flatnonzero(found == LEFT_OUT)
     if len(wrong):
+        example = quoted(encoded[int(wrong[0])].as_py())
         raise DataError(
             f"Column '{column}' decides the fold (split.column) and must hold {', '.join(FOLDS)}, but {len(wrong)} of "
-            f"{len(found)} rows that were read together hold something else, {encoded[int(wrong[0])].as_py()!r} for "
-            "one. Correct them, or leave them out with source.where."
+            f"{len(found)} rows that were read together hold something else, {example} for one. {CORRECT_ROWS}"
         )
     return found

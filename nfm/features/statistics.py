@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nfm.config.columns import Numeric
-from nfm.contract.cells import EXACT, Cells, quantile
+from nfm.contract.cells import Cells, auc, quantile
 from nfm.contract.errors import DataError
 from nfm.contract.schema import FOLDS, Number
 
@@ -20,14 +20,14 @@ _BINS = 40  # of a histogram
 
 @dataclass(frozen=True)
 class Distribution:
-    """The distinct values of a number in a fold, ascending, and how often each occurs. Missing ones are not in it."""
+    """The distinct values of a number in a fold, ascending, and how often each occurs; without missing ones."""
 
     values: NDArray[np.float64]
     counts: NDArray[np.int64]
 
     @classmethod
     def of_fold(cls, cells: Cells | None, fold: str) -> Self:
-        """A fold's values of a number; no cells at all where it is always missing."""
+        """A fold's values of a number; `cells` is None where it is always missing."""
         if cells is None:
             return cls(np.empty(0), np.empty(0, np.int64))
         counts = cells.counts[:, COUNTS.index(fold)]
@@ -36,7 +36,7 @@ class Distribution:
 
     @property
     def rows(self) -> int:
-        """How many numbers there are."""
+        """Number of values that are not missing."""
         return int(self.counts.sum())
 
     @property
@@ -44,9 +44,7 @@ class Distribution:
         """Arithmetic mean."""
         scale = self._scale
         mean = math.fsum(self.values / scale * self.counts) / self.rows * scale
-        return min(
-            max(mean, float(self.values[0])), float(self.values[-1])
-        )  # a constant is its own mean, to the last bit
+        return float(np.clip(mean, self.values[0], self.values[-1]))  # a constant is its own mean, to the last bit
 
     @property
     def std(self) -> float:
@@ -56,11 +54,15 @@ class Distribution:
 
     @property
     def _scale(self) -> float:
-        """Divided by it, the largest numbers can be squared and added. A power of two, so that no digit is lost."""
+        """A power of two: divided by it, the largest numbers can be squared and added without losing digits."""
         return 2.0 ** int(np.frexp(np.max(np.abs(self.values)))[1] - 1)
 
+    def facts(self) -> dict[str, float]:
+        """Mean, spread and range of at least one row."""
+        return {"mean": self.mean, "std": self.std, "min": float(self.values[0]), "max": float(self.values[-1])}
+
     def quantile(self, q: float) -> float:
-        """The q-quantile of the rows, as `contract.cells.quantile` has it."""
+        """The q-quantile of the rows (`contract.cells.quantile`)."""
         return quantile(self.values, self.counts, q)
 
     def clipped(self, low: float, high: float) -> "Distribution":
@@ -69,10 +71,9 @@ class Distribution:
 
 
 def transformation(name: str, settings: Numeric, train: Distribution) -> Number:
-    """How a number is transformed, learned from the train fold: clip, impute, log1p, shift and divide.
+    """Learn a number's transformation from the train fold: clip, impute, log1p, shift and divide.
 
-    Raises:
-        DataError: its range is no finite number.
+    Raises DataError if the range of the number is not finite.
     """
     column = settings.column or name
     if train.rows and not math.isfinite(float(train.values[-1]) - float(train.values[0])):
@@ -122,18 +123,15 @@ def number_facts(cells: Cells | None, train: Distribution, missing: Mapping[str,
         return facts
     counts = dict(zip(COUNTS, cells.counts.T, strict=True))
     ones = counts["held_positive"]
-    ranked = auc(cells.values, ones, counts["valid"] + counts["test"] - ones)
+    ranked = auc(ones, counts["valid"] + counts["test"] - ones)
     histogram, log = _histogram(train)
     return facts | {
-        "mean": train.mean,
-        "std": train.std,
-        "min": float(train.values[0]),
+        **train.facts(),
         "median": train.quantile(0.5),
-        "max": float(train.values[-1]),
         "histogram": histogram,
         "log": log,
-        "exact": cells.bits == EXACT,
-        "relative_error": 0.0 if cells.bits == EXACT else 2.0 ** -(cells.bits + 1),
+        "exact": cells.exact,
+        "relative_error": 0.0 if cells.exact else 2.0 ** -(cells.bits + 1),
         "auc": None if ranked is None else max(ranked, 1 - ranked),
     }
 
@@ -154,19 +152,3 @@ def _histogram(train: Distribution) -> tuple[dict[str, Sequence[float]], bool]:
         edges = 10.0**edges
         edges[0], edges[-1] = low, high
     return {"edges": edges.tolist(), "counts": counts.astype(np.int64).tolist()}, log
-
-
-def auc(scores: NDArray[Any], ones: NDArray[Any], zeros: NDArray[Any]) -> float | None:
-    """Area under the ROC curve of groups of rows that share a score; ties count half. None without both labels.
-
-    Args:
-        scores: (S,), need be neither sorted nor distinct.
-        ones: (S,) rows of label 1 with that score.
-        zeros: (S,) rows of label 0.
-    """
-    if not ones.sum() or not zeros.sum():
-        return None
-    _, place = np.unique(scores, return_inverse=True)
-    ones, zeros = (np.bincount(place, weights=x) for x in (ones, zeros))
-    below = np.cumsum(zeros) - zeros
-    return float(np.sum(ones * (below + zeros / 2)) / (ones.sum() * zeros.sum()))

@@ -1,9 +1,10 @@
-"""What the feature job tells people."""
+"""The feature job's plan and summary."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from nfm.config.settings import Config
+from nfm.contract.messages import listed
 from nfm.contract.schema import FOLDS
 from nfm.features.dataset import Prepared
 
@@ -12,7 +13,7 @@ _NAMED = 10  # of the classes that were added
 
 
 def plan(config: Config, prepared: Prepared) -> str:
-    """What the job would do."""
+    """Describe what the job would do."""
     scan, spec = prepared.scan, config.columns
     forms = {
         "hashed": [name for name, s in spec.categorical.items() if s.hash_buckets],
@@ -41,13 +42,13 @@ def plan(config: Config, prepared: Prepared) -> str:
     if config.dataset.partition_by:
         lines.append(f"  folders   fold, then {', '.join(config.dataset.partition_by)}")
     if prepared.growth:
-        kept = "learned anew" if prepared.growth.refresh_numbers else "kept"
+        kept = "learned again" if prepared.growth.refresh_numbers else "kept"
         lines.append(f"  grows     from {prepared.growth.folder}: its ids stay, its numbers are {kept}")
-    return "\n".join([*lines, f"  dataset   {config.dataset_folder}", f"  encoding  {config.encoding_folder}"])
+    return "\n".join([*lines, *_outputs(config)])
 
 
 def summary(config: Config, statistics: Mapping[str, Any]) -> str:
-    """What the job did: rows, labels and fields per fold, and where it lies."""
+    """Describe what the job did: rows, labels and fields of each fold, and where the output is."""
     rows = statistics["rows"]
     lines = [f"Features of {config.name}: {sum(rows.values()):,} rows of {config.source}"]
     lines += [f"  skipped   {path}, which cannot be read" for path in statistics["skipped_files"]]
@@ -57,57 +58,61 @@ def summary(config: Config, statistics: Mapping[str, Any]) -> str:
         lines.append(f"  {fold:<7}{rows[fold]:>12,} rows{_labels(statistics, fold) if rows[fold] else ''}")
     if statistics["label"]["task"] == "multiclass":
         lines.append(f"  classes{len(statistics['label']['classes']):>12,} of {config.columns.label}")
-    if statistics["fields"]:
-        width = max(12, *(len(name) for name in statistics["fields"]))
-        lines.append(f"  {'field':<{width}}  vocabulary  missing in train  unseen in valid+test")
-        for name, facts in statistics["fields"].items():
-            unseen, values = (
-                sum(facts[what][fold] for fold in ("valid", "test")) for what in ("out_of_vocabulary", "values")
-            )
-            size = "hashed" if facts["form"] == "hashed" else f"{facts['vocabulary']:,}"
-            missing = _share(facts["missing"]["train"], facts["values"]["train"])
-            lines.append(f"  {name:<{width}}{size:>12}{missing:>18}{_share(unseen, values):>22}")
-    if statistics["numbers"]:
-        width = max(12, *(len(name) for name in statistics["numbers"]))
-        lines.append(f"  {'number':<{width}}        mean            median  missing in train")
-        for name, facts in statistics["numbers"].items():
-            mean, median = (f"{facts[key]:.4g}" if key in facts else "none" for key in ("mean", "median"))
-            missing = _share(facts["missing"]["train"], rows["train"])
-            lines.append(f"  {name:<{width}}{mean:>12}{median:>18}{missing:>18}")
+    lines += [*_fields(statistics["fields"]), *_numbers(statistics["numbers"], rows["train"])]
     for name, settings in config.columns.numeric.items():
         made = statistics["numbers"][name].get("buckets")
         if settings.buckets is not None and made < settings.buckets:
             lines.append(f"  note      {name} has {made} of {settings.buckets} buckets: many rows share a value")
     if statistics["grown"]:
-        lines.append(f"  grown from {statistics['grown']['from'][:12]}…: no id has moved")
-        same = [name for name, facts in statistics["grown"]["fields"].items() if not facts["added"]]
-        if same:
-            lines.append(f"    nothing new in {', '.join(same)}")
-        added = statistics["grown"]["classes"]["added"]
-        if added:
-            before = statistics["grown"]["classes"]["before"]
-            named = ", ".join(added[:_NAMED]) + (", …" if len(added) > _NAMED else "")
-            lines.append(f"    {config.columns.label}: {len(added):,} classes added to {before:,}: {named}")
-        for name, facts in statistics["grown"]["fields"].items():
-            if not facts["added"]:
-                continue
+        lines += _growth(statistics["grown"], config.columns.label)
+    lines += [f"  look at   {finding['about']}: {finding['text']}" for finding in statistics["findings"]]
+    report = config.encoding_folder / "report.html"
+    return "\n".join([*lines, *_outputs(config), f"  report    {report}"])
+
+
+def _outputs(config: Config) -> list[str]:
+    return [f"  dataset   {config.dataset_folder}", f"  encoding  {config.encoding_folder}"]
+
+
+def _fields(fields: Mapping[str, Any]) -> Iterator[str]:
+    width = max([12, *map(len, fields)])
+    if fields:
+        yield f"  {'field':<{width}}  vocabulary  missing in train  unseen in valid+test"
+    for name, facts in fields.items():
+        unseen, values = (sum(facts[what][fold] for fold in FOLDS[1:]) for what in ("out_of_vocabulary", "values"))
+        size = "hashed" if facts["form"] == "hashed" else f"{facts['vocabulary']:,}"
+        missing = _share(facts["missing"]["train"], facts["values"]["train"])
+        yield f"  {name:<{width}}{size:>12}{missing:>18}{_share(unseen, values):>22}"
+
+
+def _numbers(numbers: Mapping[str, Any], rows: int) -> Iterator[str]:
+    width = max([12, *map(len, numbers)])
+    if numbers:
+        yield f"  {'number':<{width}}        mean            median  missing in train"
+    for name, facts in numbers.items():
+        mean, median = (f"{facts[key]:.4g}" if key in facts else "none" for key in ("mean", "median"))
+        yield f"  {name:<{width}}{mean:>12}{median:>18}{_share(facts['missing']['train'], rows):>18}"
+
+
+def _growth(grown: Mapping[str, Any], label: str) -> Iterator[str]:
+    yield f"  grown from {grown['from'][:12]}…: no id has moved"
+    same = [name for name, facts in grown["fields"].items() if not facts["added"]]
+    if same:
+        yield f"    nothing new in {', '.join(same)}"
+    added, before = grown["classes"]["added"], grown["classes"]["before"]
+    if added:
+        yield f"    {label}: {len(added):,} classes added to {before:,}: {listed(added, most=_NAMED)}"
+    for name, facts in grown["fields"].items():
+        if facts["added"]:
             covered = [f"{facts[when]:.1%}" if facts[when] is not None else "–" for when in _COVERAGE]
-            lines.append(
+            yield (
                 f"    {name}: {facts['added']:,} values added to {facts['before']:,}, which covers {covered[1]} of the "
                 f"new rows' values instead of {covered[0]}"
             )
-    for finding in statistics["findings"]:
-        lines.append(f"  look at   {finding['about']}: {finding['text']}")
-    lines += [
-        f"  dataset   {config.dataset_folder}",
-        f"  encoding  {config.encoding_folder}",
-        f"  report    {config.encoding_folder / 'report.html'}",
-    ]
-    return "\n".join(lines)
 
 
 def _labels(statistics: Mapping[str, Any], fold: str) -> str:
-    """What a fold that has rows has of labels."""
+    """The labels of a fold that has rows."""
     label = statistics["label"]
     if label["task"] == "binary":
         return f"   {label['column']} = 1 in {label['rate'][fold]:.1%}"

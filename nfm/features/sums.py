@@ -40,16 +40,12 @@ def sums(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
     for name in ("bits", "cell"):
         total = total.add_column(2, SCHEMA.field(name), pa.nulls(len(total), SCHEMA.field(name).type))
     yield from total.cast(SCHEMA).to_batches(max_chunksize=_BATCH)
-    yield from merge_cells(rows.filter(is_cell).to_batches())
+    for part, cells in read_cells(rows.filter(is_cell).to_batches()).items():
+        yield _cell_rows(part, cells)
 
 
 def ranked(rows: Sequence[pa.RecordBatch], vocabularies: Sequence[Sequence[int]]) -> list[tuple[int, pa.Table]]:
-    """What `sums` found → for each vocabulary the values that occur in the train fold, like `runs.SCHEMA`.
-
-    Args:
-        rows: like SCHEMA, all of some buckets.
-        vocabularies: the parts that make each.
-    """
+    """What `sums` found → for each vocabulary the values that occur in the train fold, like `runs.SCHEMA`."""
     table = pa.Table.from_batches(rows)
     table = table.filter(pc.and_(table["text"].is_valid(), pc.greater(table["train"], 0)))
     found = []
@@ -64,7 +60,7 @@ def ranked(rows: Sequence[pa.RecordBatch], vocabularies: Sequence[Sequence[int]]
 
 
 def summary(rows: Sequence[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-    """What `sums` found → few rows like SUMMARY: a part's values of equal counts in the train fold are one.
+    """What `sums` found → few rows like SUMMARY: values of a part with equal counts in the train fold share a row.
 
     Labels (part 0) keep their texts, the most frequent ones; numbers keep their cells.
     """
@@ -94,7 +90,7 @@ def summary(rows: Sequence[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
 
 
 def _few(labels: pa.Table) -> pa.Table:
-    """Labels by count, at most so many that the driver can have them: no task takes more, so more are a mistake.
+    """The most frequent labels: no task takes more, and the driver must be able to hold them.
 
     Those of the train fold come first. The others count as if they were the most frequent one of them.
     """
@@ -108,22 +104,24 @@ def _few(labels: pa.Table) -> pa.Table:
     return pa.concat_tables([labels.slice(0, _LABELS), pa.table(first | totals, labels.schema)])
 
 
-def merge_cells(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-    """Rows of cells → each part's cells merged; needs no Spark."""
+def read_cells(batches: Iterable[pa.RecordBatch]) -> dict[int, Cells]:
+    """Rows of cells, like SCHEMA or SUMMARY → each part's cells, merged."""
     found: dict[int, Cells] = {}
     for batch in batches:
         part, bits = (batch.column(name).to_numpy() for name in ("part", "bits"))
         keys = batch.column("cell").to_numpy()
         counts = np.stack([batch.column(name).to_numpy() for name in COUNTS], axis=1)
-        for i in np.unique(part):
+        for i in np.unique(part).tolist():
             pieces = [found[i]] if i in found else []
             for b in np.unique(bits[part == i]):
                 rows = np.flatnonzero((part == i) & (bits == b))
                 pieces.append(Cells(int(b), keys[rows], counts[rows]))
             found[i] = merge(pieces)
-    for i, part_cells in found.items():
-        n = len(part_cells.keys)
-        fixed = [pa.array(np.full(n, i, np.int32)), pa.nulls(n, pa.large_string()), pa.array(part_cells.keys)]
-        fixed.append(pa.array(np.full(n, part_cells.bits, np.int32)))
-        columns = [pa.array(column) for column in np.ascontiguousarray(part_cells.counts.T)]
-        yield pa.RecordBatch.from_arrays([*fixed, *columns], schema=SCHEMA)
+    return found
+
+
+def _cell_rows(part: int, cells: Cells) -> pa.RecordBatch:
+    n = len(cells.keys)
+    fixed = [np.full(n, part, np.int32), pa.nulls(n, pa.large_string()), cells.keys, np.full(n, cells.bits, np.int32)]
+    columns = [pa.array(column) for column in (*fixed, *np.ascontiguousarray(cells.counts.T))]
+    return pa.RecordBatch.from_arrays(columns, schema=SCHEMA)

@@ -31,7 +31,7 @@ _TOLD_DDL = "number long, size long, present long, known long, digest string, to
 
 @dataclass(frozen=True)
 class Recipe:
-    """Which counts make a vocabulary, and what of them enters."""
+    """Which counts make a vocabulary, and which of their values enter it."""
 
     field: str  # its name
     parts: tuple[int, ...]  # of the counts; several where fields share it
@@ -42,7 +42,7 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Made:
-    """What the driver knows of a vocabulary that was written."""
+    """A vocabulary that was written, as the driver knows it."""
 
     size: int
     digest: str
@@ -64,17 +64,10 @@ def make(
     folder: Path,
     old: tuple[Path, Encoding] | None = None,
 ) -> tuple[dict[str, Made], dict[str, Growth]]:
-    """Write each recipe's vocabulary and index below `folder`, the encoding's.
+    """Write each recipe's vocabulary and index below `folder`, the new `encoding/`, from sorted runs (`counted`).
 
-    Args:
-        spark: the session.
-        counted: the sorted runs that `features.count.count` has left.
-        recipes: in the order of their numbers.
-        folder: the new `encoding/`.
-        old: the encoding that this one grows from: its values stay where they are, new ones follow.
-
-    Returns:
-        By the vocabularies' names: what was made, and how it grew.
+    The values of an `old` encoding keep their ids; new ones follow. Returns, by the vocabularies' names, what was
+    made, and how it grew.
     """
     if not recipes:
         return {}, {}
@@ -104,7 +97,7 @@ def make(
 
 
 def _shares(sizes: Mapping[int, int], count: int, cores: int) -> list[list[int]]:
-    """A task for each core, and not for each vocabulary, as most are small: the largest first to who has least."""
+    """Spread vocabularies over one task a core: the largest first, each to the task with the fewest values."""
     shares: list[tuple[int, list[int]]] = [(0, []) for _ in range(min(cores, count))]
     for number in sorted(range(count), key=lambda number: -sizes.get(number, 0)):
         values, numbers = heapq.heappop(shares)
@@ -113,7 +106,7 @@ def _shares(sizes: Mapping[int, int], count: int, cores: int) -> list[list[int]]
 
 
 def _write(number: int, recipe: Recipe, folder: Path, counted: Path, old: tuple[Path, str] | None) -> pa.RecordBatch:
-    """On a worker: one vocabulary, streamed from the older one and the sorted runs."""
+    """On a worker: stream one vocabulary from the older one and the sorted runs."""
     before, known = 0, None
     if old is not None:
         encoding = load_once(*old)
@@ -155,7 +148,7 @@ def _write(number: int, recipe: Recipe, folder: Path, counted: Path, old: tuple[
 
 
 def _is_new(rows: pa.RecordBatch | pa.Table, known: vocabulary.FieldIndex | None) -> NDArray[np.bool_]:
-    """(N,) which of the values the older vocabulary does not have."""
+    """(N,) which values the older vocabulary lacks."""
     if known is None:
         return np.ones(len(rows), bool)
     texts = rows.column("text")

@@ -17,7 +17,6 @@ import os
 import shutil
 import threading
 import time
-import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,6 +24,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Self
 
+from nfm.contract.messages import differences, listed
+from nfm.contract.replace import replacing
 from nfm.contract.schema import canonical_json
 from nfm.scoring.health.tally import Tally
 from nfm.table.splits import File as TableFile
@@ -35,31 +36,29 @@ log = logging.getLogger(__name__)
 
 _EVERY = 30.0  # seconds between two lines of the log
 _RUN, _DONE, _FILES = "_run.json", "done", "files"
-_WHAT = {  # the parts of what scores follow from, as people are told of them
-    "model": "the model is another one",
-    "table": "the table's files have changed",
-    "cut": "Spark cuts the table otherwise",
-    "settings": "the settings have changed",
-    "program": "this program has changed",
+_NAMES = {  # of what scores follow from, in messages
+    "table": "the table's files",
+    "cut": "how Spark cuts the table",
+    "program": "the version of nfm",
 }
 
 
 @dataclass(frozen=True)
 class Chunk:
-    """A part of the table that is done."""
+    """A part of the table that is scored."""
 
     number: int  # of the split, or of Spark's partition
     tally: Tally
     files: list[File]
 
     def to_json(self) -> str:
-        """The record."""
+        """The record as text."""
         files = [vars(file) for file in self.files]
         return json.dumps({"number": self.number, "files": files, "tally": self.tally.to_json()})
 
     @classmethod
     def from_json(cls, text: str) -> Self:
-        """The chunk of a record."""
+        """Read a record."""
         content = json.loads(text)
         files = [File(**file) for file in content["files"]]
         return cls(content["number"], Tally.from_json(content["tally"]), files)
@@ -73,18 +72,18 @@ class Chunks:
 
     @property
     def files(self) -> Path:
-        """Where tasks write."""
+        """The folder that tasks write to."""
         return self.folder / _FILES
 
     def keep(self, chunk: Chunk) -> str:
-        """In a task: the part is done. Returns the record; of two attempts the later one's stays, both are as good."""
-        attempt, record = self.folder / _DONE / f".{uuid.uuid4().hex}", chunk.to_json()
-        attempt.write_text(record)
-        attempt.replace(self.folder / _DONE / f"{chunk.number:06}.json")
+        """In a task: record that the part is done, and return the record. Of two attempts either is as good."""
+        record = chunk.to_json()
+        with replacing(self.folder / _DONE / f"{chunk.number:06}.json", shared=True) as attempt:
+            attempt.write_text(record)
         return record
 
     def done(self) -> list[Chunk]:
-        """The parts that are done and whose files are all there, as they were written."""
+        """The parts that are done and whose files are complete."""
         found = []
         for path in self._records():
             try:
@@ -98,7 +97,7 @@ class Chunks:
 
     @contextmanager
     def progress(self, parts: int | None, at_once: int) -> Iterator[None]:
-        """Say now and then how many parts are done; of how many, and how long the others take, where that is known."""
+        """Log now and then how many parts are done, and how long the others take where `parts` is known."""
         over, began, before = threading.Event(), time.monotonic(), len(self._records())
 
         def tell() -> None:
@@ -124,25 +123,21 @@ class Chunks:
         return sorted((self.folder / _DONE).glob("[0-9]*.json"))
 
     def remove(self) -> None:
-        """They are published, or nobody can go on from them."""
+        """Delete the folder: its files are published, or cannot be resumed from."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
 def open_chunks(target: Path, run: Mapping[str, Any]) -> Chunks:
-    """The chunks of this run: those that a killed one has left, or none yet. Called while the output is locked.
+    """Open the chunks of this run: those that a killed one has left, or none yet. Call it while the output is locked.
 
-    Those of a run that something else followed from are removed, and it is told why.
-
-    Args:
-        target: the output.
-        run: what the scores follow from, by the names of _WHAT.
+    `run` is what the scores follow from, JSON-ready. Chunks of another run are deleted; the reason is logged.
     """
     target = target.resolve()
     prefix = f".{target.name}.chunks-"
     folder = target.parent / f"{prefix}{hashlib.sha256(canonical_json(run).encode()).hexdigest()[:16]}"
     for other in target.parent.glob(f"{glob.escape(prefix)}*"):
         if other != folder:
-            log.info("what an earlier run has left for %s is thrown away: %s", target, _difference(other, run))
+            log.info("what an earlier run has left for %s is deleted: %s", target, _difference(other, run))
             shutil.rmtree(other, ignore_errors=True)  # its tasks may still write there; then the next run removes it
     if not (folder / _RUN).exists():
         shutil.rmtree(folder, ignore_errors=True)
@@ -158,7 +153,7 @@ def open_chunks(target: Path, run: Mapping[str, Any]) -> Chunks:
 
 
 def splits_of(chunks: Chunks, splits: Sequence[Split]) -> tuple[Split, ...]:
-    """How the table is cut: as the run that began these chunks did, however many cores there are now."""
+    """The splits of the run that began these chunks, however many cores there are now."""
     path = chunks.folder / _RUN
     content = json.loads(path.read_text())
     if content["splits"] is None:
@@ -170,18 +165,18 @@ def splits_of(chunks: Chunks, splits: Sequence[Split]) -> tuple[Split, ...]:
 
 
 def _write(path: Path, content: Mapping[str, Any]) -> None:
-    attempt = path.with_name(f"{path.name}.tmp")
-    attempt.write_text(json.dumps(content))
-    attempt.replace(path)
+    with replacing(path) as attempt:
+        attempt.write_text(json.dumps(content))
 
 
 def _difference(folder: Path, run: Mapping[str, Any]) -> str:
     try:
         before = json.loads((folder / _RUN).read_text())["run"]
     except (OSError, ValueError, KeyError):
-        return "it had hardly begun"
-    now = json.loads(canonical_json(run))
-    return "; ".join(told for what, told in _WHAT.items() if before.get(what) != now.get(what)) or "it cannot be read"
+        return "it stopped before recording any progress"
+    changed = differences(before, json.loads(canonical_json(run)))
+    named = (one._replace(name=_NAMES.get(one.name, one.name)) for one in changed)
+    return f"since then, this changed: {listed(named, '; ')}"
 
 
 @cache

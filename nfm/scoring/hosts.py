@@ -5,7 +5,6 @@ and the first worker of an executor lays them out on its disk.
 """
 
 import fcntl
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,8 @@ from pyspark.sql import SparkSession
 
 from nfm.contract.artifact import SCORER_FILES, Artifact
 from nfm.contract.errors import DataError
+from nfm.contract.messages import was_replaced
+from nfm.contract.replace import making
 
 _PIECE = 32 << 20  # what a driver or a worker holds of the files at a time
 
@@ -105,10 +106,7 @@ def opened(placed: Placed) -> Artifact:
         folder = Path(placed.folder) if placed.folder is not None else _local_copy(placed)
         artifact = Artifact.load(folder, verify=False)  # the driver has verified it
         if artifact.fingerprint != placed.fingerprint:
-            raise DataError(
-                f"{folder} holds another model than when the job began: {artifact.fingerprint[:12]}… instead of "
-                f"{placed.fingerprint[:12]}…. Run the job again when whoever replaces it is done."
-            )
+            raise DataError(was_replaced(folder, "model", artifact.fingerprint, placed.fingerprint))
         while len(_opened) > 1:
             _opened.pop(next(iter(_opened)))
         _opened[placed.fingerprint] = artifact
@@ -122,12 +120,11 @@ def _local_copy(placed: Placed) -> Path:
     with (root / f"{folder.name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not folder.exists():
-            staging = Path(tempfile.mkdtemp(dir=root))
-            for relative, piece in placed.pieces:
-                path = staging / relative
-                path.parent.mkdir(parents=True, exist_ok=True)
-                with path.open("ab") as file:
-                    file.write(piece.value)
-                vars(piece).pop("_value", None)  # Spark would keep each piece in this worker's memory for good
-            staging.rename(folder)
+            with making(folder) as staging:
+                for relative, piece in placed.pieces:
+                    path = staging / relative
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                    with path.open("ab") as file:
+                        file.write(piece.value)
+                    vars(piece).pop("_value", None)  # Spark would keep each piece in this worker's memory for good
     return folder

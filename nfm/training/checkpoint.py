@@ -6,7 +6,6 @@ full disk, leaves the checkpoint before. It is a zip of arrays, each with its CR
 
 import json
 import logging
-import os
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -14,6 +13,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+
+from nfm.contract.messages import differences, listed
+from nfm.contract.replace import aside, replacing
 
 log = logging.getLogger(__name__)
 
@@ -34,30 +36,26 @@ class Saved(NamedTuple):
 def save(
     folder: Path, depends_on: Mapping[str, Any], progress: Mapping[str, Any], arrays: Arrays, best: Arrays | None
 ) -> bool:
-    """Write a checkpoint in the place of the one before.
+    """Replace the checkpoint by a new one.
 
     Args:
         folder: of the checkpoint; it is made.
-        depends_on: what the weights follow from, JSON-ready; only a training with the same goes on from here.
+        depends_on: what the weights follow from, JSON-ready; only a training with the same resumes from here.
         progress: JSON-ready, how far the training is.
         arrays: of the model and the optimizer.
         best: the model's arrays at its best epoch, if there was one.
 
     Returns:
-        Whether it could be written: a full disk is told in the log, and the last good checkpoint stays.
+        Whether it could be written: a full disk is logged, and the last good checkpoint stays.
     """
     state = {"format": CHECKPOINT_FORMAT, "depends_on": depends_on, "progress": progress, "has_best": best is not None}
     named = {_STATE: np.frombuffer(json.dumps(state).encode(), np.uint8)}
     for prefix, group in (("array", arrays), ("best", best or ())):
         named |= {f"{prefix}_{i:05}": array for i, array in enumerate(group)}
-    staging = folder / f".{FILE}"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with staging.open("wb") as file:
+        with replacing(folder / FILE, durable=True) as staging, staging.open("wb") as file:
             np.savez(file, **named)  # type: ignore[arg-type] # the stub takes them for allow_pickle
-            file.flush()
-            os.fsync(file.fileno())
-        staging.replace(folder / FILE)
     except OSError as error:
         log.warning(
             "no checkpoint could be written to %s (%s): the training goes on, and a killed one would start again from "
@@ -65,41 +63,32 @@ def save(
             folder,
             error.strerror or error,
         )
-        with suppress(OSError):
-            staging.unlink(missing_ok=True)
         return False
     return True
 
 
 def remove(folder: Path) -> None:
-    """Remove a checkpoint that is not needed any more; the folder, too, if nothing else is in it."""
+    """Delete a checkpoint that is not needed any more; the folder, too, if nothing else is in it."""
     with suppress(OSError):  # what others have put there keeps the folder
         (folder / FILE).unlink(missing_ok=True)
-        (folder / f".{FILE}").unlink(missing_ok=True)
+        aside(folder / FILE).unlink(missing_ok=True)
         folder.rmdir()
 
 
 def load(folder: Path, depends_on: Mapping[str, Any], shapes: Sequence[tuple[int, ...]]) -> Saved | None:
-    """The checkpoint, if there is one of this very training; tells in the log why one is not used.
+    """Read the checkpoint, if there is one of this very training; log why one is not used.
 
-    Args:
-        folder: of the checkpoint.
-        depends_on: as `save` takes it.
-        shapes: of the arrays that are needed, in their order; those of the best epoch are the first of them.
+    `shapes` are those of the needed arrays, in order; those of the best epoch are the first of them.
     """
-    progress, why_not = _read(folder, lambda file: _progress(file, depends_on))
-    if progress is not None:
-        saved: Saved | None
-        saved, why_not = _read(folder, lambda file: _saved(file, progress, shapes))
-        if saved is not None:
-            return saved
+    saved: Saved | None
+    saved, why_not = _read(folder, lambda file: _saved(file, _progress(file, depends_on), shapes))
     if why_not:
         log.warning("the training starts from the beginning: %s", why_not)
-    return None
+    return saved
 
 
 def look(folder: Path, depends_on: Mapping[str, Any]) -> str | None:
-    """What a training would make of the checkpoint that is there, in words; None where there is none."""
+    """Say what a training would make of the checkpoint, for `--plan`; None where there is none."""
     progress, why_not = _read(folder, lambda file: _progress(file, depends_on))
     if progress is not None:
         return f"goes on from the checkpoint after {progress['step']:,} steps, in epoch {progress['epoch'] + 1}"
@@ -107,11 +96,11 @@ def look(folder: Path, depends_on: Mapping[str, Any]) -> str | None:
 
 
 class _ChangedError(Exception):
-    """A checkpoint of another training; says what is different."""
+    """The checkpoint is of another training; the text is the difference."""
 
 
 def _read(folder: Path, part: Any) -> tuple[Any, str | None]:
-    """A part of the checkpoint; or why it cannot be had, unless there is no checkpoint."""
+    """A part of the checkpoint; or the reason why it cannot be used, if there is a checkpoint."""
     if not (folder / FILE).exists():
         return None, None
     try:
@@ -128,16 +117,10 @@ def _progress(file: Any, depends_on: Mapping[str, Any]) -> dict[str, Any]:
     if state["format"] != CHECKPOINT_FORMAT:
         raise _ChangedError("the version of nfm")
     then = state["depends_on"]
-    changed = sorted(key for key in depends_on.keys() | then.keys() if depends_on.get(key) != then.get(key))
+    changed = sorted(differences(then, depends_on))
     if changed:
-        told = [_told(key, then.get(key), depends_on.get(key)) for key in changed[:5]]
-        raise _ChangedError(", ".join(told) + (f" and {len(changed) - 5} more" if len(changed) > 5 else ""))
+        raise _ChangedError(listed(changed, "; "))
     return {**state["progress"], "has_best": state["has_best"]}
-
-
-def _told(name: str, was: Any, is_: Any) -> str:
-    is_setting = name.startswith(("model.", "train."))
-    return f"{name} (was {json.dumps(was)}, is {json.dumps(is_)})" if is_setting else name
 
 
 def _saved(file: Any, progress: Mapping[str, Any], shapes: Sequence[tuple[int, ...]]) -> Saved:

@@ -1,4 +1,4 @@
-"""What the train job tells people."""
+"""The train job's plan, network table and summary."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,11 +18,7 @@ from nfm.training.warm_start import FM, from_artifact
 
 
 def plan(config: Config, encoding: Encoding, folds: Mapping[str, Fold]) -> str:
-    """What the job would do.
-
-    Raises:
-        DataError: the model that it would start from cannot be started from.
-    """
+    """Describe what the job would do; DataError if the model to start from cannot be used."""
     settings, spec = config.train, encoding.spec
     parameters = sum(parameter_counts(build(spec, config.model)).values())
     rows = ", ".join(f"{fold} {folds[fold].rows:,}" for fold in FOLDS)
@@ -81,7 +77,7 @@ def network(config: Config, spec: Spec) -> str:
 
 
 def summary(config: Config, trained: Trained) -> str:
-    """What the job did, how good the model is, and where it lies."""
+    """Describe what the job did, how good the model is, and where it is."""
     fitted = trained.fitted
     epochs = len(fitted.history["loss"])
     kept = "the last weights" if config.train.early_stopping is None else f"the weights of epoch {fitted.best_epoch}"

@@ -2,7 +2,7 @@
 
 import json
 import subprocess
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -17,6 +17,7 @@ from nfm.config.settings import Config
 from nfm.contract import artifact
 from nfm.contract.encoder import Encoding
 from nfm.contract.errors import DataError
+from nfm.contract.messages import differences, listed
 from nfm.contract.profile import Profile
 from nfm.contract.publish import check_ours, locked
 from nfm.contract.schema import DATASET_MARKER, FOLDS, Spec
@@ -31,8 +32,6 @@ from nfm.training.model import BIAS, build, describe, export
 from nfm.training.report import page as report
 from nfm.training.report.pairs import strongest_pairs
 from nfm.training.warm_start import FM, from_artifact, from_fm
-
-_SHOWN = 5  # settings, in a message
 
 
 @dataclass(frozen=True)
@@ -96,24 +95,12 @@ def read(config: Config) -> tuple[Encoding, dict[str, Fold]]:
     encoding.verify(str(config.encoding_folder))
     folds = read_folds(config.dataset_folder, encoding.spec, config.train.group)
     made_with = json.loads((config.dataset_folder / DATASET_MARKER).read_text()).get("settings")
-    if made_with is not None and (others := list(_differences(made_with, config.of_dataset))):
-        more = f" (and {len(others) - _SHOWN} more)" if len(others) > _SHOWN else ""
+    if made_with is not None and (changed := list(differences(made_with, config.of_dataset))):
         raise DataError(
             f"{config.dataset_folder} was made with other settings than this configuration's: "
-            f"{'; '.join(others[:_SHOWN])}{more}. Run jobs/features.py with this configuration, or put them back."
+            f"{listed(changed, '; ')}. Run jobs/features.py with this configuration, or put them back."
         )
     return encoding, folds
-
-
-def _differences(then: Mapping[str, Any], now: Mapping[str, Any], above: str = "") -> Iterator[str]:
-    """Settings that are others now, each by its whole name."""
-    for key in {**then, **now}:
-        was, is_ = then.get(key), now.get(key)
-        if isinstance(was, dict) and isinstance(is_, dict):
-            yield from _differences(was, is_, f"{above}{key}.")
-        elif was != is_:
-            told = [json.dumps(one) if one is not None else "not set" for one in (was, is_)]
-            yield f"{above}{key} was {told[0]} and is {told[1]} now"
 
 
 def read_encoding(config: Config) -> Encoding:

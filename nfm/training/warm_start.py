@@ -1,14 +1,15 @@
 """What a model starts from, where it is not chance: an older model's weights, or a factorization machine's."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import keras
 
 from nfm.config.train import Model, Train
-from nfm.contract.artifact import Artifact
+from nfm.contract.artifact import Artifact, Network
 from nfm.contract.errors import DataError
+from nfm.contract.messages import differences, listed
 from nfm.contract.schema import Spec
 from nfm.training.data.batches import Fold
 from nfm.training.data.labels import correct_bias
@@ -21,11 +22,11 @@ FM = "fm"  # what a model starts from, and the folder below those of the model
 def from_artifact(folder: Path, spec: Spec, settings: Model) -> Start:
     """The weights of an older model, for one whose encoding is the same or grew from it.
 
-    A row of the table goes to the row of the same id of the same field; rows of new values stay as they were made. The
-    optimizer starts anew.
+    A row of the table goes to the row of the same id of the same field; rows of new values keep their initial weights.
+    The optimizer starts from its initial state.
 
     Raises:
-        DataError: there is no such model, its encoding is no ancestor, or its network is another.
+        DataError: there is no such model, its encoding is not an ancestor, or its network is another.
     """
     artifact = Artifact.load(folder)
     old = artifact.encoding.spec
@@ -35,20 +36,18 @@ def from_artifact(folder: Path, spec: Spec, settings: Model) -> Start:
             f"{old.fingerprint[:12]}…, and the present one ({spec.fingerprint[:12]}…) did not grow from it: its ids "
             f"mean other values. Make the features with --grow-from {folder}/encoding, or leave train.init_from out."
         )
-    then, now = artifact.network, describe(spec, settings)
     before = artifact.metadata["configuration"]["model"]
-    pairs = [(name, getattr(then, name), getattr(now, name)) for name in ("task", "embedding_dim", "hidden_units")]
-    pairs += [("classes", _names(then.classes), _names(now.classes)), ("activation", then.activation, now.activation)]
-    pairs += [(name, before[name], getattr(settings, name)) for name in ("batch_norm", "output")]
-    pairs += [
-        ("dense numbers", old.dense, spec.dense),
-        ("numbers in the pooling", old.field_numbers, spec.field_numbers),
-    ]
-    changed = [f"{name} was {was!r} and is {is_!r}" for name, was, is_ in pairs if was != is_]
+    model = {name: before[name] for name in ("batch_norm", "output")}
+    changed = list(
+        differences(
+            _form(artifact.network, old) | model,
+            _form(describe(spec, settings), spec) | {name: getattr(settings, name) for name in model},
+        )
+    )
     if changed:
         raise DataError(
-            f"train.init_from: the model in {folder} is of another form: {'; '.join(changed)}. Set these as they were, "
-            "or leave train.init_from out."
+            f"train.init_from: the model in {folder} has another form: {listed(changed, '; ')}. Set these as they "
+            "were, or leave train.init_from out."
         )
 
     def set_weights(weights: Weights) -> None:
@@ -63,8 +62,10 @@ def from_artifact(folder: Path, spec: Spec, settings: Model) -> Start:
     return Start(set_weights, artifact.fingerprint)
 
 
-def _names(classes: Sequence[str]) -> str:
-    return ", ".join(classes[:10]) + (f" and {len(classes) - 10:,} more" if len(classes) > 10 else "")
+def _form(of: Network, spec: Spec) -> dict[str, Any]:
+    names = ("task", "embedding_dim", "hidden_units", "classes", "activation")
+    numbers = {"dense numbers": spec.dense, "numbers in the pooling": spec.field_numbers}
+    return {name: getattr(of, name) for name in names} | numbers
 
 
 def _carry_rows(table: Any, older: Any, old: Spec, new: Spec) -> None:

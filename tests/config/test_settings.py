@@ -108,7 +108,7 @@ def test_an_unknown_key_is_told_what_is_allowed(
 ) -> None:
     hint = f" Did you mean {meant!r}?" if meant else ""
     (problem,) = problems(file, change)
-    assert problem.startswith(f"{where}: there is no such key.{hint} Allowed here: {allowed}")
+    assert problem.startswith(f"{where}: unknown key.{hint} Allowed here: {allowed}")
 
 
 @pytest.mark.parametrize(
@@ -184,7 +184,7 @@ def test_all_problems_are_told_at_once(file: Path) -> None:
         "columns.numeric.Age.impute: False given; allowed: 'mean', 'median' or a number",
         "model.embedding_dim: 0 given; input should be greater than or equal to 1",
         "train.seed: 'x' given; input should be a valid integer",
-        "score.colums: there is no such key. Did you mean 'columns'? Allowed here: source, model, output, columns, "
+        "score.colums: unknown key. Did you mean 'columns'? Allowed here: source, model, output, columns, "
         "encoded, partition_by, format, file_mb, explain, rank, quantile, gates",
     ]
 
@@ -227,7 +227,7 @@ def test_braces_of_other_kinds_are_left_alone(file: Path) -> None:
     config = load(file, ["source.path='raw/{2025,2026}/*'"])
     config.source.check_filled()
     assert config.source.path == "raw/{2025,2026}/*"
-    assert problems(file, "ds=1")[0].startswith("ds: there is no such key.")
+    assert problems(file, "ds=1")[0].startswith("ds: unknown key.")
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from nfm.config.file import as_yaml, load, put, read
-from nfm.config.space import Numbers, Space, Values, read_space
+from nfm.config.space import Numbers, Space, read_space
 from nfm.contract.errors import ConfigError
 
 TEXT = """
@@ -36,10 +36,10 @@ def test_ranges_and_lists(tmp_path: Path) -> None:
         "train.learning_rate": Numbers(0.01, 1, True, whole=False),
         "train.clip_norm": Numbers(1, 10, False, whole=False),  # a length of any size, though both ends are whole
         "model.embedding_dim": Numbers(4, 64, False, whole=True),
-        "model.hidden_units": Values(("[]", "[8, 4]", "[128, 128]")),
-        "train.optimizer": Values(('"sgd"', '"adam"')),
-        "train.early_stopping": Values(("null",)),
-        "model.batch_norm": Values(("false",)),
+        "model.hidden_units": ("[]", "[8, 4]", "[128, 128]"),
+        "train.optimizer": ('"sgd"', '"adam"'),
+        "train.early_stopping": ("null",),
+        "model.batch_norm": ("false",),
     }
     # clip_norm is null, early_stopping is not, and batch_norm is true: they lie outside of the space
     assert found.as_it_is() == {
@@ -84,7 +84,7 @@ def test_values_that_need_another_setting_are_right(tmp_path: Path) -> None:
             [
                 "train.learning_rate: -1 given; input should be greater than 0",
                 "train.learning_rate: 'x' given",
-                "model.embeding_dim: there is no such key. Did you mean 'embedding_dim'?",
+                "model.embeding_dim: unknown key. Did you mean 'embedding_dim'?",
                 "model.activation: 0 given; allowed: 'relu'",
             ],
         ),

@@ -1,10 +1,12 @@
 """NumPy's arrays as Arrow's, and back: against pyarrow's own ways, which import pandas."""
 
+import itertools
+
 import numpy as np
 import pyarrow as pa
 import pytest
 
-from nfm.contract.arrays import arrow, content, few_texts, nulls
+from nfm.contract.arrays import arrow, content, few_texts, nulls, ranges, text_buffers
 
 
 @pytest.mark.parametrize("dtype", ["int8", "int32", "int64", "uint64", "float16", "float32", "float64"])
@@ -35,3 +37,19 @@ def test_slices_have_their_own_values(start: int) -> None:
 def test_texts() -> None:
     for texts in ([], [""], ["red", "", "größe`", "a\0b"]):
         assert few_texts(texts).equals(pa.array(texts, pa.large_string()))
+
+
+@pytest.mark.parametrize("texts", [[], ["a"], ["", "é", None, "xyz"]])
+def test_text_buffers_are_those_of_a_slice(texts: list[str | None]) -> None:
+    whole = pa.array(["before", *texts, "behind"], pa.large_string())
+    for array in (whole.slice(1, len(texts)), pa.array(texts, pa.large_string())):
+        offsets, text = text_buffers(array)
+        each = [bytes(text[a - offsets[0] : b - offsets[0]]) for a, b in itertools.pairwise(offsets)]
+        assert each == [(one or "").encode() for one in texts]
+        assert len(text) == sum(map(len, each))
+
+
+def test_ranges_are_concatenated() -> None:
+    starts, lengths = np.array([7, 0, 2, 5]), np.array([2, 0, 3, 1])
+    assert ranges(starts, lengths).tolist() == [7, 8, 2, 3, 4, 5]
+    assert ranges(starts[:0], lengths[:0]).tolist() == []

@@ -349,6 +349,6 @@ def test_a_save_that_fails_leaves_the_old_model(model: Path, encoding_folder: Pa
 def test_what_is_no_model_is_never_replaced(encoding_folder: Path, tmp_path: Path) -> None:
     (tmp_path / "model").mkdir()
     (tmp_path / "model/thesis.txt").write_text("years of work")
-    with pytest.raises(DataError, match=r"it holds no metadata.json\. It is left as it is\."):
+    with pytest.raises(DataError, match=r"it contains no metadata.json\. It is left as it is\."):
         save_model(tmp_path / "model", encoding_folder, weights_of(1))
     assert (tmp_path / "model/thesis.txt").read_text() == "years of work"

@@ -7,9 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from sklearn.metrics import roc_auc_score
 
 from nfm.contract import cells as module
-from nfm.contract.cells import EXACT, LIMIT, Cells, cells, merge
+from nfm.contract.cells import EXACT, LIMIT, Cells, CellTable, auc, cells, grouped_auc, merge
 
 FLOATS = st.floats(allow_nan=False, allow_infinity=False)
 
@@ -77,3 +78,68 @@ def test_groups_are_counted_apart() -> None:
 
 def test_no_numbers() -> None:
     assert count([]).keys.tolist() == []
+
+
+@given(st.lists(st.tuples(FLOATS, st.integers(0, 2), st.integers(0, 9)), max_size=60), st.data())
+def test_a_table_of_batches_counts_and_sums_like_one_pass(
+    rows: list[tuple[float, int, int]], data: st.DataObject
+) -> None:
+    x, groups, weights = (np.array([row[i] for row in rows], kind) for i, kind in ((0, float), (1, int), (2, float)))
+    counted, summed = CellTable(3, limit=5, at_once=7), CellTable(2, limit=5, at_once=7)
+    cuts = sorted(data.draw(st.lists(st.integers(0, len(rows)), max_size=5)))
+    order = np.array(data.draw(st.permutations(range(len(rows)))), int)
+    for piece in np.split(order, cuts):
+        counted.add(x[piece], groups[piece])
+        summed.add(x[piece], np.stack([weights[piece], np.ones(len(piece))], axis=1))
+    whole = cells(x, groups, 3, limit=5)
+    assert same(counted.cells(), whole)
+    assert np.array_equal(summed.cells().keys, whole.keys)
+    assert summed.cells().counts[:, 1].tolist() == whole.counts.sum(axis=1).tolist()
+    # Whole weights add up exactly: by brute force, those of the values that share a cell.
+    at = [
+        int(np.flatnonzero(cells(x[i : i + 1], groups[:1], 3).keys >> (EXACT - whole.bits) == whole.keys)[0])
+        for i in range(len(x))
+    ]
+    assert summed.cells().counts[:, 0].tolist() == [weights[np.array(at) == c].sum() for c in range(len(whole.keys))]
+
+
+def test_values_of_one_exponent_are_distinguished_by_their_leading_bits() -> None:
+    table = CellTable(1, limit=2)
+    table.add(np.array([1.0, 1.25, 1.5, 1.75, -3.0]), np.ones((5, 1)))
+    assert not table.cells().exact  # 5 values, 2 cells: only the sign is left
+    assert table.cells().counts[:, 0].tolist() == [1, 4]
+
+
+SCORED = st.lists(st.tuples(st.integers(0, 5), st.booleans(), st.integers(0, 3)), min_size=1, max_size=60)
+
+
+def by_score(rows: list[tuple[int, bool, int]]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Weights of positive and of negative rows for each score from 0 to 5."""
+    score, positive, weight = (np.array(part) for part in zip(*rows, strict=True))
+    return tuple(np.bincount(score, weight * mine, 6).astype(np.int64) for mine in (positive, ~positive))  # type: ignore[return-value]
+
+
+@given(SCORED)
+def test_auc_is_scikit_learns(rows: list[tuple[int, bool, int]]) -> None:
+    positive, negative = by_score(rows)
+    found = auc(positive, negative)
+    if not positive.any() or not negative.any():
+        assert found is None
+        return
+    score, label, weight = zip(*rows, strict=True)
+    assert found == pytest.approx(roc_auc_score(label, score, sample_weight=weight), abs=1e-12)
+
+
+@given(st.lists(SCORED, min_size=1, max_size=5))
+def test_auc_of_groups_is_the_share_of_their_pairs_in_order(groups: list[list[tuple[int, bool, int]]]) -> None:
+    positive, negative = zip(*map(by_score, groups), strict=True)
+    found = grouped_auc(np.concatenate(positive), np.concatenate(negative), np.arange(len(groups)) * 6)
+    for area, rows in zip(found, groups, strict=True):
+        pairs = [(a[0] - b[0], a[2] * b[2]) for a in rows for b in rows if a[1] and not b[1]]
+        whole = sum(weight for _, weight in pairs)
+        in_order = sum(weight * (1.0 if apart > 0 else 0.5 if apart == 0 else 0.0) for apart, weight in pairs)
+        assert area == pytest.approx(in_order / whole if whole else math.nan, abs=1e-12, nan_ok=True)
+
+
+def test_auc_of_no_cells() -> None:
+    assert auc(np.empty(0), np.empty(0)) is None

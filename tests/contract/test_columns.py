@@ -219,7 +219,7 @@ def test_a_weight_that_is_no_number_is_refused(wrong: float | None) -> None:
     weights = pa.array([[1.0], [], [2.0, wrong]], pa.list_(pa.float64()))
     assert refusal([["a"], [], ["b", "c"]], weights) == (
         "Column 'w' holds the weights of the bag in 'c', which must be numbers, but 1 weights of a batch are missing, "
-        f"not finite or too large, as in {weights[2].as_py()!r}. Correct them, or leave such rows out with "
+        f"not finite or too large: {weights[2].as_py()!r}. Correct them, or leave such rows out with "
         "source.where."
     )
 

@@ -21,13 +21,13 @@ def test_a_file_that_somebody_has_put_there_is_never_deleted(target: Path, name:
     mine.parent.mkdir(exist_ok=True)
     mine.write_text("mine")
     for _ in range(2):
-        with pytest.raises(DataError, match=rf"scores holds {name}, which this job has not written") as told:
+        with pytest.raises(DataError, match=rf"scores contains {name}, which this job did not write") as told:
             write(target, "new")
         assert "\n" not in str(told.value)
         assert (mine.read_text(), (target / "part-0").read_text()) == ("mine", "old")
         assert beside(target) == set()
     (target / "notes 2.txt").touch()
-    with pytest.raises(DataError, match=r"holds .* \(and 1 more\), which"):
+    with pytest.raises(DataError, match=r"contains .* and 1 more, which"):
         write(target, "new")
     (target / "notes 2.txt").unlink()
     mine.rename(target.parent / "mine")
@@ -38,7 +38,7 @@ def test_a_file_that_somebody_has_put_there_is_never_deleted(target: Path, name:
 
 def test_a_file_that_comes_while_the_new_folder_is_made_is_not_deleted(target: Path) -> None:
     write(target, "old")
-    with pytest.raises(DataError, match=r"holds notes\.txt"), publish(target, MARKER) as staging:
+    with pytest.raises(DataError, match=r"contains notes\.txt"), publish(target, MARKER) as staging:
         (staging / MARKER).write_text("new")
         (target / "notes.txt").write_text("mine")
     assert files(target) == {"part-0": "old", MARKER: "old", "notes.txt": "mine"}
@@ -67,7 +67,7 @@ def test_a_link_that_somebody_has_put_there_is_a_file_like_any_other(target: Pat
     if to == "file":
         place.touch()
     (target / name).symlink_to(place)
-    with pytest.raises(DataError, match=f"scores holds {name}, which this job has not written"):
+    with pytest.raises(DataError, match=f"scores contains {name}, which this job did not write"):
         write(target, "new")
     assert (target / name).is_symlink()
 
@@ -109,7 +109,7 @@ def test_a_folder_that_was_copied_or_restored_is_looked_at_like_any_other(target
     write(target, "new")
     assert files(target) == {"part-0": "new", MARKER: "new"}
     (target / "part-9").touch()
-    with pytest.raises(DataError, match="holds part-9, which this job has not written"):
+    with pytest.raises(DataError, match="contains part-9, which this job did not write"):
         write(target, "newer")
 
 
@@ -133,7 +133,7 @@ def test_what_is_not_ours_is_refused_and_left_alone(target: Path) -> None:
         with pytest.raises(DataError) as refused:
             write(theirs, "new")
         assert str(refused.value) == (
-            f"{theirs} exists, and is not something this job made: it holds no {MARKER}. It is left as it is. "
+            f"{theirs} exists, and is not something this job made: it contains no {MARKER}. It is left as it is. "
             "Choose another folder, or move that one away."
         )
     assert files(target) == {"thesis.txt": "years of work"}

@@ -144,7 +144,7 @@ def test_what_cannot_be_removed_of_a_run_before_keeps_none_from_its_work(
         for version in ("one", "two"):
             write(target, version)
             assert files(target) == {"part-0": version, MARKER: version}
-            assert caplog.messages[-1] == f"what a run before this one has left in {left} cannot be removed"
+            assert caplog.messages[-1] == f"what an earlier run left in {left} cannot be deleted"
     finally:
         subprocess.run(["umount", str(left / "held")], check=True)
     write(target, "three")
@@ -157,7 +157,7 @@ def test_a_folder_without_the_marker_is_not_published(target: Path, old: bool) -
         write(target, "old")
     with pytest.raises(DataError) as refused, publish(target, MARKER) as staging:
         (staging / "part-0").write_text("new")
-    assert f"was not completed: it holds no {MARKER}. {target} is left as it was." in str(refused.value)
+    assert f"was not completed: it contains no {MARKER}. {target} is left as it was." in str(refused.value)
     assert files(target) == {"part-0": "old", MARKER: "old"} if old else not target.exists()
     assert beside(target) == set()
 

@@ -258,11 +258,11 @@ def test_a_file_cut_anywhere_is_refused(tmp_path: Path, name: str) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "told"),
     [
-        ("slots", np.zeros(5, np.int32), r"int32 (5,) where spec.json and the other arrays ask for int32 (6,)"),
-        ("offsets", np.zeros(3, np.int64), "int64 (3,) where spec.json and the other arrays ask for int64 (4,)"),
-        ("offsets", np.zeros(4, np.int32), "int32 (4,) where spec.json and the other arrays ask for int64 (4,)"),
-        ("text", np.zeros(99, np.uint8), "uint8 (99,) where spec.json and the other arrays ask for uint8 (2,)"),
-        ("text", np.zeros((2, 1), np.uint8), "uint8 (2, 1) where spec.json and the other arrays ask for uint8 (2,)"),
+        ("slots", np.zeros(5, np.int32), r"int32 (5,) where int32 (6,) is needed"),
+        ("offsets", np.zeros(3, np.int64), "int64 (3,) where int64 (4,) is needed"),
+        ("offsets", np.zeros(4, np.int32), "int32 (4,) where int64 (4,) is needed"),
+        ("text", np.zeros(99, np.uint8), "uint8 (99,) where uint8 (2,) is needed"),
+        ("text", np.zeros((2, 1), np.uint8), "uint8 (2, 1) where uint8 (2,) is needed"),
     ],
 )
 def test_a_file_of_another_size_or_type_is_refused(tmp_path: Path, name: str, content: NDArray[Any], told: str) -> None:
@@ -270,12 +270,12 @@ def test_a_file_of_another_size_or_type_is_refused(tmp_path: Path, name: str, co
     np.save(tmp_path / f"index/0/{name}.npy", content)
     with pytest.raises(DataError) as refused:
         Vocabulary.load(tmp_path, sizes(FIELDS))
-    assert str(refused.value).startswith(f"{tmp_path}/index/0/{name}.npy holds {told}. Restore the file")
+    assert str(refused.value).startswith(f"{tmp_path}/index/0/{name}.npy is {told}. Restore the file")
 
 
 def test_another_specification_is_refused(tmp_path: Path) -> None:
     written(tmp_path, FIELDS)
-    with pytest.raises(DataError, match=r"1/slots.npy holds int32 \(4,\) where .* ask for int32 \(2,\)"):
+    with pytest.raises(DataError, match=r"1/slots.npy is int32 \(4,\) where int32 \(2,\) is needed"):
         Vocabulary.load(tmp_path, {"f": 3, "g": 1})
 
 

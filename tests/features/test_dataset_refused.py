@@ -97,7 +97,7 @@ def test_a_file_that_comes_into_the_encoding_meanwhile_leaves_the_pair_as_it_was
     # The report is the last that is written.
     monkeypatch.setattr("nfm.features.dataset.write_report", lambda *_: notes.write_text("mine"))
     columns = {"key": ("id",), "label": "label", "categorical": {"colour": {}}}
-    with pytest.raises(DataError, match=r"encoding holds notes\.txt, which this job has not written"):
+    with pytest.raises(DataError, match=r"encoding contains notes\.txt, which this job did not write"):
         build(spark, config(tmp_path, table, columns=columns))
     assert everything() == before | {notes: b"mine"}
 

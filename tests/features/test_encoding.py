@@ -100,13 +100,19 @@ def test_the_specification_by_hand() -> None:
 @pytest.mark.parametrize(
     ("changes", "told"),
     [
-        ({"categorical": {"c": {"oov_buckets": 3}}}, r"its fields are not those .*\('c': buckets was 2 and is 3\)"),
-        ({"categorical": {"c": {"oov_buckets": 2}, "new": {}}}, r"\(there were c and are c, new\)"),
-        ({"categorical": {"c": {"oov_buckets": 2, "column": "other"}}}, r"'c': columns was c and is other"),
-        ({"numeric": {"x": {"scale": "log1p"}}}, r"'x': log1p and clip was False, False and is True, False"),
+        (
+            {"categorical": {"c": {"oov_buckets": 3}}},
+            r"its fields are not those .*\(c.oov_buckets was 2 and is 3 now\)",
+        ),
+        ({"categorical": {"c": {"oov_buckets": 2}, "new": {}}}, r"\(new was not set and is .* now\)"),
+        (
+            {"categorical": {"c": {"oov_buckets": 2, "column": "other"}}},
+            r"c.columns was \[\"c\"\] and is \[\"other\"\] now",
+        ),
+        ({"numeric": {"x": {"scale": "log1p"}}}, r"x.log1p was false and is true now"),
         (
             {"numeric": {"x": {"missing_flag": True}}},
-            r"its numbers are not those .*'x': missing_flag was False and is True",
+            r"its numbers are not those .*x.missing_flag was false and is true now",
         ),
     ],
 )

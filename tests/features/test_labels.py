@@ -22,11 +22,10 @@ from nfm.features import labels
 from nfm.features.count import count_rows, meeting, packed
 from nfm.features.dataset import Growth, build, prepare
 from nfm.features.labels import Label, Labels, Task, check_task, open_label
-from nfm.features.report.facts import number_cells
 from nfm.features.split import Split
 from nfm.features.summary import plan, summary
+from nfm.features.sums import read_cells, sums
 from nfm.features.sums import summary as summed
-from nfm.features.sums import sums
 
 BY_COLUMN = Split((), 0.0, 0.0, 1, None, None, None, "fold", 1.0, ("id",))
 FOLDS = ["train", "valid", "test"]
@@ -44,7 +43,7 @@ def checked(task: Task, values: pa.Array, folds: list[str] | None = None, old: t
     ]
     counts = pa.Table.from_batches(summed(list(sums(packets))))
     is_cell = pc.is_valid(counts["cell"])
-    cells = number_cells(counts.filter(is_cell))
+    cells = read_cells(counts.filter(is_cell).to_batches())
     return labels.check(label, counts.filter(pc.invert(is_cell)), cells.get(0), old, "lake")
 
 

@@ -4,11 +4,10 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from sklearn.metrics import roc_auc_score
 
 from nfm.config.columns import Numeric
 from nfm.contract.cells import cells
-from nfm.features.statistics import Distribution, auc, bucket_edges, number_facts, transformation
+from nfm.features.statistics import Distribution, bucket_edges, number_facts, transformation
 
 
 def distribution(numbers: list[float]) -> Distribution:
@@ -73,17 +72,6 @@ def test_bucket_edges() -> None:
     assert bucket_edges(8, distribution([0, 0, 0, 0, 0, 0, 1, 2])) == (0.25, 1.125)
     assert bucket_edges(4, distribution([5, 5])) == ()
     assert bucket_edges(4, distribution([])) == ()
-
-
-@given(st.lists(st.tuples(st.integers(0, 5), st.booleans()), min_size=1, max_size=60))
-def test_auc_is_scikit_learns(rows: list[tuple[int, bool]]) -> None:
-    scores = np.array([score for score, _ in rows])
-    ones = np.array([one for _, one in rows])
-    found = auc(scores, ones.astype(int), (~ones).astype(int))
-    if ones.all() or not ones.any():
-        assert found is None
-    else:
-        assert found == pytest.approx(roc_auc_score(ones, scores))
 
 
 def test_the_facts_of_a_number() -> None:

@@ -1,4 +1,4 @@
-"""What a run leaves for the next one: chunks are gone on from, or thrown away with the reason."""
+"""What a run leaves for the next one: chunks are resumed from, or deleted with the reason."""
 
 import json
 import logging
@@ -141,20 +141,22 @@ def test_what_something_else_follows_from_is_scored_anew(
     match change:
         case "model":
             save_model(tmp_path / "shop", 6)
-            reason = "the model is another one"
+            reason = "model"
         case "input":
             file = min(Path(source["path"]).iterdir())
             file.write_bytes(file.read_bytes())  # the same bytes, but who knows
-            reason = "the table's files have changed"
+            reason = "the table's files"
         case "configuration":
-            more, reason = {"columns": ("colour",)}, "the settings have changed"
+            more, reason = {"columns": ("colour",)}, 'settings.output.columns was ["id"] and is ["id", "colour"] now'
         case "more rows":
             last = max(Path(source["path"]).iterdir())
             (last.parent / f"7{last.suffix}").write_bytes(last.read_bytes())
-            reason = "the table's files have changed"
+            reason = "the table's files"
     with caplog.at_level(logging.INFO, logger="nfm"):
         report = score_table(spark, config(made, source, output=str(output), model=model, **more))
-    assert f"what an earlier run has left for {output} is thrown away: {reason}" in caplog.text
+    assert f"what an earlier run has left for {output} is deleted: since then, this changed: {reason}" in "\n".join(
+        caplog.messages
+    )
     assert "has scored" not in caplog.text
     assert report["rows"] == len(rows_of(output)) == (70 if change == "more rows" else 60)
     assert chunks_beside(output) == []

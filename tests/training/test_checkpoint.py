@@ -208,16 +208,16 @@ def test_what_the_weights_follow_from_decides_whether_a_checkpoint_is_gone_on_fr
     spec = replace(CHECKERBOARD, numbers=(Number("x", "x", "dense", 0.0, False, None, False, 0.0, 1.0),))
     several = {"batch_size": 64, "clip_norm": 1.0, "optimizer": "sgd", "momentum": 0.5, "seed": 2, "shuffle_rows": 10}
     changes: list[tuple[dict[str, Any], str]] = [
-        ({"learning_rate": 0.02}, "train.learning_rate (was 0.01, is 0.02)"),
-        ({"model": {"hidden_units": (9,)}}, "model.hidden_units (was [8], is [9])"),
+        ({"learning_rate": 0.02}, "train.learning_rate was 0.01 and is 0.02 now"),
+        ({"model": {"hidden_units": (9,)}}, "model.hidden_units was [8] and is [9] now"),
         ({"folds": {**data, "train": data["valid"]}}, "train fold"),
         ({"folds": {**data, "valid": data["train"]}}, "valid fold"),
-        ({"spec": spec, "folds": folds_of(dense, dense, dense, spec)}, "encoding, train fold, valid fold"),
-        ({"started_from": "an older model"}, "what it started from"),
+        ({"spec": spec, "folds": folds_of(dense, dense, dense, spec)}, "encoding; train fold; valid fold"),
+        ({"started_from": "an older model"}, 'what it started from was not set and is "an older model" now'),
         (
             several,
-            "train.batch_size (was 32, is 64), train.clip_norm (was null, is 1.0), train.momentum (was 0.0, is 0.5), "
-            'train.optimizer (was "adam", is "sgd"), train.seed (was 1, is 2) and 1 more',
+            "train.batch_size was 32 and is 64 now; train.clip_norm was not set and is 1.0 now; train.momentum was 0.0 "
+            'and is 0.5 now; train.optimizer was "adam" and is "sgd" now; train.seed was 1 and is 2 now and 1 more',
         ),
     ]
     for changed, told in changes:

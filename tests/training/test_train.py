@@ -157,7 +157,7 @@ def test_a_dataset_of_other_settings_is_refused(tmp_path: Path) -> None:
         f"split.valid was 0.2 and is not set now; split.seed was not set and is 2 now{todo}"
     )
     fields: dict[str, Any] = {f"f{i}": {} for i in range(4)}
-    assert '; columns.weight was not set and is "w" now (and 1 more). Run' in refused(
+    assert '; columns.weight was not set and is "w" now and 1 more. Run' in refused(
         {"categorical": {**categorical, **fields}, "weight": "w"}, {"valid": 0.2, "seed": 4}
     )
     # What is only written another way, in another order, or of no concern to the dataset, is no other setting.
@@ -212,7 +212,7 @@ def test_the_plan_tells_what_the_training_starts_from(tmp_path: Path) -> None:
         return summary.plan(config.model_copy(update={"train": train_settings}), encoding, folds)
 
     assert "starts from the beginning: since the checkpoint" in changed(seed=2)
-    assert "this changed: train.seed (was 1, is 2)" in changed(seed=2)
+    assert "this changed: train.seed was 1 and is 2 now" in changed(seed=2)
     assert "  starts    from a factorization machine, which is trained first" in changed(pretrain="fm")
     train(config)
     model = Artifact.load(tmp_path / "model")

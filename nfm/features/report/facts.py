@@ -7,13 +7,12 @@ from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.compute as pc
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from nfm.config.settings import Config
-from nfm.contract.cells import Cells
+from nfm.contract.cells import Cells, auc
 from nfm.contract.errors import DataError
 from nfm.contract.schema import FOLDS, Kind, Spec
 from nfm.features.count import count
@@ -23,8 +22,8 @@ from nfm.features.labels import Label, Labels, rows_of
 from nfm.features.labels import check as check_labels
 from nfm.features.report.findings import findings
 from nfm.features.split import Split
-from nfm.features.statistics import COUNTS, Distribution, auc, number_facts
-from nfm.features.sums import VALUES
+from nfm.features.statistics import COUNTS, Distribution, number_facts
+from nfm.features.sums import VALUES, read_cells
 from nfm.features.vocabularies import Growth, Made, Recipe
 from nfm.table.scan import Scan
 
@@ -73,7 +72,7 @@ class Summed:
         few = counted.counts.where((F.col("part") == 0) | F.col("cell").isNotNull() | (F.col("part") == weight))
         table = few.toArrow()
         is_cell = pc.field("cell").is_valid()
-        cells = number_cells(table.filter(is_cell))
+        cells = read_cells(table.filter(is_cell).to_batches())
         of_label = check_labels(
             label, table.filter((pc.field("part") == 0) & ~is_cell), cells.pop(0, None), old_classes, where
         )
@@ -203,22 +202,12 @@ def of_values(counts: DataFrame, labels: Labels) -> dict[int, dict[str, Any]]:
         distinct = {fold: int(present[f"{fold}_values"].sum()) for fold in FOLDS} | {
             "table": int(present["values"].sum())
         }
-        ones = mine["held_positive"].to_numpy()
-        zeros = mine["valid"].to_numpy() + mine["test"].to_numpy() - ones
-        ranked = auc(mine["level"].to_numpy(), ones, zeros)
+        by_level = mine.groupby("level")[["held_positive", "valid", "test"]].sum()  # ascending
+        ones = by_level["held_positive"].to_numpy()
+        ranked = auc(ones, by_level["valid"].to_numpy() + by_level["test"].to_numpy() - ones)
         found[int(part)] = {
             "distinct": distinct,
             "missing": {fold: int(absent[fold].sum()) for fold in FOLDS},
             "auc": None if ranked is None else max(ranked, 0.5),
         }
     return found
-
-
-def number_cells(counts: pa.Table) -> dict[int, Cells]:
-    """The cells of each numeric part, their counts in the order of COUNTS; at most LIMIT a part."""
-    result = {}
-    for part in counts["part"].unique().to_pylist():
-        mine = counts.filter(pc.field("part") == part)
-        matrix = np.stack([mine[name].to_numpy() for name in COUNTS], axis=1)
-        result[part] = Cells(mine["bits"][0].as_py(), mine["cell"].to_numpy(), matrix)
-    return result

@@ -4,12 +4,12 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
 
+from nfm.contract.cells import CellTable, auc
 from nfm.contract.hashing import hash64
 from nfm.training.metrics import curves
-from nfm.training.metrics.curves import Calibration, PrecisionRecall, Roc, ScoreCells
-from nfm.training.metrics.names import TINY, finite, share
+from nfm.training.metrics.curves import Calibration, PrecisionRecall, Roc
+from nfm.training.metrics.names import TINY, Array, Floats, finite, share
 from nfm.training.metrics.scores import sigmoid
 
 BINS = 15  # of a calibration
@@ -22,9 +22,9 @@ class _BinaryScores:
         self.loss = self.right = 0.0
         self.bins = np.zeros((BINS, 2))  # Σ weight · probability, Σ weight · label
         # Σ weight of label 1, of label 0; Σ weight · probability; Σ weight²
-        self.scores = ScoreCells(4)
+        self.scores = CellTable(4, curves.LIMIT)
 
-    def add(self, label: NDArray[np.float64], weight: NDArray[np.float64], logit: NDArray[np.float64]) -> None:
+    def add(self, label: Floats, weight: Floats, logit: Floats) -> None:
         probability = sigmoid(logit)
         self.loss += float(weight @ np.logaddexp(0.0, np.where(label > 0, -logit, logit)))
         self.right += float(weight @ ((logit > 0) == (label > 0)))
@@ -35,15 +35,19 @@ class _BinaryScores:
         self.scores.add(logit, sums)
 
     def metrics(self, weight: float) -> dict[str, float | None]:
-        cells = self.scores.cells()
-        ranked = curves.precision_recall(cells[:, 0], cells[:, 1])
+        positive, negative, *_ = self.by_score()
+        ranked = curves.precision_recall(positive, negative)
         return {
-            "auc": curves.auc(cells[:, 0], cells[:, 1]),
+            "auc": auc(positive, negative),
             "log_loss": share(self.loss, weight),
             "accuracy": share(self.right, weight),
             "pr_auc": None if ranked is None else ranked.average_precision,
             "ece": share(float(np.abs(self.bins[:, 0] - self.bins[:, 1]).sum()), weight),
         }
+
+    def by_score(self) -> Floats:
+        """(4, C) the sums of each cell of scores, ascending."""
+        return self.scores.cells().counts.T
 
 
 class BinaryTally:
@@ -57,16 +61,9 @@ class BinaryTally:
         self.rows, self.constant = 0, float(np.clip(constant, 0, 1))
         self.weight, self._positive = 0.0, 0.0
         self._model, self._linear = _BinaryScores(), _BinaryScores()
-        self._groups: list[tuple[NDArray[Any], ...]] = []
+        self._groups: list[tuple[Array, ...]] = []
 
-    def add(
-        self,
-        label_B: NDArray[Any],
-        weight_B: NDArray[Any],
-        logits_BC: NDArray[Any],
-        linear_BC: NDArray[Any],
-        group_B: Any = None,
-    ) -> None:
+    def add(self, label_B: Array, weight_B: Array, logits_BC: Array, linear_BC: Array, group_B: Any = None) -> None:
         """Add B rows: labels 0 and 1, (B, 1) logits of the model and of its linear part, and their groups, if any."""
         label, weight = finite(label_B, weight_B, logits_BC, linear_BC)
         self.rows += len(label)
@@ -85,7 +82,7 @@ class BinaryTally:
         grouped = {}
         if self._groups:
             group, score, positive, weight = (np.concatenate(part) for part in zip(*self._groups, strict=True))
-            grouped = {"gauc": curves.grouped_auc(group, score, positive, weight.astype(np.float64))}
+            grouped = {"gauc": curves.gauc(group, score, positive, weight.astype(np.float64))}
         return {
             "rows": self.rows,
             **self._model.metrics(self.weight),
@@ -110,27 +107,24 @@ class BinaryTally:
 
     def roc(self) -> Roc | None:
         """The model's ROC."""
-        return curves.roc(*self._by_score()[:2])
+        return curves.roc(*self._model.by_score()[:2])
 
     def linear_roc(self) -> Roc | None:
         """The ROC of the linear part alone."""
-        return curves.roc(*self._linear.scores.cells().T[:2])
+        return curves.roc(*self._linear.by_score()[:2])
 
     def precision_recall(self) -> PrecisionRecall | None:
         """The model's precision by recall."""
-        return curves.precision_recall(*self._by_score()[:2])
+        return curves.precision_recall(*self._model.by_score()[:2])
 
     def calibration(self) -> Calibration | None:
         """Label rate by score in up to BINS bins of about equal weight and 10 rows."""
-        positive, negative, predicted, squares = self._by_score()
+        positive, negative, predicted, squares = self._model.by_score()
         bins = max(1, min(BINS, self.rows // 10))
         return curves.calibration(predicted, positive, positive + negative, squares, bins)
 
-    def scores(self) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+    def scores(self) -> tuple[Floats, Floats, Floats]:
         """(C,) probability, weight of label 1 and of label 0 for each cell of scores that has weight, ascending."""
-        positive, negative, predicted, _ = self._by_score()
+        positive, negative, predicted, _ = self._model.by_score()
         some = positive + negative > 0
         return predicted[some] / (positive + negative)[some], positive[some], negative[some]
-
-    def _by_score(self) -> NDArray[np.float64]:
-        return self._model.scores.cells().T

@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from nfm.contract.cells import CellTable, auc
 from nfm.training.metrics import curves
-from nfm.training.metrics.curves import ScoreCells
-from nfm.training.metrics.names import TINY, finite, share
+from nfm.training.metrics.names import TINY, Array, Floats, finite, share
 
 MOST_CLASSES = 30  # of which a confusion matrix is kept
 MOST_RANKED = 100  # classes of which an AUC is measured: each costs a sort of the fold
@@ -23,12 +23,10 @@ class _ClassScores:
         self.right, self.predicted = np.zeros(classes), np.zeros(classes)
         limit = int(np.clip(_MOST_CELLS // classes, 1 << 12, curves.LIMIT))
         # Σ weight of the rows of the class, of the others
-        self.scores = [ScoreCells(2, limit) for _ in range(classes if classes <= MOST_RANKED else 0)]
+        self.scores = [CellTable(2, limit, limit) for _ in range(classes if classes <= MOST_RANKED else 0)]
 
-    def add(
-        self, label: NDArray[np.int64], weight: NDArray[np.float64], logits: NDArray[np.float64]
-    ) -> NDArray[np.int64]:
-        """Returns the predicted classes."""
+    def add(self, label: NDArray[np.int64], weight: Floats, logits: Floats) -> NDArray[np.int64]:
+        """Add B rows and return the predicted classes."""
         logits = logits - logits.max(axis=1, keepdims=True)
         log_p = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
         self.loss -= float(weight @ np.take_along_axis(log_p, label[:, np.newaxis], axis=1)[:, 0])
@@ -43,7 +41,7 @@ class _ClassScores:
 
     def areas(self) -> list[float | None]:
         """AUC of each class against all others."""
-        return [curves.auc(*one.cells().T) for one in self.scores] or [None] * len(self.right)
+        return [auc(*one.cells().counts.T) for one in self.scores] or [None] * len(self.right)
 
     def metrics(self, weight: float, areas: list[float | None]) -> dict[str, float | None]:
         defined = [area for area in areas if area is not None]
@@ -70,14 +68,7 @@ class MulticlassTally:
         self._model, self._linear = _ClassScores(size), _ClassScores(size)
         self._confusion = np.zeros((size, size)) if size <= MOST_CLASSES else None
 
-    def add(
-        self,
-        label_B: NDArray[Any],
-        weight_B: NDArray[Any],
-        logits_BC: NDArray[Any],
-        linear_BC: NDArray[Any],
-        group_B: Any = None,
-    ) -> None:
+    def add(self, label_B: Array, weight_B: Array, logits_BC: Array, linear_BC: Array, group_B: Any = None) -> None:
         """Add B rows: the classes' numbers, and (B, C) logits of the model and of its linear part."""
         label, weight = finite(label_B, weight_B, logits_BC, linear_BC)
         number, size = label.astype(np.int64), len(self.classes)
@@ -121,6 +112,6 @@ class MulticlassTally:
             "macro_auc": 0.5 if (rates > 0).sum() > 1 else None,
         }
 
-    def confusion(self) -> NDArray[np.float64] | None:
+    def confusion(self) -> Floats | None:
         """(C, C) weight of the rows of each class (down) that each class was predicted for; None where C is large."""
         return self._confusion

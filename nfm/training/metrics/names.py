@@ -8,11 +8,13 @@ from numpy.typing import NDArray
 from nfm.training.control import DivergedError
 
 Task = Literal["binary", "regression", "multiclass"]
+Array = NDArray[Any]
+Floats = NDArray[np.float64]
 TINY = 1e-15  # no constant is surer than this
 
 
 class Metric(NamedTuple):
-    """How people are shown a metric."""
+    """How a metric is shown."""
 
     key: str
     name: str
@@ -38,20 +40,19 @@ METRICS: dict[str, tuple[Metric, ...]] = {  # of each task; the first three say 
 
 
 def share(part: float, whole: float) -> float | None:
-    """None of nothing."""
+    """Return part / whole; None where the whole is 0."""
     return float(part / whole) if whole > 0 else None
 
 
-def finite(
-    label_B: NDArray[Any], weight_B: NDArray[Any], *outputs: NDArray[Any]
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Labels and weights of B rows, once the model's (B, C) outputs are known to be numbers; DivergedError else."""
+def finite(label_B: Array, weight_B: Array, *outputs: Array) -> tuple[Floats, Floats]:
+    """Return labels and weights of B rows as float64; raise DivergedError if a (B, C) output is not finite."""
     for output_BC in outputs:
         bad = ~np.isfinite(output_BC).all(axis=1)
         if bad.any():
             raise DivergedError(
-                f"Every output of the model must be a number, but those of {int(bad.sum())} of {len(bad)} rows are "
-                f"not, {output_BC[bad][0].tolist()} for one: its weights grew too large, or the fold has numbers far "
-                "beyond those of the train fold. Lower train.learning_rate, or scale and clip under columns.numeric."
+                f"Every output of the model must be a number, but those of {int(bad.sum())} of {len(output_BC)} rows "
+                f"are not, {output_BC[bad][0].tolist()} for one: its weights grew too large, or the fold has numbers "
+                "far beyond those of the train fold. Lower train.learning_rate, or scale and clip under "
+                "columns.numeric."
             )
     return np.asarray(label_B, np.float64), np.asarray(weight_B, np.float64)

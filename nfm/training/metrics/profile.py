@@ -5,24 +5,22 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nfm.contract.cells import EXACT, LIMIT, Cells, cells, merge
+from nfm.contract.cells import Cells, CellTable
 from nfm.contract.profile import Bins, Profile, id_bins, most_cells
 from nfm.contract.schema import Spec
 from nfm.training.data.rows import Rows
 from nfm.training.metrics.scores import scores_of
 
-_AT_ONCE = 1 << 18  # rows whose values are put into cells together
-
 
 class Collector:
-    """Counts of the train fold's ids and numbers, and the scores of the fold that stands for rows not seen."""
+    """Counts of the train fold's ids and numbers, and the scores of the fold that stands for unseen rows."""
 
     def __init__(self, spec: Spec, task: str, outputs: int) -> None:
-        """Of C outputs."""
+        """Create an empty collector for C outputs."""
         self._spec, self._task = spec, task
         self._ids = np.zeros(spec.rows, np.float64)
-        self._numbers = [_Cells(2, LIMIT) for _ in spec.numbers]
-        self._scores = [_Cells(1, most_cells(outputs)) for _ in range(outputs)]
+        self._numbers = [CellTable(2) for _ in spec.numbers]
+        self._scores = [CellTable(1, most_cells(outputs)) for _ in range(outputs)]
         singles = [start for field, start in zip(spec.fields, spec.offsets, strict=True) if field.bag is None]
         self._offsets = np.array(singles, np.int64)
 
@@ -44,7 +42,7 @@ class Collector:
             found.add(of_class[np.isfinite(of_class)], np.zeros(len(of_class), np.int64))
 
     def profile(self, fold: str) -> Profile:
-        """Of all that was added; the scores are those of this fold."""
+        """The profile of all that was added; the scores are those of `fold`."""
         spec = self._spec
         parts = zip(spec.fields, spec.offsets, strict=True)
         fields = {field.name: id_bins(field, self._ids[start : start + field.size]) for field, start in parts}
@@ -55,32 +53,6 @@ class Collector:
         return Profile(fields, numbers, fold, tuple(found.cells() for found in self._scores))
 
     def _as_they_were(self, found: Cells) -> Cells:
-        """With the negatives that were left out."""
+        """Counts that include the negatives that were left out."""
         counts = found.counts / np.array([self._spec.negative_rate, 1.0])
         return Cells(found.bits, found.keys, counts.sum(axis=1, keepdims=True))
-
-
-class _Cells:
-    """Values in cells, many at a time."""
-
-    def __init__(self, groups: int, limit: int) -> None:
-        self._groups, self._limit = groups, limit
-        self._cells = Cells(EXACT, np.empty(0, np.int64), np.empty((0, groups), np.int64))
-        self._waiting: list[tuple[NDArray[np.float32], NDArray[np.int64]]] = []
-        self._rows = 0
-
-    def add(self, values: NDArray[np.float32], groups: NDArray[np.int64]) -> None:
-        self._waiting.append((values.copy(), groups[: len(values)]))  # not a view that keeps all columns
-        self._rows += len(values)
-        if self._rows >= _AT_ONCE:
-            self._merge()
-
-    def cells(self) -> Cells:
-        self._merge()
-        return self._cells
-
-    def _merge(self) -> None:
-        if self._waiting:
-            values, groups = (np.concatenate(part) for part in zip(*self._waiting, strict=True))
-            found = cells(values.astype(np.float64), groups, self._groups, self._cells.bits, self._limit)
-            self._cells, self._waiting, self._rows = merge([self._cells, found], self._limit), [], 0

@@ -3,9 +3,8 @@
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from nfm.training.metrics.names import finite, share
+from nfm.training.metrics.names import Array, Floats, finite, share
 
 SAMPLED_ROWS = 20_000  # for the pictures
 
@@ -16,7 +15,7 @@ class _Errors:
     def __init__(self) -> None:
         self.squared = self.absolute = 0.0
 
-    def add(self, error: NDArray[np.float64], weight: NDArray[np.float64]) -> None:
+    def add(self, error: Floats, weight: Floats) -> None:
         self.squared += float(weight @ error**2)
         self.absolute += float(weight @ np.abs(error))
 
@@ -39,14 +38,7 @@ class RegressionTally:
         self._low, self._high = np.inf, -np.inf
         self._random, self._sample = np.random.default_rng(0), np.empty((0, 4))
 
-    def add(
-        self,
-        label_B: NDArray[Any],
-        weight_B: NDArray[Any],
-        logits_BC: NDArray[Any],
-        linear_BC: NDArray[Any],
-        group_B: Any = None,
-    ) -> None:
+    def add(self, label_B: Array, weight_B: Array, logits_BC: Array, linear_BC: Array, group_B: Any = None) -> None:
         """Add B rows: labels, and (B, 1) predictions of the model and of its linear part."""
         label, weight = finite(label_B, weight_B, logits_BC, linear_BC)
         predicted = logits_BC[:, 0].astype(np.float64)
@@ -76,7 +68,7 @@ class RegressionTally:
         found = {name: errors.metrics(self.weight, spread) for name, errors in self._predictors.items()}
         return {"rows": self.rows, **found.pop("model"), **found}
 
-    def sample(self) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+    def sample(self) -> tuple[Floats, Floats, Floats]:
         """(S,) label, prediction and weight of up to SAMPLED_ROWS rows, drawn at random."""
         label, predicted, weight = self._sample[:, 1:].T
         return label, predicted, weight

@@ -19,12 +19,9 @@ Tally = BinaryTally | RegressionTally | MulticlassTally
 
 
 def tally(task: Task, classes: Sequence[str], constant: Sequence[float]) -> Tally:
-    """A fold's metrics, still without rows.
+    """An empty tally of a task's metrics.
 
-    Args:
-        task: decides which metrics there are.
-        classes: the texts of a multiclass label, by number.
-        constant: what the constant baseline predicts, as `train_mean` returns it.
+    `classes`: the texts of a multiclass label, by number. `constant`: the constant baseline, from `train_mean`.
     """
     if task == "multiclass":
         return MulticlassTally(classes, constant)
@@ -36,9 +33,8 @@ def train_mean(
 ) -> tuple[float, ...]:
     """The best constant of the train fold, from pieces of its labels and weights.
 
-    Returns:
-        One number: the weighted mean label; for multiclass one a class: its share of the weight. A fold without any
-        weight counts as evenly weighted, one without rows has 0.
+    One number, the weighted mean label; for multiclass one a class, its share of the weight. A fold without any
+    weight counts as evenly weighted, one without rows has 0.
     """
     size = len(classes) if task == "multiclass" else 1
     sums, weight, rows_sums, rows = np.zeros(size), 0.0, np.zeros(size), 0

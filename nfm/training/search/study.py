@@ -12,6 +12,7 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 
 from nfm.contract.errors import DataError
+from nfm.contract.messages import differences, listed
 
 log = logging.getLogger(__name__)
 
@@ -22,15 +23,14 @@ _FIRST_EPOCHS = 2  # … and epochs that every trial is given
 
 
 def open_study(folder: Path, depends_on: Mapping[str, Any], direction: int) -> optuna.Study:
-    """The study of a folder, new or to go on with. No other process may be at it.
+    """Open the study of a folder, new or to be resumed. No other process may use it.
 
     Args:
         folder: of the journal; it is made.
-        depends_on: what the values of the trials follow from, by the names that people know it by.
+        depends_on: what the values of the trials follow from, by readable names.
         direction: 1 where higher is better, -1 where lower is.
 
-    Raises:
-        DataError: the journal cannot be read, or what it depends on has changed.
+    Raises DataError if the journal cannot be read, or what it depends on has changed.
     """
     folder.mkdir(exist_ok=True)
     journal = folder / JOURNAL
@@ -55,11 +55,7 @@ def open_study(folder: Path, depends_on: Mapping[str, Any], direction: int) -> o
 
 
 def load_study(folder: Path, depends_on: Mapping[str, Any]) -> optuna.Study | None:
-    """The study of a folder, to look at; None if none was begun.
-
-    Raises:
-        DataError: as in `open_study`.
-    """
+    """Load the study of a folder, to look at; None if none was begun. Raises DataError as `open_study` does."""
     if not (folder / JOURNAL).exists():
         return None
     try:
@@ -72,18 +68,19 @@ def load_study(folder: Path, depends_on: Mapping[str, Any]) -> optuna.Study | No
             f"The journal of the search, {folder / JOURNAL}, cannot be read ({error}). Delete {folder} to begin anew."
         ) from error
     # A kill while the study was made leaves one without a trial, that says nothing yet.
-    now, then = json.loads(json.dumps(depends_on)), study.user_attrs.get(_DEPENDS_ON)
-    changed = [] if then is None else sorted(key for key in {**then, **now} if now.get(key) != then.get(key))
+    now = json.loads(json.dumps(depends_on))
+    changed = sorted(differences(study.user_attrs.get(_DEPENDS_ON, now), now))
     if changed:
         raise DataError(
-            f"The search in {folder} cannot go on, for its trials could not be compared: since it was begun, this "
-            f"changed: {', '.join(changed)}. Put it back; or, to begin anew, delete {folder} or give it another name."
+            f"The search in {folder} cannot be resumed, because its trials could not be compared: since it was begun, "
+            f"this changed: {listed(changed, '; ')}. Put it back; or, to start again, delete {folder} or give it "
+            "another name."
         )
     return study
 
 
 def done(study: optuna.Study) -> list[FrozenTrial]:
-    """The trials that count, in their order: all but those that were killed."""
+    """The trials that count, in order: all except killed ones."""
     return study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED))
 
 

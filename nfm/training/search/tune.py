@@ -8,7 +8,6 @@ draws from random numbers of its own, so that a killed search goes on to the ver
 """
 
 import logging
-import math
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -21,9 +20,10 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from nfm.config.file import as_yaml
-from nfm.config.space import Numbers, Space, Values, shown
+from nfm.config.space import Numbers, Space, shown
 from nfm.contract.errors import ConfigError, DataError
 from nfm.contract.publish import locked
+from nfm.contract.replace import replacing
 from nfm.contract.schema import Spec
 from nfm.training.control import DivergedError, sign
 from nfm.training.data.batches import Fold
@@ -53,7 +53,7 @@ class Trial:
 
 @dataclass(frozen=True)
 class Search:
-    """What a search has found so far."""
+    """The state of a search."""
 
     folder: Path
     metric: str  # such as val_auc
@@ -70,17 +70,12 @@ class Search:
 
 
 def tune(space: Space, trials: int) -> Search:
-    """Search until there are so many trials, and write the best configuration.
-
-    Args:
-        space: the settings.
-        trials: in all, those of earlier calls included; fewer where the space has no more combinations.
+    """Search until there are `trials` in all, or the space has no more combinations; write the best configuration.
 
     Raises:
-        ConfigError: the trials are to be judged by the rows that they learn from.
-        DataError: as in `nfm.training.train`; the search was begun with other settings or data; or no trial came to
-            its end.
-        BusyError: another search is at it.
+        ConfigError: the trials would be judged by the rows that they learn from.
+        DataError: as in `nfm.training.train`; the search was begun with other settings or data; or no trial ended.
+        BusyError: another search is running.
     """
     data = _Data.of(space)
     logging.getLogger("tensorflow").setLevel(logging.ERROR)  # it warns of a graph for each trial, which is meant
@@ -94,7 +89,7 @@ def tune(space: Space, trials: int) -> Search:
             study.sampler = optuna.samplers.TPESampler(seed=int(seed[0]), multivariate=False)
             _run(study, data)
             search = _search(study, data)
-            log.info("trial %d of %d: %s", len(search.trials), trials, _told(search))
+            log.info("trial %d of %d: %s", len(search.trials), trials, _last_trial(search))
             if search.best is not None:
                 _write_best(data, search.best)
         if search.best is None:
@@ -108,12 +103,7 @@ def tune(space: Space, trials: int) -> Search:
 
 
 def begun(space: Space) -> Search:
-    """The search as far as it is; nothing is written.
-
-    Raises:
-        ConfigError: as in `tune`.
-        DataError: as in `tune`.
-    """
+    """The search so far; writes nothing. Raises as `tune` does."""
     data = _Data.of(space)
     return _search(load_study(data.folder, data.depends_on), data)
 
@@ -138,8 +128,8 @@ class _Data:
         metric = metric or (stopping.monitor if stopping else "val_loss")
         if not metric.startswith("val_"):
             raise ConfigError(
-                f"{space.path}: the trials would be judged by {metric} of the rows that they learn from, which praises "
-                f"what learns them by heart. Set tune.metric to one of the validation fold, such as val_{metric}."
+                f"{space.path}: the trials would be judged by {metric} of the rows that they learn from, which rewards "
+                f"overfitting. Set tune.metric to one of the validation fold, such as val_{metric}."
             )
         encoding, folds = read(base)
         spec = encoding.spec
@@ -160,7 +150,7 @@ class _Data:
 
 
 def _run(study: optuna.Study, data: _Data) -> None:
-    """One trial. What ends it early is written down; errors of the data end the search."""
+    """Run one trial. A reason that ends it early is recorded; errors of the data end the search."""
     trial = study.ask()
     values = data.space.values(_drawn(trial, data.space))
     earlier = done(study)
@@ -181,7 +171,7 @@ def _run(study: optuna.Study, data: _Data) -> None:
         keras.utils.clear_session()
         fitted = fit_from(config, data.spec, data.folds, Places(), each_epoch)
     except (ConfigError, DivergedError, optuna.TrialPruned) as error:
-        # Not FAIL, of which the sampler learns nothing: where trainings are refused or diverge is no good place to be.
+        # Not FAIL, from which the sampler learns nothing: it should avoid settings that are refused or diverge.
         trial.set_user_attr(_REASON, str(error))
         study.tell(trial, state=TrialState.PRUNED)
         return
@@ -194,7 +184,7 @@ def _drawn(trial: optuna.Trial, space: Space) -> dict[str, Any]:
         if key not in fixed:
             continue
         if not isinstance(setting, Numbers):
-            trial.suggest_categorical(key, setting.texts)
+            trial.suggest_categorical(key, setting)
         elif setting.whole:
             trial.suggest_int(key, int(setting.low), int(setting.high), log=setting.log)
         else:
@@ -216,14 +206,7 @@ def _search(study: optuna.Study | None, data: _Data) -> Search:
     frozen = done(study) if study is not None else []
     trials = [_trial(number, trial, data.space) for number, trial in enumerate(frozen, start=1)]
     tried = {repr(trial.settings) for trial in trials if len(trial.settings) == len(data.space.settings)}
-    exhausted = len(tried) >= math.prod(map(_size, data.space.settings.values()))
-    return Search(data.folder, data.metric, data.sign, trials, exhausted, {})
-
-
-def _size(setting: Numbers | Values) -> float:
-    if isinstance(setting, Values):
-        return len(setting.texts)
-    return setting.high - setting.low + 1 if setting.whole else math.inf
+    return Search(data.folder, data.metric, data.sign, trials, len(tried) >= data.space.size, {})
 
 
 def _trial(number: int, trial: FrozenTrial, space: Space) -> Trial:
@@ -237,23 +220,22 @@ def _trial(number: int, trial: FrozenTrial, space: Space) -> Trial:
     )
 
 
-def _told(search: Search) -> str:
+def _last_trial(search: Search) -> str:
     last, best = search.trials[-1], search.best
-    told = last.reason if last.value is None else f"{search.metric} {last.value:.4f}"
+    result = last.reason if last.value is None else f"{search.metric} {last.value:.4f}"
     settings = "the configuration as it is" if last.as_it_is else shown(last.settings)
-    return f"{told}; {settings}" + (f" (best so far: {best.value:.4f}, trial {best.number})" if best else "")
+    return f"{result}; {settings}" + (f" (best so far: {best.value:.4f}, trial {best.number})" if best else "")
 
 
 def _write_best(data: _Data, best: Trial) -> None:
-    """The user's file with the best settings in place; there is always a whole one."""
+    """Write the user's file with the best settings in place; a reader always sees a complete one."""
     path, source = data.folder / BEST, data.space.path
     content = data.space.content if best.as_it_is else data.space.changed(best.settings)
-    staging = path.with_name(f".{BEST}")
-    staging.touch(mode=0o600)
-    shutil.copymode(source, staging)  # it may hold a password, and be closed to others
     head = f"# {source} with the settings of trial {best.number}: {data.metric} {best.value:.6g} (jobs/tune.py)\n"
-    staging.write_text(head + as_yaml(content), encoding="utf-8")
-    staging.replace(path)
+    with replacing(path) as staging:
+        staging.touch(mode=0o600)
+        shutil.copymode(source, staging)  # it may contain a password, and be closed to others
+        staging.write_text(head + as_yaml(content), encoding="utf-8")
 
 
 def _importance(study: optuna.Study) -> dict[str, float]:

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import sklearn.metrics as reference
 
+from nfm.contract.cells import CellTable, auc
 from nfm.contract.errors import DataError
 from nfm.training.metrics import curves
-from nfm.training.metrics.curves import ScoreCells
 from nfm.training.metrics.names import Task
 from nfm.training.metrics.scores import sigmoid
 from nfm.training.metrics.tally import tally, train_mean
@@ -53,31 +53,25 @@ def test_many_scores_are_cells_and_the_areas_nearly_exact() -> None:
     label = (rng.uniform(size=rows) < sigmoid(score.astype(float))).astype(np.float32)
     weight = rng.uniform(0.5, 2, rows)
     sums = np.stack([weight * label, weight * (1 - label)], axis=1)
-    exact, coarse, shuffled = ScoreCells(2), ScoreCells(2, 1 << 14), ScoreCells(2, 1 << 14)
+    exact, coarse, shuffled = CellTable(2, curves.LIMIT), *(CellTable(2, 1 << 14, 1 << 14) for _ in range(2))
     order = rng.permutation(rows)
     for piece in np.array_split(np.arange(rows), 11):
         exact.add(score[piece], sums[piece])
         coarse.add(score[piece], sums[piece])
         shuffled.add(score[order[piece]], sums[order[piece]])
-    assert exact.exact
-    assert not coarse.exact
-    assert len(coarse.cells()) <= 1 << 14
-    np.testing.assert_allclose(shuffled.cells(), coarse.cells())
+    assert exact.cells().exact
+    assert not coarse.cells().exact
+    assert len(coarse.cells().keys) <= 1 << 14
+    np.testing.assert_array_equal(shuffled.cells().keys, coarse.cells().keys)
+    np.testing.assert_allclose(shuffled.cells().counts, coarse.cells().counts)
     expected = reference.roc_auc_score(label, score, sample_weight=weight)
-    assert curves.auc(*exact.cells().T) == pytest.approx(expected, abs=1e-9)
-    assert curves.auc(*coarse.cells().T) == pytest.approx(expected, abs=1e-4)
+    assert auc(*exact.cells().counts.T) == pytest.approx(expected, abs=1e-9)
+    assert auc(*coarse.cells().counts.T) == pytest.approx(expected, abs=1e-4)
     precision = reference.average_precision_score(label, score, sample_weight=weight)
-    few, all_of_them = (curves.precision_recall(*cells.cells().T) for cells in (coarse, exact))
+    few, all_of_them = (curves.precision_recall(*cells.cells().counts.T) for cells in (coarse, exact))
     assert few is not None and all_of_them is not None
     assert all_of_them.average_precision == pytest.approx(precision, abs=1e-9)
     assert few.average_precision == pytest.approx(precision, abs=1e-4)
-
-
-def test_cells_of_one_exponent_are_told_apart_by_their_leading_bits() -> None:
-    cells = ScoreCells(1, limit=2)
-    cells.add(np.array([1.0, 1.25, 1.5, 1.75, -3.0]), np.ones((5, 1)))
-    assert not cells.exact  # 5 scores, 2 cells: the sign is what is left
-    assert cells.cells()[:, 0].tolist() == [1, 4]
 
 
 def test_the_constant_is_the_weighted_mean_of_the_train_fold() -> None:

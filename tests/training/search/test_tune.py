@@ -151,9 +151,12 @@ def test_what_has_changed_since_is_named(searched: tuple[Space, Search], tmp_pat
     path = prepare(tmp_path)
     tune(space_of(path), 1)
     for changed, name in (
-        (space_of(path, "train.batch_size=32"), "train.batch_size"),
-        (space_of(path, "tune.metric=val_loss"), "tune.metric"),
-        (space_of(path, space="{model.embedding_dim: [4, 8]}"), "tune.space.model.embedding_dim, tune.space.model.hid"),
+        (space_of(path, "train.batch_size=32"), "train.batch_size was "),
+        (space_of(path, "tune.metric=val_loss"), 'tune.metric was "val_auc" and is "val_loss" now'),
+        (
+            space_of(path, space="{model.embedding_dim: [4, 8]}"),
+            "tune.space.model.embedding_dim was not set and is [4, 8] now; tune.space.model.hidden_units was ",
+        ),
     ):
         with pytest.raises(DataError, match=f"this changed: {re.escape(name)}") as error:
             tune(changed, 2)
