@@ -4,7 +4,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -24,21 +24,11 @@ from nfm.training.metrics.tally import tally
 from nfm.training.model import build
 from nfm.training.optimizers import Optimizer
 from nfm.training.progress_bar import Bar
+from nfm.training.result import Fitted
 from nfm.training.step import make_measure, make_step
 from nfm.training.tensorboard import events
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Fitted:
-    """A trained model and how it came to be."""
-
-    model: keras.Model
-    # Of each epoch: loss, learning_rate, val_ with each metric of the task, and what early stopping watches
-    history: Mapping[str, list[float]]
-    best_epoch: int  # counted from 1; its weights are the model's
-    constant: tuple[float, ...]  # the train fold's mean label, all negatives counted; or share of each class
 
 
 Initial = Callable[[keras.Model], None]

@@ -3,7 +3,6 @@
 import json
 import subprocess
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -16,7 +15,6 @@ from nfm.config.settings import Config
 from nfm.contract import artifact
 from nfm.contract.encoder import Encoding
 from nfm.contract.errors import DataError
-from nfm.contract.profile import Profile
 from nfm.contract.publish import check_ours, locked
 from nfm.contract.schema import DATASET_MARKER, FOLDS, Spec
 from nfm.training import checkpoint
@@ -24,31 +22,17 @@ from nfm.training import tensorboard as events
 from nfm.training.data.batches import Fold, read_folds
 from nfm.training.data.labels import correct
 from nfm.training.data.rows import Rows
-from nfm.training.fit import EachEpoch, Fitted, Initial, fit
+from nfm.training.fit import EachEpoch, Initial, fit
 from nfm.training.metrics.profile import Collector
 from nfm.training.metrics.tally import Tally, tally
 from nfm.training.model import export, network
 from nfm.training.report import page as report
 from nfm.training.report.pairs import strongest_pairs
+from nfm.training.result import Fitted, Trained
 from nfm.training.step import make_measure
 from nfm.training.warm_start import FM, from_artifact, from_fm
 
 _SHOWN = 5  # settings, in a message
-
-
-@dataclass(frozen=True)
-class Trained:
-    """What there is to tell of a training."""
-
-    spec: Spec
-    statistics: Mapping[str, Any]  # of the feature job
-    fitted: Fitted
-    metrics: Mapping[str, Mapping[str, Any]]  # of the folds that have rows
-    in_float32: Mapping[str, Any] | None  # of a float16 table: the judged fold's metrics before it was rounded
-    tallies: Mapping[str, Tally]
-    rows: Mapping[str, int]
-    pairs: list[tuple[str, str, float]]
-    profile: Profile
 
 
 def train(config: Config) -> Trained:

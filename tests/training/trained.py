@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 
 from nfm.contract.schema import Spec
 from nfm.training.data.batches import Fold, Rows, features_of
-from nfm.training.fit import Fitted
 from nfm.training.model import linear_part
+from nfm.training.result import Fitted
 from tests.training.examples import CHECKERBOARD
 
 

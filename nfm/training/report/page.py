@@ -1,10 +1,10 @@
 """report.html of a trained model: one page that needs nothing beside it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
@@ -22,52 +22,9 @@ from nfm.training.metrics.regression import RegressionTally
 from nfm.training.metrics.tally import Tally
 from nfm.training.report import pictures
 from nfm.training.report.architecture import architecture
+from nfm.training.result import Trained
 
 MOST_CLASSES = 50  # that are told of one by one
-
-
-class Fitted(Protocol):
-    """A trained model and how it came to be."""
-
-    @property
-    def model(self) -> keras.Model:
-        """The model, with the weights of its best epoch."""
-
-    @property
-    def history(self) -> Mapping[str, Sequence[float]]:
-        """Of each epoch: loss, metrics, learning_rate; with val_ before it, of the validation fold."""
-
-    @property
-    def best_epoch(self) -> int:
-        """Counted from 1."""
-
-
-class Trained(Protocol):
-    """What the report tells of."""
-
-    @property
-    def spec(self) -> Spec:
-        """Of the encoding."""
-
-    @property
-    def statistics(self) -> Mapping[str, Any]:
-        """Of the feature job."""
-
-    @property
-    def fitted(self) -> Fitted:
-        """The model."""
-
-    @property
-    def metrics(self) -> Mapping[str, Mapping[str, Any]]:
-        """By fold, as `Tally.metrics` returns them."""
-
-    @property
-    def tallies(self) -> Mapping[str, Tally]:
-        """By fold."""
-
-    @property
-    def pairs(self) -> Sequence[tuple[str, str, float]]:
-        """The strongest pairs of features, as `strongest_pairs` returns them."""
 
 
 def write(path: Path, config: Config, trained: Trained) -> None:
