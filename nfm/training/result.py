@@ -17,7 +17,7 @@ class Fitted:
 
     model: keras.Model  # with the weights of the best epoch
     # By epoch: loss, learning_rate, val_ with each metric of the task, and the metric that early stopping watches
-    history: Mapping[str, Sequence[float]]
+    history: Mapping[str, list[float]]
     best_epoch: int  # counted from 1; its weights are the model's
     constant: tuple[float, ...]  # the train fold's mean label, all negatives counted; or share of each class
 
