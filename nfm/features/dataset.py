@@ -21,6 +21,7 @@ from nfm.contract.publish import check_ours, publish
 from nfm.contract.schema import DATASET_MARKER, Kind
 from nfm.contract.values import check_kind, check_number
 from nfm.features import vocabularies
+from nfm.features.counted import Counted, Summed
 from nfm.features.encode import RawColumns, encode
 from nfm.features.encoding import (
     bag_of,
@@ -153,17 +154,17 @@ def build(spark: SparkSession, config: Config, prepared: Prepared | None = None)
     ):
         scratch = encoding_staging / "_scratch"
         log.info("counting the values of %s", where)
-        counted = facts.Counted.of(scan, config, prepared.label, prepared.kinds, split, scratch / "counts")
+        counted = Counted.of(scan, config, prepared.label, prepared.kinds, split, scratch / "counts")
         log.info("ranking the values of %s fields", len(columns.categorical))
         grow_from = (prepared.growth.folder, prepared.old) if prepared.growth and prepared.old else None
         # What only the report needs is summed up beside the work that leaves Spark's cores idle.
         making = pool.submit(vocabularies.make, spark, counted.runs, counted.recipes, encoding_staging, grow_from)
         old_classes = prepared.old.spec.classes if prepared.old else ()
-        summed = facts.Summed.of(counted, config, prepared.label, old_classes)
+        summed = Summed.of(counted, config, prepared.label, old_classes)
         rows = summed.labels.rows
-        valued = pool.submit(facts.of_values, counted.counts, summed.labels)
+        valued = pool.submit(facts.count_values, counted, summed.labels)
         made, growths = making.result()
-        cells = {name: summed.cells.get(counted.places[number_part(name)]) for name in columns.numeric}
+        cells = {name: summed.cells.get(number_part(name)) for name in columns.numeric}
         distributions = {name: Distribution.of_fold(found, "train") for name, found in cells.items()}
         spec = specify(columns, prepared.kinds, made, distributions, split.negative_rate, summed.labels.classes)
         if prepared.growth and prepared.old:
@@ -184,8 +185,7 @@ def build(spark: SparkSession, config: Config, prepared: Prepared | None = None)
                 f"{where} changed while it was read: {sum(rows.values())} rows were counted, and then "
                 f"{sum(encoded.rows.values())} encoded. The old dataset was left as it was; run the job again."
             )
-        values = valued.result()
-        statistics = facts.gather(config, scan, spec, counted, summed, values, encoded, distributions, made, growths)
+        statistics = facts.gather(config, scan, spec, summed, valued.result(), encoded, made, growths)
         shutil.rmtree(scratch)
         (encoding_staging / "statistics.json").write_text(json.dumps(statistics, indent=1, allow_nan=False))
         write_report(encoding_staging / "report.html", statistics)

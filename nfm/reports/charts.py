@@ -5,7 +5,6 @@ points.
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from itertools import pairwise
 from math import ceil, floor, isfinite, log10
 from typing import NamedTuple
@@ -47,9 +46,9 @@ class Axis(NamedTuple):
     low: float
     high: float
     label: str = ""
-    text: Callable[[float], str] = compact
-    ticks: Sequence[tuple[float, str]] | None = None  # None: at round numbers
+    percent: bool = False
     whole: bool = False  # ticks at whole numbers only
+    ticks: Sequence[tuple[float, str]] | None = None  # None: at round numbers
 
 
 class Bar(NamedTuple):
@@ -63,8 +62,7 @@ class Bar(NamedTuple):
     title: str
 
 
-@dataclass(frozen=True)
-class Chart:
+class Chart(NamedTuple):
     """A chart as it is drawn."""
 
     size: tuple[int, int]
@@ -72,18 +70,17 @@ class Chart:
     right: int
     top: int
     bottom: int
-    bars: Sequence[Bar]
-    lines: Sequence[tuple[str, str]]  # the `d` of an SVG path, and its style
-    x_ticks: Sequence[tuple[float, str]]
-    y_ticks: Sequence[tuple[float, str]]
-    x_label: str
-    y_label: str
-    legend: Sequence[tuple[str, str]]  # style and name
+    bars: list[Bar]
+    lines: list[tuple[str, str]]  # the `d` of an SVG path, and its style
+    x_ticks: list[tuple[float, str]]
+    y_ticks: list[tuple[float, str]]
+    labels: tuple[str, str]  # of the axes
+    legend: list[tuple[str, str]]  # style and name
 
 
 def chart(marks: Sequence[Line | Bars], x: Axis, y: Axis, size: tuple[int, int] = WIDE) -> Chart:
-    """Draw marks, the later ones over the earlier ones; all bars lie below all lines."""
-    y_ticks, x_ticks = _ticks(y), _ticks(x)
+    """Draw marks, the later ones over the earlier ones; all bars are below all lines."""
+    x_ticks, y_ticks = _ticks(x), _ticks(y)
     left, top = (48 if y_ticks else 0), (24 if y.label else 8)
     right, bottom = size[0] - (12 if y_ticks else 0), size[1] - (36 if x.label else 16)
 
@@ -105,24 +102,13 @@ def chart(marks: Sequence[Line | Bars], x: Axis, y: Axis, size: tuple[int, int] 
                 gap = 0.5 if width > 2 else 0
                 title = mark.titles[i] if mark.titles else ""
                 bars.append(Bar(begin, round(bottom - tall, 1), round(width - gap, 1), tall, mark.style, title))
-    return Chart(
-        size=size,
-        left=left,
-        right=right,
-        top=top,
-        bottom=bottom,
-        bars=bars,
-        lines=lines,
-        x_ticks=[(across(value), text) for value, text in x_ticks],
-        y_ticks=[(up(value), text) for value, text in y_ticks],
-        x_label=x.label,
-        y_label=y.label,
-        legend=[(mark.style, mark.name) for mark in marks if mark.name],
-    )
+    at_x, at_y = [(across(value), text) for value, text in x_ticks], [(up(value), text) for value, text in y_ticks]
+    legend = [(mark.style, mark.name) for mark in marks if mark.name]
+    return Chart(size, left, right, top, bottom, bars, lines, at_x, at_y, (x.label, y.label), legend)
 
 
 def histogram(edges: Sequence[float], counts: Sequence[float], log: bool = False) -> Chart | None:
-    """A small histogram, labelled with its ends; None without counts.
+    """Draw a small histogram, labelled with its ends; None without counts.
 
     A bin is as wide as its range; on a logarithmic axis, as the ratio of its edges.
     """
@@ -133,14 +119,11 @@ def histogram(edges: Sequence[float], counts: Sequence[float], log: bool = False
     span = along[-1] - along[0]
     if span <= 0 or not isfinite(span):
         along = list(range(len(edges)))
-    titles = [
-        f"{compact(low)} … {compact(high)}: {n:,}" for (low, high), n in zip(pairwise(edges), counts, strict=True)
-    ]
+    bins = zip(pairwise(edges), counts, strict=True)
+    titles = [f"{compact(low)} … {compact(high)}: {count:,}" for (low, high), count in bins]
     low, high = along[0], along[-1]
-    ends = [(low, compact(edges[0])), (high, compact(edges[-1]))]
-    if log:
-        ends.insert(1, ((low + high) / 2, "log"))
-    x, y = Axis(low, high, ticks=ends), Axis(0, max(counts), ticks=())
+    ticks = [(low, compact(edges[0])), *[((low + high) / 2, "log")] * log, (high, compact(edges[-1]))]
+    x, y = Axis(low, high, ticks=ticks), Axis(0, max(counts), ticks=())
     return chart([Bars(along, counts, "test", titles=titles)], x, y, SMALL)
 
 
@@ -150,21 +133,16 @@ def steps(edges: Floats, heights: Floats, style: str, name: str = "") -> Line:
     return Line(xs, [height for height in heights for _ in range(2)], style, name)
 
 
-def percent_axis(high: float, label: str) -> Axis:
-    """An axis of shares that begins at 0."""
-    return Axis(0, high, label, lambda share: f"{100 * share:.3g}%")
-
-
-def extent(values: Iterable[float], beside: float = 0.05) -> tuple[float, float]:
-    """The range of the finite values, and a share of it on both sides."""
+def extent(values: Iterable[float]) -> tuple[float, float]:
+    """Return the range of the finite values, and 5 % of it on both sides."""
     finite = [value for value in values if isfinite(value)]
     low, high = (min(finite), max(finite)) if finite else (0.0, 1.0)
-    space = beside * (high - low) or 0.5
+    space = 0.05 * (high - low) or 0.5
     return low - space, high + space
 
 
 def _part(value: float, axis: Axis) -> float:
-    """Where a value lies on its axis, from 0 to 1."""
+    """Return where a value is on its axis, from 0 to 1."""
     span = axis.high - axis.low
     return min(max((value - axis.low) / span, 0.0), 1.0) if span > 0 else 0.5
 
@@ -173,22 +151,21 @@ def _path(line: Line, across: Callable[[float], float], up: Callable[[float], fl
     points = "points" in line.style.split()
     drawn, pen = [], "M"
     for x, y in zip(line.x, line.y, strict=True):
-        if isfinite(x) and isfinite(y):
+        finite = isfinite(x) and isfinite(y)
+        if finite:
             drawn.append(f"{pen}{across(x)} {up(y)}{'h0' if points else ''}")
-            pen = "M" if points else "L"
-        else:
-            pen = "M"
+        pen = "L" if finite and not points else "M"
     return "".join(drawn)
 
 
-def _ticks(axis: Axis) -> list[tuple[float, str]]:
+def _ticks(axis: Axis) -> Sequence[tuple[float, str]]:
     if axis.ticks is not None:
-        return list(axis.ticks)
+        return axis.ticks
     span = axis.high - axis.low
     if not 0 < span < float("inf"):
-        return [(axis.low, axis.text(axis.low))]
+        return [(axis.low, compact(axis.low))]
     step = 10.0 ** floor(log10(span / _TICKS))
     step *= next(factor for factor in (1, 2, 5, 10) if span / (step * factor) <= _TICKS)
     step = max(step, 1.0) if axis.whole else step
-    places = range(ceil(axis.low / step - 1e-9), floor(axis.high / step + 1e-9) + 1)
-    return [(i * step, axis.text(i * step)) for i in places]
+    values = [i * step for i in range(ceil(axis.low / step - 1e-9), floor(axis.high / step + 1e-9) + 1)]
+    return [(value, f"{100 * value:.3g}%" if axis.percent else compact(value)) for value in values]

@@ -20,9 +20,9 @@ from nfm.contract.encoder import Encoding
 from nfm.contract.errors import DataError
 from nfm.features import labels
 from nfm.features.count import count_rows, meeting, packed
+from nfm.features.counted import number_cells
 from nfm.features.dataset import Growth, build, prepare
 from nfm.features.labels import Label, Labels, Task, check_task, open_label
-from nfm.features.report.facts import number_cells
 from nfm.features.split import Split
 from nfm.features.summary import plan, summary
 from nfm.features.sums import summary as summed

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from nfm.reports.charts import WIDE, Axis, Bars, Line, chart, extent, histogram, percent_axis, steps
+from nfm.reports.charts import WIDE, Axis, Bars, Line, chart, extent, histogram, steps
 
 
 def test_lines_and_bars_lie_on_their_axes() -> None:
@@ -41,7 +41,7 @@ def test_a_line_is_interrupted_where_it_is_not_finite() -> None:
         (Axis(-12.5, 31), ["-10", "0", "10", "20", "30"]),
         (Axis(0.97, 2.03, whole=True), ["1", "2"]),
         (Axis(0.5, 1.5, whole=True), ["1"]),
-        (percent_axis(0.13, "rows"), ["0%", "5%", "10%"]),
+        (Axis(0, 0.13, "rows", percent=True), ["0%", "5%", "10%"]),
         (Axis(3, 3), ["3"]),
         (Axis(-1.7e308, 1.7e308), ["-1.7e+308"]),
     ],
@@ -56,10 +56,11 @@ def test_the_outline_of_a_histogram() -> None:
 
 
 @pytest.mark.parametrize(
-    ("values", "expected"), [([1, 2], (0.9, 2.1)), ([5, nan], (4.5, 5.5)), ([nan, inf], (-0.1, 1.1)), ([], (-0.1, 1.1))]
+    ("values", "expected"),
+    [([1, 3], (0.9, 3.1)), ([5, nan], (4.5, 5.5)), ([nan, inf], (-0.05, 1.05)), ([], (-0.05, 1.05))],
 )
 def test_the_extent_of_values(values: list[float], expected: tuple[float, float]) -> None:
-    assert extent(values, 0.1) == pytest.approx(expected)
+    assert extent(values) == pytest.approx(expected)
 
 
 def test_a_histogram_on_a_logarithmic_axis_has_bins_as_wide_as_their_ratio() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from nfm.config.settings import Gates
 from nfm.reports import page
-from nfm.reports.charts import Axis, Bars, Chart, chart, percent_axis, steps
+from nfm.reports.charts import Axis, Bars, Chart, chart, steps
 from nfm.scoring.health.health import MOVED, has_moved, lifted, score_reports
 
 SCORES_MARKER = "_report.json"  # every folder of scores has one
@@ -119,7 +119,7 @@ def score_chart(facts: Facts) -> Chart | None:
     marks: list[Any] = [Bars(along, shares, "test", "tonight", titles)]
     if expected:
         marks.append(steps(along, expected, "valid", f"{reference['fold']} fold"))
-    return chart(marks, Axis(along[0], along[-1], "score"), percent_axis(top, "share of the rows"))
+    return chart(marks, Axis(along[0], along[-1], "score"), Axis(0, top, "share of the rows", percent=True))
 
 
 def bin_shares(facts: Facts) -> list[tuple[str, float, float]]:

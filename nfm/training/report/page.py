@@ -5,7 +5,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import keras
 import numpy as np
 import yaml
 
@@ -17,8 +16,9 @@ from nfm.reports.charts import Chart
 from nfm.reports.data import CLASSES, data_tables
 from nfm.training.metrics.binary import BinaryTally
 from nfm.training.metrics.multiclass import MulticlassTally
-from nfm.training.metrics.names import METRICS, Metric
+from nfm.training.metrics.names import METRICS, Metric, judged_fold
 from nfm.training.metrics.regression import RegressionTally
+from nfm.training.parameters import layers, parameter_counts
 from nfm.training.report import pictures
 from nfm.training.result import Trained
 
@@ -26,11 +26,6 @@ from nfm.training.result import Trained
 def write(path: Path, config: Config, trained: Trained) -> None:
     """Write the report of a trained model: metrics, layers, curves, data, configuration."""
     page.write(path, "training/report/report.html.jinja", _content(config, trained), metric=metric_text)
-
-
-def judged_fold(metrics: Mapping[str, Mapping[str, Any]]) -> str:
-    """Return the fold that predicts best how the model does on new rows: test, else valid, else train."""
-    return next(fold for fold in reversed(FOLDS) if metrics.get(fold, {}).get("rows"))
 
 
 def _content(config: Config, trained: Trained) -> dict[str, Any]:
@@ -84,55 +79,6 @@ def confusion(tally: MulticlassTally) -> list[tuple[str, list[tuple[float, float
         (name, [(float(weight), float(share)) for weight, share in zip(*row, strict=True)])
         for name, *row in zip(tally.classes, matrix, shares, strict=True)
     ]
-
-
-def parameter_counts(model: keras.Model) -> dict[str, int]:
-    """Return the parameters of each layer by its name, without the padding row of the tables, as in the artifact."""
-    padding = {name: model.get_layer(name).width for name in ("embedding", "linear")}
-    return {layer.name: layer.count_params() - padding.get(layer.name, 0) for layer in model.layers}
-
-
-class Layer(NamedTuple):
-    """A layer of the network."""
-
-    name: str
-    kind: str
-    shape: str
-    parameters: int
-    trainable: int
-
-
-def layers(model: keras.Model) -> list[Layer]:
-    """Return the layers in the order of the paper: inputs, interactions, linear part, sum."""
-    operations, parameters = list(model.operations), parameter_counts(model)
-    last = operations[-1]
-
-    def order(operation: Any) -> int:
-        if operation is last or isinstance(operation, keras.layers.InputLayer):
-            return 3 if operation is last else 0
-        interactions = isinstance(operation, keras.layers.Layer) and "linear" not in operation.name
-        return 1 if interactions else 2
-
-    found = []
-    for operation in sorted(operations, key=order):
-        is_layer = isinstance(operation, keras.layers.Layer)
-        output = operation.output
-        weights = operation.trainable_weights if is_layer else []
-        trained = sum(int(np.prod(weight.shape)) for weight in weights)
-        all_trained = is_layer and not operation.non_trainable_weights
-        shape = (output[0] if isinstance(output, list | tuple) else output).shape
-        if shape[-1] != 0:  # an input without columns does not exist in the artifact
-            found.append(
-                Layer(
-                    # The name of a sum itself counts the models of the process.
-                    operation.name if is_layer else ("score" if operation is last else "linear_sum"),
-                    type(operation).__name__,
-                    " × ".join(["B", *("…" if size is None else f"{size:,}" for size in shape[1:])]),
-                    parameters.get(operation.name, 0),
-                    parameters.get(operation.name, 0) if all_trained else trained,
-                )
-            )
-    return found
 
 
 class FieldRows(NamedTuple):

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from nfm.reports.charts import SQUARE, Axis, Bars, Chart, Line, chart, extent, percent_axis, steps
+from nfm.reports.charts import SQUARE, Axis, Bars, Chart, Line, chart, extent, steps
 from nfm.training.metrics.curves import Calibration, PrecisionRecall, Roc
 
 _FEW = 12  # epochs that are marked one by one
@@ -96,7 +96,7 @@ def scores_by_label(scores: _Array, ones: _Array, zeros: _Array) -> Chart:
             share = np.histogram(shown, edges, weights=weight)[0] / weight.sum()
             top = max(top, share.max())
             marks += [Bars(edges, share, style), steps(edges, share, f"{style} thin", f"label {label}")]
-    return chart(marks, Axis(0, end, "score"), percent_axis(top, "share of the rows with this label"), SQUARE)
+    return chart(marks, Axis(0, end, "score"), Axis(0, top, "share of the rows with this label", percent=True), SQUARE)
 
 
 def predicted_and_actual(label: _Array, predicted: _Array, weight: _Array) -> Chart:
@@ -131,7 +131,9 @@ def residuals(residual: _Array, weight: _Array) -> Chart:
     marks: list[Bars | Line] = [Bars(edges, share, "test")]
     if low <= 0 <= high:
         marks.append(Line((0, 0), (0, share.max()), "ink thin"))
-    return chart(marks, Axis(low, high, "label − prediction"), percent_axis(share.max(), "share of the rows"), SQUARE)
+    return chart(
+        marks, Axis(low, high, "label − prediction"), Axis(0, share.max(), "share of the rows", percent=True), SQUARE
+    )
 
 
 def _middle(values: _Array, weight: _Array) -> tuple[float, float]:

@@ -40,7 +40,7 @@ def test_a_fold_of_one_class_and_one_without_rows() -> None:
     told = kinds([1000, 200, 0], classes(a=[500, 0, 0], b=[500, 200, 0]))
     assert told == [("valid fold", "one label"), ("test fold", "no rows")]
     text = findings(statistics([1000, 200, 10], classes(a=[500, 0, 5], b=[500, 200, 5])), ["id"], "price")[0]["text"]
-    assert text.startswith("All 200 labels are ‘b’: it tells one label from no other.")
+    assert text.startswith("All 200 labels are ‘b’: it cannot measure a model.")
 
 
 def test_a_fold_of_one_number() -> None:

@@ -13,8 +13,8 @@ from nfm.reports import page
 from nfm.reports.charts import Chart
 from nfm.training.metrics import curves
 from nfm.training.model import build
+from nfm.training.parameters import parameter_counts
 from nfm.training.report import pictures
-from nfm.training.report.page import parameter_counts
 from tests.parsed import Parsed
 
 MODELS = {
@@ -184,7 +184,7 @@ def test_predictions_of_any_number_of_rows_can_be_drawn(rows: int) -> None:
         pictures.residuals(label, weight),
         pictures.residuals(label + 5, weight),
     ]
-    assert [one.x_label for one in drawn] == ["predicted", *["label − prediction"] * 3]
+    assert [one.labels[0] for one in drawn] == ["predicted", *["label − prediction"] * 3]
     assert sum(path.count("h0") for path, _ in drawn[0].lines) <= 800 + 15
     assert [len(one.lines) for one in drawn[1:]] == [1, int(rows > 1), 0]  # a line at 0, where 0 is among the errors
     for one in drawn:

@@ -18,6 +18,8 @@ from nfm.training.metrics.multiclass import MOST_CLASSES
 from nfm.training.metrics.names import METRICS
 from nfm.training.metrics.tally import tally, train_mean
 from nfm.training.model import build
+from nfm.training.parameters import layers as list_layers
+from nfm.training.parameters import parameter_counts
 from nfm.training.report import page as report
 from nfm.training.result import Fitted, Trained
 from nfm.training.summary import summary
@@ -141,7 +143,7 @@ def prose(page: str) -> str:
 def test_the_parameters_of_a_tiny_model_by_hand(categories: Spec) -> None:
     model = build(TINY, SMALL)
     # 6 + 4 + 5 + 1 rows; K = 4; dense: x and its flag; a norm has 4 arrays.
-    assert {name: n for name, n in report.parameter_counts(model).items() if n} == {
+    assert {name: n for name, n in parameter_counts(model).items() if n} == {
         "embedding": 16 * 4,
         "linear": 16 + 1,
         "dense_linear": 2,
@@ -150,15 +152,15 @@ def test_the_parameters_of_a_tiny_model_by_hand(categories: Spec) -> None:
         "hidden_0_norm": 4 * 3,
         "output": 3,
     }
-    layers = {layer.name: (layer.shape, layer.parameters, layer.trainable) for layer in report.layers(model)}
+    layers = {layer.name: (layer.shape, layer.parameters, layer.trainable) for layer in list_layers(model)}
     assert list(layers)[:5] == ["ids", "values", "dense", "embedding", "pooling"]
     assert list(layers)[-5:] == ["output", "linear", "dense_linear", "linear_sum", "score"]
     assert layers["embedding"] == ("B × 4 × 4", 64, 64)
     assert layers["hidden_0_norm"] == ("B × 3", 12, 6)
-    assert not {"values", "dense", "linear_sum"} & {layer.name for layer in report.layers(build(categories, SMALL))}
+    assert not {"values", "dense", "linear_sum"} & {layer.name for layer in list_layers(build(categories, SMALL))}
     assert (
         sum(of for _, of, _ in layers.values())
-        == sum(report.parameter_counts(model).values())
+        == sum(parameter_counts(model).values())
         == model.count_params() - (4 + 1)
         == 135
     )
