@@ -18,14 +18,7 @@ _LONGEST = 60  # characters of a text of the user
 
 
 def write(path: Path, template: str, content: Mapping[str, Any], **filters: Callable[..., Any]) -> None:
-    """Write a page.
-
-    Args:
-        path: of the page.
-        template: its path inside this package.
-        content: the template's variables.
-        filters: of the template, besides those of `_environment`.
-    """
+    """Render a template, a path inside this package, into a page; `filters` come on top of those of `_environment`."""
     environment = _environment()
     environment.filters |= filters
     page = environment.get_template(template).render(content)
@@ -43,14 +36,8 @@ def _environment() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {
-        "count": count,
-        "number": number,
-        "percent": percent,
-        "compact": compact,
-        "short": short,
-        "moment": moment,
-    }
+    formats = (count, number, percent, compact, short, moment)
+    environment.filters |= {function.__name__: function for function in formats}
     return environment
 
 

@@ -33,18 +33,7 @@ def gather(
     made: Mapping[str, Made],
     growths: Mapping[str, Growth],
 ) -> dict[str, Any]:
-    """Return the content of statistics.json.
-
-    Args:
-        config: the settings.
-        scan: the raw table.
-        spec: of the encoding.
-        summed: counts of labels and numbers.
-        values: counts of values, as `count_values` returns them.
-        encoded: counts of the encoded rows.
-        made: the vocabularies, by name.
-        growths: how each grew, by name; empty for a new encoding.
-    """
+    """Return the content of statistics.json; `values` come from `count_values`, `made` and `growths` by vocabulary."""
     fields = {field.name: field for field in spec.fields}
     statistics: dict[str, Any] = {
         "name": config.name,

@@ -3,26 +3,50 @@
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from difflib import SequenceMatcher
-from typing import Any
+from typing import Any, NamedTuple
 
 from nfm.features.report.label_findings import class_findings, fold_findings
 
-# Each kind, and its meaning for several fields at once; findings are sorted in this order.
-KINDS = {
-    "one label": "have rows of one label only",
-    "leak": "rank the labels almost perfectly",
-    "unique": "differ in nearly every row",
-    "skipped files": "lost files",
-    "named like the label": "are named like the label",
-    "possible leak": "rank the labels suspiciously well",
-    "no rows": "have no rows",
-    "label rate": "have another label rate than the train fold",
-    "label mean": "have another mean label than the train fold",
-    "rare classes": "have hardly any rows",
-    "unseen": "have many values that the vocabulary lacks",
-    "nearly all missing": "are missing in nearly every row",
-    "constant": "are the same in every row",
-    "missing": "are missing in most rows",
+
+class Kind(NamedTuple):
+    """A kind of finding."""
+
+    meaning: str  # for several fields at once
+    advice: str
+
+
+_SHIFTED = (
+    "Scores will be off by about as much, and metrics of the two folds cannot be compared. Check whether split selects "
+    "rows of another kind, or whether labels of the latest rows are still incomplete."
+)
+_LATE = "Leave it out unless it is known when a row is scored."
+KINDS = {  # findings are sorted in this order, the most serious first
+    "one label": Kind("have rows of one label only", "Check the label's column, and how split assigns rows."),
+    "leak": Kind("rank the labels almost perfectly", f"It nearly repeats the label. {_LATE}"),
+    "unique": Kind("differ in nearly every row", "Leave it out, or use a coarser column instead."),
+    "skipped files": Kind("lost files", "Their rows are missing here. Restore them and run the feature job again."),
+    "named like the label": Kind("are named like the label", f"It may be known only once the label is. {_LATE}"),
+    "possible leak": Kind("rank the labels suspiciously well", f"That is rare. {_LATE}"),
+    "no rows": Kind("have no rows", "Check the shares or dates in split."),
+    "label rate": Kind("have another label rate than the train fold", _SHIFTED),
+    "label mean": Kind("have another mean label than the train fold", _SHIFTED),
+    "rare classes": Kind(
+        "have hardly any rows",
+        "Little can be learned about them. Merge them in the source, or leave them out with source.where.",
+    ),
+    "unseen": Kind("have many values that the vocabulary lacks", "Otherwise use a coarser column, or hash_buckets."),
+    "nearly all missing": Kind(
+        "are missing in nearly every row",
+        "Usually such a column is not filled, or is misread. Leave it out unless this is intended.",
+    ),
+    "constant": Kind(
+        "are the same in every row",
+        "Nothing can be learned from it. Leave it out, or check how the column is filled.",
+    ),
+    "missing": Kind(
+        "are missing in most rows",
+        "Check how the column is filled, and keep it if a missing value means something.",
+    ),
 }
 SERIOUS = ("one label", "leak", "unique", "skipped files")
 
@@ -32,11 +56,6 @@ MISSING, NEARLY_ALL_MISSING = 0.5, 0.95
 LEAK, POSSIBLE_LEAK = 0.99, 0.95
 FEW_LABELS = 5  # rows of either label: below, a high AUC is easily an accident
 UNSEEN = 0.2
-
-CONSTANT = (
-    "Every row of the train fold has the same value, so nothing can be learned from it. Leave it out, or check how "
-    "the column is filled."
-)
 
 _SHORTEST = 3  # letters of a label whose name says anything: not y, not id
 # Words in the name of a label that do not say what it is about.
@@ -55,30 +74,22 @@ def findings(statistics: Mapping[str, Any], columns_key: Sequence[str], label: s
         For each finding `about` (a field, number or fold), `kind` (one of `KINDS`) and `text`.
     """
     rows, judged = statistics["rows"], _judged_labels(statistics)
-    found = [*fold_findings(statistics), *class_findings(statistics["label"]), *_source_findings(statistics)]
-    for of_numbers, columns_of_table in ((False, statistics["fields"]), (True, statistics["numbers"])):
-        for name, facts in columns_of_table.items():
-            columns = facts.get("columns") or [name]
-            if of_numbers:
-                what = list(_number_findings(facts, rows["train"]))
-            else:
-                what = list(_field_findings(facts, set(columns) <= set(columns_key)))
-            what += _missing_findings(facts, facts.get("values", rows)["train"], of_numbers)
-            what += _leak_findings(columns, facts.get("auc"), judged, label)
-            found += [(name, kind, text) for kind, text in what]
-    found.sort(key=lambda finding: list(KINDS).index(finding[1]))
-    return [{"about": about, "kind": kind, "text": text} for about, kind, text in found]
-
-
-def _source_findings(statistics: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
+    found = [*fold_findings(statistics), *class_findings(statistics["label"])]
     skipped = statistics.get("skipped_files", [])
     if skipped:
         files = f"{len(skipped):,} files" if len(skipped) > 1 else f"One file ({skipped[0]})"
-        yield (
-            "source",
-            "skipped files",
-            f"{files} could not be read: the rows are missing here. Restore the data and run the feature job again.",
-        )
+        found.append(("source", "skipped files", f"{files} could not be read."))
+    for name, facts in statistics["fields"].items():
+        columns = facts.get("columns") or [name]
+        found += [(name, *what) for what in _field_findings(facts, set(columns) <= set(columns_key))]
+        found += [(name, *what) for what in _column_findings(columns, facts, facts["values"], judged, label)]
+    for name, facts in statistics["numbers"].items():
+        columns = facts.get("columns") or [name]
+        if rows["train"] > 1 and not facts["missing"]["train"] and "min" in facts and facts["min"] == facts["max"]:
+            found.append((name, "constant", "Every row of the train fold has the same number."))
+        found += [(name, *what) for what in _column_findings(columns, facts, rows, judged, label)]
+    found.sort(key=lambda finding: list(KINDS).index(finding[1]))
+    return [{"about": about, "kind": kind, "text": f"{seen} {KINDS[kind].advice}"} for about, kind, seen in found]
 
 
 def _judged_labels(statistics: Mapping[str, Any]) -> int:
@@ -95,14 +106,11 @@ def _field_findings(facts: Mapping[str, Any], of_key: bool) -> Iterator[tuple[st
     missing = facts["missing"]["train"]
     present = facts["values"]["train"] - missing
     if distinct == 1 and not missing and present > 1:
-        yield "constant", CONSTANT
+        yield "constant", "Every row of the train fold has the same value."
     if distinct is not None and present >= FEW and distinct >= UNIQUE * present:
-        key = "It is part of columns.key, which identifies a row. " if of_key else ""
-        yield (
-            "unique",
-            f"{distinct:,} different values among {present:,} of the train fold: hardly any value occurs again, so "
-            f"nothing learned from one applies to new rows. {key}Leave it out, or use a coarser column instead.",
-        )
+        key = " It is part of columns.key, which identifies a row." if of_key else ""
+        seen = f"{distinct:,} different values among {present:,} of the train fold: hardly any value occurs again, so "
+        yield "unique", f"{seen}nothing learned from one applies to new rows.{key}"
         return  # it follows that other folds have other values
     coverage = facts["coverage"] or {}
     unseen = {
@@ -114,64 +122,32 @@ def _field_findings(facts: Mapping[str, Any], of_key: bool) -> Iterator[tuple[st
         shares = " and ".join(f"{share:.1%} of the {fold} fold’s values" for fold, share in unseen.items())
         of_train = 0.0 if coverage["train"] is None else 1 - coverage["train"]
         if of_train > UNSEEN / 2:
-            why = (
-                f"So are {of_train:.1%} of the train fold’s values: the vocabulary is too small. Lower min_count, "
-                "raise max_size, or use hash_buckets."
-            )
+            why = f"So are {of_train:.1%} of the train fold’s values: the vocabulary is too small. Lower min_count or raise"
+            why += " max_size."
         else:
             why = (
-                "The vocabulary has the train fold’s values, so they are too rare or change with time. Use a coarser "
-                "column or hash_buckets; if they change with time, rebuild or grow the encoding more often."
+                "The train fold’s values are in it, so they are too rare or change with time. If they change with time,"
             )
-        yield (
-            "unseen",
-            f"{shares} are missing from the vocabulary of {facts['vocabulary']:,}, so the model cannot distinguish "
-            f"them. {why}",
-        )
+            why += " grow the encoding more often."
+        yield "unseen", f"{shares} are missing from the vocabulary of {facts['vocabulary']:,}. {why}"
 
 
-def _number_findings(facts: Mapping[str, Any], rows: int) -> Iterator[tuple[str, str]]:
-    if rows > 1 and not facts["missing"]["train"] and "min" in facts and facts["min"] == facts["max"]:
-        yield "constant", CONSTANT
-
-
-def _missing_findings(facts: Mapping[str, Any], values: int, number: bool) -> Iterator[tuple[str, str]]:
-    missing = facts["missing"]["train"]
-    share = missing / values if values else 0
-    if share > NEARLY_ALL_MISSING:
-        yield (
-            "nearly all missing",
-            f"Missing in {'every row' if missing == values else f'{share:.1%}'} of the train fold: usually such a "
-            "column is not filled, or is misread. Leave it out unless this is intended.",
-        )
-    elif share > MISSING:
-        flag = "; missing_flag shows the model where" if number else ""
-        yield (
-            "missing",
-            f"Missing in {share:.1%} of the train fold. Check how the column is filled, and keep it if a missing "
-            f"value means something{flag}.",
-        )
-
-
-def _leak_findings(columns: Sequence[str], auc: float | None, labels: int, label: str) -> Iterator[tuple[str, str]]:
+def _column_findings(
+    columns: Sequence[str], facts: Mapping[str, Any], values: Mapping[str, int], labels: int, label: str
+) -> Iterator[tuple[str, str]]:
+    """Return what fields and numbers have in common."""
+    missing, auc = facts["missing"]["train"], facts.get("auc")
+    share = missing / values["train"] if values["train"] else 0
+    if share > MISSING:
+        rows = "every row" if missing == values["train"] else f"{share:.1%}"
+        yield "nearly all missing" if share > NEARLY_ALL_MISSING else "missing", f"Missing in {rows} of the train fold."
     if auc is not None and auc >= POSSIBLE_LEAK and labels >= FEW_LABELS:
-        seen = f"On its own it ranks the validation and test rows with an AUC of {auc:.3f}"
-        if auc >= LEAK:
-            yield (
-                "leak",
-                f"{seen}: it nearly repeats the label, like a column that is filled only once the label is known. "
-                "Leave it out unless it is known when a row is scored.",
-            )
-        else:
-            yield "possible leak", f"{seen}, which is rare. Leave it out if it is filled only once the label is known."
+        seen = f"On its own it ranks the validation and test rows with an AUC of {auc:.3f}."
+        yield "leak" if auc >= LEAK else "possible leak", seen
     named = [column for column in columns if names_label(column, label)]
     if named:
         alone = "" if auc is None else f" (alone it has an AUC of {auc:.3f})"
-        yield (
-            "named like the label",
-            f"Column {', '.join(named)} is named like the label, {label}{alone}: it may be known only once the label "
-            "is. Leave it out unless it is known when a row is scored.",
-        )
+        yield "named like the label", f"Column {', '.join(named)} is named like the label, {label}{alone}."
 
 
 def names_label(column: str, label: str) -> bool:

@@ -11,38 +11,24 @@ SHIFTED = 0.5  # standard deviations that a fold's mean label is off
 RARE = 10  # rows of a class in the train fold
 
 _NAMED = 3  # classes that are named, of those a finding is about
-_EMPTY = {
+_LOST = {
     "train": "there is nothing to learn from",
-    "valid": "training cannot stop early or be compared on rows it has not seen",
-    "test": "the finished model cannot be measured on new rows",
+    "valid": "training cannot stop early or be compared on it",
+    "test": "the finished model cannot be measured on it",
 }
 
 
 def fold_findings(statistics: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
     """Return what stands out in each fold: about, kind, text."""
     rows = statistics["rows"]
-    for fold, empty in _EMPTY.items():
-        about = f"{fold} fold"
+    for fold, lost in _LOST.items():
         if not rows[fold]:
-            yield about, "no rows", f"No rows: {empty}. Check the shares or dates in split."
-            continue
-        only = _only_label(statistics, fold)
-        if only is not None:
-            lost = "a model learns nothing from it" if fold == "train" else "it cannot measure a model"
-            yield (
-                about,
-                "one label",
-                f"All {rows[fold]:,} labels are {only}: {lost}. Check the label's column, and how split assigns rows.",
-            )
+            yield f"{fold} fold", "no rows", f"No rows: {lost}."
+        elif (only := _only_label(statistics, fold)) is not None:
+            yield f"{fold} fold", "one label", f"All {rows[fold]:,} labels are {only}: {lost}."
         elif fold != "train" and rows["train"]:
             for kind, seen in _other_labels(statistics, fold):
-                yield (
-                    about,
-                    kind,
-                    f"{seen}: scores will be off by about as much, and metrics of the two folds cannot be compared. "
-                    "Check whether split selects rows of another kind, or whether labels of the latest rows are still "
-                    "incomplete.",
-                )
+                yield f"{fold} fold", kind, f"{seen}."
 
 
 def _only_label(statistics: Mapping[str, Any], fold: str) -> str | None:
@@ -108,13 +94,8 @@ def class_findings(label: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
     if rare:
         named = ", ".join(f"{_quoted(one)} ({one['train']})" for one in rare[:_NAMED])
         more = f" and {len(rare) - _NAMED} more" if len(rare) > _NAMED else ""
-        yield (
-            label["column"],
-            "rare classes",
-            f"{len(rare):,} of {len(label['classes']):,} classes have fewer than {RARE} rows in the train fold: "
-            f"{named}{more}. Little can be learned about them. Merge them in the source, or leave them out with "
-            "source.where.",
-        )
+        seen = f"{len(rare):,} of {len(label['classes']):,} classes have fewer than {RARE} rows in the train fold"
+        yield label["column"], "rare classes", f"{seen}: {named}{more}."
 
 
 def _quoted(one: Mapping[str, Any]) -> str:

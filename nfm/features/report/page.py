@@ -11,12 +11,7 @@ from nfm.reports.data import data_tables
 
 
 def write(path: Path, statistics: Mapping[str, Any]) -> None:
-    """Write the report of an encoding: findings, folds, label, fields, numbers.
-
-    Args:
-        path: of the page.
-        statistics: content of statistics.json.
-    """
+    """Write the report of an encoding from the content of its statistics.json."""
     found = statistics.get("findings") or []
     content = {
         "statistics": statistics,
@@ -32,10 +27,9 @@ def write(path: Path, statistics: Mapping[str, Any]) -> None:
 
 
 def group_findings(found: Sequence[Mapping[str, str]]) -> list[dict[str, Any]]:
-    """Group findings by kind, the most serious kind first and unknown kinds last."""
-    order = {kind: i for i, kind in enumerate(KINDS)}
-    ordered = sorted(found, key=lambda finding: (order.get(finding["kind"], len(order)), finding["kind"]))
+    """Group findings by kind, the most serious kind first."""
+    ordered = sorted(found, key=lambda finding: list(KINDS).index(finding["kind"]))
     return [
-        {"kind": kind, "meaning": KINDS.get(kind, "stand out"), "serious": kind in SERIOUS, "findings": list(same)}
+        {"kind": kind, "meaning": KINDS[kind].meaning, "serious": kind in SERIOUS, "findings": list(same)}
         for kind, same in groupby(ordered, key=lambda finding: finding["kind"])
     ]

@@ -18,7 +18,6 @@ FULL = 50  # columns shown in full, the most moved ones; the others are folded u
 PLOTS = 6  # classes with a chart, and columns with a table of their bins
 NEW_VALUES = 10  # shown of a field
 FILES = 200  # skipped files that are listed
-_LONGEST = 240  # characters of a gate's clause
 
 Facts = Mapping[str, Any]  # about a score column, a field or a number, as `health` returns it
 
@@ -45,7 +44,6 @@ def _content(report: Mapping[str, Any]) -> dict[str, Any]:
         "report": report,
         "crossed": crossed,
         "limits": {key: limits.get(key) for key in Gates.model_fields},
-        "refusal": refusal(crossed),
         "lifted": lifted(crossed),
         "several": "scores" in report,
         "fold": next((facts["reference"]["fold"] for _, facts in scores if "reference" in facts), None),
@@ -66,6 +64,7 @@ def _content(report: Mapping[str, Any]) -> dict[str, Any]:
         "MOVED": MOVED,
         "LITTLE": LITTLE,
         "FULL": FULL,
+        "PLOTS": PLOTS,
         "FILES": FILES,
         "NEW_VALUES": NEW_VALUES,
     }
@@ -131,16 +130,3 @@ def bin_shares(facts: Facts) -> list[tuple[str, float, float]]:
 def _shares(counts: Sequence[float]) -> list[float]:
     total = sum(counts)
     return [count / total if total else 0.0 for count in counts]
-
-
-def refusal(crossed: Sequence[Mapping[str, Any]]) -> str:
-    """Return why the scores are not published, in one clause; "" if they are."""
-    if not crossed:
-        return ""
-    first = crossed[0]
-    more = len(crossed) - 1
-    rest = f", and {more} more {'limit is' if more == 1 else 'limits are'} crossed" if more else ""
-    clause = first["told"]
-    if len(clause) > _LONGEST:  # names of columns may be long, and the figures come after them
-        clause = f"{clause[: _LONGEST // 2]} … {clause[-_LONGEST // 2 :]}"
-    return f"{clause}, and score.gates.{first['gate']} is {page.compact(first['limit'])}{rest}"

@@ -3,9 +3,8 @@
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import numpy as np
 import yaml
 
 from nfm.config.settings import Config
@@ -18,7 +17,7 @@ from nfm.training.metrics.binary import BinaryTally
 from nfm.training.metrics.multiclass import MulticlassTally
 from nfm.training.metrics.names import METRICS, Metric, judged_fold
 from nfm.training.metrics.regression import RegressionTally
-from nfm.training.parameters import layers, parameter_counts
+from nfm.training.parameters import parameter_counts
 from nfm.training.report import pictures
 from nfm.training.result import Trained
 
@@ -29,7 +28,7 @@ def write(path: Path, config: Config, trained: Trained) -> None:
 
 
 def _content(config: Config, trained: Trained) -> dict[str, Any]:
-    model, spec = trained.fitted.model, trained.spec
+    spec = trained.spec
     metrics = {fold: trained.metrics[fold] for fold in FOLDS if trained.metrics.get(fold, {}).get("rows")}
     judged = judged_fold(metrics)
     tally = trained.tallies[judged]
@@ -47,8 +46,7 @@ def _content(config: Config, trained: Trained) -> dict[str, Any]:
         "judged": judged,
         "constant": tally.constant,
         "beaten": [metric.name for metric in shown[:3] if _is_beaten(metric, metrics[judged])],
-        "layers": layers(model),
-        "parameters": parameter_counts(model),
+        "parameters": parameter_counts(trained.fitted.model),
         "field_rows": field_rows(spec, trained.statistics),
         "dim": config.model.embedding_dim,
         "curves": _curves(config.model, trained),
@@ -56,8 +54,7 @@ def _content(config: Config, trained: Trained) -> dict[str, Any]:
         "charts": _charts(trained, metrics, judged),
         "without_curves": [fold for fold in FOLDS if not _has_curve(trained, fold)],
         "class_metrics": by_rows[:CLASSES],
-        "confusion": confusion(tally) if isinstance(tally, MulticlassTally) else None,
-        "entrances": entrances(spec),
+        "confusion": tally.confusion() if isinstance(tally, MulticlassTally) else None,
         "yaml": yaml.safe_dump(config.model_dump(mode="json", by_alias=True), sort_keys=False, allow_unicode=True),
     }
 
@@ -69,31 +66,12 @@ def _is_beaten(metric: Metric, values: Mapping[str, Any]) -> bool:
     return bool(model <= constant if metric.higher_is_better else model >= constant)
 
 
-def confusion(tally: MulticlassTally) -> list[tuple[str, list[tuple[float, float]]]] | None:
-    """Return for each class the weight of its rows by predicted class, and the share of them that it is."""
-    matrix = tally.confusion()
-    if matrix is None:
-        return None
-    shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1e-300)
-    return [
-        (name, [(float(weight), float(share)) for weight, share in zip(*row, strict=True)])
-        for name, *row in zip(tally.classes, matrix, shares, strict=True)
-    ]
+def field_rows(spec: Spec, statistics: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the rows of each field in the embedding table, then those of each number in the pooling.
 
-
-class FieldRows(NamedTuple):
-    """Rows of the embedding table for a field, or for a number in the pooling."""
-
-    name: str
-    values: int
-    reserved: int  # for missing and unseen values
-    rows: int
-    distinct: int  # in the whole table; a missing value is one of them
-    literature_rows: int  # every distinct value and one reserved row
-
-
-def field_rows(spec: Spec, statistics: Mapping[str, Any]) -> list[FieldRows]:
-    """Return the rows of each field, then those of each number in the pooling."""
+    `reserved` are for missing and unseen values. The literature counts every `distinct` value of the whole table,
+    missing being one of them, and one reserved row.
+    """
     found = []
     for field in spec.fields:
         bucketed = field.edges is not None
@@ -101,28 +79,13 @@ def field_rows(spec: Spec, statistics: Mapping[str, Any]) -> list[FieldRows]:
         # The values of a hashed field are not known: its buckets take their place.
         distinct = field.values if bucketed else field.oov_buckets if field.hashed else facts["distinct"]["table"]
         distinct += any(facts["missing"].values())
-        reserved = 1 + field.oov_buckets
-        found.append(FieldRows(field.name, field.values, reserved, field.values + reserved, distinct, distinct + 1))
-    return found + [FieldRows(name, 1, 0, 1, 1, 1) for name in spec.field_numbers]
-
-
-def entrances(spec: Spec) -> dict[str, str]:
-    """Describe how each number enters the model."""
-    found = {}
-    for field in spec.fields:
-        if field.edges is not None:
-            edges = ", ".join(f"{edge:,.4g}" for edge in field.edges)
-            found[field.name] = f"a field of {field.values} buckets" + (f" with edges at {edges}" if edges else "")
-    for number in spec.numbers:
-        steps = [] if number.clip is None else [f"clipped to {number.clip[0]:,.4g} … {number.clip[1]:,.4g}"]
-        steps.append(f"{number.impute:,.4g} where missing")
-        steps += ["log(1 + |x|) with its sign"] * number.log1p
-        if (number.shift, number.divisor) != (0, 1):
-            steps.append(f"(x − {number.shift:,.4g}) / {number.divisor:,.4g}")
-        steps += ["a column that marks missing values"] * number.missing_flag
-        place = "beside the pooled vector" if number.placement == "dense" else "a feature in the pooling"
-        found[number.name] = f"{place}: {'; '.join(steps)}"
-    return found
+        found.append((field.name, field.values, 1 + field.oov_buckets, distinct, distinct + 1))
+    found += [(name, 1, 0, 1, 1) for name in spec.field_numbers]
+    return [
+        {"name": name, "values": values, "reserved": reserved, "rows": values + reserved}
+        | {"distinct": distinct, "literature_rows": literature_rows}
+        for name, values, reserved, distinct, literature_rows in found
+    ]
 
 
 def _has_curve(trained: Trained, fold: str) -> bool:

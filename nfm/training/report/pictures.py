@@ -79,13 +79,7 @@ def calibration(bins: Calibration, fold: str) -> Chart:
 
 
 def scores_by_label(scores: _Array, ones: _Array, zeros: _Array) -> Chart:
-    """The distribution of the scores of each label.
-
-    Args:
-        scores: (C,) probabilities, ascending.
-        ones: (C,) weight of the rows with each that have label 1.
-        zeros: weight of those that have label 0.
-    """
+    """The distribution of the scores of each label: ascending scores, and the weight of each label's rows with them."""
     below = np.cumsum(ones + zeros)
     end = _end_of_scores(float(scores[np.searchsorted(below, 0.999 * below[-1]).clip(max=len(scores) - 1)]))
     shown, edges = np.minimum(scores, end), np.linspace(0, end, 26)

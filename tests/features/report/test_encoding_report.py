@@ -192,11 +192,11 @@ def test_many_findings_of_a_kind_are_folded_up(page: Page) -> None:
 
 
 def test_groups_of_findings() -> None:
-    found = [{"about": a, "kind": k, "text": ""} for a, k in (("a", "missing"), ("b", "news"), ("c", "leak"))]
+    found = [{"about": a, "kind": k, "text": ""} for a, k in (("a", "missing"), ("b", "unique"), ("c", "leak"))]
     assert [(group["kind"], group["serious"]) for group in group_findings([*found, found[0]])] == [
         ("leak", True),
+        ("unique", True),
         ("missing", False),
-        ("news", False),
     ]
 
 
@@ -243,7 +243,7 @@ def test_every_text_comes_out_as_text(page: Page) -> None:
         scan=evil,
         fingerprint=evil,
         skipped_files=[evil],
-        findings=[{"about": evil, "kind": kind, "text": evil} for kind in (evil, *["leak"] * 6)],
+        findings=[{"about": evil, "kind": kind, "text": evil} for kind in ("missing", *["leak"] * 6)],
         grown={"from": evil, "fields": {evil: {"added": 1, "before": 1, "coverage_before": 1, "coverage_after": 1}}},
     )
     statistics["label"]["column"] = evil

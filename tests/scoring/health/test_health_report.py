@@ -14,6 +14,7 @@ from pyspark.sql import SparkSession
 
 from nfm.contract.errors import GateError
 from nfm.scoring.health.page import (
+    FULL,
     PLOTS,
     REPORT,
     bin_shares,
@@ -156,7 +157,7 @@ def test_a_refused_run_says_why_and_that_the_old_scores_stand(write: Write) -> N
     one = write(changed(gates={"limits": limits, "crossed": [TABLE]}))
     assert (
         "Refused. The scores of 10 rows are not published, and the output is unchanged: the table has 10 "
-        "rows, and score.gates.min_rows is 2,000,000." in prose(one)
+        "rows, and score.gates.min_rows is 2,000,000" in prose(one)
     )
     assert "--set score.gates.min_rows=0" in prose(one)
     assert "Published." not in prose(one)
@@ -165,8 +166,11 @@ def test_a_refused_run_says_why_and_that_the_old_scores_stand(write: Write) -> N
     assert one.row("score.gates.max_psi")[1] == "0.5: kept"
     assert one.row("score.gates.max_field_psi")[1] == "not set"
     two = prose(write(changed(gates={"limits": limits, "crossed": [TABLE, UNSEEN]})))
-    assert "score.gates.min_rows is 2,000,000, and 1 more limit is crossed." in two
-    assert "are out-of-vocabulary (5.0% in training); score.gates.max_oov_rate is 0.2" in two
+    assert "the table has 10 rows, and score.gates.min_rows is 2,000,000" in two
+    assert "are out-of-vocabulary (5.0% in training), and score.gates.max_oov_rate is 0.2" in two
+    many = prose(write(changed(gates={"limits": limits, "crossed": [UNSEEN] * (FULL + 2)})))
+    assert many.count("score.gates.max_oov_rate is 0.2") == FULL
+    assert "2 more limits are crossed" in many
 
 
 def test_the_scores_stand_over_those_of_the_validation_fold(write: Write) -> None:
@@ -272,7 +276,7 @@ def test_facts(write: Write) -> None:
     assert page.row("model’s fingerprint")[1] == "0123456789abcdef"
     assert page.row("encoding’s fingerprint")[1] == "fedcba9876543210"
     assert page.row("read by")[1] == "parquet"
-    assert page.row("skipped files")[1] == "2"
+    assert "2 skipped files" in page.text
     assert "lake/a.parquet" in page.text
     assert "lake/b\\udcff.parquet" in page.text  # a path may hold bytes that are no text
 
@@ -342,8 +346,7 @@ def test_of_many_classes_and_columns_the_most_moved_are_told_in_full(write: Writ
     assert len(page.page) < 2_000_000
     labelled = [attrs["aria-label"] for tag, attrs in page.tags if tag == "svg"]
     assert labelled == [f"histogram of score_{i}" for i in range(999, 999 - PLOTS, -1)]
-    assert page.row("score_989")[1:] == ["0.989", "moved", "0.6"]
-    assert page.row("score_0")[1] == "0.000"
+    assert "994 more classes moved less" in prose(page)
     assert page.row("column_0") == ["column_0", "0.000", "stable, within chance", "20.0%", "10.0%", "30.0%", "5.0%"]
     shown = [i for i in range(300) if f"column_<wbr>{i}</bdi></h3>" in page.page]
     assert shown == list(range(250, 300))  # with their new values; the six with bins are among them
