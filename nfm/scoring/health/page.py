@@ -1,7 +1,7 @@
 """The score job's report: _report.json for programs, _report.html for people."""
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -14,10 +14,7 @@ from nfm.scoring.health.health import MOVED, has_moved, lifted, score_reports
 SCORES_MARKER = "_report.json"  # every folder of scores has one
 REPORT = "_report.html"  # a name that readers of the scores ignore
 LITTLE = 0.1  # a PSI below this is usually read as stable
-FULL = 50  # columns shown in full, the most moved ones; the others are folded up or left out
 PLOTS = 6  # classes with a chart, and columns with a table of their bins
-NEW_VALUES = 10  # shown of a field
-FILES = 200  # skipped files that are listed
 
 Facts = Mapping[str, Any]  # about a score column, a field or a number, as `health` returns it
 
@@ -38,8 +35,8 @@ def write_report(folder: Path, report: Mapping[str, Any]) -> None:
 def _content(report: Mapping[str, Any]) -> dict[str, Any]:
     scores, columns = by_psi(score_reports(report)), by_psi(report["values"])
     limits, crossed = report["gates"]["limits"], report["gates"]["crossed"]
-    new = by_unseen((name, facts) for name, facts in columns if facts.get("new_values"))
-    unseen = by_unseen(one for one in columns if one[1].get("out_of_vocabulary", {}).get("count"))
+    unseen = [one for one in columns if one[1].get("out_of_vocabulary", {}).get("count")]
+    unseen.sort(key=lambda one: one[1]["out_of_vocabulary"]["rate"], reverse=True)
     return {
         "report": report,
         "crossed": crossed,
@@ -59,14 +56,11 @@ def _content(report: Mapping[str, Any]) -> dict[str, Any]:
             for name, facts in columns[:PLOTS]
             if facts["psi"] is not None and any(facts["bins"]["counts"])
         ],
-        "new": new,
+        "new": [(name, facts) for name, facts in unseen if facts.get("new_values")],
         "skipped": report["skipped_files"],
         "MOVED": MOVED,
         "LITTLE": LITTLE,
-        "FULL": FULL,
         "PLOTS": PLOTS,
-        "FILES": FILES,
-        "NEW_VALUES": NEW_VALUES,
     }
 
 
@@ -90,11 +84,6 @@ def level(facts: Facts) -> str:
 def by_psi(columns: Mapping[str, Facts]) -> list[tuple[str, Facts]]:
     """Sort columns by PSI, the most moved first; those without a PSI keep their order, at the end."""
     return sorted(columns.items(), key=lambda one: -1.0 if one[1]["psi"] is None else one[1]["psi"], reverse=True)
-
-
-def by_unseen(columns: Iterable[tuple[str, Facts]]) -> list[tuple[str, Facts]]:
-    """Sort fields by out-of-vocabulary rate, the highest first."""
-    return sorted(columns, key=lambda one: one[1]["out_of_vocabulary"]["rate"] or 0.0, reverse=True)
 
 
 def score_chart(facts: Facts) -> Chart | None:

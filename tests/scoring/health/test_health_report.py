@@ -14,7 +14,6 @@ from pyspark.sql import SparkSession
 
 from nfm.contract.errors import GateError
 from nfm.scoring.health.page import (
-    FULL,
     PLOTS,
     REPORT,
     bin_shares,
@@ -30,6 +29,7 @@ from nfm.scoring.summary import summary
 from tests.parsed import Parsed
 from tests.scoring.examples import ROWS, SCHEMA, config
 
+FULL = 50  # columns and limits that are shown
 Write = Callable[[dict[str, Any]], Parsed]
 QUANTILES = ("0.01", "0.05", "0.1", "0.25", "0.5", "0.75", "0.9", "0.95", "0.99")
 EDGES = [0.0, 0.25, 0.5, 0.75, 1.0]
