@@ -23,14 +23,14 @@ WALLS: dict[str, tuple[str, ...]] = {
     "nfm.table": (*TENSORFLOW, "nfm.reports", *STAGES),
     "nfm.features": (*TENSORFLOW, "nfm.scoring", "nfm.training"),
     "nfm.scoring": (*TENSORFLOW, "nfm.features", "nfm.training"),
-    "nfm.training": ("pyspark", "nfm.features", "nfm.scoring"),
+    "nfm.training": ("pyspark", "matplotlib", "nfm.features", "nfm.scoring"),
     "nfm": (*TENSORFLOW, *STAGES),  # modules at the top
 }
 
 # What the modules of a package may have from elsewhere, and nothing behind one of its walls. It is loaded once each.
 NUMPY = ("numpy", "pyarrow.compute", "pyarrow.parquet")
 SPARK = (*NUMPY, "pandas", "pydantic", "yaml", "numba", "pyspark.sql.functions")
-KERAS = (*NUMPY, "pydantic", "yaml", "numba", "tensorflow", "keras", "sklearn", "matplotlib.figure", "optuna")
+KERAS = (*NUMPY, "pydantic", "yaml", "numba", "tensorflow", "keras", "sklearn", "optuna")
 OFFERED = {
     "nfm.contract": NUMPY,
     "nfm.kernels": ("numpy", "numba"),

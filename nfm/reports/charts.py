@@ -16,7 +16,7 @@ from nfm.reports.page import compact
 
 Floats = Sequence[float] | NDArray[np.float64]
 
-SQUARE, WIDE, SMALL = (400, 400), (480, 300), (150, 50)  # width and height
+SQUARE, WIDE, MEDIUM, SMALL = (400, 400), (480, 300), (320, 110), (150, 50)  # width and height
 _TICKS = 6  # at most, on an axis
 _LEAST = 1.5  # height of a bar that is not empty
 
@@ -107,7 +107,9 @@ def chart(marks: Sequence[Line | Bars], x: Axis, y: Axis, size: tuple[int, int] 
     return Chart(size, left, right, top, bottom, bars, lines, at_x, at_y, (x.label, y.label), legend)
 
 
-def histogram(edges: Sequence[float], counts: Sequence[float], log: bool = False) -> Chart | None:
+def histogram(
+    edges: Sequence[float], counts: Sequence[float], log: bool = False, size: tuple[int, int] = SMALL
+) -> Chart | None:
     """Draw a small histogram, labelled with its ends; None without counts.
 
     A bin is as wide as its range; on a logarithmic axis, as the ratio of its edges.
@@ -124,7 +126,7 @@ def histogram(edges: Sequence[float], counts: Sequence[float], log: bool = False
     low, high = along[0], along[-1]
     ticks = [(low, compact(edges[0])), *[((low + high) / 2, "log")] * log, (high, compact(edges[-1]))]
     x, y = Axis(low, high, ticks=ticks), Axis(0, max(counts), ticks=())
-    return chart([Bars(along, counts, "test", titles=titles)], x, y, SMALL)
+    return chart([Bars(along, counts, "test", titles=titles)], x, y, size)
 
 
 def steps(edges: Floats, heights: Floats, style: str, name: str = "") -> Line:

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from nfm.contract.schema import FOLDS
-from nfm.reports.charts import histogram
+from nfm.reports.charts import MEDIUM, SMALL, Chart, histogram
 
 CLASSES = 50  # shown, the largest
 
@@ -18,18 +18,18 @@ def data_tables(statistics: Mapping[str, Any]) -> dict[str, Any]:
         "label": label,
         "ranked": "positive" in label,  # a field alone has an AUC
         "classes": _largest(label)[:CLASSES],
-        "label_chart": _histogram(label),
+        "label_chart": _histogram(label, MEDIUM),
         "fields": by_auc(statistics["fields"]),
         "top_of": values_counted(statistics["fields"], statistics["rows"]["train"]),
         "numbers": by_auc(numbers),
-        "charts": {name: _histogram(facts) for name, facts in numbers.items()},
+        "charts": {name: _histogram(facts, SMALL) for name, facts in numbers.items()},
         "approximate": any(not facts.get("exact", True) for facts in numbers.values()),
     }
 
 
-def _histogram(facts: Mapping[str, Any]) -> Any:
+def _histogram(facts: Mapping[str, Any], size: tuple[int, int]) -> Chart | None:
     counted = facts.get("histogram")
-    return histogram(counted["edges"], counted["counts"], bool(facts.get("log"))) if counted else None
+    return histogram(counted["edges"], counted["counts"], bool(facts.get("log")), size) if counted else None
 
 
 def _largest(label: Mapping[str, Any]) -> list[Mapping[str, Any]]:

@@ -110,7 +110,7 @@ def predicted_and_actual(label: _Array, predicted: _Array, weight: _Array) -> Ch
 
     marks = [
         Line((low, high), (low, high), "faint dashed", "perfect"),
-        Line(shown(predicted), shown(label), "test points faint"),
+        Line(shown(predicted), shown(label), "test points many"),
         Line(mean(predicted), mean(label), "ink", "mean of equally many rows"),
         Line(mean(predicted), mean(label), "ink points"),
     ]
