@@ -23,7 +23,7 @@ WALLS: dict[str, tuple[str, ...]] = {
     "nfm.table": (*TENSORFLOW, "nfm.reports", *STAGES),
     "nfm.features": (*TENSORFLOW, "nfm.scoring", "nfm.training"),
     "nfm.scoring": (*TENSORFLOW, "nfm.features", "nfm.training"),
-    "nfm.training": ("pyspark", "matplotlib", "nfm.features", "nfm.scoring"),
+    "nfm.training": ("pyspark", "nfm.features", "nfm.scoring"),
     "nfm": (*TENSORFLOW, *STAGES),  # modules at the top
 }
 

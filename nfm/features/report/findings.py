@@ -122,7 +122,7 @@ def _field_findings(facts: Mapping[str, Any], of_key: bool) -> Iterator[tuple[st
         shares = " and ".join(f"{share:.1%} of the {fold} fold’s values" for fold, share in unseen.items())
         of_train = 0.0 if coverage["train"] is None else 1 - coverage["train"]
         if of_train > UNSEEN / 2:
-            why = f"So are {of_train:.1%} of the train fold’s values: the vocabulary is too small. Lower min_count."
+            why = f"So are {of_train:.1%} of the train fold’s: it is too small. Lower min_count, or raise max_size."
         else:
             why = "The train fold’s values are in it, so they are too rare or change with time: grow it more often."
         yield "unseen", f"{shares} are missing from the vocabulary of {facts['vocabulary']:,}. {why}"

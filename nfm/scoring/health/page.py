@@ -6,7 +6,6 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from nfm.config.settings import Gates
 from nfm.reports import page
 from nfm.reports.charts import Axis, Bars, Chart, chart, steps
 from nfm.scoring.health.health import MOVED, has_moved, lifted, score_reports
@@ -34,13 +33,12 @@ def write_report(folder: Path, report: Mapping[str, Any]) -> None:
 
 def _content(report: Mapping[str, Any]) -> dict[str, Any]:
     scores, columns = by_psi(score_reports(report)), by_psi(report["values"])
-    limits, crossed = report["gates"]["limits"], report["gates"]["crossed"]
+    crossed = report["gates"]["crossed"]
     unseen = [one for one in columns if one[1].get("out_of_vocabulary", {}).get("count")]
     unseen.sort(key=lambda one: one[1]["out_of_vocabulary"]["rate"], reverse=True)
     return {
         "report": report,
         "crossed": crossed,
-        "limits": {key: limits.get(key) for key in Gates.model_fields},
         "lifted": lifted(crossed),
         "several": "scores" in report,
         "fold": next((facts["reference"]["fold"] for _, facts in scores if "reference" in facts), None),

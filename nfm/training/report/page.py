@@ -52,7 +52,6 @@ def _content(config: Config, trained: Trained) -> dict[str, Any]:
         "curves": _curves(config.model, trained),
         "pairs": trained.pairs,
         "charts": _charts(trained, metrics, judged),
-        "without_curves": [fold for fold in FOLDS if not _has_curve(trained, fold)],
         "class_metrics": by_rows[:CLASSES],
         "confusion": tally.confusion() if isinstance(tally, MulticlassTally) else None,
         "yaml": yaml.safe_dump(config.model_dump(mode="json", by_alias=True), sort_keys=False, allow_unicode=True),
@@ -86,11 +85,6 @@ def field_rows(spec: Spec, statistics: Mapping[str, Any]) -> list[dict[str, Any]
         | {"distinct": distinct, "literature_rows": literature_rows}
         for name, values, reserved, distinct, literature_rows in found
     ]
-
-
-def _has_curve(trained: Trained, fold: str) -> bool:
-    tally = trained.tallies.get(fold)
-    return isinstance(tally, BinaryTally) and tally.roc() is not None
 
 
 def _curves(settings: Model, trained: Trained) -> dict[str, Chart]:
