@@ -15,7 +15,7 @@ def data_tables(statistics: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "folds": FOLDS,
         "rows": statistics["rows"],
-        "label": label,
+        "label": {"column": "label", **label},  # encodings of older versions do not name it
         "ranked": "positive" in label,  # a field alone has an AUC
         "classes": _largest(label)[:CLASSES],
         "label_chart": _histogram(label, MEDIUM),
