@@ -30,7 +30,7 @@ WALLS: dict[str, tuple[str, ...]] = {
 # What the modules of a package may have from elsewhere, and nothing behind one of its walls. It is loaded once each.
 NUMPY = ("numpy", "pyarrow.compute", "pyarrow.parquet")
 SPARK = (*NUMPY, "pandas", "pydantic", "yaml", "numba", "pyspark.sql.functions")
-KERAS = (*NUMPY, "pydantic", "yaml", "numba", "tensorflow", "keras", "sklearn", "matplotlib.figure", "optuna")
+KERAS = (*NUMPY, "pydantic", "yaml", "numba", "tensorflow", "keras", "sklearn", "optuna")
 OFFERED = {
     "nfm.contract": NUMPY,
     "nfm.kernels": ("numpy", "numba"),

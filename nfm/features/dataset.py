@@ -20,6 +20,7 @@ from nfm.contract.publish import check_ours, publish
 from nfm.contract.schema import DATASET_MARKER, Kind
 from nfm.contract.values import check_kind, check_number
 from nfm.features import vocabularies
+from nfm.features.counted import Counted, Summed
 from nfm.features.encode import RawColumns, encode
 from nfm.features.encoding import bag_of, check_growth, grown, number_part, specify
 from nfm.features.labels import Label, check_task, open_label
@@ -158,16 +159,16 @@ def _build(spark: SparkSession, config: Config, prepared: Prepared, encoding: Pa
     scan, split, label, columns = prepared.scan, prepared.split, prepared.label, config.columns
     scratch = encoding / "_scratch"
     log.info("counting the values of %s", config.source)
-    counted = facts.Counted.of(scan, config, label, prepared.kinds, split, scratch / "counts")
+    counted = Counted.of(scan, config, label, prepared.kinds, split, scratch / "counts")
     log.info("ranking the values of %s fields", len(columns.categorical))
     grow_from = (prepared.growth.folder, prepared.old) if prepared.growth and prepared.old else None
     with ThreadPoolExecutor() as pool:
         # What only the report needs is summed up beside the work that leaves Spark's cores idle.
         making = pool.submit(vocabularies.make, spark, counted.runs, counted.recipes, encoding, grow_from)
-        summed = facts.Summed.of(counted, config, label, prepared.old_classes)
-        valued = pool.submit(facts.of_values, counted.counts, summed.labels)
+        summed = Summed.of(counted, config, label, prepared.old_classes)
+        valued = pool.submit(facts.count_values, counted, summed.labels)
         made, growths = making.result()
-        cells = {name: summed.cells.get(counted.places[number_part(name)]) for name in columns.numeric}
+        cells = {name: summed.cells.get(number_part(name)) for name in columns.numeric}
         distributions = {name: Distribution.of_fold(found, "train") for name, found in cells.items()}
         spec = specify(columns, prepared.kinds, made, distributions, split.negative_rate, summed.labels.classes)
         if prepared.growth and prepared.old:
@@ -185,6 +186,6 @@ def _build(spark: SparkSession, config: Config, prepared: Prepared, encoding: Pa
                 f"{sum(encoded.rows.values())} encoded. The old dataset was left as it was; run the job again."
             )
         values = valued.result()
-    statistics = facts.gather(config, scan, spec, counted, summed, values, encoded, distributions, made, growths)
+    statistics = facts.gather(config, scan, spec, summed, values, encoded, made, growths)
     shutil.rmtree(scratch)
     return statistics

@@ -1,7 +1,8 @@
-"""The HTML reports of the jobs: one look, every text escaped, pages that need nothing beside them.
+"""HTML pages of the jobs: one style, every text escaped, no other file needed.
 
-page.html.jinja     the frame that a report's template extends: head, style
-macros.html.jinja   cells and texts that several of them have
+page.html.jinja     frame that the template of each report extends: head, style
+macros.html.jinja   cells, tables, tiles and charts
+data.html.jinja     tables of statistics.json, in the reports of features and of training
 """
 
 from collections.abc import Callable, Mapping
@@ -9,63 +10,53 @@ from datetime import UTC, datetime
 from functools import cache
 from math import isfinite
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jinja2
 
-
-class Bar(NamedTuple):
-    """A rectangle of a picture as it is drawn, and what it tells of itself."""
-
-    x: float
-    y: float
-    width: float
-    height: float
-    about: str
+_LONGEST = 60  # characters of a text of the user
 
 
-def write(path: Path, template: str, content: Mapping[str, Any], **filters: Callable[..., str]) -> None:
-    """Write a page.
-
-    Args:
-        path: of the page.
-        template: its path inside this package.
-        content: the template's variables.
-        filters: of the template, besides `count`, `number`, `percent` and `compact`.
-    """
+def write(path: Path, template: str, content: Mapping[str, Any], **filters: Callable[..., Any]) -> None:
+    """Render a template, a path inside this package, into a page; `filters` come on top of those of `_environment`."""
     environment = _environment()
     environment.filters |= filters
     page = environment.get_template(template).render(content)
-    # A path may hold bytes that are no text.
+    # A path may contain bytes that are not text.
     path.write_text(page, encoding="utf-8", errors="backslashreplace")
 
 
 @cache
 def _environment() -> jinja2.Environment:
-    """One for the process: to compile a template takes a fifth of a second."""
+    """One environment for the process: compiling a template takes a fifth of a second."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("nfm", ""),
-        autoescape=True,  # values, columns and paths are anybody's texts
+        autoescape=True,  # users choose values, columns and paths
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"count": count, "number": number, "percent": percent, "compact": compact}
+    formats = (count, number, percent, compact, short, moment)
+    environment.filters |= {function.__name__: function for function in formats}
     return environment
 
 
-def moment(created: str | None) -> str:
-    """A time in ISO format as people read it, in UTC."""
-    if created is None:
-        return ""
+def moment(created: str) -> str:
+    """Format an ISO time for people, in UTC."""
     time = datetime.fromisoformat(created)
     if time.tzinfo is not None:
         time = time.astimezone(UTC)
     return f"{time:%Y-%m-%d %H:%M} UTC"
 
 
+def short(value: object, longest: int = _LONGEST) -> str:
+    """A text on one line, cut where it is long."""
+    text = " ".join(str(value).split())
+    return text if len(text) <= longest else f"{text[: longest - 1]}…"
+
+
 def count(value: int | None) -> str:
-    """How many, or a dash."""
+    """A whole number, or a dash."""
     return "–" if value is None else f"{value:,}"
 
 
@@ -75,7 +66,7 @@ def number(value: float | None, digits: int = 3) -> str:
 
 
 def percent(part: float | None, whole: float = 1, digits: int = 1) -> str:
-    """A share; what is not quite nothing or all does not look as if it were."""
+    """A share, or a dash; a share that is not quite 0 % or 100 % is not rounded to it."""
     if part is None or not whole or not isfinite(part / whole):
         return "–"
     share = part / whole
@@ -86,7 +77,7 @@ def percent(part: float | None, whole: float = 1, digits: int = 1) -> str:
 
 
 def compact(value: float | None) -> str:
-    """A number with the digits that tell most, or a dash."""
+    """A number with its significant digits, or a dash."""
     if value is None or not isfinite(value):
         return "–"
     return f"{value:,.0f}" if 1e4 <= abs(value) < 1e10 else f"{value:,.4g}"

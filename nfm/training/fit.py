@@ -26,23 +26,12 @@ from nfm.training.model import BIAS, Weights, initial_weights
 from nfm.training.network import Network
 from nfm.training.optimizers import Optimizer, arrays_of
 from nfm.training.progress_bar import Bar
+from nfm.training.result import Fitted
 from nfm.training.step import Measure, Step, make_measure, make_step
 from nfm.training.tables import TableReader
 from nfm.training.tensorboard import events
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Fitted:
-    """A trained model and how it came to be."""
-
-    weights: Weights  # of the best epoch
-    # Of each epoch: loss, learning_rate, val_ with each metric of the task, and what early stopping watches
-    history: Mapping[str, list[float]]
-    best_epoch: int  # counted from 1
-    constant: tuple[float, ...]  # mean label of the train fold, all negatives counted; or the share of each class
-    measure: Measure  # (fold, new tally) → the tally
 
 
 EachEpoch = Callable[[int, Mapping[str, list[float]]], None]

@@ -10,9 +10,11 @@ from nfm.contract.schema import FOLDS, Spec
 from nfm.training import checkpoint
 from nfm.training.data.batches import Fold
 from nfm.training.fit import depends_on
-from nfm.training.metrics.names import METRICS
+from nfm.training.metrics.names import METRICS, judged_fold
 from nfm.training.model import build
-from nfm.training.report.page import Trained, judged_fold, layers, metric_text, parameter_counts
+from nfm.training.parameters import layers, parameter_counts
+from nfm.training.report.page import metric_text
+from nfm.training.result import Trained
 from nfm.training.train import checkpoint_folder
 from nfm.training.warm_start import FM, from_artifact
 

@@ -3,13 +3,11 @@
 import json
 import subprocess
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import keras
 import numpy as np
 
 import nfm
@@ -18,36 +16,20 @@ from nfm.contract import artifact
 from nfm.contract.encoder import Encoding
 from nfm.contract.errors import DataError
 from nfm.contract.messages import differences, listed
-from nfm.contract.profile import Profile
 from nfm.contract.publish import check_ours, locked
 from nfm.contract.schema import DATASET_MARKER, FOLDS, Spec
 from nfm.training import checkpoint, tensorboard
 from nfm.training.data.batches import Fold, read_folds
 from nfm.training.data.labels import correct_bias
 from nfm.training.data.rows import Rows
-from nfm.training.fit import EachEpoch, Fitted, Places, fit
+from nfm.training.fit import EachEpoch, Places, fit
 from nfm.training.metrics.profile import Collector
 from nfm.training.metrics.tally import Tally, tally
 from nfm.training.model import BIAS, build, describe, export
 from nfm.training.report import page as report
 from nfm.training.report.pairs import strongest_pairs
+from nfm.training.result import Fitted, Trained
 from nfm.training.warm_start import FM, from_artifact, from_fm
-
-
-@dataclass(frozen=True)
-class Trained:
-    """What there is to tell of a training."""
-
-    spec: Spec
-    statistics: Mapping[str, Any]  # of the feature job
-    fitted: Fitted
-    model: keras.Model  # with the weights that are published
-    metrics: Mapping[str, Mapping[str, Any]]  # of the folds that have rows
-    in_float32: Mapping[str, Any] | None  # of a float16 table: the judged fold's metrics before it was rounded
-    tallies: Mapping[str, Tally]
-    rows: Mapping[str, int]
-    pairs: list[tuple[str, str, float]]
-    profile: Profile
 
 
 def train(config: Config) -> Trained:

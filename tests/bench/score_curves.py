@@ -20,7 +20,6 @@ from nfm.config.settings import Config
 from nfm.contract.encoder import Encoding
 from nfm.features.dataset import build
 from nfm.scoring.score import score_table
-from nfm.training.report.pictures import INK, LINE, MUTED
 from tests.bench.features import FOLDER, timed
 from tests.bench.score_model import DIM, HOME, SMALL, config, quiet_session, save_random, table, twice
 from tests.bench.table import FIELDS, write, write_all_values
@@ -29,7 +28,7 @@ LARGE = 16_000_000
 LARGEST = (2_200, 2_000_000)  # cardinalities of the field with most values: 10,000 and 5 million values in all
 POINTS = HOME / "points"
 PICTURE = Path("docs/score-throughput.png")
-COLOR = "#2b6cb0"
+COLOR, INK, MUTED, LINE = "#2b6cb0", "#1f2a37", "#5f6b7a", "#9aa7b6"
 
 Curve = list[tuple[float, float]]  # what is varied, rows a second
 

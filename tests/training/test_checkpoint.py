@@ -23,8 +23,9 @@ from nfm.contract.schema import Number, Spec
 from nfm.training import checkpoint
 from nfm.training.control import DivergedError
 from nfm.training.data.batches import Fold
-from nfm.training.fit import Fitted, Places, depends_on, fit
+from nfm.training.fit import Places, depends_on, fit
 from nfm.training.optimizers import arrays_of
+from nfm.training.result import Fitted
 from tests.training.examples import CHECKERBOARD, checkerboard, folds_of, noise_folds, rows_of, training
 
 ROOT = Path(__file__).parent.parent.parent

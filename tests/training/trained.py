@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 
 from nfm.kernels.tables import Tables
 from nfm.training.data.batches import Fold, Rows
-from nfm.training.fit import Fitted
 from nfm.training.model import TABLES, Weights
 from nfm.training.optimizers import arrays_of
+from nfm.training.result import Fitted
 
 
 class Recorder:

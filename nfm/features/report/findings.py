@@ -1,116 +1,99 @@
-"""What stands out in the statistics of an encoding: what is seen, why it matters, and what to do."""
+"""Findings in the statistics of an encoding: what was found, why it matters, and what to do."""
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from difflib import SequenceMatcher
-from typing import Any
+from typing import Any, NamedTuple
 
-from nfm.features.report.label_findings import of_classes, only_label, other_labels
+from nfm.features.report.label_findings import class_findings, fold_findings
 
-# Each kind and what it means for several fields at once; the most serious first. Findings come in this order.
-KINDS = {
-    "one label": "have rows of one label only",
-    "leak": "rank the labels almost perfectly",
-    "unique": "differ in nearly every row",
-    "skipped files": "lost files",
-    "named like the label": "are named like the label",
-    "possible leak": "rank the labels suspiciously well",
-    "no rows": "have no rows",
-    "label rate": "have another label rate than the train fold",
-    "label mean": "have another mean label than the train fold",
-    "rare classes": "have hardly any rows",
-    "unseen": "have many values that the vocabulary lacks",
-    "nearly all missing": "are missing in nearly every row",
-    "constant": "are the same in every row",
-    "missing": "are missing in most rows",
+
+class Kind(NamedTuple):
+    """A kind of finding."""
+
+    meaning: str  # for several fields at once
+    advice: str
+
+
+_SHIFTED = (
+    "Scores will be off by about as much, and metrics of the two folds cannot be compared. Check whether split selects "
+    "rows of another kind, or whether labels of the latest rows are still incomplete."
+)
+_LATE = "Leave it out unless it is known when a row is scored."
+KINDS = {  # findings are sorted in this order, the most serious first
+    "one label": Kind("have rows of one label only", "Check the label's column, and how split assigns rows."),
+    "leak": Kind("rank the labels almost perfectly", f"It nearly repeats the label. {_LATE}"),
+    "unique": Kind("differ in nearly every row", "Leave it out, or use a coarser column instead."),
+    "skipped files": Kind("lost files", "Their rows are missing here. Restore them and run the feature job again."),
+    "named like the label": Kind("are named like the label", f"It may be known only once the label is. {_LATE}"),
+    "possible leak": Kind("rank the labels suspiciously well", f"That is rare. {_LATE}"),
+    "no rows": Kind("have no rows", "Check the shares or dates in split."),
+    "label rate": Kind("have another label rate than the train fold", _SHIFTED),
+    "label mean": Kind("have another mean label than the train fold", _SHIFTED),
+    "rare classes": Kind(
+        "have hardly any rows",
+        "Little can be learned about them. Merge them in the source, or leave them out with source.where.",
+    ),
+    "unseen": Kind("have many values that the vocabulary lacks", "Otherwise use a coarser column, or hash_buckets."),
+    "nearly all missing": Kind(
+        "are missing in nearly every row",
+        "Usually such a column is not filled, or is misread. Leave it out unless this is intended.",
+    ),
+    "constant": Kind(
+        "are the same in every row",
+        "Nothing can be learned from it. Leave it out, or check how the column is filled.",
+    ),
+    "missing": Kind(
+        "are missing in most rows",
+        "Check how the column is filled, and keep it if a missing value means something.",
+    ),
 }
 SERIOUS = ("one label", "leak", "unique", "skipped files")
 
-FEW = 50  # of so few values, a share says little
+FEW = 50  # below this number of values, a share says little
 UNIQUE = 0.95
 MISSING, NEARLY_ALL_MISSING = 0.5, 0.95
 LEAK, POSSIBLE_LEAK = 0.99, 0.95
 FEW_LABELS = 5  # rows of either label: below, a high AUC is easily an accident
 UNSEEN = 0.2
 
-_SHORTEST = 3  # letters of a label whose name tells anything: not y, not id
-# Words that a label's name has without saying what it is about.
+_SHORTEST = 3  # letters of a label whose name says anything: not y, not id
+# Words in the name of a label that do not say what it is about.
 _HELPERS = {"is", "has", "was", "did", "will", "the", "label", "target", "outcome", "class", "flag", "y"}
 
 
 def findings(statistics: Mapping[str, Any], columns_key: Sequence[str], label: str) -> list[dict[str, str]]:
-    """What a person should look at before training, the most serious first.
+    """Return what a person should look at before training, the most serious first.
 
     Args:
-        statistics: of the encoding, as in statistics.json.
+        statistics: content of statistics.json.
         columns_key: the key columns of the table.
         label: the label's column.
 
     Returns:
-        For each finding what it is about, its kind (one of `KINDS`) and a text.
+        For each finding `about` (a field, number or fold), `kind` (one of `KINDS`) and `text`.
     """
-    found = list(_of_folds(statistics))
-    labels = _judged_labels(statistics)
-    for name, facts in statistics["fields"].items():
-        columns = facts.get("columns") or [name]
-        rows = facts["values"]
-        found += [(name, *what) for what in _of_field(facts, set(columns) <= set(columns_key))]
-        found += [(name, *what) for what in _of_column(columns, facts, rows, labels, label, number=False)]
-    for name, facts in statistics["numbers"].items():
-        columns = facts.get("columns") or [name]
-        found += [(name, *what) for what in _of_number(facts, statistics["rows"]["train"])]
-        found += [(name, *what) for what in _of_column(columns, facts, statistics["rows"], labels, label, number=True)]
-    order = list(KINDS)
-    found.sort(key=lambda finding: order.index(finding[1]))
-    return [{"about": about, "kind": kind, "text": text} for about, kind, text in found]
-
-
-def _of_folds(statistics: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
-    rows = statistics["rows"]
-    for fold in ("train", "valid", "test"):
-        about = f"{fold} fold"
-        if not rows[fold]:
-            lost = {
-                "train": "there is nothing to learn from",
-                "valid": "training cannot stop early or be compared on rows it has not seen",
-                "test": "nothing tells how good the finished model is on new rows",
-            }[fold]
-            yield about, "no rows", f"No rows: {lost}. Check the shares or dates in split."
-            continue
-        only = only_label(statistics, fold)
-        if only is not None:
-            task = statistics["label"]["task"]
-            lost = "the AUC is not defined on it" if task == "binary" else "it tells one label from no other"
-            lost = "a model learns nothing from it" if fold == "train" else lost
-            yield (
-                about,
-                "one label",
-                f"All {rows[fold]:,} labels are {only}: {lost}. Check the label's column, and how split parts rows.",
-            )
-        elif fold != "train" and rows["train"]:
-            for kind, seen in other_labels(statistics, fold):
-                yield (
-                    about,
-                    kind,
-                    f"{seen}, and metrics of the two folds cannot be compared. Check whether the split takes rows of "
-                    "another kind, or whether labels of the latest rows are still to come.",
-                )
-    yield from of_classes(statistics["label"])
+    rows, judged = statistics["rows"], _judged_labels(statistics)
+    found = [*fold_findings(statistics), *class_findings(statistics["label"])]
     skipped = statistics.get("skipped_files", [])
     if skipped:
-        several = len(skipped) > 1
-        files = f"{len(skipped):,} files" if several else f"One file ({skipped[0]})"
-        yield (
-            "source",
-            "skipped files",
-            f"{files} could not be read and {'are' if several else 'is'} left out: no count here has "
-            f"{'their' if several else 'its'} rows. Restore {'them' if several else 'it'} and run the feature job "
-            "again.",
-        )
+        files = f"{len(skipped):,} files" if len(skipped) > 1 else f"One file ({skipped[0]})"
+        found.append(("source", "skipped files", f"{files} could not be read."))
+    for name, facts in statistics["fields"].items():
+        columns = facts.get("columns") or [name]
+        found += [(name, *what) for what in _field_findings(facts, set(columns) <= set(columns_key))]
+        found += [(name, *what) for what in _column_findings(columns, facts, facts["values"], judged, label)]
+    for name, facts in statistics["numbers"].items():
+        columns = facts.get("columns") or [name]
+        if rows["train"] > 1 and not facts["missing"]["train"] and "min" in facts and facts["min"] == facts["max"]:
+            found.append((name, "constant", "Every row of the train fold has the same number."))
+        found += [(name, *what) for what in _column_findings(columns, facts, rows, judged, label)]
+    found.sort(key=lambda finding: list(KINDS).index(finding[1]))
+    return [{"about": about, "kind": kind, "text": f"{seen} {KINDS[kind].advice}"} for about, kind, seen in found]
 
 
 def _judged_labels(statistics: Mapping[str, Any]) -> int:
-    """Rows of the rarer label among those that the AUC of a field is measured on; none where there is no AUC."""
+    """Return the rows of the rarer label among those that the AUC of a field is measured on; 0 where there is none."""
     if statistics["label"]["task"] != "binary":
         return 0
     rows, positive = statistics["rows"], statistics["label"]["positive"]
@@ -118,20 +101,17 @@ def _judged_labels(statistics: Mapping[str, Any]) -> int:
     return int(min(ones, rows["valid"] + rows["test"] - ones))
 
 
-def _of_field(facts: Mapping[str, Any], of_key: bool) -> Iterator[tuple[str, str]]:
+def _field_findings(facts: Mapping[str, Any], of_key: bool) -> Iterator[tuple[str, str]]:
     distinct = (facts["distinct"] or {}).get("train")
     missing = facts["missing"]["train"]
     present = facts["values"]["train"] - missing
     if distinct == 1 and not missing and present > 1:
-        yield "constant", _constant("value")
+        yield "constant", "Every row of the train fold has the same value."
     if distinct is not None and present >= FEW and distinct >= UNIQUE * present:
-        key = "It is part of columns.key, the name of a row. " if of_key else ""
-        yield (
-            "unique",
-            f"{distinct:,} different values among {present:,} of the train fold: hardly any comes again, so what is "
-            f"learned of one says nothing of new rows. {key}Leave it out, or use a coarser column in its place.",
-        )
-        return  # that other folds have other values follows from it
+        key = " It is part of columns.key, which identifies a row." if of_key else ""
+        seen = f"{distinct:,} different values among {present:,} of the train fold: hardly any value occurs again, so "
+        yield "unique", f"{seen}nothing learned from one applies to new rows.{key}"
+        return  # it follows that other folds have other values
     coverage = facts["coverage"] or {}
     unseen = {
         fold: 1 - coverage[fold]
@@ -141,81 +121,36 @@ def _of_field(facts: Mapping[str, Any], of_key: bool) -> Iterator[tuple[str, str
     if max(unseen.values(), default=0) > UNSEEN:
         shares = " and ".join(f"{share:.1%} of the {fold} fold’s values" for fold, share in unseen.items())
         of_train = 0.0 if coverage["train"] is None else 1 - coverage["train"]
-        yield (
-            "unseen",
-            f"{shares} are not in the vocabulary of {facts['vocabulary']:,}, so the model cannot tell them apart. "
-            + (
-                f"Nor are {of_train:.1%} of the train fold’s: the vocabulary is too small. Lower min_count, raise "
-                "max_size, or use hash_buckets."
-                if of_train > UNSEEN / 2
-                else "The vocabulary has the train fold’s values, so they are too rare or change with time. Use a "
-                "coarser column or hash_buckets; if it is time, make the encoding anew or let it grow more often."
-            ),
-        )
-
-
-def _of_number(facts: Mapping[str, Any], rows: int) -> Iterator[tuple[str, str]]:
-    if rows > 1 and not facts["missing"]["train"] and "min" in facts and facts["min"] == facts["max"]:
-        yield "constant", _constant("number")
-
-
-def _constant(what: str) -> str:
-    return (
-        f"Every row of the train fold has the same {what}: nothing can be learned from it. Leave it out, or check "
-        "whether the column is filled as it should be."
-    )
-
-
-def _of_column(
-    columns: Sequence[str], facts: Mapping[str, Any], rows: Mapping[str, int], labels: int, label: str, number: bool
-) -> Iterator[tuple[str, str]]:
-    """What fields and numbers have in common."""
-    missing = facts["missing"]["train"]
-    share = missing / rows["train"] if rows["train"] else 0
-    if share > NEARLY_ALL_MISSING:
-        every = missing == rows["train"]
-        yield (
-            "nearly all missing",
-            f"Missing in {'every row' if every else f'{share:.1%}'} of the train fold: it can say next to nothing, and "
-            "usually the column is not filled at all, or misread. Leave it out unless that is meant.",
-        )
-    elif share > MISSING:
-        flag = "; missing_flag tells the model where" if number else ""
-        yield (
-            "missing",
-            f"Missing in {share:.1%} of the train fold: there it says only that. Check how the column is filled, and "
-            f"keep it if a missing value means something{flag}.",
-        )
-    auc = facts.get("auc")
-    if auc is not None and auc >= POSSIBLE_LEAK and labels >= FEW_LABELS:
-        seen = f"On its own it ranks the validation and test rows with an AUC of {auc:.3f}: "
-        if auc >= LEAK:
-            yield (
-                "leak",
-                f"{seen}it all but repeats the label, as a column does that is filled only once the label is known. "
-                "Leave it out unless it is known when a row is scored.",
-            )
+        if of_train > UNSEEN / 2:
+            why = f"So are {of_train:.1%} of the train fold’s: it is too small. Lower min_count, or raise max_size."
         else:
-            yield (
-                "possible leak",
-                f"{seen}look at it, few columns are so good. Leave it out if it is filled only once the label is "
-                "known.",
-            )
+            why = "The train fold’s values are in it, so they are too rare or change with time: grow it more often."
+        yield "unseen", f"{shares} are missing from the vocabulary of {facts['vocabulary']:,}. {why}"
+
+
+def _column_findings(
+    columns: Sequence[str], facts: Mapping[str, Any], values: Mapping[str, int], labels: int, label: str
+) -> Iterator[tuple[str, str]]:
+    """Return what fields and numbers have in common."""
+    missing, auc = facts["missing"]["train"], facts.get("auc")
+    share = missing / values["train"] if values["train"] else 0
+    if share > MISSING:
+        rows = "every row" if missing == values["train"] else f"{share:.1%}"
+        yield "nearly all missing" if share > NEARLY_ALL_MISSING else "missing", f"Missing in {rows} of the train fold."
+    if auc is not None and auc >= POSSIBLE_LEAK and labels >= FEW_LABELS:
+        seen = f"On its own it ranks the validation and test rows with an AUC of {auc:.3f}."
+        yield "leak" if auc >= LEAK else "possible leak", seen
     named = [column for column in columns if names_label(column, label)]
     if named:
         alone = "" if auc is None else f" (alone it has an AUC of {auc:.3f})"
-        yield (
-            "named like the label",
-            f"Column {', '.join(named)} is named like the label, {label}{alone}: it may be known no sooner than the "
-            "label is. Leave it out unless it is known when a row is scored.",
-        )
+        yield "named like the label", f"Column {', '.join(named)} is named like the label, {label}{alone}."
 
 
 def names_label(column: str, label: str) -> bool:
-    """Whether a column's name holds the label's, word by word, or is nearly the same.
+    """Check whether a column's name contains the label's, word by word, or is nearly the same.
 
-    Case, underscores, digits and endings (click, clicked, clicks) do not count. A label whose name says nothing
-    (y, id, target) is found only in a name that is the same.
+    Case, underscores, digits and endings (click, clicked, clicks) are ignored. A label whose name says nothing
+    (y, id, target) matches only an equal name.
     """
     ours, theirs = _words(column), _words(label)
     whole, of_label = "".join(ours), "".join(theirs)
@@ -223,10 +158,10 @@ def names_label(column: str, label: str) -> bool:
         return False
     if whole == of_label:
         return True
-    told = [word for word in theirs if word not in _HELPERS]
-    if len("".join(told)) < _SHORTEST:
+    known = [word for word in theirs if word not in _HELPERS]
+    if len("".join(known)) < _SHORTEST:
         return False
-    stems, wanted = [_stem(word) for word in ours], [_stem(word) for word in told]
+    stems, wanted = [_stem(word) for word in ours], [_stem(word) for word in known]
     if any(stems[i : i + len(wanted)] == wanted for i in range(len(stems))):
         return True
     return min(len(whole), len(of_label)) > 5 and SequenceMatcher(None, whole, of_label).ratio() >= 0.9

@@ -1,10 +1,12 @@
 """The metrics of each task, and what their tallies share."""
 
+from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from nfm.contract.schema import FOLDS
 from nfm.training.control import DivergedError
 
 Task = Literal["binary", "regression", "multiclass"]
@@ -56,3 +58,8 @@ def finite(label_B: Array, weight_B: Array, *outputs: Array) -> tuple[Floats, Fl
                 "columns.numeric."
             )
     return np.asarray(label_B, np.float64), np.asarray(weight_B, np.float64)
+
+
+def judged_fold(metrics: Mapping[str, Mapping[str, Any]]) -> str:
+    """Return the fold that predicts best how the model does on new rows: test, else valid, else train."""
+    return next(fold for fold in reversed(FOLDS) if metrics.get(fold, {}).get("rows"))

@@ -1,4 +1,4 @@
-"""Which pairs of features move the pooled vector most."""
+"""The pairs of features that move the pooled vector most."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,19 +13,11 @@ _CHUNK = 500  # rows at a time
 def strongest_pairs(
     spec: Spec, embedding_RK: NDArray[np.floating], inputs: Inputs, most: int = 20
 ) -> list[tuple[str, str, float]]:
-    """Mean of |x_i v_i ⊙ x_j v_j| over rows and K: the terms of the Bi-Interaction pooling (paper, eq. 3).
+    """Return (feature, feature, strength), the strongest first; features are fields and numbers in the pooling.
 
-    A bag's vector is the sum of its members' x v; what its members have among each other is no pair. Where there are
-    more than MOST_ROWS rows, so many are taken at even distances.
-
-    Args:
-        spec: of the encoding.
-        embedding_RK: the table of embeddings.
-        inputs: B rows.
-        most: pairs.
-
-    Returns:
-        (feature, feature, strength), the strongest first; features are fields and numbers in the pooling.
+    The strength is the mean of |x_i v_i ⊙ x_j v_j| over rows and K: the terms of the Bi-Interaction pooling (paper,
+    eq. 3). A bag's vector is the sum of its members' x v; its members do not pair with each other. If there are more
+    than MOST_ROWS rows, MOST_ROWS at even distances are taken.
     """
     single = [i for i, field in enumerate(spec.fields) if field.bag is None]
     bags = [i for i, field in enumerate(spec.fields) if field.bag is not None]
@@ -54,7 +46,7 @@ def strongest_pairs(
 def _bag_vectors(
     spec: Spec, table: NDArray[np.floating], inputs: Inputs, chunk: NDArray[np.int64], bags: list[int]
 ) -> NDArray[np.float32]:
-    """(B, bags, K) Σ x v over the members of each bag."""
+    """Return (B, bags, K) Σ x v over the members of each bag."""
     summed = np.zeros((len(chunk), len(bags), table.shape[1]), np.float32)
     for i, row in enumerate(chunk) if bags else ():
         members = slice(inputs.bag_splits[row], inputs.bag_splits[row + 1])

@@ -40,7 +40,7 @@ def test_a_fold_of_one_class_and_one_without_rows() -> None:
     told = kinds([1000, 200, 0], classes(a=[500, 0, 0], b=[500, 200, 0]))
     assert told == [("valid fold", "one label"), ("test fold", "no rows")]
     text = findings(statistics([1000, 200, 10], classes(a=[500, 0, 5], b=[500, 200, 5])), ["id"], "price")[0]["text"]
-    assert text.startswith("All 200 labels are ‘b’: it tells one label from no other.")
+    assert text.startswith("All 200 labels are ‘b’: training cannot stop early or be compared on it.")
 
 
 def test_a_fold_of_one_number() -> None:
@@ -54,7 +54,7 @@ def test_other_shares_of_classes() -> None:
     label = classes(a=[450, 90, 150], b=[450, 90, 150], c=[100, 20, 100])
     told = findings(statistics([1000, 200, 400], label), ["id"], "price")
     assert [(one["about"], one["kind"]) for one in told] == [("test fold", "label rate")]
-    assert told[0]["text"].startswith("‘c’ has 25.00% of the rows against 10.00% in the train fold: ")
+    assert told[0]["text"].startswith("‘c’ has 25.00% of the rows against 10.00% in the train fold. Scores will be off")
     # Three times as many, but of so few that chance does it.
     assert kinds([1000, 10, 400], classes(a=[900, 7, 360], b=[100, 3, 40])) == []
 

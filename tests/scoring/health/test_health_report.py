@@ -13,13 +13,23 @@ import pytest
 from pyspark.sql import SparkSession
 
 from nfm.contract.errors import GateError
-from nfm.scoring.health.page import FULL, PLOTS, REPORT, by_psi, reading, refused_folder, write_report
-from nfm.scoring.health.pictures import PLOT, bins, histogram, psi_width
+from nfm.scoring.health.page import (
+    PLOTS,
+    REPORT,
+    bin_shares,
+    by_psi,
+    level,
+    reading,
+    refused_folder,
+    score_chart,
+    write_report,
+)
 from nfm.scoring.score import score_table
 from nfm.scoring.summary import summary
 from tests.parsed import Parsed
 from tests.scoring.examples import ROWS, SCHEMA, config
 
+FULL = 50  # columns and limits that are shown
 Write = Callable[[dict[str, Any]], Parsed]
 QUANTILES = ("0.01", "0.05", "0.1", "0.25", "0.5", "0.75", "0.9", "0.95", "0.99")
 EDGES = [0.0, 0.25, 0.5, 0.75, 1.0]
@@ -130,8 +140,10 @@ def test_the_first_screen_says_what_became_of_the_scores(write: Write) -> None:
     head = prose(write(changed(gates={"limits": {"min_rows": 5}, "crossed": []})))
     head = head[: head.index("quantile")]
     assert "Score report · 2026-11-22 02:04 UTC · lake/tonight" in head
-    assert "Model lake/model (0123456789ab…)" in head
-    assert "Published. The scores of 10 rows are published: the table passes the gates that are set (min_rows)." in head
+    assert "Model lake/model (binary, fingerprint 0123456789abcdef)" in head
+    assert (
+        "Published. The scores of 10 rows are published: the table passes the gates that are set (min_rows 5)." in head
+    )
     assert "Moved far from the validation fold: score." in head
     assert "Moved far from the train fold: fare." in head
     assert "PSI of the scores0.310moved" in head
@@ -139,25 +151,25 @@ def test_the_first_screen_says_what_became_of_the_scores(write: Write) -> None:
     assert "Most unseen values30.0%of colour (5.0% in training)" in head
     assert "no gates are set" in prose(write(REPORT_MADE))
     told = prose(write(changed(skipped_files=["a.parquet"])))
-    assert "1 file could not be read: the rows in it have no score." in told
+    assert "1 file could not be read: the rows in it have no score;" in told
 
 
 def test_a_refused_run_says_why_and_that_the_old_scores_stand(write: Write) -> None:
     limits = {"max_oov_rate": 0.2, "max_psi": 0.5, "min_rows": 2_000_000}
     one = write(changed(gates={"limits": limits, "crossed": [TABLE]}))
     assert (
-        "Refused. The scores of 10 rows are not published, and the output was left as it was: the table has 10 "
-        "rows, and score.gates.min_rows is 2,000,000." in prose(one)
+        "Refused. The scores of 10 rows are not published, and the output is unchanged: the table has 10 "
+        "rows, and score.gates.min_rows is 2,000,000" in prose(one)
     )
     assert "--set score.gates.min_rows=0" in prose(one)
     assert "Published." not in prose(one)
     assert ("div", {"class": "verdict refused"}) in one.tags
-    assert one.row("score.gates.min_rows")[1] == "2,000,000: crossed"
-    assert one.row("score.gates.max_psi")[1] == "0.5: kept"
-    assert one.row("score.gates.max_field_psi")[1] == "not set"
     two = prose(write(changed(gates={"limits": limits, "crossed": [TABLE, UNSEEN]})))
-    assert "score.gates.min_rows is 2,000,000, and 1 more limit is crossed." in two
-    assert "are out-of-vocabulary (5.0% in training); score.gates.max_oov_rate is 0.2" in two
+    assert "the table has 10 rows, and score.gates.min_rows is 2,000,000" in two
+    assert "are out-of-vocabulary (5.0% in training), and score.gates.max_oov_rate is 0.2" in two
+    many = prose(write(changed(gates={"limits": limits, "crossed": [UNSEEN] * (FULL + 2)})))
+    assert many.count("score.gates.max_oov_rate is 0.2") == FULL
+    assert "2 more limits are crossed" in many
 
 
 def test_the_scores_stand_over_those_of_the_validation_fold(write: Write) -> None:
@@ -166,29 +178,32 @@ def test_the_scores_stand_over_those_of_the_validation_fold(write: Write) -> Non
     assert page.row("1%") == ["1%", "0.005", "0.0025"]
     assert page.row("50%") == ["50%", "0.25", "0.125"]
     assert [page.row(name)[1] for name in ("min", "mean", "max")] == ["0.125", "0.6", "0.9375"]
-    assert "PSI 0.310: moved. Chance alone brings about up to 0.205 in a table of so many rows." in prose(page)
+    assert "PSI 0.310: moved. In a table of this size, chance alone causes a PSI of up to 0.205." in prose(page)
     assert "0.25 … 0.5" not in page.text  # an empty bin has no bar
     assert "0.75 … 1: tonight 50.0%, valid fold 20.0%" in page.text
-    picture = histogram(SCORE)
-    assert picture is not None
+    drawn = score_chart(SCORE)
+    assert drawn is not None
     # 20 %, 30 % and 50 % tonight, 40 %, 20 %, 20 % and 20 % before; half of the rows fill the height.
-    quarter, (_, height) = PLOT[0] / 4, PLOT
-    assert [(bar.x, bar.y, bar.width, bar.height) for bar in picture.bars] == [
-        (0, 0.6 * height, quarter, 0.4 * height),
-        (2 * quarter, 0.4 * height, quarter, 0.6 * height),
-        (3 * quarter, 0, quarter, height),
+    height, quarter = drawn.bottom - drawn.top, (drawn.right - drawn.left) / 4
+    assert [(bar.x, bar.height) for bar in drawn.bars] == [
+        (drawn.left, pytest.approx(0.4 * height)),
+        (drawn.left + 2 * quarter, pytest.approx(0.6 * height)),
+        (drawn.left + 3 * quarter, height),
     ]
-    ys = [float(point.split(",")[1]) / height for point in picture.line.split()]
-    assert ys == pytest.approx([0.2, 0.2, *[0.6] * 6])
-    assert (picture.low, picture.high, picture.top) == (0, 1, 0.5)
+    (line, style) = drawn.lines[0]
+    ys = [(drawn.bottom - float(y)) / height for y in re.findall(r" ([\d.]+)", line)]
+    assert ys == pytest.approx([0.8, 0.8, *[0.4] * 6], abs=0.001)
+    assert style == "valid"
+    assert drawn.legend == [("test", "tonight"), ("valid", "valid fold")]
+    assert drawn.y_ticks[-1] == (drawn.top, "50%")
 
 
 def test_scores_that_are_all_one_are_drawn(write: Write) -> None:
     same = {"edges": [0.5, 0.5], "counts": [10]}
     told = SCORE | {"histogram": same, "reference": SCORE["reference"] | {"histogram": same}}
-    picture = histogram(told)
-    assert picture is not None
-    assert [bar[:4] for bar in picture.bars] == [(0, 0, *PLOT)]
+    drawn = score_chart(told)
+    assert drawn is not None
+    assert [(bar.x, bar.y) for bar in drawn.bars] == [(drawn.left, drawn.top)]
     assert "0.5 … 0.5: tonight 100.0%, valid fold 100.0%" in write(changed(score=told)).text
 
 
@@ -206,43 +221,40 @@ def test_scores_that_are_all_one_are_drawn(write: Write) -> None:
     ],
 )
 def test_a_psi_is_read_as_usual(psi: float | None, by_chance: float | None, words: str) -> None:
-    assert reading({"psi": psi, "psi_by_chance": by_chance}) == words
+    facts = {"psi": psi, "psi_by_chance": by_chance}
+    assert reading(facts) == words
+    assert level(facts) == {"moved a little": "little", "moved": "moved"}.get(words, "calm")
 
 
 def test_columns_stand_by_their_psi_with_both_rates(write: Write) -> None:
     page = write(REPORT_MADE)
     rows = [[" ".join(cell.split()) for cell in row] for row in page.rows]
-    start = rows.index(["column", "PSI", "missing", "unseen"])
+    start = rows.index(["column", "PSI", "reading", "tonight", "train", "tonight", "train"])
     assert rows[start + 1 : start + 5] == [
-        ["fare moved", "0.375", "10.0%2.5%", "–"],
-        ["colour moved a little, within chance", "0.150", "20.0%10.0%", "30.0%5.0%"],
-        ["size stable", "0.020", "0.0%0.0%", "–"],
-        ["from_dataset", "–", "–", "–"],
+        ["fare", "0.375", "moved", "10.0%", "2.5%", "–", "–"],
+        ["colour", "0.150", "moved a little, within chance", "20.0%", "10.0%", "30.0%", "5.0%"],
+        ["size", "0.020", "stable", "0.0%", "0.0%", "–", "–"],
+        ["from_dataset", "–", "not known", "–", "–", "–", "–"],
     ]
-    assert by_psi({"a": {"psi": None}, "b": {"psi": 0.0}, "c": {"psi": None}, "d": {"psi": 2.0}})[-1].name == "c"
-    # The axis ends at 0.5, so that 0.1 and 0.25 lie at a fifth and at half of it.
-    assert [psi_width(psi) for psi in (-1e-17, 0.1, 0.25, 7.0)] == [0, 0.2, 0.5, 1]
-    bars = [float(attrs["width"] or 0) for tag, attrs in page.tags if tag == "rect" and attrs.get("height") == "10"]
-    assert bars == [150, 60, 8]
+    assert by_psi({"a": {"psi": None}, "b": {"psi": 0.0}, "c": {"psi": None}, "d": {"psi": 2.0}})[-1][0] == "c"
 
 
 def test_bins_stand_side_by_side_with_those_of_the_training(write: Write) -> None:
-    picture = bins(REPORT_MADE["values"]["fare"])
-    assert picture is not None
-    assert [(row.label, row.training, row.tonight) for row in picture.rows] == [
-        ("< -1.5", 0.25, 0.1),
-        ("-1.5 … 2", 0.25, 0.2),
-        ("≥ 2", 0.5, 0.7),
+    assert bin_shares(REPORT_MADE["values"]["fare"]) == [
+        ("< -1.5", 0.1, 0.25),
+        ("-1.5 … 2", 0.2, 0.25),
+        ("≥ 2", 0.7, 0.5),
     ]
-    widths = [row.tonight_width for row in picture.rows]
-    assert [width / widths[-1] for width in widths] == pytest.approx([1 / 7, 2 / 7, 1], abs=0.001)
-    assert picture.rows[2].training_width / widths[-1] == pytest.approx(5 / 7, abs=0.001)
     page = write(REPORT_MADE)
-    assert "out-of-vocabulary30.0%5.0%red10.0%50.0%ids 3–420.0%30.0%<b>a colour of a l…20.0%5.0%" in page.text
-    assert [attrs["aria-label"] for tag, attrs in page.tags if tag == "svg" and "aria-label" in attrs] == [
-        "histogram of the scores",
-        *(f"bins of {name}" for name in ("fare", "colour", "size")),
-    ]
+    assert page.row("out-of-vocabulary") == ["out-of-vocabulary", "30.0%", "5.0%"]
+    assert page.row("red") == ["red", "10.0%", "50.0%"]
+    assert page.row("ids 3–4") == ["ids 3–4", "20.0%", "30.0%"]
+    assert page.row("<b>a colour of a long name") == ["<b>a colour of a long name", "20.0%", "5.0%"]
+    # The longest bar fills its cell: 70 % of the fares.
+    styles = [attrs["style"] for tag, attrs in page.tags if tag == "td" and attrs.get("class") == "share"]
+    longest = styles.index("--share: 1.0")
+    assert styles[longest + 1] == "--share: 0.714"
+    assert [attrs["aria-label"] for tag, attrs in page.tags if tag == "svg"] == ["histogram of score"]
 
 
 def test_new_values_and_what_is_known_of_their_counts(write: Write) -> None:
@@ -258,14 +270,12 @@ def test_new_values_and_what_is_known_of_their_counts(write: Write) -> None:
     assert not write(none).section("new")
 
 
-def test_facts(write: Write) -> None:
+def test_skipped_files(write: Write) -> None:
     page = write(changed(skipped_files=["lake/a.parquet", "lake/b\udcff.parquet"]))
-    assert page.row("model’s fingerprint")[1] == "0123456789abcdef"
-    assert page.row("encoding’s fingerprint")[1] == "fedcba9876543210"
-    assert page.row("read by")[1] == "parquet"
-    assert page.row("skipped files")[1] == "2"
+    assert "2 files could not be read: the rows in them have no score" in prose(page)
     assert "lake/a.parquet" in page.text
-    assert "lake/b\\udcff.parquet" in page.text  # a path may hold bytes that are no text
+    assert "lake/b\\udcff.parquet" in page.text  # a path may contain bytes that are not text
+    assert not write(REPORT_MADE).section("skipped")
 
 
 def test_the_page_stands_alone_and_what_users_wrote_is_text(write: Write) -> None:
@@ -277,10 +287,11 @@ def test_the_page_stands_alone_and_what_users_wrote_is_text(write: Write) -> Non
     page = write(report | {"gates": {"limits": {}, "crossed": crossed}})
     tags = [tag for tag, _ in page.tags]
     assert not {"script", "img", "link", "iframe", "object"} & set(tags)
-    assert page.row(nasty)[1:] == ["at least 2", "20.0%"]
+    assert page.row(nasty)[:3] == [nasty, "0.150", "moved a little, within chance"]
+    assert [nasty, "at least 2", "20.0%"] in [[" ".join(cell.split()) for cell in row] for row in page.rows]
     assert f"the PSI of {nasty!r} is 1" in page.text
     assert not re.search("x{61}|y{241}", page.text)
-    assert {attrs["href"] for tag, attrs in page.tags if tag == "a"} <= {"#scores", "#columns", "#new", "#facts"}
+    assert {attrs["href"] for tag, attrs in page.tags if tag == "a"} <= {"#scores", "#columns", "#new", "#skipped"}
     assert "http://" not in page.page
     assert "https://" not in page.page
 
@@ -292,11 +303,11 @@ def test_a_model_without_a_profile(write: Write) -> None:
             told.pop(key, None)
         told["psi"] = None
     page = write(report)
-    assert "The model has no profile of what it was trained on" in prose(page)
+    assert "The model has no profile of its training data" in prose(page)
     assert page.row("quantile") == ["quantile", "tonight"]
     assert page.row("50%") == ["50%", "0.25"]
     assert "0.75 … 1: tonight 50.0%" in page.text
-    assert not re.search("moved far from|bin by bin|nan|None", prose(page))
+    assert not re.search("moved far from|Bins of|nan|None", prose(page))
 
 
 def test_an_empty_table_and_a_model_with_and_without_a_profile(write: Write) -> None:
@@ -314,7 +325,7 @@ def test_an_empty_table_and_a_model_with_and_without_a_profile(write: Write) -> 
     page = write(empty)
     assert "The scores of 0 rows are published: no gates are set. The table has no rows." in prose(page)
     assert page.row("50%") == ["50%", "–", "0.125"]
-    assert page.row("colour")[1:] == ["–", "–10.0%", "–5.0%"]
+    assert page.row("colour")[1:] == ["–", "not known", "–", "10.0%", "–", "5.0%"]
     assert not re.search("nan|None", prose(page))
     for report in (empty | {"score": nothing}, several({"score_a": nothing, "score_b": nothing}, rows=0, values={})):
         text = prose(write(report))
@@ -330,14 +341,14 @@ def test_of_many_classes_and_columns_the_most_moved_are_told_in_full(write: Writ
     files = [f"lake/{i}.parquet" for i in range(1000)]
     page = write(several(scores, values=columns, skipped_files=files))
     assert len(page.page) < 2_000_000
-    labelled = [attrs["aria-label"] for tag, attrs in page.tags if tag == "svg" and "aria-label" in attrs]
-    assert labelled[:PLOTS] == [f"histogram of score_{i}" for i in range(999, 989, -1)]
-    assert labelled[PLOTS:] == [f"bins of column_{i}" for i in range(299, 293, -1)]
-    assert page.row("score_989")[1:] == ["0.989", "moved", "0.6", "0.25", "0.125"]
-    assert page.row("score_0")[1] == "0.000"
-    assert sum(attrs.get("class") == "psi" for _, attrs in page.tags) == FULL
+    labelled = [attrs["aria-label"] for tag, attrs in page.tags if tag == "svg"]
+    assert labelled == [f"histogram of score_{i}" for i in range(999, 999 - PLOTS, -1)]
+    assert "994 more classes moved less" in prose(page)
     assert page.row("column_0") == ["column_0", "0.000", "stable, within chance", "20.0%", "10.0%", "30.0%", "5.0%"]
-    assert "_report.json beside this page has all of them." in prose(page)
+    shown = [i for i in range(300) if f"column_<wbr>{i}</bdi></h3>" in page.page]
+    assert shown == list(range(250, 300))  # with their new values; the six with bins are among them
+    assert "and 250 more fields" in prose(page)
+    assert "800 more are listed in _report.json" in prose(page)
 
 
 def test_a_real_run_that_is_refused_and_one_that_is_published(spark: SparkSession, made: Path, tmp_path: Path) -> None:

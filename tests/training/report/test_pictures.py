@@ -1,22 +1,22 @@
-"""Pictures: what the architecture says, names that must not break it, and the same SVG every time."""
+"""Charts and architecture: what they show of a model, and every range and name that must not break them."""
 
 import re
-from collections.abc import Callable
 from dataclasses import replace
-from xml.etree import ElementTree
+from html import unescape
 
 import numpy as np
 import pytest
 
 from nfm.config.train import Model
 from nfm.contract.schema import Bag, Field, Spec
+from nfm.reports import page
+from nfm.reports.charts import Chart
 from nfm.training.metrics import curves
 from nfm.training.model import build
+from nfm.training.parameters import parameter_counts
 from nfm.training.report import pictures
-from nfm.training.report.architecture import architecture as draw_architecture
-from nfm.training.report.page import parameter_counts
+from tests.parsed import Parsed
 
-SVG = "{http://www.w3.org/2000/svg}"
 MODELS = {
     "default": Model(),
     "machine": Model(hidden_units=(), batch_norm=False, pooling_dropout=0, hidden_dropout=0, output="ones"),
@@ -39,22 +39,26 @@ def forty_fields() -> tuple[Field, ...]:
     return tuple(Field(f"field {i}", (f"field {i}",), ("text",), 1, i, f"field {i}") for i in range(40))
 
 
-def architecture(spec: Spec, settings: Model) -> ElementTree.Element:
-    parameters = parameter_counts(build(spec, settings))
-    return ElementTree.fromstring(draw_architecture(spec, settings, parameters))
-
-
-def texts(picture: ElementTree.Element) -> list[str]:
-    return [element.text or "" for element in picture.iter(f"{SVG}text")]
+def architecture(spec: Spec, settings: Model, parameters: dict[str, int] | None = None) -> str:
+    """The text of the drawing alone, as a browser reads it."""
+    macro = (
+        '{% from "training/report/architecture.html.jinja" import architecture %}'
+        "{{ architecture(spec, settings, parameters) }}"
+    )
+    counts = parameters or parameter_counts(build(spec, settings))
+    drawn = page._environment().from_string(macro).render(spec=spec, settings=settings, parameters=counts)
+    Parsed(drawn)  # every tag is closed
+    return " ".join(unescape(re.sub(r"<[^>]*>", " ", drawn)).split())
 
 
 @pytest.mark.parametrize("settings", [MODELS[name] for name in MODELS if name != "classes"])
 def test_the_architecture_is_the_models(spec: Spec, settings: Model) -> None:
-    written = " | ".join(texts(architecture(spec, settings)))
+    written = architecture(spec, settings)
     layers = len(settings.hidden_units)
     assert written.count("Hidden layer") == layers
     assert written.count("batch norm") == (layers + 1) * settings.batch_norm
     assert written.count("dropout") == bool(settings.pooling_dropout) + layers * bool(settings.hidden_dropout)
+    assert written.count(settings.activation) == layers
     assert ("Dense numbers" in written) == bool(spec.dense)
     assert ("Join the dense numbers" in written) == bool(spec.dense and layers)
     assert ("factorization machine" in written) == (settings.output == "ones")
@@ -62,117 +66,127 @@ def test_the_architecture_is_the_models(spec: Spec, settings: Model) -> None:
 
 def test_the_architecture_counts_parameters(mixed: Spec) -> None:
     # 5 + 9 + 5 ids, x and its flag: 21 rows; y and z are dense.
-    written = texts(architecture(mixed, Model(embedding_dim=4, hidden_units=(3, 2))))
+    written = architecture(mixed, Model(embedding_dim=4, hidden_units=(3, 2)))
     for expected in [
-        "table 21 × 4 = 84 parameters",
+        "B × 5 × 4 table 21 × 4 = 84 parameters",
         "batch norm · 16",
         "B × (4 + 2)",
         "6 × 3 + 3 = 21 parameters",
         "batch norm · 12",
         "3 × 2 + 2 = 8 parameters",
         "batch norm · 8",
-        "2 parameters",
-        "1 + 21 + 2",
-        "= 24 parameters",
+        "Output weights h B × 1 2 parameters",
+        "1 + 21 + 2 = 24 parameters",
     ]:
         assert written.count(expected) == 1, expected
 
 
-def test_nothing_is_written_outside_the_picture(spec: Spec) -> None:
-    picture = architecture(spec, MODELS["three, no norm"])
-    width, height = map(float, picture.attrib["viewBox"].split()[2:])
-    for element in picture.iter(f"{SVG}text"):
-        at = re.search(r"translate\(([-\d.]+) ([-\d.]+)\)", element.attrib.get("transform", ""))
-        x, y = map(float, at.groups() if at else (element.attrib["x"], element.attrib["y"]))
-        assert 0 < x < width
-        assert 0 < y < height
-
-
 def test_many_fields_are_summed_up(mixed: Spec) -> None:
-    written = texts(architecture(replace(mixed, fields=forty_fields(), numbers=()), Model()))
-    assert "field 8" in written
-    assert "field 9" not in written
-    assert written[written.index("31 more") + 1] == f"{sum(2 + i for i in range(9, 40))} ids"
+    written = architecture(replace(mixed, fields=forty_fields(), numbers=()), Model())
+    assert "field 23 25 ids" in written
+    assert "field 24" not in written
+    assert "16 more" in written
 
 
 @pytest.mark.parametrize("name", ["x" * 300, "$\\alpha^$", "名前", "two\nlines", "<b>&]]>--c"])
 def test_any_name_can_be_drawn(name: str, mixed: Spec) -> None:
     fields = (replace(mixed.fields[0], name=name), *mixed.fields[1:])
     numbers = (replace(mixed.numbers[0], name=name), replace(mixed.numbers[1], name=name))
-    written = texts(architecture(replace(mixed, fields=fields, numbers=numbers), Model()))
-    begin = " ".join(name.split())[:8]
-    assert sum(text.startswith(begin) for text in written) == 4  # the field, the number, its flag, the dense number
-    assert max(map(len, written)) < 60
-
-
-def test_pictures_are_the_same_every_time(mixed: Spec) -> None:
-    parameters = parameter_counts(build(mixed, Model()))
-    draw: list[Callable[[], str]] = [
-        lambda: pictures.curve({"loss": [1.0, 0.5]}, "loss", "loss", 2),
-        lambda: pictures.roc({"test": curves.Roc(np.array([0.0, 1]), np.array([0.0, 1]), 0.5)}),
-        lambda: pictures.pairs([("a", "b", 1.0)]),
-        lambda: draw_architecture(mixed, Model(), parameters),
-    ]
-    for picture in draw:
-        assert picture() == picture()
-
-
-@pytest.mark.parametrize("epochs", [1, 2, 50])
-def test_the_marked_epoch_is_one_of_the_epochs(epochs: int) -> None:
-    history = {"loss": [0.5] * epochs, "val_loss": [float("nan")] * epochs}
-    written = texts(ElementTree.fromstring(pictures.curve(history, "loss", "loss", epochs)))
-    assert f"weights of epoch {epochs}" in written
-    assert {int(text) for text in written if re.fullmatch(r"\d+", text)} <= set(range(epochs + 1))
-
-
-@pytest.mark.parametrize(("largest", "end"), [(0.04, 0.04), (0.7, 1.0), (0.0, 1.0)])
-def test_the_axis_of_the_scores_ends_where_they_do(largest: float, end: float) -> None:
-    scores = np.array([0.0, largest])
-    picture = pictures.scores_by_label(scores, np.array([0.0, 1]), np.array([1.0, 0]))
-    ticks = [text for text in texts(ElementTree.fromstring(picture)) if re.fullmatch(r"\d\.\d+", text)]
-    assert float(ticks[-1]) == end
-
-
-def test_a_calibration_of_labels_that_are_all_0() -> None:
-    nothing, three = np.zeros(1), np.zeros(3)
-    bins = curves.Calibration(nothing, nothing, nothing, nothing)
-    assert "test" in texts(ElementTree.fromstring(pictures.calibration(bins, three, three + 1, "test")))
-
-
-@pytest.mark.parametrize("rows", [1, 2, 3000])
-def test_predictions_of_any_number_of_rows_can_be_drawn(rows: int) -> None:
-    label = np.linspace(-1, 1, rows)
-    weight = np.arange(rows, 0.0, -1)
-    for picture in (
-        pictures.predicted_and_actual(label, np.zeros(rows), weight, "test"),  # all predictions are equal
-        pictures.residuals(np.zeros(rows), weight, "valid"),
-        pictures.residuals(label, weight, "train"),
-    ):
-        assert "label" in " ".join(texts(ElementTree.fromstring(picture)))
-        assert picture.count("<use") < 1000
-
-
-def test_pairs_are_named_from_the_strongest_down() -> None:
-    strongest = [("a", "$b$", 0.3), ("x" * 300, "c", 0.2), ("d", "e", 0.1)]
-    written = [text for text in texts(ElementTree.fromstring(pictures.pairs(strongest))) if "×" in text]
-    assert written == ["a × $b$", f"{'x' * 23}… × c", "d × e"]
+    written = architecture(replace(mixed, fields=fields, numbers=numbers), Model())
+    short = " ".join(name.split()) if len(name) < 40 else f"{name[:39]}…"
+    assert written.count(short) == 4  # the field, the number, its flag, the dense number
+    assert "x" * 40 not in written
 
 
 def test_the_architecture_ends_as_the_task_does(mixed: Spec) -> None:
     classes = replace(mixed, classes=("red", "green", "blue"))
     parameters = {"embedding": 84, "linear": 66, "dense_linear": 6, "output": 6, "hidden_0": 10}
-    of_classes = " | ".join(texts(ElementTree.fromstring(draw_architecture(classes, MODELS["classes"], parameters))))
-    assert "Softmax | B × 3" in of_classes
-    assert "3 + 63 + 6 | = 72 parameters" in of_classes
-    of_numbers = " | ".join(texts(architecture(mixed, Model(task="regression"))))
-    assert "the number that is predicted" in of_numbers
+    of_classes = architecture(classes, MODELS["classes"], parameters)
+    assert "Softmax B × 3" in of_classes
+    assert "3 + 63 + 6 = 72 parameters" in of_classes
+    of_numbers = architecture(mixed, Model(task="regression"))
+    assert "the predicted number" in of_numbers
     assert "Sigmoid" not in of_numbers
 
 
 def test_a_bag_is_named_as_one(mixed: Spec) -> None:
     bag = replace(mixed.fields[0], bag=Bag(None, "|", None))
     parameters = dict.fromkeys(("embedding", "linear", "output"), 1)
-    spec = replace(mixed, fields=(bag, *mixed.fields[1:]))
-    written = texts(ElementTree.fromstring(draw_architecture(spec, MODELS["machine"], parameters)))
-    assert "5 ids, bag" in written
+    written = architecture(replace(mixed, fields=(bag, *mixed.fields[1:])), MODELS["machine"], parameters)
+    assert "a 5 ids, bag" in written
     assert "B × (4 + members of bags) × 64" in written  # two fields, a number and its flag
+
+
+@pytest.mark.parametrize("epochs", [1, 2, 50])
+def test_the_marked_epoch_is_one_of_the_epochs(epochs: int) -> None:
+    history = {"loss": [0.5] * epochs, "val_loss": [float("nan")] * epochs}
+    drawn = pictures.curve(history, "loss", "loss", epochs)
+    assert [name for _, name in drawn.legend] == [f"weights of epoch {epochs}", "train", "valid"]
+    assert {int(text) for _, text in drawn.x_ticks} <= set(range(1, epochs + 1))
+    dots = [path.count("h0") for path, style in drawn.lines if "points" in style]
+    assert dots == [epochs if epochs < 50 else 1, 0]  # a loss that is not a number has no point
+
+
+@pytest.mark.parametrize(("largest", "end"), [(0.04, 0.04), (0.7, 1.0), (0.0, 1.0)])
+def test_the_axis_of_the_scores_ends_where_they_do(largest: float, end: float) -> None:
+    drawn = pictures.scores_by_label(np.array([0.0, largest]), np.array([0.0, 1]), np.array([1.0, 0]))
+    assert float(drawn.x_ticks[-1][1]) == end
+    assert drawn.x_ticks[-1][0] == drawn.right
+
+
+def test_scores_of_each_label_by_hand() -> None:
+    # Label 0: a quarter at 0, the rest at 0.5; label 1 at 1.
+    drawn = pictures.scores_by_label(np.array([0, 0.5, 1.0]), np.array([0, 0, 2.0]), np.array([1.0, 3, 0]))
+    height = drawn.bottom - drawn.top
+    assert [(bar.style, bar.height) for bar in drawn.bars] == [
+        ("train", height / 4),
+        ("train", 3 * height / 4),
+        ("one", height),
+    ]
+    assert [name for _, name in drawn.legend] == ["label 0", "label 1"]
+
+
+def test_a_roc_and_its_linear_part_by_hand() -> None:
+    points = curves.Roc(np.array([0, 0.5, 1]), np.array([0, 1.0, 1]), 0.75)
+    drawn = pictures.roc({"train": points, "test": points}, points)
+    left, right, top, bottom = map(float, (drawn.left, drawn.right, drawn.top, drawn.bottom))
+    bent = f"M{left} {bottom}L{(left + right) / 2} {top}L{right} {top}"
+    assert drawn.lines == [
+        (f"M{left} {bottom}L{right} {top}", "faint dashed"),
+        *((bent, style) for style in ("linear dashed", "train thin", "test")),
+    ]
+    assert [name for _, name in drawn.legend] == ["linear part, AUC 0.750", "train, AUC 0.750", "test, AUC 0.750"]
+
+
+def test_a_calibration_has_an_interval_for_each_bin() -> None:
+    bins = curves.Calibration(*(np.array(x) for x in ([0.2, 0.8], [0.25, 0.75], [0.1, 0.6], [0.4, 0.9])))
+    drawn = pictures.calibration(bins, "test")
+    height = drawn.bottom - drawn.top
+    interval, _ = drawn.lines[1]
+    ends = [float(end) for end in re.findall(r" ([\d.]+)", interval)]
+    assert [(drawn.bottom - end) / height for end in ends] == pytest.approx([0.1, 0.4, 0.6, 0.9], abs=0.001)
+    assert interval.count("M") == 2
+
+
+def test_a_calibration_of_labels_that_are_all_0() -> None:
+    nothing = np.zeros(1)
+    drawn = pictures.calibration(curves.Calibration(nothing, nothing, nothing, nothing), "test")
+    assert drawn.y_ticks[-1][1] == "1"
+
+
+@pytest.mark.parametrize("rows", [1, 2, 3000])
+def test_predictions_of_any_number_of_rows_can_be_drawn(rows: int) -> None:
+    label = np.linspace(-1, 1, rows)
+    weight = np.arange(rows, 0.0, -1)
+    drawn: list[Chart] = [
+        pictures.predicted_and_actual(label, np.zeros(rows), weight),  # all predictions are equal
+        pictures.residuals(np.zeros(rows), weight),
+        pictures.residuals(label, weight),
+        pictures.residuals(label + 5, weight),
+    ]
+    assert [one.labels[0] for one in drawn] == ["predicted", *["label − prediction"] * 3]
+    assert sum(path.count("h0") for path, _ in drawn[0].lines) <= 800 + 15
+    assert [len(one.lines) for one in drawn[1:]] == [1, int(rows > 1), 0]  # a line at 0, where 0 is among the errors
+    for one in drawn:
+        heights = [bar.height for bar in one.bars]
+        assert all(0 < height <= one.bottom - one.top for height in heights)

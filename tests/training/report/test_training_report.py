@@ -2,24 +2,31 @@
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from html.parser import HTMLParser
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import keras
 import numpy as np
 import pytest
 
 from nfm.config.settings import Config
-from nfm.config.train import Model
+from nfm.config.train import Model, Train
+from nfm.contract.profile import Profile
 from nfm.contract.schema import FOLDS, Field, Number, Placement, Spec
+from nfm.reports.data import CLASSES
 from nfm.training.metrics.multiclass import MOST_CLASSES
 from nfm.training.metrics.names import METRICS
-from nfm.training.metrics.tally import Tally, tally, train_mean
-from nfm.training.model import build
+from nfm.training.metrics.tally import tally, train_mean
+from nfm.training.model import build, initial_weights
+from nfm.training.network import Network
+from nfm.training.parameters import layers as list_layers
+from nfm.training.parameters import parameter_counts
 from nfm.training.report import page as report
+from nfm.training.result import Fitted, Trained
+from nfm.training.step import make_measure
 from nfm.training.summary import summary
+from nfm.training.tables import TableReader
+from tests.parsed import Parsed
 
 Write = Callable[..., str]
 SMALL = Model(embedding_dim=4, hidden_units=(3,))
@@ -62,23 +69,6 @@ def config_of(model: Model = SMALL, **others: Any) -> Config:
     return Config.model_validate({**settings, **others})
 
 
-@dataclass
-class Fitted:
-    history: Mapping[str, Sequence[float]]
-    best_epoch: int
-
-
-@dataclass
-class Trained:
-    spec: Spec
-    statistics: Mapping[str, Any]
-    fitted: Fitted
-    model: keras.Model
-    metrics: Mapping[str, Mapping[str, Any]]
-    tallies: Mapping[str, Tally]
-    pairs: Sequence[tuple[str, str, float]]
-
-
 def trained_of(
     config: Config,
     spec: Spec,
@@ -98,7 +88,7 @@ def trained_of(
         noise = rng.normal(size=(2, *known.shape))
         tallies[fold] = tally(task, spec.classes, constant)
         tallies[fold].add(label[fold], np.ones(len(label[fold])), known + noise[0], known + 2 * noise[1])
-    told = {
+    facts_of_label: dict[str, dict[str, Any]] = {
         "binary": {"positive": {fold: int(label[fold].sum()) for fold in FOLDS}},
         "regression": {"by_fold": {fold: {"mean": 1.25, "std": 0.5, "min": -3.0, "max": 4321.0} for fold in FOLDS[:2]}},
         "multiclass": {
@@ -108,12 +98,21 @@ def trained_of(
             ]
         },
     }
-    statistics = {"rows": {fold: len(label[fold]) for fold in FOLDS}, "label": told[task], **facts}
+    rows = {fold: len(label[fold]) for fold in FOLDS}
+    statistics = {
+        "rows": rows,
+        "label": {"column": config.columns.label, "task": task, **facts_of_label[task]},
+        **facts,
+    }
     metric = {"binary": "auc", "regression": "rmse", "multiclass": "accuracy"}[task]
     history = history or {name: [0.5, 0.6, 0.7] for name in ("loss", metric, "val_loss", f"val_{metric}")}
-    fitted = Fitted(history, min(2, len(history["loss"])))
+    model, train_settings = config.model, Train()
+    weights = initial_weights(spec, model, 1)
+    measure = make_measure(TableReader(spec, weights.tables), Network(spec, model, train_settings), weights)
+    fitted = Fitted(weights, history, min(2, len(history["loss"])), constant, measure)
     metrics = {fold: tallies[fold].metrics() for fold in FOLDS if len(label[fold])}
-    return Trained(spec, statistics, fitted, build(spec, config.model), metrics, tallies, pairs)
+    profile, keras_model = Profile({}, {}, "valid", ()), build(spec, model, weights)
+    return Trained(spec, statistics, fitted, keras_model, metrics, None, tallies, rows, pairs, profile)
 
 
 @pytest.fixture
@@ -136,37 +135,15 @@ def write(tmp_path: Path) -> Write:
     return written
 
 
-class Page(HTMLParser):
-    """What a browser makes of the page: the elements with their attributes, and the rows of the tables."""
+class Page(Parsed):
+    """A page whose rows are found by the columns of their table, too."""
 
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.elements: list[tuple[str, dict[str, str | None]]] = []
-        self.rows: list[list[str]] = []
-        self.cell = False
-        self.feed(text)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.elements.append((tag, dict(attrs)))
-        if tag == "tr":
-            self.rows.append([])
-        if tag in ("td", "th"):
-            self.rows[-1].append("")
-            self.cell = True
-
-    def handle_endtag(self, tag: str) -> None:
-        self.cell = self.cell and tag not in ("td", "th")
-
-    def handle_data(self, data: str) -> None:
-        if self.cell:
-            self.rows[-1][-1] += data
-
-    def row(self, name: str, columns: int) -> list[str]:
-        """The row with this name in a table with so many columns."""
-        return next(row for row in self.rows if row[0] == name and len(row) == columns)
+    def row_of(self, name: str, columns: int) -> list[str]:
+        cells = [[" ".join(cell.split()) for cell in row] for row in self.rows]
+        return next(row for row in cells if row[0] == name and len(row) == columns)
 
     def count(self, tag: str) -> int:
-        return [name for name, _ in self.elements].count(tag)
+        return [name for name, _ in self.tags].count(tag)
 
 
 def prose(page: str) -> str:
@@ -176,35 +153,37 @@ def prose(page: str) -> str:
 def test_the_parameters_of_a_tiny_model_by_hand(categories: Spec) -> None:
     model = build(TINY, SMALL)
     # 6 + 4 + 5 + 1 rows; K = 4; dense: x and its flag; a norm has 4 arrays.
-    assert report.parts(model) == {
-        "embedding table": 16 * 4,
-        "first-order weights w_i and bias w_0": 16 + 1,
-        "first-order weights of the dense numbers": 2,
-        "hidden layers (kernels and biases)": (4 + 2) * 3 + 3,
-        "batch norm (γ, β, moving mean and variance)": 4 * 4 + 4 * 3,
-        "h": 3,
+    assert {name: n for name, n in parameter_counts(model).items() if n} == {
+        "embedding": 16 * 4,
+        "linear": 16 + 1,
+        "dense_linear": 2,
+        "pooling_norm": 4 * 4,
+        "hidden_0": (4 + 2) * 3 + 3,
+        "hidden_0_norm": 4 * 3,
+        "output": 3,
     }
-    layers = {layer.name: (layer.shape, layer.parameters, layer.trainable) for layer in report.layers(model)}
+    layers = {layer.name: (layer.shape, layer.parameters, layer.trainable) for layer in list_layers(model)}
     assert list(layers)[:5] == ["ids", "values", "dense", "embedding", "pooling"]
     assert list(layers)[-5:] == ["output", "linear", "dense_linear", "linear_sum", "score"]
     assert layers["embedding"] == ("B × 4 × 4", 64, 64)
     assert layers["hidden_0_norm"] == ("B × 3", 12, 6)
-    assert not {"values", "dense", "linear_sum"} & {layer.name for layer in report.layers(build(categories, SMALL))}
+    assert not {"values", "dense", "linear_sum"} & {layer.name for layer in list_layers(build(categories, SMALL))}
     assert (
         sum(of for _, of, _ in layers.values())
-        == sum(report.parts(model).values())
+        == sum(parameter_counts(model).values())
         == model.count_params() - (4 + 1)
         == 135
     )
 
 
 def test_the_rows_of_each_field_by_hand() -> None:
-    a, b, c, z = report.field_rows(TINY, TINY_FACTS)
-    assert (a.values, a.missing, a.out_of_vocabulary, a.rows) == (3, 1, 2, 6)
-    assert (a.distinct, a.has_missing, a.reserved, a.literature_rows) == (7, 1, 1, 9)  # missing in the test fold only
-    assert (b.rows, b.has_missing, b.literature_rows) == (4, 0, 3)
-    assert (c.out_of_vocabulary, c.rows, c.literature_rows) == (0, 5, 6)
-    assert (z.name, z.rows, z.literature_rows) == ("z", 1, 1)
+    # name; values, reserved, rows; distinct values with missing as one, and one row more
+    assert [tuple(row.values()) for row in report.field_rows(TINY, TINY_FACTS)] == [
+        ("a", 3, 3, 6, 8, 9),  # missing in the test fold only
+        ("b", 2, 2, 4, 2, 3),
+        ("c", 4, 1, 5, 5, 6),
+        ("z", 1, 0, 1, 1, 1),
+    ]
 
 
 def test_the_published_parameter_counts_can_be_read_off(write: Write) -> None:
@@ -213,42 +192,38 @@ def test_the_published_parameter_counts_can_be_read_off(write: Write) -> None:
     numbers = tuple(number(name) for name in ("Age", "SibSp", "Parch", "Fare"))
     facts = {"fields": {name: field_facts(*counts) for name, counts in known.items()}, "numbers": {}}
     page = Page(write(Spec(("k",), fields, numbers, ()), facts, config_of(Model(batch_norm=False))))
-    # field; values, missing, unseen, rows, × 64, first order; distinct, missing, reserved, rows, × 64
-    assert page.row("Pclass", 12)[7:] == ["3", "0", "1", "4", "256"]
-    assert page.row("Sex", 12)[7:] == ["2", "0", "1", "3", "192"]
-    assert page.row("Cabin", 12)[1:7] == ["122", "1", "1", "124", "7,936", "124"]
-    assert page.row("Cabin", 12)[7:] == ["147", "1", "1", "149", "9,536"]
-    assert page.row("Embarked", 12)[7:] == ["3", "1", "1", "5", "320"]
-    assert page.row("hidden layers (kernels and biases)", 3)[1] == "25,344"
-    assert page.row("h", 3)[1] == "128"
-    assert page.row("batch norm (γ, β, moving mean and variance)", 3)[1] == "0"
+    # field; values, reserved, rows, × 64; distinct, rows, × 64
+    assert page.row_of("Pclass", 8)[5:] == ["3", "4", "256"]
+    assert page.row_of("Sex", 8)[5:] == ["2", "3", "192"]
+    assert page.row_of("Cabin", 8)[1:] == ["122", "2", "124", "7,936", "148", "149", "9,536"]
+    assert page.row_of("Embarked", 8)[5:] == ["4", "5", "320"]
+    # 64 + 4 inputs into 128, and 128 into 128, with biases: 25,344 in the MLP, as in the literature; h has 128.
+    assert "68 × 128 + 128 = 8,832 parameters" in page.text
+    assert "128 × 128 + 128 = 16,512 parameters" in page.text
+    assert "Output weights h B × 1 128 parameters" in prose(page.page)
+    assert "batch norm ·" not in page.text
     # 138 rows of 64; 138 + 1 first-order weights, and 4 of dense numbers; hidden layers; h
-    assert page.row("total", 3)[1] == page.row("total", 5)[3] == f"{138 * 64 + 139 + 4 + 25_344 + 128:,}"
+    assert f"{138 * 64 + 139 + 4 + 25_344 + 128:,} parameters" in page.text
 
 
 def test_the_page_stands_alone_and_explains_its_curves(write: Write) -> None:
     text = write()
     page = Page(text)
-    namespaces = {value for _, attributes in page.elements for name, value in attributes.items() if "xmlns" in name}
+    namespaces = {value for _, attributes in page.tags for name, value in attributes.items() if "xmlns" in name}
     assert set(re.findall(r"https?://[^\"'<\s]+", text)) <= namespaces
-    ids = [attributes["id"] for _, attributes in page.elements if "id" in attributes]
+    ids = [attributes["id"] for _, attributes in page.tags if "id" in attributes]
     assert len(ids) == len(set(ids))
-    assert not [tag for tag, _ in page.elements if tag in ("script", "link", "img", "iframe", "object")]
-    links = [attributes.get(name) for _, attributes in page.elements for name in ("src", "href", "xlink:href")]
+    assert not [tag for tag, _ in page.tags if tag in ("script", "link", "img", "iframe", "object")]
+    links = [attributes.get(name) for _, attributes in page.tags for name in ("src", "href", "xlink:href")]
     targets = [link for link in links if link] + re.findall(r"url\(([^)]*)\)", text)
     assert {target[0] for target in targets} == {"#"}
     assert {target[1:] for target in targets} <= set(ids)
-    assert page.count("svg") == 8
-    assert "measured while training: with dropout on and batch norm by" in prose(text)
+    assert page.count("svg") == 6  # two curves, and four of the ranking
+    assert "measured during training, with dropout and the batch’s own statistics for batch norm" in prose(text)
     assert "The model has the weights of epoch 2, the best by val_loss" in prose(text)
-    assert text.count(">weights of epoch 2<") == 2
+    assert text.count("</i>weights of epoch 2<") == 2
     assert "embedding_dim: 4" in text
-    row = page.row("x", 10)
-    assert row[1:9] == ["0.0%", "0.0%", "0.0%", "1.5", "0.5", "-1,234", "1", "2"]
-    assert row[9] == "beside the pooled vector: 0 where missing; a column that says where it is missing"
-    assert page.row("c", 10)[9] == "a field of 4 buckets with edges at 1, 2, 3"
-    steps = "clipped to 1 … 90; 7 where missing; log(1 + |x|) with its sign; (x − 2.5) / 0.5"
-    assert page.row("z", 10)[9] == f"a feature in the pooling: {steps}"
+    assert page.row_of("x", 11)[3:] == ["0.0%", "0.0%", "0.0%", "1.5", "0.5", "-1,234", "1", "2"]
 
 
 def test_what_users_wrote_is_text_and_never_markup(write: Write) -> None:
@@ -259,9 +234,9 @@ def test_what_users_wrote_is_text_and_never_markup(write: Write) -> None:
     text = write(spec, facts, config_of(label=nasty, name=nasty))
     page = Page(text)
     assert page.count("script") == page.count("img") == 0
-    assert page.row(nasty, 12)[1] == "3"
-    assert page.row("fold", 5)[3] == f"{nasty} = 1"
-    assert "<script>" not in text  # nor in the comments of the pictures
+    assert page.row_of(nasty, 8)[1] == "3"
+    assert page.row_of("fold", 5)[3] == f"{nasty} = 1"
+    assert "<script>" not in text
 
 
 def test_metrics_stand_beside_those_of_the_linear_part_and_the_constant(write: Write) -> None:
@@ -269,15 +244,16 @@ def test_metrics_stand_beside_those_of_the_linear_part_and_the_constant(write: W
     expected = trained_of(config_of(), TINY, TINY_FACTS, labels).metrics["test"]
     text = write(**labels)
     page = Page(text)
-    test = page.rows.index(page.row("test", 8))
+    test = page.rows.index(page.row_of("test", 8))
     # fold, rows, predicted by; AUC, log loss, accuracy, PR-AUC, ECE
     model, linear, constant = page.rows[test : test + 3]
     assert model[1:3] == ["40", "the model"]
     for shown, values in ((model, expected), (linear, expected["linear"])):
         assert shown[3:] == [f"{values[key]:.4f}" for key in ("auc", "log_loss", "accuracy", "pr_auc", "ece")]
     # The train fold's rate, ½, says 0.
-    assert constant[2:] == ["the train fold’s rate", "0.5000", f"{np.log(2):.4f}", "0.9750", "0.0250", "0.4750"]
-    assert "On the test fold (40 rows) the model scores a row with y = 1 above" in prose(text)
+    assert constant[2:] == ["the train fold’s label rate", "0.5000", f"{np.log(2):.4f}", "0.9750", "0.0250", "0.4750"]
+    assert "Measured on the test fold (40 rows), beside" in prose(text)
+    assert f"{expected['auc']:.3f} linear part {expected['linear']['auc']:.3f} · constant 0.500" in prose(text)
     assert "<strong>In log loss and accuracy the model is no better than that constant.</strong>" in text
 
 
@@ -285,29 +261,30 @@ def test_only_a_train_fold_and_losses_that_are_not_numbers(write: Write) -> None
     settings = config_of(train={"early_stopping": None, "epochs": 1})
     page = write(config=settings, valid=[], test=[], history={"loss": [float("nan")], "auc": [0.5]}, pairs=())
     shown = prose(page[page.index("<main>") : page.index("<pre>")])
-    assert "There is no test fold, so this is the train fold, on which the model was fitted" in shown
+    assert "There is no test fold. The model was fitted on the train fold" in shown
     assert "There is no validation fold." in shown
     assert "The valid fold has no rows: no ROC. The test fold has no rows: no ROC." in shown
     assert "No early stopping: the model has the weights of the last epoch." in shown
     assert "Strongest pairs" not in shown
-    assert Page(page).row("test", 5)[1:] == ["0", "0.0%", "0", "–"]
+    assert Page(page).row_of("test", 5)[1:] == ["0", "0.0%", "0", "–"]
     assert not re.search(r"\b(nan|inf|None|Undefined)\b", shown)
 
 
 def test_no_test_fold_and_a_validation_fold_with_one_label(write: Write) -> None:
     page = write(valid=[0] * 30, test=[])
-    assert "so this is the validation fold" in prose(page)
-    assert "all labels are equal, so an AUC is not defined" in prose(page)
+    assert "Measured on the validation fold (30 rows)" in prose(page)
+    assert "There is no test fold. If the validation fold decided when to stop" in prose(page)
+    assert "All labels are equal, so the AUC is not defined" in prose(page)
     assert "The valid fold has rows of one label only: no ROC." in prose(page)
     assert "Calibration, validation fold" in page
-    assert Page(page).row("valid", 8)[3] == "–"
+    assert Page(page).row_of("valid", 8)[3] == "–"
 
 
 def test_one_label_everywhere_and_a_test_fold_of_one_row(write: Write) -> None:
     page = write(train=[0] * 30, valid=[0] * 30, test=[0])
-    assert "No fold has rows of both labels, so a ROC is not defined." in prose(page)
-    assert "On the test fold (1 row) all labels" in prose(page)
-    assert Page(page).count("svg") == 6  # neither a ROC nor precision and recall
+    assert "No fold has rows of both labels, so the ROC is not defined." in prose(page)
+    assert "Measured on the test fold (1 row)" in prose(page)
+    assert Page(page).count("svg") == 4  # two curves, calibration and scores; neither a ROC nor precision and recall
 
 
 def test_a_regression_tells_of_its_errors(write: Write) -> None:
@@ -317,17 +294,17 @@ def test_a_regression_tells_of_its_errors(write: Write) -> None:
     expected = trained_of(config, spec, TINY_FACTS, labels).metrics["test"]
     text = write(config=config, **labels)
     page = Page(text)
-    test = page.rows.index(page.row("test", 6))
+    test = page.rows.index(page.row_of("test", 6))
     for shown, values in zip(
         page.rows[test : test + 3], (expected, expected["linear"], expected["constant"]), strict=True
     ):
         assert shown[3:] == [f"{values['rmse']:,.4g}", f"{values['mae']:,.4g}", f"{values['r2']:.4f}"]
-    assert f"is off by {expected['mae']:.4g} on average" in prose(text)
-    assert "the number that is predicted" in text
+    assert f"MAE {expected['mae']:.4g} linear part" in prose(text)
+    assert "the predicted number" in text
     assert "Predicted and actual, test fold" in text
-    assert page.row("train", 7)[3:] == ["1.25", "0.5", "-3", "4,321"]
-    assert page.row("test", 7)[3:] == ["–"] * 4
-    assert page.count("svg") == 6  # architecture, two curves, pairs, two of the errors
+    assert page.row_of("train", 7)[3:] == ["1.25", "0.5", "-3", "4,321"]
+    assert page.row_of("test", 7)[3:] == ["–"] * 4
+    assert page.count("svg") == 4  # two curves, two of the errors
 
 
 def test_classes_have_a_table_and_a_confusion_matrix(write: Write) -> None:
@@ -339,16 +316,16 @@ def test_classes_have_a_table_and_a_confusion_matrix(write: Write) -> None:
     page = Page(text)
     assert "<script>" not in text
     red = expected.metrics["test"]["classes"]["red"]
-    assert page.row("red", 7)[1:3] == ["16", "40.0%"]
-    assert page.row("red", 7)[3:] == [f"{red[key]:.3f}" for key in ("precision", "recall", "f1", "auc")]
-    assert page.row("none", 7)[1:3] == ["0", "0.0%"]
+    assert page.row_of("red", 7)[1:3] == ["16", "40.0%"]
+    assert page.row_of("red", 7)[3:] == [f"{red[key]:.3f}" for key in ("precision", "recall", "f1", "auc")]
+    assert page.row_of("none", 7)[1:3] == ["0", "0.0%"]
     matrix = expected.tallies["test"].confusion()  # type: ignore[union-attr]
     assert matrix is not None
-    assert page.row(nasty, 4)[1:] == [f"{weight:g}" for weight in matrix[1]]
-    assert page.row(nasty, 7)[1:4] != page.row("red", 7)[1:4]
-    assert [row for row in page.rows if row[0] == nasty][-1] == [nasty, *["24", "60.0%"] * 3]
+    assert page.row_of(nasty, 4)[1:] == [f"{weight:g}" for weight in matrix[1]]
+    assert page.row_of(nasty, 7)[1:4] != page.row_of("red", 7)[1:4]
+    assert page.row_of(nasty, 8) == [nasty, "1", *["24", "60.0%"] * 3]
     assert "Softmax" in text
-    assert "names the right one of 3 classes" in prose(text)
+    assert f"Accuracy {expected.metrics['test']['accuracy']:.3f} linear part" in prose(text)
 
 
 def test_of_many_classes_the_largest_are_told(write: Write) -> None:
@@ -357,12 +334,13 @@ def test_of_many_classes_the_largest_are_told(write: Write) -> None:
     labels = {fold: [*range(len(names)), 7, 7] for fold in FOLDS}
     text = write(replace(TINY, classes=names), config=config, **labels)
     page = Page(text)
-    assert page.row("class 7", 7)[1] == "3"
+    assert page.row_of("class 7", 7)[1] == "3"
     told = [row[0] for row in page.rows if len(row) == 7 and row[0].startswith("class ")]
     assert told[0] == "class 7"
-    assert len(told) == 2 * report.MOST_CLASSES  # of the test fold, and of the table
-    assert "What was predicted for each class" not in text
-    assert f"The {report.MOST_CLASSES} most frequent of {len(names)} classes" in prose(text)
+    assert len(told) == CLASSES
+    assert len([row for row in page.rows if len(row) == 8 and row[0].startswith("class ")]) == CLASSES  # of the table
+    assert "Predicted classes" not in text
+    assert f"These are the {CLASSES} most frequent of {len(names)} classes" in prose(text)
 
 
 def test_a_learning_rate_that_changes_is_drawn(write: Write) -> None:
