@@ -65,14 +65,14 @@ def staged(target: Path, marker: str) -> Iterator[Path]:
             shutil.rmtree(stale, ignore_errors=True)
             if stale.exists():  # somebody else's, or held open on a network mount
                 log.warning("what a run before this one has left in %s cannot be removed", stale)
-        check_ours(target, marker)
+        check_replaceable(target, marker)
         staging = Path(tempfile.mkdtemp(prefix=f".{target.name}.staging-", dir=target.parent))
         staging.chmod(0o777 & ~_umask())
     try:
         yield staging
         if not (staging / marker).exists():
             raise DataError(f"{staging} was not completed: it holds no {marker}. {target} is left as it was.")
-        check_ours(target, marker)  # hours may have gone by
+        check_replaceable(target, marker)  # hours may have gone by
         (staging / FILES).write_text(json.dumps(sorted(_files(staging)), indent=0))
         _swap(staging, target)
     except Exception as error:
@@ -111,7 +111,7 @@ def locked(target: Path) -> Iterator[None]:
         yield
 
 
-def check_ours(target: Path, marker: str) -> None:
+def check_replaceable(target: Path, marker: str) -> None:
     """A folder that is to be replaced is one of this kind, empty, or not there; and nobody has put more into it.
 
     Raises:
@@ -174,12 +174,12 @@ def _not_written(target: Path) -> list[str]:
             f"{told} is damaged ({error}): it tells which files of this folder were written by this job, and may be "
             f"replaced. {target} is left as it is. Move it away, and run the job again."
         ) from error
-    more = sorted(name for name in _files(target) - {*written, FILES} if not _of_nobody(target / name))
+    more = sorted(name for name in _files(target) - {*written, FILES} if not _is_ignorable(target / name))
     # Where another run has published meanwhile, the list was of the folder before.
     return _not_written(target) if more and told.read_text() != text else more
 
 
-def _of_nobody(path: Path) -> bool:
+def _is_ignorable(path: Path) -> bool:
     # Hadoop's checksum of a mark, macOS's notes, what network mounts keep of a file that was removed while it was read.
     if path.name.startswith(_LEFT_BY_OTHERS) or (path.name[0] == "." and path.suffix == ".crc"):
         return True

@@ -17,7 +17,7 @@ from nfm.contract.cells import EXACT
 from nfm.contract.columns import check_categorical, check_columns
 from nfm.contract.encoder import Encoding
 from nfm.contract.errors import DataError
-from nfm.contract.publish import check_ours, publish
+from nfm.contract.publish import check_replaceable, publish
 from nfm.contract.schema import DATASET_MARKER, Kind
 from nfm.contract.values import check_kind, check_number
 from nfm.features import vocabularies
@@ -35,7 +35,7 @@ from nfm.features.report.page import write as write_report
 from nfm.features.split import Split, moment
 from nfm.features.statistics import Distribution
 from nfm.table.scan import Scan, open_scan
-from nfm.table.spark import told_plainly
+from nfm.table.spark import translate_spark_errors
 
 log = logging.getLogger(__name__)
 
@@ -70,7 +70,7 @@ def prepare(spark: SparkSession, config: Config, growth: Growth | None = None) -
     """
     columns, where = config.columns, str(config.source)
     for folder, marker in ((config.encoding_folder, ENCODING_MARKER), (config.dataset_folder, DATASET_MARKER)):
-        check_ours(folder, marker)
+        check_replaceable(folder, marker)
     by_hash = config.split.time is None and config.split.column is None
     split = Split(
         **config.split.model_dump(exclude={"by"}),
@@ -146,7 +146,7 @@ def build(spark: SparkSession, config: Config, prepared: Prepared | None = None)
     scan, split, where, columns = prepared.scan, prepared.split, str(config.source), config.columns
     # The places are taken before the work: a run that meets another one, or a folder that is not ours, says so at once.
     with (
-        told_plainly(where),
+        translate_spark_errors(where),
         publish(config.encoding_folder, ENCODING_MARKER) as encoding_staging,
         publish(config.dataset_folder, DATASET_MARKER) as dataset_staging,
         ThreadPoolExecutor() as pool,
@@ -191,5 +191,5 @@ def build(spark: SparkSession, config: Config, prepared: Prepared | None = None)
         write_report(encoding_staging / "report.html", statistics)
         marker = {"encoding_fingerprint": spec.fingerprint, "rows": rows, "settings": config.of_dataset}
         (dataset_staging / DATASET_MARKER).write_text(json.dumps(marker, indent=1))
-        check_ours(config.encoding_folder, ENCODING_MARKER)  # before the dataset is swapped in: they belong together
+        check_replaceable(config.encoding_folder, ENCODING_MARKER)  # they are replaced together
     return statistics

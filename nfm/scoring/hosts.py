@@ -51,10 +51,10 @@ def place(spark: SparkSession, artifact: Artifact, shared: Path | None = None) -
     return Placed(artifact.fingerprint, None, tuple(pieces))
 
 
-Way = Literal["linked", "in place", "sent"]
+Placement = Literal["linked", "in place", "sent"]
 
 
-def way(spark: SparkSession, artifact: Artifact, target: Path) -> Way:
+def placement(spark: SparkSession, artifact: Artifact, target: Path) -> Placement:
     """What `place` will do for a job that writes to `target`, as far as it can be told without writing."""
     staging = target.resolve().parent
     disk = next(folder for folder in (staging, *staging.parents) if folder.exists())
@@ -63,9 +63,9 @@ def way(spark: SparkSession, artifact: Artifact, target: Path) -> Way:
     return "in place" if str(spark.sparkContext.master).startswith("local") else "sent"
 
 
-def place_for_a_look(spark: SparkSession, artifact: Artifact, target: Path) -> Placed:
+def place_read_only(spark: SparkSession, artifact: Artifact, target: Path) -> Placed:
     """As `place`, for a job that writes nothing to `target`: no further names, and not safe from being replaced."""
-    if way(spark, artifact, target) == "sent":
+    if placement(spark, artifact, target) == "sent":
         return place(spark, artifact)
     return Placed(artifact.fingerprint, str(artifact.path), ())
 
@@ -95,7 +95,7 @@ def _pieces(path: Path) -> Iterator[bytes]:
 _opened: dict[str, Artifact] = {}  # a worker's: one, or during a change of models two
 
 
-def opened(placed: Placed) -> Artifact:
+def open_model(placed: Placed) -> Artifact:
     """On a worker: the model, mapped; opened once a worker, not once a task or batch.
 
     Raises:

@@ -17,7 +17,7 @@ from pyspark.sql import functions as F
 from nfm.config.settings import Score
 from nfm.table.folders import add_by_folder
 from nfm.table.spark import column, map_rows
-from nfm.table.write import FILES_DDL, File, Layout, Writer, publishable, put_together, told
+from nfm.table.write import FILES_DDL, Layout, Writer, WrittenFile, compact_files, file_batch, move_into_place
 
 RANK, QUANTILE = "score_rank", "score_quantile"
 _FEW = 8  # files that are left as they are, however small: nobody minds them, and it saves a pass
@@ -34,8 +34,8 @@ def layout(schema: pa.Schema) -> Layout:
 
 
 def finish(
-    spark: SparkSession, files: Sequence[File], schema: pa.Schema, settings: Score, written: Path, target: Path
-) -> list[File]:
+    spark: SparkSession, files: Sequence[WrittenFile], schema: pa.Schema, settings: Score, written: Path, target: Path
+) -> list[WrittenFile]:
     """Make the output of what the tasks have told of.
 
     Args:
@@ -56,12 +56,12 @@ def finish(
     if not files:  # whoever reads the output finds its columns all the same
         path = written / "empty.parquet"
         pq.write_table(schema.empty_table(), path)
-        files = [File("", str(path), 0, path.stat().st_size)]
+        files = [WrittenFile("", str(path), 0, path.stat().st_size)]
     if len(files) > _FEW:
-        files = put_together(spark, files, written, layout(schema), file_bytes)
+        files = compact_files(spark, files, written, layout(schema), file_bytes)
     if settings.format == "csv":
         files = _as_csv(spark, files)
-    placed = publishable(files, target)
+    placed = move_into_place(files, target)
     shutil.rmtree(written, ignore_errors=True)  # with what tasks have left that died, or ran twice
     if settings.format == "delta":
         _as_delta(target, settings.partition_by)
@@ -69,8 +69,8 @@ def finish(
 
 
 def _ranked(
-    spark: SparkSession, files: Sequence[File], schema: pa.Schema, settings: Score, written: Path
-) -> tuple[list[File], pa.Schema]:
+    spark: SparkSession, files: Sequence[WrittenFile], schema: pa.Schema, settings: Score, written: Path
+) -> tuple[list[WrittenFile], pa.Schema]:
     """Each row's place among all: 1 has the highest score, equal scores share the best of their places.
 
     Rows are dealt into buckets by their score, each small enough for a task to sort; how many rows lie in the buckets
@@ -107,13 +107,13 @@ def _ranked(
             partitions = {name: batch.column(name) for name in partition_by}
             everywhere = np.zeros(batch.num_rows, np.int8)
             add_by_folder(writer, of_batch, [""], everywhere, partitions, "score.partition_by")
-        yield told(writer.close())
+        yield file_batch(writer.close())
 
     result = map_rows(ranked, [*schema.names, _PLACE], work, FILES_DDL).collect()
-    return [File(**row.asDict()) for row in result], final
+    return [WrittenFile(**row.asDict()) for row in result], final
 
 
-def _as_csv(spark: SparkSession, files: Sequence[File]) -> list[File]:
+def _as_csv(spark: SparkSession, files: Sequence[WrittenFile]) -> list[WrittenFile]:
     """The same rows as text, with a line of names in each file."""
 
     def work(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
@@ -124,10 +124,10 @@ def _as_csv(spark: SparkSession, files: Sequence[File]) -> list[File]:
                 with pyarrow.csv.CSVWriter(path, source.schema_arrow) as writer:
                     for j in range(source.num_row_groups):
                         writer.write_table(source.read_row_group(j, use_threads=False))
-                yield told([File(files[i].folder, str(path), files[i].rows, path.stat().st_size)])
+                yield file_batch([WrittenFile(files[i].folder, str(path), files[i].rows, path.stat().st_size)])
 
     tasks = spark.range(0, len(files), 1, len(files))
-    return [File(**row.asDict()) for row in tasks.mapInArrow(work, FILES_DDL).collect()]
+    return [WrittenFile(**row.asDict()) for row in tasks.mapInArrow(work, FILES_DDL).collect()]
 
 
 def _as_delta(target: Path, partition_by: Sequence[str]) -> None:

@@ -13,7 +13,7 @@ from nfm.contract import dataset
 from nfm.contract.artifact import Artifact
 from nfm.contract.columns import check_columns
 from nfm.contract.errors import ConfigError, DataError
-from nfm.contract.publish import check_ours
+from nfm.contract.publish import check_replaceable
 from nfm.contract.schema import DATASET_MARKER, Spec
 from nfm.contract.values import kind_of
 from nfm.scoring.health.health import check_gates
@@ -33,7 +33,7 @@ def open_all(spark: SparkSession, config: Config) -> tuple[Artifact, Scan, Sourc
         ConfigError: two columns of the output would have one name.
     """
     artifact, settings = Artifact.load(config.model_folder), config.score
-    check_ours(config.scores_folder, SCORES_MARKER)
+    check_replaceable(config.scores_folder, SCORES_MARKER)
     source = settings.source or config.source
     spec, carried = artifact.encoding.spec, carried_columns(artifact.encoding.spec, config)
     ranks = [RANK] * settings.rank + [QUANTILE] * settings.quantile

@@ -19,19 +19,19 @@ from nfm.contract.arrays import few_texts
 from nfm.contract.artifact import Artifact
 from nfm.contract.columns import Rows
 from nfm.contract.errors import DataError, GateError
-from nfm.contract.publish import check_ours, locked, staged
+from nfm.contract.publish import check_replaceable, locked, staged
 from nfm.contract.schema import canonical_json
 from nfm.scoring.chunks import Chunk, Chunks, open_chunks, program, splits_of
 from nfm.scoring.health.health import crossed, health, lifted
 from nfm.scoring.health.page import REPORT, SCORES_MARKER, refused_folder, write_report
 from nfm.scoring.health.tally import Tally
-from nfm.scoring.hosts import opened, place
+from nfm.scoring.hosts import open_model, place
 from nfm.scoring.output import finish, layout
 from nfm.scoring.prepare import carried_columns, model_inputs, open_all
 from nfm.scoring.tasks import Output, score_rows
 from nfm.table.relation import versions
 from nfm.table.scan import Scan
-from nfm.table.spark import told_plainly
+from nfm.table.spark import translate_spark_errors
 from nfm.table.write import Writer
 
 log = logging.getLogger(__name__)
@@ -59,7 +59,7 @@ def score_table(spark: SparkSession, config: Config) -> Mapping[str, Any]:
     columns = dict.fromkeys([*carried_columns(artifact.encoding.spec, config), *settings.partition_by])
     output = Output(tuple(columns), at_once, settings.encoded, settings.explain)
     schema = output.schema(artifact, scan.schema)
-    with told_plainly(str(source)), locked(target):
+    with translate_spark_errors(str(source)), locked(target):
         with staged(target, SCORES_MARKER) as staging:
             chunks = open_chunks(target, _run(spark, artifact, scan, source, output, settings.file_mb))
             with _kept(chunks, scan):
@@ -97,7 +97,7 @@ def _run(
 ) -> dict[str, Any]:
     """What the chunks follow from, as `open_chunks` takes it."""
     files: Any = uuid.uuid4().hex  # of what is more than files nobody can tell whether it has changed
-    if scan.parts_known_again():
+    if scan.is_resumable():
         files = sorted(scan.read_files or versions(spark, scan.uris))
     return {
         "model": artifact.fingerprint,
@@ -114,7 +114,7 @@ def _kept(chunks: Chunks, scan: Scan) -> Iterator[None]:
     try:
         yield
     except BaseException:
-        rows = sum(chunk.tally.rows for chunk in chunks.done()) if scan.parts_known_again() else 0
+        rows = sum(chunk.tally.rows for chunk in chunks.done()) if scan.is_resumable() else 0
         if rows:
             log.info(
                 "%s rows that are scored are kept in %s: a run of the same table, model and settings goes on from "
@@ -152,7 +152,7 @@ def _score(
     # The closure takes small values, or the handles of broadcasts; what it calls, a worker imports: no settings.
     def work(number: int, rows: Iterator[Rows]) -> Iterator[pa.RecordBatch]:
         writer = Writer(chunks.files, form, file_bytes)
-        chunk = score_rows(number, rows, opened(placed), output, schema, writer)
+        chunk = score_rows(number, rows, open_model(placed), output, schema, writer)
         yield pa.RecordBatch.from_arrays([few_texts([chunks.keep(chunk)]).cast(pa.string())], ["record"])
 
     read = dict.fromkeys([*output.columns, *model_inputs(artifact.encoding.spec, output.encoded)])
@@ -208,7 +208,7 @@ def _report(config: Config, artifact: Artifact, source: Source, scan: Scan, tall
         if not tally.rows:
             log.warning("%s has no rows, and so have the scores; score.gates.min_rows: 1 would refuse that", source)
         return report
-    check_ours(refused, SCORES_MARKER)
+    check_replaceable(refused, SCORES_MARKER)
     refused.mkdir(exist_ok=True)
     write_report(refused, report)
     found: list[dict[str, Any]] = report["gates"]["crossed"]

@@ -12,9 +12,9 @@ from pyspark.sql.pandas.types import from_arrow_type
 from nfm.contract.arrays import arrow
 from nfm.contract.artifact import Artifact
 from nfm.contract.errors import NfmError
-from nfm.scoring.hosts import opened, place
+from nfm.scoring.hosts import open_model, place
 from nfm.scoring.scorer import score_batch, score_columns
-from nfm.table.scan import take_the_cores_of_the_task
+from nfm.table.scan import limit_arrow_threads
 
 
 def score_udf(model: str | Path) -> Any:
@@ -49,8 +49,8 @@ def score_udf(model: str | Path) -> Any:
 
     # The closure takes small values, or the handles of broadcasts.
     def scored(batches: Iterator[pa.Array]) -> Iterator[pa.Array]:
-        take_the_cores_of_the_task()
-        here, checked = opened(placed), None
+        limit_arrow_threads()
+        here, checked = open_model(placed), None
         for rows in batches:
             batch = pa.RecordBatch.from_struct_array(rows)
             if batch.schema != checked:

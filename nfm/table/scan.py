@@ -20,7 +20,7 @@ from nfm.contract.errors import ConfigError, DataError
 from nfm.table.corrupt import check_any, empty_files, file_path, load_readable, unreadable_by_spark, without
 from nfm.table.parquet import Files
 from nfm.table.relation import files_of, hindrance, parquet_relation, path_of, with_empty_columns
-from nfm.table.spark import arrow_schema, map_rows, told_plainly
+from nfm.table.spark import arrow_schema, map_rows, translate_spark_errors
 from nfm.table.splits import File, Split, cut
 
 if TYPE_CHECKING:  # workers import this module, and need no settings
@@ -63,7 +63,7 @@ class Scan:
             schema: of what it returns.
 
         Raises:
-            DataError: later, when the result is used within `nfm.table.spark.told_plainly`: a file cannot be read.
+            DataError: when the result is used within `translate_spark_errors`, if a file cannot be read.
         """
         return self.map_parts(names, lambda _, rows: work(rows), schema)
 
@@ -93,7 +93,7 @@ class Scan:
             return _map_files(self.table.sparkSession, self.files.only(names), self.splits, left, work, schema)
 
         def worked(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-            take_the_cores_of_the_task()
+            limit_arrow_threads()
             context = TaskContext.get()
             return work(context.partitionId() if context else 0, batches)
 
@@ -109,7 +109,7 @@ class Scan:
         """Of parquet: the files that tasks read, as they were when the scan was opened."""
         return {piece.file for split in self.splits for piece in split}
 
-    def parts_known_again(self) -> bool:
+    def is_resumable(self) -> bool:
         """Whether another session would cut the same table into the same parts."""
         return self.files is not None or self.cut_by is not None
 
@@ -141,7 +141,7 @@ def _map_files(
     schema: StructType | str,
 ) -> DataFrame:
     def worked(places: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        take_the_cores_of_the_task()
+        limit_arrow_threads()
         for batch in places:
             for place in batch.column(0).to_pylist():
                 yield from work(numbers[place], files.rows(splits[numbers[place]]))
@@ -154,7 +154,7 @@ def _tasks(spark: SparkSession, parts: Sequence[object]) -> DataFrame:
     return spark.range(0, len(parts), 1, max(len(parts), 1))
 
 
-def take_the_cores_of_the_task() -> None:
+def limit_arrow_threads() -> None:
     """Arrow would take the machine's, in each worker again."""
     context = TaskContext.get()
     cores = context.cpus() if context else 1
@@ -198,7 +198,7 @@ def open_scan(
     source.check_filled()
     skip = source.on_corrupt == "skip"
     split_bytes = split_bytes or _partition_bytes(spark)
-    with told_plainly(str(source)):
+    with translate_spark_errors(str(source)):
         raw, broken = load_readable(spark, source)
         schema = arrow_schema(raw)
         names = _names(needed, schema, raw)
@@ -264,7 +264,7 @@ def _unreadable(spark: SparkSession, files: Files, splits: Sequence[Split]) -> d
     """Read everything once; path and reason of the files where that fails."""
 
     def checked(numbers: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        take_the_cores_of_the_task()
+        limit_arrow_threads()
         for batch in numbers:
             for i in batch.column(0).to_pylist():
                 found = list(files.unreadable(splits[i]))

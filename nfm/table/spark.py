@@ -105,7 +105,7 @@ _CONDITION = re.compile(r"\[[A-Z0-9_.]+\] .*")
 
 
 @contextmanager
-def told_plainly(where: str) -> Iterator[None]:
+def translate_spark_errors(where: str) -> Iterator[None]:
     """What Spark has to say of the user's table becomes a DataError of one line; all else passes as it is."""
     try:
         yield

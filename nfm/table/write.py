@@ -23,7 +23,7 @@ FILES = pa.schema([("folder", pa.string()), ("path", pa.string()), ("rows", pa.i
 
 
 @dataclass(frozen=True)
-class File:
+class WrittenFile:
     """A file that a task has written."""
 
     folder: str  # where it belongs: fold=train; or nothing
@@ -51,7 +51,7 @@ class Writer:
         self._waiting: dict[str, list[pa.Table]] = defaultdict(list)
         self._rows: dict[str, int] = defaultdict(int)  # that wait
         self._open: dict[str, tuple[Path, pq.ParquetWriter]] = {}
-        self.files: list[File] = []
+        self.files: list[WrittenFile] = []
 
     def add(self, folder: str, rows: pa.Table) -> None:
         """Add rows to a folder."""
@@ -65,7 +65,7 @@ class Writer:
                 self._write(folder, table.slice(start, ROW_GROUP))
             self._waiting[folder], self._rows[folder] = [table.slice(full)], len(table) - full
 
-    def close(self) -> list[File]:
+    def close(self) -> list[WrittenFile]:
         """Write what is left; returns every file."""
         for folder, waiting in self._waiting.items():
             table = pa.concat_tables(waiting)
@@ -95,17 +95,17 @@ class Writer:
     def _finish(self, folder: str) -> None:
         path, writer = self._open.pop(folder)
         writer.close()
-        self.files.append(File(folder, str(path), pq.read_metadata(path).num_rows, path.stat().st_size))
+        self.files.append(WrittenFile(folder, str(path), pq.read_metadata(path).num_rows, path.stat().st_size))
 
 
-def told(files: Sequence[File]) -> pa.RecordBatch:
+def file_batch(files: Sequence[WrittenFile]) -> pa.RecordBatch:
     """What a task hands to the driver."""
     return pa.RecordBatch.from_pylist([vars(file) for file in files], FILES)
 
 
-def put_together(
-    spark: SparkSession, files: Sequence[File], written: Path, layout: Layout, file_bytes: int = FILE_BYTES
-) -> list[File]:
+def compact_files(
+    spark: SparkSession, files: Sequence[WrittenFile], written: Path, layout: Layout, file_bytes: int = FILE_BYTES
+) -> list[WrittenFile]:
     """Small files of a folder become one, or as many as their size asks for; large ones stay as they are."""
     groups = merge_plan(files, file_bytes)
     if not groups:
@@ -119,25 +119,25 @@ def put_together(
                     opened = pq.ParquetFile(file.path)
                     for j in range(opened.num_row_groups):
                         writer.add(file.folder, opened.read_row_group(j, use_threads=False))
-                yield told(writer.close())
+                yield file_batch(writer.close())
 
     tasks = spark.range(0, len(groups), 1, len(groups))
-    result = [File(**row.asDict()) for row in tasks.mapInArrow(merged, FILES_DDL).collect()]
+    result = [WrittenFile(**row.asDict()) for row in tasks.mapInArrow(merged, FILES_DDL).collect()]
     gone = {file.path for group in groups for file in group}
     return [file for file in files if file.path not in gone] + result
 
 
-def merge_plan(files: Sequence[File], file_bytes: int = FILE_BYTES) -> list[list[File]]:
+def merge_plan(files: Sequence[WrittenFile], file_bytes: int = FILE_BYTES) -> list[list[WrittenFile]]:
     """Which files to put together: neighbours of a folder, up to `file_bytes`; the largest groups first."""
-    by_folder: Mapping[str, list[File]] = defaultdict(list)
+    by_folder: Mapping[str, list[WrittenFile]] = defaultdict(list)
     for file in files:
         if file.bytes < file_bytes // 2:
             by_folder[file.folder].append(file)
-    groups: list[list[File]] = []
+    groups: list[list[WrittenFile]] = []
     for small in by_folder.values():
         total = sum(file.bytes for file in small)
         count = max(1, round(total / file_bytes))
-        share: list[list[File]] = [[] for _ in range(count)]
+        share: list[list[WrittenFile]] = [[] for _ in range(count)]
         size = 0
         for file in small:
             share[min(count - 1, size * count // max(total, 1))].append(file)
@@ -146,12 +146,12 @@ def merge_plan(files: Sequence[File], file_bytes: int = FILE_BYTES) -> list[list
     return sorted(groups, key=lambda group: -sum(file.bytes for file in group))
 
 
-def publishable(files: Sequence[File], target: Path) -> list[File]:
+def move_into_place(files: Sequence[WrittenFile], target: Path) -> list[WrittenFile]:
     """Give the files their places in the folders below `target`; returns them there.
 
     They keep their names below `written`, too, where the file system lets them: who is killed meanwhile has lost none.
     """
-    by_folder: Mapping[str, list[File]] = defaultdict(list)
+    by_folder: Mapping[str, list[WrittenFile]] = defaultdict(list)
     for file in files:
         by_folder[file.folder].append(file)
     moved = []

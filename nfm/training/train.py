@@ -17,7 +17,7 @@ from nfm.contract import artifact
 from nfm.contract.encoder import Encoding
 from nfm.contract.errors import DataError
 from nfm.contract.profile import Profile
-from nfm.contract.publish import check_ours, locked
+from nfm.contract.publish import check_replaceable, locked
 from nfm.contract.schema import DATASET_MARKER, FOLDS, Spec
 from nfm.training import checkpoint
 from nfm.training import tensorboard as events
@@ -60,7 +60,7 @@ def train(config: Config) -> Trained:
         BusyError: another training is at it.
     """
     target, checkpoints = Path(config.workdir, "model"), checkpoint_folder(config)
-    check_ours(target, artifact.MARKER)
+    check_replaceable(target, artifact.MARKER)
     with locked(checkpoints):
         encoding, folds = read(config)
         trained = _trained(config, encoding.spec, folds, checkpoints, Path(config.workdir, "tensorboard"))

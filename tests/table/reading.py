@@ -11,7 +11,7 @@ from pyspark.sql import SparkSession
 from nfm.config.settings import Source
 from nfm.contract.columns import Rows
 from nfm.table.scan import Scan, open_scan
-from nfm.table.spark import told_plainly
+from nfm.table.spark import translate_spark_errors
 
 Method = Literal["parquet", "spark"]
 METHODS: tuple[Method, ...] = ("parquet", "spark")
@@ -34,7 +34,7 @@ def as_text(names: list[str]) -> Callable[[Iterator[Rows]], Iterator[pa.RecordBa
 def rows_of(scan: Scan, *names: str) -> list[str]:
     """What reaches the tasks, as texts, sorted."""
     chosen = list(names) or scan.schema.names
-    with told_plainly("the table"):
+    with translate_spark_errors("the table"):
         return sorted(row.row for row in scan.map(chosen, as_text(chosen), "row string").collect())
 
 

@@ -20,12 +20,12 @@ from nfm.contract.columns import Rows
 from nfm.contract.encoder import Inputs, inputs
 from nfm.contract.errors import DataError
 from nfm.contract.values import decoded
-from nfm.scoring.hosts import Placed, opened, place_for_a_look
+from nfm.scoring.hosts import Placed, open_model, place_read_only
 from nfm.scoring.prepare import open_all
 from nfm.scoring.scorer import score_batch, score_columns
 from nfm.table.relation import partitions_of
 from nfm.table.scan import Scan, Work
-from nfm.table.spark import told_plainly
+from nfm.table.spark import translate_spark_errors
 
 log = logging.getLogger(__name__)
 
@@ -79,7 +79,7 @@ def compare(spark: SparkSession, config: Config, reference: Reference, rows: int
     spec, names = artifact.encoding.spec, score_columns(artifact.network)
     encoded = config.score.encoded
     log.info("scoring %s rows of %s with the model %s…", f"{rows:,}", source, artifact.fingerprint[:12])
-    with told_plainly(str(source)):
+    with translate_spark_errors(str(source)):
         taken = _sample(spark, config, artifact, scan, rows)
     log.info("scoring them with Keras…")
     theirs, ours, keys = list[NDArray[Any]](), list[NDArray[Any]](), list[Mapping[str, Any]]()
@@ -171,7 +171,7 @@ _Part = tuple[NDArray[np.float32], pa.RecordBatch]  # (N, C) scores, and the raw
 def _sample(spark: SparkSession, config: Config, artifact: Artifact, scan: Scan, rows: int) -> dict[int, list[_Part]]:
     """So many rows, by the number of their split: first a few from splits far apart, then as many as are missing."""
     spec, encoded = artifact.encoding.spec, config.score.encoded
-    placed = place_for_a_look(spark, artifact, config.scores_folder)
+    placed = place_read_only(spark, artifact, config.scores_folder)
     needed = tuple(dict.fromkeys([*spec.key, *(spec.outputs if encoded else spec.columns)]))
     count = partitions_of(scan.table, even_if_costly=True) if scan.files is None else len(scan.splits)
     left, done = list(range(count or 0)), dict.fromkeys(range(count or 0), 0)
@@ -203,7 +203,7 @@ def _task(placed: Placed, begin: Mapping[int, int], quota: int, names: tuple[str
         assert context is not None
         split = context.partitionId()
         for part in _between(batches, begin[split], begin[split] + quota, names):
-            scores_NC = score_batch(opened(placed), part, encoded)
+            scores_NC = score_batch(open_model(placed), part, encoded)
             told = {"split": pa.array([split], pa.int32()), "content": [_packed(scores_NC, part)]}
             yield pa.RecordBatch.from_pydict(told)
 

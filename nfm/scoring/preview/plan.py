@@ -10,7 +10,7 @@ from pyspark.sql import SparkSession
 from nfm.config.settings import Config, Source
 from nfm.contract.artifact import Artifact
 from nfm.contract.errors import DataError
-from nfm.scoring.hosts import Way, host_bytes, way
+from nfm.scoring.hosts import Placement, host_bytes, placement
 from nfm.scoring.output import QUANTILE, RANK
 from nfm.scoring.prepare import carried_columns
 from nfm.scoring.preview.probe import Probe, probe
@@ -20,14 +20,14 @@ from nfm.scoring.summary import few
 from nfm.table.parquet import UnreadableFileError
 from nfm.table.relation import partitions_of
 from nfm.table.scan import Scan
-from nfm.table.spark import told_plainly
+from nfm.table.spark import translate_spark_errors
 from nfm.table.splits import File
 
 MOST_FOOTERS = 200  # that are read; of more files, so many that lie evenly among them
 ROOM = 0.2  # beyond what was measured
 MIN_ROOM = 384 << 20  # bytes: what Spark itself leaves the JVM of a small executor outside its heap
 _STEP = 64 << 20  # bytes: memory is recommended in steps of these
-_WAYS: dict[Way, str] = {
+_WAYS: dict[Placement, str] = {
     "linked": "mapped where it lies, which every machine sees: once a host",
     "in place": "mapped where it lies: once",
     "sent": "sent by Spark, once an executor",
@@ -77,7 +77,7 @@ def plan(spark: SparkSession, config: Config, artifact: Artifact, scan: Scan, so
     skip = (settings.source or config.source).on_corrupt == "skip"  # the scan of a plan does not look for such files
     tried, why, more = None, "the table has no rows", [*columns, *settings.partition_by]
     try:
-        with told_plainly(str(source)):
+        with translate_spark_errors(str(source)):
             size = measure(scan, skip)
             if size.tasks is None:
                 why = "Spark would have to shuffle the whole table before"
@@ -99,7 +99,7 @@ def plan(spark: SparkSession, config: Config, artifact: Artifact, scan: Scan, so
         f"  rows      {'' if size.rows is None else f'{size.rows:,} '}{size.how}",
         f"  model     {artifact.path} ({artifact.fingerprint[:12]}…)",
         f"  weights   {_mib(model_bytes)} with the vocabulary's index, "
-        f"{_WAYS[way(spark, artifact, config.scores_folder)]}",
+        f"{_WAYS[placement(spark, artifact, config.scores_folder)]}",
         f"  reads     {', '.join(inputs)}",
         f"  writes    {', '.join([*carried, *few(score_columns(artifact.network)), *behind])}",
         *(f"  folders   by {', '.join(settings.partition_by)}" for _ in settings.partition_by[:1]),

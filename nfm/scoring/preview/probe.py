@@ -17,7 +17,7 @@ from pyspark.sql import SparkSession
 from nfm.contract.artifact import Artifact
 from nfm.contract.columns import Rows
 from nfm.scoring.health.tally import Tally
-from nfm.scoring.hosts import opened, place_for_a_look
+from nfm.scoring.hosts import open_model, place_read_only
 from nfm.scoring.scorer import score_batch
 from nfm.table.scan import Scan
 from nfm.table.splits import File, Piece
@@ -72,13 +72,13 @@ def probe(
         if first is None:
             return None
         scan = replace(scan, splits=((Piece(first, 0, first.size),),) * min(at_once, _MOST_TASKS))
-    placed, names = place_for_a_look(spark, artifact, target), tuple(carried)
+    placed, names = place_read_only(spark, artifact, target), tuple(carried)
 
     # The closure takes small values, or the handles of broadcasts.
     def work(rows: Iterator[Rows]) -> Iterator[pa.RecordBatch]:
         taken, reading = _taken(rows)
         if taken:
-            model = opened(placed)
+            model = open_model(placed)
             with _peak() as peak:
                 _score(model, taken, encoded, names)
             began, times = time.perf_counter(), 0

@@ -12,7 +12,7 @@ from pyspark.sql import SparkSession
 from nfm.config.settings import Source
 from nfm.contract.errors import DataError
 from nfm.contract.publish import locked
-from nfm.scoring.hosts import place_for_a_look, way
+from nfm.scoring.hosts import place_read_only, placement
 from nfm.scoring.prepare import open_all
 from nfm.scoring.preview import plan as module
 from nfm.scoring.preview import probe as trial
@@ -204,6 +204,6 @@ def test_a_plan_writes_nothing_and_takes_no_lock(spark: SparkSession, made: Path
 
 def test_a_model_on_another_disk_is_not_linked(spark: SparkSession, made: Path, tmp_path: Path) -> None:
     artifact = open_all(spark, config(made, made / "raw"))[0]
-    assert way(spark, artifact, tmp_path / "not/there/yet") == "linked"
-    assert way(spark, artifact, Path("/dev/shm/scores")) == "in place"
-    assert place_for_a_look(spark, artifact, Path("/dev/shm/scores")).folder == str(made / "model")
+    assert placement(spark, artifact, tmp_path / "not/there/yet") == "linked"
+    assert placement(spark, artifact, Path("/dev/shm/scores")) == "in place"
+    assert place_read_only(spark, artifact, Path("/dev/shm/scores")).folder == str(made / "model")
