@@ -34,8 +34,8 @@ from nfm.features.report import facts
 from nfm.features.report.page import write as write_report
 from nfm.features.split import Split, moment
 from nfm.features.statistics import Distribution
+from nfm.table.errors import translate_spark_errors
 from nfm.table.scan import Scan, open_scan
-from nfm.table.spark import translate_spark_errors
 
 log = logging.getLogger(__name__)
 

@@ -16,7 +16,8 @@ from pyspark.sql import functions as F
 
 from nfm.config.settings import Score
 from nfm.table.folders import add_by_folder
-from nfm.table.spark import column, map_rows
+from nfm.table.spark import column
+from nfm.table.tasks import map_rows
 from nfm.table.write import FILES_DDL, Layout, Writer, WrittenFile, compact_files, file_batch, move_into_place
 
 RANK, QUANTILE = "score_rank", "score_quantile"

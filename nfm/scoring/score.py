@@ -29,9 +29,9 @@ from nfm.scoring.hosts import open_model, place
 from nfm.scoring.output import finish, layout
 from nfm.scoring.prepare import carried_columns, model_inputs, open_all
 from nfm.scoring.tasks import Output, score_rows
+from nfm.table.errors import translate_spark_errors
 from nfm.table.relation import versions
 from nfm.table.scan import Scan
-from nfm.table.spark import translate_spark_errors
 from nfm.table.write import Writer
 
 log = logging.getLogger(__name__)

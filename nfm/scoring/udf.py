@@ -14,7 +14,7 @@ from nfm.contract.artifact import Artifact
 from nfm.contract.errors import NfmError
 from nfm.scoring.hosts import open_model, place
 from nfm.scoring.scorer import score_batch, score_columns
-from nfm.table.scan import limit_arrow_threads
+from nfm.table.tasks import limit_arrow_threads
 
 
 def score_udf(model: str | Path) -> Any:

@@ -18,10 +18,12 @@ from pyspark.sql.types import StructType
 from nfm.contract.columns import Rows
 from nfm.contract.errors import ConfigError, DataError
 from nfm.table.corrupt import check_any, empty_files, file_path, load_readable, unreadable_by_spark, without
+from nfm.table.errors import translate_spark_errors
 from nfm.table.parquet import Files
 from nfm.table.relation import files_of, hindrance, parquet_relation, path_of, with_empty_columns
-from nfm.table.spark import arrow_schema, map_rows, translate_spark_errors
+from nfm.table.spark import arrow_schema
 from nfm.table.splits import File, Split, cut
+from nfm.table.tasks import limit_arrow_threads, map_rows
 
 if TYPE_CHECKING:  # workers import this module, and need no settings
     from nfm.config.settings import Source
@@ -152,16 +154,6 @@ def _map_files(
 def _tasks(spark: SparkSession, parts: Sequence[object]) -> DataFrame:
     """The parts' places, each in a partition and so a task of its own."""
     return spark.range(0, len(parts), 1, max(len(parts), 1))
-
-
-def limit_arrow_threads() -> None:
-    """Arrow would take the machine's, in each worker again."""
-    context = TaskContext.get()
-    cores = context.cpus() if context else 1
-    if pa.cpu_count() != cores:
-        pa.set_cpu_count(cores)
-    if pa.io_thread_count() != cores:
-        pa.set_io_thread_count(cores)
 
 
 def _names(needed: Callable[[pa.Schema], Iterable[str]], schema: pa.Schema, raw: DataFrame) -> list[str]:

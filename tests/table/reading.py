@@ -10,8 +10,8 @@ from pyspark.sql import SparkSession
 
 from nfm.config.settings import Source
 from nfm.contract.columns import Rows
+from nfm.table.errors import translate_spark_errors
 from nfm.table.scan import Scan, open_scan
-from nfm.table.spark import translate_spark_errors
 
 Method = Literal["parquet", "spark"]
 METHODS: tuple[Method, ...] = ("parquet", "spark")

@@ -23,9 +23,9 @@ from nfm.contract.values import decoded
 from nfm.scoring.hosts import Placed, open_model, place_read_only
 from nfm.scoring.prepare import open_all
 from nfm.scoring.scorer import score_batch, score_columns
+from nfm.table.errors import translate_spark_errors
 from nfm.table.relation import partitions_of
 from nfm.table.scan import Scan, Work
-from nfm.table.spark import translate_spark_errors
 
 log = logging.getLogger(__name__)
 

@@ -17,10 +17,10 @@ from nfm.scoring.preview.probe import Probe, probe
 from nfm.scoring.reasons import reason_columns
 from nfm.scoring.scorer import score_columns
 from nfm.scoring.summary import few
+from nfm.table.errors import translate_spark_errors
 from nfm.table.parquet import UnreadableFileError
 from nfm.table.relation import partitions_of
 from nfm.table.scan import Scan
-from nfm.table.spark import translate_spark_errors
 from nfm.table.splits import File
 
 MOST_FOOTERS = 200  # that are read; of more files, so many that lie evenly among them
