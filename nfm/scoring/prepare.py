@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Iterable, Sequence
-from importlib.util import find_spec
 from pathlib import Path
 
 import pyarrow as pa
@@ -16,9 +15,10 @@ from nfm.contract.errors import ConfigError, DataError
 from nfm.contract.publish import check_replaceable
 from nfm.contract.schema import DATASET_MARKER, Spec
 from nfm.contract.values import kind_of
+from nfm.scoring.formats import check_installed, unsupported
 from nfm.scoring.health.health import check_gates
 from nfm.scoring.health.page import SCORES_MARKER
-from nfm.scoring.output import QUANTILE, RANK
+from nfm.scoring.output import rank_columns
 from nfm.scoring.reasons import reason_columns
 from nfm.scoring.scorer import score_columns
 from nfm.table.scan import Scan, open_scan
@@ -36,14 +36,13 @@ def open_all(spark: SparkSession, config: Config) -> tuple[Artifact, Scan, Sourc
     check_replaceable(config.scores_folder, SCORES_MARKER)
     source = settings.source or config.source
     spec, carried = artifact.encoding.spec, carried_columns(artifact.encoding.spec, config)
-    ranks = [RANK] * settings.rank + [QUANTILE] * settings.quantile
+    ranks = [name for name, _ in rank_columns(settings)]
     if ranks and artifact.network.task == "multiclass":
         raise ConfigError(
             f"score.{'rank' if settings.rank else 'quantile'}: the model in {artifact.path} is multiclass, and has a "
             "score for each class: by which one rows should be ranked is not known. Leave it out"
         )
-    if settings.format == "delta" and find_spec("deltalake") is None:
-        raise ConfigError("score.format: 'delta' given, but there is no package deltalake: pip install deltalake")
+    check_installed(settings.format)
     check_gates(settings.gates, artifact)
     columns = list(dict.fromkeys([*carried, *settings.partition_by]))
     reasons = [name for name, _ in reason_columns(settings.explain)]
@@ -94,9 +93,7 @@ def _check_made_with(spec: Spec, source: Source) -> None:
 def _check_carried(carried: Sequence[str], schema: pa.Schema, where: str, format_: str) -> None:
     for name in carried:
         type_ = schema.field(name).type
-        flat = not pa.types.is_nested(type_)
-        if pa.types.is_duration(type_) or type_ == pa.struct([]) or (format_ == "csv" and not flat):
-            allowed = "texts, numbers, dates and the like" if format_ == "csv" else "everything but intervals"
+        if allowed := unsupported(format_, type_):
             raise DataError(
                 f"Column '{name}' of {where} is {type_}, which cannot be carried into the output: {format_} takes "
                 f"{allowed}. Cast it in a view, or take it out of score.columns."

@@ -34,6 +34,8 @@ from nfm.table.relation import versions
 from nfm.table.scan import Scan
 from nfm.table.write import Writer
 
+_RECORD = pa.schema([("record", pa.string())])
+
 log = logging.getLogger(__name__)
 
 _KEPT = "The output was left as it was"
@@ -97,12 +99,12 @@ def _run(
 ) -> dict[str, Any]:
     """What the chunks follow from, as `open_chunks` takes it."""
     files: Any = uuid.uuid4().hex  # of what is more than files nobody can tell whether it has changed
-    if scan.is_resumable():
+    if scan.is_resumable:
         files = sorted(scan.read_files or versions(spark, scan.uris))
     return {
         "model": artifact.fingerprint,
         "table": hashlib.sha256(canonical_json([files, scan.skipped, scan.method]).encode()).hexdigest(),
-        "cut": scan.cut_by,
+        "cut": scan.partitioning,
         "settings": {"source": source.model_dump(mode="json"), "output": vars(output), "file_mb": file_mb},
         "program": program(),
     }
@@ -114,7 +116,7 @@ def _kept(chunks: Chunks, scan: Scan) -> Iterator[None]:
     try:
         yield
     except BaseException:
-        rows = sum(chunk.tally.rows for chunk in chunks.done()) if scan.is_resumable() else 0
+        rows = sum(chunk.tally.rows for chunk in chunks.done()) if scan.is_resumable else 0
         if rows:
             log.info(
                 "%s rows that are scored are kept in %s: a run of the same table, model and settings goes on from "
@@ -153,14 +155,14 @@ def _score(
     def work(number: int, rows: Iterator[Rows]) -> Iterator[pa.RecordBatch]:
         writer = Writer(chunks.files, form, file_bytes)
         chunk = score_rows(number, rows, open_model(placed), output, schema, writer)
-        yield pa.RecordBatch.from_arrays([few_texts([chunks.keep(chunk)]).cast(pa.string())], ["record"])
+        yield pa.RecordBatch.from_arrays([few_texts([chunks.keep(chunk)]).cast(pa.string())], schema=_RECORD)
 
     read = dict.fromkeys([*output.columns, *model_inputs(artifact.encoding.spec, output.encoded)])
     handed_over = Observation()
     before = [chunk.number for chunk in done]
     parts = len(scan.splits) if scan.method == "parquet" else None
     with chunks.progress(parts, spark.sparkContext.defaultParallelism):
-        records = scan.map_parts(read, work, "record string", before, handed_over).collect()
+        records = scan.map_parts(read, work, _RECORD, before, handed_over).collect()
     new = [Chunk.from_json(row.record) for row in records]
     shutil.rmtree(staging / _MODEL)
     done = sorted([*done, *new], key=lambda chunk: chunk.number)

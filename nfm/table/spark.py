@@ -7,7 +7,7 @@ import pyarrow as pa
 from pyspark.errors import PySparkException
 from pyspark.sql import Column, DataFrame, DataFrameWriter, SparkSession
 from pyspark.sql import functions as F
-from pyspark.sql.pandas.types import to_arrow_type
+from pyspark.sql.pandas.types import from_arrow_schema, to_arrow_type
 from pyspark.sql.types import StructType
 
 if TYPE_CHECKING:  # workers import this module, and need no settings
@@ -50,9 +50,9 @@ def write_scratch(writer: DataFrameWriter, folder: Path) -> None:
     writer.option("maxRecordsPerFile", 0).option("compression", "snappy").parquet(f"file://{folder}")
 
 
-def read_scratch(spark: SparkSession, folder: Path, schema: str) -> DataFrame:
+def read_scratch(spark: SparkSession, folder: Path, schema: pa.Schema) -> DataFrame:
     """Read what `write_scratch` has written; brackets and stars in the folder's name are just that."""
-    return spark.read.schema(schema).option("__globPaths__", "false").parquet(f"file://{folder}")
+    return spark.read.schema(from_arrow_schema(schema)).option("__globPaths__", "false").parquet(f"file://{folder}")
 
 
 def column(name: str) -> Column:

@@ -55,7 +55,7 @@ def health() -> None:
             yield pa.RecordBatch.from_pydict({"rows": [sum(file.rows for file in writer.close())]})
 
         read = [*output.columns, *artifact.encoding.spec.columns]
-        assert sum(row.rows for row in scan.map(read, work, "rows long").collect()) == SMALL
+        assert sum(row.rows for row in scan.map(read, work, pa.schema([("rows", pa.int64())])).collect()) == SMALL
 
     ways: dict[str, Callable[[], object]] = {
         "score job": lambda: score_table(spark, settings),

@@ -14,6 +14,7 @@ from nfm.table.errors import translate_spark_errors
 from nfm.table.scan import Scan, open_scan
 
 Method = Literal["parquet", "spark"]
+ROW = pa.schema([("row", pa.string())])
 METHODS: tuple[Method, ...] = ("parquet", "spark")
 
 
@@ -35,7 +36,7 @@ def rows_of(scan: Scan, *names: str) -> list[str]:
     """What reaches the tasks, as texts, sorted."""
     chosen = list(names) or scan.schema.names
     with translate_spark_errors("the table"):
-        return sorted(row.row for row in scan.map(chosen, as_text(chosen), "row string").collect())
+        return sorted(row.row for row in scan.map(chosen, as_text(chosen), ROW).collect())
 
 
 def texts(rows: list[tuple[Any, ...]]) -> list[str]:

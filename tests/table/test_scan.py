@@ -19,7 +19,7 @@ from nfm.contract.columns import Rows
 from nfm.contract.errors import ConfigError, DataError
 from nfm.table.scan import open_scan
 from nfm.table.splits import File, cut
-from tests.table.reading import METHODS, both, everything, rows_of, texts, write
+from tests.table.reading import METHODS, ROW, both, everything, rows_of, texts, write
 
 
 def as_micros(names: list[str]) -> Callable[[Iterator[Rows]], Iterator[pa.RecordBatch]]:
@@ -81,7 +81,7 @@ def test_every_type_arrives_as_it_was_written(spark: SparkSession, tmp_path: Pat
     for method in METHODS:
         scan = open_scan(spark, Source(path=str(tmp_path / "raw"), scan=method), everything)
         assert rows_of(scan, *others) == texts(list(zip(*(TYPES[name][1] for name in others), strict=True)))
-        moments = scan.map(instants, as_micros(instants), "row string").collect()
+        moments = scan.map(instants, as_micros(instants), ROW).collect()
         assert sorted(row.row for row in moments) == texts(
             list(zip(*([micros(value) for value in TYPES[name][1]] for name in instants), strict=True))
         )
@@ -95,7 +95,7 @@ def test_int96_times_are_those_of_spark(spark: SparkSession, tmp_path: Path) -> 
     expected = [(micros(moment),) for moment in moments]
     for method in METHODS:
         scan = open_scan(spark, Source(path=str(tmp_path / "a.parquet"), scan=method), everything)
-        assert sorted(r.row for r in scan.map(names, as_micros(names), "row string").collect()) == texts(expected)
+        assert sorted(r.row for r in scan.map(names, as_micros(names), ROW).collect()) == texts(expected)
 
 
 def test_texts_are_dictionaries_even_where_the_writer_gave_them_up(spark: SparkSession, tmp_path: Path) -> None:

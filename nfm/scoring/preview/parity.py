@@ -33,7 +33,7 @@ ALLOWED = 1e-4  # float32 gives some 1e-6
 SHOWN = 5  # rows
 _SPREAD = 8  # splits that are begun with
 _AT_ONCE = 4096  # rows that the other one scores at once
-_TOLD = "split int, content binary"
+_PACKED = pa.schema([("split", pa.int32()), ("content", pa.binary())])
 
 Reference = Callable[[Artifact, Inputs], NDArray[Any]]
 
@@ -180,7 +180,7 @@ def _sample(spark: SparkSession, config: Config, artifact: Artifact, scan: Scan,
     while missing and wave:
         quota = math.ceil(missing / len(wave))
         begin = {number: done[number] for number in wave}
-        mapped = scan.map(needed, _task(placed, begin, quota, needed, encoded), _TOLD)
+        mapped = scan.map(needed, _task(placed, begin, quota, needed, encoded), _PACKED)
         # Only these tasks are run: one that reads nothing of what Spark hands it would cost its worker.
         for told in spark.sparkContext.runJob(mapped.rdd, list, wave):
             scores_NC, batch = _unpacked(told.content, artifact.network.outputs)
@@ -204,8 +204,7 @@ def _task(placed: Placed, begin: Mapping[int, int], quota: int, names: tuple[str
         split = context.partitionId()
         for part in _between(batches, begin[split], begin[split] + quota, names):
             scores_NC = score_batch(open_model(placed), part, encoded)
-            told = {"split": pa.array([split], pa.int32()), "content": [_packed(scores_NC, part)]}
-            yield pa.RecordBatch.from_pydict(told)
+            yield pa.RecordBatch.from_pydict({"split": [split], "content": [_packed(scores_NC, part)]}, _PACKED)
 
     return work
 

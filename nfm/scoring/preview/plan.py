@@ -11,7 +11,7 @@ from nfm.config.settings import Config, Source
 from nfm.contract.artifact import Artifact
 from nfm.contract.errors import DataError
 from nfm.scoring.hosts import Placement, host_bytes, placement
-from nfm.scoring.output import QUANTILE, RANK
+from nfm.scoring.output import rank_columns
 from nfm.scoring.prepare import carried_columns
 from nfm.scoring.preview.probe import Probe, probe
 from nfm.scoring.reasons import reason_columns
@@ -88,7 +88,7 @@ def plan(spark: SparkSession, config: Config, artifact: Artifact, scan: Scan, so
         if not skip:
             raise
         why = str(error)
-    ranks = [RANK] * settings.rank + [QUANTILE] * settings.quantile
+    ranks = [name for name, _ in rank_columns(settings)]
     behind = [*(name for name, _ in reason_columns(settings.explain)), *ranks]
     model_bytes = host_bytes(artifact)
     lines = [

@@ -27,7 +27,7 @@ _EVERY = 0.01  # seconds between two looks at the memory
 _MOST_TASKS = 16  # enough to keep an executor's cores busy
 _LONG = 2.0  # seconds that a task works, so that all do at once, though they begin one after the other
 _AT_ONCE = "spark.sql.limit.initialNumPartitions"
-_TOLD = "rows long, seconds double, bytes long"
+_MEASURED = pa.schema([("rows", pa.int64()), ("seconds", pa.float64()), ("bytes", pa.int64())])
 
 
 @dataclass(frozen=True)
@@ -87,15 +87,15 @@ def probe(
                 times += 1
             seconds = reading + (time.perf_counter() - began) / times
             told = {"rows": [sum(some.num_rows for some in taken)], "seconds": [seconds], "bytes": [max(peak)]}
-            yield pa.RecordBatch.from_pydict(told)
+            yield pa.RecordBatch.from_pydict(told, _MEASURED)
 
     read = list(dict.fromkeys([*inputs, *carried]))
     tasks = min(at_once, _MOST_TASKS)
     with _first(spark, tasks):
-        found = scan.map(read, work, _TOLD).take(tasks)
+        found = scan.map(read, work, _MEASURED).take(tasks)
         start = _age() - _LONG
         if found and scan.method == "spark":  # its own part of the work, too, is slower the first time
-            found = scan.map(read, work, _TOLD).take(tasks) or found
+            found = scan.map(read, work, _MEASURED).take(tasks) or found
     if not found:
         return None
     speeds = [told.rows / told.seconds for told in found]
