@@ -81,7 +81,7 @@ def test_the_next_run_scores_what_is_left(
     kept = {path.name for path in (folder / "files").iterdir()}
     with caplog.at_level(logging.INFO, logger="nfm"):
         report = score_table(spark, config(made, source, output=str(output)))
-    assert "a run before this one has scored 40 rows already" in caplog.text
+    assert "an earlier run has already scored 40 rows" in caplog.text
     assert rows_of(output) == rows_of(undisturbed)
     assert len(rows_of(output)) == 60
     assert {**report, "created": ""} == {**wanted, "created": "", "gates": report["gates"]}
@@ -118,7 +118,7 @@ def test_a_record_whose_files_are_gone_or_cut_off_does_not_count(
     third.write_text(third.read_text()[:50])
     with caplog.at_level(logging.INFO, logger="nfm"):
         score_table(spark, config(made, source, output=str(output)))
-    assert "a run before this one has scored 10 rows already" in caplog.text
+    assert "an earlier run has already scored 10 rows" in caplog.text
     assert len(rows_of(output)) == 60
 
 

@@ -52,7 +52,7 @@ def test_in_place_a_replaced_model_is_told(spark: SparkSession, made: Path, tmp_
     placed = hosts.place(spark, Artifact.load(tmp_path / "model"), other_disk)  # in local mode nothing is carried
     assert placed.folder == str(tmp_path / "model")
     save_model(tmp_path, 7)
-    with pytest.raises(DataError, match=r"holds another model than when the job began: .* Run the job again"):
+    with pytest.raises(DataError, match=r"contains another model than when the job began: .* Run the job again"):
         hosts.open_model(placed)
 
 

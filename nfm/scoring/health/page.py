@@ -9,7 +9,8 @@ from typing import Any
 from nfm.config.settings import Gates
 from nfm.reports import page
 from nfm.scoring.health import pictures
-from nfm.scoring.health.health import MOVED, has_moved, lifted, score_reports
+from nfm.scoring.health.gates import lift_gates
+from nfm.scoring.health.health import MOVED, has_moved, score_reports
 
 SCORES_MARKER = "_report.json"  # every folder of scores has one
 REPORT = "_report.html"  # a name that readers of the scores pass over
@@ -103,7 +104,7 @@ def _content(report: Mapping[str, Any]) -> dict[str, Any]:
         "crossed": crossed,
         "limits": {key: limits.get(key) for key in Gates.model_fields},
         "refusal": refusal(crossed),
-        "lifted": lifted(crossed),
+        "lifted": lift_gates(crossed),
         "created": page.moment(report["created"]),
         "several": several,
         "fold": next((one.told["reference"]["fold"] for one in scores if "reference" in one.told), None),
