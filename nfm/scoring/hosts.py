@@ -43,7 +43,7 @@ def place(spark: SparkSession, artifact: Artifact, shared: Path | None = None) -
     paths = _files(artifact)
     if shared is not None and _link(artifact.path, paths, shared):
         return Placed(artifact.fingerprint, str(shared), ())
-    if _is_local(spark):
+    if is_local(spark):
         return Placed(artifact.fingerprint, str(artifact.path), ())
     pieces = [
         (str(path.relative_to(artifact.path)), spark.sparkContext.broadcast(piece))
@@ -59,7 +59,7 @@ def placement(spark: SparkSession, artifact: Artifact, target: Path) -> Placemen
     disk = next(folder for folder in (staging, *staging.parents) if folder.exists())
     if disk.stat().st_dev == artifact.path.stat().st_dev:
         return "linked"
-    return "in place" if _is_local(spark) else "sent"
+    return "in place" if is_local(spark) else "sent"
 
 
 def place_read_only(spark: SparkSession, artifact: Artifact, target: Path) -> Placed:
@@ -78,7 +78,8 @@ def _files(artifact: Artifact) -> list[Path]:
     return sorted(path for pattern in SCORER_FILES for path in artifact.path.glob(pattern))
 
 
-def _is_local(spark: SparkSession) -> bool:
+def is_local(spark: SparkSession) -> bool:
+    """Whether tasks run in this machine's session, without executors."""
     return str(spark.sparkContext.master).startswith("local")
 
 

@@ -113,9 +113,9 @@ def test_of_many_files_some_footers_are_read(
 def test_a_trial_scores_rows_in_a_worker_and_tells_what_it_took(spark: SparkSession, made: Path, scan: str) -> None:
     settings = config(made, {"path": str(made / "raw"), "scan": scan}, columns=("price",))
     artifact, found, _ = open_all(spark, settings)
-    largest, spec = measure(found).largest, artifact.encoding.spec
+    largest = measure(found).largest
     before = spark.conf.get("spark.sql.limit.initialNumPartitions")
-    tried = probe(spark, artifact, found, largest, False, spec.columns, ("id", "price"), made / "scores", 2)
+    tried = probe(artifact, found, largest, False, ("id", "price"), made / "scores", 2)
     assert tried is not None
     assert tried.tasks == 2
     assert spark.conf.get("spark.sql.limit.initialNumPartitions") == before
