@@ -16,30 +16,30 @@ _CONDITION = re.compile(r"\[[A-Z0-9_.]+\] .*")
 
 @contextmanager
 def translate_spark_errors(where: str) -> Iterator[None]:
-    """What Spark has to say of the user's table becomes a DataError of one line; all else passes as it is."""
+    """Raise Spark's errors about the user's table as a DataError of one line. Other errors pass through."""
     try:
         yield
     except (PySparkException, Py4JJavaError) as error:
         text = str(error)
         condition = _CONDITION.search(text)
         said = condition.group().split(" SQLSTATE")[0] if condition else text.strip().splitlines()[0]
-        if ours := _OURS.findall(text):  # raised by our own code on a worker
+        if ours := _OURS.findall(text):  # our own code raised it on a worker
             raise DataError(ours[-1]) from error
         if "FAILED_READ_FILE" in text:
             found = _FILE.search(text)
             raise DataError(
-                f"{where} has a file that cannot be read: {found.group(1) if found else said}. Repair it or take it "
-                "away, or leave such files out with on_corrupt: skip beside its path, or correct the format there if "
-                "it is of another one, and run the job again."
+                f"{where} has a file that cannot be read: {found.group(1) if found else said}. Repair or delete it, or "
+                "leave such files out with on_corrupt: skip beside its path, or correct the format there, and run the "
+                "job again."
             ) from error
         if "UNABLE_TO_INFER_SCHEMA" in text:
             raise DataError(
-                f"{where} holds no file that tells its columns: it is empty, its files are (0 bytes), or Spark passes "
-                "over their names (_… and .…). Correct source in the configuration, or score.source if the scores have "
-                "their own."
+                f"{where} contains no file from which columns can be inferred: it is empty, its files are (0 bytes), "
+                "or Spark ignores their names (_… and .…). Correct source in the configuration, or score.source if the "
+                "scores have their own."
             ) from error
-        told = "DATA_SOURCE_NOT_FOUND" in text or "CANNOT_MERGE_SCHEMAS" in text
-        if told or isinstance(error, AnalysisException | ParseException):
+        understood = "DATA_SOURCE_NOT_FOUND" in text or "CANNOT_MERGE_SCHEMAS" in text
+        if understood or isinstance(error, AnalysisException | ParseException):
             raise DataError(
                 f"{where} cannot be read: {said} Correct source in the configuration, or score.source if the "
                 "scores have their own."

@@ -15,10 +15,10 @@ _BATCH = "spark.sql.execution.arrow.maxRecordsPerBatch"
 
 
 def start_session(name: str) -> SparkSession:
-    """The running session, or a new one; spark-submit and spark-defaults.conf set everything they set elsewhere.
+    """Return the running session, or start one; settings of spark-submit and spark-defaults.conf apply.
 
-    Workers run the Python that runs this unless PYSPARK_PYTHON says otherwise, and get this very package, so that an
-    executor never scores with other code than the driver checked.
+    Workers run the Python of this process unless PYSPARK_PYTHON is set. They receive this package, so that executors
+    run the same code as the driver.
     """
     os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
     _check_java()
@@ -33,14 +33,14 @@ def start_session(name: str) -> SparkSession:
         spark.conf.set(_BATCH, "65536")  # Spark ends a batch earlier at 64 MB
     if not str(spark.sparkContext.master).startswith("local"):
         package, folder = Path(__file__).parents[1], tempfile.mkdtemp()
-        atexit.register(shutil.rmtree, folder, ignore_errors=True)  # executors that come later fetch it too
+        atexit.register(shutil.rmtree, folder, ignore_errors=True)  # executors that start later fetch it, too
         archive = shutil.make_archive(f"{folder}/nfm", "zip", root_dir=package.parent, base_dir=package.name)
         spark.sparkContext.addPyFile(archive)
     return spark
 
 
 def _terminal() -> bool:
-    """Whether somebody is watching. Under spark-submit our own output is a pipe; the JVM above us has the terminal."""
+    """Whether output goes to a terminal. Under spark-submit this process writes to a pipe of the JVM, which has it."""
     try:
         above = str(Path(f"/proc/{os.getppid()}/fd/2").readlink())
     except OSError:
@@ -51,7 +51,7 @@ def _terminal() -> bool:
 def _check_java() -> None:
     home = os.environ.get("JAVA_HOME")
     if not (shutil.which(f"{home}/bin/java") if home else shutil.which("java")):
-        where = f"JAVA_HOME is {home}, and holds no bin/java" if home else "there is no java on the PATH"
+        where = f"JAVA_HOME is {home}, and has no bin/java" if home else "there is no java on the PATH"
         raise NfmError(
             f"Spark needs Java 17, but {where}. Install it (Debian: apt-get install openjdk-17-jre-headless)."
         )

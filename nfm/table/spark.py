@@ -10,17 +10,14 @@ from pyspark.sql import functions as F
 from pyspark.sql.pandas.types import from_arrow_schema, to_arrow_type
 from pyspark.sql.types import StructType
 
-if TYPE_CHECKING:  # workers import this module, and need no settings
+if TYPE_CHECKING:  # workers import this module and need no settings
     from nfm.config.settings import Source
 
 
 def load(spark: SparkSession, source: "Source", schema: StructType | str | None = None) -> DataFrame:
-    """The raw table of a source as it is.
+    """Load the table of a source, without its `where`.
 
-    Args:
-        spark: the session.
-        source: the settings; `where` is not looked at.
-        schema: columns and types; without it, Spark finds them out, for which it opens a file or all of them.
+    If no schema is given, Spark opens one or all files to infer it.
     """
     if source.table is not None:
         return spark.read.options(**source.options).table(source.table)
@@ -31,30 +28,27 @@ def load(spark: SparkSession, source: "Source", schema: StructType | str | None 
 
 
 def arrow_schema(table: DataFrame) -> pa.Schema:
-    """The types in which the table's columns reach a worker; null where Arrow has none for it."""
+    """Return the types in which the table's columns reach a worker; an empty struct where Arrow has no such type."""
     fields = []
     for field in table.schema.fields:
         try:
             type_ = to_arrow_type(field.dataType, timezone="UTC")
         except PySparkException:
-            type_ = pa.struct([])  # no category, no number: the encoder's check refuses it by name where it is used
+            type_ = pa.struct([])  # neither category nor number: the encoder's check refuses the column if it is used
         fields.append(pa.field(field.name, type_))
     return pa.schema(fields)
 
 
 def write_scratch(writer: DataFrameWriter, folder: Path) -> None:
-    """Write Parquet files into a folder that every machine sees, whatever file system is Spark's default.
-
-    They are written as we read them again, whatever the session's settings say of files' sizes and compression.
-    """
+    """Write Parquet files into a folder that every machine sees. Settings of the session do not change the files."""
     writer.option("maxRecordsPerFile", 0).option("compression", "snappy").parquet(f"file://{folder}")
 
 
 def read_scratch(spark: SparkSession, folder: Path, schema: pa.Schema) -> DataFrame:
-    """Read what `write_scratch` has written; brackets and stars in the folder's name are just that."""
+    """Read files of `write_scratch`. Brackets and stars in the folder's name are not a pattern."""
     return spark.read.schema(from_arrow_schema(schema)).option("__globPaths__", "false").parquet(f"file://{folder}")
 
 
 def column(name: str) -> Column:
-    """A column by its exact name, whatever dots or spaces it has."""
+    """Return a column by its exact name, which may have dots and spaces."""
     return F.col(f"`{name.replace('`', '``')}`")
