@@ -22,11 +22,7 @@ from nfm.table.write import FILES, WrittenFile, collect_files, file_batch
 
 
 def check_installed(format_: str) -> None:
-    """Check that the packages of a format are installed.
-
-    Raises:
-        ConfigError: one is missing.
-    """
+    """Raise a ConfigError if a package that the format needs is missing."""
     if format_ == "delta" and find_spec("deltalake") is None:
         raise ConfigError("score.format: 'delta' given, but there is no package deltalake: pip install deltalake")
 

@@ -34,11 +34,8 @@ class Placed:
 def place(spark: SparkSession, artifact: Artifact, shared: Path | None = None) -> Placed:
     """Make a model available to the workers.
 
-    Args:
-        spark: the session.
-        artifact: verified, so that workers need not read it all again.
-        shared: an existing folder that every machine sees, for hard links to the model's files. Workers that start
-            late then find this model even if its folder is replaced meanwhile.
+    It is verified, so that workers need not read it all again. Its files get hard links in `shared`, a folder that every
+    machine sees: workers that start late find this model even if its own folder is replaced meanwhile.
     """
     paths = _files(artifact)
     if shared is not None and _link(artifact.path, paths, shared):
@@ -105,11 +102,7 @@ _opened: dict[str, Artifact] = {}  # of this worker: one model, or two while the
 
 
 def open_model(placed: Placed) -> Artifact:
-    """Map the model on a worker, once a worker rather than once a task or batch.
-
-    Raises:
-        DataError: the folder contains another model now.
-    """
+    """Map the model on a worker, once a worker rather than once a task or batch; it must not have been replaced."""
     if placed.fingerprint not in _opened:
         folder = Path(placed.folder) if placed.folder is not None else _copy_to_disk(placed)
         artifact = Artifact.load(folder, verify=False)  # the driver has verified it

@@ -49,15 +49,10 @@ def layout(schema: pa.Schema) -> Layout:
 def finish(
     spark: SparkSession, files: Sequence[WrittenFile], schema: pa.Schema, settings: Score, written: Path, target: Path
 ) -> list[WrittenFile]:
-    """Make the output from the files that tasks have reported.
+    """Make the output in `target` from the files that tasks have reported, which have this schema.
 
-    Args:
-        spark: the session.
-        files: of the tasks; if ranks are asked for, they still contain the partition columns.
-        schema: of these files.
-        settings: of the job.
-        written: the folder for further files; it is made, and deleted at the end.
-        target: the folder of the output until it is published.
+    If ranks are asked for, the files still contain the partition columns. The folder `written`, for files in between,
+    is made and deleted here.
 
     Returns:
         The output's files; a table without rows has one file without rows.

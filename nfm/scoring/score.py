@@ -206,11 +206,7 @@ def _report(config: Config, artifact: Artifact, source: Source, scan: Scan, tall
 
 
 def _check_gates_passed(report: Mapping[str, Any], config: Config, source: Source) -> None:
-    """Delete the report of an earlier refusal if the table passes the gates, else write its report.
-
-    Raises:
-        GateError: it does not pass them.
-    """
+    """Delete the report of an earlier refusal if the table passes the gates; else write one and raise a GateError."""
     refused, crossed = refused_folder(config.scores_folder), report["gates"]["crossed"]
     if not crossed:
         for name in (REPORT, SCORES_MARKER):

@@ -37,11 +37,7 @@ def load_readable(spark: SparkSession, source: "Source") -> tuple[DataFrame, dic
 
 
 def empty_files(source: "Source", relation: Relation | None) -> dict[str, str]:
-    """Return Parquet files of 0 bytes, which Spark would skip silently.
-
-    Raises:
-        DataError: there is one, and `on_corrupt` is refuse.
-    """
+    """Return Parquet files of 0 bytes, which Spark would skip silently; with `on_corrupt: refuse` raise a DataError."""
     if relation is None or not relation.local:  # Spark reads what is not local, in its own way
         return {}
     empty = [uri for uri in relation.uris if not file_at(path_of(uri)).size]
@@ -75,11 +71,7 @@ def without(source: "Source", raw: DataFrame, broken: Iterable[str]) -> DataFram
 
 
 def file_path(source: "Source", raw: DataFrame) -> Column:
-    """Return the hidden column that contains the file of each row.
-
-    Raises:
-        ConfigError: the table has no such column.
-    """
+    """Return the hidden column with the file of each row; raise a ConfigError if the table has none."""
     try:
         hidden = raw.metadataColumn("_metadata")["file_path"]
         raw.select(hidden).schema  # noqa: B018 (asks Spark whether there is such a column)
@@ -92,11 +84,7 @@ def file_path(source: "Source", raw: DataFrame) -> Column:
 
 
 def check_any(source: "Source", considered: Iterable[str], broken: Iterable[str]) -> None:
-    """Check that a file is left.
-
-    Raises:
-        DataError: no file can be read.
-    """
+    """Raise a DataError if none of the files can be read."""
     files, gone = set(considered), set(broken)
     if files and files <= gone:
         raise DataError(

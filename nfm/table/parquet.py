@@ -42,20 +42,12 @@ class Files:
         return replace(self, schema=pa.schema([self.schema.field(name) for name in names]))
 
     def rows(self, split: Split) -> "Iterator[RowGroup]":
-        """Return the row groups of a split, each once, in order.
-
-        Raises:
-            DataError: a file cannot be read (UnreadableFileError), or has a column in a type that does not fit.
-        """
+        """Return the row groups of a split, each once, in order."""
         for piece in split:
             yield from self._row_groups(piece)
 
     def counts(self, path: str) -> list[int]:
-        """Return the rows of each row group, from a file's footer.
-
-        Raises:
-            DataError: it cannot be read (UnreadableFileError, if the file is damaged).
-        """
+        """Return the rows of each row group, from a file's footer."""
         with reading(self.where, path):
             metadata = pq.read_metadata(_open(path))
             return [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)]
@@ -162,11 +154,7 @@ class RowGroup:
         return int(self.parquet.metadata.num_rows)
 
     def column(self, name: str) -> pa.Array:
-        """Return (N,) the column's values in the schema's type; texts as a DictionaryArray with indices of int32.
-
-        Raises:
-            DataError: it cannot be read (UnreadableFileError), or is of a type that does not fit.
-        """
+        """Return (N,) the column's values in the schema's type; texts as a DictionaryArray with indices of int32."""
         type_ = self.schema.field(name).type
         if name in self.constants:
             values = pa.repeat(self.constants[name], self.num_rows)
@@ -206,7 +194,7 @@ class RowGroup:
 
 @contextmanager
 def reading(where: str, path: str) -> Iterator[None]:
-    """Translate pyarrow's errors about a file into a DataError of one line."""
+    """Translate pyarrow's errors about a file into a DataError of one line (UnreadableFileError if it is damaged)."""
     try:
         yield
     except (DataError, MemoryError):

@@ -58,15 +58,9 @@ class Scan:
     files: Files | None = field(repr=False)  # parquet only: how they are read
 
     def map(self, names: Iterable[str], work: Work, schema: pa.Schema) -> DataFrame:
-        """Call `work` once a task, on a worker, with the task's rows: a row group or a batch at a time.
+        """Call `work` once a task, on a worker, with these columns of its rows: a row group or a batch at a time.
 
-        Args:
-            names: the columns that the work may ask for.
-            work: from rows to batches.
-            schema: of these batches.
-
-        Raises:
-            DataError: when the result is used within `translate_spark_errors`, if a file cannot be read.
+        `schema` is of what it yields. Use the result within `translate_spark_errors`.
         """
         return self.map_parts(names, lambda _, rows: work(rows), schema)
 
@@ -80,15 +74,7 @@ class Scan:
     ) -> DataFrame:
         """Call `work` with each part's number and rows. A part is a split, or one of Spark's partitions.
 
-        Args:
-            names: the columns that the work may ask for.
-            work: from a part's rows to batches.
-            schema: of these batches.
-            done: numbers of parts that are left out.
-            observed: receives the number of `rows` that Spark has delivered; spark only.
-
-        Raises:
-            DataError: as `map` does.
+        The parts in `done` are left out. `observed` receives the number of `rows` that Spark delivers; spark only.
         """
         if self.files is not None:
             files, splits = self.files.only(names), self.splits
@@ -117,13 +103,9 @@ class Scan:
         return self.files is not None or self.partitioning is not None
 
     def check_complete(self, read: Mapping[str, tuple[int, int]]) -> None:
-        """Check that every row of every file has been read once; parquet only.
+        """Raise a DataError unless every row of every file has been read once; parquet only.
 
-        Args:
-            read: by file, how many rows tasks have read, and how many rows it had then.
-
-        Raises:
-            DataError: rows were left out or read twice, or the file was replaced meanwhile.
+        `read` contains for each file the rows that tasks have read, and the rows that the file had then.
         """
         assert self.files is not None
         for path in dict.fromkeys(piece.file.path for split in self.splits for piece in split):

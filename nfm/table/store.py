@@ -37,11 +37,7 @@ def unreachable(uris: Sequence[str]) -> str | None:
 
 
 def states(uris: Sequence[str]) -> list[tuple[int, int]]:
-    """Return the bytes of each file, and when it was changed (nanoseconds since 1970).
-
-    Raises:
-        OSError: the store does not answer, or a file does not exist.
-    """
+    """Return the bytes of each file, and when it was changed (nanoseconds since 1970); OSError if one fails."""
     by_root, found = defaultdict[str, list[str]](list), dict[str, tuple[int, int]]()
     for uri in uris:
         by_root[_split(uri)[0]].append(uri)
@@ -57,11 +53,7 @@ def states(uris: Sequence[str]) -> list[tuple[int, int]]:
 
 
 def open_file(uri: str) -> Any:
-    """Open the file for reading at any position.
-
-    Raises:
-        OSError: the store does not answer, or the file does not exist.
-    """
+    """Open the file for reading at any position."""
     root, path = _split(uri)
     if pa.io_thread_count() < _WAITING:
         pa.set_io_thread_count(_WAITING)

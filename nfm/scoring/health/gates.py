@@ -53,11 +53,7 @@ _LIFTED = {"min_rows": "0"}  # the value that lifts a gate; null for all others
 
 
 def check_gates(gates: Gates, artifact: Artifact) -> None:
-    """Check before any work that the model has what the gates compare with.
-
-    Raises:
-        ConfigError: it has not.
-    """
+    """Raise a ConfigError if the model lacks the profile that a gate compares with."""
     for key, limit in gates.limits.items():
         if key in _NEED_PROFILE and artifact.profile is None:
             raise ConfigError(

@@ -25,10 +25,7 @@ _NEW_VALUES = 20  # of a field
 def health(artifact: Artifact, tally: Tally, encoded: bool) -> dict[str, Any]:
     """Return the counts of a table, and how far they are from training.
 
-    Args:
-        artifact: the model.
-        tally: of the whole table.
-        encoded: the table is a dataset, so that the numbers before encoding are not known.
+    If the table is encoded (a dataset), missing numbers are not known any more.
 
     Returns:
         `score`, or for multiclass `scores` by column: range, quantiles, histogram, PSI against the profile's fold.

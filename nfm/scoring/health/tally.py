@@ -48,9 +48,7 @@ class Tally:
     not_finite: int = 0  # rows with a score that is not finite
     values: dict[str, list[int]] = field(default_factory=dict)  # by field and number: counts of the bins
     missing: dict[str, int] = field(default_factory=dict)  # by number
-    new: dict[str, dict[str, int]] = field(
-        default_factory=dict
-    )  # by field: counts of values that training has not seen
+    new: dict[str, dict[str, int]] = field(default_factory=dict)  # by field: counts of values not seen in training
     dropped: list[str] = field(default_factory=list)  # fields with more new values than were counted
     scores: list[Scores] = field(default_factory=list)  # by class; empty while there are no finite scores
     read: dict[str, tuple[int, int]] = field(default_factory=dict)  # by file: rows read, and rows of the file

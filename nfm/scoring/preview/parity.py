@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
-from pyspark import TaskContext
 from pyspark.sql import SparkSession
 
 from nfm.config.settings import Config
@@ -25,7 +24,7 @@ from nfm.scoring.prepare import model_inputs, open_all
 from nfm.scoring.scorer import score_batch, score_columns
 from nfm.table.errors import translate_spark_errors
 from nfm.table.relation import partitions_of
-from nfm.table.scan import Scan, Work
+from nfm.table.scan import Scan
 
 log = logging.getLogger(__name__)
 
@@ -35,7 +34,7 @@ _SPREAD = 8  # splits of the first wave
 _AT_ONCE = 4096  # rows that the reference scores at a time
 _SCORED = pa.schema([("split", pa.int32()), ("content", pa.binary())])
 
-Reference = Callable[[Artifact, Inputs], NDArray[Any]]
+Reference = Callable[[Artifact, Inputs], NDArray[Any]]  # the model and encoded rows → (N, C) scores
 Part = tuple[NDArray[np.float32], pa.RecordBatch]  # (N, C) scores, and the raw rows
 
 
@@ -70,17 +69,7 @@ class Parity:
 
 
 def compare(spark: SparkSession, config: Config, reference: Reference, rows: int) -> Parity:
-    """Score rows from all over the table in Spark's tasks, and with a reference on the driver.
-
-    Args:
-        spark: the session.
-        config: the settings; nothing is written.
-        reference: the artifact and some encoded rows → (N, C) scores.
-        rows: their number; all if the table has fewer.
-
-    Raises:
-        DataError: as in the job: the artifact is refused, or the table does not fit it.
-    """
+    """Score `rows` rows from all over the table in Spark's tasks, and with a reference on the driver."""
     artifact, scan, source = open_all(spark, config)
     log.info("scoring %s rows of %s with the model %s…", f"{rows:,}", source, artifact.fingerprint[:12])
     with translate_spark_errors(str(source)):
@@ -134,11 +123,7 @@ def deltas(ours_NC: NDArray[np.float64], theirs_NC: NDArray[np.float64], task: s
 
 
 def check(found: Parity) -> str:
-    """Return a message about a comparison in which the scores agree.
-
-    Raises:
-        DataError: they do not.
-    """
+    """Return a message if the scores agree, else raise a DataError."""
     unit = "relative to the score" if found.artifact.network.task == "regression" else "of a probability"
     rows = [str(row) for row in found.worst]
     if not found.largest <= ALLOWED:
@@ -173,7 +158,7 @@ def _sample(spark: SparkSession, config: Config, artifact: Artifact, scan: Scan,
     while missing and wave:
         quota = math.ceil(missing / len(wave))
         begin = {number: done[number] for number in wave}
-        mapped = scan.map(names, _scoring_task(placed, begin, quota, names, encoded), _SCORED)
+        mapped = scan.map_parts(names, _scoring_task(placed, begin, quota, names, encoded), _SCORED)
         # Run these tasks only. A task that read nothing of what Spark sends it would cost its worker.
         for row in spark.sparkContext.runJob(mapped.rdd, list, wave):
             scores_NC, batch = _unpack(row.content, artifact.network.outputs)
@@ -187,14 +172,13 @@ def _sample(spark: SparkSession, config: Config, artifact: Artifact, scan: Scan,
     return taken
 
 
-def _scoring_task(placed: Placed, begin: Mapping[int, int], quota: int, names: Sequence[str], encoded: bool) -> Work:
+def _scoring_task(
+    placed: Placed, begin: Mapping[int, int], quota: int, names: Sequence[str], encoded: bool
+) -> Callable[[int, Iterator[Rows]], Iterator[pa.RecordBatch]]:
     """Make a task that scores `quota` rows of its split, from the row `begin[split]` on."""
 
     # The closure takes small values or handles of broadcasts.
-    def work(batches: Iterator[Rows]) -> Iterator[pa.RecordBatch]:
-        context = TaskContext.get()
-        assert context is not None
-        split = context.partitionId()
+    def work(split: int, batches: Iterator[Rows]) -> Iterator[pa.RecordBatch]:
         for part in _rows_between(batches, begin[split], begin[split] + quota, names):
             content = _pack(score_batch(open_model(placed), part, encoded), part)
             yield pa.RecordBatch.from_pylist([{"split": split, "content": content}], _SCORED)

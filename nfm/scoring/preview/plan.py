@@ -57,18 +57,7 @@ class Room:
 
 
 def plan(spark: SparkSession, config: Config, artifact: Artifact, scan: Scan, source: Source) -> str:
-    """Return the plan as text.
-
-    Args:
-        spark: the session.
-        config: the settings.
-        artifact: the model, verified.
-        scan: of the table.
-        source: of the scan.
-
-    Raises:
-        DataError: a file of the table cannot be read, or rows cannot be encoded; the job would fail, too.
-    """
+    """Return the plan as text; raise a DataError if files cannot be read or rows not encoded, as the job would."""
     spec, settings = artifact.encoding.spec, config.score
     carried = [name for name in carried_columns(spec, config) if name not in settings.partition_by]
     scores, added = score_columns(artifact.network), added_columns(artifact, config)
@@ -119,15 +108,7 @@ def _size_and_probe(
 
 
 def measure(scan: Scan, skip: bool = False) -> Size:
-    """Measure the table from the footers of its files at most.
-
-    Args:
-        scan: of the table.
-        skip: leave out files that cannot be read.
-
-    Raises:
-        DataError: a file cannot be read and is not left out.
-    """
+    """Measure the table from the footers of its files at most; `skip` leaves out files that cannot be read."""
     if scan.files is None:
         unknown = "not known before the table is read"
         return Size(partitions_of(scan.table), len(scan.table.inputFiles()), None, None, unknown, None, 0)

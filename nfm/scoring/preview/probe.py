@@ -61,9 +61,6 @@ def probe(
         carried: the columns that the job reads besides the model's inputs.
         target: where the job would write; nothing is written there.
         at_once: the number of tasks that the job runs at a time.
-
-    Raises:
-        DataError: the rows cannot be read or encoded; the job would fail, too.
     """
     spark, tasks = scan.table.sparkSession, min(at_once, _MOST_TASKS)
     if scan.method == "parquet":
