@@ -34,8 +34,8 @@ class Placed:
 def place(spark: SparkSession, artifact: Artifact, shared: Path | None = None) -> Placed:
     """Make a model available to the workers.
 
-    It is verified, so that workers need not read it all again. Its files get hard links in `shared`, a folder that every
-    machine sees: workers that start late find this model even if its own folder is replaced meanwhile.
+    It is verified, so that workers need not read it all again. Its files get hard links in `shared`, a folder that
+    every machine sees: workers that start late find this model even if its own folder is replaced meanwhile.
     """
     paths = _files(artifact)
     if shared is not None and _link(artifact.path, paths, shared):

@@ -5,7 +5,7 @@ with their types, and the values in the names of its folders.
 """
 
 import logging
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -125,21 +125,15 @@ def open_scan(
 ) -> Scan:
     """Inspect a table and choose how its rows are read.
 
-    This reads only what Spark needs to know the columns; with `on_corrupt: skip`, all needed columns once.
-
-    Args:
-        spark: the session.
-        source: the settings.
-        needed: from the table's columns to those that will be read; may refuse the table.
-        split_bytes: what a task reads of Parquet at most; by default what Spark's own reader would take
-            (spark.sql.files.maxPartitionBytes, 128 MB).
+    This reads only what Spark needs to know the columns; with `on_corrupt: skip`, all needed columns once. `needed`
+    chooses the columns that will be read, and may refuse the table. A task reads at most `split_bytes` of Parquet, by
+    default as much as with Spark's own reader (spark.sql.files.maxPartitionBytes, 128 MB).
 
     Raises:
         DataError: the table cannot be read, a file of Parquet is empty, no file can be read, or `needed` says so.
         ConfigError: the table does not allow `scan: parquet` or `on_corrupt: skip`.
     """
     source.check_filled()
-    split_bytes = split_bytes or _partition_bytes(spark)
     with translate_spark_errors(str(source)):
         raw, broken = load_readable(spark, source)
         schema = arrow_schema(raw)
@@ -151,16 +145,14 @@ def open_scan(
         why_spark = _why_spark(spark, source, relation)
         broken |= empty_files(source, relation)
         uris = [uri for uri in uris if uri not in broken]
-        files, splits = None, tuple[Split, ...]()
+        files, splits, unreadable = None, tuple[Split, ...](), dict[str, str]()
         if relation is not None and why_spark is None:
             files, listed = files_of(spark, source, relation, uris)
-            if source.on_corrupt == "skip":
-                broken |= _unreadable(spark, files.only(names), listed, split_bytes)
-            readable = [file for uri, file in listed.items() if uri not in broken]
-            splits = cut(readable, spark.sparkContext.defaultParallelism, split_bytes)
             uris = list(listed) or uris
+            splits, unreadable = _split_files(spark, source, files.only(names), listed, split_bytes)
         elif source.on_corrupt == "skip":
-            broken |= unreadable_by_spark(source, raw, names, uris)
+            unreadable = unreadable_by_spark(source, raw, names, uris)
+        broken |= unreadable
         check_any(source, [*uris, *broken], broken)
         table = without(source, raw, broken)
         table = table if source.where is None else table.where(source.where)
@@ -201,11 +193,6 @@ def _why_spark(spark: SparkSession, source: "Source", relation: Relation | None)
     return why
 
 
-def _partition_bytes(spark: SparkSession) -> int:
-    session: Any = spark  # only the JVM knows a size such as 64m as a number
-    return int(session._jsparkSession.sessionState().conf().filesMaxPartitionBytes())
-
-
 def _partitioning(spark: SparkSession, source: "Source") -> dict[str, str] | None:
     """Return the settings that decide, besides the files, which rows make a partition; None if not plain files."""
     if source.format not in _FILE_FORMATS or source.table is not None:
@@ -214,13 +201,21 @@ def _partitioning(spark: SparkSession, source: "Source") -> dict[str, str] | Non
     return settings | {"cores": str(spark.sparkContext.defaultParallelism)}
 
 
-def _unreadable(spark: SparkSession, files: Files, listed: Mapping[str, File], split_bytes: int) -> dict[str, str]:
-    """Read everything once; returns the URIs and reasons of the files where that fails."""
+def _split_files(
+    spark: SparkSession, source: "Source", files: Files, listed: Mapping[str, File], split_bytes: int | None
+) -> tuple[tuple[Split, ...], dict[str, str]]:
+    """Return the splits of the files, and with `on_corrupt: skip` the files that cannot be read, with the reasons."""
+    session: Any = spark  # only the JVM knows a size such as 64m as a number
+    most = split_bytes or int(session._jsparkSession.sessionState().conf().filesMaxPartitionBytes())
+    cores = spark.sparkContext.defaultParallelism
+    splits = cut(list(listed.values()), cores, most)
+    if source.on_corrupt != "skip":
+        return splits, {}
 
     def check(split: Split) -> Iterator[pa.RecordBatch]:
         found = [{"path": path, "reason": reason} for path, reason in files.unreadable(split)]
         yield pa.RecordBatch.from_pylist(found, _UNREADABLE)
 
-    splits: Sequence[Split] = cut(list(listed.values()), spark.sparkContext.defaultParallelism, split_bytes)
     reasons = {row.path: row.reason for row in run_tasks(spark, splits, check, _UNREADABLE).collect()}
-    return {uri: reasons[file.path] for uri, file in listed.items() if file.path in reasons}
+    broken = {uri: reasons[file.path] for uri, file in listed.items() if file.path in reasons}
+    return cut([file for uri, file in listed.items() if uri not in broken], cores, most), broken
