@@ -76,12 +76,5 @@ def _to_arrow(frame: pd.DataFrame, spec: Spec) -> pa.Table:
 
 
 def load(model: str | Path) -> Scorer:
-    """Open a model for scoring in this process.
-
-    Args:
-        model: the `model/` folder.
-
-    Raises:
-        DataError: the folder has no model, or the model is damaged.
-    """
+    """Open the model of a `model/` folder for scoring in this process."""
     return Scorer(Artifact.load(Path(model)))

@@ -60,19 +60,17 @@ class Tally:
         finite = np.isfinite(scores_NC).all(axis=1)
         kept = scores_NC if finite.all() else scores_NC[finite]
         edges, most = binning(artifact), most_cells(artifact.network.outputs)
-        self.merge(
-            Tally(
-                rows=len(scores_NC),
-                not_finite=len(scores_NC) - len(kept),
-                values={name: count_in_bins(_flat(columns[name]), of) for name, of in edges.values.items()},
-                missing=dict(noticed.missing),
-                new={name: dict(found) for name, (found, _) in noticed.unseen.items()},
-                dropped=[name for name, (_, all_told) in noticed.unseen.items() if not all_told],
-                scores=[_of_column(x, of, most) for x, of in zip(kept.T, edges.scores, strict=True)]
-                if len(kept)
-                else [],
-            )
+        scores = zip(kept.T, edges.scores, strict=True) if len(kept) else ()
+        batch = Tally(
+            rows=len(scores_NC),
+            not_finite=len(scores_NC) - len(kept),
+            values={name: count_in_bins(_flat(columns[name]), first) for name, first in edges.values.items()},
+            missing=dict(noticed.missing),
+            new={name: dict(found) for name, (found, _) in noticed.unseen.items()},
+            dropped=[name for name, (_, all_counted) in noticed.unseen.items() if not all_counted],
+            scores=[_count_scores(x, first, most) for x, first in scores],
         )
+        self.merge(batch)
 
     def merge(self, other: Self) -> None:
         """Add the rows of another tally."""
@@ -123,7 +121,7 @@ def _added(ours: Sequence[int], theirs: Sequence[int]) -> list[int]:
     return [a + b for a, b in zip(ours, theirs, strict=True)]
 
 
-def _of_column(x: NDArray[np.float32], edges: NDArray[np.float32], most: int) -> Scores:
+def _count_scores(x: NDArray[np.float32], edges: NDArray[np.float32], most: int) -> Scores:
     x = np.ascontiguousarray(x)
     bits = EXACT if len(x) <= _MANY else _COARSE
     found = cells(x.astype(np.float64), np.zeros(len(x), np.int64), 1, bits, most)
