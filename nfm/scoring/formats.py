@@ -24,7 +24,7 @@ from nfm.table.write import FILES, WrittenFile, collect_files, file_batch
 def check_installed(format_: str) -> None:
     """Raise a ConfigError if a package that the format needs is missing."""
     if format_ == "delta" and find_spec("deltalake") is None:
-        raise ConfigError("score.format: 'delta' given, but there is no package deltalake: pip install deltalake")
+        raise ConfigError("score.format: 'delta' given, but its package is missing: pip install deltalake")
 
 
 def unsupported(format_: str, type_: pa.DataType) -> str | None:

@@ -17,7 +17,7 @@ from pyspark.sql import SparkSession
 from nfm.contract.artifact import SCORER_FILES, Artifact
 from nfm.contract.errors import DataError
 
-_PIECE = 32 << 20  # bytes of the files that a driver or a worker holds in memory at a time
+_PIECE = 32 << 20  # bytes of the files that are in the memory of a driver or a worker at a time
 
 Placement = Literal["linked", "in place", "sent"]
 
@@ -76,7 +76,7 @@ def _files(artifact: Artifact) -> list[Path]:
 
 
 def is_local(spark: SparkSession) -> bool:
-    """Whether tasks run in this machine's session, without executors."""
+    """Return whether tasks run in this machine's session, without executors."""
     return str(spark.sparkContext.master).startswith("local")
 
 
@@ -109,7 +109,7 @@ def open_model(placed: Placed) -> Artifact:
         if artifact.fingerprint != placed.fingerprint:
             raise DataError(
                 f"{folder} contains another model than when the job began: {artifact.fingerprint[:12]}… instead of "
-                f"{placed.fingerprint[:12]}…. Run the job again when the model is no longer being replaced."
+                f"{placed.fingerprint[:12]}…. Run the job again when the model has been replaced completely."
             )
         while len(_opened) > 1:
             _opened.pop(next(iter(_opened)))

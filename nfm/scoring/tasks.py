@@ -27,7 +27,7 @@ from nfm.table.write import Writer
 
 @dataclass(frozen=True)
 class Output:
-    """What the tasks write."""
+    """Contents of the files that tasks write."""
 
     columns: tuple[str, ...]  # of the table, in this order; the scores follow
     partition_by: tuple[str, ...]  # those of the columns that are in the folders' names instead

@@ -98,7 +98,7 @@ def _as_in_metadata(uri: str) -> str:
 
 
 def _fails(action: Callable[[], Any]) -> bool:
-    """Whether Spark finds a file that it cannot read. Any other failure is raised."""
+    """Return whether Spark finds a file that it cannot read. Any other failure is raised."""
     try:
         action()
     except (PySparkException, Py4JJavaError) as error:

@@ -225,7 +225,7 @@ def _first_line(error: BaseException) -> str:
 
 
 def is_text(type_: pa.DataType) -> bool:
-    """Whether a column of this type arrives as a dictionary."""
+    """Return whether a column of this type arrives as a dictionary."""
     return bool(pa.types.is_string(type_) or pa.types.is_large_string(type_))
 
 

@@ -45,7 +45,7 @@ class Relation:
 
     @property
     def local(self) -> bool:
-        """Whether all files are on a disk, and not in a store."""
+        """Return whether all files are on a disk, and not in a store."""
         return all(uri.startswith("file:") for uri in self.uris)
 
 

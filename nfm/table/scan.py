@@ -99,7 +99,7 @@ class Scan:
 
     @property
     def is_resumable(self) -> bool:
-        """Whether another session divides the same table into the same parts."""
+        """Return whether another session divides the same table into the same parts."""
         return self.files is not None or self.partitioning is not None
 
     def check_complete(self, read: Mapping[str, tuple[int, int]]) -> None:

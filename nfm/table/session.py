@@ -40,7 +40,7 @@ def start_session(name: str) -> SparkSession:
 
 
 def _terminal() -> bool:
-    """Whether output goes to a terminal. Under spark-submit this process writes to a pipe of the JVM, which has it."""
+    """Return whether output goes to a terminal; under spark-submit, to that of the JVM above this process."""
     try:
         above = str(Path(f"/proc/{os.getppid()}/fd/2").readlink())
     except OSError:

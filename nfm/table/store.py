@@ -19,7 +19,7 @@ _LISTED = 1000  # files whose size and time are requested at once
 
 
 def in_store(path: str) -> bool:
-    """Whether this is the URI of a file in a store, and not a path on a disk."""
+    """Return whether this is the URI of a file in a store, and not a path on a disk."""
     return "://" in path
 
 
@@ -47,7 +47,7 @@ def states(uris: Sequence[str]) -> list[tuple[int, int]]:
             infos = _system(root).get_file_info([_split(uri)[1] for uri in part])
             for uri, info in zip(part, infos, strict=True):
                 if info.type != fs.FileType.File:
-                    raise FileNotFoundError(f"there is no file {info.path} in {root}")
+                    raise FileNotFoundError(f"{root} has no file {info.path}")
                 found[uri] = info.size, info.mtime_ns or 0
     return [found[uri] for uri in uris]
 

@@ -104,7 +104,7 @@ def test_a_file_that_the_store_has_not_is_told(spark: SparkSession, events: Path
     s3.delete_object(Bucket=BUCKET, Key="events/day=2/c.parquet")
     with pytest.raises(DataError, match=r"has a file that cannot be opened: s3a://tables/events/day=2/c\.parquet"):
         rows_of(scan)
-    with pytest.raises(DataError, match=r"cannot be opened: .*there is no file tables/events/day=2/c\.parquet"):
+    with pytest.raises(DataError, match=r"cannot be opened: .*has no file tables/events/day=2/c\.parquet"):
         open_scan(spark, Source(path=f"s3a://{BUCKET}/events"), everything)
 
 

@@ -83,7 +83,7 @@ def _quantiles(cells: Cells) -> dict[str, float] | None:
 
 
 def _histogram(cells: Cells, low: float, high: float) -> dict[str, list[float]]:
-    """Count scores in bins of equal width. The outermost bins also hold what is beyond them."""
+    """Count scores in bins of equal width. The outermost bins include what is beyond them."""
     if high <= low:
         return {"edges": [low, high], "counts": [int(cells.counts.sum())]}
     values, weights = np.clip(cells.values, low, high), cells.counts[:, 0]
@@ -141,7 +141,7 @@ def _drift(reference: Bins | None, bins: Sequence[int] | None, names: list[str] 
 
 
 def _id_names(artifact: Artifact, field: Field, reference: Bins) -> list[str]:
-    """Name a field's bins: by the value if a bin holds one value of a vocabulary, else by ids."""
+    """Name a field's bins: by the value if a bin has one value of a vocabulary, else by ids."""
     special = ["missing", "out-of-vocabulary"] if has_unseen(field) else ["missing"]
     starts = [int(edge) for edge in reference.edges[len(special) - 1 :]]
     names = []
@@ -169,5 +169,5 @@ def score_reports(report: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def has_moved(column: Mapping[str, Any], limit: float = MOVED) -> bool:
-    """Whether a column's PSI is above a limit, and chance does not explain it in a table of this size."""
+    """Return whether a column's PSI is above a limit, and chance does not explain it in a table of this size."""
     return column["psi"] is not None and column["psi"] > max(limit, column["psi_by_chance"])

@@ -40,7 +40,7 @@ Part = tuple[NDArray[np.float32], pa.RecordBatch]  # (N, C) scores, and the raw 
 
 @dataclass(frozen=True)
 class Difference:
-    """One row, with the output column where it differs most."""
+    """A row, with the output column where it differs most."""
 
     key: Mapping[str, Any]
     column: str
@@ -49,7 +49,7 @@ class Difference:
     delta: float
 
     def __str__(self) -> str:
-        """One line of a message."""
+        """Return a line for messages."""
         key = ", ".join(f"{name} {value!r}" for name, value in self.key.items())
         return f"    {key}: {self.column} {self.ours:.7g}, Keras {self.theirs:.7g}, delta {self.delta:.2e}"
 

@@ -27,8 +27,8 @@ ROOM = 0.2  # share of memory beyond what was measured
 MIN_ROOM = 384 << 20  # bytes: what Spark itself leaves the JVM of a small executor outside its heap
 _STEP = 64 << 20  # bytes: memory is recommended in steps of these
 _PLACEMENTS: dict[Placement, str] = {
-    "linked": "mapped where it lies, which every machine sees: once a host",
-    "in place": "mapped where it lies: once",
+    "linked": "mapped in its folder, which every machine sees: once a host",
+    "in place": "mapped in its folder: once",
     "sent": "sent by Spark, once an executor",
 }
 

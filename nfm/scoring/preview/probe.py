@@ -33,7 +33,7 @@ _MEASURED = pa.schema([("rows", pa.int64()), ("seconds", pa.float64()), ("bytes"
 
 @dataclass(frozen=True)
 class Probe:
-    """What was measured."""
+    """Results of the measurement."""
 
     tasks: int  # that ran at once
     rows: int  # of the table, that each task scored repeatedly

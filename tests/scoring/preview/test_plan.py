@@ -71,7 +71,7 @@ def test_the_figures_are_those_of_the_files(spark: SparkSession, made: Path, tmp
     lines = told(spark, settings)
     assert lines["splits"] == f"2 tasks, of 4 files, {size.bytes / MIB:.1f} MiB"
     assert lines["rows"] == "60 (counted in the files' footers)"
-    assert lines["weights"].startswith(f"{model_bytes / MIB:.1f} MiB with the vocabulary's index, mapped where it lies")
+    assert lines["weights"].startswith(f"{model_bytes / MIB:.1f} MiB with the vocabulary's index, mapped in its folder")
     assert "on 31 rows)" in lines["speed"]
     assert "with 2 cores" in lines["speed"]
     assert lines["memory"].startswith("2 workers of ")
