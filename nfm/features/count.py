@@ -27,7 +27,7 @@ from nfm.features.labels import Label
 from nfm.features.split import LEFT_OUT, Split, folds
 from nfm.features.sums import SCHEMA, SUMMARY, ranked, summary, sums
 from nfm.table.scan import Scan
-from nfm.table.spark import read_scratch, write_scratch
+from nfm.table.spark import through_files
 
 PACKETS = pa.schema([("bucket", pa.int32()), ("packet", pa.binary())])
 _GROUPS = 6  # fold × label
@@ -85,8 +85,7 @@ def count(
     # written by the task that has added it up; only a summary goes back to Spark.
     packets = scan.map(needed, counted, PACKETS)
     together = packets.repartition(buckets, "bucket") if splits else packets.repartition("bucket")
-    write_scratch(together.mapInArrow(summed, from_arrow_schema(SUMMARY)).write, target / "summary")
-    return read_scratch(spark, target / "summary", SUMMARY)
+    return through_files(together.mapInArrow(summed, from_arrow_schema(SUMMARY)), target / "summary")
 
 
 def meeting(parts: int, vocabularies: Sequence[Sequence[int]]) -> NDArray[np.uint64]:

@@ -1,13 +1,13 @@
-"""Load raw tables with Spark, and write and read scratch files."""
+"""Load raw tables with Spark, and keep a table in scratch files."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
 from pyspark.errors import PySparkException
-from pyspark.sql import Column, DataFrame, DataFrameWriter, SparkSession
+from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
-from pyspark.sql.pandas.types import from_arrow_schema, to_arrow_type
+from pyspark.sql.pandas.types import to_arrow_type
 from pyspark.sql.types import StructType
 
 if TYPE_CHECKING:  # workers import this module and need no settings
@@ -39,14 +39,13 @@ def arrow_schema(table: DataFrame) -> pa.Schema:
     return pa.schema(fields)
 
 
-def write_scratch(writer: DataFrameWriter, folder: Path) -> None:
-    """Write Parquet files into a folder that every machine sees. Settings of the session do not change the files."""
-    writer.option("maxRecordsPerFile", 0).option("compression", "snappy").parquet(f"file://{folder}")
+def through_files(table: DataFrame, folder: Path) -> DataFrame:
+    """Write a table as Parquet files into a new folder that every machine sees, and return the table of these files.
 
-
-def read_scratch(spark: SparkSession, folder: Path, schema: pa.Schema) -> DataFrame:
-    """Read files of `write_scratch`. Brackets and stars in the folder's name are not a pattern."""
-    return spark.read.schema(from_arrow_schema(schema)).option("__globPaths__", "false").parquet(f"file://{folder}")
+    Settings of the session do not change the files. Brackets and stars in the folder's name are not a pattern.
+    """
+    table.write.option("maxRecordsPerFile", 0).option("compression", "snappy").parquet(f"file://{folder}")
+    return table.sparkSession.read.schema(table.schema).option("__globPaths__", "false").parquet(f"file://{folder}")
 
 
 def column(name: str) -> Column:
