@@ -93,9 +93,9 @@ class Scan:
         return map_rows(table, names, work_on_partition, schema)
 
     @property
-    def read_files(self) -> set[File]:
+    def read_files(self) -> list[File]:
         """The files that tasks read, as they were when the scan was opened; parquet only."""
-        return {piece.file for split in self.splits for piece in split}
+        return list(dict.fromkeys(piece.file for split in self.splits for piece in split))
 
     @property
     def is_resumable(self) -> bool:
@@ -108,11 +108,11 @@ class Scan:
         `read` contains for each file the rows that tasks have read, and the rows that the file had then.
         """
         assert self.files is not None
-        for path in dict.fromkeys(piece.file.path for split in self.splits for piece in split):
-            rows, expected = read.get(path) or (0, sum(self.files.counts(path)))
+        for file in self.read_files:
+            rows, expected = read.get(file.path) or (0, sum(self.files.counts(file.path)))
             if rows != expected:
                 raise DataError(
-                    f"{rows} rows of {path} were read, but it has {expected}: another process writes to the table "
+                    f"{rows} rows of {file.path} were read, but it has {expected}: another process writes to the table "
                     "while it is read. Run the job again when that is done."
                 )
 

@@ -112,7 +112,7 @@ def measure(scan: Scan, skip: bool = False) -> Size:
     if scan.files is None:
         unknown = "not known before the table is read"
         return Size(partitions_of(scan.table), len(scan.table.inputFiles()), None, None, unknown, None, 0)
-    files = list({piece.file.path: piece.file for split in scan.splits for piece in split}.values())
+    files = scan.read_files
     count = min(len(files), MOST_FOOTERS)
     inspected = [files[i * len(files) // count] for i in range(count)]
     with ThreadPoolExecutor(16) as pool:  # they wait for the disk or the network
