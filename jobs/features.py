@@ -10,7 +10,7 @@ from nfm.contract.errors import ConfigError
 from nfm.features.dataset import Growth, build, prepare
 from nfm.features.summary import plan, summary
 from nfm.job import run
-from nfm.table.spark import session
+from nfm.table.session import start_session
 
 OPTIONS: dict[str, dict[str, Any]] = {
     "--grow-from": {
@@ -30,7 +30,7 @@ def work(config: Config, asked: Namespace) -> str:
     if asked.refresh_numbers and asked.grow_from is None:
         raise ConfigError("--refresh-numbers goes with --grow-from; without it, numbers are learned anew anyway")
     growth = asked.grow_from and Growth(asked.grow_from.resolve(), asked.refresh_numbers)
-    spark = session(f"{config.name} features")
+    spark = start_session(f"{config.name} features")
     if asked.plan:
         return plan(config, prepare(spark, config.for_plan(), growth))
     return summary(config, build(spark, config, prepare(spark, config, growth)))

@@ -13,7 +13,7 @@ from nfm.scoring.preview.parity import check, compare
 from nfm.scoring.preview.plan import plan
 from nfm.scoring.score import score_table
 from nfm.scoring.summary import summary
-from nfm.table.spark import session
+from nfm.table.session import start_session
 
 OPTIONS: dict[str, dict[str, Any]] = {
     "--parity": {
@@ -28,7 +28,7 @@ def work(config: Config, asked: Namespace) -> str:
     """Score the table and tell of it."""
     if asked.parity is not None:
         return _parity(config, asked.parity)
-    spark = session(f"{config.name} score")
+    spark = start_session(f"{config.name} score")
     if asked.plan:
         artifact, scan, source = open_all(spark, config.for_plan())
         return plan(spark, config, artifact, scan, source)
@@ -45,7 +45,7 @@ def _parity(config: Config, rows: int) -> str:
         )
     from nfm.training.parity import keras_scores  # TensorFlow takes seconds to import, and no other run needs it
 
-    return check(compare(session(f"{config.name} parity"), config, keras_scores, rows))
+    return check(compare(start_session(f"{config.name} parity"), config, keras_scores, rows))
 
 
 if __name__ == "__main__":

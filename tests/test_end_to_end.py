@@ -139,7 +139,7 @@ def test_a_plan_on_the_cluster_tells_the_memory_of_an_executor(
     (memory,) = re.findall(r"  memory    (.*)", done.stdout)
     assert memory.startswith("on an executor 1 worker of ")
     assert memory.endswith("it is 400m now, TOO LITTLE: executors may be killed")
-    there = "sent by Spark, once an executor" if model.is_relative_to("/dev/shm") else "mapped where it lies, which"
+    there = "sent by Spark, once an executor" if model.is_relative_to("/dev/shm") else "mapped in its folder, which"
     assert f"index, {there}" in done.stdout
     assert "on 891 rows)" in done.stdout
     assert list(tmp_path.iterdir()) == []

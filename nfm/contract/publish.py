@@ -59,14 +59,14 @@ def staged(target: Path, marker: str) -> Iterator[Path]:
             shutil.rmtree(stale, ignore_errors=True)
             if stale.exists():  # another user's, or held open on a network mount
                 log.warning("what an earlier run left in %s cannot be deleted", stale)
-        check_ours(target, marker)
+        check_replaceable(target, marker)
         staging = target.parent / f".{target.name}.staging-{uuid.uuid4().hex}"
         staging.mkdir()
     try:
         yield staging
         if not (staging / marker).exists():
             raise DataError(f"{staging} was not completed: it contains no {marker}. {target} is left as it was.")
-        check_ours(target, marker)  # again: hours may have passed
+        check_replaceable(target, marker)  # again: hours may have passed
         (staging / FILES).write_text(json.dumps(sorted(_files(staging)), indent=0))
         _swap(staging, target)
     except Exception as error:
@@ -103,7 +103,7 @@ def locked(target: Path) -> Iterator[None]:
         yield
 
 
-def check_ours(target: Path, marker: str) -> None:
+def check_replaceable(target: Path, marker: str) -> None:
     """Raise DataError unless the folder may be replaced: absent, empty, or of this kind without files of others."""
     with _translated(target):
         foreign = target.exists() and (

@@ -15,6 +15,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from pyspark import TaskContext
 from pyspark.sql import DataFrame
+from pyspark.sql.pandas.types import from_arrow_schema
 
 from nfm.contract.cells import Cells, cells, merge
 from nfm.contract.columns import Rows, Values, field_values
@@ -24,10 +25,11 @@ from nfm.contract.values import numbers
 from nfm.features import labels, runs
 from nfm.features.labels import Label
 from nfm.features.split import LEFT_OUT, Split, folds
-from nfm.features.sums import SCHEMA, SUMMARY_DDL, ranked, summary, sums
+from nfm.features.sums import SCHEMA, SUMMARY, ranked, summary, sums
 from nfm.table.scan import Scan
-from nfm.table.spark import read_scratch, write_scratch
+from nfm.table.spark import through_files
 
+PACKETS = pa.schema([("bucket", pa.int32()), ("packet", pa.binary())])
 _GROUPS = 6  # fold × label
 _PACKET_ROWS = 1 << 20
 _BUCKET_SEED = 0xB0C
@@ -81,10 +83,9 @@ def count(
 
     # Counts travel in packets: Spark moves and sorts a few large rows, not a million small ones. The task that adds
     # them up writes the sums; only a summary goes back to Spark.
-    packets = scan.map(needed, counted, "bucket int, packet binary")
+    packets = scan.map(needed, counted, PACKETS)
     together = packets.repartition(buckets, "bucket") if splits else packets.repartition("bucket")
-    write_scratch(together.mapInArrow(summed, SUMMARY_DDL).write, target / "summary")
-    return read_scratch(spark, target / "summary", SUMMARY_DDL)
+    return through_files(together.mapInArrow(summed, from_arrow_schema(SUMMARY)), target / "summary")
 
 
 def meeting(parts: int, vocabularies: Sequence[Sequence[int]]) -> NDArray[np.uint64]:
@@ -124,7 +125,7 @@ def _pack(batches: Sequence[pa.RecordBatch], meets: NDArray[np.uint64], buckets:
         with pa.ipc.new_stream(sink, SCHEMA) as writer:
             writer.write_table(rows.slice(start, stop - start).combine_chunks())
         packets.append(sink.getvalue().to_pybytes())
-    return pa.RecordBatch.from_arrays([pa.array(found), pa.array(packets, pa.binary())], ["bucket", "packet"])
+    return pa.RecordBatch.from_arrays([pa.array(found), pa.array(packets, pa.binary())], schema=PACKETS)
 
 
 def read_by(part: Part) -> tuple[str, ...]:

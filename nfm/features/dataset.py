@@ -16,7 +16,7 @@ from nfm.config.settings import Config
 from nfm.contract.columns import check_categorical, check_columns
 from nfm.contract.encoder import Encoding
 from nfm.contract.errors import DataError
-from nfm.contract.publish import check_ours, publish
+from nfm.contract.publish import check_replaceable, publish
 from nfm.contract.schema import DATASET_MARKER, Kind
 from nfm.contract.values import check_kind, check_number
 from nfm.features import vocabularies
@@ -28,8 +28,8 @@ from nfm.features.report import facts
 from nfm.features.report.page import write as write_report
 from nfm.features.split import Split, moment
 from nfm.features.statistics import Distribution
+from nfm.table.errors import translate_spark_errors
 from nfm.table.scan import Scan, open_scan
-from nfm.table.spark import told_plainly
 
 log = logging.getLogger(__name__)
 
@@ -65,7 +65,7 @@ def prepare(spark: SparkSession, config: Config, growth: Growth | None = None) -
     """Check the table's columns, and the encoding to grow from, before any work; DataError if one does not fit."""
     columns, where = config.columns, str(config.source)
     for folder, marker in ((config.encoding_folder, ENCODING_MARKER), (config.dataset_folder, DATASET_MARKER)):
-        check_ours(folder, marker)
+        check_replaceable(folder, marker)
     by_hash = config.split.time is None and config.split.column is None
     split = Split(
         **config.split.model_dump(exclude={"by"}),
@@ -141,7 +141,7 @@ def build(spark: SparkSession, config: Config, prepared: Prepared | None = None)
     prepared = prepared or prepare(spark, config)
     # The folders are locked before the work: a conflict with another run or with files of others shows at once.
     with (
-        told_plainly(str(config.source)),
+        translate_spark_errors(str(config.source)),
         publish(config.encoding_folder, ENCODING_MARKER) as encoding,
         publish(config.dataset_folder, DATASET_MARKER) as dataset,
     ):
@@ -150,7 +150,9 @@ def build(spark: SparkSession, config: Config, prepared: Prepared | None = None)
         write_report(encoding / "report.html", statistics)
         marker = {"encoding_fingerprint": statistics["fingerprint"], "rows": statistics["rows"]}
         (dataset / DATASET_MARKER).write_text(json.dumps(marker | {"settings": config.of_dataset}, indent=1))
-        check_ours(config.encoding_folder, ENCODING_MARKER)  # before the dataset is swapped in: they belong together
+        check_replaceable(
+            config.encoding_folder, ENCODING_MARKER
+        )  # before the dataset is swapped in: they belong together
     return statistics
 
 

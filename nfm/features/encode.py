@@ -21,7 +21,9 @@ from nfm.features.labels import Label
 from nfm.features.split import LEFT_OUT, Split, folds
 from nfm.table.folders import add_by_folder
 from nfm.table.scan import Scan
-from nfm.table.write import FILES, FILES_DDL, File, Layout, Writer, publishable, put_together, told
+from nfm.table.write import FILES, Layout, Writer, WrittenFile, compact_files, file_batch, move_into_place
+
+_REPORTED = pa.schema([*FILES, ("counts", pa.map_(pa.string(), pa.int64()))])
 
 
 @dataclass(frozen=True)
@@ -84,9 +86,9 @@ def encode(
         yield _tell(writer.close(), counts)
 
     needed = dict.fromkeys([*raw.columns, *split.columns, *spec.columns])
-    told_rows = scan.map(needed, encoded, f"{FILES_DDL}, counts map<string,bigint>").collect()
-    files = [File(row.folder, row.path, row.rows, row.bytes) for row in told_rows if row.path is not None]
-    publishable(put_together(spark, files, written, layout), target)
+    told_rows = scan.map(needed, encoded, _REPORTED).collect()
+    files = [WrittenFile(row.folder, row.path, row.rows, row.bytes) for row in told_rows if row.path is not None]
+    move_into_place(compact_files(spark, files, written, layout), target)
     shutil.rmtree(written, ignore_errors=True)  # with what tasks have left that died, or ran twice
     return _sum(spec, [row.counts for row in told_rows if row.counts is not None])
 
@@ -142,11 +144,11 @@ def _layout(spec: Spec, raw: RawColumns, few: Collection[str]) -> Layout:
     return Layout(("label", "weight", *plain, *members, *numbers), tuple(raw.key))
 
 
-def _tell(files: Sequence[File], counts: Mapping[str, int]) -> pa.RecordBatch:
+def _tell(files: Sequence[WrittenFile], counts: Mapping[str, int]) -> pa.RecordBatch:
     """A row for each file, and one with the counts."""
-    batch = told(files)
+    batch = file_batch(files)
     rows = [{**row, "counts": None} for row in batch.to_pylist()] + [{"counts": list(counts.items())}]
-    return pa.RecordBatch.from_pylist(rows, pa.schema([*FILES, ("counts", pa.map_(pa.string(), pa.int64()))]))
+    return pa.RecordBatch.from_pylist(rows, _REPORTED)
 
 
 def _sum(spec: Spec, told_counts: Sequence[Mapping[str, int]]) -> Encoded:

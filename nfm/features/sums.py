@@ -21,9 +21,6 @@ SUMMARY = pa.schema(
     [("part", pa.int32()), ("missing", pa.bool_()), *(SCHEMA.field(i) for i in range(1, len(SCHEMA)))]
     + [(name, pa.int64()) for name in VALUES]
 )
-SUMMARY_DDL = "part int, missing boolean, text string, cell long, bits int, " + ", ".join(
-    f"{name} long" for name in (*COUNTS, *VALUES)
-)
 _BATCH = 1 << 20
 _LABELS = 4096  # different ones that a summary tells of
 

@@ -19,6 +19,7 @@ from pyspark.sql import SparkSession
 from nfm.contract import vocabulary
 from nfm.contract.encoder import Encoding, load_once
 from nfm.features import runs
+from nfm.table.tasks import run_tasks
 
 _PART_ROWS = 1 << 18
 _TOP = 10
@@ -26,7 +27,6 @@ _TOLD = pa.schema(
     [(name, pa.int64()) for name in ("number", "size", "present", "known")]
     + [(name, pa.string()) for name in ("digest", "top")]
 )
-_TOLD_DDL = "number long, size long, present long, known long, digest string, top string"
 
 
 @dataclass(frozen=True)
@@ -75,14 +75,11 @@ def make(
     grown_from = old and (old[0], old[1].spec.fingerprint)
     shares = _shares(runs.sizes(counted), len(recipes), spark.sparkContext.defaultParallelism)
 
-    def written(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        for batch in batches:
-            for task in batch.column("id").to_pylist():
-                for number in shares[task]:
-                    yield _write(number, the_recipes[number], folder, counted, grown_from)
+    def write(share: Sequence[int]) -> Iterator[pa.RecordBatch]:
+        for number in share:
+            yield _write(number, the_recipes[number], folder, counted, grown_from)
 
-    tasks = spark.range(0, len(shares), 1, len(shares))
-    told = {row.number: row for row in tasks.mapInArrow(written, _TOLD_DDL).collect()}
+    told = {row.number: row for row in run_tasks(spark, shares, write, _TOLD).collect()}
     for place in ("index", "vocabulary.parquet"):
         for path in (folder / place).glob(".*"):  # of tasks that died, or ran twice
             shutil.rmtree(path) if path.is_dir() else path.unlink()

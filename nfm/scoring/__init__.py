@@ -1,29 +1,21 @@
-"""The scoring job: Spark and numpy, no TensorFlow. And a model for those who score in a notebook or in SQL."""
+"""Score with a trained model: as a job, in a notebook, in SQL. Uses Spark and numpy, no TensorFlow."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:  # a worker imports this package, and needs neither pandas nor a session
+if TYPE_CHECKING:  # a worker imports this package and needs no pandas
     from nfm.scoring.local import Scorer
 
 
 def load(model: str | Path) -> "Scorer":
-    """Open a model that scores tables of pandas or Arrow in this process; `nfm.scoring.local.Scorer.score` says how.
-
-    Raises:
-        DataError: there is no model in this folder, or it is not as it was written.
-    """
+    """Open a model that scores pandas or Arrow tables in this process; see `nfm.scoring.local.Scorer.score`."""
     from nfm.scoring.local import load
 
     return load(model)
 
 
 def score_udf(model: str | Path) -> Any:
-    """A function for `df.select(udf(struct("*")))` or `spark.udf.register`; `nfm.scoring.udf.score_udf` says more.
-
-    Raises:
-        DataError: there is no model in this folder, or it is not as it was written.
-    """
+    """Return a function for `df.select(udf(struct("*")))` or `spark.udf.register`; see `nfm.scoring.udf.score_udf`."""
     from nfm.scoring.udf import score_udf
 
     return score_udf(model)

@@ -28,9 +28,8 @@ from nfm.contract.messages import differences, listed
 from nfm.contract.replace import replacing
 from nfm.contract.schema import canonical_json
 from nfm.scoring.health.tally import Tally
-from nfm.table.splits import File as TableFile
-from nfm.table.splits import Piece, Split
-from nfm.table.write import File
+from nfm.table.splits import File, Piece, Split
+from nfm.table.write import WrittenFile
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +48,7 @@ class Chunk:
 
     number: int  # of the split, or of Spark's partition
     tally: Tally
-    files: list[File]
+    files: list[WrittenFile]
 
     def to_json(self) -> str:
         """The record as text."""
@@ -60,7 +59,7 @@ class Chunk:
     def from_json(cls, text: str) -> Self:
         """Read a record."""
         content = json.loads(text)
-        files = [File(**file) for file in content["files"]]
+        files = [WrittenFile(**file) for file in content["files"]]
         return cls(content["number"], Tally.from_json(content["tally"]), files)
 
 
@@ -159,9 +158,7 @@ def splits_of(chunks: Chunks, splits: Sequence[Split]) -> tuple[Split, ...]:
     if content["splits"] is None:
         _write(path, content | {"splits": splits})
         return tuple(splits)
-    return tuple(
-        tuple(Piece(TableFile(*file), start, stop) for file, start, stop in split) for split in content["splits"]
-    )
+    return tuple(tuple(Piece(File(*file), start, stop) for file, start, stop in split) for split in content["splits"])
 
 
 def _write(path: Path, content: Mapping[str, Any]) -> None:

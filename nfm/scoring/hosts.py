@@ -1,7 +1,7 @@
-"""One model a host: its files reach each machine once, and all workers there map them.
+"""Share one copy of the model among all workers of a host; they map its files.
 
-Where every machine sees the folder, they are mapped in place. Elsewhere Spark carries them, from executor to executor,
-and the first worker of an executor lays them out on its disk.
+If every machine sees the model's folder, workers map it in place. Otherwise Spark broadcasts the files, and the first
+worker of an executor writes them to its disk.
 """
 
 import fcntl
@@ -18,7 +18,9 @@ from nfm.contract.errors import DataError
 from nfm.contract.messages import was_replaced
 from nfm.contract.replace import making
 
-_PIECE = 32 << 20  # what a driver or a worker holds of the files at a time
+_PIECE = 32 << 20  # bytes of the files that are in the memory of a driver or a worker at a time
+
+Placement = Literal["linked", "in place", "sent"]
 
 
 @dataclass(frozen=True)
@@ -26,23 +28,20 @@ class Placed:
     """Where workers find a verified model."""
 
     fingerprint: str
-    folder: str | None  # that every machine sees
-    pieces: "tuple[tuple[str, Broadcast[bytes]], ...]"  # where there is none: relative path and content, in order
+    folder: str | None  # a folder that every machine sees
+    pieces: "tuple[tuple[str, Broadcast[bytes]], ...]"  # without such a folder: relative paths and contents, in order
 
 
 def place(spark: SparkSession, artifact: Artifact, shared: Path | None = None) -> Placed:
-    """Let the workers have a model.
+    """Make a model available to the workers.
 
-    Args:
-        spark: the session.
-        artifact: verified; workers do not read it all again.
-        shared: an existing folder that every machine sees, where the model's files may get further names. A model that
-            is replaced meanwhile is then still there for workers that come later.
+    It is verified, so that workers need not read it all again. Its files get hard links in `shared`, a folder that
+    every machine sees: workers that start late find this model even if its own folder is replaced meanwhile.
     """
-    paths = sorted(path for pattern in SCORER_FILES for path in artifact.path.glob(pattern))
-    if shared is not None and _linked(artifact.path, paths, shared):
+    paths = _files(artifact)
+    if shared is not None and _link(artifact.path, paths, shared):
         return Placed(artifact.fingerprint, str(shared), ())
-    if str(spark.sparkContext.master).startswith("local"):
+    if is_local(spark):
         return Placed(artifact.fingerprint, str(artifact.path), ())
     pieces = [
         (str(path.relative_to(artifact.path)), spark.sparkContext.broadcast(piece))
@@ -52,37 +51,44 @@ def place(spark: SparkSession, artifact: Artifact, shared: Path | None = None) -
     return Placed(artifact.fingerprint, None, tuple(pieces))
 
 
-Way = Literal["linked", "in place", "sent"]
-
-
-def way(spark: SparkSession, artifact: Artifact, target: Path) -> Way:
-    """What `place` will do for a job that writes to `target`, as far as it can be told without writing."""
+def placement(spark: SparkSession, artifact: Artifact, target: Path) -> Placement:
+    """Predict what `place` does for a job that writes to `target`, without writing anything."""
     staging = target.resolve().parent
     disk = next(folder for folder in (staging, *staging.parents) if folder.exists())
     if disk.stat().st_dev == artifact.path.stat().st_dev:
         return "linked"
-    return "in place" if str(spark.sparkContext.master).startswith("local") else "sent"
+    return "in place" if is_local(spark) else "sent"
 
 
-def place_for_a_look(spark: SparkSession, artifact: Artifact, target: Path) -> Placed:
-    """As `place`, for a job that writes nothing to `target`: no further names, and not safe from being replaced."""
-    if way(spark, artifact, target) == "sent":
+def place_read_only(spark: SparkSession, artifact: Artifact, target: Path) -> Placed:
+    """Place a model for a job that writes nothing to `target`: without links, so it must not be replaced meanwhile."""
+    if placement(spark, artifact, target) == "sent":
         return place(spark, artifact)
     return Placed(artifact.fingerprint, str(artifact.path), ())
 
 
 def host_bytes(artifact: Artifact) -> int:
-    """What a host has of a model: its weights, and the index and specification of its encoding."""
-    return sum(path.stat().st_size for pattern in SCORER_FILES for path in artifact.path.glob(pattern))
+    """Return the bytes of a model on a host: its weights, and the index and specification of its encoding."""
+    return sum(path.stat().st_size for path in _files(artifact))
 
 
-def _linked(folder: Path, paths: list[Path], shared: Path) -> bool:
+def _files(artifact: Artifact) -> list[Path]:
+    return sorted(path for pattern in SCORER_FILES for path in artifact.path.glob(pattern))
+
+
+def is_local(spark: SparkSession) -> bool:
+    """Return whether tasks run in this machine's session, without executors."""
+    return str(spark.sparkContext.master).startswith("local")
+
+
+def _link(folder: Path, paths: list[Path], shared: Path) -> bool:
+    """Make hard links to files in a shared folder; returns False where the file system refuses."""
     for path in paths:
-        there = shared / path.relative_to(folder)
+        link = shared / path.relative_to(folder)
         try:
-            there.parent.mkdir(parents=True, exist_ok=True)
-            there.hardlink_to(path)
-        except OSError:  # another file system, or one that has no links
+            link.parent.mkdir(parents=True, exist_ok=True)
+            link.hardlink_to(path)
+        except OSError:  # another file system, or one without hard links
             return False
     return True
 
@@ -93,17 +99,13 @@ def _pieces(path: Path) -> Iterator[bytes]:
             yield piece
 
 
-_opened: dict[str, Artifact] = {}  # a worker's: one, or during a change of models two
+_opened: dict[str, Artifact] = {}  # of this worker: one model, or two while the model changes
 
 
-def opened(placed: Placed) -> Artifact:
-    """On a worker: the model, mapped; opened once a worker, not once a task or batch.
-
-    Raises:
-        DataError: another model lies there by now.
-    """
+def open_model(placed: Placed) -> Artifact:
+    """Map the model on a worker, once a worker rather than once a task or batch; it must not have been replaced."""
     if placed.fingerprint not in _opened:
-        folder = Path(placed.folder) if placed.folder is not None else _local_copy(placed)
+        folder = Path(placed.folder) if placed.folder is not None else _copy_to_disk(placed)
         artifact = Artifact.load(folder, verify=False)  # the driver has verified it
         if artifact.fingerprint != placed.fingerprint:
             raise DataError(was_replaced(folder, "model", artifact.fingerprint, placed.fingerprint))
@@ -113,8 +115,8 @@ def opened(placed: Placed) -> Artifact:
     return _opened[placed.fingerprint]
 
 
-def _local_copy(placed: Placed) -> Path:
-    """The model on this executor's disk, written by whichever worker comes first."""
+def _copy_to_disk(placed: Placed) -> Path:
+    """Return the model's folder on this executor's disk, which the first worker writes."""
     root = Path(SparkFiles.getRootDirectory())
     folder = root / f"nfm-{placed.fingerprint}"
     with (root / f"{folder.name}.lock").open("w") as lock:

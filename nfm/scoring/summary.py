@@ -1,4 +1,4 @@
-"""What the score job tells people when it is done."""
+"""Summarize a finished score job for the terminal."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -11,13 +11,13 @@ _SHOWN = 10  # score columns; the report has all
 
 
 def summary(config: Config, report: Mapping[str, Any]) -> str:
-    """What the job did, how tonight's values compare with the train fold's, and where the scores lie."""
+    """Return what the job did, how tonight's values compare with the train fold, and where the scores are."""
     rows, ranges, reasons = report["rows"], score_reports(report), config.score.explain
-    of_scores = max(9, *(len(name) for name in ranges))
+    name_width = max(9, *(len(name) for name in ranges))
     width = max(12, *(len(name) for name in report["values"]))
     lines = [
         f"Scores of {config.name}: {rows:,} rows of {report['source']}",
-        *(f"  {name:<{of_scores}} {_range(ranges.get(name))}".rstrip() for name in few(list(ranges))),
+        *(f"  {name:<{name_width}} {_range(ranges.get(name))}".rstrip() for name in few(list(ranges))),
         *([f"  reasons   {reasons} a row"] if reasons else []),
         *(f"  skipped   {path}, which cannot be read: its rows have no score" for path in report["skipped_files"]),
         f"  {'column':<{width}}     missing (train)      unseen (train)       PSI",
@@ -26,7 +26,7 @@ def summary(config: Config, report: Mapping[str, Any]) -> str:
         cells = [_cell(counts.get(what)) for what in ("missing", "out_of_vocabulary")]
         psi = "–" if counts["psi"] is None else f"{counts['psi']:.3f}"
         lines.append(f"  {name:<{width}}{cells[0]:>20}{cells[1]:>20}{psi:>10}")
-    moved = [name for name, told in (*ranges.items(), *report["values"].items()) if has_moved(told)]
+    moved = [name for name, column in (*ranges.items(), *report["values"].items()) if has_moved(column)]
     lines += [
         *(f"  moved     {', '.join(few(moved))}: far from what the model knows, see the report" for _ in moved[:1]),
         f"  model     {report['model']} ({report['model_fingerprint'][:12]}…; how good it is: report.html there)",
@@ -37,7 +37,7 @@ def summary(config: Config, report: Mapping[str, Any]) -> str:
 
 
 def few(names: Sequence[str]) -> list[str]:
-    """Of many names of columns, the first ones."""
+    """Return the first of many column names, and how many more there are."""
     more = [f"… and {len(names) - _SHOWN} more"] * (len(names) > _SHOWN)
     return [*names[:_SHOWN], *more]
 
@@ -47,10 +47,10 @@ def _range(score: Mapping[str, Any] | None) -> str:
         return ""
     if score["mean"] is None:
         return "none"
-    told = f"{score['mean']:.4f} on average, {score['min']:.4f} to {score['max']:.4f}"
+    values = f"{score['mean']:.4f} on average, {score['min']:.4f} to {score['max']:.4f}"
     if score["psi"] is None:
-        return told
-    return f"{told}; PSI {score['psi']:.3f} against the {score['reference']['fold']} fold: {reading(score)}"
+        return values
+    return f"{values}; PSI {score['psi']:.3f} against the {score['reference']['fold']} fold: {reading(score)}"
 
 
 def _cell(count: Mapping[str, Any] | None) -> str:

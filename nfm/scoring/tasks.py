@@ -1,7 +1,7 @@
-"""What a task does: a part of the table → files of scores, and a tally of what its rows were like.
+"""Work of one scoring task: a part of the table → files of scores, and a tally of its rows.
 
-Tasks write the files themselves, so that no row goes back through Spark. A file and its tally count only once the task
-has ended and told of both: one that is tried again, or run twice at once, counts once.
+Tasks write the files themselves, so that no row goes back through Spark. A file and its tally count only when the task
+has ended and reported both: a task that is retried, or runs twice at once, counts once.
 """
 
 import json
@@ -27,12 +27,12 @@ from nfm.table.write import Writer
 
 @dataclass(frozen=True)
 class Output:
-    """What the tasks write."""
+    """Contents of the files that tasks write."""
 
     columns: tuple[str, ...]  # of the table, in this order; the scores follow
-    partition_by: tuple[str, ...]  # those of the columns that stand in folders' names instead
+    partition_by: tuple[str, ...]  # those of the columns that are in the folders' names instead
     encoded: bool  # the table is a dataset
-    explain: int = 0  # reasons a row, behind its scores
+    explain: int = 0  # reasons a row, after its scores
 
     @property
     def carried(self) -> tuple[str, ...]:
@@ -40,7 +40,7 @@ class Output:
         return tuple(name for name in self.columns if name not in self.partition_by)
 
     def schema(self, artifact: Artifact, table: pa.Schema) -> pa.Schema:
-        """Of the files, given the table's columns; its metadata name the model."""
+        """Return the schema of the files; its metadata identifies the model."""
         carried = [(name, table.field(name).type) for name in self.carried]
         scores = [(name, pa.float32()) for name in score_columns(artifact.network)]
         prints = {
@@ -53,7 +53,7 @@ class Output:
 def score_rows(
     number: int, all_rows: Iterable[Rows], artifact: Artifact, output: Output, schema: pa.Schema, writer: Writer
 ) -> Chunk:
-    """Score a part of the table into a writer; needs no Spark."""
+    """Score a part of the table into a writer. Needs no Spark."""
     tally = Tally()
     for rows in all_rows:
         try:
@@ -64,10 +64,9 @@ def score_rows(
             raise
         if isinstance(rows, RowGroup):
             tally.merge(Tally(read={rows.path: (rows.num_rows, rows.rows_of_file)}))
-        # Spark's settings may have it send texts as large ones.
+        # Spark's settings may make it send texts as large ones.
         carried = [decoded(rows.column(name)).cast(schema.field(name).type) for name in output.carried]
         table = pa.table([*carried, *map(arrow, scores_NC.T), *reasons], schema=schema)
         partitions = {name: rows.column(name) for name in output.partition_by}
-        everywhere = np.zeros(rows.num_rows, np.int8)
-        add_by_folder(writer, table, [""], everywhere, partitions, "score.partition_by")
+        add_by_folder(writer, table, [""], np.zeros(rows.num_rows, np.int8), partitions, "score.partition_by")
     return Chunk(number, tally, writer.close())

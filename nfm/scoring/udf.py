@@ -1,4 +1,4 @@
-"""The model as a function of SQL and of data frames."""
+"""Use a model as a function in SQL and in data frames."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,31 +12,31 @@ from pyspark.sql.pandas.types import from_arrow_type
 from nfm.contract.arrays import arrow
 from nfm.contract.artifact import Artifact
 from nfm.contract.errors import NfmError
-from nfm.scoring.hosts import opened, place
+from nfm.scoring.hosts import open_model, place
 from nfm.scoring.scorer import score_batch, score_columns
-from nfm.table.scan import take_the_cores_of_the_task
+from nfm.table.tasks import limit_arrow_threads
 
 
 def score_udf(model: str | Path) -> Any:
-    """A user-defined function: a struct of raw columns → the score.
+    """Return a user-defined function: a struct of raw columns → the score.
 
         scores = df.select("id", score_udf("build/titanic/model")(struct("*")))
         spark.udf.register("nfm_score", score_udf("build/titanic/model"))
         spark.sql("select id, nfm_score(struct(*)) from passengers")
 
-    Spark hands over rows as Arrow batches: pandas would turn an integer column with nulls into floats, and lose the
-    digits of large ids. The struct may hold more columns than the model reads; leave them out where they are wide.
+    Spark delivers rows as Arrow batches: pandas would turn an integer column with nulls into floats and lose digits of
+    large ids. The struct may have more columns than the model reads; leave wide ones out.
 
     Args:
         model: the `model/` folder.
 
     Returns:
-        A function whose value is a float; of the multiclass task a struct with a float for each class. It belongs to
+        A function whose value is a float; for the multiclass task a struct with a float for each class. It belongs to
         the session that is active now.
 
     Raises:
-        DataError: there is no model in this folder, or it is not as it was written; and in the tasks, if a column is
-            missing or of a type under which its values would be lost.
+        DataError: the folder has no model, or the model is damaged; in the tasks, a column is missing or of a type
+            under which its values would be lost.
         NfmError: no session is active.
     """
     spark = SparkSession.getActiveSession()
@@ -47,17 +47,17 @@ def score_udf(model: str | Path) -> Any:
     several = artifact.network.task == "multiclass"
     type_ = pa.struct([(name, pa.float32()) for name in names]) if several else pa.float32()
 
-    # The closure takes small values, or the handles of broadcasts.
-    def scored(batches: Iterator[pa.Array]) -> Iterator[pa.Array]:
-        take_the_cores_of_the_task()
-        here, checked = opened(placed), None
+    # The closure takes small values or handles of broadcasts.
+    def score(batches: Iterator[pa.Array]) -> Iterator[pa.Array]:
+        limit_arrow_threads()
+        model, checked = open_model(placed), None
         for rows in batches:
             batch = pa.RecordBatch.from_struct_array(rows)
             if batch.schema != checked:
-                here.encoding.check(batch.schema, "the struct")
+                model.encoding.check(batch.schema, "the struct")
                 checked = batch.schema
-            scores_NC = score_batch(here, batch)
+            scores_NC = score_batch(model, batch)
             arrays = [arrow(scores) for scores in scores_NC.T]
             yield pa.StructArray.from_arrays(arrays, names=names) if several else arrays[0]
 
-    return arrow_udf(from_arrow_type(type_))(scored)  # type: ignore[call-overload]
+    return arrow_udf(from_arrow_type(type_))(score)  # type: ignore[call-overload]

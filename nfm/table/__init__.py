@@ -1,1 +1,1 @@
-"""The raw table: what it is, and how tasks read it. The feature job and the score job share it."""
+"""Read raw tables in Spark tasks, and write files; shared by the feature job and the score job."""

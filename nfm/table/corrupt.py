@@ -1,4 +1,4 @@
-"""Files that cannot be read: found before the work and left out, where the settings say so."""
+"""Find files that cannot be read before the work begins, and leave them out if the settings say so."""
 
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -16,19 +16,19 @@ from nfm.table.splits import file_at
 if TYPE_CHECKING:  # workers import what imports this, and need no settings
     from nfm.config.settings import Source
 
-# Spark says FAILED_READ_FILE of these, too, but nothing is wrong with the file: it is never skipped for them.
+# Spark reports these as FAILED_READ_FILE, too. The file is not damaged then, and never skipped.
 _NOT_CORRUPT = ("FAILED_READ_FILE.FILE_NOT_EXIST", "FileNotFoundException", "Permission denied", "OutOfMemoryError")
 
 
 def load_readable(spark: SparkSession, source: "Source") -> tuple[DataFrame, dict[str, str]]:
-    """The raw table, and the files left out (by URI, with the reason) if Spark could not have its columns from all."""
+    """Return the raw table, and the files left out, by URI with the reason, if Spark cannot infer columns from all."""
     try:
         return load(spark, source), {}
     except (PySparkException, Py4JJavaError) as error:
-        if source.on_corrupt != "skip" or source.table is not None or not _corrupt(error):
+        if source.on_corrupt != "skip" or source.table is not None or not _is_corrupt(error):
             raise
     uris = sorted(load(spark, source, "unknown string").inputFiles())  # with a schema given, no file is opened
-    # The names of files are no patterns; and options of which files there are have done their work.
+    # The names of files are not patterns, and options that select files have been applied.
     reader = spark.read.format(source.format).options(**source.options).option("__globPaths__", "false")
     broken = [uri for uri in uris if _fails(lambda uri=uri: reader.load(unquote(uri)))]  # type: ignore[misc]
     good = [unquote(uri) for uri in uris if uri not in broken]
@@ -37,25 +37,20 @@ def load_readable(spark: SparkSession, source: "Source") -> tuple[DataFrame, dic
 
 
 def empty_files(source: "Source", relation: Relation | None) -> dict[str, str]:
-    """Files of Parquet without a byte: Spark would pass over them in silence.
-
-    Raises:
-        DataError: there is one, and it is not to be skipped.
-    """
-    if relation is None or not relation.local:  # what is not local is read by Spark, its way
+    """Return Parquet files of 0 bytes, which Spark would skip silently; with `on_corrupt: refuse` raise a DataError."""
+    if relation is None or not relation.local:  # Spark reads what is not local, in its own way
         return {}
     empty = [uri for uri in relation.uris if not file_at(path_of(uri)).size]
     if empty and source.on_corrupt == "refuse":
         raise DataError(
             f"{source} has a file that cannot be read: {path_of(empty[0])} (it is empty, and that is not Parquet). "
-            "Repair it or take it away, or leave such files out with on_corrupt: skip beside its path, and run the job "
-            "again."
+            "Repair or delete it, or leave such files out with on_corrupt: skip beside its path, and run the job again."
         )
     return dict.fromkeys(empty, "it is empty")
 
 
 def unreadable_by_spark(source: "Source", raw: DataFrame, names: Iterable[str], uris: Sequence[str]) -> dict[str, str]:
-    """Files of which Spark cannot read these columns: halves of the files are read until each of them is found."""
+    """Return the files of which Spark cannot read these columns. Halves of the files are read until each is found."""
     if not uris:
         return {}
     chosen = raw.where(file_path(source, raw).isin([_as_in_metadata(uri) for uri in uris]))
@@ -65,45 +60,36 @@ def unreadable_by_spark(source: "Source", raw: DataFrame, names: Iterable[str], 
         return {}
     if len(uris) == 1:
         return {uris[0]: "Spark cannot read it"}
-    middle = len(uris) // 2
-    halves = (uris[:middle], uris[middle:])
+    halves = uris[: len(uris) // 2], uris[len(uris) // 2 :]
     return {uri: why for half in halves for uri, why in unreadable_by_spark(source, raw, names, half).items()}
 
 
 def without(source: "Source", raw: DataFrame, broken: Iterable[str]) -> DataFrame:
-    """The table without the rows of these files, which Spark does not open then."""
+    """Return the table without the rows of these files. Spark does not open them then."""
     paths = [_as_in_metadata(uri) for uri in broken]
     return raw.where(~file_path(source, raw).isin(paths)) if paths else raw
 
 
 def file_path(source: "Source", raw: DataFrame) -> Column:
-    """The hidden column that says which file a row is from.
-
-    Raises:
-        ConfigError: there is none.
-    """
+    """Return the hidden column with the file of each row; raise a ConfigError if the table has none."""
     try:
         hidden = raw.metadataColumn("_metadata")["file_path"]
         raw.select(hidden).schema  # noqa: B018 (asks Spark whether there is such a column)
     except AnalysisException as error:
         raise ConfigError(
-            f"source.on_corrupt: 'skip' given, but {source} does not consist of files that could be left out. Take "
+            f"source.on_corrupt: 'skip' given, but {source} does not consist of files that could be left out. Set "
             "refuse."
         ) from error
     return hidden
 
 
 def check_any(source: "Source", considered: Iterable[str], broken: Iterable[str]) -> None:
-    """Something must be left.
-
-    Raises:
-        DataError: no file can be read.
-    """
+    """Raise a DataError if none of the files can be read."""
     files, gone = set(considered), set(broken)
     if files and files <= gone:
         raise DataError(
-            f"Of the {len(files)} files of {source} none can be read, {path_of(min(files))} for one. Repair them, or "
-            "correct source.path or source.format."
+            f"None of the {len(files)} files of {source} can be read, for example {path_of(min(files))}. Repair them, "
+            "or correct source.path or source.format."
         )
 
 
@@ -112,16 +98,16 @@ def _as_in_metadata(uri: str) -> str:
 
 
 def _fails(action: Callable[[], Any]) -> bool:
-    """Whether Spark finds a file that it cannot read; any other failure is raised."""
+    """Return whether Spark finds a file that it cannot read. Any other failure is raised."""
     try:
         action()
     except (PySparkException, Py4JJavaError) as error:
-        if not _corrupt(error):
+        if not _is_corrupt(error):
             raise
         return True
     return False
 
 
-def _corrupt(error: Exception) -> bool:
+def _is_corrupt(error: Exception) -> bool:
     text = str(error)
     return "FAILED_READ_FILE" in text and not any(reason in text for reason in _NOT_CORRUPT)

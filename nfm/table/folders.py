@@ -1,4 +1,4 @@
-"""Which folder a row goes to, named by the values of columns as Spark names it: country=DE."""
+"""Put rows into folders that are named by the values of columns, as Spark names them: country=DE."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -13,7 +13,7 @@ from nfm.contract.values import canonical_text, check_kind, dictionary_indices, 
 from nfm.table.write import Writer
 
 _ESCAPED = re.compile(r"""[\x01-\x1f\x7f"#%'*/:=?\\{\[\]^]""")  # the characters that Spark escapes
-_LONGEST = 200
+_LONGEST = 200  # bytes of a folder's name
 _NULL_FOLDER = "__HIVE_DEFAULT_PARTITION__"  # Spark's name for the partition of null
 NOWHERE = -1
 
@@ -26,18 +26,18 @@ def add_by_folder(
     partitions: Mapping[str, pa.Array],
     key: str,
 ) -> None:
-    """Give each folder, and inside it each partition, its rows.
+    """Write rows into their folders, and inside these into their partitions.
 
     Args:
-        writer: writes them.
+        writer: of the task.
         table: N rows.
-        folders: by their codes.
-        code: (N,) each row's; NOWHERE: it is left out.
-        partitions: columns that say which folder inside it, (N,) values each.
-        key: of the settings that asks for them, in messages.
+        folders: by code.
+        code: (N,) each row's folder; NOWHERE leaves it out.
+        partitions: columns of (N,) values that name folders inside.
+        key: the settings' key for partitions, for messages.
 
     Raises:
-        DataError: a column is no category, or a value is too long for a folder's name.
+        DataError: a column is not categorical, or a value is too long for a folder's name.
     """
     labels, code = list(folders), code.astype(np.int64)
     for name, values in partitions.items():
@@ -51,17 +51,17 @@ def add_by_folder(
         labels = [f"{labels[i // len(steps)]}/{steps[i % len(steps)]}".lstrip("/") for i in seen]
         code = np.where(kept, np.searchsorted(seen, combined), NOWHERE)
     for i, label in enumerate(labels):
-        mine = np.flatnonzero(code == i)
-        if len(mine):
-            writer.add(label, table.take(arrow(mine)) if len(mine) < len(table) else table)
+        rows = np.flatnonzero(code == i)
+        if len(rows):
+            writer.add(label, table.take(arrow(rows)) if len(rows) < len(table) else table)
 
 
 def _escaped(text: str, key: str) -> str:
-    """A folder's name as Spark writes it, so that it reads it again. (An empty text is null there.)"""
+    """Escape a folder's name as Spark does. (Spark reads an empty text as null.)"""
     name = _ESCAPED.sub(lambda found: f"%{ord(found[0]):02X}", text)
     if len(name.encode()) > _LONGEST:
         raise DataError(
             f"{key}: the value {text[:40]!r}… is too long for the name of a folder "
-            f"({len(name.encode())} bytes, {_LONGEST} at most). Take a column of short values."
+            f"({len(name.encode())} bytes, {_LONGEST} at most). Choose a column of short values."
         )
     return name

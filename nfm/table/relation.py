@@ -1,6 +1,5 @@
-"""What Spark knows of a table of files: whether tasks can read them without it, and what the folders' names say."""
+"""Inspect a table of files in Spark: can tasks read them directly, and what are the values in the folders' names?"""
 
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -18,12 +17,12 @@ from nfm.table.spark import arrow_schema, column
 from nfm.table.splits import File, file_at
 from nfm.table.store import in_store, open_file, states, unreachable
 
-if TYPE_CHECKING:  # workers import this module, and need no settings
+if TYPE_CHECKING:  # workers import this module and need no settings
     from nfm.config.settings import Source
 
-# They say which files there are, and which columns: Spark has applied them before we ask it for both.
+# Options that select files and columns: Spark has applied them before we ask it for both.
 _OPTIONS = {"mergeschema", "recursivefilelookup", "pathglobfilter", "basepath", "modifiedbefore", "modifiedafter"}
-# Settings under which Spark reads a file otherwise than we do, or one that we cannot read at all.
+# Settings under which Spark reads a file differently from us, or reads one that we cannot read.
 _SETTINGS = {
     "spark.sql.files.ignoreCorruptFiles": "true",
     "spark.sql.files.ignoreMissingFiles": "true",
@@ -33,7 +32,7 @@ _SETTINGS = {
     "spark.sql.parquet.int96RebaseModeInRead": "legacy",
 }
 _DECRYPTION = "parquet.crypto.factory.class"
-_NUMBER = "_nfm_number"  # of a combination of folders' names; no folder of a user's is called so
+_NUMBER = "_nfm_number"  # of a combination of folders' names; a name that no folder of a user has
 
 
 @dataclass(frozen=True)
@@ -42,40 +41,40 @@ class Relation:
 
     raw: DataFrame  # the table as it is
     uris: Sequence[str]  # of its files
-    partitions: Sequence[str]  # columns that stand in folders' names: country=DE
+    partitions: Sequence[str]  # columns in folders' names: country=DE
 
     @property
     def local(self) -> bool:
-        """Whether all files are on a disk, and not in a store."""
+        """Return whether all files are on a disk, and not in a store."""
         return all(uri.startswith("file:") for uri in self.uris)
 
 
 def parquet_relation(raw: DataFrame, uris: Sequence[str]) -> Relation | None:
-    """The files behind a table; None if it is anything else, or files are not all that makes it."""
+    """Return the files of a table; None if it is not Parquet, or consists of more than files."""
     plan = _analyzed(raw)
     while _class(plan) == "SubqueryAlias":  # the name of a table in the catalog
         plan = plan.child()
     if _class(plan) != "LogicalRelation" or _class(plan.relation()) != "HadoopFsRelation":
         return None
     relation = plan.relation()
-    # Formats built upon Parquet have classes of their own, and so has a list of folders that the catalog keeps.
+    # Formats based on Parquet have classes of their own, and so has a list of folders in the catalog.
     if (_class(relation.fileFormat()), _class(relation.location())) != ("ParquetFileFormat", "InMemoryFileIndex"):
         return None
-    if any("EXISTS_DEFAULT" in f.metadata for f in raw.schema.fields):  # what stands in for a column a file lacks
+    if any("EXISTS_DEFAULT" in f.metadata for f in raw.schema.fields):  # the default of a column that a file lacks
         return None
     return Relation(raw, uris, list(relation.partitionSchema().fieldNames()))
 
 
 def with_empty_columns(schema: pa.Schema, relation: Relation | None) -> pa.Schema:
-    """The table's columns, of type null where no file holds a value and each says so.
+    """Return the schema with type null for the columns that have this type in every file.
 
-    A writer that cannot tell what the values would be, such as pandas of a column of None, calls them integers besides:
-    Spark takes them for such.
+    A writer that does not know a type, such as pandas for a column of None, also labels the column as integers, and
+    Spark reads it as integers.
     """
     empty = set(schema.names)
     for uri in relation.uris if relation is not None else ():
         path = path_of(uri)
-        with suppress(OSError, ValueError, pa.ArrowException):  # what cannot be read, others tell of
+        with suppress(OSError, ValueError, pa.ArrowException):  # files that cannot be read are reported elsewhere
             file = pq.read_schema(open_file(path) if in_store(path) else path)
             empty &= {field.name for field in file if pa.types.is_null(field.type)}
         if not empty:  # most tables, after one file
@@ -86,13 +85,14 @@ def with_empty_columns(schema: pa.Schema, relation: Relation | None) -> pa.Schem
 
 
 def hindrance(spark: SparkSession, source: "Source", relation: Relation | None) -> str | None:
-    """Why tasks cannot read the files themselves, as a clause; None if they can."""
+    """Return why tasks cannot read the files directly, as a clause; None if they can."""
     if relation is None:
-        kind = "it is no plain table of files of Parquet" if source.table else f"its format is {source.format}"
-        return kind if source.table or source.format != "parquet" else "Spark reads it in a way of its own"
+        if source.table:
+            return "it is not a plain table of Parquet files"
+        return f"its format is {source.format}" if source.format != "parquet" else "Spark reads it in a special way"
     remote = [uri for uri in relation.uris if not uri.startswith("file:")]
     if remote and source.on_corrupt == "skip":
-        return f"a file that is broken cannot be told from a line that is, at {remote[0]}"
+        return f"a damaged file looks like a failing connection, at {remote[0]}"
     if remote and (why := unreachable(remote)) is not None:
         return why
     options = [option for option in source.options if option.lower() not in _OPTIONS]
@@ -107,18 +107,16 @@ def hindrance(spark: SparkSession, source: "Source", relation: Relation | None) 
     if source.where is not None:
         others = _other_columns(relation, source.where)
         if others is None or others:
-            return f"source.where speaks of more than the folders' names: {', '.join(others or []) or source.where}"
+            return f"source.where uses more than the folders' names: {', '.join(others or []) or source.where}"
     if any(_texts(path_of(uri), relation.partitions) is None for uri in relation.uris):
-        return "the folders' names do not hold all the columns that Spark finds there"
+        return "the folders' names lack columns that Spark finds there"
     return None
 
 
 def partitions_of(table: DataFrame, even_if_costly: bool = False) -> int | None:
-    """How many tasks Spark will read a table with.
+    """Return the number of tasks with which Spark reads a table.
 
-    Args:
-        table: any.
-        even_if_costly: where a table has to be shuffled first, do so. Otherwise the answer is None there.
+    If the table must be shuffled first, the answer is None unless `even_if_costly` is set.
     """
     frame: Any = table
     execution = frame._jdf.queryExecution()
@@ -128,37 +126,37 @@ def partitions_of(table: DataFrame, even_if_costly: bool = False) -> int | None:
 
 
 def path_of(uri: str) -> str:
-    """Where the file of a `file:` URI lies; any other URI as it is."""
+    """Return the path of a `file:` URI; other URIs as they are."""
     return "/" + unquote(uri.removeprefix("file:").lstrip("/")) if uri.startswith("file:") else uri
 
 
 def files_of(
     spark: SparkSession, source: "Source", relation: Relation, uris: Iterable[str]
 ) -> tuple[Files, dict[str, File]]:
-    """How the files are read, and those whose folders' names meet `where`, by URI."""
+    """Return how the files are read, and by URI those whose folders' names meet `where`."""
     types = arrow_schema(relation.raw)
     exact_case = spark.conf.get("spark.sql.caseSensitive") == "true"
-    if not relation.partitions and source.where is None:  # most tables: nothing to ask Spark for
+    if not relation.partitions and source.where is None:  # most tables: no need to ask Spark
         nothing = pa.RecordBatch.from_arrays([], names=[])
         return Files(str(source), types, nothing, exact_case), _sized(source, dict.fromkeys(sorted(uris), 0))
     texts = {uri: _texts(path_of(uri), relation.partitions) or () for uri in sorted(uris)}
     combinations = sorted(set(texts.values()), key=repr)
     named = StructType([StructField(name, StringType()) for name in relation.partitions])
     rows = [(*combination, i) for i, combination in enumerate(combinations)]
-    # Spark turns the texts into values, and weighs the condition: both as in the table itself.
+    # Spark converts the texts to values and evaluates the condition, both as in the table itself.
     table = spark.createDataFrame(rows, StructType([*named.fields, StructField(_NUMBER, IntegerType())]))
     schema = relation.raw.schema
     values = table.select(*(column(name).cast(schema[name].dataType) for name in relation.partitions), _NUMBER)
     kept = (values if source.where is None else values.where(source.where)).toArrow()
     columns = [kept[name].cast(types.field(name).type).combine_chunks() for name in relation.partitions]
     partitions = pa.RecordBatch.from_arrays(columns, names=list(relation.partitions))
-    place = {combinations[number]: i for i, number in enumerate(kept[_NUMBER].to_pylist())}
+    row_of = {combinations[number]: i for i, number in enumerate(kept[_NUMBER].to_pylist())}
     files = Files(str(source), types, partitions, exact_case)
-    return files, _sized(source, {uri: place[of] for uri, of in texts.items() if of in place})
+    return files, _sized(source, {uri: row_of[text] for uri, text in texts.items() if text in row_of})
 
 
 def _sized(source: "Source", partitions: Mapping[str, int]) -> dict[str, File]:
-    """The files of these URIs, and of these combinations of folders' names."""
+    """Look up the files of these URIs, in these rows of the partitions."""
     remote = [uri for uri in partitions if in_store(path_of(uri))]
     if not remote:
         return {uri: file_at(path_of(uri), partition) for uri, partition in partitions.items()}
@@ -168,22 +166,22 @@ def _sized(source: "Source", partitions: Mapping[str, int]) -> dict[str, File]:
 
 
 def versions(spark: SparkSession, uris: Iterable[str]) -> list[tuple[str, int, int]]:
-    """What tells a file that was replaced: URI, size, and when it was changed, as finely as its file system knows."""
+    """Return what identifies a file's version: URI, size, and the time of its last change in its file system."""
     context: Any = spark.sparkContext
     found = []
     for uri in uris:
         if uri.startswith("file:"):
-            status = os.stat(path_of(uri))  # noqa: PTH116 (thousands of them, and no Path needed)
-            found.append((uri, status.st_size, status.st_mtime_ns))
+            file = file_at(path_of(uri))
+            found.append((uri, file.size, file.changed))
         else:
             path = context._jvm.org.apache.hadoop.fs.Path(uri)
-            told = path.getFileSystem(context._jsc.hadoopConfiguration()).getFileStatus(path)
-            found.append((uri, int(told.getLen()), int(told.getModificationTime())))
+            status = path.getFileSystem(context._jsc.hadoopConfiguration()).getFileStatus(path)
+            found.append((uri, int(status.getLen()), int(status.getModificationTime())))
     return found
 
 
 def _texts(path: str, names: Sequence[str]) -> tuple[str | None, ...] | None:
-    """What the folders above a file say of these columns; None if one of them is not there."""
+    """Return the values of these columns in the names of a file's folders; None if one is not there."""
     found: dict[str, str] = {}
     for folder in reversed(PurePosixPath(path).parent.parts):
         name, equals, text = folder.partition("=")
@@ -199,7 +197,7 @@ def _unescaped(text: str) -> str:
 
 
 def _other_columns(relation: Relation, where: str) -> list[str] | None:
-    """Columns of a condition that do not stand in folders' names; None if it depends on more than columns."""
+    """Return a condition's columns that are not in folders' names; None if it depends on more than columns."""
     plan = _analyzed(relation.raw.where(where))
     if _class(plan) != "Filter" or not plan.condition().deterministic():
         return None
@@ -209,7 +207,7 @@ def _other_columns(relation: Relation, where: str) -> list[str] | None:
 
 
 def _analyzed(table: DataFrame) -> Any:
-    """Spark's plan of a table. PySpark itself has no other way to ask what a table is made of."""
+    """Return Spark's plan of a table, to which PySpark itself gives no access."""
     frame: Any = table
     return frame._jdf.queryExecution().analyzed()
 

@@ -1,4 +1,4 @@
-"""Which task reads which part of which file."""
+"""Divide files into splits, one for each task."""
 
 import math
 import os
@@ -6,7 +6,7 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from typing import NamedTuple
 
-SPLIT_BYTES = 128 << 20  # of one task, at most; what Spark takes, too
+SPLIT_BYTES = 128 << 20  # of one task, at most; also Spark's default
 
 
 class File(NamedTuple):
@@ -14,12 +14,12 @@ class File(NamedTuple):
 
     path: str
     size: int  # bytes
-    partition: int  # the row of Files.partitions that its folders' names say
-    changed: int = 0  # when, in nanoseconds since 1970, as finely as its file system knows
+    partition: int  # the row of Files.partitions with the values of its folders' names
+    changed: int = 0  # nanoseconds since 1970, as precise as its file system
 
 
 class Piece(NamedTuple):
-    """Those row groups of a file whose middle lies in a range of its bytes."""
+    """The row groups of a file whose middle is in a range of its bytes."""
 
     file: File
     start: int
@@ -30,21 +30,21 @@ Split = tuple[Piece, ...]  # what one task reads
 
 
 def file_at(path: str, partition: int = 0) -> File:
-    """A file as it is now."""
-    status = os.stat(path)  # noqa: PTH116 (thousands of them, and no Path needed)
+    """Return a file in its present state."""
+    status = os.stat(path)  # noqa: PTH116 (faster, for thousands of files)
     return File(path, status.st_size, partition, status.st_mtime_ns)
 
 
 def cut(files: Sequence[File], cores: int, most: int = SPLIT_BYTES) -> tuple[Split, ...]:
-    """Cut files into splits of equal size, small files together. Needs no footers: every byte is in one piece.
+    """Cut files into splits of equal size, with small files together. Needs no footers: every byte is in one piece.
 
     Args:
-        files: none of them empty.
-        cores: of all executors together. There are as many splits, or a multiple, unless the files are tiny.
+        files: all have at least one byte.
+        cores: of all executors together. The number of splits is a multiple of it, unless the files are tiny.
         most: bytes of a split; opening a file counts as 1/128 of it.
 
     Returns:
-        One split at least, an empty one if there are no files.
+        At least one split, which is empty if there are no files.
     """
     opening = most // 128
     total = sum(file.size + opening for file in files)
@@ -52,8 +52,8 @@ def cut(files: Sequence[File], cores: int, most: int = SPLIT_BYTES) -> tuple[Spl
     if tasks > cores:
         tasks = cores * math.ceil(total / (most * cores))
     tasks = max(tasks, 1)
-    # The files lie on one line, which is cut at equal distances. A row group belongs to where its middle lies, so a cut
-    # close to a file's edge moves none.
+    # The files form one line, which is cut at equal distances. The middle of a row group decides where it belongs, so a
+    # cut close to a file's edge moves none.
     edges = [i * total // tasks for i in range(tasks + 1)]
     splits: list[list[Piece]] = [[] for _ in range(tasks)]
     position = 0

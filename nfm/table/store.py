@@ -1,9 +1,10 @@
-"""Files in a store (s3, gs, hdfs), read by pyarrow itself: so no row of theirs goes through Spark.
+"""Read files in a store (s3, gs, hdfs) with pyarrow, so that their rows do not go through Spark.
 
-Spark lists them; who may read what, and where the store is, pyarrow takes from its own surroundings on every machine
-(for s3 AWS_ACCESS_KEY_ID, AWS_ENDPOINT_URL, a role of the machine, and the like).
+Spark lists the files. pyarrow takes access rights and the place of the store from each machine's environment
+(for s3 AWS_ACCESS_KEY_ID, AWS_ENDPOINT_URL, a role of the machine, and so on).
 """
 
+from collections import defaultdict
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
@@ -13,16 +14,17 @@ import pyarrow as pa
 from pyarrow import fs
 
 _SCHEMES = {"s3": "s3", "s3a": "s3", "s3n": "s3", "gs": "gs", "hdfs": "hdfs"}  # Hadoop's names → pyarrow's
-_WAITING = 8  # requests that are under way at once; they wait for the network, and take no core
+_WAITING = 8  # requests at once; they wait for the network and need no core
+_LISTED = 1000  # files whose size and time are requested at once
 
 
 def in_store(path: str) -> bool:
-    """Whether it is the URI of a file in a store; a path on a disk is none."""
+    """Return whether this is the URI of a file in a store, and not a path on a disk."""
     return "://" in path
 
 
 def unreachable(uris: Sequence[str]) -> str | None:
-    """Why pyarrow cannot read these files, as a clause; None if it seems it can. Asks the store for one of them."""
+    """Return why pyarrow cannot read these files, as a clause; None if it can reach the first of them."""
     other = next((uri for uri in uris if uri.partition("://")[0] not in _SCHEMES), None)
     if other is not None:
         return f"pyarrow knows no store such as {other}"
@@ -35,43 +37,31 @@ def unreachable(uris: Sequence[str]) -> str | None:
 
 
 def states(uris: Sequence[str]) -> list[tuple[int, int]]:
-    """Bytes of each file, and when it was changed (nanoseconds since 1970).
-
-    Raises:
-        OSError: the store does not answer, or a file is not there.
-    """
-    found = []
-    for start in range(0, len(uris), 1000):
-        part = [_place(uri) for uri in uris[start : start + 1000]]
-        infos = [info for root in dict.fromkeys(root for root, _ in part) for info in _infos(root, part)]
-        of = dict(infos)
-        found += [of[place] for place in part]
-    return found
-
-
-def _infos(root: str, places: Sequence[tuple[str, str]]) -> list[tuple[tuple[str, str], tuple[int, int]]]:
-    mine = [inside for other, inside in places if other == root]
-    infos = _system(root).get_file_info(mine)
-    gone = [inside for inside, info in zip(mine, infos, strict=True) if info.type != fs.FileType.File]
-    if gone:
-        raise FileNotFoundError(f"there is no file {gone[0]} in {root}")
-    return [((root, inside), (info.size, info.mtime_ns or 0)) for inside, info in zip(mine, infos, strict=True)]
+    """Return the bytes of each file, and when it was changed (nanoseconds since 1970); OSError if one fails."""
+    by_root, found = defaultdict[str, list[str]](list), dict[str, tuple[int, int]]()
+    for uri in uris:
+        by_root[_split(uri)[0]].append(uri)
+    for root, files in by_root.items():
+        for start in range(0, len(files), _LISTED):
+            part = files[start : start + _LISTED]
+            infos = _system(root).get_file_info([_split(uri)[1] for uri in part])
+            for uri, info in zip(part, infos, strict=True):
+                if info.type != fs.FileType.File:
+                    raise FileNotFoundError(f"{root} has no file {info.path}")
+                found[uri] = info.size, info.mtime_ns or 0
+    return [found[uri] for uri in uris]
 
 
 def open_file(uri: str) -> Any:
-    """The file, for reading at any place.
-
-    Raises:
-        OSError: the store does not answer, or the file is not there.
-    """
-    root, inside = _place(uri)
+    """Open the file for reading at any position."""
+    root, path = _split(uri)
     if pa.io_thread_count() < _WAITING:
         pa.set_io_thread_count(_WAITING)
-    return _system(root).open_input_file(inside)
+    return _system(root).open_input_file(path)
 
 
-def _place(uri: str) -> tuple[str, str]:
-    """The root of its file system, and the path inside."""
+def _split(uri: str) -> tuple[str, str]:
+    """Return the root of a file's file system, and its path inside."""
     scheme, _, rest = uri.partition("://")
     scheme = _SCHEMES[scheme]
     if scheme == "hdfs":

@@ -1,72 +1,73 @@
-"""What tasks write: rows → files by folder, and small files → larger ones.
+"""Write rows into files by folder, and compact small files into larger ones.
 
-Tasks write the files themselves: rows need not go through Spark one by one. A file counts only once its task has ended
-and told of it; the driver then moves it to its place. What a task that died or ran twice has left behind stays in the
-folder `written`, and goes with it.
+Tasks write the files themselves, so that rows do not go through Spark one by one. A file counts only when its task has
+ended and reported it; the driver then moves it to its place. Files of tasks that died or ran twice stay in the folder
+`written` and are deleted with it.
 """
 
 import uuid
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pyspark.sql import SparkSession
+from pyspark.sql import DataFrame, SparkSession
+
+from nfm.table.tasks import run_tasks
 
 ROW_GROUP = 1 << 17  # rows: some megabytes that training reads, and shuffles, at a time
-FILE_BYTES = 128 << 20  # a file that has reached this is closed; those below half of it are put together
+FILE_BYTES = 128 << 20  # a file that has reached this is closed; files below half of it are compacted
 _OPEN_FILES = 100  # of one task
-FILES_DDL = "folder string, path string, rows long, bytes long"
 FILES = pa.schema([("folder", pa.string()), ("path", pa.string()), ("rows", pa.int64()), ("bytes", pa.int64())])
 
 
 @dataclass(frozen=True)
-class File:
-    """A file that a task has written."""
+class WrittenFile:
+    """A file that a task has written; a row of FILES."""
 
-    folder: str  # where it belongs: fold=train; or nothing
-    path: str  # where it is
+    folder: str  # its place in the output, for example fold=train; may be empty
+    path: str  # where it is now
     rows: int
     bytes: int
 
 
 @dataclass(frozen=True)
 class Layout:
-    """How columns are encoded. An id is packed into few bits by its dictionary, and a float of many values cannot be
-    compressed: snappy on top saved 9 % of the room and took 60 % more time, in writing as in every epoch's reading.
+    """Encoding of the columns. A dictionary packs ids into few bits, and floats with many values do not compress:
+    snappy on top saved 9 % of the space and took 60 % more time, to write and to read in every epoch.
     """
 
-    repeating: tuple[str, ...]  # columns whose values repeat: a dictionary saves room
+    repeating: tuple[str, ...]  # columns whose values repeat: a dictionary saves space
     texts: tuple[str, ...]  # columns that are compressed
 
 
 class Writer:
-    """Writes one task's rows into files, by folder; row groups are full but for a file's last."""
+    """Writes one task's rows into files, by folder. All row groups are full, except the last of a file."""
 
     def __init__(self, written: Path, layout: Layout, file_bytes: int = FILE_BYTES) -> None:
-        """Files go below `written`."""
+        """Write files below `written`."""
         self._written, self._layout, self._file_bytes = written, layout, file_bytes
         self._waiting: dict[str, list[pa.Table]] = defaultdict(list)
-        self._rows: dict[str, int] = defaultdict(int)  # that wait
+        self._waiting_rows: dict[str, int] = defaultdict(int)
         self._open: dict[str, tuple[Path, pq.ParquetWriter]] = {}
-        self.files: list[File] = []
+        self.files: list[WrittenFile] = []
 
     def add(self, folder: str, rows: pa.Table) -> None:
         """Add rows to a folder."""
         waiting = self._waiting[folder]
         waiting.append(rows)
-        self._rows[folder] += len(rows)
-        if self._rows[folder] >= ROW_GROUP:
+        self._waiting_rows[folder] += len(rows)
+        if self._waiting_rows[folder] >= ROW_GROUP:
             table = pa.concat_tables(waiting)
             full = len(table) // ROW_GROUP * ROW_GROUP
             for start in range(0, full, ROW_GROUP):
                 self._write(folder, table.slice(start, ROW_GROUP))
-            self._waiting[folder], self._rows[folder] = [table.slice(full)], len(table) - full
+            self._waiting[folder], self._waiting_rows[folder] = [table.slice(full)], len(table) - full
 
-    def close(self) -> list[File]:
-        """Write what is left; returns every file."""
+    def close(self) -> list[WrittenFile]:
+        """Write the remaining rows; returns every file."""
         for folder, waiting in self._waiting.items():
             table = pa.concat_tables(waiting)
             if len(table):
@@ -80,12 +81,9 @@ class Writer:
             if len(self._open) == _OPEN_FILES:
                 self._finish(next(iter(self._open)))
             path = self._written / f"{uuid.uuid4().hex}.parquet"
-            writer = pq.ParquetWriter(
-                path,
-                rows.schema,
-                use_dictionary=list(self._layout.repeating),
-                compression=dict.fromkeys(self._layout.texts, "snappy") or "none",
-            )
+            compression = dict.fromkeys(self._layout.texts, "snappy") or "none"
+            dictionaries = list(self._layout.repeating)
+            writer = pq.ParquetWriter(path, rows.schema, use_dictionary=dictionaries, compression=compression)
             self._open[folder] = path, writer
         path, writer = self._open[folder]
         writer.write_table(rows, row_group_size=ROW_GROUP)
@@ -95,49 +93,45 @@ class Writer:
     def _finish(self, folder: str) -> None:
         path, writer = self._open.pop(folder)
         writer.close()
-        self.files.append(File(folder, str(path), pq.read_metadata(path).num_rows, path.stat().st_size))
+        self.files.append(WrittenFile(folder, str(path), pq.read_metadata(path).num_rows, path.stat().st_size))
 
 
-def told(files: Sequence[File]) -> pa.RecordBatch:
-    """What a task hands to the driver."""
+def file_batch(files: Sequence[WrittenFile]) -> pa.RecordBatch:
+    """Return the files as a batch of FILES, for the driver."""
     return pa.RecordBatch.from_pylist([vars(file) for file in files], FILES)
 
 
-def put_together(
-    spark: SparkSession, files: Sequence[File], written: Path, layout: Layout, file_bytes: int = FILE_BYTES
-) -> list[File]:
-    """Small files of a folder become one, or as many as their size asks for; large ones stay as they are."""
+def collect_files(reported: DataFrame) -> list[WrittenFile]:
+    """Run the tasks that report files, and return these files."""
+    return [WrittenFile(**row.asDict()) for row in reported.collect()]
+
+
+def compact_files(
+    spark: SparkSession, files: Sequence[WrittenFile], written: Path, layout: Layout, file_bytes: int = FILE_BYTES
+) -> list[WrittenFile]:
+    """Compact the small files of each folder into files of about `file_bytes`. Large files stay as they are."""
+
+    def compact(group: Iterable[WrittenFile]) -> Iterator[pa.RecordBatch]:
+        writer = Writer(written, layout, 2 * file_bytes)
+        for file in group:
+            parquet = pq.ParquetFile(file.path)
+            for i in range(parquet.num_row_groups):
+                writer.add(file.folder, parquet.read_row_group(i, use_threads=False))
+        yield file_batch(writer.close())
+
     groups = merge_plan(files, file_bytes)
-    if not groups:
-        return list(files)
-
-    def merged(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        for batch in batches:
-            for i in batch.column("id").to_pylist():
-                writer = Writer(written, layout, 2 * file_bytes)
-                for file in groups[i]:
-                    opened = pq.ParquetFile(file.path)
-                    for j in range(opened.num_row_groups):
-                        writer.add(file.folder, opened.read_row_group(j, use_threads=False))
-                yield told(writer.close())
-
-    tasks = spark.range(0, len(groups), 1, len(groups))
-    result = [File(**row.asDict()) for row in tasks.mapInArrow(merged, FILES_DDL).collect()]
-    gone = {file.path for group in groups for file in group}
-    return [file for file in files if file.path not in gone] + result
+    compacted = {file.path for group in groups for file in group}
+    large = [file for file in files if file.path not in compacted]
+    return large + collect_files(run_tasks(spark, groups, compact, FILES)) if groups else large
 
 
-def merge_plan(files: Sequence[File], file_bytes: int = FILE_BYTES) -> list[list[File]]:
-    """Which files to put together: neighbours of a folder, up to `file_bytes`; the largest groups first."""
-    by_folder: Mapping[str, list[File]] = defaultdict(list)
-    for file in files:
-        if file.bytes < file_bytes // 2:
-            by_folder[file.folder].append(file)
-    groups: list[list[File]] = []
-    for small in by_folder.values():
+def merge_plan(files: Sequence[WrittenFile], file_bytes: int = FILE_BYTES) -> list[list[WrittenFile]]:
+    """Group small files of the same folder, up to `file_bytes` a group; the largest groups come first."""
+    groups: list[list[WrittenFile]] = []
+    for small in _by_folder(file for file in files if file.bytes < file_bytes // 2).values():
         total = sum(file.bytes for file in small)
         count = max(1, round(total / file_bytes))
-        share: list[list[File]] = [[] for _ in range(count)]
+        share: list[list[WrittenFile]] = [[] for _ in range(count)]
         size = 0
         for file in small:
             share[min(count - 1, size * count // max(total, 1))].append(file)
@@ -146,26 +140,26 @@ def merge_plan(files: Sequence[File], file_bytes: int = FILE_BYTES) -> list[list
     return sorted(groups, key=lambda group: -sum(file.bytes for file in group))
 
 
-def publishable(files: Sequence[File], target: Path) -> list[File]:
-    """Give the files their places in the folders below `target`; returns them there.
+def move_into_place(files: Sequence[WrittenFile], target: Path) -> list[WrittenFile]:
+    """Move the files into their folders below `target`; returns them with their new paths.
 
-    They keep their names below `written`, too, where the file system lets them: who is killed meanwhile has lost none.
+    Where the file system has hard links, the old names stay valid, too: a run that is killed now loses no file.
     """
-    by_folder: Mapping[str, list[File]] = defaultdict(list)
-    for file in files:
-        by_folder[file.folder].append(file)
     moved = []
-    for folder, mine in by_folder.items():
+    for folder, members in _by_folder(files).items():
         (target / folder).mkdir(parents=True, exist_ok=True)
-        for i, file in enumerate(mine):
+        for i, file in enumerate(members):
             path = target / folder / f"part-{i:05d}{Path(file.path).suffix}"
-            _further_name(Path(file.path), path)
+            try:
+                path.hardlink_to(file.path)
+            except OSError:  # some network mounts have no hard links
+                Path(file.path).rename(path)
             moved.append(replace(file, path=str(path)))
     return moved
 
 
-def _further_name(path: Path, other: Path) -> None:
-    try:
-        other.hardlink_to(path)
-    except OSError:  # some network mounts have no links
-        path.rename(other)
+def _by_folder(files: Iterable[WrittenFile]) -> Mapping[str, list[WrittenFile]]:
+    found: dict[str, list[WrittenFile]] = defaultdict(list)
+    for file in files:
+        found[file.folder].append(file)
+    return found

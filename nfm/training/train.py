@@ -16,7 +16,7 @@ from nfm.contract import artifact
 from nfm.contract.encoder import Encoding
 from nfm.contract.errors import DataError
 from nfm.contract.messages import differences, listed
-from nfm.contract.publish import check_ours, locked
+from nfm.contract.publish import check_replaceable, locked
 from nfm.contract.schema import DATASET_MARKER, FOLDS, Spec
 from nfm.training import checkpoint, tensorboard
 from nfm.training.data.batches import Fold, read_folds
@@ -41,7 +41,7 @@ def train(config: Config) -> Trained:
         BusyError: another training is at it.
     """
     target, checkpoints = Path(config.workdir, "model"), checkpoint_folder(config)
-    check_ours(target, artifact.MARKER)
+    check_replaceable(target, artifact.MARKER)
     with locked(checkpoints):
         encoding, folds = read(config)
         places = Places(checkpoints, Path(config.workdir, "tensorboard"))

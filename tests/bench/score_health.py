@@ -16,7 +16,7 @@ from nfm.contract.columns import Rows
 from nfm.contract.profile import Bins, Profile, id_bins
 from nfm.contract.values import decoded
 from nfm.features.dataset import build
-from nfm.scoring.hosts import opened, place
+from nfm.scoring.hosts import open_model, place
 from nfm.scoring.output import layout
 from nfm.scoring.prepare import open_all
 from nfm.scoring.score import score_table
@@ -49,13 +49,13 @@ def health() -> None:
         def work(all_rows: Iterator[Rows]) -> Iterator[pa.RecordBatch]:
             writer = Writer(bare, layout(schema))
             for rows in all_rows:
-                scores_NC = score_batch(opened(placed), rows)
+                scores_NC = score_batch(open_model(placed), rows)
                 columns = [decoded(rows.column(name)) for name in output.columns]
                 writer.add("", pa.table([*columns, *map(pa.array, scores_NC.T)], schema=schema))
             yield pa.RecordBatch.from_pydict({"rows": [sum(file.rows for file in writer.close())]})
 
         read = [*output.columns, *artifact.encoding.spec.columns]
-        assert sum(row.rows for row in scan.map(read, work, "rows long").collect()) == SMALL
+        assert sum(row.rows for row in scan.map(read, work, pa.schema([("rows", pa.int64())])).collect()) == SMALL
 
     ways: dict[str, Callable[[], object]] = {
         "score job": lambda: score_table(spark, settings),

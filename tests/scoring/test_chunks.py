@@ -20,9 +20,8 @@ from nfm.scoring import chunks as module
 from nfm.scoring.chunks import Chunk, Chunks, open_chunks, splits_of
 from nfm.scoring.health.tally import Tally
 from nfm.scoring.score import score_table
-from nfm.table.splits import File as TableFile
-from nfm.table.splits import Piece
-from nfm.table.write import File
+from nfm.table.splits import File, Piece
+from nfm.table.write import WrittenFile
 from tests.scoring.examples import ROWS, config, save_model
 
 REFUSED: dict[str, Any] = {"gates": {"min_rows": 10**6}}  # all is scored, nothing is published: as if killed at the end
@@ -82,7 +81,7 @@ def test_the_next_run_scores_what_is_left(
     kept = {path.name for path in (folder / "files").iterdir()}
     with caplog.at_level(logging.INFO, logger="nfm"):
         report = score_table(spark, config(made, source, output=str(output)))
-    assert "a run before this one has scored 40 rows already" in caplog.text
+    assert "an earlier run has already scored 40 rows" in caplog.text
     assert rows_of(output) == rows_of(undisturbed)
     assert len(rows_of(output)) == 60
     assert {**report, "created": ""} == {**wanted, "created": "", "gates": report["gates"]}
@@ -119,7 +118,7 @@ def test_a_record_whose_files_are_gone_or_cut_off_does_not_count(
     third.write_text(third.read_text()[:50])
     with caplog.at_level(logging.INFO, logger="nfm"):
         score_table(spark, config(made, source, output=str(output)))
-    assert "a run before this one has scored 10 rows already" in caplog.text
+    assert "an earlier run has already scored 10 rows" in caplog.text
     assert len(rows_of(output)) == 60
 
 
@@ -176,7 +175,7 @@ def test_what_tasks_were_at_is_cleared_away(tmp_path: Path) -> None:
     chunks = open_chunks(target, RUN)
     (chunks.files / "done.parquet").write_bytes(b"12345")
     (chunks.files / "half.parquet").write_bytes(b"123")
-    chunks.keep(Chunk(3, Tally(rows=7), [File("", str(chunks.files / "done.parquet"), 7, 5)]))
+    chunks.keep(Chunk(3, Tally(rows=7), [WrittenFile("", str(chunks.files / "done.parquet"), 7, 5)]))
     again = open_chunks(target, {**RUN, "settings": {"columns": ["a", "b"]}})  # JSON makes lists of tuples
     assert again == chunks
     assert [path.name for path in again.files.iterdir()] == ["done.parquet"]
@@ -198,8 +197,8 @@ def test_names_that_look_like_patterns_and_neighbours(tmp_path: Path) -> None:
 
 
 def test_the_table_stays_cut_as_it_was(tmp_path: Path) -> None:
-    file = TableFile("/t/1.parquet", 100, 2)
-    before = ((Piece(file, 0, 50),), (Piece(file, 50, 100), Piece(TableFile("s3://b/2", 7, 0), 0, 7)))
+    file = File("/t/1.parquet", 100, 2)
+    before = ((Piece(file, 0, 50),), (Piece(file, 50, 100), Piece(File("s3://b/2", 7, 0), 0, 7)))
     chunks = open_chunks(tmp_path / "scores", RUN)
     assert splits_of(chunks, before) == before
     assert splits_of(open_chunks(tmp_path / "scores", RUN), ((Piece(file, 0, 100),),)) == before  # fewer cores now

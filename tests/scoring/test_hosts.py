@@ -41,9 +41,9 @@ def test_a_model_that_is_replaced_is_still_there_for_later_workers(
     assert (tmp_path / "staging" / name).samefile(tmp_path / "model" / name)
     save_model(tmp_path, 7)
     assert Artifact.load(tmp_path / "model").fingerprint != placed.fingerprint
-    assert hosts.opened(placed).fingerprint == placed.fingerprint
-    assert (hosts.opened(placed).weights["embedding"] == artifact.weights["embedding"]).all()
-    assert hosts.opened(placed) is hosts.opened(placed)
+    assert hosts.open_model(placed).fingerprint == placed.fingerprint
+    assert (hosts.open_model(placed).weights["embedding"] == artifact.weights["embedding"]).all()
+    assert hosts.open_model(placed) is hosts.open_model(placed)
 
 
 def test_in_place_a_replaced_model_is_told(spark: SparkSession, made: Path, tmp_path: Path, other_disk: Path) -> None:
@@ -52,8 +52,8 @@ def test_in_place_a_replaced_model_is_told(spark: SparkSession, made: Path, tmp_
     placed = hosts.place(spark, Artifact.load(tmp_path / "model"), other_disk)  # in local mode nothing is carried
     assert placed.folder == str(tmp_path / "model")
     save_model(tmp_path, 7)
-    with pytest.raises(DataError, match=r"holds another model than when the job began: .* Run the job again"):
-        hosts.opened(placed)
+    with pytest.raises(DataError, match=r"contains another model than when the job began: .* Run the job again"):
+        hosts.open_model(placed)
 
 
 def test_a_model_that_is_carried_in_pieces_is_the_same(
@@ -73,7 +73,7 @@ def test_a_model_that_is_carried_in_pieces_is_the_same(
 
     def look(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         for batch in batches:
-            there = hosts.opened(placed)
+            there = hosts.open_model(placed)
             same = all((there.path / name).read_bytes() == (artifact.path / name).read_bytes() for name in names)
             kept = sum("_value" in vars(piece) for _, piece in placed.pieces)
             yield pa.RecordBatch.from_pydict(

@@ -159,7 +159,7 @@ def test_what_is_no_dataset_of_the_model_is_refused(spark: SparkSession, made: P
         assert not (tmp_path / "scores").exists()
         return str(error.value)
 
-    assert "but it holds no _dataset.json. Name the dataset/" in refused(made / "raw")
+    assert "but it has no _dataset.json. Name the dataset/" in refused(made / "raw")
     other = tmp_path / "dataset"
     pq.write_to_dataset(pq.read_table(made / "dataset/fold=train"), str(other))
     marker = json.loads((made / "dataset/_dataset.json").read_text())

@@ -120,7 +120,7 @@ def test_a_table_of_pandas_keeps_its_index(made: Path) -> None:
     assert got["reason_4"].tolist() == [None] * 60
     assert got["reason_4_effect"].isna().all()
     check_rows(made, [{**a, **b} for a, b in zip(records(frame), records(got), strict=True)], 3)
-    with pytest.raises(ConfigError, match=r"^explain: -1 given; it is how many reasons a row has, 0 for none"):
+    with pytest.raises(ConfigError, match=r"^explain: -1 given; it is the number of reasons a row, 0 for none"):
         nfm.scoring.load(made / "model").score(frame, explain=-1)
 
 

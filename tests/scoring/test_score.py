@@ -315,7 +315,7 @@ def test_a_file_that_was_not_read_as_a_whole_is_told(spark: SparkSession, made: 
     read = {path: (n, n) for path, n in rows.items()}
     scan.check_complete(read)
     for wrong in ({paths[0]: (rows[paths[0]] - 1, rows[paths[0]])}, {paths[0]: (2 * rows[paths[0]], rows[paths[0]])}):
-        with pytest.raises(DataError, match=rf"{wrong[paths[0]][0]} rows of {paths[0]} were read, and it has"):
+        with pytest.raises(DataError, match=rf"{wrong[paths[0]][0]} rows of {paths[0]} were read, but it has"):
             scan.check_complete(read | wrong)
-    with pytest.raises(DataError, match=rf"^0 rows of {paths[-1]} were read, and it has {rows[paths[-1]]}"):
+    with pytest.raises(DataError, match=rf"^0 rows of {paths[-1]} were read, but it has {rows[paths[-1]]}"):
         scan.check_complete({path: n for path, n in read.items() if path != paths[-1]})  # no task told of it

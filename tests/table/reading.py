@@ -10,10 +10,11 @@ from pyspark.sql import SparkSession
 
 from nfm.config.settings import Source
 from nfm.contract.columns import Rows
+from nfm.table.errors import translate_spark_errors
 from nfm.table.scan import Scan, open_scan
-from nfm.table.spark import told_plainly
 
 Method = Literal["parquet", "spark"]
+ROW = pa.schema([("row", pa.string())])
 METHODS: tuple[Method, ...] = ("parquet", "spark")
 
 
@@ -34,8 +35,8 @@ def as_text(names: list[str]) -> Callable[[Iterator[Rows]], Iterator[pa.RecordBa
 def rows_of(scan: Scan, *names: str) -> list[str]:
     """What reaches the tasks, as texts, sorted."""
     chosen = list(names) or scan.schema.names
-    with told_plainly("the table"):
-        return sorted(row.row for row in scan.map(chosen, as_text(chosen), "row string").collect())
+    with translate_spark_errors("the table"):
+        return sorted(row.row for row in scan.map(chosen, as_text(chosen), ROW).collect())
 
 
 def texts(rows: list[tuple[Any, ...]]) -> list[str]:

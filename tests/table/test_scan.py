@@ -19,7 +19,7 @@ from nfm.contract.columns import Rows
 from nfm.contract.errors import ConfigError, DataError
 from nfm.table.scan import open_scan
 from nfm.table.splits import File, cut
-from tests.table.reading import METHODS, both, everything, rows_of, texts, write
+from tests.table.reading import METHODS, ROW, both, everything, rows_of, texts, write
 
 
 def as_micros(names: list[str]) -> Callable[[Iterator[Rows]], Iterator[pa.RecordBatch]]:
@@ -81,7 +81,7 @@ def test_every_type_arrives_as_it_was_written(spark: SparkSession, tmp_path: Pat
     for method in METHODS:
         scan = open_scan(spark, Source(path=str(tmp_path / "raw"), scan=method), everything)
         assert rows_of(scan, *others) == texts(list(zip(*(TYPES[name][1] for name in others), strict=True)))
-        moments = scan.map(instants, as_micros(instants), "row string").collect()
+        moments = scan.map(instants, as_micros(instants), ROW).collect()
         assert sorted(row.row for row in moments) == texts(
             list(zip(*([micros(value) for value in TYPES[name][1]] for name in instants), strict=True))
         )
@@ -95,7 +95,7 @@ def test_int96_times_are_those_of_spark(spark: SparkSession, tmp_path: Path) -> 
     expected = [(micros(moment),) for moment in moments]
     for method in METHODS:
         scan = open_scan(spark, Source(path=str(tmp_path / "a.parquet"), scan=method), everything)
-        assert sorted(r.row for r in scan.map(names, as_micros(names), "row string").collect()) == texts(expected)
+        assert sorted(r.row for r in scan.map(names, as_micros(names), ROW).collect()) == texts(expected)
 
 
 def test_texts_are_dictionaries_even_where_the_writer_gave_them_up(spark: SparkSession, tmp_path: Path) -> None:
@@ -188,7 +188,7 @@ def test_where_about_rows_is_for_spark(spark: SparkSession, tmp_path: Path) -> N
     write(tmp_path / "raw/c=DE/a.parquet", x=[1, 2])
     for where in ("x > 1", "c = 'DE' and x > 1"):
         scan = open_scan(spark, Source(path=str(tmp_path / "raw"), where=where), everything)
-        assert (scan.method, scan.reason) == ("spark", "source.where speaks of more than the folders' names: x")
+        assert (scan.method, scan.reason) == ("spark", "source.where uses more than the folders' names: x")
         assert rows_of(scan) == texts([(2, "DE")])
     scan = open_scan(spark, Source(path=str(tmp_path / "raw"), where="rand() >= 0"), everything)
     assert (scan.method, len(rows_of(scan))) == ("spark", 2)
@@ -264,8 +264,8 @@ def test_a_folder_without_files_is_told_in_one_line(spark: SparkSession, tmp_pat
             (tmp_path / name).touch()
         else:
             write(tmp_path / name, n=pa.array([1]))
-    told = rf"^{tmp_path} holds no file that tells its columns: it is empty, its files are \(0 bytes\), or"
-    with pytest.raises(DataError, match=told) as error:
+    message = rf"^{tmp_path} contains no file from which columns can be inferred: it is empty, its files are \(0 byt"
+    with pytest.raises(DataError, match=message) as error:
         open_scan(spark, Source(path=str(tmp_path)), everything)
     assert "\n" not in str(error.value)
 
@@ -373,7 +373,7 @@ def test_tables_of_the_catalog(spark: SparkSession, tmp_path: Path) -> None:
         scan = open_scan(spark, Source(table="scanned"), everything)
         assert (scan.method, rows_of(scan)) == ("parquet", texts([(1,), (2,)]))
         view = open_scan(spark, Source(table="seen"), everything)
-        assert (view.method, view.reason) == ("spark", "it is no plain table of files of Parquet")
+        assert (view.method, view.reason) == ("spark", "it is not a plain table of Parquet files")
         assert rows_of(view) == texts([(2,)])
         with pytest.raises(ConfigError, match=r"source\.on_corrupt: 'skip' given, but table seen does not consist of"):
             open_scan(spark, Source(table="seen", on_corrupt="skip"), everything)

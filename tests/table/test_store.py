@@ -104,7 +104,7 @@ def test_a_file_that_the_store_has_not_is_told(spark: SparkSession, events: Path
     s3.delete_object(Bucket=BUCKET, Key="events/day=2/c.parquet")
     with pytest.raises(DataError, match=r"has a file that cannot be opened: s3a://tables/events/day=2/c\.parquet"):
         rows_of(scan)
-    with pytest.raises(DataError, match=r"cannot be opened: .*there is no file tables/events/day=2/c\.parquet"):
+    with pytest.raises(DataError, match=r"cannot be opened: .*has no file tables/events/day=2/c\.parquet"):
         open_scan(spark, Source(path=f"s3a://{BUCKET}/events"), everything)
 
 
@@ -119,7 +119,7 @@ def test_a_corrupt_file_in_the_store_is_refused_by_name(spark: SparkSession, eve
 def test_a_store_out_of_reach_is_left_to_spark(spark: SparkSession, monkeypatch: pytest.MonkeyPatch) -> None:
     source = Source(path=f"s3a://{BUCKET}/events")
     skip = open_scan(spark, Source(path=source.path, on_corrupt="skip"), everything)
-    assert (skip.method, skip.reason[:42]) == ("spark", "a file that is broken cannot be told from ")
+    assert (skip.method, skip.reason[:42]) == ("spark", "a damaged file looks like a failing connec")
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
     store._system.cache_clear()
     scan = open_scan(spark, source, everything)
@@ -131,5 +131,5 @@ def test_a_store_out_of_reach_is_left_to_spark(spark: SparkSession, monkeypatch:
 def test_what_pyarrow_has_no_name_for_is_left_to_spark() -> None:
     assert store.unreachable(["wasb://x/y"]) == "pyarrow knows no store such as wasb://x/y"
     assert store.unreachable([]) is None
-    assert store._place("hdfs://name:8020/a%20b/c") == ("hdfs://name:8020", "/a b/c")
-    assert store._place("s3a://bucket/a%20b/c") == ("s3://bucket", "bucket/a b/c")
+    assert store._split("hdfs://name:8020/a%20b/c") == ("hdfs://name:8020", "/a b/c")
+    assert store._split("s3a://bucket/a%20b/c") == ("s3://bucket", "bucket/a b/c")

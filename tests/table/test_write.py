@@ -1,4 +1,4 @@
-"""Files of the dataset: full row groups, sizes within bounds, and no row lost when small ones are put together."""
+"""Files of the dataset: full row groups, sizes within bounds, and no row lost when small ones are compacted."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ import pytest
 from pyspark.sql import SparkSession
 
 from nfm.table import write as module
-from nfm.table.write import File, Layout, Writer, merge_plan, publishable, put_together
+from nfm.table.write import Layout, Writer, WrittenFile, compact_files, merge_plan, move_into_place
 
 MIB = 1 << 20
 LAYOUT = Layout(("f",), ("id",))
@@ -46,8 +46,8 @@ def test_a_file_that_is_large_enough_is_closed(tmp_path: Path, monkeypatch: pyte
     assert ids == list(range(100_000))
 
 
-def sized(folder: str, *sizes: int) -> list[File]:
-    return [File(folder, f"{folder}/{i}", 1, size * MIB) for i, size in enumerate(sizes)]
+def sized(folder: str, *sizes: int) -> list[WrittenFile]:
+    return [WrittenFile(folder, f"{folder}/{i}", 1, size * MIB) for i, size in enumerate(sizes)]
 
 
 @pytest.mark.parametrize(
@@ -62,12 +62,12 @@ def sized(folder: str, *sizes: int) -> list[File]:
         ((1,) * 300, [[1] * 150, [1] * 150]),
     ],
 )
-def test_small_files_are_put_together(sizes: tuple[int, ...], groups: list[list[int]]) -> None:
+def test_small_files_are_compacted(sizes: tuple[int, ...], groups: list[list[int]]) -> None:
     found = [[file.bytes // MIB for file in group] for group in merge_plan(sized("fold=train", *sizes))]
     assert sorted(found) == sorted(groups)
 
 
-def test_files_of_two_folders_are_never_put_together() -> None:
+def test_files_of_two_folders_are_never_compacted_into_one() -> None:
     plan = merge_plan(sized("fold=train", 5, 6) + sized("fold=test", 7, 8))
     assert sorted([file.path for file in group] for group in plan) == [
         ["fold=test/0", "fold=test/1"],
@@ -75,16 +75,16 @@ def test_files_of_two_folders_are_never_put_together() -> None:
     ]
 
 
-def test_no_row_is_lost_when_files_are_put_together(spark: SparkSession, tmp_path: Path) -> None:
+def test_no_row_is_lost_when_files_are_compacted(spark: SparkSession, tmp_path: Path) -> None:
     written = tmp_path / "written"
     written.mkdir()
-    files: list[File] = []
+    files: list[WrittenFile] = []
     for task in range(3):
         writer = Writer(written, LAYOUT)
         writer.add("fold=train", table(task * 100, 100))
         writer.add("fold=valid/day=1", table(1000 + task, 1))
         files += writer.close()
-    publishable(put_together(spark, files, written, LAYOUT), tmp_path / "dataset")
+    move_into_place(compact_files(spark, files, written, LAYOUT), tmp_path / "dataset")
     found = {str(p.relative_to(tmp_path / "dataset")): p for p in (tmp_path / "dataset").rglob("*.parquet")}
     assert sorted(found) == ["fold=train/part-00000.parquet", "fold=valid/day=1/part-00000.parquet"]
     train, valid = (sorted(pq.ParquetFile(path).read()["id"].to_pylist()) for _, path in sorted(found.items()))

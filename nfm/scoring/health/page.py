@@ -8,7 +8,8 @@ from typing import Any
 
 from nfm.reports import page
 from nfm.reports.charts import Axis, Bars, Chart, chart, steps
-from nfm.scoring.health.health import MOVED, has_moved, lifted, score_reports
+from nfm.scoring.health.gates import lift_gates
+from nfm.scoring.health.health import MOVED, has_moved, score_reports
 
 SCORES_MARKER = "_report.json"  # every folder of scores has one
 REPORT = "_report.html"  # a name that readers of the scores ignore
@@ -39,7 +40,7 @@ def _content(report: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "report": report,
         "crossed": crossed,
-        "lifted": lifted(crossed),
+        "lifted": lift_gates(crossed),
         "several": "scores" in report,
         "fold": next((facts["reference"]["fold"] for _, facts in scores if "reference" in facts), None),
         "profiled": any("reference" in facts or "bins" in facts for _, facts in [*scores, *columns]),

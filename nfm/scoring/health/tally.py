@@ -1,4 +1,4 @@
-"""What a task notices of the rows it scores: counts that add up, in any order, to those of the whole table."""
+"""Per-task counts about the scored rows. Merged in any order, they are the counts of the whole table."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -18,15 +18,15 @@ from nfm.contract.encoder import Noticed
 from nfm.contract.profile import Bins, cells_as_json, cells_from, most_cells, plain_edges
 from nfm.kernels.compile import compiled
 
-_MANY = 1 << 16  # scores at once: to tell that many apart costs more than to score them
-_COARSE = 12  # bits of the cells of so many
-_NEW_HELD, _NEW_TOLD = 4000, 200  # new values of a field: that a task counts, and that it tells of
+_MANY = 1 << 16  # scores at once: to distinguish more of them costs more than to score them
+_COARSE = 12  # bits of the cells if there are more
+_NEW_COUNTED, _NEW_REPORTED = 4000, 200  # new values of a field: that a task counts, and that it reports
 _BLOCK = np.uint64(4096)  # values that stay in the cache while they are compared with each edge
 
 
 @dataclass(frozen=True)
 class Scores:
-    """Of one score column, the infinite ones left out."""
+    """Counts of one score column, without infinite scores."""
 
     low: float
     high: float
@@ -35,47 +35,45 @@ class Scores:
     cells: Cells
 
     def merged(self, other: "Scores", limit: int) -> "Scores":
-        """With the rows of another one as well."""
+        """Add the rows of another one."""
         low, high, total = min(self.low, other.low), max(self.high, other.high), self.total + other.total
         return Scores(low, high, total, _added(self.bins, other.bins), merge([self.cells, other.cells], limit))
 
 
 @dataclass
 class Tally:
-    """Of N rows. JSON carries it from a task to the driver."""
+    """Counts of N rows. JSON carries them from a task to the driver."""
 
     rows: int = 0
-    not_finite: int = 0  # rows with a score that is none
-    values: dict[str, list[int]] = field(default_factory=dict)  # by field and number: how many lie in each bin
+    not_finite: int = 0  # rows with a score that is not finite
+    values: dict[str, list[int]] = field(default_factory=dict)  # by field and number: counts of the bins
     missing: dict[str, int] = field(default_factory=dict)  # by number
-    new: dict[str, dict[str, int]] = field(default_factory=dict)  # by field: values that training had not seen
-    dropped: list[str] = field(default_factory=list)  # fields that had more new values than were counted
-    scores: list[Scores] = field(default_factory=list)  # a class each; none while there are no finite scores
-    read: dict[str, tuple[int, int]] = field(default_factory=dict)  # by file: rows read, and all that it has
+    new: dict[str, dict[str, int]] = field(default_factory=dict)  # by field: counts of values not seen in training
+    dropped: list[str] = field(default_factory=list)  # fields with more new values than were counted
+    scores: list[Scores] = field(default_factory=list)  # by class; empty while there are no finite scores
+    read: dict[str, tuple[int, int]] = field(default_factory=dict)  # by file: rows read, and rows of the file
 
     def add(
         self, artifact: Artifact, columns: Mapping[str, Any], noticed: Noticed, scores_NC: NDArray[np.float32]
     ) -> None:
-        """One more batch: its encoded columns, what the encoder noticed, and the scores."""
+        """Add a batch: its encoded columns, what the encoder noticed, and the scores."""
         finite = np.isfinite(scores_NC).all(axis=1)
         kept = scores_NC if finite.all() else scores_NC[finite]
         edges, most = binning(artifact), most_cells(artifact.network.outputs)
-        self.merge(
-            Tally(
-                rows=len(scores_NC),
-                not_finite=len(scores_NC) - len(kept),
-                values={name: count_in_bins(_flat(columns[name]), of) for name, of in edges.values.items()},
-                missing=dict(noticed.missing),
-                new={name: dict(found) for name, (found, _) in noticed.unseen.items()},
-                dropped=[name for name, (_, all_told) in noticed.unseen.items() if not all_told],
-                scores=[_of_column(x, of, most) for x, of in zip(kept.T, edges.scores, strict=True)]
-                if len(kept)
-                else [],
-            )
+        scores = zip(kept.T, edges.scores, strict=True) if len(kept) else ()
+        batch = Tally(
+            rows=len(scores_NC),
+            not_finite=len(scores_NC) - len(kept),
+            values={name: count_in_bins(_flat(columns[name]), first) for name, first in edges.values.items()},
+            missing=dict(noticed.missing),
+            new={name: dict(found) for name, (found, _) in noticed.unseen.items()},
+            dropped=[name for name, (_, all_counted) in noticed.unseen.items() if not all_counted],
+            scores=[_count_scores(x, first, most) for x, first in scores],
         )
+        self.merge(batch)
 
     def merge(self, other: Self) -> None:
-        """The rows of another one as well."""
+        """Add the rows of another tally."""
         self.rows, self.not_finite = self.rows + other.rows, self.not_finite + other.not_finite
         for name, bins in other.values.items():
             self.values[name] = _added(self.values[name], bins) if name in self.values else bins
@@ -85,7 +83,7 @@ class Tally:
             ours = self.new.setdefault(name, {})
             for value, count in found.items():
                 ours[value] = ours.get(value, 0) + count
-            self._drop_rare(name, _NEW_HELD)
+            self._drop_rare(name, _NEW_COUNTED)
         self.dropped += [name for name in other.dropped if name not in self.dropped]
         if self.scores and other.scores:
             limit = most_cells(len(self.scores))
@@ -99,20 +97,20 @@ class Tally:
         found = self.new[name]
         if len(found) > most:
             ordered = sorted(found.items(), key=lambda one: (-one[1], one[0]))
-            # Half of them go at once, so that not every batch has to sort.
+            # Drop half of them at once, so that not every batch has to sort.
             self.new[name] = dict(ordered[: most // 2])
             self.dropped += [name] * (name not in self.dropped)
 
     def to_json(self) -> str:
-        """For the way to the driver."""
+        """Serialize the tally for the driver."""
         for name in self.new:
-            self._drop_rare(name, 2 * _NEW_TOLD)
+            self._drop_rare(name, 2 * _NEW_REPORTED)
         scores = [{**vars(one), "cells": cells_as_json(one.cells)} for one in self.scores]
         return json.dumps({**vars(self), "scores": scores})
 
     @classmethod
     def from_json(cls, text: str) -> Self:
-        """The tally that `to_json` has written."""
+        """Return the tally that `to_json` has written."""
         content = json.loads(text)
         content["read"] = {path: tuple(rows) for path, rows in content["read"].items()}
         content["scores"] = [Scores(**{**one, "cells": cells_from(one["cells"])}) for one in content["scores"]]
@@ -123,7 +121,7 @@ def _added(ours: Sequence[int], theirs: Sequence[int]) -> list[int]:
     return [a + b for a, b in zip(ours, theirs, strict=True)]
 
 
-def _of_column(x: NDArray[np.float32], edges: NDArray[np.float32], most: int) -> Scores:
+def _count_scores(x: NDArray[np.float32], edges: NDArray[np.float32], most: int) -> Scores:
     x = np.ascontiguousarray(x)
     bits = EXACT if len(x) <= _MANY else _COARSE
     found = cells(x.astype(np.float64), np.zeros(len(x), np.int64), 1, bits, most)
@@ -131,21 +129,21 @@ def _of_column(x: NDArray[np.float32], edges: NDArray[np.float32], most: int) ->
 
 
 def _flat(values: Any) -> NDArray[Any]:
-    """Of a bag its members; a null bag has one, which is missing."""
+    """Flatten bags; a null bag counts as one missing member."""
     flat = content(values.flatten()) if isinstance(values, pa.ListArray) else values
     return np.ascontiguousarray(flat)
 
 
 @dataclass(frozen=True)
 class Binning:
-    """Where the bins of a model's columns begin."""
+    """First values of the bins of a model's columns."""
 
-    values: Mapping[str, NDArray[Any]]  # (E,) of each field int32, of each number float32
-    scores: tuple[NDArray[np.float32], ...]  # (E,) of each class
+    values: Mapping[str, NDArray[Any]]  # (E,) int32 for each field, float32 for each number
+    scores: tuple[NDArray[np.float32], ...]  # (E,) for each class
 
 
 def binning(artifact: Artifact) -> Binning:
-    """The profile's bins. A model without one has those of the missing and the unseen, and none of its scores."""
+    """Return the profile's bins. A model without one has bins for missing and unseen values, and none for scores."""
     if artifact.fingerprint not in _binnings:
         _binnings.clear()
         spec, profile = artifact.encoding.spec, artifact.profile
@@ -160,7 +158,7 @@ def binning(artifact: Artifact) -> Binning:
     return _binnings[artifact.fingerprint]
 
 
-_binnings: dict[str, Binning] = {}  # a worker's: of the model that it scores with
+_binnings: dict[str, Binning] = {}  # of this worker: for the model with which it scores
 
 
 def count_in_bins(x: NDArray[Any], edges: NDArray[Any]) -> list[int]:

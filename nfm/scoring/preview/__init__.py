@@ -1,1 +1,1 @@
-"""What --plan and --parity show before a run."""
+"""Previews of a run: --plan and --parity."""

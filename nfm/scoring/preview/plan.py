@@ -1,4 +1,4 @@
-"""What the score job would do, how large it is and how long it would take; it writes nothing."""
+"""Predict what the score job does, how large the table is and how long the job takes. Nothing is written."""
 
 import math
 from concurrent.futures import ThreadPoolExecutor
@@ -10,87 +10,60 @@ from pyspark.sql import SparkSession
 from nfm.config.settings import Config, Source
 from nfm.contract.artifact import Artifact
 from nfm.contract.errors import DataError
-from nfm.scoring.hosts import Way, host_bytes, way
-from nfm.scoring.output import QUANTILE, RANK
-from nfm.scoring.prepare import carried_columns
+from nfm.scoring.hosts import Placement, host_bytes, is_local, placement
+from nfm.scoring.output import rank_columns
+from nfm.scoring.prepare import added_columns, carried_columns, model_inputs, output_columns
 from nfm.scoring.preview.probe import Probe, probe
-from nfm.scoring.reasons import reason_columns
 from nfm.scoring.scorer import score_columns
 from nfm.scoring.summary import few
+from nfm.table.errors import translate_spark_errors
 from nfm.table.parquet import UnreadableFileError
 from nfm.table.relation import partitions_of
 from nfm.table.scan import Scan
-from nfm.table.spark import told_plainly
 from nfm.table.splits import File
 
-MOST_FOOTERS = 200  # that are read; of more files, so many that lie evenly among them
-ROOM = 0.2  # beyond what was measured
+MOST_FOOTERS = 200  # that are read; of more files, this many at equal distances
+ROOM = 0.2  # share of memory beyond what was measured
 MIN_ROOM = 384 << 20  # bytes: what Spark itself leaves the JVM of a small executor outside its heap
 _STEP = 64 << 20  # bytes: memory is recommended in steps of these
-_WAYS: dict[Way, str] = {
-    "linked": "mapped where it lies, which every machine sees: once a host",
-    "in place": "mapped where it lies: once",
+_PLACEMENTS: dict[Placement, str] = {
+    "linked": "mapped in its folder, which every machine sees: once a host",
+    "in place": "mapped in its folder: once",
     "sent": "sent by Spark, once an executor",
 }
 
 
 @dataclass(frozen=True)
 class Size:
-    """Of the table."""
+    """Size of the table."""
 
     tasks: int | None  # None: Spark decides while it shuffles
     files: int
-    bytes: int | None  # of the files; None where they are Spark's affair
+    bytes: int | None  # of the files; None if Spark reads them
     rows: int | None  # None: not known before the table is read
-    how: str  # the rows are known, or why they are not
-    largest: File | None  # of parquet: of the files looked at, the one that begins with the largest row group
-    unreadable: int  # files among those looked at
+    how: str  # how the rows are known, or why they are not
+    largest: File | None  # parquet only: of the inspected files, the one that begins with the largest row group
+    unreadable: int  # inspected files that cannot be read
 
 
 @dataclass(frozen=True)
 class Room:
-    """What the workers of one executor take, in local mode those of this machine. Memory in bytes."""
+    """Memory, in bytes, for the workers of one executor, or in local mode of this machine."""
 
     workers: int
-    needed: int  # the workers' own memory, the mapped model once, and some room
+    needed: int  # for the workers' own memory, the mapped model once, and some reserve
     given: int | None  # spark.executor.memoryOverhead; None in local mode
-    default: bool  # nobody has set it
+    default: bool  # the user has not set it
 
 
 def plan(spark: SparkSession, config: Config, artifact: Artifact, scan: Scan, source: Source) -> str:
-    """What the job would do.
-
-    Args:
-        spark: the session.
-        config: the settings.
-        artifact: the model, verified.
-        scan: of the table.
-        source: of it.
-
-    Raises:
-        DataError: a file of the table cannot be read, or rows cannot be encoded: the job would stop there, too.
-    """
+    """Return the plan as text; raise a DataError if files cannot be read or rows not encoded, as the job would."""
     spec, settings = artifact.encoding.spec, config.score
-    columns = carried_columns(spec, config)
-    carried = [name for name in columns if name not in settings.partition_by]
-    inputs = spec.outputs if settings.encoded else spec.columns
-    skip = (settings.source or config.source).on_corrupt == "skip"  # the scan of a plan does not look for such files
-    tried, why, more = None, "the table has no rows", [*columns, *settings.partition_by]
-    try:
-        with told_plainly(str(source)):
-            size = measure(scan, skip)
-            if size.tasks is None:
-                why = "Spark would have to shuffle the whole table before"
-            else:
-                target, at_once = config.scores_folder, _at_once(spark, size)
-                tried = probe(spark, artifact, scan, size.largest, settings.encoded, inputs, more, target, at_once)
-    except DataError as error:
-        if not skip:
-            raise
-        why = str(error)
-    ranks = [RANK] * settings.rank + [QUANTILE] * settings.quantile
-    behind = [*(name for name, _ in reason_columns(settings.explain)), *ranks]
+    carried = [name for name in carried_columns(spec, config) if name not in settings.partition_by]
+    scores, added = score_columns(artifact.network), added_columns(artifact, config)
+    size, tried, why = _size_and_probe(spark, config, artifact, scan, source)
     model_bytes = host_bytes(artifact)
+    where = _PLACEMENTS[placement(spark, artifact, config.scores_folder)]
     lines = [
         f"Plan of {config.name}: the model was verified and the table's columns were checked, nothing was written.",
         f"  source    {source}",
@@ -98,10 +71,9 @@ def plan(spark: SparkSession, config: Config, artifact: Artifact, scan: Scan, so
         f"  splits    {_splits(size)}",
         f"  rows      {'' if size.rows is None else f'{size.rows:,} '}{size.how}",
         f"  model     {artifact.path} ({artifact.fingerprint[:12]}…)",
-        f"  weights   {_mib(model_bytes)} with the vocabulary's index, "
-        f"{_WAYS[way(spark, artifact, config.scores_folder)]}",
-        f"  reads     {', '.join(inputs)}",
-        f"  writes    {', '.join([*carried, *few(score_columns(artifact.network)), *behind])}",
+        f"  weights   {_mib(model_bytes)} with the vocabulary's index, {where}",
+        f"  reads     {', '.join(model_inputs(spec, settings.encoded))}",
+        f"  writes    {', '.join([*carried, *few(scores), *added[len(scores) :]])}",
         *(f"  folders   by {', '.join(settings.partition_by)}" for _ in settings.partition_by[:1]),
         f"  output    {config.scores_folder} ({settings.format})",
         f"  gates     {', '.join(f'{key} {limit}' for key, limit in settings.gates.limits.items()) or 'none'}",
@@ -109,28 +81,42 @@ def plan(spark: SparkSession, config: Config, artifact: Artifact, scan: Scan, so
     if tried is None:
         return "\n".join([*lines, f"  speed     not probed: {why}"])
     lines.append(f"  memory    {_memory(room(spark, tried.worker_bytes, model_bytes), tried, model_bytes)}")
-    lines.append(f"  speed     {_speed(spark, size, tried, bool(ranks))}")
+    lines.append(f"  speed     {_speed(spark, size, tried, bool(rank_columns(settings)))}")
     return "\n".join(lines)
 
 
+def _size_and_probe(
+    spark: SparkSession, config: Config, artifact: Artifact, scan: Scan, source: Source
+) -> tuple[Size, Probe | None, str]:
+    """Return the table's size, and what a probe measured: None if nothing, and the reason."""
+    settings, target = config.score, config.scores_folder
+    # The scan of a plan does not search for files that cannot be read, so its source does not say what to do with them.
+    skip = (settings.source or config.source).on_corrupt == "skip"
+    with translate_spark_errors(str(source)):
+        size = measure(scan, skip)
+        if size.tasks is None:
+            return size, None, "Spark would have to shuffle the whole table before"
+    try:
+        with translate_spark_errors(str(source)):
+            read, at_once = output_columns(artifact.encoding.spec, config), _tasks_at_once(spark, size)
+            tried = probe(artifact, scan, size.largest, settings.encoded, read, target, at_once)
+            return size, tried, "the table has no rows"
+    except DataError as error:
+        if not skip:
+            raise
+        return size, None, str(error)
+
+
 def measure(scan: Scan, skip: bool = False) -> Size:
-    """How large the table is, from the footers of its files at most.
-
-    Args:
-        scan: of the table.
-        skip: files that cannot be read will be left out.
-
-    Raises:
-        DataError: one cannot be read, and will not be left out.
-    """
+    """Measure the table from the footers of its files at most; `skip` leaves out files that cannot be read."""
     if scan.files is None:
         unknown = "not known before the table is read"
         return Size(partitions_of(scan.table), len(scan.table.inputFiles()), None, None, unknown, None, 0)
-    files = list({piece.file.path: piece.file for split in scan.splits for piece in split}.values())
+    files = scan.read_files
     count = min(len(files), MOST_FOOTERS)
-    looked_at = [files[i * len(files) // count] for i in range(count)]
+    inspected = [files[i * len(files) // count] for i in range(count)]
     with ThreadPoolExecutor(16) as pool:  # they wait for the disk or the network
-        counts = dict(zip(looked_at, pool.map(lambda file: _counts(scan, file, skip), looked_at), strict=True))
+        counts = dict(zip(inspected, pool.map(lambda file: _counts(scan, file, skip), inspected), strict=True))
     readable = {file: groups for file, groups in counts.items() if groups is not None}
     rows, how = sum(map(sum, readable.values())), "(counted in the files' footers)"
     if count < len(files):
@@ -155,11 +141,11 @@ def _counts(scan: Scan, file: File, skip: bool) -> list[int] | None:
 
 
 def room(spark: SparkSession, worker_bytes: int, model_bytes: int) -> Room:
-    """What an executor's workers take beside its JVM's heap, and what it has for them."""
+    """Return the memory that an executor's workers need beside its JVM's heap, and what is set for them."""
     context: Any = spark.sparkContext
     settings = context.getConf()
     cores, given, default = context.defaultParallelism, None, False
-    if not _local(spark):
+    if not is_local(spark):
         executors = max(1, context._jsc.sc().getExecutorMemoryStatus().size() - 1)  # the driver is one of them
         alone = "1" if str(context.master).startswith(("yarn", "k8s")) else str(-(-cores // executors))
         cores = int(settings.get("spark.executor.cores", alone))
@@ -174,23 +160,18 @@ def room(spark: SparkSession, worker_bytes: int, model_bytes: int) -> Room:
 
 
 def needed_bytes(workers: int, worker_bytes: int, model_bytes: int) -> int:
-    """What so many workers take together with the model that they map, and some room; in whole steps."""
+    """Return the memory for the workers, the model that they map, and a reserve; in whole steps."""
     taken = workers * worker_bytes + model_bytes
     return math.ceil((taken + max(ROOM * taken, MIN_ROOM)) / _STEP) * _STEP
 
 
 def seconds_for(rows: int, tried: Probe, at_once: int) -> float:
-    """How long a table takes with so many tasks at a time, its start included."""
+    """Return how long a table takes with this many tasks at a time, including the start."""
     return tried.start + rows / tried.speed / at_once
 
 
-def _at_once(spark: SparkSession, size: Size) -> int:
-    """How many tasks run at a time."""
+def _tasks_at_once(spark: SparkSession, size: Size) -> int:
     return max(1, min(spark.sparkContext.defaultParallelism // _task_cores(spark), size.tasks or 1))
-
-
-def _local(spark: SparkSession) -> bool:
-    return str(spark.sparkContext.master).startswith("local")
 
 
 def _task_cores(spark: SparkSession) -> int:
@@ -201,9 +182,9 @@ def _splits(size: Size) -> str:
     if size.tasks is None:
         return "as many tasks as Spark makes when it has shuffled the table"
     files = f", of {_count(size.files, 'file')}" if size.files or size.bytes is not None else ""
-    told = f"{_count(size.tasks, 'task')}{files}" + (f", {_mib(size.bytes)}" if size.bytes is not None else "")
+    total = "" if size.bytes is None else f", {_mib(size.bytes)}"
     broken = f"; {_count(size.unreadable, 'file')} cannot be read and will be left out" if size.unreadable else ""
-    return told + broken
+    return f"{_count(size.tasks, 'task')}{files}{total}{broken}"
 
 
 def _memory(found: Room, tried: Probe, model_bytes: int) -> str:
@@ -220,22 +201,20 @@ def _memory(found: Room, tried: Probe, model_bytes: int) -> str:
 
 
 def _speed(spark: SparkSession, size: Size, tried: Probe, ranked: bool) -> str:
-    cores, of_task = spark.sparkContext.defaultParallelism, _task_cores(spark)
-    who = "a core" if of_task == 1 else f"a task of {of_task} cores"
-    at_once = _at_once(spark, size)
-    tasks = f"in {_count(tried.tasks, 'task')} at a time"
+    cores, task_cores = spark.sparkContext.defaultParallelism, _task_cores(spark)
+    unit = "a core" if task_cores == 1 else f"a task of {task_cores} cores"
+    at_once = _tasks_at_once(spark, size)
     probed = (
-        f"with {_count(cores, 'core')} (probed {tasks}: {_rounded(tried.speed)} rows/s {who} on "
-        f"{_count(tried.rows, 'row')})"
+        f"with {_count(cores, 'core')} (probed in {_count(tried.tasks, 'task')} at a time: {_rounded(tried.speed)} "
+        f"rows/s {unit} on {_count(tried.rows, 'row')})"
     )
     if size.rows is None:
         return f"about {_rounded(tried.speed * at_once)} rows/s {probed}"
-    ranks = "; ranks come on top" * ranked
-    return f"about {_time(seconds_for(size.rows, tried, at_once))} {probed}{ranks}"
+    return f"about {_time(seconds_for(size.rows, tried, at_once))} {probed}" + "; ranks come on top" * ranked
 
 
-def _count(number: int, what: str) -> str:
-    return f"{number:,} {what}{'s' * (number != 1)}"
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'s' * (number != 1)}"
 
 
 def _mib(size: int) -> str:
@@ -243,7 +222,7 @@ def _mib(size: int) -> str:
 
 
 def _rounded(number: float) -> str:
-    """To three digits."""
+    """Format a number with three significant digits."""
     return f"{float(f'{number:.3g}'):,.0f}"
 
 

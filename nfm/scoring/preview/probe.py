@@ -1,6 +1,6 @@
-"""A trial before the job: how fast tasks score a few rows of the table, and how much memory a worker takes.
+"""Measure how fast tasks score a few rows of the table, and how much memory a worker takes.
 
-As many work at once as will in the job: two of them are seldom twice as fast as one that has a machine to itself.
+As many tasks run at once as in the job: two of them are seldom twice as fast as one that has the machine to itself.
 """
 
 import os
@@ -17,97 +17,105 @@ from pyspark.sql import SparkSession
 from nfm.contract.artifact import Artifact
 from nfm.contract.columns import Rows
 from nfm.scoring.health.tally import Tally
-from nfm.scoring.hosts import opened, place_for_a_look
+from nfm.scoring.hosts import open_model, place_read_only
+from nfm.scoring.prepare import model_inputs
 from nfm.scoring.scorer import score_batch
-from nfm.table.scan import Scan
+from nfm.table.scan import Scan, Work
 from nfm.table.splits import File, Piece
 
-ENOUGH = 1 << 17  # rows: seconds at most, and far more than what a task costs by itself
-_EVERY = 0.01  # seconds between two looks at the memory
+ENOUGH = 1 << 17  # rows: seconds at most, and far more than the fixed cost of a task
+_EVERY = 0.01  # seconds between two measurements of the memory
 _MOST_TASKS = 16  # enough to keep an executor's cores busy
-_LONG = 2.0  # seconds that a task works, so that all do at once, though they begin one after the other
+_LONG = 2.0  # seconds that a task works, so that all work at once although they start one after the other
 _AT_ONCE = "spark.sql.limit.initialNumPartitions"
-_TOLD = "rows long, seconds double, bytes long"
+_MEASURED = pa.schema([("rows", pa.int64()), ("seconds", pa.float64()), ("bytes", pa.int64())])
 
 
 @dataclass(frozen=True)
 class Probe:
-    """What was measured."""
+    """Results of the measurement."""
 
-    tasks: int  # that worked at once
-    rows: int  # of the table, that they scored again and again
-    speed: float  # rows/s of one of them, once it has started and compiled
-    start: float  # seconds from the start of this process until then: of Spark, the workers and the compiled loops
-    worker_bytes: int  # a worker's own memory at most; the mapped model is not in it
+    tasks: int  # that ran at once
+    rows: int  # of the table, that each task scored repeatedly
+    speed: float  # rows/s of one task, once it has started and compiled
+    start: float  # seconds from the start of this process until then: Spark, the workers, the compiled loops
+    worker_bytes: int  # peak of a worker's own memory, without the mapped model
 
 
 def probe(
-    spark: SparkSession,
     artifact: Artifact,
     scan: Scan,
     first: File | None,
     encoded: bool,
-    inputs: Sequence[str],
     carried: Sequence[str],
     target: Path,
     at_once: int,
 ) -> Probe | None:
-    """Score a few rows in tasks on executors, and keep nothing; None if there are no rows.
+    """Score a few rows in tasks on executors and keep nothing; returns None if there are no rows.
 
     Args:
-        spark: the session.
         artifact: the model.
         scan: of the table.
-        first: of parquet: the file that every task begins, at least one row group of it; None if all are empty.
+        first: parquet only: the file of which every task reads rows, at least one row group; None if all are empty.
         encoded: the table is a dataset.
-        inputs: the columns that the model reads.
-        carried: those that the job reads besides.
+        carried: the columns that the job reads besides the model's inputs.
         target: where the job would write; nothing is written there.
-        at_once: how many tasks the job runs at a time.
-
-    Raises:
-        DataError: later, as the job would: the rows cannot be read or encoded.
+        at_once: the number of tasks that the job runs at a time.
     """
+    spark, tasks = scan.table.sparkSession, min(at_once, _MOST_TASKS)
     if scan.method == "parquet":
         if first is None:
             return None
-        scan = replace(scan, splits=((Piece(first, 0, first.size),),) * min(at_once, _MOST_TASKS))
-    placed, names = place_for_a_look(spark, artifact, target), tuple(carried)
-
-    # The closure takes small values, or the handles of broadcasts.
-    def work(rows: Iterator[Rows]) -> Iterator[pa.RecordBatch]:
-        taken, reading = _taken(rows)
-        if taken:
-            model = opened(placed)
-            with _peak() as peak:
-                _score(model, taken, encoded, names)
-            began, times = time.perf_counter(), 0
-            while times == 0 or time.perf_counter() - began < _LONG:
-                _score(model, taken, encoded, names)
-                times += 1
-            seconds = reading + (time.perf_counter() - began) / times
-            told = {"rows": [sum(some.num_rows for some in taken)], "seconds": [seconds], "bytes": [max(peak)]}
-            yield pa.RecordBatch.from_pydict(told)
-
-    read = list(dict.fromkeys([*inputs, *carried]))
-    tasks = min(at_once, _MOST_TASKS)
-    with _first(spark, tasks):
-        found = scan.map(read, work, _TOLD).take(tasks)
-        start = _age() - _LONG
-        if found and scan.method == "spark":  # its own part of the work, too, is slower the first time
-            found = scan.map(read, work, _TOLD).take(tasks) or found
+        scan = replace(scan, splits=((Piece(first, 0, first.size),),) * tasks)
+    read = list(dict.fromkeys([*model_inputs(artifact.encoding.spec, encoded), *carried]))
+    work = _measuring_task(spark, artifact, encoded, tuple(carried), target)
+    with _partitions_at_once(spark, tasks):
+        found = scan.map(read, work, _MEASURED).take(tasks)
+        start = _process_age() - _LONG
+        if found and scan.method == "spark":  # Spark's own part of the work is also slower the first time
+            found = scan.map(read, work, _MEASURED).take(tasks) or found
     if not found:
         return None
-    speeds = [told.rows / told.seconds for told in found]
-    most = max(told.bytes for told in found)
-    return Probe(len(found), found[0].rows, sum(speeds) / len(speeds), max(0.0, start), most)
+    speed = sum(one.rows / one.seconds for one in found) / len(found)
+    return Probe(len(found), found[0].rows, speed, max(0.0, start), max(one.bytes for one in found))
 
 
-def _taken(batches: Iterator[Rows]) -> tuple[list[Rows], float]:
-    """Enough rows, and the seconds until they were there. They are not scored meanwhile.
+def _measuring_task(
+    spark: SparkSession, artifact: Artifact, encoded: bool, carried: tuple[str, ...], target: Path
+) -> Work:
+    placed = place_read_only(spark, artifact, target)
 
-    Where Spark hands them over, it works on the next ones while a worker scores. When all cores are busy, nobody gains
-    from that.
+    # The closure takes small values or handles of broadcasts.
+    def work(batches: Iterator[Rows]) -> Iterator[pa.RecordBatch]:
+        taken, reading = _take_rows(batches)
+        if not taken:
+            return
+        model = open_model(placed)
+
+        def score() -> None:
+            for rows in taken:
+                score_batch(model, rows, encoded, Tally())
+                for name in carried:
+                    rows.column(name)
+
+        with _watch_memory() as bytes_seen:
+            score()
+        began, times = time.perf_counter(), 0
+        while times == 0 or time.perf_counter() - began < _LONG:
+            score()
+            times += 1
+        seconds = reading + (time.perf_counter() - began) / times
+        measured = {"rows": sum(rows.num_rows for rows in taken), "seconds": seconds, "bytes": max(bytes_seen)}
+        yield pa.RecordBatch.from_pylist([measured], _MEASURED)
+
+    return work
+
+
+def _take_rows(batches: Iterator[Rows]) -> tuple[list[Rows], float]:
+    """Return enough rows, and the seconds until they arrived. They are not scored meanwhile.
+
+    Where Spark delivers them, it works on the next ones while a worker scores. That gains nothing when all cores are
+    busy.
     """
     taken, count, began = list[Rows](), 0, time.perf_counter()
     for rows in batches:
@@ -119,16 +127,9 @@ def _taken(batches: Iterator[Rows]) -> tuple[list[Rows], float]:
     return taken, time.perf_counter() - began
 
 
-def _score(model: Artifact, taken: Sequence[Rows], encoded: bool, carried: Sequence[str]) -> None:
-    for rows in taken:
-        score_batch(model, rows, encoded, Tally())
-        for name in carried:
-            rows.column(name)
-
-
 @contextmanager
-def _first(spark: SparkSession, partitions: int) -> Iterator[None]:
-    """`take` begins with so many partitions at once; it goes on to others only if these have too few rows."""
+def _partitions_at_once(spark: SparkSession, partitions: int) -> Iterator[None]:
+    """Let `take` begin with this many partitions at once. It goes on to others only if these have too few rows."""
     before = spark.conf.get(_AT_ONCE)
     spark.conf.set(_AT_ONCE, str(partitions))
     try:
@@ -137,28 +138,28 @@ def _first(spark: SparkSession, partitions: int) -> Iterator[None]:
         spark.conf.set(_AT_ONCE, str(before))
 
 
-def _age() -> float:
-    """Seconds since this process began."""
+def _process_age() -> float:
+    """Return the seconds since this process began."""
     ticks = Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19]  # since the machine's start
     return time.clock_gettime(time.CLOCK_BOOTTIME) - int(ticks) / os.sysconf("SC_CLK_TCK")
 
 
 @contextmanager
-def _peak() -> Iterator[list[int]]:
-    """Watch this process's own memory (bytes); the mapped files, which are shared, are left out."""
+def _watch_memory() -> Iterator[list[int]]:
+    """Collect this process's own memory (bytes) until the block ends, without the mapped files, which are shared."""
     seen, done = [_own_bytes()], threading.Event()
 
     def watch() -> None:
         while not done.wait(_EVERY):
             seen.append(_own_bytes())
 
-    watching = threading.Thread(target=watch, daemon=True)
-    watching.start()
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
     try:
         yield seen
     finally:
         done.set()
-        watching.join()
+        thread.join()
         seen.append(_own_bytes())
 
 

@@ -293,7 +293,7 @@ def test_a_refused_table_passes_with_another_limit_without_being_scored_again(
     assert (tmp_path / "scores/_refused_ds-2026-11-20/_report.json").exists()
     with caplog.at_level("INFO", logger="nfm"):
         score_table(spark, config(made, raw, gates={"max_psi": None}, **output))
-    assert "a run before this one has scored 3,000 rows already" in caplog.text
+    assert "an earlier run has already scored 3,000 rows" in caplog.text
     assert spark.read.parquet(str(tmp_path / "scores")).count() == 3000
 
 

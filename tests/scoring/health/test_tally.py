@@ -97,8 +97,8 @@ def test_files_that_several_tasks_have_read_add_up() -> None:
 @given(st.integers(1, 30))
 def test_of_too_many_new_values_the_frequent_ones_stay(distinct: int) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "_NEW_HELD", 8)
-        patch.setattr(module, "_NEW_TOLD", 3)
+        patch.setattr(module, "_NEW_COUNTED", 8)
+        patch.setattr(module, "_NEW_REPORTED", 3)
         total = Tally()
         for _ in range(3):
             total.merge(Tally(new={"field": {f"v{i:02}": distinct - i for i in range(distinct)}}))

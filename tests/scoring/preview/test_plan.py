@@ -12,7 +12,7 @@ from pyspark.sql import SparkSession
 from nfm.config.settings import Source
 from nfm.contract.errors import DataError
 from nfm.contract.publish import locked
-from nfm.scoring.hosts import place_for_a_look, way
+from nfm.scoring.hosts import place_read_only, placement
 from nfm.scoring.prepare import open_all
 from nfm.scoring.preview import plan as module
 from nfm.scoring.preview import probe as trial
@@ -71,7 +71,7 @@ def test_the_figures_are_those_of_the_files(spark: SparkSession, made: Path, tmp
     lines = told(spark, settings)
     assert lines["splits"] == f"2 tasks, of 4 files, {size.bytes / MIB:.1f} MiB"
     assert lines["rows"] == "60 (counted in the files' footers)"
-    assert lines["weights"].startswith(f"{model_bytes / MIB:.1f} MiB with the vocabulary's index, mapped where it lies")
+    assert lines["weights"].startswith(f"{model_bytes / MIB:.1f} MiB with the vocabulary's index, mapped in its folder")
     assert "on 31 rows)" in lines["speed"]
     assert "with 2 cores" in lines["speed"]
     assert lines["memory"].startswith("2 workers of ")
@@ -113,9 +113,9 @@ def test_of_many_files_some_footers_are_read(
 def test_a_trial_scores_rows_in_a_worker_and_tells_what_it_took(spark: SparkSession, made: Path, scan: str) -> None:
     settings = config(made, {"path": str(made / "raw"), "scan": scan}, columns=("price",))
     artifact, found, _ = open_all(spark, settings)
-    largest, spec = measure(found).largest, artifact.encoding.spec
+    largest = measure(found).largest
     before = spark.conf.get("spark.sql.limit.initialNumPartitions")
-    tried = probe(spark, artifact, found, largest, False, spec.columns, ("id", "price"), made / "scores", 2)
+    tried = probe(artifact, found, largest, False, ("id", "price"), made / "scores", 2)
     assert tried is not None
     assert tried.tasks == 2
     assert spark.conf.get("spark.sql.limit.initialNumPartitions") == before
@@ -204,6 +204,6 @@ def test_a_plan_writes_nothing_and_takes_no_lock(spark: SparkSession, made: Path
 
 def test_a_model_on_another_disk_is_not_linked(spark: SparkSession, made: Path, tmp_path: Path) -> None:
     artifact = open_all(spark, config(made, made / "raw"))[0]
-    assert way(spark, artifact, tmp_path / "not/there/yet") == "linked"
-    assert way(spark, artifact, Path("/dev/shm/scores")) == "in place"
-    assert place_for_a_look(spark, artifact, Path("/dev/shm/scores")).folder == str(made / "model")
+    assert placement(spark, artifact, tmp_path / "not/there/yet") == "linked"
+    assert placement(spark, artifact, Path("/dev/shm/scores")) == "in place"
+    assert place_read_only(spark, artifact, Path("/dev/shm/scores")).folder == str(made / "model")
