@@ -37,7 +37,8 @@ def make_step(
     def step(rows: Rows, rate: float, number: int) -> float:
         inputs = drop_known(rows.inputs, spec, train, number) if train.unknown_dropout else rows.inputs
         features = reader.list_features(inputs)
-        grouped, pooled = reader.group(features), reader.pool(features)
+        pooled = reader.pool(features)
+        grouped = reader.group(features)  # in another thread, while TensorFlow computes
         found = network.step(weights, pooled, rows, number)
         by_row, upstream = grouped.result(), Upstream(pooled.sum_BK, found.pooled_BK, found.linear_BC)
         share = len(rows.label) if train.loss_reduction == "mean" else 1
