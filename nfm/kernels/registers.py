@@ -8,25 +8,18 @@ import platform
 from typing import Any
 
 from llvmlite import ir
-from llvmlite.binding import get_host_cpu_features
 from numba import types
 from numba.core import cgutils
 from numba.core.errors import TypingError
 from numba.extending import intrinsic as _intrinsic
 from numba.extending import models, overload, register_model
 
+from nfm.kernels.layers import INT, INTS, LANES, VECTOR, spread
+
+__all__ = ["INT", "LANES", "VECTOR", "spread"]  # for other modules of loops
+
 intrinsic: Any = _intrinsic  # numba's types speak of the function that makes it, not of what a loop calls
-LANES = 16 if get_host_cpu_features().get("avx512f") else 8  # numbers in a register
 _X86 = platform.machine() in ("x86_64", "AMD64")
-FLOAT, INT = ir.FloatType(), ir.IntType(64)
-VECTOR, INTS = ir.VectorType(FLOAT, LANES), ir.VectorType(ir.IntType(32), LANES)
-
-
-def spread(builder: Any, value: Any, of: Any = VECTOR) -> Any:
-    """A register full of a number."""
-    undefined = ir.Constant(of, ir.Undefined)
-    first = builder.insert_element(undefined, value, ir.IntType(32)(0))
-    return builder.shuffle_vector(first, undefined, ir.Constant(INTS, [0] * LANES))
 
 
 class _Register(types.Type):

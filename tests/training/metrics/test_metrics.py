@@ -8,10 +8,10 @@ import pytest
 import sklearn.metrics as reference
 
 from nfm.contract.errors import DataError
+from nfm.kernels.activations import sigmoid
 from nfm.training.metrics import curves
 from nfm.training.metrics.curves import ScoreCells
 from nfm.training.metrics.names import Task
-from nfm.training.metrics.scores import sigmoid
 from nfm.training.metrics.tally import tally, train_mean
 from tests.training.judging import NAMES, binary
 
