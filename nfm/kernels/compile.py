@@ -1,8 +1,9 @@
-"""How loops become machine code, which lets other threads run.
+"""Compilation of loops to machine code that releases the GIL, and its cache on disk.
 
-It is kept on the disk for the next process, where there is a place: to compile takes a second and memory that is not
-given back, a training's loops some twenty seconds of a core. Not of an archive, which lies elsewhere in each run: each
-would leave files of its own behind in the user's home.
+Compiling takes a second and memory that is not given back; the loops of a training take some twenty seconds of a core.
+So machine code is cached for the next process, next to the sources where that folder is writable. It is not cached when
+the package is an archive (`spark.submit.pyFiles`), which has another place in each run: each would leave files in the
+user's home.
 """
 
 import hashlib
@@ -15,13 +16,14 @@ from typing import Any
 from numba import njit
 from numba.core.caching import FunctionCache
 
-_OPTIONS: Any = {"nogil": True, "error_model": "numpy"}  # without exceptions, loops become vectors
-_PACKAGE = Path(__file__).parents[1]
-_KEPT = Path(__file__).exists()
+# numba's error model: without checks that may raise, LLVM vectorizes loops.
+_OPTIONS: Any = {"nogil": True, "error_model": "numpy"}
+_FOLDER = Path(__file__).parent
+_IS_CACHED = Path(__file__).exists()
 
 
 def compiled(signature: Any, function: Callable[..., Any], **options: Any) -> Callable[..., Any]:
-    """A loop for these types, compiled now."""
+    """Compile a loop now, for these types only."""
     loop = when_called(function, **options)
     loop.compile(signature)
     loop.disable_compile()
@@ -30,20 +32,22 @@ def compiled(signature: Any, function: Callable[..., Any], **options: Any) -> Ca
 
 
 def when_called(function: Callable[..., Any], **options: Any) -> Any:
-    """A loop that is compiled for the types that it is called with."""
+    """Compile a loop when it is called, for the types of the arguments."""
     loop: Any = njit(**_OPTIONS, **options)(function)
-    if _KEPT:
-        with suppress(RuntimeError):  # no folder to write to
+    if _IS_CACHED:
+        with suppress(RuntimeError):  # no folder is writable
             loop._cache = _Cache(function)
     return loop
 
 
 class _Cache(FunctionCache):
-    """Numba's, which looks at the loop's own file alone to see whether machine code is stale, and raises when the disk
-    is full."""
+    """numba's cache with two changes: any edit in this package makes it stale, and a full disk does not end a job.
+
+    numba itself looks only at the file of the function, and not at the files of what was inlined into it.
+    """
 
     def _index_key(self, sig: Any, codegen: Any) -> Any:
-        return *super()._index_key(sig, codegen), _sources()
+        return *super()._index_key(sig, codegen), _hash_sources()
 
     def save_overload(self, sig: Any, data: Any) -> None:
         with suppress(OSError):
@@ -56,7 +60,5 @@ class _Cache(FunctionCache):
 
 
 @cache
-def _sources() -> str:
-    """A hash of the package's files that have loops, or what loops are inlined from."""
-    texts = (path.read_bytes() for path in sorted(_PACKAGE.rglob("*.py")))
-    return hashlib.sha256(b"".join(text for text in texts if b"numba" in text or b"nfm.kernels" in text)).hexdigest()
+def _hash_sources() -> str:
+    return hashlib.sha256(b"".join(path.read_bytes() for path in sorted(_FOLDER.glob("*.py")))).hexdigest()

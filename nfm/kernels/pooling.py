@@ -1,232 +1,228 @@
-"""Gather and pool in one loop: a row's embeddings are read where they lie, and summed up as they come.
+"""Gather the embeddings of a row's features and pool them, without the (B, F, K) copy that NumPy would make.
 
-NumPy would copy all of them, (B, F, K), before it adds the first two.
+    linear = w_0 + Σ w_i x_i                                         (He & Chua 2017, eq. 2)
+    pooled = Σ_{i<j} x_i v_i ⊙ x_j v_j = ½ [(Σ x_i v_i)² − Σ (x_i v_i)²]          (eq. 3 and 4)
+
+A feature is a row of the tables and its x. `pool` takes a flat list of features, however that was made, and serves any
+job that pools; `pool_rows` makes the list of encoded rows and calls it. The features of a row are added one by one in
+the order of the list, and products are rounded before they are added: equal rows have equal sums, bit for bit. Training
+and scoring use it.
+
+Gain in the score job (26 fields, K 64, hidden layers 128-128, one core): the job takes 8 % longer without prefetching,
+and 5 % longer with one feature at a time. Sums in vector registers would save 2 % beyond that; they are not worth it.
 """
 
-from collections.abc import Callable
 from functools import cache
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
-from llvmlite import ir
-from numba import njit, types
-from numba.extending import intrinsic
+from numba import types
+from numba.extending import overload
+from numpy.typing import NDArray
 
-from nfm.kernels.compile import compiled
+from nfm.kernels.compile import compiled, when_called
 from nfm.kernels.prefetch import prefetch
-from nfm.kernels.registers import FLOAT, INT, INTS, LANES, VECTOR, spread
 
-_REBIAS = 2.0**112  # exponents of float16 count from 15, of float32 from 127
-_SIGN_EXPONENT_FRACTION = 0x8FFFE000 - (1 << 32)  # bits of a float16, in their places in a float32
-_HALF, _ONE = np.float32(0.5), np.float32(1.0)
-_WIDE = 4 * LANES  # columns whose sums are held in registers
-_TABLES = {"float32": types.float32, "float16": types.uint16}  # numba has no float16: it is told of the bits
+_ROWS_AHEAD = np.uint64(1)  # how early the weights of a row are prefetched
+_TABLES = {"float32": types.float32, "float16": types.uint16}  # numba has no float16: loops see its bits
+_SIGN_EXPONENT_FRACTION = np.int32(0x8FFFE000 - (1 << 32))  # bits of a float16, at their places in a float32
+_REBIAS = np.float32(2.0**112)  # exponents of float16 count from 15, of float32 from 127
+_HALF, _ONE = np.float32(0.5), np.float32(1)
+_1, _2, _3, _4 = (np.uint64(n) for n in range(1, 5))
 
 
-def read_only(dtype: Any, dimensions: int, layout: Literal["C", "A"] = "A") -> Any:
-    """The type of an array that is only read."""
-    return types.Array(dtype, dimensions, layout, readonly=True)  # what is memory-mapped may not be written
+class Weights(NamedTuple):
+    """The tables of R rows, and the bias of C outputs."""
+
+    embedding: NDArray[Any]  # (R, K) float32 or float16
+    linear: NDArray[np.float32]  # (R, C)
+    bias: NDArray[np.float32]  # (C,)
+
+
+class Offsets(NamedTuple):
+    """Where the rows of the tables begin."""
+
+    fields: NDArray[np.int64]  # (F,) of each field's block
+    numbers: int  # of the numbers that enter the pooling
+
+
+class Rows(NamedTuple):
+    """B encoded rows: the arrays of `contract.encoder.Inputs`, in its order."""
+
+    ids_BF: NDArray[np.int32]
+    values_BN: NDArray[np.float32]
+    dense_BD: NDArray[np.float32]
+    bag_rows: NDArray[np.int32]
+    bag_values: NDArray[np.float32]
+    bag_splits: NDArray[np.int64]
+
+
+class Features(NamedTuple):
+    """A flat list of features: sample s has those from splits[s] up to splits[s + 1]."""
+
+    rows: NDArray[np.int32]  # of the tables
+    x: NDArray[np.float32]
+    splits: NDArray[np.int64]
+
+
+def pool_rows(
+    weights: Weights,
+    offsets: Offsets,
+    rows: Rows,
+    start: int,
+    stop: int,
+    linear_TC: NDArray[np.float32],
+    pooled_TX: NDArray[np.float32],
+) -> None:
+    """Fill the first rows of a tile with the linear parts and pooled vectors of the rows from start up to stop.
+
+    Releases the GIL.
+
+    Args:
+        weights: the model's tables.
+        offsets: where each field begins in them.
+        rows: a batch.
+        start: first row.
+        stop: row after the last one.
+        linear_TC: receives w_0 + Σ w_i x_i.
+        pooled_TX: receives the pooled vectors in its first K columns.
+    """
+    tables = with_bits(weights)
+    _compiled(weights.embedding.dtype.name)(tables, tuple(offsets), tuple(rows), start, stop, linear_TC, pooled_TX)
+
+
+def with_bits(weights: Weights) -> tuple[Any, ...]:
+    """Return the weights as loops take them: a float16 table as its bits."""
+    embedding = weights.embedding
+    table = embedding.view(np.uint16) if embedding.dtype == np.float16 else embedding
+    return table, weights.linear, weights.bias
+
+
+def read_only(dtype: Any, dimensions: int, layout: Literal["C", "A"] = "C") -> Any:
+    """Return the type of an array that a loop only reads; memory-mapped arrays cannot be written to."""
+    return types.Array(dtype, dimensions, layout, readonly=True)
+
+
+def model_and_rows(dtype: str) -> tuple[Any, Any, Any]:
+    """Return the types of weights, offsets and rows.
+
+    Loops take plain tuples from Python, whose arrays numba converts to these types. It does not convert named ones.
+    """
+    floats, ints = read_only(types.float32, 1), read_only(types.int64, 1)
+    matrices = [read_only(type_, 2, "A") for type_ in (types.int32, types.float32, types.float32)]
+    return (
+        types.Tuple([read_only(_TABLES[dtype], 2), read_only(types.float32, 2), floats]),
+        types.Tuple([ints, types.int64]),
+        types.Tuple([*matrices, read_only(types.int32, 1), floats, ints]),
+    )
 
 
 @cache
-def linear_and_pooled(dtype: str) -> Callable[..., None]:
-    """The loop over the rows of a tile, compiled for a table of this type (float16 seen as uint16).
+def _compiled(dtype: str) -> Any:
+    tile = types.Array(types.float32, 2, "C")
+    return compiled(types.void(*model_and_rows(dtype), types.int64, types.int64, tile, tile), _pool_rows)
 
-    Returns:
-        A function that lets other threads run, and returns nothing. Its arguments:
-            embedding (R, K), linear (R, C), bias (C,): the weights.
-            offsets (F,): the first row of each field's block; first_number: that of the numbers.
-            ids_BF, values_BN, bag_rows (P,), bag_values (P,), bag_splits (B + 1,): as `contract.encoder.Inputs` has
-                them. Rows `start` to `stop` are looked at.
-            sums (2, K): scratch.
-            linear_TC, pooled_TK: receive w_0 + Σ w_i x_i and the Bi-Interaction pooling (paper, eq. 2 and 4). A row's
-                features are added one by one, in one order: equal rows have equal sums, bit for bit.
+
+def _pool_rows(weights: Any, offsets: Any, rows: Any, start: Any, stop: Any, linear_TC: Any, pooled_TX: Any) -> None:
+    embedding, linear, bias = weights
+    count = stop - start
+    sum_TK = np.empty((count, embedding.shape[1]), np.float32)
+    linear_TC[:count] = bias
+    features = list_features(Offsets(*offsets), Rows(*rows), start, stop)
+    pool(0, count, features, embedding, linear, pooled_TX, sum_TK, linear_TC)
+
+
+@when_called
+def list_features(offsets: Any, rows: Any, start: Any, stop: Any) -> Any:
+    """Return the `Features` of the rows from start up to stop: of fields, then of numbers, then of bags."""
+    first_F, first_number = offsets
+    ids_BF, values_BN, _, bag_rows, bag_values, bag_splits = rows
+    # Loops index with unsigned numbers: a signed index may count from the end, which costs a check each time.
+    begin, end = np.uint64(start), np.uint64(stop)
+    fields, numbers = np.uint64(first_F.size), np.uint64(values_BN.shape[1])
+    most = (end - begin) * (fields + numbers) + np.uint64(bag_splits[end] - bag_splits[begin])
+    rows_P, x_P, splits = np.empty(most, np.int32), np.empty(most, np.float32), np.empty(stop - start + 1, np.int64)
+    p: Any = np.uint64(0)
+    for b in range(begin, end):
+        splits[b - begin] = p
+        for f in range(fields):
+            rows_P[p], x_P[p] = first_F[f] + ids_BF[b, f], _ONE
+            p += _1
+        for n in range(numbers):
+            rows_P[p], x_P[p] = np.uint64(first_number) + n, values_BN[b, n]
+            p += _1
+        for i in range(np.uint64(bag_splits[b]), np.uint64(bag_splits[b + _1])):
+            rows_P[p], x_P[p] = bag_rows[i], bag_values[i]
+            p += _1
+    splits[end - begin] = p
+    return Features(rows_P, x_P, splits)
+
+
+@when_called
+def pool(
+    start: Any, stop: Any, features: Any, embedding: Any, linear: Any, pooled_SX: Any, sum_SK: Any, linear_SC: Any
+) -> None:
+    """Pool the features of the samples from start up to stop, for compiled loops and for Python.
+
+    Args:
+        start: first sample.
+        stop: sample after the last one.
+        features: `Features` of S samples.
+        embedding: (R, K) float32, or float16 as its bits (uint16).
+        linear: (R, C) first-order weights.
+        pooled_SX: receives ½ [(Σ x v)² − Σ (x v)²] in its first K columns.
+        sum_SK: receives Σ x v, which gradients and reason codes need.
+        linear_SC: Σ x w is added to it.
     """
-    out, scratch = types.Array(types.float32, 2, "A"), types.Array(types.float32, 2, "C")
-    return compiled(types.void(*weights_and_rows(dtype), types.int64, types.int64, scratch, out, out), _pool)
+    rows_P, x_P, splits = features
+    dim, width = np.uint64(embedding.shape[1]), np.uint64(linear.shape[1])
+    squares_K = np.empty(dim, np.float32)
+    for s in range(np.uint64(start), np.uint64(stop)):
+        ahead = min(s + _ROWS_AHEAD, np.uint64(stop) - _1)
+        for i in range(np.uint64(splits[ahead]), np.uint64(splits[ahead + _1])):
+            prefetch(embedding, rows_P[i])
+            prefetch(linear, rows_P[i])
+        p, end = np.uint64(splits[s]), np.uint64(splits[s + _1])
+        for c in range(width):
+            total = linear_SC[s, c]
+            for i in range(p, end):
+                total += x_P[i] * linear[np.uint64(rows_P[i]), c]
+            linear_SC[s, c] = total
+        for k in range(dim):
+            sum_SK[s, k] = squares_K[k] = np.float32(0)
+        while p + _4 <= end:
+            # Four at a time, so that the sums are read and written a quarter as often.
+            row_0, row_1 = np.uint64(rows_P[p]), np.uint64(rows_P[p + _1])
+            row_2, row_3 = np.uint64(rows_P[p + _2]), np.uint64(rows_P[p + _3])
+            x_0, x_1, x_2, x_3 = x_P[p], x_P[p + _1], x_P[p + _2], x_P[p + _3]
+            for k in range(dim):
+                a, b = x_0 * as_float32(embedding[row_0, k]), x_1 * as_float32(embedding[row_1, k])
+                c, d = x_2 * as_float32(embedding[row_2, k]), x_3 * as_float32(embedding[row_3, k])
+                sum_SK[s, k] = sum_SK[s, k] + a + b + c + d
+                squares_K[k] = squares_K[k] + a * a + b * b + c * c + d * d
+            p += _4
+        for i in range(p, end):
+            row, x = np.uint64(rows_P[i]), x_P[i]
+            for k in range(dim):
+                a = x * as_float32(embedding[row, k])
+                sum_SK[s, k] += a
+                squares_K[k] += a * a
+        for k in range(dim):
+            pooled_SX[s, k] = _HALF * (sum_SK[s, k] * sum_SK[s, k] - squares_K[k])
 
 
-def weights_and_rows(dtype: str) -> list[Any]:
-    """The types of a loop's arguments, from embedding to bag_splits."""
-    table, floats, ints = (
-        read_only(_TABLES[dtype], 2, "C"),
-        read_only(types.float32, 1, "C"),
-        read_only(types.int64, 1, "C"),
-    )
-    rows = [read_only(types.int32, 2), read_only(types.float32, 2), read_only(types.int32, 1, "C"), floats, ints]
-    return [table, read_only(types.float32, 2, "C"), floats, ints, types.int64, *rows]
+def as_float32(number: Any) -> Any:
+    """Return a float32 as it is; of the bits of a finite float16, the same number. For compiled loops."""
+    raise NotImplementedError
 
 
-def _pool(
-    embedding: Any,
-    linear: Any,
-    bias: Any,
-    offsets: Any,
-    first_number: Any,
-    ids_BF: Any,
-    values_BN: Any,
-    bag_rows: Any,
-    bag_values: Any,
-    bag_splits: Any,
-    start: Any,
-    stop: Any,
-    sums: Any,
-    linear_TC: Any,
-    pooled_TK: Any,
-) -> None:
-    sum_K, squares_K = sums[0], sums[1]
-    listed = room(bag_splits, offsets, values_BN, start, stop)
-    for t in range(np.uint64(stop - start)):
-        b = np.uint64(start) + t
-        rows = (ids_BF, values_BN, bag_rows, bag_values, bag_splits)
-        ask_for(embedding, linear, offsets, rows, min(b + np.uint64(1), np.uint64(stop - 1)))
-        sum_up(embedding, linear, bias, offsets, first_number, rows, b, listed, sum_K, squares_K, linear_TC, t)
-        for k in range(np.uint64(embedding.shape[1])):
-            pooled_TK[t, k] = _HALF * (sum_K[k] * sum_K[k] - squares_K[k])
+@overload(as_float32, inline="always")
+def _as_float32(number):  # type: ignore[no-untyped-def]  # numba compares the signatures
+    def same(number):  # type: ignore[no-untyped-def]
+        return number
 
+    def widen(number):  # type: ignore[no-untyped-def]
+        bits = (np.int32(np.int16(number)) << np.int32(13)) & _SIGN_EXPONENT_FRACTION
+        return np.int32(bits).view(np.float32) * _REBIAS
 
-@njit(inline="always")
-def ask_for(embedding: Any, linear: Any, offsets: Any, rows: Any, b: Any) -> None:
-    """Ask for the weights of row b's features, while another row is worked on: for loops to call."""
-    ids_BF, _, bag_rows, _, bag_splits = rows
-    for f in range(np.uint64(len(offsets))):
-        prefetch(embedding, offsets[f] + ids_BF[b, f])
-        prefetch(linear, offsets[f] + ids_BF[b, f])
-    for p in range(np.uint64(bag_splits[b]), np.uint64(bag_splits[b + np.uint64(1)])):
-        prefetch(embedding, bag_rows[p])
-        prefetch(linear, bag_rows[p])
-
-
-@njit(inline="always")
-def room(bag_splits: Any, offsets: Any, values_BN: Any, start: Any, stop: Any) -> Any:
-    """Scratch for `sum_up`: the rows and the x of the features of any row from start to stop."""
-    most = 0
-    for b in range(start, stop):
-        most = max(most, bag_splits[b + 1] - bag_splits[b])
-    most += len(offsets) + values_BN.shape[1]
-    return np.empty(most, np.int64), np.empty(most, np.float32)
-
-
-@njit(inline="always")
-def sum_up(
-    embedding: Any,
-    linear: Any,
-    bias: Any,
-    offsets: Any,
-    first_number: Any,
-    rows: Any,
-    b: Any,
-    features: Any,
-    sum_K: Any,
-    squares_K: Any,
-    linear_TC: Any,
-    t: Any,
-) -> None:
-    """The sums of row b's features, Σ x v and Σ (x v)² and, in row t, w_0 + Σ w x: for loops to call."""
-    ids_BF, values_BN, bag_rows, bag_values, bag_splits = rows
-    rows_M, x_M = features
-    # Indices have no sign: one with a sign may count from the end, and is looked at each time.
-    # Two indices rather than a view of a row: who looks on is counted, each time, by locking the counter. And loops
-    # rather than slices: numba takes three seconds to compile what it has for an assignment to a slice.
-    count = np.uint64(0)
-    for f in range(np.uint64(len(offsets))):
-        rows_M[count], x_M[count] = offsets[f] + ids_BF[b, f], _ONE
-        count += np.uint64(1)
-    for n in range(np.uint64(values_BN.shape[1])):
-        rows_M[count], x_M[count] = np.uint64(first_number) + n, values_BN[b, n]
-        count += np.uint64(1)
-    for p in range(np.uint64(bag_splits[b]), np.uint64(bag_splits[b + np.uint64(1)])):
-        rows_M[count], x_M[count] = bag_rows[p], bag_values[p]
-        count += np.uint64(1)
-
-    for c in range(np.uint64(linear.shape[1])):
-        linear_TC[t, c] = bias[c]
-        for m in range(count):
-            linear_TC[t, c] += x_M[m] * linear[np.uint64(rows_M[m]), c]
-    dim, done = np.uint64(embedding.shape[1]), np.uint64(0)
-    while done + np.uint64(_WIDE) <= dim:
-        _sum_wide(embedding, rows_M, x_M, count, done, sum_K, squares_K)  # type: ignore[call-arg]
-        done += np.uint64(_WIDE)
-    for k in range(done, dim):
-        sum_K[k], squares_K[k] = 0, 0
-    for m in range(count):
-        row, x = np.uint64(rows_M[m]), x_M[m]
-        for k in range(done, dim):
-            value = x * as_float32(embedding[row, k])  # type: ignore[call-arg]
-            sum_K[k] += value
-            squares_K[k] += value * value
-
-
-@intrinsic
-def _sum_wide(_: Any, table: Any, rows: Any, x: Any, count: Any, start: Any, sums: Any, squares: Any) -> Any:
-    """Σ x v and Σ (x v)² of `_WIDE` columns from `start` on, in registers until all features are added."""
-    return types.void(table, rows, x, count, start, sums, squares), _generate
-
-
-def _generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-    made = [context.make_array(signature.args[i])(context, builder, arguments[i]) for i in (0, 1, 2, 5, 6)]
-    table, rows, x, sums, squares = (array.data for array in made)
-    width, (count, start) = builder.extract_value(made[0].shape, 1), arguments[3:5]
-    stored = ir.IntType(16) if signature.args[0].dtype == types.uint16 else FLOAT
-    parts = range(_WIDE // LANES)
-
-    def vectors(pointer: Any, of: Any) -> list[Any]:
-        places = [builder.gep(pointer, [INT(part * LANES)]) for part in parts]
-        return [builder.bitcast(place, ir.VectorType(of, LANES).as_pointer()) for place in places]
-
-    zero, before = ir.Constant(VECTOR, [0.0] * LANES), builder.block
-    body, behind = builder.append_basic_block("features"), builder.append_basic_block("summed")
-    builder.cbranch(builder.icmp_unsigned(">", count, INT(0)), body, behind)
-
-    builder.position_at_end(body)
-    m, old = builder.phi(INT), [[builder.phi(VECTOR) for _ in parts] for _ in range(2)]
-    row = builder.load(builder.gep(rows, [m]))
-    factor = spread(builder, builder.load(builder.gep(x, [m])))
-    read = vectors(builder.gep(table, [builder.add(builder.mul(row, width), start)]), stored)
-    # As many bytes as a number has: the rows of a table need not begin at more.
-    loaded = [builder.load(pointer, align=2 if stored != FLOAT else 4) for pointer in read]
-    if stored != FLOAT:
-        loaded = [
-            _widened(builder, vector, INTS, VECTOR, lambda n, of: ir.Constant(of, [n] * LANES)) for vector in loaded
-        ]
-    values = [builder.fmul(factor, vector) for vector in loaded]
-    new = [
-        [builder.fadd(sum_, value) for sum_, value in zip(old[0], values, strict=True)],
-        [builder.fadd(sum_, builder.fmul(value, value)) for sum_, value in zip(old[1], values, strict=True)],
-    ]
-    following = builder.add(m, INT(1))
-    m.add_incoming(INT(0), before)
-    m.add_incoming(following, body)
-    for kind in range(2):
-        for part in parts:
-            old[kind][part].add_incoming(zero, before)
-            old[kind][part].add_incoming(new[kind][part], body)
-    builder.cbranch(builder.icmp_unsigned("<", following, count), body, behind)
-
-    builder.position_at_end(behind)
-    totals = [[builder.phi(VECTOR) for _ in parts] for _ in range(2)]
-    for of, grown, pointer in zip(totals, new, (sums, squares), strict=True):
-        for total, value, place in zip(of, grown, vectors(builder.gep(pointer, [start]), FLOAT), strict=True):
-            total.add_incoming(zero, before)
-            total.add_incoming(value, body)
-            builder.store(total, place, align=4)
-    return context.get_dummy_value()
-
-
-@intrinsic
-def as_float32(_: Any, value: Any) -> Any:
-    """A float32 as it is; of the bits of a finite float16, the same number."""
-
-    def same(__: Any, ___: Any, ____: Any, arguments: Any) -> Any:
-        return arguments[0]
-
-    def widened(__: Any, builder: Any, ___: Any, arguments: Any) -> Any:
-        return _widened(builder, arguments[0], ir.IntType(32), FLOAT, lambda number, of: of(number))
-
-    return types.float32(value), same if value == types.float32 else widened
-
-
-def _widened(builder: Any, value: Any, ints: Any, floats: Any, constant: Callable[[Any, Any], Any]) -> Any:
-    bits = builder.shl(builder.sext(value, ints), constant(13, ints))  # repeats the sign
-    bits = builder.and_(bits, constant(_SIGN_EXPONENT_FRACTION, ints))
-    return builder.fmul(builder.bitcast(bits, floats), constant(_REBIAS, floats))
+    return same if number == types.float32 else widen

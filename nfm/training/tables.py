@@ -11,8 +11,10 @@ from numpy.typing import NDArray
 
 from nfm.contract.encoder import Inputs
 from nfm.contract.schema import Spec
+from nfm.kernels import pooling
 from nfm.kernels import tables as kernels
-from nfm.kernels.tables import ByRow, Features, Floats, Pooled, Rule, Tables, Upstream
+from nfm.kernels.pooling import Features, Offsets
+from nfm.kernels.tables import ByRow, Floats, Pooled, Rule, Tables, Upstream
 
 
 class Formula(NamedTuple):
@@ -35,15 +37,14 @@ class TableReader:
             threads: that share the work; one for each core unless given.
         """
         singles = [offset for offset, field in zip(spec.offsets, spec.fields, strict=True) if field.bag is None]
-        self._offsets = np.array(singles, np.int64)
-        self._first_number = spec.rows - len(spec.field_numbers)
+        self._offsets = Offsets(np.array(singles, np.int64), spec.rows - len(spec.field_numbers))
         self.weights, self.threads = weights, threads or pa.cpu_count()
         self._executor = ThreadPoolExecutor(self.threads)
 
     def list_features(self, inputs: Inputs) -> Features:
         """List the features of a batch, sample by sample."""
-        rows = inputs.ids_BF, inputs.values_BN, inputs.bag_rows, inputs.bag_values, inputs.bag_splits
-        features: Features = kernels.list_features(*rows, self._offsets, self._first_number)
+        rows = pooling.Rows(*inputs)
+        features: Features = pooling.list_features(self._offsets, rows, 0, len(inputs.ids_BF))
         return features
 
     def group(self, features: Features) -> "Future[ByRow]":
@@ -52,10 +53,11 @@ class TableReader:
 
     def pool(self, features: Features) -> Pooled:
         """Pool the embeddings and sum the linear weights of each sample."""
-        count, dim, width = len(features.starts) - 1, self.weights.embedding.shape[1], self.weights.linear.shape[1]
-        out = Pooled(*(np.empty((count, columns), np.float32) for columns in (dim, dim, width)))
-        self.share(kernels.pool, np.linspace(0, count, self.threads + 1).astype(int), features, self.weights, out)
-        return out
+        bounds = np.linspace(0, len(features.splits) - 1, self.threads + 1).astype(int)
+        pooled_BK, sum_BK = (np.empty((bounds[-1], self.weights.embedding.shape[1]), np.float32) for _ in range(2))
+        linear_BC = np.zeros((bounds[-1], self.weights.linear.shape[1]), np.float32)
+        self.share(pooling.pool, bounds, features, *self.weights, pooled_BK, sum_BK, linear_BC)
+        return Pooled(sum_BK, pooled_BK, linear_BC)
 
     def share(self, loop: Callable[..., object], bounds: NDArray[Any], *arguments: Any) -> None:
         """Call loop(start, stop, *arguments) for the ranges between bounds, one of them in this thread."""

@@ -8,7 +8,8 @@ import pytest
 from numpy.typing import NDArray
 
 from nfm.config.train import Train
-from nfm.kernels.tables import Features, Tables, Upstream
+from nfm.kernels.pooling import Features
+from nfm.kernels.tables import Tables, Upstream
 from nfm.training.model import TABLES as TABLE_PATHS
 from nfm.training.model import Weights
 from nfm.training.optimizers import Optimizer, arrays_of

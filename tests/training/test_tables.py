@@ -14,7 +14,8 @@ from nfm.config.train import Model, Train
 from nfm.contract.encoder import Inputs
 from nfm.contract.schema import Bag, Field, Spec
 from nfm.kernels import tables as kernels
-from nfm.kernels.tables import ByRow, Features, Pooled, Tables, Upstream
+from nfm.kernels.pooling import Features
+from nfm.kernels.tables import ByRow, Pooled, Tables, Upstream
 from nfm.training.data.rows import Rows
 from nfm.training.model import initial_weights
 from nfm.training.network import Network
@@ -137,7 +138,7 @@ def test_rows_move_by_the_gradient_of_equation_5(example: Example, decays: tuple
     updater.update(by_row, upstream, given_decays, 0.5, 0.1, 1)
     for now, then, gradient in zip(example.tables, before, expected, strict=True):
         np.testing.assert_allclose(now, then - 0.1 * 0.5 * gradient, rtol=1e-4, atol=2e-5)
-        others = np.setdiff1d(np.arange(len(then)), example.features.rows_P)
+        others = np.setdiff1d(np.arange(len(then)), example.features.rows)
         np.testing.assert_array_equal(now[others], then[others])
 
 
@@ -197,7 +198,7 @@ def test_features_of_fields_numbers_and_bags_are_listed(
         members = slice(inputs.bag_splits[b], inputs.bag_splits[b + 1])
         rows += inputs.bag_rows[members].tolist()
         x += inputs.bag_values[members].tolist()
-        assert features.starts[b + 1] == len(rows)
-    assert (features.rows_P.tolist(), features.x_P.tolist()) == (rows, x)
+        assert features.splits[b + 1] == len(rows)
+    assert (features.rows.tolist(), features.x.tolist()) == (rows, x)
     none = TableReader(spec, weights.tables).list_features(make_rows(spec, 0))
-    assert (len(none.rows_P), len(none.x_P), none.starts.tolist()) == (0, 0, [0])
+    assert (len(none.rows), len(none.x), none.splits.tolist()) == (0, 0, [0])

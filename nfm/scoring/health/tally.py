@@ -3,12 +3,10 @@
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache
 from typing import Any, Self
 
 import numpy as np
 import pyarrow as pa
-from numba import types
 from numpy.typing import NDArray
 
 from nfm.contract.arrays import content
@@ -16,12 +14,11 @@ from nfm.contract.artifact import Artifact
 from nfm.contract.cells import EXACT, Cells, cells, merge
 from nfm.contract.encoder import Noticed
 from nfm.contract.profile import Bins, cells_as_json, cells_from, most_cells, plain_edges
-from nfm.kernels.compile import compiled
+from nfm.kernels.bins import count_in_bins
 
 _MANY = 1 << 16  # scores at once: to distinguish more of them costs more than to score them
 _COARSE = 12  # bits of the cells if there are more
 _NEW_COUNTED, _NEW_REPORTED = 4000, 200  # new values of a field: that a task counts, and that it reports
-_BLOCK = np.uint64(4096)  # values that stay in the cache while they are compared with each edge
 
 
 @dataclass(frozen=True)
@@ -159,30 +156,3 @@ def binning(artifact: Artifact) -> Binning:
 
 
 _binnings: dict[str, Binning] = {}  # of this worker: for the model with which it scores
-
-
-def count_in_bins(x: NDArray[Any], edges: NDArray[Any]) -> list[int]:
-    """(E + 1,) how many of N values lie in each bin: x is in the bin i for which edges[i - 1] <= x < edges[i]."""
-    at_least = np.zeros(len(edges), np.int64)
-    _counting(str(x.dtype))(x, edges, at_least)
-    return (-np.diff(np.r_[len(x), at_least, 0])).tolist()  # type: ignore[no-any-return]
-
-
-@cache
-def _counting(dtype: str) -> Any:
-    array = types.Array(getattr(types, dtype), 1, "C", readonly=True)
-    return compiled(types.void(array, array, types.Array(types.int64, 1, "C")), _count_at_least)
-
-
-def _count_at_least(x: Any, edges: Any, found: Any) -> None:
-    # Every value is compared with every edge: with twenty edges that is faster than to look for its bin, as the
-    # compiler makes eight comparisons of one.
-    start, size = np.uint64(0), np.uint64(len(x))
-    while start < size:
-        stop = min(start + _BLOCK, size)
-        for j in range(np.uint64(len(edges))):
-            edge, count = edges[j], np.int32(0)
-            for i in range(start, stop):
-                count = np.int32(count + (x[i] >= edge))  # else numba would count in 64 bits, half as many at once
-            found[j] += count
-        start = stop

@@ -7,10 +7,10 @@ import pyarrow as pa
 
 from nfm.contract.cells import CellTable, auc
 from nfm.contract.hashing import hash64
+from nfm.kernels.activations import sigmoid
 from nfm.training.metrics import curves
 from nfm.training.metrics.curves import Calibration, PrecisionRecall, Roc
 from nfm.training.metrics.names import TINY, Array, Floats, finite, share
-from nfm.training.metrics.scores import sigmoid
 
 BINS = 15  # of a calibration
 

@@ -8,8 +8,8 @@ from numpy.typing import NDArray
 from nfm.contract.cells import Cells, CellTable
 from nfm.contract.profile import Bins, Profile, id_bins, most_cells
 from nfm.contract.schema import Spec
+from nfm.kernels.activations import scores_of
 from nfm.training.data.rows import Rows
-from nfm.training.metrics.scores import scores_of
 
 
 class Collector:
@@ -38,7 +38,9 @@ class Collector:
 
     def add_scores(self, logits_BC: NDArray[Any]) -> None:
         """Count the scores of some rows."""
-        for of_class, found in zip(scores_of(self._task, logits_BC).T.astype(np.float32), self._scores, strict=True):
+        for of_class, found in zip(
+            scores_of(self._task, logits_BC.astype(np.float64)).T.astype(np.float32), self._scores, strict=True
+        ):
             found.add(of_class[np.isfinite(of_class)], np.zeros(len(of_class), np.int64))
 
     def profile(self, fold: str) -> Profile:

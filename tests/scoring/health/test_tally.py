@@ -9,24 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nfm.contract.cells import cells
+from nfm.kernels.bins import count_in_bins
 from nfm.scoring.health import tally as module
-from nfm.scoring.health.tally import Scores, Tally, count_in_bins
-
-
-@given(
-    st.lists(st.integers(0, 30), max_size=60),
-    st.sets(st.integers(0, 31), max_size=25),
-    st.sampled_from(["int32", "float32"]),
-)
-def test_bins_are_those_of_a_histogram(values: list[int], edges: set[int], dtype: str) -> None:
-    got = count_in_bins(np.array(values, dtype), np.array(sorted(edges), dtype))
-    assert got == np.histogram(values, [-np.inf, *sorted(edges), np.inf])[0].tolist()
-
-
-def test_bins_of_more_values_than_a_block() -> None:
-    values = np.random.default_rng(1).normal(size=100_003).astype(np.float32)
-    edges = np.quantile(values, np.arange(1, 10) / 10).astype(np.float32)
-    assert count_in_bins(values, edges) == np.histogram(values, [-np.inf, *edges, np.inf])[0].tolist()
+from nfm.scoring.health.tally import Scores, Tally
 
 
 def of_rows(rows: list[tuple[int, str | None, float]]) -> Tally:

@@ -9,8 +9,8 @@ import sklearn.metrics as reference
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from nfm.kernels.activations import sigmoid
 from nfm.training.metrics import curves
-from nfm.training.metrics.scores import sigmoid
 from tests.training.judging import Array, binary, close
 
 SCORES = [-2.0, -0.0, 0.0, 1e-9, 3.0]

@@ -9,9 +9,9 @@ import sklearn.metrics as reference
 
 from nfm.contract.cells import CellTable, auc
 from nfm.contract.errors import DataError
+from nfm.kernels.activations import sigmoid
 from nfm.training.metrics import curves
 from nfm.training.metrics.names import Task
-from nfm.training.metrics.scores import sigmoid
 from nfm.training.metrics.tally import tally, train_mean
 from tests.training.judging import NAMES, binary
 

@@ -1,4 +1,4 @@
-"""Layers compiled by hand, against NumPy in double precision."""
+"""Dense layers against NumPy in double precision."""
 
 import os
 import subprocess
@@ -10,13 +10,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nfm.kernels.layers import ROWS, add_products, layer, panels
+from nfm.kernels.layers import ROWS, add_products, apply_layer, make_panels
 
 SIZES = st.integers(1, 70)
 
 
-def room(rows: int, columns: int) -> np.ndarray:
-    """Whole blocks, with something else in them, and one block behind them."""
+def blocks(rows: int, columns: int) -> np.ndarray:
+    """Whole blocks of other numbers, and one block behind them."""
     return np.full((-(-rows // ROWS) * ROWS + ROWS, columns), 7, np.float32)
 
 
@@ -26,10 +26,10 @@ def test_a_layer_equals_the_product_of_matrices(
 ) -> None:
     draw = np.random.default_rng(seed)
     kernel, bias = draw.normal(size=(inputs, units)).astype(np.float32), draw.normal(size=units).astype(np.float32)
-    weights = panels(kernel, bias)
-    x, out = room(rows, inputs + more), room(rows, weights[1].size)
+    weights = make_panels(kernel, bias)
+    x, out = blocks(rows, inputs + more), blocks(rows, weights[1].size)
     x[:rows] = draw.normal(size=(rows, inputs + more))
-    layer()(x, *weights, np.float32(0 if rectify else -np.inf), out, rows)
+    apply_layer(x, *weights, 0 if rectify else -np.inf, out, rows)
     wanted = x[:rows, :inputs].astype(float) @ kernel.astype(float) + bias
     np.testing.assert_allclose(out[:rows, :units], np.maximum(wanted, 0) if rectify else wanted, atol=2e-5)
     assert (out[:rows, units:] == 0).all()  # the next layer may read them
@@ -42,18 +42,18 @@ def test_products_are_added(rows: int, inputs: int, outputs: int, before: int, b
     kernel = draw.normal(size=(outputs, inputs)).astype(np.float32)
     x = draw.normal(size=(rows + 1, before + inputs + behind)).astype(np.float32)
     out = np.full((rows + 1, outputs), 7, np.float32)
-    add_products()(x, before, kernel, out, rows)
+    add_products(x, before, kernel, out, rows)
     wanted = 7 + x[:rows, before : before + inputs].astype(float) @ kernel.T.astype(float)
     np.testing.assert_allclose(out[:rows], wanted, atol=2e-5)
     assert (out[rows:] == 7).all()
 
 
 @pytest.mark.parametrize("least", [0, -np.inf])
-def test_what_is_no_number_stays_in_its_row(least: float) -> None:
-    weights = panels(np.ones((3, 2), np.float32), np.zeros(2, np.float32))
+def test_nan_stays_in_its_row(least: float) -> None:
+    weights = make_panels(np.ones((3, 2), np.float32), np.zeros(2, np.float32))
     x, out = np.ones((ROWS, 3), np.float32), np.empty((ROWS, weights[1].size), np.float32)
     x[1, 2], x[2, 0] = np.nan, np.inf
-    layer()(x, *weights, np.float32(least), out, ROWS)
+    apply_layer(x, *weights, least, out, ROWS)
     assert np.isnan(out[1, :2]).all()
     assert (out[2, :2] == np.inf).all()
     assert (out[[0, *range(3, ROWS)], :2] == 3).all()
@@ -61,31 +61,31 @@ def test_what_is_no_number_stays_in_its_row(least: float) -> None:
 
 def test_a_rows_sums_do_not_depend_on_its_place() -> None:
     draw = np.random.default_rng(1)
-    weights = panels(draw.normal(size=(37, 45)).astype(np.float32), np.zeros(45, np.float32))
+    weights = make_panels(draw.normal(size=(37, 45)).astype(np.float32), np.zeros(45, np.float32))
     kernel = draw.normal(size=(3, 37)).astype(np.float32)
     x = np.tile(draw.normal(size=37).astype(np.float32), (5 * ROWS, 1))
     out, sums = np.empty((len(x), weights[1].size), np.float32), np.zeros((len(x), 3), np.float32)
-    layer()(x, *weights, np.float32(0), out, len(x))
-    add_products()(x, 0, kernel, sums, len(x))
+    apply_layer(x, *weights, 0, out, len(x))
+    add_products(x, 0, kernel, sums, len(x))
     assert (out == out[0]).all()
     assert (sums == sums[0]).all()
 
 
-def test_the_registers_of_an_older_machine_hold_fewer_rows(tmp_path: Path) -> None:
+def test_registers_without_avx512(tmp_path: Path) -> None:
     check = """
 import llvmlite.binding
 llvmlite.binding.get_host_cpu_features = dict  # none is known
-from nfm.kernels import layers as dense
+from nfm.kernels import layers
 import tests.conftest  # the settings of hypothesis
-import tests.kernels.test_dense_layers as tests
-assert dense.ROWS == 6
+import tests.kernels.test_layers as tests
+assert layers.LANES == 8
 tests.test_a_layer_equals_the_product_of_matrices()
-tests.test_what_is_no_number_stays_in_its_row(0)
-import tests.scoring.test_forward as forward
+tests.test_nan_stays_in_its_row(0)
+import tests.kernels.test_pooling as pooling
 for dtype in ("float32", "float16"):
-    forward.test_columns_that_registers_hold_and_those_behind_them(70, dtype)
+    pooling.test_pooling_equals_the_equations(70, dtype)
 """
-    # Elsewhere, since the disk keeps loops by the machine that they are for.
+    # In another folder: this process has other registers than its processor, by which the cache tells machines apart.
     older = {"NUMBA_CPU_NAME": "haswell", "NUMBA_CPU_FEATURES": "+avx2,+fma", "NUMBA_CACHE_DIR": str(tmp_path)}
     done = subprocess.run(
         [sys.executable, "-c", check],
