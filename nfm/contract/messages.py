@@ -75,6 +75,6 @@ def did_you_mean(wrong: Iterable[str], known: Sequence[str]) -> str:
 def was_replaced(folder: object, what: str, found: str, expected: str) -> str:
     """An encoding or a model has another fingerprint than when the job began."""
     return (
-        f"{folder} holds another {what} than when the job began: {found[:12]}… instead of {expected[:12]}…. "
+        f"{folder} contains another {what} than when the job began: {found[:12]}… instead of {expected[:12]}…. "
         "Run the job again when the new one is complete."
     )
