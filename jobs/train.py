@@ -18,7 +18,8 @@ OPTIONS: dict[str, dict[str, Any]] = {
 def work(config: Config, asked: Namespace) -> str:
     """Train the model and tell of it."""
     # TensorFlow takes seconds to import: a wrong configuration is told before that.
-    from nfm.training import summary, train
+    from nfm.training import train
+    from nfm.training.report import summary
 
     if asked.summary:
         return summary.network(config, train.read_encoding(config).spec)

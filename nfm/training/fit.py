@@ -26,10 +26,10 @@ from nfm.training.model import BIAS, Weights, initial_weights
 from nfm.training.network import Network
 from nfm.training.optimizers import Optimizer, arrays_of
 from nfm.training.progress_bar import Bar
+from nfm.training.report.tensorboard import events
 from nfm.training.result import Fitted
 from nfm.training.step import Measure, Step, make_measure, make_step
 from nfm.training.tables import TableReader
-from nfm.training.tensorboard import events
 
 log = logging.getLogger(__name__)
 

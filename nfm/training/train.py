@@ -18,7 +18,7 @@ from nfm.contract.errors import DataError
 from nfm.contract.messages import differences, listed
 from nfm.contract.publish import check_replaceable, locked
 from nfm.contract.schema import DATASET_MARKER, FOLDS, Spec
-from nfm.training import checkpoint, tensorboard
+from nfm.training import checkpoint
 from nfm.training.data.batches import Fold, read_folds
 from nfm.training.data.labels import correct_bias
 from nfm.training.data.rows import Rows
@@ -27,6 +27,7 @@ from nfm.training.metrics.profile import Collector
 from nfm.training.metrics.tally import Tally, tally
 from nfm.training.model import BIAS, build, describe, export
 from nfm.training.report import page as report
+from nfm.training.report import tensorboard
 from nfm.training.report.pairs import strongest_pairs
 from nfm.training.result import Fitted, Trained
 from nfm.training.warm_start import FM, from_artifact, from_fm

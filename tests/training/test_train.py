@@ -19,10 +19,10 @@ from nfm.contract.artifact import Artifact
 from nfm.contract.encoder import Encoding, inputs
 from nfm.contract.errors import DataError
 from nfm.contract.publish import BusyError, locked
-from nfm.training import summary
 from nfm.training.fit import Places, fit
 from nfm.training.layers import features_of
 from nfm.training.model import build
+from nfm.training.report import summary
 from nfm.training.train import read, read_encoding, train
 from tests.training.examples import shop_encoding, shop_labels, shop_visits, write_shop
 from tests.training.trained import values_of

@@ -1,1 +1,1 @@
-"""The training report: one HTML page beside the model."""
+"""What people see of a training: the HTML page beside the model, the summary, TensorBoard's event files."""

@@ -17,8 +17,8 @@ from nfm.training.metrics.binary import BinaryTally
 from nfm.training.metrics.multiclass import MulticlassTally
 from nfm.training.metrics.names import METRICS, Metric, judged_fold
 from nfm.training.metrics.regression import RegressionTally
-from nfm.training.parameters import parameter_counts
 from nfm.training.report import pictures
+from nfm.training.report.parameters import parameter_counts
 from nfm.training.result import Trained
 
 

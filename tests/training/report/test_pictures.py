@@ -13,8 +13,8 @@ from nfm.reports import page
 from nfm.reports.charts import Chart
 from nfm.training.metrics import curves
 from nfm.training.model import build
-from nfm.training.parameters import parameter_counts
 from nfm.training.report import pictures
+from nfm.training.report.parameters import parameter_counts
 from tests.parsed import Parsed
 
 MODELS = {

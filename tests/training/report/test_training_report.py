@@ -19,12 +19,12 @@ from nfm.training.metrics.names import METRICS
 from nfm.training.metrics.tally import tally, train_mean
 from nfm.training.model import build, initial_weights
 from nfm.training.network import Network
-from nfm.training.parameters import layers as list_layers
-from nfm.training.parameters import parameter_counts
 from nfm.training.report import page as report
+from nfm.training.report.parameters import layers as list_layers
+from nfm.training.report.parameters import parameter_counts
+from nfm.training.report.summary import summary
 from nfm.training.result import Fitted, Trained
 from nfm.training.step import make_measure
-from nfm.training.summary import summary
 from nfm.training.tables import TableReader
 from tests.parsed import Parsed
 

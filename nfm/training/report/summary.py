@@ -12,8 +12,8 @@ from nfm.training.data.batches import Fold
 from nfm.training.fit import depends_on
 from nfm.training.metrics.names import METRICS, judged_fold
 from nfm.training.model import build
-from nfm.training.parameters import layers, parameter_counts
 from nfm.training.report.page import metric_text
+from nfm.training.report.parameters import layers, parameter_counts
 from nfm.training.result import Trained
 from nfm.training.train import checkpoint_folder
 from nfm.training.warm_start import FM, from_artifact
