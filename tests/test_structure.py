@@ -1,0 +1,42 @@
+"""Sizes that keep the source tree readable: functions with few parameters, short files, small packages."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT
+
+FILES = sorted([*(ROOT / "nfm").rglob("*.py"), *(ROOT / "jobs").glob("*.py")])
+MOST_PARAMETERS, MOST_LINES_OF_A_FILE, MOST_LINES_OF_A_FUNCTION, MOST_FILES = 8, 300, 60, 16
+
+
+def functions(path: Path) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            yield node
+
+
+def parameters(function: ast.FunctionDef | ast.AsyncFunctionDef) -> list[str]:
+    given = function.args
+    named = [one.arg for one in (*given.posonlyargs, *given.args, *given.kwonlyargs)]
+    return [name for name in named if name not in ("self", "cls")]
+
+
+def test_the_source_tree_is_found() -> None:
+    assert len(FILES) > 100
+
+
+@pytest.mark.parametrize("path", FILES, ids=[str(path.relative_to(ROOT)) for path in FILES])
+def test_functions_and_files_are_short(path: Path) -> None:
+    assert len(path.read_text().splitlines()) <= MOST_LINES_OF_A_FILE
+    many = {one.name: parameters(one) for one in functions(path) if len(parameters(one)) > MOST_PARAMETERS}
+    assert many == {}
+    lines = {one.name: (one.end_lineno or 0) - one.lineno + 1 for one in functions(path)}
+    assert {name: count for name, count in lines.items() if count > MOST_LINES_OF_A_FUNCTION} == {}
+
+
+@pytest.mark.parametrize("folder", sorted({path.parent for path in FILES}), ids=lambda folder: folder.name)
+def test_packages_are_small(folder: Path) -> None:
+    assert len(list(folder.glob("*.py"))) <= MOST_FILES
