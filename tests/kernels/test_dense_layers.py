@@ -77,7 +77,7 @@ import llvmlite.binding
 llvmlite.binding.get_host_cpu_features = dict  # none is known
 from nfm.kernels import layers
 import tests.conftest  # the settings of hypothesis
-import tests.kernels.test_layers as tests
+import tests.kernels.test_dense_layers as tests
 assert layers.LANES == 8
 tests.test_a_layer_equals_the_product_of_matrices()
 tests.test_nan_stays_in_its_row(0)
