@@ -137,15 +137,19 @@ def build(spec: Spec, settings: Model, weights: Weights | None = None) -> keras.
     score = keras.layers.Add(name="score")([linear, interactions(layers, settings, pooled, dense, drop)])
     model = keras.Model(named, score, name="nfm")
     if weights is not None:
-        by_path = {**weights.network, **dict(zip(TABLES, map(_padded, weights.tables), strict=True))}
+        # Copies: TensorFlow may keep the memory that it is given.
+        copies = {path: array.copy() for path, array in weights.network.items()}
+        tables = dict(zip(TABLES, weights.tables, strict=True))
         for variable in model.variables:
-            if variable.path in by_path:
-                variable.assign(by_path[variable.path].copy())  # TensorFlow may keep the memory that it is given
+            if variable.path in tables:
+                variable.assign(_padded(tables[variable.path]))
+            elif variable.path in copies:
+                variable.assign(copies[variable.path])
     return model
 
 
 def _padded(table: Floats) -> Floats:
-    """A table as the Keras model has it: with a last row for padding, whose x is always 0."""
+    """Copy a table as the Keras model has it: with a last row for padding, whose x is always 0."""
     return np.pad(table, ((0, 1), (0, 0)))
 
 
