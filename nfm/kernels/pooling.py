@@ -7,8 +7,8 @@ A feature is a row of the tables and its x. `pool` takes a flat list of features
 job that pools; `pool_rows` makes the list of encoded rows and calls it. The features of a row are added one by one in
 the order of the list, and products are rounded before they are added: equal rows have equal sums, bit for bit.
 
-Gain in the score job (26 fields, K 64, hidden layers 128-128, one core): the job takes 8 % longer without prefetching,
-and 5 % longer with one feature at a time. Sums in vector registers would save 2 % beyond that; they are not worth it.
+Gain in the score job (26 fields, K 64, hidden layers 128-128, one core): the job takes 8 to 12 % longer without
+prefetching, and 5 % longer with one feature at a time. Sums in vector registers would save another 2 %: too little.
 """
 
 from functools import cache

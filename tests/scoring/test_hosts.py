@@ -93,7 +93,7 @@ def test_as_an_archive_the_package_needs_no_home_and_leaves_nothing_there(tmp_pa
     archive = shutil.make_archive(str(tmp_path / "nfm"), "zip", root_dir=root, base_dir="nfm")
     (tmp_path / "home").mkdir()
     (tmp_path / "none").touch()  # no folder can be made below a file, even by root
-    loop = "from nfm.kernels import pooling; pooling.linear_and_pooled('float32'); print(pooling.__file__)"
+    loop = "from nfm.kernels import layers; layers._compiled_layer(); print(layers.__file__)"
     done = subprocess.run(
         [sys.executable, "-c", loop],
         cwd=tmp_path,
