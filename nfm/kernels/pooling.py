@@ -125,7 +125,7 @@ def _compiled(dtype: str) -> Any:
 def _pool_rows(weights: Any, offsets: Any, rows: Any, start: Any, stop: Any, linear_TC: Any, pooled_TX: Any) -> None:
     embedding, linear, bias = weights
     count = stop - start
-    sum_TK = np.empty((count, embedding.shape[1]), np.float32)
+    sum_TK = np.empty((1, embedding.shape[1]), np.float32)  # scratch: not needed here
     linear_TC[:count] = bias
     features = list_features(Offsets(*offsets), Rows(*rows), start, stop)
     pool(embedding, linear, features, 0, count, pooled_TX, sum_TK, linear_TC)
@@ -170,7 +170,7 @@ def pool(
         start: first sample.
         stop: sample after the last one.
         pooled_SX: receives ½ [(Σ x v)² − Σ (x v)²] in its first K columns.
-        sum_SK: receives Σ x v, which gradients and reason codes need.
+        sum_SK: receives Σ x v, which gradients and reason codes need. A single row serves as scratch for all samples.
         linear_SC: Σ x w is added to it.
     """
     rows_P, x_P, splits = features
@@ -187,8 +187,9 @@ def pool(
             for i in range(p, end):
                 total += x_P[i] * linear[np.uint64(rows_P[i]), c]
             linear_SC[s, c] = total
+        own = min(s, np.uint64(sum_SK.shape[0]) - _1)
         for k in range(dim):
-            sum_SK[s, k] = squares_K[k] = np.float32(0)
+            sum_SK[own, k] = squares_K[k] = np.float32(0)
         while p + _4 <= end:
             # Four at a time, so that the sums are read and written a quarter as often.
             row_0, row_1 = np.uint64(rows_P[p]), np.uint64(rows_P[p + _1])
@@ -197,17 +198,17 @@ def pool(
             for k in range(dim):
                 a, b = x_0 * as_float32(embedding[row_0, k]), x_1 * as_float32(embedding[row_1, k])
                 c, d = x_2 * as_float32(embedding[row_2, k]), x_3 * as_float32(embedding[row_3, k])
-                sum_SK[s, k] = sum_SK[s, k] + a + b + c + d
+                sum_SK[own, k] = sum_SK[own, k] + a + b + c + d
                 squares_K[k] = squares_K[k] + a * a + b * b + c * c + d * d
             p += _4
         for i in range(p, end):
             row, x = np.uint64(rows_P[i]), x_P[i]
             for k in range(dim):
                 a = x * as_float32(embedding[row, k])
-                sum_SK[s, k] += a
+                sum_SK[own, k] += a
                 squares_K[k] += a * a
         for k in range(dim):
-            pooled_SX[s, k] = _HALF * (sum_SK[s, k] * sum_SK[s, k] - squares_K[k])
+            pooled_SX[s, k] = _HALF * (sum_SK[own, k] * sum_SK[own, k] - squares_K[k])
 
 
 def as_float32(number: Any) -> Any:
