@@ -7,7 +7,7 @@ A row's sums are made one input after the other, so that a score does not depend
 product rounds differently for another number of rows.
 
 Gain in the score job (26 fields, K 64, hidden layers 128-128, one core with AVX-512): with the best loop in plain numba
-that was found (two rows, four inputs and a panel of 32 columns at a time), the job takes 1.5 times as long.
+that was found (two rows, four inputs and a panel of 32 columns at a time), the job takes 1.5 to 1.7 times as long.
 """
 
 from functools import cache

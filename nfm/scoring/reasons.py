@@ -61,7 +61,7 @@ def score_and_effects(
     places_R, missing = _reasons(spec)
     tables, offsets = pooled_from(spec, weights)
     most = 1 + len(places_R)  # a row and its variants
-    step = max(1, TILE // most)
+    step = max(1, 2 * TILE // most)  # more rows at a time cost less for each call, fewer stay in the cache
     scores_BC = np.empty((len(rows.ids_BF), network.outputs), np.float32)
     effects_BR = np.zeros((len(scores_BC), len(places_R)), np.float32)
 

@@ -1,4 +1,4 @@
-"""Raw rows → scores; needs no Spark."""
+"""Score batches of rows, without Spark."""
 
 import numpy as np
 import pyarrow as pa
@@ -12,11 +12,11 @@ from nfm.scoring.forward import score
 from nfm.scoring.health.tally import Tally
 from nfm.scoring.reasons import reason_arrays, reason_columns, score_and_effects
 
-_ARRANGED = 1 << 14  # rows whose columns are put beside each other at once: they stay in the cache, and take no room
+_ARRANGED = 1 << 14  # rows whose columns are arranged as matrices at a time, so that these stay in the cache
 
 
 def score_columns(network: Network) -> list[str]:
-    """`score`; of the multiclass task, one column for each class."""
+    """Return the names of the score columns: `score`, or one for each class of the multiclass task."""
     return [f"score_{name}" for name in network.classes] if network.task == "multiclass" else ["score"]
 
 
@@ -27,12 +27,12 @@ def score_batch(
 
     Args:
         artifact: the model.
-        rows: hold at least the columns that the encoding reads.
-        encoded: they are the dataset's columns instead, which the encoding wrote.
-        tally: is told of the rows and their scores.
+        rows: have at least the columns that the encoding reads.
+        encoded: the rows have the dataset's columns instead, as the feature job wrote them.
+        tally: receives the counts of the rows and their scores.
 
     Returns:
-        (N, C) scores, one column but for multiclass.
+        (N, C) scores; C is 1 except for multiclass.
     """
     return explain_batch(artifact, rows, 0, encoded, tally)[0]
 
@@ -40,13 +40,13 @@ def score_batch(
 def explain_batch(
     artifact: Artifact, rows: Rows, count: int, encoded: bool = False, tally: Tally | None = None
 ) -> tuple[NDArray[np.float32], list[pa.Array]]:
-    """`score_batch`, and so many reasons a row: arrays as `explain.reason_columns` names them."""
+    """Score as `score_batch` does, and return `count` reasons a row: the arrays of `reasons.reason_columns`."""
     spec, noticed = artifact.encoding.spec, None if tally is None else Noticed()
     if encoded:
         columns = {name: dataset.column(name, rows.column(name), "the table") for name in spec.outputs}
     else:
         columns = artifact.encoding.encode(rows, noticed=noticed)
-    pa.default_memory_pool().release_unused()  # what reading took, before the layers take theirs
+    pa.default_memory_pool().release_unused()  # memory that reading used and scoring can use
     scores_NC = np.empty((rows.num_rows, artifact.network.outputs), np.float32)
     reasons = list[list[pa.Array]]()
     for start in range(0, rows.num_rows, _ARRANGED):

@@ -1,4 +1,4 @@
-"""Loops kept on the disk: used again, made anew when what they are inlined from has changed, and never needed."""
+"""The cache of machine code: used again, stale when what was inlined has changed, and never needed."""
 
 import shutil
 import subprocess
@@ -35,7 +35,7 @@ def scaled(x):
 
 @pytest.fixture
 def package(tmp_path: Path) -> Path:
-    """The sources, and two more of which one is inlined into the other's loop."""
+    """The package with two more files, of which one is inlined into the loop of the other."""
     folder = tmp_path / "nfm" / "kernels"
     folder.mkdir(parents=True)
     for name in ("__init__.py", "kernels/__init__.py", "kernels/compile.py"):
@@ -46,14 +46,14 @@ def package(tmp_path: Path) -> Path:
 
 
 def run(package: Path, *arguments: str) -> list[str]:
-    """What two loops return for 10, and whether they came from the disk."""
+    """Return what two loops return for 10, and whether they came from the cache."""
     command = [sys.executable, "-m", "nfm.kernels.outer", *arguments]
     done = subprocess.run(command, cwd=package, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     return done.stdout.splitlines()
 
 
-def test_loops_come_from_the_disk_until_what_they_are_inlined_from_has_changed(package: Path) -> None:
+def test_loops_come_from_the_cache_until_what_was_inlined_has_changed(package: Path) -> None:
     assert run(package) == ["21 0", "21 0"]
     assert run(package) == ["21 1", "21 1"]
     (package / "nfm" / "kernels" / "inner.py").write_text(INNER.format(factor=3))
@@ -67,9 +67,16 @@ def test_a_full_disk_does_not_end_a_job(package: Path) -> None:
     assert run(package) == ["21 0", "21 0"]
 
 
-def test_what_lies_on_the_disk_but_cannot_be_read_is_made_anew(package: Path) -> None:
+def test_an_unreadable_cache_is_ignored(package: Path) -> None:
     run(package)
     for kept in package.rglob("*.nbi"):
         kept.unlink()
         kept.mkdir()
     assert run(package) == ["21 0", "21 0"]
+
+
+def test_no_loop_is_compiled_outside_the_package() -> None:
+    """The cache looks for changes in this package only."""
+    others = [path for path in (ROOT / "nfm").rglob("*.py") if path.parent != ROOT / "nfm" / "kernels"]
+    found = {path.name for path in others if "numba" in (text := path.read_text()) or "kernels.compile" in text}
+    assert found == set()
