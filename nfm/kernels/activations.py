@@ -25,7 +25,7 @@ def softmax(logits_BC: Floats) -> Floats:
 
 
 def activate(name: str, x: NDArray[np.float32]) -> None:
-    """Apply a hidden layer's activation in place, after `layers.apply_layer`, which has applied ReLU."""
+    """Apply a hidden layer's activation in place, after `layers.apply_layer`, which applies ReLU itself."""
     match name:
         case "tanh":
             np.tanh(x, out=x)

@@ -1,6 +1,7 @@
 """Loss of each task, for one sample, before sample weights.
 
-To add a loss: add its task here, in `nfm.config.train.Model.task`, and its metrics in `nfm.training.metrics`.
+The loss follows from `model.task`. Another loss for a task needs a setting in `config.train`, which `network` passes
+here; and `control.end_epoch`, which takes the validation loss from the metrics (rmse² or log loss), must follow it.
 """
 
 from typing import Any

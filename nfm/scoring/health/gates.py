@@ -1,6 +1,7 @@
 """Gates: limits that a table must keep for its scores to be published.
 
-A new gate needs a key in `config.settings.Gates`, and here a function with an entry in GATES.
+A new gate needs a key in `config.settings.Gates`, and here a function with an entry in GATES. A figure that the report
+does not have yet is counted in `tally` and joins the report in `health`.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
