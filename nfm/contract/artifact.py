@@ -90,10 +90,8 @@ class Artifact:
     def load(cls, folder: Path, verify: bool = True) -> Self:
         """Open the artifact in `folder`; with `verify`, read every file and compare its checksum.
 
-        A worker that opens what the driver has verified need not verify it again.
-
-        Raises:
-            DataError: not an artifact, or a wrong version, fingerprint, shape or checksum; names the file.
+        A worker need not verify what the driver has verified. Raises DataError, which names the file, for a folder that
+        is not an artifact, or for a wrong version, fingerprint, shape or checksum.
         """
         metadata = _read_metadata(folder)
         if verify:
@@ -123,15 +121,9 @@ def save(
 ) -> None:
     """Write an artifact and publish it in `target`; readers see the old one until the new one is complete.
 
-    Args:
-        target: the `model/` folder.
-        encoding_folder: the dataset's `encoding/`, which is copied.
-        network: what the forward pass needs besides the weights.
-        weights: the arrays that `network.weight_shapes` lists.
-        facts: further entries of metadata.json (configuration, metrics, rows, versions).
-        write_more: writes further files (the Keras model, the report) into the folder it is given.
-
-    Raises DataError if a weight is too large for its type, or `target` is not an artifact.
+    `encoding_folder` is copied; `weights` are the arrays that `network.weight_shapes` lists; `facts` are more entries
+    of metadata.json; `write_more` writes further files into the folder it is given. Raises DataError if a weight is too
+    large for its type, or `target` is not an artifact.
     """
     spec = Encoding.load(encoding_folder).spec
     shapes = network.weight_shapes(spec)

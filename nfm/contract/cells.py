@@ -50,14 +50,9 @@ class Cells:
 
 
 def cells(x: NDArray[Any], groups: NDArray[Any], size: int, bits: int = EXACT, limit: int | None = None) -> Cells:
-    """Count N finite numbers, each in one of `size` groups.
+    """Count N finite numbers, each in one of `size` groups, in at most `limit` cells (LIMIT unless given).
 
-    Args:
-        x: (N,) finite numbers.
-        groups: (N,) from 0 to `size` - 1.
-        size: G.
-        bits: cells finer than this are of no use to the caller.
-        limit: at most this many cells; LIMIT unless given.
+    `groups`: (N,) from 0 to `size` - 1; `bits`: the finest cells that the caller can use.
     """
     keys = _keys(x) >> (EXACT - bits)
     low, high = (int(keys.min()), int(keys.max())) if len(keys) else (0, 0)

@@ -89,16 +89,10 @@ def check_categorical(columns: Sequence[str], bag: Bag | None, schema: pa.Schema
 
 
 def field_values(columns: Sequence[str], kinds: Sequence[Kind], bag: Bag | None, rows: Rows) -> Values:
-    """The values of a field.
+    """Return a field's values from its raw column, or from the several columns of a cross; reads each once, in order.
 
-    Args:
-        columns: its raw column; several for a cross.
-        kinds: what each contained when the vocabulary was made.
-        bag: how a bag is stored in the column; None for one value a row.
-        rows: contain at least these columns; each is read once, in order.
-
-    Raises:
-        DataError: a text that is not a date where the vocabulary has dates, or weights that do not fit their bag.
+    `kinds`: what each column contained when the vocabulary was made. Raises DataError for a text that is not a date
+    where the vocabulary has dates, or for weights that do not fit their bag.
     """
     if bag is not None:
         return _bag(columns[0], kinds[0], bag, rows)

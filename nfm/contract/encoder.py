@@ -88,10 +88,8 @@ class Encoding:
     def encode(self, rows: Rows, same_table: bool = False, noticed: "Noticed | None" = None) -> dict[str, Any]:
         """Encode N raw rows.
 
-        Args:
-            rows: contain at least the specification's columns; each is read once, in order.
-            same_table: the vocabulary was made from these very rows, so that no value can be rounded.
-            noticed: collects what the encoded columns do not show any more.
+        Each column is read once, in order. `same_table`: the vocabulary was made from these very rows, so that no value
+        can be rounded. `noticed` collects what the encoded columns do not show any more.
 
         Returns:
             The dataset's columns by name, as `Spec.outputs` lists them: (N,) int32 for each field, (N,) float32 for
@@ -107,8 +105,9 @@ class Encoding:
             if field.edges is None:
                 columns.update(self._encode_field(field, rows, same_table, noticed))
             else:
-                column = field.columns[0]
-                columns[field.name] = _bucket(field, numbers(rows.column(column), column))
+                x = numbers(rows.column(field.columns[0]), field.columns[0])
+                ids = field.first_value + np.searchsorted(np.asarray(field.edges), x, side="right")
+                columns[field.name] = np.where(np.isnan(x), MISSING, ids).astype(np.int32)
         for number in self.spec.numbers:
             x = numbers(rows.column(number.column), number.column)
             if noticed is not None:
@@ -196,11 +195,6 @@ def _check_digits(field: Field, values: Values, unseen: NDArray[np.int64]) -> No
         )
 
 
-def _bucket(field: Field, x: NDArray[np.float64]) -> NDArray[np.int32]:
-    ids = field.first_value + np.searchsorted(np.asarray(field.edges), x, side="right")
-    return np.where(np.isnan(x), MISSING, ids).astype(np.int32)
-
-
 def transform(number: Number, x: NDArray[np.float64]) -> dict[str, NDArray[np.float32]]:
     """The number's columns from (N,) raw values; NaN is missing."""
     missing = np.isnan(x)
@@ -208,17 +202,12 @@ def transform(number: Number, x: NDArray[np.float64]) -> dict[str, NDArray[np.fl
         x = np.clip(x, *number.clip)
     x = np.where(missing, number.impute, x)
     if number.log1p:
-        x = signed_log1p(x)
+        x = np.sign(x) * np.log1p(np.abs(x))  # defined for negative numbers too
     x = np.clip((x - number.shift) / number.divisor, -_FLOAT32_MAX, _FLOAT32_MAX)
     columns = {number.name: x.astype(np.float32)}
     if number.missing_flag:
         columns[flag_name(number.name)] = missing.astype(np.float32)
     return columns
-
-
-def signed_log1p(x: NDArray[np.float64]) -> NDArray[np.float64]:
-    """sign(x) log(1 + |x|): log1p, defined for negative numbers too."""
-    return np.sign(x) * np.log1p(np.abs(x))
 
 
 class Inputs(NamedTuple):

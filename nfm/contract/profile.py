@@ -149,10 +149,7 @@ def psi(expected: Sequence[float], actual: Sequence[float]) -> float | None:
 
     A bin without rows counts as half a row, and a share below 0.0001 as 0.0001: the logarithm needs a value, and a
     small table that lacks a rare value says little. Usual reading: below 0.1 stable, above 0.25 another population.
-
-    Args:
-        expected: (E + 1,) counts of the reference.
-        actual: (E + 1,) counts of the table.
+    Takes the (E + 1,) counts of the reference, and those of the table.
     """
     e, a = (np.array(counts, np.float64) for counts in (expected, actual))
     if e.sum() <= 0 or a.sum() <= 0:

@@ -44,11 +44,8 @@ def staged(target: Path, marker: str) -> Iterator[Path]:
 
     The target stays as it is until the new folder is complete. The next run deletes what a killed one left in staging.
     Call it while the target is `locked`. Every folder of this kind contains the file `marker`; a folder without it is
-    never replaced.
-
-    Raises:
-        DataError: the target contains files of others, or the new folder lacks the marker.
-        NfmError: the target cannot be written, or the disk is full.
+    never replaced. Raises DataError if the target contains files of others, or the new folder lacks the marker;
+    NfmError if the target cannot be written, or the disk is full.
     """
     target = target.resolve()  # behind a symbolic link, the folder is replaced and the link stays
     with _translated(target):

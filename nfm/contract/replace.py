@@ -17,10 +17,8 @@ def aside(target: Path) -> Path:
 def replacing(target: Path, shared: bool = False, durable: bool = False) -> Iterator[Path]:
     """Yield a path to write to; rename it to `target` when the block ends, delete it when the block raises.
 
-    Args:
-        target: the file to write or to replace.
-        shared: several processes may write it at once: each gets its own path, and the last one wins.
-        durable: the content is on the disk before the old file is replaced (fsync).
+    `shared`: several processes may write it at once: each gets its own path, and the last one wins. `durable`: the
+    content is on the disk before the old file is replaced (fsync).
     """
     attempt = target.with_name(f".{target.name}-{uuid.uuid4().hex}") if shared else aside(target)
     try:

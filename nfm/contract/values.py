@@ -65,14 +65,9 @@ def decoded(values: pa.Array) -> pa.Array:
 def canonical_text(values: pa.Array, kind: Kind, column: str) -> pa.Array:
     """(N,) the canonical text (`large_string`) of each value; null where it is missing (null, NaN, ±inf).
 
-    Args:
-        values: N values of a type that `kind_of` knows. Formatting a float, a decimal or a text as a number
-            costs microseconds: pass a dictionary's distinct values, not a column.
-        kind: what the vocabulary was made from.
-        column: its name, for the message.
-
-    Raises:
-        DataError: a text that is not a date, where the vocabulary has dates; or invalid UTF-8.
+    Formatting a float, a decimal or a text as a number costs microseconds: pass a dictionary's distinct values, not a
+    column. `kind`: what the vocabulary was made from. Raises DataError for a text that is not a date, where the
+    vocabulary has dates; or for invalid UTF-8.
     """
     type_ = values.type
     if pa.types.is_floating(type_):

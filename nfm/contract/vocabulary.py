@@ -39,17 +39,9 @@ def file(folder: Path, number: int) -> Path:
 def write(folder: Path, number: int, field: str, first_id: int, size: int, parts: Iterable[pa.Table]) -> str:
     """Write one vocabulary, in memory for one part and a block of a million values.
 
-    Args:
-        folder: the `encoding/` folder; it exists.
-        number: the vocabulary's position in `Spec.vocabularies`.
-        field: the field it is made for.
-        first_id: id of the first value (1 + oov_buckets).
-        size: number of values.
-        parts: tables with the columns `value` (texts without nulls, each once) and `count`, in the order of the ids.
-            The files do not depend on where the parts are cut.
-
-    Returns:
-        The vocabulary's digest, as `FieldIndex.digest` computes it.
+    `folder` is the `encoding/` folder, `number` the vocabulary's position in `Spec.vocabularies`, `size` its number of
+    values. The `parts` have the columns `value` (texts without nulls, each once) and `count`, in the order of the ids;
+    the files do not depend on where the parts are cut. Returns the digest, as `FieldIndex.digest` computes it.
     """
     index, table = folder / "index" / str(number), file(folder, number)
     table.parent.mkdir(exist_ok=True)

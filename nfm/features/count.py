@@ -51,16 +51,8 @@ def count(
 ) -> DataFrame:
     """Count each part's values in each fold, and leave the counts in files below `target`.
 
-    Args:
-        scan: the raw table.
-        label: the label, counted as part 0.
-        parts: what else to count, as parts 1, 2, …
-        vocabularies: the parts of each vocabulary.
-        split: how rows are split.
-        target: a new folder; its `runs` are the values that occur in the train fold, as `features.runs` has them.
-
-    Returns:
-        Rows as `features.sums.summary` makes them.
+    The label is part 0, `parts` are 1, 2, …; `vocabularies` lists the parts of each. The `runs` below `target`, a new
+    folder, are the values that occur in the train fold. Returns rows as `features.sums.summary` makes them.
     """
     spark = scan.table.sparkSession
     needed = dict.fromkeys([label.column, *(c for part in parts for c in read_by(part)), *split.columns])

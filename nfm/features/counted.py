@@ -57,11 +57,7 @@ class Summed:
 
     @classmethod
     def of(cls, counted: Counted, config: Config, label: Label, old_classes: Sequence[str] = ()) -> Self:
-        """Sum up the counts.
-
-        Raises:
-            DataError: labels or weights that the task cannot use, or an empty train fold.
-        """
+        """Sum up the counts; DataError for labels or weights that the task cannot use, or an empty train fold."""
         where = str(config.source)
         weight = counted.places.get(WEIGHT, 0)
         few = counted.counts.where((F.col("part") == 0) | F.col("cell").isNotNull() | (F.col("part") == weight))
@@ -79,11 +75,7 @@ class Summed:
 
 
 def _check_weights(column: str, cells: Cells | None, missing: int, where: str) -> None:
-    """Check that every row has a weight ≥ 0.
-
-    Raises:
-        DataError: a weight is missing or negative.
-    """
+    """Raise DataError unless every row has a weight ≥ 0."""
     values = np.empty(0) if cells is None else cells.values
     bad = (values < 0) | (values > _LARGEST)
     wrong = 0 if cells is None else int(cells.counts[bad, : len(FOLDS)].sum())

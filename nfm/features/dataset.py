@@ -55,11 +55,6 @@ class Prepared:
     growth: Growth | None
     old: Encoding | None  # the encoding to grow from
 
-    @property
-    def old_classes(self) -> tuple[str, ...]:
-        """Classes of the encoding to grow from."""
-        return self.old.spec.classes if self.old else ()
-
 
 def prepare(spark: SparkSession, config: Config, growth: Growth | None = None) -> Prepared:
     """Check the table's columns, and the encoding to grow from, before any work; DataError if one does not fit."""
@@ -150,9 +145,8 @@ def build(spark: SparkSession, config: Config, prepared: Prepared | None = None)
         write_report(encoding / "report.html", statistics)
         marker = {"encoding_fingerprint": statistics["fingerprint"], "rows": statistics["rows"]}
         (dataset / DATASET_MARKER).write_text(json.dumps(marker | {"settings": config.of_dataset}, indent=1))
-        check_replaceable(
-            config.encoding_folder, ENCODING_MARKER
-        )  # before the dataset is swapped in: they belong together
+        # Before the dataset is swapped in: they belong together.
+        check_replaceable(config.encoding_folder, ENCODING_MARKER)
     return statistics
 
 
@@ -167,7 +161,7 @@ def _build(spark: SparkSession, config: Config, prepared: Prepared, encoding: Pa
     with ThreadPoolExecutor() as pool:
         # What only the report needs is summed up beside the work that leaves Spark's cores idle.
         making = pool.submit(vocabularies.make, spark, counted.runs, counted.recipes, encoding, grow_from)
-        summed = Summed.of(counted, config, label, prepared.old_classes)
+        summed = Summed.of(counted, config, label, prepared.old.spec.classes if prepared.old else ())
         valued = pool.submit(facts.count_values, counted, summed.labels)
         made, growths = making.result()
         cells = {name: summed.cells.get(number_part(name)) for name in columns.numeric}

@@ -62,17 +62,9 @@ def encode(
     few: Collection[str],
     target: Path,
 ) -> Encoded:
-    """Encode every row of a scan and write the dataset's files.
+    """Encode every row of a scan and write the dataset's files into `target`, an empty folder that every machine sees.
 
-    Args:
-        spark: the session.
-        scan: the raw table.
-        spec: the encoding's specification.
-        encoding_folder: the folder that the workers map.
-        raw: columns carried along.
-        split: how rows are split.
-        few: the numbers that have few values.
-        target: an existing, empty folder that every machine sees.
+    The workers map `encoding_folder`. `raw`: columns carried along; `few`: the numbers that have few values.
     """
     written = target / "_written"
     written.mkdir()
@@ -83,7 +75,8 @@ def encode(
     def encoded(all_rows: Iterator[Rows]) -> Iterator[pa.RecordBatch]:
         writer, counts = Writer(written, layout), Counter[str]()
         encode_rows(all_rows, load_once(encoding_folder, fingerprint), raw, split, writer, counts)
-        yield _tell(writer.close(), counts)
+        files = file_batch(writer.close()).to_pylist()
+        yield pa.RecordBatch.from_pylist([*files, {"counts": list(counts.items())}], _REPORTED)
 
     needed = dict.fromkeys([*raw.columns, *split.columns, *spec.columns])
     told_rows = scan.map(needed, encoded, _REPORTED).collect()
@@ -142,13 +135,6 @@ def _layout(spec: Spec, raw: RawColumns, few: Collection[str]) -> Layout:
     plain = [field.name for field in spec.fields if field.bag is None]
     numbers = [name for number in spec.numbers for name in number.outputs if number.name in few or name != number.name]
     return Layout(("label", "weight", *plain, *members, *numbers), tuple(raw.key))
-
-
-def _tell(files: Sequence[WrittenFile], counts: Mapping[str, int]) -> pa.RecordBatch:
-    """A row for each file, and one with the counts."""
-    batch = file_batch(files)
-    rows = [{**row, "counts": None} for row in batch.to_pylist()] + [{"counts": list(counts.items())}]
-    return pa.RecordBatch.from_pylist(rows, _REPORTED)
 
 
 def _sum(spec: Spec, told_counts: Sequence[Mapping[str, int]]) -> Encoded:

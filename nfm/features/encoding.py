@@ -68,13 +68,8 @@ def specify(
 ) -> Spec:
     """Build the specification.
 
-    Args:
-        columns: the settings.
-        kinds: what each categorical column contains.
-        made: the vocabularies, by the fields they were made for.
-        distributions: each number's values in the train fold.
-        negative_rate: share of the train fold's negatives that was kept.
-        classes: of a multiclass label.
+    `kinds`: of each categorical column; `made`: the vocabularies, by the fields they were made for; `distributions`:
+    each number's values in the train fold; `negative_rate`: share of the train fold's negatives that was kept.
     """
     edges = {
         name: bucket_edges(number.buckets, distributions[name])

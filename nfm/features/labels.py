@@ -130,17 +130,10 @@ def column(labels: LabelRows, label: Label, classes: Sequence[str]) -> NDArray[n
 
 
 def check(label: Label, counts: pa.Table, cells: Cells | None, old_classes: Sequence[str], where: str) -> Labels:
-    """Check the counted labels and derive their facts.
+    """Check the counted labels and derive their facts; DataError for unusable labels, or without a row to train on.
 
-    Args:
-        label: the label.
-        counts: the rows of its texts, like `sums.SUMMARY`.
-        cells: a regression's numbers; None without rows.
-        old_classes: of the encoding that this one grows from; empty without it, or in other tasks.
-        where: the table, for messages.
-
-    Raises:
-        DataError: labels that the task cannot use; or no row to train on.
+    `counts`: the rows of its texts, like `sums.SUMMARY`; `cells`: a regression's numbers; None without rows;
+    `old_classes`: of the encoding that this one grows from; empty without it, or in other tasks.
     """
     _refuse_wrong(label, counts, where)
     if label.task == "regression":

@@ -65,10 +65,6 @@ class Distribution:
         """The q-quantile of the rows (`contract.cells.quantile`)."""
         return quantile(self.values, self.counts, q)
 
-    def clipped(self, low: float, high: float) -> "Distribution":
-        """The same rows, each moved to the nearest value within the bounds."""
-        return Distribution(np.clip(self.values, low, high), self.counts)
-
 
 def transformation(name: str, settings: Numeric, train: Distribution) -> Number:
     """Learn a number's transformation from the train fold: clip, impute, log1p, shift and divide.
@@ -85,7 +81,7 @@ def transformation(name: str, settings: Numeric, train: Distribution) -> Number:
     clip = None
     if settings.clip is not None and train.rows:
         clip = (train.quantile(settings.clip[0]), train.quantile(settings.clip[1]))
-        train = train.clipped(*clip)
+        train = Distribution(np.clip(train.values, *clip), train.counts)
     shift, divisor, impute = 0.0, 1.0, 0.0
     if train.rows:
         if settings.scale == "standard":

@@ -65,13 +65,7 @@ _HELPERS = {"is", "has", "was", "did", "will", "the", "label", "target", "outcom
 def findings(statistics: Mapping[str, Any], columns_key: Sequence[str], label: str) -> list[dict[str, str]]:
     """Return what a person should look at before training, the most serious first.
 
-    Args:
-        statistics: content of statistics.json.
-        columns_key: the key columns of the table.
-        label: the label's column.
-
-    Returns:
-        For each finding `about` (a field, number or fold), `kind` (one of `KINDS`) and `text`.
+    Each finding has `about` (a field, number or fold), `kind` (one of `KINDS`) and `text`.
     """
     rows, judged = statistics["rows"], _judged_labels(statistics)
     found = [*fold_findings(statistics), *class_findings(statistics["label"])]
