@@ -36,17 +36,10 @@ class Saved(NamedTuple):
 def save(
     folder: Path, depends_on: Mapping[str, Any], progress: Mapping[str, Any], arrays: Arrays, best: Arrays | None
 ) -> bool:
-    """Replace the checkpoint by a new one.
+    """Replace the checkpoint by a new one; False if it cannot be written: that is logged, and the last good one stays.
 
-    Args:
-        folder: of the checkpoint; it is made.
-        depends_on: what the weights follow from, JSON-ready; only a training with the same resumes from here.
-        progress: JSON-ready, how far the training is.
-        arrays: of the model and the optimizer.
-        best: the model's arrays at its best epoch, if there was one.
-
-    Returns:
-        Whether it could be written: a full disk is logged, and the last good checkpoint stays.
+    `depends_on`: what the weights follow from; only a training with the same resumes from here. `arrays`: of the model
+    and the optimizer; `best`: the model's at its best epoch, if there was one. The mappings are JSON-ready.
     """
     state = {"format": CHECKPOINT_FORMAT, "depends_on": depends_on, "progress": progress, "has_best": best is not None}
     named = {_STATE: np.frombuffer(json.dumps(state).encode(), np.uint8)}

@@ -34,13 +34,7 @@ class Progress:
 
 
 def rate(progress: Progress, settings: Train, steps: int) -> float:
-    """The learning rate of the next step.
-
-    Args:
-        progress: so far.
-        settings: the rate and its schedule.
-        steps: of an epoch.
-    """
+    """Return the learning rate of the next step, in a training with `steps` of them an epoch."""
     schedule = settings.schedule
     now, warmup = settings.learning_rate * progress.factor, schedule.warmup_steps
     if progress.step < warmup:
@@ -66,16 +60,9 @@ def _of_schedule(settings: Train) -> tuple[str, str]:
 def end_epoch(
     progress: Progress, now: float, measured: Mapping[str, Mapping[str, Any]], stopping: EarlyStopping | None
 ) -> bool:
-    """Take note of an epoch.
+    """Add an epoch to `progress`, and return whether it was the best one; without early stopping every one counts.
 
-    Args:
-        progress: is moved on.
-        now: the learning rate at its end.
-        measured: the metrics of the folds that were measured, by fold.
-        stopping: the settings.
-
-    Returns:
-        Whether it was the best one; without early stopping every one counts.
+    `now`: the learning rate at its end; `measured`: the metrics of the folds that were measured, by fold.
     """
     history = {"loss": progress.loss / progress.weight if progress.weight else 0.0, "learning_rate": now}
     for fold, metrics in measured.items():

@@ -82,18 +82,9 @@ def fit(
 ) -> Fitted:
     """Train; the same seed on the same machine gives the same weights, however often the training was killed.
 
-    Args:
-        spec: of the encoding.
-        model: its settings.
-        settings: how it is fitted.
-        folds: train, valid and test.
-        places: folders of the checkpoint and of TensorBoard's event files.
-        start: what the weights start from; random ones unless given.
-        each_epoch: called with the number of finished epochs and their history; what it raises ends the training.
-
-    Raises:
-        DataError: what early stopping or the schedule watches is not defined, labels are not of the task, or the
-            loss or a weight is not finite.
+    The weights are random at first unless there is a `start`. `each_epoch` is called with the number of finished epochs
+    and their history; what it raises ends the training. Raises DataError if what early stopping or the schedule watches
+    is not defined, labels are not of the task, or the loss or a weight is not finite.
     """
     _check_watched(settings, folds)
     for fold in ("valid", "test"):
@@ -239,7 +230,7 @@ def depends_on(
     train = settings.model_dump(mode="json", exclude={"checkpoint_seconds", "group"})
     return {
         "encoding": spec.fingerprint,
-        **{f"{name} fold": folds[name].digest() for name in ("train", "valid")},
+        **{f"{name} fold": folds[name].digest for name in ("train", "valid")},
         **{f"model.{key}": value for key, value in model.items()},
         **{f"train.{key}": value for key, value in train.items()},
         "what it started from": started_from,

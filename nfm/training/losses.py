@@ -12,10 +12,7 @@ import tensorflow as tf
 def sample_losses(task: str, label_B: Any, logits_BC: Any) -> Any:
     """Return (B,) losses: log loss (binary), squared error (regression), cross-entropy of the softmax (multiclass).
 
-    Args:
-        task: of the model.
-        label_B: 0 or 1; a number; or the number of the class.
-        logits_BC: outputs of the model; C is 1 but for multiclass.
+    Labels are 0 or 1; numbers; or the numbers of the classes. C is 1 except for multiclass.
 
     >>> sample_losses("regression", tf.constant([1.0]), tf.constant([[4.0]])).numpy().tolist()
     [9.0]

@@ -16,18 +16,10 @@ from nfm.training.layers import features_of  # its import registers the layers o
 
 
 def keras_scores(artifact: Artifact, rows: Inputs) -> NDArray[np.float64]:
-    """Scores of N encoded rows by `keras/model.keras`; they are computed together, so let them be some thousands.
+    """Return (N, C) scores by `keras/model.keras` of at least one encoded row; all N are computed together.
 
-    Args:
-        artifact: verified.
-        rows: as `contract.encoder.inputs` arranges them; at least one.
-
-    Returns:
-        (N, C) probabilities of label 1 for the binary task, numbers for regression, (N, C) probabilities of the classes
-        for multiclass.
-
-    Raises:
-        DataError: the file is not there, cannot be read, or holds a model of other inputs or outputs.
+    Scores are probabilities of label 1 (binary), numbers (regression), or probabilities of the classes (multiclass).
+    Raises DataError if the file is missing, cannot be read, or contains a model of other inputs or outputs.
     """
     path = artifact.path / "keras" / "model.keras"
     try:

@@ -36,10 +36,8 @@ from nfm.training.warm_start import FM, from_artifact, from_fm
 def train(config: Config) -> Trained:
     """Read the dataset, fit, measure, and publish the artifact with its report.
 
-    Raises:
-        DataError: no dataset or encoding, two that do not belong together, nothing to train on, or a loss that is not
-            finite.
-        BusyError: another training is at it.
+    Raises DataError if dataset or encoding is missing, they do not belong together, there is nothing to train on, or
+    the loss is not finite; BusyError if another training is running.
     """
     target, checkpoints = Path(config.workdir, "model"), checkpoint_folder(config)
     check_replaceable(target, artifact.MARKER)
@@ -69,10 +67,9 @@ def train(config: Config) -> Trained:
 
 
 def read(config: Config) -> tuple[Encoding, dict[str, Fold]]:
-    """The encoding and the folds that were written with it; of their files, only the footers are read.
+    """Return the encoding and the folds that were written with it; of their files, only the footers are read.
 
-    Raises:
-        DataError: no dataset or encoding, two that do not belong together, or settings that they were not made with.
+    Raises DataError if one is missing, they do not belong together, or they were made with other settings.
     """
     encoding = read_encoding(config)
     encoding.verify(str(config.encoding_folder))

@@ -23,10 +23,8 @@ def from_artifact(folder: Path, spec: Spec, settings: Model) -> Start:
     """The weights of an older model, for one whose encoding is the same or grew from it.
 
     A row of the table goes to the row of the same id of the same field; rows of new values keep their initial weights.
-    The optimizer starts from its initial state.
-
-    Raises:
-        DataError: there is no such model, its encoding is not an ancestor, or its network is another.
+    The optimizer starts from its initial state. Raises DataError if there is no such model, its encoding is not an
+    ancestor, or its network is another.
     """
     artifact = Artifact.load(folder)
     old = artifact.encoding.spec
@@ -82,12 +80,7 @@ def _carry_rows(table: Any, older: Any, old: Spec, new: Spec) -> None:
 def from_fm(spec: Spec, model: Model, settings: Train, folds: Mapping[str, Fold], places: Places) -> Start:
     """Fit a factorization machine first, and start from its embeddings and its linear part (paper, section 4.4).
 
-    Args:
-        spec: of the encoding.
-        model: that starts from it.
-        settings: for both.
-        folds: the data.
-        places: folders of the model's training; those of the factorization machine are below them.
+    `model` is the one that starts from it; the factorization machine's folders are below those of its training.
     """
     plain = {"hidden_units": (), "batch_norm": False, "pooling_dropout": 0.0, "hidden_dropout": 0.0}
     outputs = {} if model.task == "multiclass" else {"output": "ones"}

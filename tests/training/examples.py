@@ -1,5 +1,6 @@
 """Folds of known answers, in memory and on disk, for the tests of the training."""
 
+import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,6 +16,7 @@ from nfm.config.train import Model, Train
 from nfm.contract.encoder import Encoding, Inputs
 from nfm.contract.schema import DATASET_MARKER, FOLDS, Bag, Field, Number, Spec
 from nfm.training.data.batches import Fold, Rows
+from nfm.training.data.files import Chunk
 from tests.contract.conftest import write_vocabularies
 
 SIDE = 8  # values of the fields a and b
@@ -55,9 +57,19 @@ def checkerboard(count: int, seed: int) -> Rows:
     return rows_of(ids, (ids[:, 0] + ids[:, 1]) % 2 == 0)
 
 
+def fold_in_memory(spec: Spec, rows: Rows, kind: type[Fold] = Fold) -> Fold:
+    """A fold of rows that are there."""
+    found = hashlib.sha256()
+    for array in (*rows.inputs, rows.label, rows.weight):
+        found.update(f"{array.dtype} {array.shape};".encode())
+        found.update(array.tobytes())
+    chunks = [Chunk(len(rows.label), lambda: rows)] if len(rows.label) else []
+    return kind(spec, chunks, True, found.hexdigest())
+
+
 def folds_of(train: Rows, valid: Rows, test: Rows, spec: Spec = CHECKERBOARD) -> dict[str, Fold]:
     """The three folds."""
-    return {name: Fold.in_memory(spec, rows) for name, rows in (("train", train), ("valid", valid), ("test", test))}
+    return {name: fold_in_memory(spec, rows) for name, rows in (("train", train), ("valid", valid), ("test", test))}
 
 
 def noise_folds() -> dict[str, Fold]:

@@ -26,7 +26,7 @@ from nfm.training.data.batches import Fold
 from nfm.training.fit import Places, depends_on, fit
 from nfm.training.optimizers import arrays_of
 from nfm.training.result import Fitted
-from tests.training.examples import CHECKERBOARD, checkerboard, folds_of, noise_folds, rows_of, training
+from tests.training.examples import CHECKERBOARD, checkerboard, fold_in_memory, folds_of, noise_folds, rows_of, training
 
 ROOT = Path(__file__).parent.parent.parent
 # Everything that a step depends on besides the weights: dropout, batch norm, shuffling, moments, the schedule's state.
@@ -155,7 +155,7 @@ class Interrupted(Fold):
 def interrupted_after(batches: int) -> dict[str, Fold]:
     folds = noise_folds()
     (train_rows,) = folds["train"].pieces()
-    broken = Interrupted.in_memory(CHECKERBOARD, train_rows)
+    broken = fold_in_memory(CHECKERBOARD, train_rows, Interrupted)
     broken.__dict__["left"] = [batches]
     return {**folds, "train": broken}
 

@@ -10,12 +10,12 @@ from sklearn.metrics import log_loss, roc_auc_score
 from nfm.config.train import Train
 from nfm.contract.errors import DataError
 from nfm.training.control import Progress, after_epoch, end_epoch, measured_monitors, rate, sign
-from nfm.training.data.batches import Fold
 from nfm.training.fit import fit
 from nfm.training.model import BIAS
 from tests.training.examples import (
     CHECKERBOARD,
     checkerboard,
+    fold_in_memory,
     folds_of,
     noise_folds,
     nothing,
@@ -164,7 +164,7 @@ def test_monitor_mode_and_min_delta_decide_when_to_stop() -> None:
 
 def test_a_metric_of_the_train_fold_can_be_watched_without_a_validation_fold() -> None:
     folds = noise_folds()
-    folds["valid"] = Fold.in_memory(CHECKERBOARD, nothing(rows(folds["valid"])))
+    folds["valid"] = fold_in_memory(CHECKERBOARD, nothing(rows(folds["valid"])))
     settings = training(**{**stopping(monitor="auc", patience=2), "epochs": 4})
     fitted = fit(CHECKERBOARD, small_model(), settings, folds)
     found = fitted.history["auc"]
@@ -180,7 +180,7 @@ def test_without_early_stopping_the_last_weights_stay() -> None:
 
 def test_an_empty_validation_fold_needs_no_validation() -> None:
     folds = noise_folds()
-    folds["valid"] = Fold.in_memory(CHECKERBOARD, nothing(rows(folds["valid"])))
+    folds["valid"] = fold_in_memory(CHECKERBOARD, nothing(rows(folds["valid"])))
     fitted = fit(CHECKERBOARD, small_model(), training(early_stopping=None, epochs=1), folds)
     assert fitted.history.keys() == {"loss", "learning_rate"}
     with pytest.raises(DataError, match=r"train\.early_stopping watches val_loss, but no row of the dataset fell to"):
@@ -193,10 +193,10 @@ def test_an_empty_validation_fold_needs_no_validation() -> None:
 def test_a_metric_that_is_not_defined_cannot_be_watched() -> None:
     folds = noise_folds()
     valid = rows(folds["valid"])
-    folds["valid"] = Fold.in_memory(CHECKERBOARD, valid._replace(label=np.ones_like(valid.label)))
+    folds["valid"] = fold_in_memory(CHECKERBOARD, valid._replace(label=np.ones_like(valid.label)))
     with pytest.raises(DataError, match=r"watches val_auc, which is not defined: the rows of the validation fold .*cl"):
         fit(CHECKERBOARD, small_model(), training(**stopping(monitor="val_auc")), folds)
-    folds["valid"] = Fold.in_memory(CHECKERBOARD, valid._replace(weight=np.zeros_like(valid.weight)))
+    folds["valid"] = fold_in_memory(CHECKERBOARD, valid._replace(weight=np.zeros_like(valid.weight)))
     with pytest.raises(DataError, match=r"watches val_loss, which is not defined"):
         fit(CHECKERBOARD, small_model(), training(), folds)
 

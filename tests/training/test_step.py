@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from nfm.config.train import Model, Train
 from nfm.contract.encoder import Inputs
 from nfm.contract.schema import Bag, Field, Spec
-from nfm.training.data.batches import Fold, Rows
+from nfm.training.data.batches import Rows
 from nfm.training.layers import features_of
 from nfm.training.metrics.regression import RegressionTally
 from nfm.training.model import TABLES, build, initial_weights
@@ -21,6 +21,7 @@ from nfm.training.network import Network
 from nfm.training.optimizers import Optimizer, arrays_of
 from nfm.training.step import make_measure, make_step
 from nfm.training.tables import TableReader
+from tests.training.examples import fold_in_memory
 from tests.training.trained import linear_part, weights_of
 
 MakeRows = Callable[..., Inputs]
@@ -293,7 +294,7 @@ def test_measure_tells_the_tally_all_rows_and_both_predictions(bags: Spec, make_
         if layer.name.endswith("_norm"):
             layer.moving_variance.assign(np.full(layer.moving_variance.shape, 1.7))
     label, weight = of_task("regression", count)
-    fold = Fold.in_memory(bags, Rows(arranged, label[:, 0], weight, None))
+    fold = fold_in_memory(bags, Rows(arranged, label[:, 0], weight, None))
     weights = weights_of(model)
     measure = make_measure(TableReader(bags, weights.tables), Network(bags, form, Train()), weights)
     before = arrays_of(weights_of(model))
@@ -314,7 +315,7 @@ def test_measure_tells_the_tally_all_rows_and_both_predictions(bags: Spec, make_
 
 def test_measure_of_no_rows_adds_nothing(mixed: Spec, make_rows: MakeRows) -> None:
     none = np.empty(0, np.float32)
-    fold = Fold.in_memory(mixed, Rows(make_rows(mixed, 0), none, none, None))
+    fold = fold_in_memory(mixed, Rows(make_rows(mixed, 0), none, none, None))
     form = model_settings(task="regression")
     weights = initial_weights(mixed, form, 1)
     measure = make_measure(TableReader(mixed, weights.tables), Network(mixed, form, Train()), weights)

@@ -17,7 +17,6 @@ from nfm.contract.artifact import Artifact
 from nfm.contract.errors import DataError
 from nfm.contract.schema import Spec
 from nfm.training import layers  # noqa: F401 (its import registers the layers of saved models)
-from nfm.training.data.batches import Fold
 from nfm.training.data.labels import correct_bias
 from nfm.training.fit import Places, fit
 from nfm.training.model import BIAS, TABLES, Weights, initial_weights
@@ -28,6 +27,7 @@ from tests.training.examples import (
     COLORS,
     TAGS,
     checkerboard,
+    fold_in_memory,
     folds_of,
     rows_of,
     shop_encoding,
@@ -177,7 +177,7 @@ def test_probabilities_of_a_model_without_most_negatives_are_right_after_the_cor
     one_of_each = rows_of(np.array([[2, 2, 2], [3, 2, 2], [4, 2, 2]]), np.zeros(3))
 
     def probabilities() -> NDArray[Any]:
-        return sigmoid(logits(fitted, Fold.in_memory(spec, one_of_each))[0][:, 0])
+        return sigmoid(logits(fitted, fold_in_memory(spec, one_of_each))[0][:, 0])
 
     assert (probabilities() > 1.8 * rates).all()  # of the negatives that it saw
     # While it is trained, the validation fold is measured with the correction: near the entropy of the labels.

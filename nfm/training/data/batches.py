@@ -6,14 +6,12 @@ in which batch follows from (seed, epoch) and the files' footers alone: not from
 kept in memory; and an epoch can be entered in its middle.
 """
 
-import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,17 +34,7 @@ class Fold:
     spec: Spec
     _chunks: Sequence[Chunk]
     _kept_in_memory: bool
-    _digest: str
-
-    @classmethod
-    def in_memory(cls, spec: Spec, rows: Rows) -> Self:
-        """A fold of rows that are there."""
-        found = hashlib.sha256()
-        for array in (*rows.inputs, rows.label, rows.weight):
-            found.update(f"{array.dtype} {array.shape};".encode())
-            found.update(array.tobytes())
-        chunks = [Chunk(len(rows.label), lambda: rows)] if len(rows.label) else []
-        return cls(spec, chunks, True, found.hexdigest())
+    digest: str  # SHA-256 of what the batches follow from: names (below the dataset's folder), sizes and rows of files
 
     @cached_property
     def rows(self) -> int:
@@ -57,16 +45,8 @@ class Fold:
         """Batches of an epoch."""
         return -(-self.rows // size)
 
-    def digest(self) -> str:
-        """SHA-256 of what the batches follow from: names (below the dataset's folder), sizes and rows of the files."""
-        return self._digest
-
     def pieces(self, most: int = PIECE) -> Iterator[Rows]:
-        """All rows in the order of the files' names, at most so many at once.
-
-        Raises:
-            DataError: a file cannot be read, was changed, or holds a null.
-        """
+        """Yield all rows, at most `most` at once; DataError if a file cannot be read, was changed, or has a null."""
         for i, chunk in enumerate(self._chunks):
             rows, places = self._window(np.array([i]))
             for start in range(0, chunk.rows, most):
@@ -75,18 +55,11 @@ class Fold:
     def batches(
         self, size: int, *, seed: int | None = None, epoch: int = 0, skip: int = 0, shuffle_rows: int = 1_000_000
     ) -> Iterator[Rows]:
-        """Yield the batches of one epoch; another thread makes the next ones ready.
+        """Yield the batches of one epoch, of `size` rows (the last may have fewer); a thread makes the next ones ready.
 
-        Args:
-            size: rows of a batch; the last one of the epoch may have fewer.
-            seed: of the shuffling, not negative; None: rows in the order of `pieces`.
-            epoch: each has an order of its own.
-            skip: number of batches at the beginning that are left out.
-            shuffle_rows: rows that are shuffled together, rounded to whole row groups. About twice as many are in
-                memory, unless the fold is small enough to be kept.
-
-        Raises:
-            DataError: a file cannot be read, was changed, or holds a null.
+        The order follows from the `seed` (not negative; None: as in `pieces`) and the `epoch`; the first `skip` batches
+        are left out. `shuffle_rows` are shuffled together, rounded to whole row groups: about twice as many are in
+        memory, unless the fold is small enough to be kept. Raises DataError as `pieces` does.
         """
         pieces = self._shuffled(size, seed, epoch, skip, shuffle_rows)
         with ThreadPoolExecutor(1) as pool:
@@ -156,14 +129,8 @@ class Fold:
 def read_folds(folder: Path, spec: Spec, group: str | None = None) -> dict[str, Fold]:
     """Open the dataset's folds: only the files' footers are read. One without rows is an empty fold.
 
-    Args:
-        folder: dataset/.
-        spec: of the encoding beside it.
-        group: a key column that `Fold.pieces` is to give along.
-
-    Raises:
-        DataError: no dataset, one made with another encoding, a file that cannot be read or has other columns, rows
-            that were lost, or no rows to train on.
+    `group`: a key column that `Fold.pieces` is to give along. Raises DataError for no dataset, one made with another
+    encoding, a file that cannot be read or has other columns, rows that were lost, or no rows to train on.
     """
     marker = folder / DATASET_MARKER
     try:

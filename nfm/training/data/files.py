@@ -35,16 +35,9 @@ class Files(NamedTuple):
 
 
 def open_files(folder: Path, below: str, spec: Spec, group: str | None) -> Files:
-    """Read the footers of all files below a folder.
+    """Read the footers of all files of a fold, `below` its dataset/; DataError if one is damaged or has other columns.
 
-    Args:
-        folder: dataset/.
-        below: the fold's folder in it.
-        spec: of the encoding.
-        group: a column that is read, too.
-
-    Raises:
-        DataError: a file cannot be read, or has other columns.
+    `group`: a column that is read, too.
     """
     chunks: list[Chunk] = []
     found, size = hashlib.sha256(), 0

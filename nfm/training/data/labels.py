@@ -17,10 +17,9 @@ from nfm.training.metrics.tally import train_mean
 def constant_and_weights(
     spec: Spec, task: Task, settings: Train, train: Fold
 ) -> tuple[tuple[float, ...], NDArray[np.float32] | None]:
-    """The best constant for rows as they come, and each class's weight where there are any; checks the labels.
+    """Return the best constant for rows as they come, and each class's weight where there are any.
 
-    Raises:
-        DataError: labels that are not of the task, or a weight for a class that there is not.
+    Raises DataError for labels that are not of the task, or a weight for a class that does not exist.
     """
     counts: NDArray[np.float64] = np.zeros(max(2, len(spec.classes)))
 
@@ -51,11 +50,7 @@ def constant_and_weights(
 
 
 def checked(spec: Spec, task: Task, name: str, fold: Fold) -> Iterator[tuple[NDArray[np.float32], NDArray[np.float32]]]:
-    """The labels and weights of a fold, in pieces.
-
-    Raises:
-        DataError: at the end, labels were not of the task.
-    """
+    """Yield the labels and weights of a fold, in pieces; DataError at the end if some were not of the task."""
     if task == "regression":
         allowed = "numbers"
     else:

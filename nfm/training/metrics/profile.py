@@ -38,9 +38,8 @@ class Collector:
 
     def add_scores(self, logits_BC: NDArray[Any]) -> None:
         """Count the scores of some rows."""
-        for of_class, found in zip(
-            scores_of(self._task, logits_BC.astype(np.float64)).T.astype(np.float32), self._scores, strict=True
-        ):
+        scores_BC = scores_of(self._task, logits_BC.astype(np.float64)).astype(np.float32)
+        for of_class, found in zip(scores_BC.T, self._scores, strict=True):
             found.add(of_class[np.isfinite(of_class)], np.zeros(len(of_class), np.int64))
 
     def profile(self, fold: str) -> Profile:

@@ -20,14 +20,10 @@ _SCALAR = tf.compat.v1.SummaryMetadata(
 
 @contextmanager
 def events(folder: Path | None, fresh: bool) -> Iterator[Write]:
-    """Hand out what writes an epoch's values, by name, so that they can be seen at once.
+    """Yield a function that writes an epoch's values, by name, so that they can be seen at once; no folder: nothing.
 
-    A training that was killed may write its last epoch's values once more, and they are the same. A folder that cannot
-    be written to is told in the log, and the training goes on.
-
-    Args:
-        folder: of the event files; None: nothing is written.
-        fresh: the ones that are there are removed. Otherwise they are gone on from.
+    A killed training may write its last epoch's values again, and they are the same. A folder that cannot be written to
+    is logged, and the training continues. `fresh`: earlier event files are deleted; otherwise they are continued.
     """
     writer = None
 

@@ -25,12 +25,8 @@ _FIRST_EPOCHS = 2  # … and epochs that every trial is given
 def open_study(folder: Path, depends_on: Mapping[str, Any], direction: int) -> optuna.Study:
     """Open the study of a folder, new or to be resumed. No other process may use it.
 
-    Args:
-        folder: of the journal; it is made.
-        depends_on: what the values of the trials follow from, by readable names.
-        direction: 1 where higher is better, -1 where lower is.
-
-    Raises DataError if the journal cannot be read, or what it depends on has changed.
+    `depends_on`: what the values of the trials follow from, by readable names; `direction`: 1 where higher is better,
+    else -1. Raises DataError if the journal cannot be read, or what it depends on has changed.
     """
     folder.mkdir(exist_ok=True)
     journal = folder / JOURNAL

@@ -47,7 +47,6 @@ class Trial:
     value: float | None  # of the metric; None where the training did not come to its end
     settings: Mapping[str, Any]  # of the space; the first trial lacks those whose value lies outside
     as_it_is: bool
-    by_epoch: Sequence[float]  # the metric
     reason: str | None  # why it did not come to its end, or was not trained
 
 
@@ -72,10 +71,8 @@ class Search:
 def tune(space: Space, trials: int) -> Search:
     """Search until there are `trials` in all, or the space has no more combinations; write the best configuration.
 
-    Raises:
-        ConfigError: the trials would be judged by the rows that they learn from.
-        DataError: as in `nfm.training.train`; the search was begun with other settings or data; or no trial ended.
-        BusyError: another search is running.
+    Raises ConfigError if the trials would be judged by the rows that they learn from; BusyError if another search is
+    running; DataError as `nfm.training.train`, if the search was begun with other settings or data, or no trial ended.
     """
     data = _Data.of(space)
     logging.getLogger("tensorflow").setLevel(logging.ERROR)  # it warns of a graph for each trial, which is meant
@@ -215,7 +212,6 @@ def _trial(number: int, trial: FrozenTrial, space: Space) -> Trial:
         trial.value if trial.state == TrialState.COMPLETE else None,
         space.values(trial.params),
         trial.user_attrs.get(_AS_IT_IS, False),
-        [value for _, value in sorted(trial.intermediate_values.items())],
         trial.user_attrs.get(_REASON),
     )
 

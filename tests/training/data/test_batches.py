@@ -16,6 +16,7 @@ from nfm.contract.schema import Spec
 from nfm.training.data import batches as data
 from nfm.training.data.batches import Fold, Rows
 from nfm.training.layers import features_of
+from tests.training.examples import fold_in_memory
 from tests.training.numbered import FILES, PLAIN, SPEC, table, train_fold, write
 
 
@@ -136,7 +137,7 @@ def in_memory(rows: int) -> Fold:
     ids = np.stack([np.arange(rows), np.zeros(rows)], axis=1).astype(np.int32)
     empty = np.empty((rows, 0), np.float32)
     none = Inputs(ids, empty, empty, np.empty(0, np.int32), np.empty(0, np.float32), np.zeros(rows + 1, np.int64))
-    return Fold.in_memory(PLAIN, Rows(none, label, np.float32(0.25) * label, None))
+    return fold_in_memory(PLAIN, Rows(none, label, np.float32(0.25) * label, None))
 
 
 @given(
@@ -255,10 +256,10 @@ def test_rows_without_members_are_all_padding() -> None:
 
 
 def test_a_digest_says_whether_the_files_are_the_same(tmp_path: Path) -> None:
-    first = train_fold(write(tmp_path / "one", PLAIN, FILES)).digest()
-    assert train_fold(write(tmp_path / "two", PLAIN, FILES)).digest() == first
+    first = train_fold(write(tmp_path / "one", PLAIN, FILES)).digest
+    assert train_fold(write(tmp_path / "two", PLAIN, FILES)).digest == first
     renamed = {name.replace("part-1", "part-2"): groups for name, groups in FILES.items()}
     regrouped = {**FILES, "part-0.parquet": [8, 39]}
-    others = [train_fold(write(tmp_path / str(i), PLAIN, f)).digest() for i, f in enumerate((renamed, regrouped))]
+    others = [train_fold(write(tmp_path / str(i), PLAIN, f)).digest for i, f in enumerate((renamed, regrouped))]
     assert len({first, *others}) == 3
-    assert in_memory(10).digest() == in_memory(10).digest() != in_memory(11).digest()
+    assert in_memory(10).digest == in_memory(10).digest != in_memory(11).digest
