@@ -1,7 +1,7 @@
 """A configuration file → settings; every mistake is told with its key, what was given and what is allowed."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, get_args, get_origin
 
@@ -41,7 +41,8 @@ def read(path: Path, changes: Sequence[str] = ()) -> dict[str, Any]:
         key, equals, text = change.partition("=")
         if not equals or not all(key.split(".")):
             raise ConfigError(f"--set {change}: write it as section.key=value, for example --set train.seed=2")
-        if key not in content and key in placeholders(content):
+        filled = (found for section in _FILLED for found in _texts(content.get(section)))
+        if key not in content and any(key in PLACEHOLDER.findall(found) for found in filled):
             content = _filled(content, key, text)
             continue
         try:
@@ -50,11 +51,6 @@ def read(path: Path, changes: Sequence[str] = ()) -> dict[str, Any]:
             raise ConfigError(f"--set {change}: the value is not YAML: {error}") from error
         content = put(content, key, value, f"--set {change}")
     return content
-
-
-def placeholders(content: Mapping[str, Any]) -> list[str]:
-    """The names in braces that need a value."""
-    return [name for section in _FILLED for text in _texts(content.get(section)) for name in PLACEHOLDER.findall(text)]
 
 
 def _texts(value: Any) -> list[str]:

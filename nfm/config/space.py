@@ -3,6 +3,7 @@
 import json
 import math
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -75,17 +76,12 @@ class Space:
                 if isinstance(now, int | float) and setting.low <= now <= setting.high:
                     drawn[key] = now
             else:
-                same = [text for text in setting if self._leaves(base, key, json.loads(text))]
-                if same:
-                    drawn[key] = same[0]
+                for text in setting:
+                    with suppress(ConfigError):
+                        if self.config({key: json.loads(text)}).model_dump() == base:
+                            drawn[key] = text
+                            break
         return drawn
-
-    def _leaves(self, base: dict[str, Any], key: str, value: Any) -> bool:
-        """Whether this value is the present one."""
-        try:
-            return self.config({key: value}).model_dump() == base
-        except ConfigError:
-            return False
 
 
 def shown(values: Mapping[str, Any]) -> str:

@@ -32,7 +32,9 @@ def content(array: pa.Array) -> NDArray[Any]:
     """(N,) the numbers or booleans of an Arrow array, in shared memory; undefined where it is null."""
     start, stop, buffer = array.offset, array.offset + len(array), array.buffers()[1]
     if pa.types.is_boolean(array.type):
-        return _bits(buffer, start, stop)
+        first = start // 8  # the byte of the first bit
+        bits = np.unpackbits(np.frombuffer(buffer or b"", np.uint8)[first : -(-stop // 8)], bitorder="little")
+        return bits[start - 8 * first : stop - 8 * first].view(np.bool_)
     return np.frombuffer(buffer or b"", array.type.to_pandas_dtype())[start:stop]
 
 
@@ -56,12 +58,6 @@ def ranges(starts: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np.
 def nulls(array: pa.Array) -> NDArray[np.bool_]:
     """(N,) which values are null."""
     return content(array.is_null())
-
-
-def _bits(buffer: Any, start: int, stop: int) -> NDArray[np.bool_]:
-    first = start // 8
-    found = np.unpackbits(np.frombuffer(buffer or b"", np.uint8)[first : -(-stop // 8)], bitorder="little")
-    return found[start - 8 * first : stop - 8 * first].view(np.bool_)
 
 
 def map_file(path: Path, dtype: DTypeLike, shape: tuple[int, ...]) -> NDArray[Any]:

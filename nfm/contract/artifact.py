@@ -94,8 +94,12 @@ class Artifact:
         is not an artifact, or for a wrong version, fingerprint, shape or checksum.
         """
         metadata = _read_metadata(folder)
-        if verify:
-            _verify_files(folder, metadata)
+        for name, checksum in metadata["files"].items() if verify else ():
+            path = folder / name
+            if not path.is_file():
+                _refuse(path, "it is missing")
+            if _checksum(path) != checksum:
+                _refuse(path, "its checksum is not the one in metadata.json")
         encoding = Encoding.load(folder / "encoding")
         if encoding.spec.fingerprint != metadata["encoding_fingerprint"]:
             _refuse(folder / "encoding/spec.json", "its fingerprint is not the one that the model was trained with")
@@ -177,15 +181,6 @@ def _read_metadata(folder: Path) -> dict[str, Any]:
     if fingerprint != found:
         _refuse(path, "its content does not have the fingerprint that it says")
     return metadata | {"fingerprint": fingerprint}
-
-
-def _verify_files(folder: Path, metadata: Mapping[str, Any]) -> None:
-    for name, checksum in metadata["files"].items():
-        path = folder / name
-        if not path.is_file():
-            _refuse(path, "it is missing")
-        if _checksum(path) != checksum:
-            _refuse(path, "its checksum is not the one in metadata.json")
 
 
 def _refuse(path: Path, reason: str) -> NoReturn:

@@ -83,7 +83,7 @@ def canonical_text(values: pa.Array, kind: Kind, column: str) -> pa.Array:
         if kind == "date":
             _check_dates(texts, column)
             return texts
-        return _format(texts.to_pylist(), _number_text if kind == "number" else _boolean_text)
+        return _format(texts.to_pylist(), _number_text if kind == "number" else lambda text: _boolean(text) or text)
     return texts
 
 
@@ -131,10 +131,6 @@ def _number_text(text: str) -> str | None:
     if _NUMBER.fullmatch(text):
         return _decimal_text(Decimal(text.strip()))
     return None if text.strip().lower().lstrip("+-") in _NOT_A_NUMBER else text
-
-
-def _boolean_text(text: str) -> str:
-    return text.lower() if text.lower() in ("true", "false") else text
 
 
 def numbers(values: pa.Array, column: str) -> NDArray[np.float64]:
@@ -276,5 +272,9 @@ def _reads_as(text: str, kind: Kind) -> str | None:
     if kind == "number":
         return _number_text(text) if _NUMBER.fullmatch(text) else None
     if kind == "boolean":
-        return text.lower() if text.lower() in ("true", "false") else None
+        return _boolean(text)
     return text if _DATE.fullmatch(text) else None
+
+
+def _boolean(text: str) -> str | None:
+    return text.lower() if text.lower() in ("true", "false") else None

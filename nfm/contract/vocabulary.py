@@ -189,16 +189,15 @@ class Vocabulary:
     @classmethod
     def load(cls, folder: Path, sizes: Mapping[str, int]) -> Self:
         """Map the indices of these sizes (`Spec.vocabularies`); DataError for a missing file or another size."""
-        indices = enumerate(sizes.items())
-        return cls({name: _load(folder / "index" / str(number), size) for number, (name, size) in indices})
-
-
-def _load(folder: Path, size: int) -> FieldIndex:
-    slots = _map(folder / "slots.npy", np.int32, max(2 * size, 1))
-    offsets = _map(folder / "offsets.npy", np.int64, size + 1)
-    text = _map(folder / "text.npy", np.uint8, int(offsets[-1]))
-    texts = pa.LargeStringArray.from_buffers(size, pa.py_buffer(offsets), pa.py_buffer(text))
-    return FieldIndex(slots, texts)
+        found = {}
+        for number, (name, size) in enumerate(sizes.items()):
+            index = folder / "index" / str(number)
+            slots = _map(index / "slots.npy", np.int32, max(2 * size, 1))
+            offsets = _map(index / "offsets.npy", np.int64, size + 1)
+            text = _map(index / "text.npy", np.uint8, int(offsets[-1]))
+            texts = pa.LargeStringArray.from_buffers(size, pa.py_buffer(offsets), pa.py_buffer(text))
+            found[name] = FieldIndex(slots, texts)
+        return cls(found)
 
 
 def _map(path: Path, dtype: DTypeLike, size: int) -> NDArray[Any]:

@@ -55,7 +55,8 @@ def count(
     folder, are the values that occur in the train fold. Returns rows as `features.sums.summary` makes them.
     """
     spark = scan.table.sparkSession
-    needed = dict.fromkeys([label.column, *(c for part in parts for c in read_by(part)), *split.columns])
+    weights = [part.bag.weights for part in parts if part.bag and part.bag.weights]
+    needed = dict.fromkeys([label.column, *(c for part in parts for c in part.columns), *weights, *split.columns])
     # What meets in one task has to fit there: with two buckets a split, it is less than what a task reads. Without
     # splits the size is unknown: buckets are many then, and Spark gives a task several small ones.
     splits = len(scan.splits)
@@ -118,11 +119,6 @@ def _pack(batches: Sequence[pa.RecordBatch], meets: NDArray[np.uint64], buckets:
             writer.write_table(rows.slice(start, stop - start).combine_chunks())
         packets.append(sink.getvalue().to_pybytes())
     return pa.RecordBatch.from_arrays([pa.array(found), pa.array(packets, pa.binary())], schema=PACKETS)
-
-
-def read_by(part: Part) -> tuple[str, ...]:
-    """The raw columns of a part."""
-    return part.columns + ((part.bag.weights,) if part.bag and part.bag.weights else ())
 
 
 def count_rows(all_rows: Iterable[Rows], label: Label, parts: Sequence[Part], split: Split) -> Iterator[pa.RecordBatch]:

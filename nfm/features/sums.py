@@ -38,7 +38,10 @@ def sums(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         total = total.add_column(2, SCHEMA.field(name), pa.nulls(len(total), SCHEMA.field(name).type))
     yield from total.cast(SCHEMA).to_batches(max_chunksize=_BATCH)
     for part, cells in read_cells(rows.filter(is_cell).to_batches()).items():
-        yield _cell_rows(part, cells)
+        n = len(cells.keys)
+        value = [pa.nulls(n, pa.large_string()), cells.keys, np.full(n, cells.bits, np.int32)]
+        columns = [pa.array(of) for of in (np.full(n, part, np.int32), *value, *np.ascontiguousarray(cells.counts.T))]
+        yield pa.RecordBatch.from_arrays(columns, schema=SCHEMA)
 
 
 def ranked(rows: Sequence[pa.RecordBatch], vocabularies: Sequence[Sequence[int]]) -> list[tuple[int, pa.Table]]:
@@ -115,10 +118,3 @@ def read_cells(batches: Iterable[pa.RecordBatch]) -> dict[int, Cells]:
                 pieces.append(Cells(int(b), keys[rows], counts[rows]))
             found[i] = merge(pieces)
     return found
-
-
-def _cell_rows(part: int, cells: Cells) -> pa.RecordBatch:
-    n = len(cells.keys)
-    fixed = [np.full(n, part, np.int32), pa.nulls(n, pa.large_string()), cells.keys, np.full(n, cells.bits, np.int32)]
-    columns = [pa.array(column) for column in (*fixed, *np.ascontiguousarray(cells.counts.T))]
-    return pa.RecordBatch.from_arrays(columns, schema=SCHEMA)

@@ -109,8 +109,7 @@ def _progress(file: Any, depends_on: Mapping[str, Any]) -> dict[str, Any]:
     state = json.loads(file[_STATE].tobytes())
     if state["format"] != CHECKPOINT_FORMAT:
         raise _ChangedError("the version of nfm")
-    then = state["depends_on"]
-    changed = sorted(differences(then, depends_on))
+    changed = sorted(differences(state["depends_on"], depends_on))
     if changed:
         raise _ChangedError(listed(changed, "; "))
     return {**state["progress"], "has_best": state["has_best"]}

@@ -23,7 +23,8 @@ def keras_scores(artifact: Artifact, rows: Inputs) -> NDArray[np.float64]:
     """
     path = artifact.path / "keras" / "model.keras"
     try:
-        logits_NC = np.asarray(_loaded(path, artifact.fingerprint)(features_of(rows, artifact.encoding.spec)))
+        model = _loaded(path, artifact.fingerprint)
+        logits_NC = model(features_of(rows, artifact.encoding.spec), training=False).numpy()
     except Exception as error:  # Keras and TensorFlow raise their own, of many kinds
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
         raise DataError(
@@ -41,9 +42,4 @@ def keras_scores(artifact: Artifact, rows: Inputs) -> NDArray[np.float64]:
 @lru_cache(maxsize=1)
 def _loaded(path: Path, fingerprint: str) -> Any:
     """The fingerprint tells an artifact that was replaced."""
-    model = keras.models.load_model(path, compile=False)
-
-    def logits(features: dict[str, NDArray[Any]]) -> Any:
-        return model(features, training=False).numpy()
-
-    return logits
+    return keras.models.load_model(path, compile=False)

@@ -73,9 +73,11 @@ def _field_facts(
     present = {fold: of_fold["values"][fold] - of_fold["missing"][fold] for fold in FOLDS}
     known = {fold: present[fold] - of_fold["out_of_vocabulary"][fold] for fold in FOLDS}
     vocabulary = made.get(field.vocabulary or "")
+    cross = len(field.columns) > 1
+    form = "bag" if field.bag else "cross" if cross else "hashed" if field.hashed else "vocabulary"
     return {
         "columns": list(field.columns),
-        "form": _form(settings.share_with, field.hashed, field.bag is not None, len(field.columns) > 1),
+        "form": form if settings.share_with is None else f"shared:{settings.share_with}",
         "vocabulary": field.values,
         **of_fold,
         "distinct": of_value.get("distinct"),
@@ -83,12 +85,6 @@ def _field_facts(
         "top": [list(pair) for pair in vocabulary.top] if vocabulary else [],
         "auc": of_value.get("auc"),
     }
-
-
-def _form(shared: str | None, hashed: bool, bag: bool, cross: bool) -> str:
-    if shared is not None:
-        return f"shared:{shared}"
-    return "bag" if bag else "cross" if cross else "hashed" if hashed else "vocabulary"
 
 
 def _growth_facts(spec: Spec, labels: Labels, encoded: Encoded, growths: Mapping[str, Growth]) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from typing import Any
 import keras
 import numpy as np
 import optuna
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import TrialState
 
 from nfm.config.file import as_yaml
 from nfm.config.space import Numbers, Space, shown
@@ -201,19 +201,18 @@ def _last(history: Mapping[str, Sequence[float]], metric: str) -> float:
 
 def _search(study: optuna.Study | None, data: _Data) -> Search:
     frozen = done(study) if study is not None else []
-    trials = [_trial(number, trial, data.space) for number, trial in enumerate(frozen, start=1)]
+    trials = [
+        Trial(
+            number,
+            trial.value if trial.state == TrialState.COMPLETE else None,
+            data.space.values(trial.params),
+            trial.user_attrs.get(_AS_IT_IS, False),
+            trial.user_attrs.get(_REASON),
+        )
+        for number, trial in enumerate(frozen, start=1)
+    ]
     tried = {repr(trial.settings) for trial in trials if len(trial.settings) == len(data.space.settings)}
     return Search(data.folder, data.metric, data.sign, trials, len(tried) >= data.space.size, {})
-
-
-def _trial(number: int, trial: FrozenTrial, space: Space) -> Trial:
-    return Trial(
-        number,
-        trial.value if trial.state == TrialState.COMPLETE else None,
-        space.values(trial.params),
-        trial.user_attrs.get(_AS_IT_IS, False),
-        trial.user_attrs.get(_REASON),
-    )
 
 
 def _last_trial(search: Search) -> str:
