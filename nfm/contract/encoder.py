@@ -91,14 +91,10 @@ class Encoding:
         Each column is read once, in order. `same_table`: the vocabulary was made from these very rows, so that no value
         can be rounded. `noticed` collects what the encoded columns do not show any more.
 
-        Returns:
-            The dataset's columns by name, as `Spec.outputs` lists them: (N,) int32 for each field, (N,) float32 for
-            each number and each missing flag; for a bag N lists of int32 ids and N lists of float32 weights
-            (`pa.ListArray`).
-
-        Raises:
-            DataError: a numeric column has a text that is not a number, a bag's weights do not fit it, or an unseen
-                whole number may have lost its last digits.
+        Returns the dataset's columns by name, as `Spec.outputs` lists them: (N,) int32 for each field, (N,) float32 for
+        each number and each missing flag; for a bag N lists of int32 ids and N lists of float32 weights
+        (`pa.ListArray`). Raises DataError if a numeric column has a text that is not a number, a bag's weights do not
+        fit it, or an unseen whole number may have lost its last digits.
         """
         columns: dict[str, Any] = {}
         for field in self.spec.fields:

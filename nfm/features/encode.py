@@ -100,11 +100,8 @@ def encode_rows(
         fold = folds(split, rows, of_rows.is_zero)
         columns: dict[str, Any] = {name: decoded(rows.column(source)) for name, source in raw.key.items()}
         columns["label"] = labels.column(of_rows, raw.label, encoding.spec.classes)
-        columns["weight"] = (
-            np.ones(rows.num_rows, np.float32)
-            if raw.weight is None
-            else numbers(rows.column(raw.weight), raw.weight).astype(np.float32)
-        )
+        weight = np.ones(rows.num_rows) if raw.weight is None else numbers(rows.column(raw.weight), raw.weight)
+        columns["weight"] = weight.astype(np.float32)
         columns |= encoding.encode(rows, same_table=True)
         _count(encoding.spec, columns, fold, counts)
         table = pa.table({name: pa.array(values) for name, values in columns.items()})

@@ -137,10 +137,8 @@ def _histogram(train: Distribution) -> tuple[dict[str, Sequence[float]], bool]:
     low, high = float(train.values[0]), float(train.values[-1])
     log = low > 0 and high / low > 100 and train.mean > 3 * train.quantile(0.5) / 2
     x = np.log10(train.values) if log else train.values
-    few = len(x) <= _BINS
-    if few:  # a bin for each value, between the middles
-        middles = (x[1:] + x[:-1]) / 2
-        edges = np.concatenate([x[:1], middles, x[-1:]])
+    if len(x) <= _BINS:  # a bin for each value, between the middles
+        edges = np.concatenate([x[:1], (x[1:] + x[:-1]) / 2, x[-1:]])
         counts = train.counts
     else:
         counts, edges = np.histogram(x, _BINS, weights=train.counts)

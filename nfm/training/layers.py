@@ -45,13 +45,9 @@ class _SharedTable(keras.layers.Layer):
         and where fields are bags, bag_rows_BP (B, P) int32, rows of the table, filled up with the padding row; and
         bag_values_BP (B, P), the members' weights, filled up with 0.
 
-    Args:
-        offsets: first row of the block of each field that is no bag (F).
-        numbers: N.
-        table_size: R rows; the numbers have the last N of them. Padding has row R.
-        width: columns of the table.
-        initializer: of the table.
-        l2: factor of Σ w² over the batch's features, divided by B, that is added to the loss.
+    `offsets`: first row of the block of each of the F fields that are not bags. The numbers have the last N of the
+    `table_size` R rows; padding has row R. `l2`: factor of Σ w² over the batch's features, divided by B, that is added
+    to the loss.
     """
 
     def __init__(

@@ -36,12 +36,8 @@ def from_artifact(folder: Path, spec: Spec, settings: Model) -> Start:
         )
     before = artifact.metadata["configuration"]["model"]
     model = {name: before[name] for name in ("batch_norm", "output")}
-    changed = list(
-        differences(
-            _form(artifact.network, old) | model,
-            _form(describe(spec, settings), spec) | {name: getattr(settings, name) for name in model},
-        )
-    )
+    now = _form(describe(spec, settings), spec) | {name: getattr(settings, name) for name in model}
+    changed = list(differences(_form(artifact.network, old) | model, now))
     if changed:
         raise DataError(
             f"train.init_from: the model in {folder} has another form: {listed(changed, '; ')}. Set these as they "

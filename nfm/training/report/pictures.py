@@ -31,14 +31,8 @@ def roc(found: Mapping[str, Roc], linear: Roc | None = None) -> Chart:
     """The ROC of each fold, and the one of the linear part alone."""
     lines = [Line((0, 1), (0, 1), "faint dashed")]
     if linear is not None:
-        lines.append(
-            Line(
-                linear.false_positive_rate,
-                linear.true_positive_rate,
-                "linear dashed",
-                f"linear part, AUC {linear.auc:.3f}",
-            )
-        )
+        name = f"linear part, AUC {linear.auc:.3f}"
+        lines.append(Line(linear.false_positive_rate, linear.true_positive_rate, "linear dashed", name))
     for fold, points in found.items():
         name = f"{fold}, AUC {points.auc:.3f}"
         lines.append(Line(points.false_positive_rate, points.true_positive_rate, _fold_style(fold), name))
@@ -125,9 +119,8 @@ def residuals(residual: _Array, weight: _Array) -> Chart:
     marks: list[Bars | Line] = [Bars(edges, share, "test")]
     if low <= 0 <= high:
         marks.append(Line((0, 0), (0, share.max()), "ink thin"))
-    return chart(
-        marks, Axis(low, high, "label − prediction"), Axis(0, share.max(), "share of the rows", percent=True), SQUARE
-    )
+    shares = Axis(0, share.max(), "share of the rows", percent=True)
+    return chart(marks, Axis(low, high, "label − prediction"), shares, SQUARE)
 
 
 def _middle(values: _Array, weight: _Array) -> tuple[float, float]:
