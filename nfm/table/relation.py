@@ -43,11 +43,6 @@ class Relation:
     uris: Sequence[str]  # of its files
     partitions: Sequence[str]  # columns in folders' names: country=DE
 
-    @property
-    def local(self) -> bool:
-        """Return whether all files are on a disk, and not in a store."""
-        return all(uri.startswith("file:") for uri in self.uris)
-
 
 def parquet_relation(raw: DataFrame, uris: Sequence[str]) -> Relation | None:
     """Return the files of a table; None if it is not Parquet, or consists of more than files."""
