@@ -185,7 +185,8 @@ class RowGroup:
             pa.default_memory_pool().release_unused()
         dated = pa.types.is_timestamp(array.type) or pa.types.is_date(array.type)
         old_calendar = any(key in (self.parquet.metadata.metadata or {}) for key in _OLD_CALENDAR)
-        if dated and old_calendar and _before_1900(array):
+        first = pc.min(array.cast(pa.timestamp("s"), safe=False)).value if dated and old_calendar else None
+        if first is not None and first < _IN_1900:
             raise DataError(
                 f"Column '{name}' of {self.path} has times before 1900 in the calendar of Spark 2, which only Spark "
                 "itself can convert. Set source.scan: spark."
@@ -267,8 +268,3 @@ def _check_same(values: pa.Array, made: pa.Array) -> None:
             values, back = (pc.if_else(pc.is_nan(x), None, x) for x in (values, back))
         if not back.equals(values):
             raise pa.ArrowInvalid("digits would be lost")
-
-
-def _before_1900(values: pa.Array) -> bool:
-    first = pc.min(values.cast(pa.timestamp("s"), safe=False)).value if len(values) else None
-    return first is not None and first < _IN_1900

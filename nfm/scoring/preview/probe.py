@@ -106,11 +106,7 @@ def _measuring_task(
 
 
 def _take_rows(batches: Iterator[Rows]) -> tuple[list[Rows], float]:
-    """Return enough rows, and the seconds until they arrived. They are not scored meanwhile.
-
-    Where Spark delivers them, it works on the next ones while a worker scores. That gains nothing when all cores are
-    busy.
-    """
+    """Return enough rows, and the seconds until they arrived; scoring meanwhile would hide Spark's part of the work."""
     taken, count, began = list[Rows](), 0, time.perf_counter()
     for rows in batches:
         if rows.num_rows:
