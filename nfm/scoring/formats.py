@@ -37,17 +37,8 @@ def unsupported(format_: str, type_: pa.DataType) -> str | None:
 
 def convert_files(format_: str, spark: SparkSession, files: Sequence[WrittenFile]) -> list[WrittenFile]:
     """Convert the Parquet files that tasks have written; the new files are beside them."""
-    return _convert_to_csv(spark, files) if format_ == "csv" else list(files)
-
-
-def complete_folder(format_: str, folder: Path, partition_by: Sequence[str]) -> None:
-    """Add what a format needs besides its files."""
-    if format_ == "delta":
-        _add_delta_log(folder, partition_by)
-
-
-def _convert_to_csv(spark: SparkSession, files: Sequence[WrittenFile]) -> list[WrittenFile]:
-    """Write the same rows as text; each file begins with a line of column names."""
+    if format_ != "csv":
+        return list(files)
 
     def convert(file: WrittenFile) -> Iterator[pa.RecordBatch]:
         parquet, path = pq.ParquetFile(file.path), Path(file.path).with_suffix(".csv")
@@ -59,8 +50,10 @@ def _convert_to_csv(spark: SparkSession, files: Sequence[WrittenFile]) -> list[W
     return collect_files(run_tasks(spark, files, convert, FILES))
 
 
-def _add_delta_log(folder: Path, partition_by: Sequence[str]) -> None:
-    """Write the first entry of Delta's log, which lists the files: this makes the folder a Delta table."""
+def complete_folder(format_: str, folder: Path, partition_by: Sequence[str]) -> None:
+    """Add what a format needs besides its files: for Delta the first entry of its log, which lists the files."""
+    if format_ != "delta":
+        return
     from deltalake import Field, Schema, convert_to_deltalake  # an optional package
     from deltalake.schema import PrimitiveType
 

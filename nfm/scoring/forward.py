@@ -23,14 +23,9 @@ Work = Callable[[int, int], None]  # processes the rows from start up to stop
 def score(
     spec: Spec, network: Network, weights: Mapping[str, NDArray[Any]], rows: Inputs, threads: int = 1
 ) -> NDArray[np.float32]:
-    """Scores of B encoded rows. Equal rows have equal scores, bit for bit, whatever the number of threads.
+    """Score B encoded rows. Equal rows have equal scores, bit for bit, whatever the number of threads.
 
-    Args:
-        spec: of the encoding; says where each field begins in the tables.
-        network: the form of the model, C outputs.
-        weights: arrays as `Network.weight_shapes` names them, batch norm folded in.
-        rows: as `contract.encoder.inputs` arranges them.
-        threads: the most to use.
+    The weights are named as in `Network.weight_shapes`, with batch norm folded in.
 
     Returns:
         (B,) probabilities of label 1 for the binary task, (B,) numbers for regression, (B, C) probabilities of the

@@ -31,10 +31,7 @@ def reason_columns(count: int) -> list[tuple[str, pa.DataType]]:
 def reason_arrays(spec: Spec, effects_BR: NDArray[np.float32], count: int) -> list[pa.Array]:
     """Return the `reason_columns` of B rows: the largest effects first; of equal ones, the first in the spec.
 
-    Args:
-        spec: of the encoding.
-        effects_BR: as `score_and_effects` returns them.
-        count: of reasons. Where a row has fewer effects that are finite and not 0, the others are null.
+    Where a row has fewer than `count` effects that are finite and not 0, the others are null.
     """
     names = few_texts([one.name for part in (spec.fields, spec.numbers) for one in part]).cast(pa.string())
     places_BE = np.empty((len(effects_BR), count), np.int64)
@@ -50,9 +47,6 @@ def score_and_effects(
     spec: Spec, network: Network, weights: Mapping[str, NDArray[Any]], rows: Inputs, threads: int = 1
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Score B encoded rows, with the bits of `forward.score`, and compute the effect of each field.
-
-    Args:
-        spec, network, weights, rows, threads: as `forward.score` takes them.
 
     Returns:
         The scores; and (B, R) effects of the spec's fields and numbers, in their order: score(row) - score(the row with

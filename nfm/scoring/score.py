@@ -4,7 +4,7 @@ import hashlib
 import logging
 import shutil
 import uuid
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -33,7 +33,7 @@ from nfm.scoring.tasks import Output, score_rows
 from nfm.table.errors import translate_spark_errors
 from nfm.table.relation import versions
 from nfm.table.scan import Scan
-from nfm.table.write import Writer, WrittenFile
+from nfm.table.write import Writer
 
 _RECORD = pa.schema([("record", pa.string())])
 
@@ -73,7 +73,12 @@ def score_table(spark: SparkSession, config: Config) -> Mapping[str, Any]:
                 _check_gates_passed(report, config, source)
                 files = [file for chunk in done for file in chunk.files]
                 files = finish(spark, files, schema, settings, staging / _WRITTEN, staging)
-                _check_written(files, tally, source, staging)
+                written = sum(file.rows for file in files)
+                if written != tally.rows:
+                    raise DataError(
+                        f"{tally.rows} rows of {source} were scored, but {written} were written to {staging}. {_KEPT}; "
+                        "run the job again."
+                    )
                 write_report(staging, report)
         chunks.remove()  # under the lock: no other run may begin before
     return report
@@ -174,15 +179,6 @@ def _check_finite(tally: Tally, source: Source) -> None:
             f"{tally.not_finite} of {tally.rows} rows of {source} have a score that is not a number or is infinite: "
             "one of their numbers is too large for the model. Look for extreme values, or give that column a clip and "
             f"train again. {_KEPT}."
-        )
-
-
-def _check_written(files: Sequence[WrittenFile], tally: Tally, source: Source, staging: Path) -> None:
-    written = sum(file.rows for file in files)
-    if written != tally.rows:
-        raise DataError(
-            f"{tally.rows} rows of {source} were scored, but {written} were written to {staging}. {_KEPT}; run the "
-            "job again."
         )
 
 

@@ -23,17 +23,7 @@ def score_columns(network: Network) -> list[str]:
 def score_batch(
     artifact: Artifact, rows: Rows, encoded: bool = False, tally: Tally | None = None
 ) -> NDArray[np.float32]:
-    """Score N rows, with as many threads as Arrow may take.
-
-    Args:
-        artifact: the model.
-        rows: have at least the columns that the encoding reads.
-        encoded: the rows have the dataset's columns instead, as the feature job wrote them.
-        tally: receives the counts of the rows and their scores.
-
-    Returns:
-        (N, C) scores; C is 1 except for multiclass.
-    """
+    """Return (N, C) scores of N raw or encoded rows, with as many threads as Arrow may take; count them in `tally`."""
     return explain_batch(artifact, rows, 0, encoded, tally)[0]
 
 

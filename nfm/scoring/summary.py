@@ -48,9 +48,9 @@ def _range(score: Mapping[str, Any] | None) -> str:
     if score["mean"] is None:
         return "none"
     values = f"{score['mean']:.4f} on average, {score['min']:.4f} to {score['max']:.4f}"
-    if score["psi"] is None:
-        return values
-    return f"{values}; PSI {score['psi']:.3f} against the {score['reference']['fold']} fold: {reading(score)}"
+    if score["psi"] is not None:
+        values += f"; PSI {score['psi']:.3f} against the {score['reference']['fold']} fold: {reading(score)}"
+    return values
 
 
 def _cell(count: Mapping[str, Any] | None) -> str:

@@ -27,9 +27,6 @@ def score_udf(model: str | Path) -> Any:
     Spark delivers rows as Arrow batches: pandas would turn an integer column with nulls into floats and lose digits of
     large ids. The struct may have more columns than the model reads; leave wide ones out.
 
-    Args:
-        model: the `model/` folder.
-
     Returns:
         A function whose value is a float; for the multiclass task a struct with a float for each class. It belongs to
         the session that is active now.

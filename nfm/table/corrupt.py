@@ -38,7 +38,7 @@ def load_readable(spark: SparkSession, source: "Source") -> tuple[DataFrame, dic
 
 def empty_files(source: "Source", relation: Relation | None) -> dict[str, str]:
     """Return Parquet files of 0 bytes, which Spark would skip silently; with `on_corrupt: refuse` raise a DataError."""
-    if relation is None or not relation.local:  # Spark reads what is not local, in its own way
+    if relation is None or not all(uri.startswith("file:") for uri in relation.uris):  # Spark reads a store's files
         return {}
     empty = [uri for uri in relation.uris if not file_at(path_of(uri)).size]
     if empty and source.on_corrupt == "refuse":

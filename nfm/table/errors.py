@@ -32,16 +32,14 @@ def translate_spark_errors(where: str) -> Iterator[None]:
                 "leave such files out with on_corrupt: skip beside its path, or correct the format there, and run the "
                 "job again."
             ) from error
-        if "UNABLE_TO_INFER_SCHEMA" in text:
-            raise DataError(
-                f"{where} contains no file from which columns can be inferred: it is empty, its files are (0 bytes), "
-                "or Spark ignores their names (_… and .…). Correct source in the configuration, or score.source if the "
-                "scores have their own."
-            ) from error
         understood = "DATA_SOURCE_NOT_FOUND" in text or "CANNOT_MERGE_SCHEMAS" in text
-        if understood or isinstance(error, AnalysisException | ParseException):
-            raise DataError(
-                f"{where} cannot be read: {said} Correct source in the configuration, or score.source if the "
-                "scores have their own."
-            ) from error
-        raise
+        problem = f"cannot be read: {said}"
+        if "UNABLE_TO_INFER_SCHEMA" in text:
+            problem = (
+                "contains no file from which columns can be inferred: it is empty, its files are (0 bytes), or Spark "
+                "ignores their names (_… and .…)."
+            )
+        elif not understood and not isinstance(error, AnalysisException | ParseException):
+            raise
+        advice = "Correct source in the configuration, or score.source if the scores have their own."
+        raise DataError(f"{where} {problem} {advice}") from error

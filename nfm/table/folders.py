@@ -26,15 +26,9 @@ def add_by_folder(
     partitions: Mapping[str, pa.Array],
     key: str,
 ) -> None:
-    """Write rows into their folders, and inside these into their partitions.
+    """Write N rows into their folders by (N,) code, and inside these into partitions by columns of (N,) values.
 
-    Args:
-        writer: of the task.
-        table: N rows.
-        folders: by code.
-        code: (N,) each row's folder; NOWHERE leaves it out.
-        partitions: columns of (N,) values that name folders inside.
-        key: the settings' key for partitions, for messages.
+    The code NOWHERE leaves a row out. Messages name the settings' `key` for partitions.
 
     Raises:
         DataError: a column is not categorical, or a value is too long for a folder's name.

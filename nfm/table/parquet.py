@@ -165,8 +165,9 @@ class RowGroup:
         try:
             return _cast(values, type_)
         except pa.ArrowException as error:
+            its_type = values.type.value_type if pa.types.is_dictionary(values.type) else values.type
             raise DataError(
-                f"Column '{name}' is {type_} in {self.where}, but {_plain_type(values.type)} in {self.path}, and its "
+                f"Column '{name}' is {type_} in {self.where}, but {its_type} in {self.path}, and its "
                 f"values there do not fit ({_first_line(error)}). Write that file again with the table's type, or "
                 "leave it out of source.path."
             ) from error
@@ -184,7 +185,8 @@ class RowGroup:
             pa.default_memory_pool().release_unused()
         dated = pa.types.is_timestamp(array.type) or pa.types.is_date(array.type)
         old_calendar = any(key in (self.parquet.metadata.metadata or {}) for key in _OLD_CALENDAR)
-        if dated and old_calendar and _before_1900(array):
+        first = pc.min(array.cast(pa.timestamp("s"), safe=False)).value if dated and old_calendar else None
+        if first is not None and first < _IN_1900:
             raise DataError(
                 f"Column '{name}' of {self.path} has times before 1900 in the calendar of Spark 2, which only Spark "
                 "itself can convert. Set source.scan: spark."
@@ -209,14 +211,15 @@ def reading(where: str, path: str) -> Iterator[None]:
             f"{where} has a file that is not read by tasks: {path} ({_first_line(error)}). Set source.scan: spark."
         ) from error
     except (OSError, ValueError, pa.ArrowException) as error:
+        problem = f"{where} has a file that cannot be read: {path} ({_first_line(error)})."
         if isinstance(error, OSError) and in_store(path):
             raise DataError(
-                f"{where} has a file that cannot be read: {path} ({_first_line(error)}). Every machine must reach the "
-                "store through pyarrow and be allowed to read it; or let Spark read the table with source.scan: spark."
+                f"{problem} Every machine must reach the store through pyarrow and be allowed to read it; or let Spark "
+                "read the table with source.scan: spark."
             ) from error
         raise UnreadableFileError(
-            f"{where} has a file that cannot be read: {path} ({_first_line(error)}). Repair or delete it, or leave "
-            "such files out with on_corrupt: skip beside its path, and run the job again."
+            f"{problem} Repair or delete it, or leave such files out with on_corrupt: skip beside its path, and run "
+            "the job again."
         ) from error
 
 
@@ -227,10 +230,6 @@ def _first_line(error: BaseException) -> str:
 def is_text(type_: pa.DataType) -> bool:
     """Return whether a column of this type arrives as a dictionary."""
     return bool(pa.types.is_string(type_) or pa.types.is_large_string(type_))
-
-
-def _plain_type(type_: pa.DataType) -> pa.DataType:
-    return type_.value_type if pa.types.is_dictionary(type_) else type_
 
 
 def _cast(values: pa.Array, type_: pa.DataType) -> pa.Array:
@@ -269,8 +268,3 @@ def _check_same(values: pa.Array, made: pa.Array) -> None:
             values, back = (pc.if_else(pc.is_nan(x), None, x) for x in (values, back))
         if not back.equals(values):
             raise pa.ArrowInvalid("digits would be lost")
-
-
-def _before_1900(values: pa.Array) -> bool:
-    first = pc.min(values.cast(pa.timestamp("s"), safe=False)).value if len(values) else None
-    return first is not None and first < _IN_1900

@@ -43,11 +43,6 @@ class Relation:
     uris: Sequence[str]  # of its files
     partitions: Sequence[str]  # columns in folders' names: country=DE
 
-    @property
-    def local(self) -> bool:
-        """Return whether all files are on a disk, and not in a store."""
-        return all(uri.startswith("file:") for uri in self.uris)
-
 
 def parquet_relation(raw: DataFrame, uris: Sequence[str]) -> Relation | None:
     """Return the files of a table; None if it is not Parquet, or consists of more than files."""
@@ -114,10 +109,7 @@ def hindrance(spark: SparkSession, source: "Source", relation: Relation | None) 
 
 
 def partitions_of(table: DataFrame, even_if_costly: bool = False) -> int | None:
-    """Return the number of tasks with which Spark reads a table.
-
-    If the table must be shuffled first, the answer is None unless `even_if_costly` is set.
-    """
+    """Return how many tasks read a table in Spark; None if it must be shuffled first, unless `even_if_costly`."""
     frame: Any = table
     execution = frame._jdf.queryExecution()
     if _class(execution.executedPlan()) == "AdaptiveSparkPlanExec" and not even_if_costly:
@@ -185,15 +177,11 @@ def _texts(path: str, names: Sequence[str]) -> tuple[str | None, ...] | None:
     found: dict[str, str] = {}
     for folder in reversed(PurePosixPath(path).parent.parts):
         name, equals, text = folder.partition("=")
-        if equals:
-            found.setdefault(_unescaped(name).lower(), _unescaped(text))
+        if equals:  # Spark escapes characters, not bytes
+            found.setdefault(unquote(name, encoding="latin-1").lower(), unquote(text, encoding="latin-1"))
     if not all(name.lower() in found for name in names):
         return None
     return tuple(None if found[n.lower()] == "__HIVE_DEFAULT_PARTITION__" else found[n.lower()] for n in names)
-
-
-def _unescaped(text: str) -> str:
-    return unquote(text, encoding="latin-1")  # Spark escapes characters, not bytes
 
 
 def _other_columns(relation: Relation, where: str) -> list[str] | None:

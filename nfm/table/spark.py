@@ -15,10 +15,7 @@ if TYPE_CHECKING:  # workers import this module and need no settings
 
 
 def load(spark: SparkSession, source: "Source", schema: StructType | str | None = None) -> DataFrame:
-    """Load the table of a source, without its `where`.
-
-    If no schema is given, Spark opens one or all files to infer it.
-    """
+    """Load the table of a source, without its `where`; without a schema, Spark opens one or all files to infer it."""
     if source.table is not None:
         return spark.read.options(**source.options).table(source.table)
     reader = spark.read.format(source.format).options(**source.options)

@@ -6,8 +6,6 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from typing import NamedTuple
 
-SPLIT_BYTES = 128 << 20  # of one task, at most; also Spark's default
-
 
 class File(NamedTuple):
     """A file on disk."""
@@ -35,16 +33,11 @@ def file_at(path: str, partition: int = 0) -> File:
     return File(path, status.st_size, partition, status.st_mtime_ns)
 
 
-def cut(files: Sequence[File], cores: int, most: int = SPLIT_BYTES) -> tuple[Split, ...]:
-    """Cut files into splits of equal size, with small files together. Needs no footers: every byte is in one piece.
+def cut(files: Sequence[File], cores: int, most: int = 128 << 20) -> tuple[Split, ...]:
+    """Cut files into splits of at most `most` bytes and equal size. Needs no footers: every byte is in one piece.
 
-    Args:
-        files: all have at least one byte.
-        cores: of all executors together. The number of splits is a multiple of it, unless the files are tiny.
-        most: bytes of a split; opening a file counts as 1/128 of it.
-
-    Returns:
-        At least one split, which is empty if there are no files.
+    Each file has at least one byte; opening it counts as 1/128 of `most`. The number of splits is a multiple of
+    `cores`, unless the files are tiny; without files there is one empty split.
     """
     opening = most // 128
     total = sum(file.size + opening for file in files)

@@ -63,11 +63,9 @@ def open_file(uri: str) -> Any:
 def _split(uri: str) -> tuple[str, str]:
     """Return the root of a file's file system, and its path inside."""
     scheme, _, rest = uri.partition("://")
-    scheme = _SCHEMES[scheme]
-    if scheme == "hdfs":
-        host, _, path = rest.partition("/")
-        return f"hdfs://{host}", f"/{unquote(path)}"
-    return f"{scheme}://{rest.partition('/')[0]}", unquote(rest)
+    host, _, path = rest.partition("/")
+    root = f"{_SCHEMES[scheme]}://{host}"
+    return root, f"/{unquote(path)}" if scheme == "hdfs" else unquote(rest)
 
 
 @lru_cache

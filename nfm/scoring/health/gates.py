@@ -49,14 +49,13 @@ GATES: Mapping[str, Callable[[Report, float], Crossings]] = {
     "max_field_psi": _max_field_psi,
     "max_oov_rate": _max_oov_rate,
 }
-_NEED_PROFILE = ("max_psi", "max_field_psi")
 _LIFTED = {"min_rows": "0"}  # the value that lifts a gate; null for all others
 
 
 def check_gates(gates: Gates, artifact: Artifact) -> None:
     """Raise a ConfigError if the model lacks the profile that a gate compares with."""
     for key, limit in gates.limits.items():
-        if key in _NEED_PROFILE and artifact.profile is None:
+        if key in ("max_psi", "max_field_psi") and artifact.profile is None:
             raise ConfigError(
                 f"score.gates.{key}: {limit} given, but the model in {artifact.path} was saved without a profile of "
                 "what it was trained on. Train it again with this version, or leave the gate out"

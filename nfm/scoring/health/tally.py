@@ -56,12 +56,13 @@ class Tally:
         """Add a batch: its encoded columns, what the encoder noticed, and the scores."""
         finite = np.isfinite(scores_NC).all(axis=1)
         kept = scores_NC if finite.all() else scores_NC[finite]
-        edges, most = binning(artifact), most_cells(artifact.network.outputs)
-        scores = zip(kept.T, edges.scores, strict=True) if len(kept) else ()
+        value_edges, score_edges = _bin_edges(artifact)
+        most = most_cells(artifact.network.outputs)
+        scores = zip(kept.T, score_edges, strict=True) if len(kept) else ()
         batch = Tally(
             rows=len(scores_NC),
             not_finite=len(scores_NC) - len(kept),
-            values={name: count_in_bins(_flat(columns[name]), first) for name, first in edges.values.items()},
+            values={name: count_in_bins(_flat(columns[name]), first) for name, first in value_edges.items()},
             missing=dict(noticed.missing),
             new={name: dict(found) for name, (found, _) in noticed.unseen.items()},
             dropped=[name for name, (_, all_counted) in noticed.unseen.items() if not all_counted],
@@ -131,28 +132,21 @@ def _flat(values: Any) -> NDArray[Any]:
     return np.ascontiguousarray(flat)
 
 
-@dataclass(frozen=True)
-class Binning:
-    """First values of the bins of a model's columns."""
+def _bin_edges(artifact: Artifact) -> tuple[dict[str, NDArray[Any]], list[NDArray[np.float32]]]:
+    """Return the first values of the profile's bins: int32 by field and float32 by number, and for each class.
 
-    values: Mapping[str, NDArray[Any]]  # (E,) int32 for each field, float32 for each number
-    scores: tuple[NDArray[np.float32], ...]  # (E,) for each class
-
-
-def binning(artifact: Artifact) -> Binning:
-    """Return the profile's bins. A model without one has bins for missing and unseen values, and none for scores."""
-    if artifact.fingerprint not in _binnings:
-        _binnings.clear()
+    A model without a profile has bins for missing and unseen values, and none for scores.
+    """
+    if artifact.fingerprint not in _edges:
+        _edges.clear()
         spec, profile = artifact.encoding.spec, artifact.profile
         fields = {one.name: profile.fields[one.name].edges if profile else plain_edges(one) for one in spec.fields}
         numbers = {one.name: profile.numbers[one.name].edges if profile else () for one in spec.numbers}
         scores = [Bins.of_cells(one).edges for one in profile.scores] if profile else [()] * artifact.network.outputs
-        _binnings[artifact.fingerprint] = Binning(
-            {name: np.array(edges, np.int32) for name, edges in fields.items()}
-            | {name: np.array(edges, np.float32) for name, edges in numbers.items()},
-            tuple(np.array(edges, np.float32) for edges in scores),
-        )
-    return _binnings[artifact.fingerprint]
+        values: dict[str, NDArray[Any]] = {name: np.array(edges, np.int32) for name, edges in fields.items()}
+        values |= {name: np.array(edges, np.float32) for name, edges in numbers.items()}
+        _edges[artifact.fingerprint] = values, [np.array(edges, np.float32) for edges in scores]
+    return _edges[artifact.fingerprint]
 
 
-_binnings: dict[str, Binning] = {}  # of this worker: for the model with which it scores
+_edges: dict[str, tuple[dict[str, NDArray[Any]], list[NDArray[np.float32]]]] = {}  # of this worker: its latest model

@@ -204,12 +204,13 @@ def _speed(spark: SparkSession, size: Size, tried: Probe, ranked: bool) -> str:
     cores, task_cores = spark.sparkContext.defaultParallelism, _task_cores(spark)
     unit = "a core" if task_cores == 1 else f"a task of {task_cores} cores"
     at_once = _tasks_at_once(spark, size)
+    one, all_ = (f"{float(f'{speed:.3g}'):,.0f} rows/s" for speed in (tried.speed, tried.speed * at_once))
     probed = (
-        f"with {_count(cores, 'core')} (probed in {_count(tried.tasks, 'task')} at a time: {_rounded(tried.speed)} "
-        f"rows/s {unit} on {_count(tried.rows, 'row')})"
+        f"with {_count(cores, 'core')} (probed in {_count(tried.tasks, 'task')} at a time: {one} {unit} on "
+        f"{_count(tried.rows, 'row')})"
     )
     if size.rows is None:
-        return f"about {_rounded(tried.speed * at_once)} rows/s {probed}"
+        return f"about {all_} {probed}"
     return f"about {_time(seconds_for(size.rows, tried, at_once))} {probed}" + "; ranks come on top" * ranked
 
 
@@ -219,11 +220,6 @@ def _count(number: int, noun: str) -> str:
 
 def _mib(size: int) -> str:
     return f"{size / 2**20:,.1f} MiB" if size < 100 << 20 else f"{size / 2**20:,.0f} MiB"
-
-
-def _rounded(number: float) -> str:
-    """Format a number with three significant digits."""
-    return f"{float(f'{number:.3g}'):,.0f}"
 
 
 def _time(seconds: float) -> str:

@@ -51,16 +51,10 @@ def probe(
     target: Path,
     at_once: int,
 ) -> Probe | None:
-    """Score a few rows in tasks on executors and keep nothing; returns None if there are no rows.
+    """Score a few rows in `at_once` tasks and keep nothing; return None if there are no rows.
 
-    Args:
-        artifact: the model.
-        scan: of the table.
-        first: parquet only: the file of which every task reads rows, at least one row group; None if all are empty.
-        encoded: the table is a dataset.
-        carried: the columns that the job reads besides the model's inputs.
-        target: where the job would write; nothing is written there.
-        at_once: the number of tasks that the job runs at a time.
+    With `scan: parquet`, every task reads rows of the file `first`, which is None if all are empty. `carried` are the
+    columns that the job reads besides the model's inputs. Nothing is written to `target`.
     """
     spark, tasks = scan.table.sparkSession, min(at_once, _MOST_TASKS)
     if scan.method == "parquet":
@@ -112,11 +106,7 @@ def _measuring_task(
 
 
 def _take_rows(batches: Iterator[Rows]) -> tuple[list[Rows], float]:
-    """Return enough rows, and the seconds until they arrived. They are not scored meanwhile.
-
-    Where Spark delivers them, it works on the next ones while a worker scores. That gains nothing when all cores are
-    busy.
-    """
+    """Return enough rows, and the seconds until they arrived; scoring meanwhile would hide Spark's part of the work."""
     taken, count, began = list[Rows](), 0, time.perf_counter()
     for rows in batches:
         if rows.num_rows:
