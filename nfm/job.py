@@ -1,4 +1,4 @@
-"""What every job shares: arguments, settings, exit codes."""
+"""Shared by all jobs: arguments, settings, exit codes."""
 
 import argparse
 import logging

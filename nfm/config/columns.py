@@ -1,4 +1,4 @@
-"""What the columns of a table are: the settings of fields and numbers. `nfm.config.settings` holds all others."""
+"""Settings of the columns: fields and numbers. All others are in `settings`."""
 
 import math
 from typing import Annotated, Any, Literal, Self

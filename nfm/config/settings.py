@@ -124,7 +124,7 @@ class Split(Settings):
 
     @property
     def has_valid(self) -> bool:
-        """Whether the settings ask for a validation fold."""
+        """The settings ask for a validation fold."""
         return self.column is not None or (self.valid_from is not None if self.time is not None else self.valid > 0)
 
 
@@ -152,7 +152,7 @@ class Gates(Settings):
 
 
 class Score(Settings):
-    """What the score job reads and writes."""
+    """Settings of the score job: what it reads and writes."""
 
     source: Source | None = None  # the top-level source unless set
     model: str | None = None  # workdir/model unless set
@@ -169,7 +169,7 @@ class Score(Settings):
 
 
 class Config(Settings):
-    """One configuration file, for all jobs."""
+    """Settings of a configuration file, for all jobs."""
 
     name: str
     workdir: str  # holds dataset/ encoding/ model/ scores/

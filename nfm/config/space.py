@@ -67,7 +67,7 @@ class Space:
         return {key: one if isinstance(self.settings[key], Numbers) else json.loads(one) for key, one in drawn.items()}
 
     def as_it_is(self) -> dict[str, Any]:
-        """What a search would draw for the unchanged configuration, without settings outside the space."""
+        """Return what a search would draw for the unchanged configuration, without settings outside the space."""
         base = self.base.model_dump()
         drawn: dict[str, Any] = {}
         for key, setting in self.settings.items():

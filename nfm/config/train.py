@@ -1,4 +1,4 @@
-"""What the model is, how it is fitted, and where better settings are looked for. The others are in `settings`."""
+"""Settings of the model, the training and the search. The others are in `settings`."""
 
 from typing import Annotated, Any, Literal, Self
 

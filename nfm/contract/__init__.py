@@ -1,1 +1,1 @@
-"""What every stage shares: fields, vocabulary, encoder, artifact, publish. Needs numpy and pyarrow only."""
+"""Shared by all stages: fields, vocabulary, encoder, artifact, publish. Needs numpy and pyarrow only."""

@@ -31,7 +31,7 @@ SCORER_FILES = (MARKER, PROFILE, *(f"encoding/{name}" for name in ENCODER_FILES)
 
 @dataclass(frozen=True)
 class Network:
-    """What the forward pass needs besides the weights."""
+    """Form of a model, which the forward pass needs besides the weights."""
 
     task: str
     embedding_dim: int

@@ -82,7 +82,7 @@ def _hint(missing: Sequence[str], names: Sequence[str]) -> str:
 
 
 def check_categorical(columns: Sequence[str], bag: Bag | None, schema: pa.Schema, where: str) -> dict[str, Kind]:
-    """What each column of a field contains, or a bag's members; DataError for a type that cannot be a category."""
+    """Return what each column of a field or a bag's members contain; DataError for a type that is not a category."""
     if bag is not None and bag.weights is not None:
         check_weights(bag.weights, schema.field(bag.weights).type, where)
     return {name: check_kind(name, schema.field(name).type, where, bag=bag is not None) for name in columns}

@@ -1,4 +1,4 @@
-"""One batch of raw columns → ids and numbers: the only code that turns a raw value into a number.
+"""Encode a batch of raw columns as ids and numbers: the only code that turns a raw value into a number.
 
 The feature job writes what `encode` returns into the dataset; the scoring job hands it to the forward pass. `inputs`
 arranges the same columns, read back from the dataset or fresh from `encode`, as the arrays that the model takes.
@@ -146,7 +146,7 @@ class Encoding:
 
 @dataclass
 class Noticed:
-    """What the encoder saw in raw rows that their ids and numbers do not show."""
+    """Facts about raw rows that their ids and numbers do not show."""
 
     missing: dict[str, int] = dataclass_field(default_factory=dict)  # by number: how many values
     # By field: out-of-vocabulary values with their counts, the most frequent ones; and whether these are all.

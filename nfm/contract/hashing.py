@@ -1,4 +1,4 @@
-"""One seeded 64-bit hash of texts, the same on every machine and in every version.
+"""A seeded 64-bit hash of texts, the same on every machine and in every version.
 
 It decides a row's fold, an unseen value's out-of-vocabulary bucket and a value's place in the vocabulary's index.
 """

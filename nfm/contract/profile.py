@@ -1,4 +1,4 @@
-"""What a model was trained on, in bins: the measure of how far a later table has moved from it.
+"""Training data of a model in bins, to measure how far a later table has moved from it.
 
     model/profile.json   fields and numbers of the train fold; scores of the validation fold
 
@@ -63,7 +63,7 @@ def most_cells(outputs: int) -> int:
 
 
 def has_unseen(field: Field) -> bool:
-    """Whether a value can be out of the field's vocabulary: a hashed or a bucketed field takes every value."""
+    """Return whether a value can be out of the field's vocabulary: a hashed or a bucketed field takes every value."""
     return field.vocabulary is not None
 
 

@@ -29,7 +29,7 @@ _SLICE = 1 << 16
 
 
 def kind_of(type_: pa.DataType) -> Kind | None:
-    """What a column of this Arrow type contains; None where it cannot be a category."""
+    """Return what a column of this Arrow type contains; None where it cannot be a category."""
     if pa.types.is_dictionary(type_):
         return kind_of(type_.value_type)
     if pa.types.is_string(type_) or pa.types.is_large_string(type_) or pa.types.is_string_view(type_):
@@ -44,7 +44,7 @@ def kind_of(type_: pa.DataType) -> Kind | None:
 
 
 def is_list(type_: pa.DataType) -> bool:
-    """Whether a column of this Arrow type contains arrays: a bag."""
+    """Return whether a column of this Arrow type contains arrays: a bag."""
     return bool(pa.types.is_list(type_) or pa.types.is_large_list(type_) or pa.types.is_fixed_size_list(type_))
 
 
@@ -183,7 +183,7 @@ def dictionary_indices(encoded: pa.DictionaryArray) -> NDArray[np.int32]:
 
 
 def check_kind(column: str, type_: pa.DataType, where: str, bag: bool = False) -> Kind:
-    """What a categorical column contains, or the members of a bag; DataError if it cannot be categories."""
+    """Return what a categorical column or the members of a bag contain; DataError if it cannot be categories."""
     members = bag and is_list(type_)
     kind = kind_of(type_.value_type if members else type_)
     if kind is not None and (members or not bag or kind == "text"):

@@ -131,7 +131,7 @@ def _digest(field: str, size: int, offsets: bytes, text: bytes) -> str:
 
 @dataclass(frozen=True)
 class FieldIndex:
-    """One vocabulary: V values in the order of their ids, and the S slots of their hash table."""
+    """Index of a vocabulary: V values in the order of their ids, and the S slots of their hash table."""
 
     slots: NDArray[np.int32]  # (S,) position + 1 of the value, 0 where there is none
     texts: pa.Array  # (V,) large_string
@@ -168,7 +168,7 @@ class FieldIndex:
         return _digest(field, len(self.texts), *parts)
 
     def is_sound(self) -> bool:
-        """Whether the slots lead to each value, and to nothing else; reads everything."""
+        """Return whether the slots lead to each value, and to nothing else; reads everything."""
         size = len(self.texts)
         if np.min(self.slots) < 0 or np.max(self.slots) > size or np.count_nonzero(self.slots) != size:
             return False

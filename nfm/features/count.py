@@ -1,4 +1,4 @@
-"""One pass over the raw table counts everything that the encoding is made of.
+"""Count everything that the encoding is made of, in one pass over the raw table.
 
 Categories are counted by their canonical text, numbers in cells (`contract.cells`). Counts merge in any order to the
 same result. They stay on the executors, which add them up (`features.sums`) and leave them in files: sorted runs, which
@@ -38,7 +38,7 @@ _PROBE = 32768  # rows that tell how fine a number's cells can be at most
 
 @dataclass(frozen=True)
 class Part:
-    """One thing to count: a field's values, or with kinds () a column's numbers."""
+    """A part of the table to count: a field's values, or with kinds () a column's numbers."""
 
     name: str
     columns: tuple[str, ...]

@@ -14,7 +14,7 @@ from nfm.features.vocabularies import Made, Recipe
 
 
 def parts(columns: Columns, kinds: Mapping[str, Kind]) -> list[Part]:
-    """What to count, for a table whose categorical columns are of these kinds.
+    """Return the parts to count, for a table whose categorical columns are of these kinds.
 
     Hashed fields are left out: they have no vocabulary, and may have too many values to count.
     """
@@ -143,7 +143,7 @@ def check_growth(
 
 
 def _fixed(field: Field) -> dict[str, object]:
-    """What must stay the same for the field's ids to keep their meaning."""
+    """Return the settings that must not change, or the field's ids lose their meaning."""
     return {key: value for key, value in asdict(field).items() if key not in ("name", "values", "edges")}
 
 

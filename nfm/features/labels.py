@@ -1,4 +1,4 @@
-"""What a label is in each task: read from raw rows, checked when all are counted, told of in the statistics.
+"""Labels of each task: read from raw rows, checked when all are counted, described in the statistics.
 
 binary: 0 and 1, or false and true. regression: a finite number. multiclass: any category; the labels of the train fold
 are the classes, numbered in the order of their values.

@@ -1,4 +1,4 @@
-"""What the counts of a number say: its quantiles, mean and spread, and the transformation that follows from them."""
+"""Statistics of a number from its counts: quantiles, mean and spread, and the transformation that follows from them."""
 
 import math
 from collections.abc import Mapping, Sequence

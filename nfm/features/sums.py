@@ -45,7 +45,7 @@ def sums(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
 
 
 def ranked(rows: Sequence[pa.RecordBatch], vocabularies: Sequence[Sequence[int]]) -> list[tuple[int, pa.Table]]:
-    """What `sums` found → for each vocabulary the values that occur in the train fold, like `runs.SCHEMA`."""
+    """Select each vocabulary's values that occur in the train fold from the rows of `sums`, like `runs.SCHEMA`."""
     table = pa.Table.from_batches(rows)
     table = table.filter(pc.and_(table["text"].is_valid(), pc.greater(table["train"], 0)))
     found = []
@@ -60,7 +60,7 @@ def ranked(rows: Sequence[pa.RecordBatch], vocabularies: Sequence[Sequence[int]]
 
 
 def summary(rows: Sequence[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-    """What `sums` found → few rows like SUMMARY: values of a part with equal counts in the train fold share a row.
+    """Summarize the rows of `sums` in few rows like SUMMARY: values of a part with equal train counts share a row.
 
     Labels (part 0) keep their texts, the most frequent ones; numbers keep their cells.
     """

@@ -35,7 +35,7 @@ _1 = np.uint64(1)
 
 
 class Missing(NamedTuple):
-    """What reasons that are not plain fields consist of, and what the encoder writes where they are missing.
+    """Columns of the reasons that are not plain fields, and what the encoder writes where they are missing.
 
     A plain field and a bag have row 0 of their block with x = 1.
     """
@@ -48,7 +48,7 @@ class Missing(NamedTuple):
 
 
 class Variants(NamedTuple):
-    """What the layers take, for rows and their variants. There is room for all variants of the rows."""
+    """Inputs of the layers for rows and their variants. There is room for all variants of the rows."""
 
     linear_MC: NDArray[np.float32]  # linear parts, without those of the dense numbers
     inputs_MX: NDArray[np.float32]  # pooled vectors, and behind them the dense numbers

@@ -28,7 +28,7 @@ def write(path: Path, template: str, content: Mapping[str, Any], **filters: Call
 
 @cache
 def _environment() -> jinja2.Environment:
-    """One environment for the process: compiling a template takes a fifth of a second."""
+    """Return the environment of the process: compiling a template takes a fifth of a second."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("nfm", ""),
         autoescape=True,  # users choose values, columns and paths

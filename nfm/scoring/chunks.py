@@ -1,4 +1,4 @@
-"""What a run has finished stays there when it dies: the next one goes on from it.
+"""Keep the finished parts of a run that is killed, so that the next run resumes from them.
 
     .NAME.chunks-KEY/   beside the output NAME; gone when that is published
         _run.json       what the scores follow from, and the splits

@@ -37,8 +37,10 @@ def unsupported(format_: str, type_: pa.DataType) -> str | None:
 
 def convert_files(format_: str, spark: SparkSession, files: Sequence[WrittenFile]) -> list[WrittenFile]:
     """Convert the Parquet files that tasks have written; the new files are beside them."""
-    if format_ != "csv":
+    if format_ in ("parquet", "delta"):
         return list(files)
+    if format_ != "csv":
+        raise ValueError(f"no format is called {format_!r}")  # the settings allow no other
 
     def convert(file: WrittenFile) -> Iterator[pa.RecordBatch]:
         parquet, path = pq.ParquetFile(file.path), Path(file.path).with_suffix(".csv")

@@ -75,7 +75,7 @@ def pooled_from(spec: Spec, weights: Mapping[str, NDArray[Any]]) -> tuple[Weight
 
 
 class Layers:
-    """One thread's computation from pooled vectors to scores, in arrays of its own."""
+    """Computation of a thread from pooled vectors to scores, in arrays of its own."""
 
     def __init__(self, spec: Spec, network: Network, weights: Mapping[str, NDArray[Any]], rows: int = TILE) -> None:
         """Make arrays for `rows` rows at a time."""

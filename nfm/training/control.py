@@ -1,4 +1,4 @@
-"""What a training decides between its steps: the learning rate, what is best, and when it is over."""
+"""Decisions between two steps or epochs: the learning rate, the best epoch, the end of the training."""
 
 import math
 from collections.abc import Mapping
@@ -99,7 +99,7 @@ def _watched(progress: Progress, monitor: str) -> float:
 
 
 def after_epoch(progress: Progress, settings: Train) -> None:
-    """Whether it was the last one; and what the next one's rate is."""
+    """Decide whether the training is finished, and lower the rate on a plateau."""
     stopping, schedule = settings.early_stopping, settings.schedule
     waited = progress.epoch - progress.best_epoch
     progress.finished = progress.epoch >= settings.epochs or (stopping is not None and waited >= stopping.patience)

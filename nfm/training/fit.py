@@ -156,7 +156,6 @@ def _resume(training: _Training) -> bool:
 def _save(training: _Training) -> None:
     """Write a checkpoint; the arrays are written as they are, piece by piece, without a copy."""
     if training.folder is not None:
-        _check_finite(training)
         state = asdict(training.progress)
         checkpoint.save(training.folder, training.on, state, training.optimizer.arrays(), training.best)
 
@@ -174,7 +173,8 @@ def _train_epoch(training: _Training, bar: Bar) -> None:
         progress.loss, progress.weight = progress.loss + loss, progress.weight + total
         progress.batch, progress.step = progress.batch + 1, progress.step + 1
         bar.step(len(rows.label), loss / total if total else 0.0)
-        if time.monotonic() - saved_at >= settings.checkpoint_seconds:
+        if training.folder is not None and time.monotonic() - saved_at >= settings.checkpoint_seconds:
+            _check_finite(training)
             _save(training)
             saved_at = time.monotonic()
 
@@ -224,8 +224,8 @@ def _metrics(training: _Training, fold: str) -> Mapping[str, Any]:
 def depends_on(
     spec: Spec, model_settings: Model, settings: Train, folds: Mapping[str, Fold], started_from: str | None
 ) -> dict[str, Any]:
-    """What the weights follow from, by the names that people know it by."""
-    # The others are of what is measured or written, not of what is learned.
+    """Return all that the weights depend on, by names for messages."""
+    # The settings that are left out change what is measured or written, not what is learned.
     model = model_settings.model_dump(mode="json", exclude={"embedding_dtype"})
     train = settings.model_dump(mode="json", exclude={"checkpoint_seconds", "group"})
     return {

@@ -40,7 +40,7 @@ class Weights(NamedTuple):
 
 
 def network_layers(spec: Spec, settings: Model) -> dict[str, Any]:
-    """Make the Keras layers above the pooling, by name, but for dropout."""
+    """Make the Keras layers above the pooling, by name; without dropout, which has no weights."""
     layers, fixed = dict[str, Any](), {}
     if settings.batch_norm:
         layers["pooling_norm"] = keras.layers.BatchNormalization(**BATCH_NORM, name="pooling_norm")
@@ -60,6 +60,21 @@ def network_layers(spec: Spec, settings: Model) -> dict[str, Any]:
             outputs, use_bias=False, kernel_initializer="zeros", name="dense_linear"
         )
     return layers
+
+
+def built_layers(spec: Spec, settings: Model) -> dict[str, Any]:
+    """Make the `network_layers` with their weights, apart from a model."""
+    layers = network_layers(spec, settings)
+    pooled, dense = keras.Input((settings.embedding_dim,)), keras.Input((len(spec.dense),))
+    interactions(layers, settings, pooled, dense, keep_all)
+    if spec.dense:
+        layers["dense_linear"](dense)
+    return layers
+
+
+def keep_all(_: str, __: float, x: Any) -> Any:
+    """Drop no units."""
+    return x
 
 
 Dropout = Callable[[str, float, Any], Any]  # (name, rate, x) → x with a share of its units dropped
@@ -156,12 +171,7 @@ def _padded(table: Floats) -> Floats:
 def initial_weights(spec: Spec, settings: Model, seed: int) -> Weights:
     """Draw the weights of a new model: normal embeddings, Glorot-uniform layers (Keras's default), zeros elsewhere."""
     keras.utils.set_random_seed(seed)
-    outputs = describe(spec, settings).outputs
-    layers = network_layers(spec, settings)
-    inputs = keras.Input((settings.embedding_dim,)), keras.Input((len(spec.dense),))
-    interactions(layers, settings, *inputs, lambda _, __, x: x)
-    if spec.dense:
-        layers["dense_linear"](inputs[1])
+    outputs, layers = describe(spec, settings).outputs, built_layers(spec, settings)
     variables = [variable for layer in layers.values() for variable in layer.variables]
     network = {BIAS: np.zeros(outputs, np.float32), **{v.path: np.array(v.numpy()) for v in variables}}
     embedding = np.random.default_rng(seed).standard_normal((spec.rows, settings.embedding_dim), np.float32)

@@ -21,7 +21,7 @@ from nfm.contract.schema import Spec
 from nfm.kernels.tables import Pooled
 from nfm.training.data.rows import Rows
 from nfm.training.losses import sample_losses
-from nfm.training.model import BIAS, interactions, network_layers
+from nfm.training.model import BIAS, built_layers, describe, interactions, keep_all
 
 Floats = NDArray[np.float32]
 _XLA_PAYS = 500_000  # rows of a training: below, it saves less time than it takes to compile
@@ -49,17 +49,13 @@ class Network:
             rows: that the training learns from, counted again in each epoch.
         """
         self._settings, self._train = settings, train
-        self._layers = network_layers(spec, settings)
-        inputs = keras.Input((settings.embedding_dim,)), keras.Input((len(spec.dense),))
-        outputs = interactions(self._layers, settings, *inputs, _keep_all)
-        if spec.dense:
-            self._layers["dense_linear"](inputs[1])
-        bias = keras.Variable(np.zeros(outputs.shape[1], np.float32), name="bias")
+        self._layers, outputs = built_layers(spec, settings), describe(spec, settings).outputs
+        bias = keras.Variable(np.zeros(outputs, np.float32), name="bias")
         variables = [(BIAS, bias), *((v.path, v) for layer in self._layers.values() for v in layer.variables)]
         self.trained = {path: variable for path, variable in variables if variable.trainable}
         self._fixed = {path: variable for path, variable in variables if not variable.trainable}
         self._layers |= {name: relu for name in self._layers if name.endswith("_relu")}
-        self._columns = settings.embedding_dim, outputs.shape[1], len(spec.dense)
+        self._columns = settings.embedding_dim, outputs, len(spec.dense)
         self._whole = train.batch_size if rows >= _XLA_PAYS else None
 
     def step(self, weights: dict[str, Floats], pooled: Pooled, rows: Rows, number: int) -> Derivatives:
@@ -144,7 +140,7 @@ class Network:
         pooled, linear, dense = sums
         with self._use(trained, fixed):
             of_linear = self._linear(linear, dense)
-            return of_linear + self._interactions(pooled, dense, _keep_all, training=False), of_linear
+            return of_linear + self._interactions(pooled, dense, keep_all, training=False), of_linear
 
     def _interactions(self, pooled: Any, dense: Any, drop: Any, training: bool) -> Any:
         return interactions(self._layers, self._settings, pooled, dense, drop, training)
@@ -160,10 +156,6 @@ class Network:
             parts = tf.split(vector, [int(np.prod(v.shape)) for v in variables.values()]) if variables else []
             pairs += [(v, tf.reshape(part, v.shape)) for v, part in zip(variables.values(), parts, strict=True)]
         return keras.StatelessScope(state_mapping=pairs)
-
-
-def _keep_all(_: str, __: float, x: Any) -> Any:
-    return x
 
 
 def relu(x: Any) -> Any:

@@ -17,7 +17,7 @@ class Bar:
     """Shows loss, rate and the time that is left of an epoch."""
 
     def __init__(self, epochs: int, rows: int, batch_size: int) -> None:
-        """Of a training over this many rows an epoch."""
+        """Prepare for a training; `rows` are those of an epoch."""
         self._epochs, self._rows, self._batch_size = epochs, rows, batch_size
         self._terminal = sys.stderr.isatty()
         self._bar: tqdm[Any] | None = None
@@ -35,7 +35,7 @@ class Bar:
             self._bar.close()
 
     def epoch(self, finished: int, batches: int) -> None:
-        """One begins, with so many batches done already."""
+        """Start an epoch, possibly partway through."""
         self._number, self._from = finished + 1, min(batches * self._batch_size, self._rows)
         self._done, self._started = self._from, time.monotonic()
         if self._terminal:

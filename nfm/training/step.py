@@ -1,4 +1,4 @@
-"""One step of the training, and the forward pass that measures a fold."""
+"""A step of the training, and the forward pass that measures a fold."""
 
 from collections.abc import Callable
 

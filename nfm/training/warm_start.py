@@ -1,4 +1,4 @@
-"""What a model starts from, where it is not chance: an older model's weights, or a factorization machine's."""
+"""Start a training from the weights of an older model or of a factorization machine, instead of random ones."""
 
 from collections.abc import Mapping
 from pathlib import Path

@@ -293,6 +293,18 @@ def test_a_damaged_checkpoint_is_told_and_the_training_starts_from_the_beginning
     assert [path.name for path in stopped.iterdir()] == [checkpoint.FILE]
 
 
+def test_a_training_compiled_by_xla_resumes_to_the_same_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("nfm.training.network._XLA_PAYS", 0)  # nine whole batches and a smaller one an epoch
+    train(None, tmp_path / "undisturbed.npz")
+    for count in (4, 9):
+        with pytest.raises(OSError, match="the disk is gone"):
+            train(tmp_path / "checkpoint", tmp_path / "outcome.npz", interrupted_after(count))
+    train(tmp_path / "checkpoint", tmp_path / "outcome.npz")
+    assert_the_same(tmp_path / "outcome.npz", tmp_path / "undisturbed.npz")
+
+
 def test_a_checkpoint_of_an_older_format_is_refused_in_one_sentence(
     stopped: Path, undisturbed: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -14,8 +14,10 @@ from sklearn.metrics import log_loss, roc_auc_score
 from nfm.config.train import Model, Train
 from nfm.contract.errors import DataError
 from nfm.contract.schema import Bag, Field, Number, Spec
+from nfm.training import network
 from nfm.training.data.batches import Fold, Rows
 from nfm.training.fit import Places, fit
+from nfm.training.network import Network
 from tests.training.examples import (
     CHECKERBOARD,
     SIDE,
@@ -100,6 +102,24 @@ def test_the_same_seed_gives_the_same_weights_and_another_seed_others() -> None:
     first, again, other = trained(1), trained(1), trained(2)
     assert same(first, again)
     assert not same(first, other)
+
+
+def test_a_long_training_takes_its_whole_batches_through_xla(monkeypatch: pytest.MonkeyPatch) -> None:
+    def trained() -> list[NDArray[Any]]:
+        settings = training(epochs=2, batch_size=100)  # of 300 rows: no batch is smaller
+        return weights(fit(CHECKERBOARD, small_model(hidden_dropout=0.5), settings, noise_folds()))
+
+    plain = trained()
+
+    def never(_: Network) -> None:
+        raise AssertionError("a whole batch was not compiled by XLA")
+
+    monkeypatch.setattr(network, "_XLA_PAYS", 2 * 300)  # rows that two epochs learn from
+    monkeypatch.setattr(Network, "_step_of_any", property(never))
+    compiled = trained()
+    for one, other in zip(compiled, plain, strict=True):  # the same units are dropped
+        np.testing.assert_allclose(one, other, rtol=1e-2, atol=2e-4)
+    assert same(compiled, trained())
 
 
 def test_rows_of_weight_zero_teach_nothing() -> None:

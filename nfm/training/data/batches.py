@@ -29,7 +29,7 @@ PIECE = 1 << 16  # rows, about, that are made ready together
 
 @dataclass(frozen=True)
 class Fold:
-    """One fold's rows, in the order of the files' names."""
+    """Rows of a fold, in the order of the files' names."""
 
     spec: Spec
     _chunks: Sequence[Chunk]

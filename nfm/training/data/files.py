@@ -20,7 +20,7 @@ from nfm.training.data.rows import Rows
 
 
 class Chunk(NamedTuple):
-    """What is read at once: a row group."""
+    """A row group, which is read at once."""
 
     rows: int
     read: Callable[[], Rows]
@@ -56,7 +56,7 @@ def open_files(folder: Path, below: str, spec: Spec, group: str | None) -> Files
 
 
 def _array_bytes(row_group: Any, spec: Spec, group: str | None) -> int:
-    """What a row group takes as arrays, about: every number has four bytes."""
+    """Estimate the bytes of a row group as arrays: every number has four."""
     columns = [row_group.column(i) for i in range(row_group.num_columns)]
     lists = [f"{name}." for one in spec.fields if one.bag is not None for name in one.outputs]
     members = sum(c.num_values for c in columns if any(c.path_in_schema.startswith(name) for name in lists))

@@ -1,1 +1,1 @@
-"""What people see of a training: the HTML page beside the model, the summary, TensorBoard's event files."""
+"""Output for people: the HTML page beside the model, the summary, TensorBoard's event files."""

@@ -41,7 +41,7 @@ _AS_IT_IS, _REASON = "as it is", "reason"  # names in the journal
 
 @dataclass(frozen=True)
 class Trial:
-    """One training."""
+    """A training of the search."""
 
     number: int  # from 1
     value: float | None  # of the metric; None where the training did not come to its end
@@ -107,7 +107,7 @@ def begun(space: Space) -> Search:
 
 @dataclass(frozen=True)
 class _Data:
-    """What all trials share."""
+    """Data and settings that all trials share."""
 
     space: Space
     folder: Path
