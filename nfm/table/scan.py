@@ -78,7 +78,7 @@ class Scan:
         """
         if self.files is not None:
             files, splits = self.files.only(names), self.splits
-            left = [i for i in range(len(splits)) if i not in set(done)]
+            left = sorted(set(range(len(splits))) - set(done))
             return run_tasks(self.table.sparkSession, left, lambda i: work(i, files.rows(splits[i])), schema)
 
         def work_on_partition(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
