@@ -171,7 +171,7 @@ counts = pa.table({"value": pa.array(["3", "0.5"], pa.large_string()), "count": 
 with TemporaryDirectory() as folder:
     digest = write(Path(folder), 0, "f", 2, 2, [counts])
     vocabulary = Vocabulary.load(Path(folder), {"f": 2})
-number = Number("x", "x", "dense", 0.0, True, None, False, 0.0, 1.0)
+number = Number("x", "x", "dense", 0.0, True, None, "none", 0.0, 1.0)
 encoding = Encoding(Spec((), (Field("f", ("f",), ("number",), 1, 2, "f"),), (number,), (digest,)), vocabulary)
 batch = pa.record_batch({"f": [0.5, None, 3.0, 9.0], "x": ["1", "", None, "2"]})
 encoding.check(batch.schema, "the table")

@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, PlainValidator, model_validator
 
+from nfm.contract.scaling import ScaleName
 from nfm.contract.schema import flag_name, weights_name
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
@@ -77,7 +78,7 @@ class Numeric(Settings):
     impute: Annotated[str | float, PlainValidator(_impute)] = "mean"  # replaces a missing number, before scaling
     missing_flag: bool = False  # one more number: 1 where this one is missing
     # standard: (x - mean) / std; minmax: to 0 … 1 of the train fold; log1p: sign(x) log(1 + |x|); none: as it is
-    scale: Literal["standard", "minmax", "log1p", "none"] = "standard"
+    scale: ScaleName = "standard"
     clip: tuple[Fraction, Annotated[float, Field(gt=0, le=1)]] | None = None  # quantiles of the train fold
     buckets: Annotated[int, Field(ge=2)] | None = None  # quantile buckets of the train fold → a categorical field
 

@@ -20,6 +20,7 @@ from nfm.contract.columns import Rows, Values, check_categorical, check_columns,
 from nfm.contract.errors import DataError
 from nfm.contract.hashing import hash64
 from nfm.contract.messages import quoted, was_replaced
+from nfm.contract.scaling import CURVES
 from nfm.contract.schema import MISSING, Field, Number, Spec, flag_name, weights_name
 from nfm.contract.values import check_digits, check_number, check_same_values, numbers
 from nfm.contract.vocabulary import Vocabulary
@@ -197,8 +198,7 @@ def transform(number: Number, x: NDArray[np.float64]) -> dict[str, NDArray[np.fl
     if number.clip is not None:
         x = np.clip(x, *number.clip)
     x = np.where(missing, number.impute, x)
-    if number.log1p:
-        x = np.sign(x) * np.log1p(np.abs(x))  # defined for negative numbers too
+    x = CURVES[number.curve].apply(x)
     x = np.clip((x - number.shift) / number.divisor, -_FLOAT32_MAX, _FLOAT32_MAX)
     columns = {number.name: x.astype(np.float32)}
     if number.missing_flag:

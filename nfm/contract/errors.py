@@ -23,3 +23,7 @@ class DataError(NfmError):
     """A table, a dataset or an artifact breaks its contract."""
 
     exit_code = 3
+
+
+class DivergedError(DataError):
+    """A training's weights or outputs are not finite; other settings may avoid it."""

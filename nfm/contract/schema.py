@@ -14,6 +14,7 @@ from functools import cached_property
 from typing import Any, Literal, Self
 
 from nfm.contract.errors import DataError
+from nfm.contract.scaling import CurveName
 
 SPEC_FORMAT = 3
 MISSING = 0
@@ -69,7 +70,7 @@ class Field:
 
 @dataclass(frozen=True)
 class Number:
-    """A numeric column and its transformation: clip, impute, log1p, then (x - shift) / divisor."""
+    """A numeric column and its transformation: clip, impute, then (curve(x) - shift) / divisor."""
 
     name: str
     column: str
@@ -77,7 +78,7 @@ class Number:
     impute: float
     missing_flag: bool
     clip: tuple[float, float] | None
-    log1p: bool
+    curve: CurveName
     shift: float
     divisor: float
 
@@ -157,11 +158,14 @@ class Spec:
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256 of the specification, the vocabulary's digest included."""
-        return hashlib.sha256(canonical_json(asdict(self)).encode()).hexdigest()
+        return hashlib.sha256(canonical_json(self._stored()).encode()).hexdigest()
 
     def to_json(self) -> str:
         """The text of spec.json."""
-        return json.dumps({"format": SPEC_FORMAT, "fingerprint": self.fingerprint, **asdict(self)}, indent=1)
+        return json.dumps({"format": SPEC_FORMAT, "fingerprint": self.fingerprint, **self._stored()}, indent=1)
+
+    def _stored(self) -> dict[str, Any]:
+        return asdict(self) | {"numbers": [_stored_number(number) for number in self.numbers]}
 
     @classmethod
     def from_json(cls, text: str | bytes, where: str) -> Self:
@@ -177,7 +181,7 @@ class Spec:
             spec = cls(
                 key=tuple(content["key"]),
                 fields=tuple(Field(**tuples(f) | {"bag": f["bag"] and Bag(**f["bag"])}) for f in content["fields"]),
-                numbers=tuple(Number(**tuples(number)) for number in content["numbers"]),
+                numbers=tuple(_read_number(number) for number in content["numbers"]),
                 digests=tuple(content["digests"]),
                 negative_rate=content["negative_rate"],
                 ancestors=tuple(content["ancestors"]),
@@ -195,6 +199,18 @@ class Spec:
                 "it was changed after it was written. Restore it or run the features job again."
             )
         return spec
+
+
+def _stored_number(number: Number) -> dict[str, Any]:
+    """Return a number as spec.json has it: curves other than `log1p` have a key of their own."""
+    content = asdict(number)
+    curve = content.pop("curve")
+    return content | {"log1p": curve == "log1p"} | ({} if curve in ("none", "log1p") else {"curve": curve})
+
+
+def _read_number(content: Mapping[str, Any]) -> Number:
+    rest = {key: value for key, value in content.items() if key not in ("log1p", "curve")}
+    return Number(**tuples(rest), curve=content.get("curve", "log1p" if content["log1p"] else "none"))
 
 
 def canonical_json(content: object) -> str:

@@ -7,6 +7,7 @@ from nfm.config.columns import Categorical, Columns
 from nfm.contract.encoder import Encoding
 from nfm.contract.errors import DataError
 from nfm.contract.messages import differences, listed
+from nfm.contract.scaling import SCALES
 from nfm.contract.schema import Bag, Field, Kind, Spec
 from nfm.features.count import Part
 from nfm.features.statistics import Distribution, bucket_edges, transformation
@@ -130,13 +131,13 @@ def check_growth(
     _check_same("fields", {field.name: _fixed(field) for field in old.fields}, now, where)
     numbers: dict[str, dict[str, object]] = {
         name: {"column": s.column or name, "as": s.as_, "missing_flag": s.missing_flag}
-        | ({} if refresh_numbers else {"log1p": s.scale == "log1p", "clip": s.clip is not None})
+        | ({} if refresh_numbers else {"scale curve": SCALES[s.scale].curve, "clip": s.clip is not None})
         for name, s in columns.numeric.items()
         if not s.buckets
     }
     numbers_then: dict[str, dict[str, object]] = {
         n.name: {"column": n.column, "as": n.placement, "missing_flag": n.missing_flag}
-        | ({} if refresh_numbers else {"log1p": n.log1p, "clip": n.clip is not None})
+        | ({} if refresh_numbers else {"scale curve": n.curve, "clip": n.clip is not None})
         for n in old.numbers
     }
     _check_same("numbers", numbers_then, numbers, where)

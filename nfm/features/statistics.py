@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from nfm.config.columns import Numeric
 from nfm.contract.cells import Cells, auc, quantile
 from nfm.contract.errors import DataError
+from nfm.contract.scaling import SCALES, Facts
 from nfm.contract.schema import FOLDS, Number
 
 # How often a value occurs in each fold; and with a label of 1 in the train fold, and in the other two.
@@ -67,7 +68,7 @@ class Distribution:
 
 
 def transformation(name: str, settings: Numeric, train: Distribution) -> Number:
-    """Learn a number's transformation from the train fold: clip, impute, log1p, shift and divide.
+    """Learn a number's transformation from the train fold: clip, impute, curve, shift and divide.
 
     Raises DataError if the range of the number is not finite.
     """
@@ -82,12 +83,10 @@ def transformation(name: str, settings: Numeric, train: Distribution) -> Number:
     if settings.clip is not None and train.rows:
         clip = (train.quantile(settings.clip[0]), train.quantile(settings.clip[1]))
         train = Distribution(np.clip(train.values, *clip), train.counts)
-    shift, divisor, impute = 0.0, 1.0, 0.0
+    scale, shift, divisor, impute = SCALES[settings.scale], 0.0, 1.0, 0.0
     if train.rows:
-        if settings.scale == "standard":
-            shift, divisor = train.mean, train.std
-        elif settings.scale == "minmax":
-            shift, divisor = float(train.values[0]), float(train.values[-1] - train.values[0])
+        facts = Facts(**train.facts())
+        shift, divisor = scale.shift(facts), scale.divisor(facts)
         impute = train.mean if settings.impute == "mean" else train.quantile(0.5)
     if not isinstance(settings.impute, str):
         impute = float(settings.impute)
@@ -98,7 +97,7 @@ def transformation(name: str, settings: Numeric, train: Distribution) -> Number:
         impute=impute,
         missing_flag=settings.missing_flag,
         clip=clip,
-        log1p=settings.scale == "log1p",
+        curve=scale.curve,
         shift=shift,
         divisor=divisor or 1.0,  # a constant stays 0 instead of dividing by it
     )

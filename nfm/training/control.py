@@ -6,13 +6,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from nfm.config.train import EarlyStopping, Train
-from nfm.contract.errors import DataError
+from nfm.training.metrics.names import METRICS
 
-_MAXIMIZED = ("auc", "accuracy")
-
-
-class DivergedError(DataError):
-    """The weights went out of bounds: with other settings they may not."""
+_MAXIMIZED = {metric.key for metrics in METRICS.values() for metric in metrics if metric.higher_is_better}
 
 
 @dataclass
@@ -62,14 +58,12 @@ def end_epoch(
 ) -> bool:
     """Add an epoch to `progress`, and return whether it was the best one; without early stopping every one counts.
 
-    `now`: the learning rate at its end; `measured`: the metrics of the folds that were measured, by fold.
+    `now`: the learning rate at its end; `measured`: the metrics of the folds that were measured, by fold; the
+    validation fold's `loss` is the one that the training minimizes.
     """
     history = {"loss": progress.loss / progress.weight if progress.weight else 0.0, "learning_rate": now}
     for fold, metrics in measured.items():
         found = {name: value for name, value in metrics.items() if isinstance(value, float)}
-        loss = found["rmse"] ** 2 if "rmse" in found else found.get("log_loss")
-        if fold == "valid" and loss is not None:
-            history["val_loss"] = loss
         history |= {f"val_{name}" if fold == "valid" else name: value for name, value in found.items()}
     for name, value in history.items():
         progress.history.setdefault(name, []).append(float(value))

@@ -14,13 +14,14 @@ from numpy.typing import NDArray
 
 import nfm
 from nfm.config.train import Model, Train
-from nfm.contract.errors import DataError
+from nfm.contract.errors import DataError, DivergedError
 from nfm.contract.schema import Spec
 from nfm.training import checkpoint
-from nfm.training.control import DivergedError, Progress, after_epoch, end_epoch, measured_monitors, rate
+from nfm.training.control import Progress, after_epoch, end_epoch, measured_monitors, rate
 from nfm.training.data.batches import Fold
 from nfm.training.data.labels import checked, constant_and_weights, correct_bias
 from nfm.training.data.rows import Rows
+from nfm.training.losses import loss_of
 from nfm.training.metrics.tally import tally
 from nfm.training.model import BIAS, Weights, initial_weights
 from nfm.training.network import Network
@@ -200,6 +201,8 @@ def _finish_epoch(training: _Training) -> None:
     settings, progress, weights = training.settings, training.progress, training.optimizer.weights
     _check_finite(training)
     metrics = {fold: _metrics(training, fold) for fold in _measured(settings, training.folds)}
+    if "valid" in metrics:
+        metrics["valid"] = {"loss": loss_of(training.model).of_metrics(metrics["valid"]), **metrics["valid"]}
     steps = training.folds["train"].steps(settings.batch_size)
     is_best = end_epoch(progress, rate(progress, settings, steps), metrics, settings.early_stopping)
     if is_best and settings.early_stopping is not None:

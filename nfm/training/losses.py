@@ -1,27 +1,55 @@
-"""Loss of each task, for one sample, before sample weights.
+"""Loss of each model task: what a training minimizes, and what the validation fold shows of it.
 
-The loss follows from `model.task`. Another loss for a task needs a setting in `config.train`, which `network` passes
-here; and `control.end_epoch`, which takes the validation loss from the metrics (rmse² or log loss), must follow it.
+To give a task another loss, add a setting to `config.train.Model` and choose by it in `loss_of`; nothing else depends
+on the formula.
 """
 
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 import tensorflow as tf
 
+from nfm.config.train import Model
 
-def sample_losses(task: str, label_B: Any, logits_BC: Any) -> Any:
-    """Return (B,) losses: log loss (binary), squared error (regression), cross-entropy of the softmax (multiclass).
 
-    Labels are 0 or 1; numbers; or the numbers of the classes. C is 1 except for multiclass.
+class Loss(NamedTuple):
+    """A loss for one sample, before sample weights, and the mean of it that a fold's metrics give."""
 
-    >>> sample_losses("regression", tf.constant([1.0]), tf.constant([[4.0]])).numpy().tolist()
+    per_sample: Callable[[Any, Any], Any]  # labels (B,) and logits (B, C) → losses (B,); C is 1 except for multiclass
+    of_metrics: Callable[[Mapping[str, Any]], float | None]  # None where the metrics are not defined
+
+
+def _log_loss(label_B: Any, logits_B1: Any) -> Any:
+    return tf.nn.sigmoid_cross_entropy_with_logits(label_B, logits_B1[:, 0])
+
+
+def _squared_error(label_B: Any, logits_B1: Any) -> Any:
+    return tf.square(logits_B1[:, 0] - label_B)
+
+
+def _cross_entropy(label_B: Any, logits_BC: Any) -> Any:
+    return tf.nn.sparse_softmax_cross_entropy_with_logits(tf.cast(label_B, tf.int32), logits_BC)
+
+
+def _mean_log_loss(metrics: Mapping[str, Any]) -> float | None:
+    loss: float | None = metrics["log_loss"]
+    return loss
+
+
+def _mean_squared_error(metrics: Mapping[str, Any]) -> float | None:
+    return None if metrics["rmse"] is None else metrics["rmse"] ** 2
+
+
+def loss_of(model: Model) -> Loss:
+    """Return the loss of a model task: log loss (binary), squared error (regression), cross-entropy (multiclass).
+
+    >>> loss_of(Model(task="regression")).per_sample(tf.constant([1.0]), tf.constant([[4.0]])).numpy().tolist()
     [9.0]
     """
-    match task:
+    match model.task:
         case "binary":
-            return tf.nn.sigmoid_cross_entropy_with_logits(label_B, logits_BC[:, 0])
+            return Loss(_log_loss, _mean_log_loss)
         case "regression":
-            return tf.square(logits_BC[:, 0] - label_B)
+            return Loss(_squared_error, _mean_squared_error)
         case "multiclass":
-            return tf.nn.sparse_softmax_cross_entropy_with_logits(tf.cast(label_B, tf.int32), logits_BC)
-    raise ValueError(f"no task is called {task!r}")  # the settings allow no other
+            return Loss(_cross_entropy, _mean_log_loss)

@@ -20,7 +20,7 @@ from nfm.config.train import Model, Train
 from nfm.contract.schema import Spec
 from nfm.kernels.tables import Pooled
 from nfm.training.data.rows import Rows
-from nfm.training.losses import sample_losses
+from nfm.training.losses import loss_of
 from nfm.training.model import BIAS, built_layers, describe, interactions, keep_all
 
 Floats = NDArray[np.float32]
@@ -48,7 +48,7 @@ class Network:
             train: how the objective is reduced, and the seed of the dropout.
             rows: that the training learns from, counted again in each epoch.
         """
-        self._settings, self._train = settings, train
+        self._settings, self._train, self._loss = settings, train, loss_of(settings).per_sample
         self._layers, outputs = built_layers(spec, settings), describe(spec, settings).outputs
         bias = keras.Variable(np.zeros(outputs, np.float32), name="bias")
         variables = [(BIAS, bias), *((v.path, v) for layer in self._layers.values() for v in layer.variables)]
@@ -129,7 +129,7 @@ class Network:
                 logits = self._linear(linear, dense) + self._interactions(pooled, dense, drop, training=True)
                 penalties = [x for layer in self._layers.values() for x in getattr(layer, "losses", ())]
                 averages = [tf.reshape(scope.get_current_value(v), [-1]) for v in self._fixed.values()]
-            loss = tf.reduce_sum(weight * sample_losses(self._settings.task, label, logits))
+            loss = tf.reduce_sum(weight * self._loss(label, logits))
             count, penalty = tf.cast(tf.size(label), tf.float32), tf.add_n([tf.zeros(()), *penalties])
             mean = self._train.loss_reduction == "mean"
             objective = loss / count + penalty if mean else loss + count * penalty

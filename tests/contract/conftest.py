@@ -158,8 +158,8 @@ def write_encoding() -> Callable[..., Encoding]:
             Field("age_bucket", ("age",), ("number",), 1, 3, None, edges=(18.0, 65.5)),
         )
         numbers = (
-            Number("price", "price", "dense", 10.0, True, None, False, shift, 5.0),
-            Number("weight_kg", "kg", "field", 0.0, False, (0.0, 8.0), True, 0.0, 1.0),
+            Number("price", "price", "dense", 10.0, True, None, "none", shift, 5.0),
+            Number("weight_kg", "kg", "field", 0.0, False, (0.0, 8.0), "log1p", 0.0, 1.0),
         )
         folder.mkdir(parents=True)
         digests = write_vocabularies(folder, fields, {"color": colors, "size": ["3", "0.1"]})

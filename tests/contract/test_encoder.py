@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from nfm.contract.encoder import Encoding, inputs
 from nfm.contract.errors import DataError
+from nfm.contract.scaling import CURVES, CurveName
 from nfm.contract.schema import Bag, Field, Kind, Number
 
 Make = Callable[..., Encoding]
@@ -79,7 +80,7 @@ maybe_floats = st.lists(st.none() | st.floats(-1e6, 1e6) | st.sampled_from([NAN,
     rows=maybe_floats,
     edges=st.lists(st.floats(-100, 100), min_size=1, max_size=5, unique=True).map(sorted),
     clip=st.none() | st.tuples(st.floats(-9, 0), st.floats(1, 9)),
-    log1p=st.booleans(),
+    curve=st.sampled_from(["none", "log1p"]),
     impute=st.floats(-5, 5),
     type_=st.sampled_from([pa.float64(), pa.string(), pa.dictionary(pa.int32(), pa.float64())]),
 )
@@ -88,14 +89,14 @@ def test_numbers_equal_the_row_by_row_encoder(
     rows: list[float | None],
     edges: list[float],
     clip: tuple[float, float] | None,
-    log1p: bool,
+    curve: CurveName,
     impute: float,
     type_: pa.DataType,
 ) -> None:
     encoding = make_encoding(
         [Field("bucket", ("c",), ("number",), 2, len(edges) + 1, None, tuple(edges))],
         {},
-        [Number("x", "c", "dense", impute, True, clip, log1p, 1.5, 4.0)],
+        [Number("x", "c", "dense", impute, True, clip, curve, 1.5, 4.0)],
     )
     written = [None if x is None else repr(x) for x in rows] if type_ == pa.string() else rows
     encoded = encoding.encode(pa.record_batch({"c": pa.array(written, type_)}))
@@ -105,7 +106,7 @@ def test_numbers_equal_the_row_by_row_encoder(
         assert encoded["bucket"][i] == (0 if missing or raw is None else 3 + bisect_right(edges, raw))
         assert encoded["x_missing"][i] == missing
         x = impute if missing or raw is None else clipped(raw, *clip) if clip else raw
-        if log1p:
+        if curve == "log1p":
             x = math.copysign(math.log(1 + abs(x)), x)
         assert encoded["x"][i] == pytest.approx((x - 1.5) / 4.0, rel=1e-6, abs=1e-7)
     assert [(name, str(array.dtype), array.shape) for name, array in encoded.items()] == [
@@ -149,7 +150,7 @@ def test_a_batch_by_hand(encoding: Encoding, reference_hash: Hash) -> None:
 
 
 def test_log1p_keeps_the_sign(make_encoding: Make) -> None:
-    encoding = make_encoding([], {}, [Number("x", "x", "field", 0.0, False, None, True, 0.0, 1.0)])
+    encoding = make_encoding([], {}, [Number("x", "x", "field", 0.0, False, None, "log1p", 0.0, 1.0)])
     encoded = encoding.encode(pa.record_batch({"x": [1 - math.e, 0.0, math.e - 1]}))
     np.testing.assert_allclose(encoded["x"], [-1, 0, 1], rtol=1e-6)
 
@@ -295,7 +296,7 @@ def test_the_columns_come_in_the_order_of_the_specification(make_encoding: Make)
         Field("bucket", ("x",), ("number",), 1, 2, None, edges=(0.5,)),
     ]
     encoding = make_encoding(
-        fields, {"tags": ["a", "b"], "pair": []}, [Number("x", "x", "dense", 0.0, True, None, False, 0.0, 1.0)]
+        fields, {"tags": ["a", "b"], "pair": []}, [Number("x", "x", "dense", 0.0, True, None, "none", 0.0, 1.0)]
     )
     encoded = encoding.encode(pa.record_batch({"x": [1.0], "w": ["1"], "t": ["a"], "t2": ["b"]}))
     assert list(encoded) == ["tags", "tags_weights", "pair", "bucket", "x", "x_missing"]
@@ -358,3 +359,9 @@ def test_large_floats_in_crosses_and_bags_are_refused_too(make_encoding: Make) -
     bag = make_encoding([Field("f", ("a",), ("number",), 1, 0, "f", bag=Bag(None, ",", None))], {"f": []})
     with pytest.raises(DataError, match=r"^Column 'a' of the field 'f' came as floats, and '-18014398509481984'"):
         bag.encode(pa.record_batch({"a": [[1.0], [-(2.0**54)]]}))
+
+
+@given(st.lists(st.floats(-1e300, 1e300), min_size=1, max_size=5), st.sampled_from(sorted(CURVES)))
+def test_a_curve_is_inverted(values: list[float], curve: CurveName) -> None:
+    raw = np.array(values)
+    np.testing.assert_allclose(CURVES[curve].invert(CURVES[curve].apply(raw)), raw, rtol=1e-9, atol=1e-12)

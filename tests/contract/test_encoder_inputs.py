@@ -20,7 +20,7 @@ TAGS = Field("tags", ("tags",), ("text",), 1, 3, "tags", bag=Bag("tag_weights", 
 SHOPS = Field("shops", ("shops",), ("number",), 1, 1, "shops", bag=Bag(None, ",", None))
 KINDS = Field("kinds", ("kinds",), ("text",), 1, 0, "kinds", bag=Bag(None, "|", None))
 VOCABULARIES = {"colour": ["red", "blue"], "tags": ["a", "b", ""], "shops": ["7"], "kinds": []}
-NUMBER = Number("x", "x", "field", 0.0, False, None, False, 0.0, 1.0)
+NUMBER = Number("x", "x", "field", 0.0, False, None, "none", 0.0, 1.0)
 SCHEMA = pa.schema(
     {
         "colour": pa.string(),

@@ -106,7 +106,7 @@ def test_psi_by_chance_is_the_quantile_of_chi_squared(bins: int) -> None:
 
 
 def test_a_profile_is_read_as_it_was_written(tmp_path: Path) -> None:
-    number = Number("price", "price", "dense", 0.0, False, None, False, 0.0, 1.0)
+    number = Number("price", "price", "dense", 0.0, False, None, "none", 0.0, 1.0)
     spec = Spec(("id",), (COLOUR,), (number,), ("digest",))
     profile = Profile(
         {"colour": id_bins(COLOUR, np.array([7, 1, 2, 40, 30, 20, 10.5]))},

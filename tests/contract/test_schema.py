@@ -17,9 +17,9 @@ AGE_BUCKET = Field("age_bucket", ("Age",), ("number",), 1, 3, None, edges=(18.0,
 TAGS = Field("tags", ("Tags",), ("number",), 1, 4, "tags", bag=Bag("TagWeights", ",", 20))
 OTHER_TAGS = Field("other_tags", ("Other",), ("number",), 1, 4, "tags", bag=Bag(None, "|", None))
 HASHED = Field("hashed", ("Cabin", "Sex"), ("text", "boolean"), oov_buckets=10, values=0, vocabulary=None)
-AGE = Number("age", "Age", "dense", 30.5, True, (0.5, 80.0), False, 29.0, 14.5)
-FARE = Number("fare", "Fare", "field", 0.0, False, None, True, 0.0, 1.0)
-SIBLINGS = Number("siblings", "SibSp", "field", 0.0, True, None, False, 0.0, 1.0)
+AGE = Number("age", "Age", "dense", 30.5, True, (0.5, 80.0), "none", 29.0, 14.5)
+FARE = Number("fare", "Fare", "field", 0.0, False, None, "log1p", 0.0, 1.0)
+SIBLINGS = Number("siblings", "SibSp", "field", 0.0, True, None, "none", 0.0, 1.0)
 SPEC = Spec(("id", "day"), (CABIN, AGE_BUCKET), (AGE, FARE, SIBLINGS), ("ab" * 32,))
 FIELDS = (TAGS, CABIN, HASHED, OTHER_TAGS, AGE_BUCKET)
 WIDE = Spec(("id",), FIELDS, (AGE,), ("ab", "cd"), 0.25, ("ef", "01"), ("red", "", "Blue"))
@@ -89,7 +89,7 @@ NUMBER_CHANGES: list[dict[str, Any]] = [
     {"missing_flag": False},
     {"clip": None},
     {"clip": (0.5, 81.0)},
-    {"log1p": True},
+    {"curve": "log1p"},
     {"shift": 29.5},
     {"divisor": 14.0},
 ]
@@ -150,7 +150,7 @@ def test_any_floats_and_names_read_back(
     name: str,
 ) -> None:
     field = Field(name, (name,), ("number",), 1, len(edges) + 1, None, tuple(edges))
-    many = tuple(Number(n, n, "dense", impute, False, clip, True, a, b) for n, impute, a, clip, b in numbers)
+    many = tuple(Number(n, n, "dense", impute, False, clip, "log1p", a, b) for n, impute, a, clip, b in numbers)
     spec = Spec((name,), (field,), many, ())
     again = Spec.from_json(spec.to_json(), "spec.json")
     assert repr(again) == repr(spec)  # repr tells -0.0 from 0.0
@@ -231,3 +231,10 @@ def test_canonical_json_has_one_text_for_one_content() -> None:
     assert canonical_json({"b": 1, "a": [1.5, None]}) == '{"a":[1.5,null],"b":1}'
     with pytest.raises(ValueError, match="not JSON compliant"):
         canonical_json(float("nan"))
+
+
+def test_an_older_specification_keeps_its_fingerprint() -> None:
+    text = SPEC.to_json()  # numbers have the key log1p, as in files of earlier versions
+    stored = json.loads(text)["numbers"]
+    assert [number["log1p"] for number in stored] == [number.curve == "log1p" for number in SPEC.numbers]
+    assert not any("curve" in number for number in stored)

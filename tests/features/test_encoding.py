@@ -109,7 +109,7 @@ def test_the_specification_by_hand() -> None:
             {"categorical": {"c": {"oov_buckets": 2, "column": "other"}}},
             r"c.columns was \[\"c\"\] and is \[\"other\"\] now",
         ),
-        ({"numeric": {"x": {"scale": "log1p"}}}, r"x.log1p was false and is true now"),
+        ({"numeric": {"x": {"scale": "log1p"}}}, r"x.scale curve was \"none\" and is \"log1p\" now"),
         (
             {"numeric": {"x": {"missing_flag": True}}},
             r"its numbers are not those .*x.missing_flag was false and is true now",

@@ -48,12 +48,12 @@ def test_standard_scale_after_clipping() -> None:
 def test_minmax_log1p_and_none() -> None:
     train = distribution([-2, 0, 6])
     minmax = transformation("x", numeric(scale="minmax", impute=7), train)
-    assert (minmax.shift, minmax.divisor, minmax.impute, minmax.log1p) == (-2.0, 8.0, 7.0, False)
+    assert (minmax.shift, minmax.divisor, minmax.impute, minmax.curve) == (-2.0, 8.0, 7.0, "none")
     log = transformation("x", numeric(scale="log1p"), train)
-    assert (log.shift, log.divisor, log.log1p) == (0.0, 1.0, True)
+    assert (log.shift, log.divisor, log.curve) == (0.0, 1.0, "log1p")
     assert log.impute == pytest.approx(4 / 3)
     plain = transformation("x", numeric(scale="none", **{"as": "field"}), train)
-    assert (plain.shift, plain.divisor, plain.log1p, plain.placement) == (0.0, 1.0, False, "field")
+    assert (plain.shift, plain.divisor, plain.curve, plain.placement) == (0.0, 1.0, "none", "field")
 
 
 def test_a_constant_is_not_divided_by_its_spread_of_zero() -> None:

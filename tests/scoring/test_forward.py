@@ -22,8 +22,8 @@ def spec_of(bags: bool, numbers: bool, dense: bool) -> Spec:
     names = ["tags", "colour", "shops", "size", "kinds"] if bags else ["colour", "size"]
     bag = {name: Bag(None, ",", None) for name in ("tags", "shops", "kinds")}
     fields = [Field(n, (n,), ("text",), 2, 3 + i, n, bag=bag.get(n)) for i, n in enumerate(names)]
-    of_numbers = [Number("kg", "kg", "field", 0.0, True, None, False, 0.0, 1.0)] * numbers
-    of_dense = [Number("price", "price", "dense", 0.0, True, None, False, 0.0, 1.0)] * dense
+    of_numbers = [Number("kg", "kg", "field", 0.0, True, None, "none", 0.0, 1.0)] * numbers
+    of_dense = [Number("price", "price", "dense", 0.0, True, None, "none", 0.0, 1.0)] * dense
     return Spec(("id",), tuple(fields), (*of_dense, *of_numbers), ())
 
 

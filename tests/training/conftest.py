@@ -12,7 +12,7 @@ from nfm.contract.schema import Bag, Field, Number, Placement, Spec
 
 def number(name: str, placement: Placement, missing_flag: bool = False) -> Number:
     """A number that is taken as it is."""
-    return Number(name, name, placement, 0.0, missing_flag, None, False, 0.0, 1.0)
+    return Number(name, name, placement, 0.0, missing_flag, None, "none", 0.0, 1.0)
 
 
 @pytest.fixture(scope="session")

@@ -108,8 +108,8 @@ def shop_encoding(folder: Path, colors: Sequence[str] = COLORS, tags: Sequence[s
         Field("age", ("age",), ("number",), 0, 3, None, (18.0, 65.5)),
     )
     numbers = (
-        Number("kg", "kg", "field", 0.0, False, None, True, 0.0, 1.0),
-        Number("price", "price", "dense", 10.0, True, None, False, 10.0, 5.0),
+        Number("kg", "kg", "field", 0.0, False, None, "log1p", 0.0, 1.0),
+        Number("price", "price", "dense", 10.0, True, None, "none", 10.0, 5.0),
     )
     folder.mkdir(parents=True)
     digests = write_vocabularies(folder, fields, {"color": colors, "tags": tags})

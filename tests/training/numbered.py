@@ -21,8 +21,8 @@ SPEC = Spec(
         Field("words", ("words",), ("text",), 1, 3, "words", None, BAG),
     ),
     (
-        Number("x", "x", "field", 0.0, False, None, False, 0.0, 1.0),
-        Number("y", "y", "dense", 0.0, True, None, False, 0.0, 1.0),
+        Number("x", "x", "field", 0.0, False, None, "none", 0.0, 1.0),
+        Number("y", "y", "dense", 0.0, True, None, "none", 0.0, 1.0),
     ),
     ("", "", "", ""),
 )

@@ -19,9 +19,9 @@ import pytest
 from numpy.typing import NDArray
 
 from nfm.config.train import Model
+from nfm.contract.errors import DivergedError
 from nfm.contract.schema import Number, Spec
 from nfm.training import checkpoint
-from nfm.training.control import DivergedError
 from nfm.training.data.batches import Fold
 from nfm.training.fit import Places, depends_on, fit
 from nfm.training.optimizers import arrays_of
@@ -206,7 +206,7 @@ def found(folder: Path, **changes: Any) -> str | None:
 def test_what_the_weights_follow_from_decides_whether_a_checkpoint_is_gone_on_from(stopped: Path) -> None:
     data, numbers = noise_folds(), checkerboard(300, 1)
     dense = rows_of(numbers.inputs.ids_BF, numbers.label, dense_BD=np.ones((300, 1)))
-    spec = replace(CHECKERBOARD, numbers=(Number("x", "x", "dense", 0.0, False, None, False, 0.0, 1.0),))
+    spec = replace(CHECKERBOARD, numbers=(Number("x", "x", "dense", 0.0, False, None, "none", 0.0, 1.0),))
     several = {"batch_size": 64, "clip_norm": 1.0, "optimizer": "sgd", "momentum": 0.5, "seed": 2, "shuffle_rows": 10}
     changes: list[tuple[dict[str, Any], str]] = [
         ({"learning_rate": 0.02}, "train.learning_rate was 0.01 and is 0.02 now"),
@@ -386,7 +386,7 @@ def test_what_is_left_of_a_killed_save_is_written_over(tmp_path: Path) -> None:
 
 
 def test_a_training_that_diverges_keeps_the_last_good_checkpoint_and_says_where_it_is(tmp_path: Path) -> None:
-    spec = replace(CHECKERBOARD, numbers=(Number("x", "x", "dense", 0.0, False, None, False, 0.0, 1.0),))
+    spec = replace(CHECKERBOARD, numbers=(Number("x", "x", "dense", 0.0, False, None, "none", 0.0, 1.0),))
     data, folder = checkerboard(320, 1), tmp_path / "checkpoint"
     number = np.ones((320, 1))
     number[7] = 3e38  # in one of the ten batches of the first epoch

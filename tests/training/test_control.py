@@ -38,7 +38,9 @@ def run(asked: Train, losses: list[float], name: str = "rmse") -> tuple[Progress
             break
         rates.append(rate(progress, asked, steps=3))
         progress.loss, progress.weight, progress.step = 6.0, 4.0, progress.step + 3
-        bests.append(end_epoch(progress, rates[-1], {"valid": {name: loss, "rows": 7}}, asked.early_stopping))
+        bests.append(
+            end_epoch(progress, rates[-1], {"valid": {"loss": loss, name: loss, "rows": 7}}, asked.early_stopping)
+        )
         after_epoch(progress, asked)
     return progress, bests, rates
 
@@ -89,7 +91,14 @@ def test_small_changes_are_no_improvement() -> None:
 
 
 def test_higher_is_better_for_auc_and_accuracy_unless_told() -> None:
-    assert [sign(name) for name in ("val_auc", "accuracy", "val_loss", "rmse", "val_mae")] == [1, 1, -1, -1, -1]
+    assert [sign(name) for name in ("val_auc", "accuracy", "val_loss", "rmse", "val_mae", "r2")] == [
+        1,
+        1,
+        -1,
+        -1,
+        -1,
+        1,
+    ]
     assert sign("val_auc", "min") == -1
     assert sign("loss", "max") == 1
     stop = {"monitor": "val_auc", "patience": 1}
@@ -99,7 +108,7 @@ def test_higher_is_better_for_auc_and_accuracy_unless_told() -> None:
 
 def test_the_history_of_an_epoch() -> None:
     progress = Progress(epoch=0, batch=3, step=3, loss=6.0, weight=4.0)
-    valid = {"log_loss": 0.25, "auc": 0.75, "rows": 12, "gauc": None, "constant": {"auc": 0.5}}
+    valid = {"loss": 0.25, "log_loss": 0.25, "auc": 0.75, "rows": 12, "gauc": None, "constant": {"auc": 0.5}}
     train = {"log_loss": 0.5, "auc": 0.875, "rows": 40}
     assert end_epoch(progress, 0.1, {"train": train, "valid": valid}, None)
     expected = {

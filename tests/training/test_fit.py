@@ -59,7 +59,7 @@ def test_a_regression_comes_near_to_the_noise() -> None:
         noise = sigma * np.random.default_rng(seed + 100).normal(size=count)
         return rows_of(ids, 3 + 2 * effects[ids[:, 0], ids[:, 1]] - x + noise, dense_BD=x[:, np.newaxis])
 
-    spec = replace(CHECKERBOARD, numbers=(Number("x", "x", "dense", 0.0, False, None, False, 0.0, 1.0),))
+    spec = replace(CHECKERBOARD, numbers=(Number("x", "x", "dense", 0.0, False, None, "none", 0.0, 1.0),))
     folds = folds_of(part(6000, 1), part(1000, 2), part(2000, 3), spec)
     model = small_model(task="regression", hidden_units=(32, 32), hidden_dropout=0.0)
     fitted = fit(spec, model, training(learning_rate=0.02, epochs=15, schedule={"kind": "cosine"}), folds)
@@ -144,7 +144,7 @@ def test_no_weight_at_all_teaches_nothing_and_is_no_error() -> None:
 
 
 def test_a_training_that_diverges_is_told_and_gives_no_model(tmp_path: Path) -> None:
-    spec = replace(CHECKERBOARD, numbers=(Number("x", "x", "dense", 0.0, False, None, False, 0.0, 1.0),))
+    spec = replace(CHECKERBOARD, numbers=(Number("x", "x", "dense", 0.0, False, None, "none", 0.0, 1.0),))
     data = checkerboard(300, 1)
     number = np.ones((300, 1))
     number[290:] = 3e38

@@ -13,8 +13,9 @@ from nfm.config.train import Model, Train
 from nfm.contract.encoder import Inputs
 from nfm.contract.schema import Spec
 from nfm.kernels.tables import Pooled
-from nfm.training import losses
 from nfm.training.data.rows import Rows
+from nfm.training.losses import loss_of
+from nfm.training.metrics.names import Task
 from nfm.training.model import TABLES, build
 from nfm.training.network import Derivatives, Network
 from tests.training.trained import weights_of
@@ -202,8 +203,10 @@ def test_derivatives_with_dropout_equal_finite_differences(activation: str, mixe
 
 
 def test_losses_by_hand() -> None:
-    def loss(task: str, label: float, *logits: float) -> float:
-        found = losses.sample_losses(task, tf.constant([label], tf.float32), tf.constant([logits], tf.float32))
+    def loss(task: Task, label: float, *logits: float) -> float:
+        found = loss_of(Model(task=task)).per_sample(
+            tf.constant([label], tf.float32), tf.constant([logits], tf.float32)
+        )
         assert found.shape == (1,)
         return float(found[0])
 
@@ -215,6 +218,14 @@ def test_losses_by_hand() -> None:
     assert loss("regression", 1, 4.0) == 9.0
     shares = np.log([0.2, 0.3, 0.5]) + 300  # the exponential does not overflow either
     assert loss("multiclass", 2, *shares) == pytest.approx(-np.log(0.5), rel=1e-4)
+
+
+def test_the_loss_of_a_fold_by_its_metrics() -> None:
+    assert loss_of(Model(task="regression")).of_metrics({"rmse": 3.0}) == 9.0
+    assert loss_of(Model(task="regression")).of_metrics({"rmse": None}) is None
+    tasks: tuple[Task, ...] = ("binary", "multiclass")
+    for task in tasks:
+        assert loss_of(Model(task=task)).of_metrics({"log_loss": 0.5}) == 0.5
 
 
 @pytest.mark.parametrize("activation", ["relu", "tanh"])

@@ -1,7 +1,6 @@
 """Compare tonight's table and scores with the data that the model was trained on."""
 
 import json
-import math
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any
@@ -11,6 +10,7 @@ import numpy as np
 from nfm.contract.artifact import Artifact
 from nfm.contract.cells import Cells, quantile
 from nfm.contract.profile import Bins, has_unseen, psi, psi_by_chance
+from nfm.contract.scaling import CURVES
 from nfm.contract.schema import FOLDS, Field, Number
 from nfm.scoring.health.tally import Scores, Tally
 from nfm.scoring.scorer import score_columns
@@ -155,8 +155,8 @@ def _id_names(artifact: Artifact, field: Field, reference: Bins) -> list[str]:
 
 def _range_names(number: Number, reference: Bins) -> list[str]:
     """Name a number's bins by values of the raw table."""
-    raw = [edge * number.divisor + number.shift for edge in reference.edges]
-    shown = [f"{math.copysign(math.expm1(abs(x)), x) if number.log1p else x:,.3g}" for x in raw]
+    scaled = np.array(reference.edges, np.float64) * number.divisor + number.shift
+    shown = [f"{x:,.3g}" for x in CURVES[number.curve].invert(scaled)]
     if not shown:
         return ["all"]
     return [f"< {shown[0]}", *(f"{low} … {high}" for low, high in pairwise(shown)), f"≥ {shown[-1]}"]

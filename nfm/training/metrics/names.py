@@ -1,4 +1,8 @@
-"""The metrics of each task, and what their tallies share."""
+"""Metrics of each model task, and what their tallies share.
+
+To add a metric, add it to `METRICS`, with its direction, and compute it in `metrics()` of its task's tally (`binary`,
+`regression`, `multiclass`); add it to `config.train.MONITORS` if early stopping may watch it.
+"""
 
 from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple
@@ -6,8 +10,8 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from nfm.contract.errors import DivergedError
 from nfm.contract.schema import FOLDS
-from nfm.training.control import DivergedError
 
 Task = Literal["binary", "regression", "multiclass"]
 Array = NDArray[Any]

@@ -21,11 +21,11 @@ from optuna.trial import TrialState
 
 from nfm.config.file import as_yaml
 from nfm.config.space import Numbers, Space, shown
-from nfm.contract.errors import ConfigError, DataError
+from nfm.contract.errors import ConfigError, DataError, DivergedError
 from nfm.contract.publish import locked
 from nfm.contract.replace import replacing
 from nfm.contract.schema import Spec
-from nfm.training.control import DivergedError, sign
+from nfm.training.control import sign
 from nfm.training.data.batches import Fold
 from nfm.training.fit import Places, depends_on
 from nfm.training.search.study import done, load_study, open_study

@@ -17,7 +17,7 @@ def test_the_strongest_pairs_are_those_of_brute_force() -> None:
             Field("tags", ("tags",), ("text",), 1, 3, "tags", bag=Bag(None, "|", None)),
             Field("b", ("b",), ("text",), 1, 1, "b"),
         ),
-        (Number("x", "x", "field", 0.0, False, None, False, 0.0, 1.0),),
+        (Number("x", "x", "field", 0.0, False, None, "none", 0.0, 1.0),),
         (),
     )
     rng = np.random.default_rng(0)

@@ -34,7 +34,7 @@ NONE_MISSING = dict.fromkeys(FOLDS, 0)
 
 
 def number(name: str, placement: Placement = "dense", missing_flag: bool = False) -> Number:
-    return Number(name, name, placement, 0.0, missing_flag, None, False, 0.0, 1.0)
+    return Number(name, name, placement, 0.0, missing_flag, None, "none", 0.0, 1.0)
 
 
 def field_facts(known: int, distinct: int, missing_in_test: int) -> dict[str, Any]:
@@ -50,7 +50,7 @@ TINY = Spec(
         Field("b", ("b",), ("text",), 1, 2, "b"),
         Field("c", ("c",), ("number",), 0, 4, None, (1.0, 2.0, 3.0)),
     ),
-    (number("x", missing_flag=True), Number("z", "z", "field", 7.0, False, (1.0, 90.0), True, 2.5, 0.5)),
+    (number("x", missing_flag=True), Number("z", "z", "field", 7.0, False, (1.0, 90.0), "log1p", 2.5, 0.5)),
     (),
 )
 TINY_FACTS: dict[str, dict[str, Any]] = {
