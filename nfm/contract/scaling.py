@@ -1,8 +1,8 @@
 """Scales of a number: z = (curve(x) − shift) / divisor.
 
 To add a scale, add its name to `ScaleName` and an entry to `SCALES`; a curve of another shape goes into `CURVES` first.
-The feature job learns shift and divisor from the train fold, every job applies them through `contract.encoder`, and
-reports turn bin edges back into raw values with the curve's inverse.
+The feature job learns shift and divisor from the raw values of the train fold, every job applies them through
+`contract.encoder`, and reports turn bin edges back into raw values with the curve's inverse.
 """
 
 from collections.abc import Callable

@@ -25,7 +25,11 @@ def softmax(logits_BC: Floats) -> Floats:
 
 
 def activate(name: str, x: NDArray[np.float32]) -> None:
-    """Apply a hidden layer's activation in place, after `layers.apply_layer`, which applies ReLU itself."""
+    """Apply a hidden layer's activation in place, after `layers.apply_layer`, which applies ReLU itself.
+
+    To add an activation, add its Keras name to `config.train.Model.activation` and its formula here: Keras computes it
+    in training, this function in scoring.
+    """
     match name:
         case "tanh":
             np.tanh(x, out=x)

@@ -1,7 +1,7 @@
 """Loss of each model task: what a training minimizes, and what the validation fold shows of it.
 
-To give a task another loss, add a setting to `config.train.Model` and choose by it in `loss_of`; nothing else depends
-on the formula.
+To give a task another loss, add a setting to `config.train.Model` and choose by it in `loss_of`. A loss whose mean does
+not follow from the metrics of its task needs that mean as a new metric (see `metrics.names`), or `val_loss` is wrong.
 """
 
 from collections.abc import Callable, Mapping

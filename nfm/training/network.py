@@ -54,7 +54,8 @@ class Network:
         variables = [(BIAS, bias), *((v.path, v) for layer in self._layers.values() for v in layer.variables)]
         self.trained = {path: variable for path, variable in variables if variable.trainable}
         self._fixed = {path: variable for path, variable in variables if not variable.trainable}
-        self._layers |= {name: relu for name in self._layers if name.endswith("_relu")}
+        if settings.activation == "relu":
+            self._layers |= {name: relu for name in self._layers if name.endswith("_relu")}
         self._columns = settings.embedding_dim, outputs, len(spec.dense)
         self._whole = train.batch_size if rows >= _XLA_PAYS else None
 

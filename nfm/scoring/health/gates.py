@@ -1,7 +1,8 @@
 """Gates: limits that a table must keep for its scores to be published.
 
-A new gate needs a key in `config.settings.Gates`, and here a function with an entry in GATES. A figure that the report
-does not have yet is counted in `tally` and joins the report in `health`.
+A new gate needs a key in `config.settings.Gates`, and here a function with an entry in `GATES`; in `_WITH_PROFILE`,
+too, if it compares with the training's distribution. A figure that the report does not have yet is counted in `tally`
+and joins the report in `health`.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -49,13 +50,14 @@ GATES: Mapping[str, Callable[[Report, float], Crossings]] = {
     "max_field_psi": _max_field_psi,
     "max_oov_rate": _max_oov_rate,
 }
+_WITH_PROFILE = ("max_psi", "max_field_psi")
 _LIFTED = {"min_rows": "0"}  # the value that lifts a gate; null for all others
 
 
 def check_gates(gates: Gates, artifact: Artifact) -> None:
     """Raise a ConfigError if the model lacks the profile that a gate compares with."""
     for key, limit in gates.limits.items():
-        if key in ("max_psi", "max_field_psi") and artifact.profile is None:
+        if key in _WITH_PROFILE and artifact.profile is None:
             raise ConfigError(
                 f"score.gates.{key}: {limit} given, but the model in {artifact.path} was saved without a profile of "
                 "what it was trained on. Train it again with this version, or leave the gate out"
@@ -69,9 +71,8 @@ def crossed_gates(gates: Gates, report: Report) -> list[dict[str, Any]]:
         limits.setdefault("min_rows", 1)  # without rows, rates and PSI are not known: such a table passes no gate
     return [
         {"gate": key, "of": of, "value": value, "limit": limits[key], "told": clause}
-        for key, find_crossings in GATES.items()
-        if key in limits
-        for of, value, clause in find_crossings(report, limits[key])
+        for key in sorted(limits, key=list(GATES).index)
+        for of, value, clause in GATES[key](report, limits[key])
     ]
 
 

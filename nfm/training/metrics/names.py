@@ -1,7 +1,7 @@
 """Metrics of each model task, and what their tallies share.
 
-To add a metric, add it to `METRICS`, with its direction, and compute it in `metrics()` of its task's tally (`binary`,
-`regression`, `multiclass`); add it to `config.train.MONITORS` if early stopping may watch it.
+To add a metric, add it to `METRICS`, with its direction, and compute it, as a float, in `metrics()` of its task's tally
+(`binary`, `regression`, `multiclass`); add it to `config.train.MONITORS` if early stopping may watch it.
 """
 
 from collections.abc import Mapping

@@ -1,7 +1,8 @@
 """Metrics of a fold in one pass: what is kept does not grow with its rows, except for an AUC within groups.
 
 Every metric is weighted by the sample weights, and None where it is not defined: without rows, without weight, or with
-one class only. Two baselines stand beside the model: a constant, and the linear part of the same model alone.
+one class only. Two baselines stand beside the model: a constant, and the linear part of the same model alone. `names`
+says where to add a metric.
 """
 
 from collections.abc import Iterable, Sequence

@@ -73,3 +73,7 @@ def test_crossed_gates_have_a_reason_and_settings_that_lift_them() -> None:
     assert lift_gates(crossed) == (
         "score.gates.min_rows=0 score.gates.max_psi=null score.gates.max_field_psi=null score.gates.max_oov_rate=null"
     )
+
+
+def test_every_gate_of_the_settings_is_implemented() -> None:
+    assert set(GATES) == set(Gates.model_fields)
