@@ -1,4 +1,4 @@
-"""Fixtures that several rooms share."""
+"""Tiers of the tests, and fixtures that several packages share."""
 
 import os
 import subprocess
@@ -24,12 +24,37 @@ ROOT = Path(__file__).parent.parent
 
 LONGEST = ("test_killed.py", "test_end_to_end.py", "test_checkpoint.py", "test_tune.py")
 
+TIERS = ("unit", "spark", "train", "e2e")  # pyproject.toml describes them
+FOLDERS = {
+    **dict.fromkeys(("config", "contract", "features", "kernels", "reports", "scoring", "table"), "unit"),
+    "training": "train",
+}
 
+
+def tier_of(item: pytest.Item) -> str:
+    """Return the tier of a test: that of its own marker; `spark` if it uses the session; else that of its folder."""
+    marked = [tier for tier in TIERS if item.get_closest_marker(tier)]
+    if len(marked) > 1:
+        raise pytest.UsageError(f"{item.nodeid} has {len(marked)} tiers: {', '.join(marked)}. Keep one of the markers.")
+    folder = item.path.relative_to(ROOT / "tests").parts[0]
+    if not marked and "spark" in getattr(item, "fixturenames", ()):
+        marked = ["spark"]
+    if not marked and folder not in FOLDERS:
+        raise pytest.UsageError(
+            f"{item.nodeid} has no tier. Mark it with one of {', '.join(TIERS)} (pytestmark = pytest.mark.unit), "
+            "or add its folder to FOLDERS in tests/conftest.py."
+        )
+    return marked[0] if marked else FOLDERS[folder]
+
+
+@pytest.hookimpl(tryfirst=True)  # -m selects tests by these markers
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The longest files first: none is begun when the other processes have nothing left to do.
+    """Mark each test with its tier, and put the longest files first: nothing long is left to start at the end.
 
     xdist keeps this order with --no-loadscope-reorder; else files with few tests, which these are, would come last.
     """
+    for item in items:
+        item.add_marker(tier_of(item))
     items.sort(key=lambda item: item.path.name not in LONGEST)
 
 

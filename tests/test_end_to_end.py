@@ -26,6 +26,8 @@ from nfm.contract.encoder import inputs
 from nfm.training.layers import features_of
 from tests.processes import BIN, ROOT, run
 
+pytestmark = pytest.mark.e2e
+
 TITANIC = ROOT / "tests/data/titanic.csv"
 
 

@@ -30,6 +30,8 @@ from nfm.features.dataset import build
 from tests.processes import ROOT, environment
 from tests.scoring.examples import save_model
 
+pytestmark = pytest.mark.e2e
+
 KINDS = ("driver at work", "executor", "python worker", "driver", "python daemon")
 KILLS = int(os.environ.get("NFM_KILLS", "2"))
 ROWS, PARTS = 120_000, 24

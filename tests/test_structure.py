@@ -8,6 +8,8 @@ import pytest
 
 from tests.conftest import ROOT
 
+pytestmark = pytest.mark.unit
+
 FILES = sorted([*(ROOT / "nfm").rglob("*.py"), *(ROOT / "jobs").glob("*.py")])
 MOST_PARAMETERS, MOST_LINES_OF_A_FILE, MOST_LINES_OF_A_FUNCTION, MOST_FILES = 8, 300, 60, 16
 

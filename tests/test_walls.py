@@ -93,11 +93,13 @@ def loaded() -> dict[str, list[str]]:
     return {name: found for result in results for name, found in result.items()}
 
 
+@pytest.mark.unit
 @pytest.mark.parametrize("room", OFFERED)
 def test_what_is_offered_is_behind_no_wall(room: str) -> None:
     assert [name for name in OFFERED[room] for wall in WALLS[room] if inside(name, wall)] == []
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize("module", modules())
 def test_importing_a_module_loads_nothing_behind_a_wall(loaded: dict[str, list[str]], module: str) -> None:
     found = [name for name in loaded[module] for wall in walls_of(module) if inside(name, wall)]
@@ -112,6 +114,7 @@ def base() -> set[str]:
     return {name.split(".")[0] for name in run.stdout.split()}
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize("module", [name for name in modules() if inside(name, "nfm.contract")])
 def test_the_contract_needs_numpy_and_pyarrow_only(loaded: dict[str, list[str]], base: set[str], module: str) -> None:
     assert "pandas" not in base  # pyarrow looks for it later, when it makes an array of a list
@@ -120,6 +123,7 @@ def test_the_contract_needs_numpy_and_pyarrow_only(loaded: dict[str, list[str]],
     assert [name for name in loaded[module] if inside(name, "nfm") and not inside(name, "nfm.contract")] == ["nfm"]
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize("module", [name for name in modules() if inside(name, "nfm.kernels")])
 def test_the_kernels_need_numpy_and_numba_only(loaded: dict[str, list[str]], module: str) -> None:
     script = "import sys, numpy, numba, llvmlite; print(*sys.modules)"
@@ -141,12 +145,14 @@ def imports_of(module: str) -> Iterator[str]:
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
+@pytest.mark.unit
 @pytest.mark.parametrize("module", modules())
 def test_no_import_inside_a_function_reaches_over_a_wall(module: str) -> None:
     found = [name for name in imports_of(module) for wall in walls_of(module) if inside(name, wall)]
     assert found == []
 
 
+@pytest.mark.unit
 def test_the_contract_works_where_nothing_else_is_installed() -> None:
     script = """
 import sys

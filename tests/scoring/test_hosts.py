@@ -87,6 +87,7 @@ def test_a_model_that_is_carried_in_pieces_is_the_same(
     assert [(row.same, row.kept) for row in found] == [(True, 0)] * 4  # no worker keeps a piece in its memory
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize("home", ["home", "none"])
 def test_as_an_archive_the_package_needs_no_home_and_leaves_nothing_there(tmp_path: Path, home: str) -> None:
     root = Path(hosts.__file__).parents[2]
