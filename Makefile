@@ -1,21 +1,29 @@
-# make demo   the whole path on the Titanic: features, train, score
-# make test   lint, types and tests
-# make bench-titanic   how good the recipes are, over five splits (minutes)
-# make bench-features  how fast the feature job is, beside a copy of the table and Spark ML (12 minutes)
-# make bench-train     how fast the training is, beside Keras's optimizers and DeepCTR (15 minutes)
-# make bench-score     how fast the score job is, beside Spark's parts; its memory; how it grows (20 minutes)
-# make bench-paper     whether the paper's recipe does what the paper says (20 minutes)
-# make bench-flights   how good the recipe on New York's flights is, beside LightGBM (15 minutes)
-# Both make what they need first: .venv from the lock file, and Java 17 where there is none.
+# make demo    run the whole path on the Titanic: features, train, score
+# make check   lint, types and unit tests (2 minutes)
+# make test    lint, types and all tests (20 minutes)
+# make wheel-test   install the wheel without TensorFlow outside the checkout, and score a table with it
+# make docs    build the documentation site in build/site; a broken link is an error
+#
+# make bench-titanic   quality of the recipes over five splits (minutes)
+# make bench-features  speed of the feature job, compared with a copy of the table and with Spark ML (12 minutes)
+# make bench-train     speed of the training, compared with Keras's optimizers and DeepCTR (15 minutes)
+# make bench-score     speed and memory of the score job, compared with Spark's own parts (20 minutes)
+# make bench-paper     the paper's recipe, compared with the paper's claims (20 minutes)
+# make bench-flights   quality of the recipe on New York's flights, compared with LightGBM (15 minutes)
+#
+# Each target first installs what it needs and the machine lacks: uv, the packages of uv.lock in .venv, and Java 17.
 
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
-.PHONY: demo test bench-titanic bench-features bench-train bench-paper bench-flights bench-score setup java clean
+.PHONY: demo check test lint types wheel-test docs bench-titanic bench-features bench-train bench-paper bench-flights \
+	bench-score java clean
 
 UV_VERSION := 0.13.9
+UV := $(shell command -v uv || echo build/uv/bin/uv)
 CONFIG ?= conf/titanic.yaml
+MODEL := build/titanic/model
 
-# JAVA_HOME's java, the PATH's, or one that stands beside an older default: the first that is 17 or newer.
+# The first Java of version 17 or newer: that of JAVA_HOME, that of the PATH, or one in the folders that Debian uses.
 FIND_JAVA = home=; \
 	for java in "$${JAVA_HOME:-}/bin/java" "$$(command -v java || true)" /usr/lib/jvm/java-{17,21}-openjdk-*/bin/java; do \
 		if [ -x "$$java" ] && [ "$$("$$java" -version 2>&1 | sed -n 's/.*version "\([0-9]*\).*/\1/p')" -ge 17 ]; then \
@@ -25,56 +33,78 @@ FIND_JAVA = home=; \
 RUN = $(FIND_JAVA); export JAVA_HOME="$$home" PATH="$(CURDIR)/.venv/bin:$$PATH" SPARK_CONF_DIR="$(CURDIR)/conf" \
 	PYSPARK_PYTHON="$(CURDIR)/.venv/bin/python";
 
-demo: setup
+PYTEST = pytest -n 2 --dist loadfile --no-loadscope-reorder
+
+demo: .venv/made java
 	@$(RUN) spark-submit jobs/features.py --config $(CONFIG)
 	@$(RUN) python jobs/train.py --config $(CONFIG)
 	@$(RUN) spark-submit jobs/score.py --config $(CONFIG)
 
-test: setup
-	@$(RUN) ruff check . && ruff format --check . && mypy && pytest -n 2 --dist loadfile --no-loadscope-reorder
+check: lint types
+	@$(RUN) $(PYTEST) -m unit
 
-bench-titanic: setup
+test: lint types java
+	@$(RUN) $(PYTEST)
+
+lint: .venv/made-dev
+	@$(RUN) ruff check . && ruff format --check .
+
+types: .venv/made-dev
+	@$(RUN) mypy
+
+wheel-test: $(MODEL)/metadata.json
+	@$(RUN) UV="$(UV)" tests/wheel.sh $(MODEL)
+
+$(MODEL)/metadata.json:
+	@$(MAKE) demo
+
+docs: $(UV)
+	@UV_PROJECT_ENVIRONMENT=build/docs $(UV) run --frozen --only-group docs mkdocs build --strict --site-dir build/site
+
+bench-titanic: .venv/made-dev java
 	@$(RUN) python tests/bench/titanic.py
 
-bench-features: setup
+bench-features: .venv/made-dev java
 	@$(RUN) PYTHONPATH="$(CURDIR)" python tests/bench/features.py
 
-bench-train: setup
+bench-train: .venv/made-dev java
 	@$(RUN) export PYTHONPATH="$(CURDIR)"; python tests/bench/steps.py; python tests/bench/pipeline.py; \
-		python tests/bench/pace.py; uv=$$(command -v uv || echo build/uv/bin/uv); TF_USE_LEGACY_KERAS=1 "$$uv" run -q \
+		python tests/bench/pace.py; TF_USE_LEGACY_KERAS=1 $(UV) run -q \
 		--no-project --python .venv/bin/python --with deepctr==0.9.4 --with tf_keras --with 'tensorflow==2.21.*' \
 		python tests/bench/train_deepctr.py --rows 80000
 
-bench-score: setup
+bench-score: .venv/made-dev java
 	@$(RUN) PYTHONPATH="$(CURDIR)" python tests/bench/score.py
 
-bench-paper: setup
+bench-paper: .venv/made-dev java
 	@$(RUN) python tests/bench/paper.py
 
-bench-flights: setup
+bench-flights: .venv/made-dev java
 	@$(RUN) PYTHONPATH="$(CURDIR)" python tests/bench/flights.py
 
-setup: .venv/made java
-
-.venv/made: pyproject.toml uv.lock
-	@echo "Making .venv from the lock file (3.7 GB, some minutes) …"
-	@uv=$$(command -v uv || true); \
-	if [ -z "$$uv" ]; then \
-		if ! python3 -c 'import ensurepip, venv' 2>/dev/null; then \
-			package="python3-venv"; $(INSTALL); \
-		fi; \
-		python3 -m venv build/uv; \
-		build/uv/bin/pip install --quiet --disable-pip-version-check uv==$(UV_VERSION); \
-		uv=build/uv/bin/uv; \
-	fi; \
-	quiet=--quiet; if [ -t 2 ]; then quiet=; fi; \
-	"$$uv" sync --frozen --all-extras --compile-bytecode $$quiet
+# What the demo needs. --inexact keeps the tools of tests and benchmarks where they are installed.
+.venv/made: pyproject.toml uv.lock | $(UV)
+	@echo "Installing the packages of uv.lock in .venv (2.6 GB) …"
+	@$(UV) sync --frozen --no-dev --extra spark --extra train --inexact $$([ -t 2 ] || echo --quiet)
 	@touch $@
+
+# What tests and benchmarks need.
+.venv/made-dev: pyproject.toml uv.lock | $(UV)
+	@echo "Installing the packages of uv.lock, tools for tests and benchmarks included, in .venv (3.0 GB) …"
+	@$(UV) sync --frozen --all-extras $$([ -t 2 ] || echo --quiet)
+	@touch .venv/made $@
+
+build/uv/bin/uv:
+	@if ! python3 -c 'import ensurepip, venv' 2>/dev/null; then \
+		package="python3-venv"; $(INSTALL); \
+	fi
+	@python3 -m venv build/uv
+	@build/uv/bin/pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
 
 java:
 	@$(FIND_JAVA); if [ -z "$$home" ]; then package="openjdk-17-jre-headless"; $(INSTALL); fi
 
-# Debian's package where we may install it, one line that says what to install where we may not.
+# Install a Debian package where this user may, else say in one line what to install.
 INSTALL = if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
 		echo "Installing Debian's $$package …"; \
 		export DEBIAN_FRONTEND=noninteractive; \
