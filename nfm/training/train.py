@@ -4,11 +4,13 @@ import json
 import subprocess
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import keras
 import numpy as np
+import pyarrow as pa
+import tensorflow as tf
 
 import nfm
 from nfm.config.settings import Config
@@ -174,7 +176,7 @@ def _facts(config: Config, trained: Trained) -> dict[str, Any]:
         "metrics_in_float32": trained.in_float32,
         "epochs": len(trained.fitted.history["loss"]),
         "best_epoch": trained.fitted.best_epoch,
-        "libraries": {name: version(name) for name in ("tensorflow", "keras", "numpy", "pyarrow")},
+        "libraries": {library.__name__: library.__version__ for library in (tf, keras, np, pa)},
         "nfm": nfm.__version__,
         "revision": _revision(),
     }
