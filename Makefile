@@ -1,7 +1,7 @@
 # make demo    run the whole path on the Titanic: features, train, score
 # make check   lint, types and unit tests (2 minutes)
 # make test    lint, types and all tests (20 minutes)
-# make wheel-test   install the wheel without TensorFlow outside the checkout, and score a table with it
+# make wheel-test   run the demo, install the wheel without TensorFlow elsewhere, and score the table with it again
 # make docs    build the documentation site in build/site; a broken link is an error
 #
 # make bench-titanic   quality of the recipes over five splits (minutes)
@@ -21,7 +21,6 @@ SHELL := /bin/bash
 UV_VERSION := 0.13.9
 UV := $(shell command -v uv || echo build/uv/bin/uv)
 CONFIG ?= conf/titanic.yaml
-MODEL := build/titanic/model
 
 # The first Java of version 17 or newer: that of JAVA_HOME, that of the PATH, or one in the folders that Debian uses.
 FIND_JAVA = home=; \
@@ -33,6 +32,7 @@ FIND_JAVA = home=; \
 RUN = $(FIND_JAVA); export JAVA_HOME="$$home" PATH="$(CURDIR)/.venv/bin:$$PATH" SPARK_CONF_DIR="$(CURDIR)/conf" \
 	PYSPARK_PYTHON="$(CURDIR)/.venv/bin/python";
 
+QUIET = $$([ -t 2 ] || echo --quiet)
 PYTEST = pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 demo: .venv/made java
@@ -52,14 +52,12 @@ lint: .venv/made-dev
 types: .venv/made-dev
 	@$(RUN) mypy
 
-wheel-test: $(MODEL)/metadata.json
-	@$(RUN) UV="$(UV)" tests/wheel.sh $(MODEL)
-
-$(MODEL)/metadata.json:
-	@$(MAKE) demo
+wheel-test: demo
+	@$(RUN) UV="$(UV)" tests/wheel.sh build/titanic/model
 
 docs: $(UV)
-	@UV_PROJECT_ENVIRONMENT=build/docs $(UV) run --frozen --only-group docs mkdocs build --strict --site-dir build/site
+	@NO_MKDOCS_2_WARNING=1 UV_PROJECT_ENVIRONMENT=build/docs $(UV) run $(QUIET) --frozen --only-group docs \
+		mkdocs build --strict
 
 bench-titanic: .venv/made-dev java
 	@$(RUN) python tests/bench/titanic.py
@@ -85,13 +83,13 @@ bench-flights: .venv/made-dev java
 # What the demo needs. --inexact keeps the tools of tests and benchmarks where they are installed.
 .venv/made: pyproject.toml uv.lock | $(UV)
 	@echo "Installing the packages of uv.lock in .venv (2.6 GB) …"
-	@$(UV) sync --frozen --no-dev --extra spark --extra train --inexact $$([ -t 2 ] || echo --quiet)
+	@$(UV) sync --frozen --no-dev --extra spark --extra train --inexact $(QUIET)
 	@touch $@
 
 # What tests and benchmarks need.
 .venv/made-dev: pyproject.toml uv.lock | $(UV)
 	@echo "Installing the packages of uv.lock, tools for tests and benchmarks included, in .venv (3.0 GB) …"
-	@$(UV) sync --frozen --all-extras $$([ -t 2 ] || echo --quiet)
+	@$(UV) sync --frozen --all-extras $(QUIET)
 	@touch .venv/made $@
 
 build/uv/bin/uv:
