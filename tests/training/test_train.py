@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -111,6 +112,9 @@ def test_what_is_left_in_the_working_folder(done: Config) -> None:
     assert (folder / "model/report.html").stat().st_size > 10_000
     metadata = json.loads((folder / "model/metadata.json").read_text())
     assert (metadata["epochs"], metadata["rows"]) == (3, {"train": 400, "valid": 100, "test": 100})
+    libraries = metadata["libraries"]
+    assert libraries.pop("tensorflow").startswith("2.21.")  # of the package tensorflow-cpu or tensorflow
+    assert libraries == {name: version(name) for name in ("keras", "numpy", "pyarrow")}
     steps = {step for step, _, _ in values_of(folder / "tensorboard")}
     assert steps == {1, 2, 3}
 
