@@ -88,7 +88,7 @@ bench-flights: .venv/made-dev java
 
 # What tests and benchmarks need.
 .venv/made-dev: pyproject.toml uv.lock | $(UV)
-	@echo "Installing the packages of uv.lock, tools for tests and benchmarks included, in .venv (3.0 GB) …"
+	@echo "Installing the packages of uv.lock, tools for tests and benchmarks included, in .venv (3.3 GB) …"
 	@$(UV) sync --frozen --all-extras $(QUIET)
 	@touch .venv/made $@
 
