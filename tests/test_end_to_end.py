@@ -24,7 +24,7 @@ import yaml
 from nfm.contract.artifact import Artifact
 from nfm.contract.encoder import inputs
 from nfm.training.layers import features_of
-from tests.processes import BIN, ROOT, run
+from tests.processes import BIN, ROOT, environment, run
 
 TITANIC = ROOT / "tests/data/titanic.csv"
 
@@ -176,10 +176,9 @@ def test_a_killed_feature_job_leaves_the_old_dataset_and_a_rerun_replaces_it(wor
     for name in ("dataset", "encoding"):
         shutil.copytree(workdir / name, tmp_path / name)
     before = {path: path.read_bytes() for path in tmp_path.glob("*/**/*") if path.is_file()}
-    environment = {**os.environ, "PATH": f"{BIN}:{os.environ['PATH']}", "SPARK_CONF_DIR": str(ROOT / "conf")}
     quiet: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     command = ["spark-submit", *arguments, "split.seed=2"]
-    killed = subprocess.Popen(command, cwd=ROOT, env=environment, start_new_session=True, **quiet)
+    killed = subprocess.Popen(command, cwd=ROOT, env=environment(), start_new_session=True, **quiet)
     while not list(tmp_path.glob(".dataset.staging-*/_written/*")):  # in the middle of its last pass
         assert killed.poll() is None, "it ended before it could be killed"
         time.sleep(0.01)
@@ -200,7 +199,10 @@ def test_the_readmes_five_steps_run_as_they_stand(tmp_path: Path) -> None:
     steps = readme[readme.index("## Your own table") : readme.index("## Configuration in brief")]
     (settings,) = re.findall(r"```yaml\n(.*?)```", steps, re.DOTALL)
     activate, quiet, *commands = "".join(re.findall(r"```bash\n(.*?)```", steps, re.DOTALL)).splitlines()
-    assert (activate, quiet.split(" ")[:2]) == ("source .venv/bin/activate", ["export", "SPARK_CONF_DIR=$PWD/conf"])
+    assert (activate, quiet.split(" ")[:2]) == (
+        "source .venv/bin/activate",
+        ["export", "SPARK_CONF_DIR=$PWD/nfm/table/spark_conf"],
+    )
     assert [command.split()[1] for command in commands] == [
         *("jobs/features.py", "jobs/features.py", "jobs/train.py", "jobs/score.py")
     ]
