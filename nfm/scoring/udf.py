@@ -22,7 +22,7 @@ def score_udf(model: str | Path) -> Any:
     spark = SparkSession.getActiveSession()
     if spark is None:
         raise NfmError("score_udf needs a running Spark session: call SparkSession.builder.getOrCreate() before it.")
-    artifact = Artifact.load(Path(model))
+    artifact = Artifact.load(Path(model).resolve())  # workers may have another working folder
     names, placed = score_columns(artifact.network), place(spark, artifact)
     several = artifact.network.task == "multiclass"
     type_ = pa.struct([(name, pa.float32()) for name in names]) if several else pa.float32()
