@@ -56,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
-        print("error: stopped by a signal", file=sys.stderr)
+        print(f"error: stopped by {'SIGINT' if code == 130 else 'SIGTERM'}", file=sys.stderr)
     except BrokenPipeError:  # the reader of the output has ended, as in `nfm --help | head -1`
         code = 0
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

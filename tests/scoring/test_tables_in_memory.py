@@ -140,7 +140,7 @@ def test_the_same_values_have_the_same_scores_in_every_library(folder: Path, sco
     encoding = scorer.artifact.encoding
     (batch,) = read_table(FORMS[form](frame()), encoding.spec).combine_chunks().to_batches()
     encoded = encoding.encode(batch)
-    stored = pl.read_parquet(folder / "dataset").sort("id")
+    stored = pl.read_parquet(folder / "dataset/**/*.parquet").sort("id")
     for name in ("text", "whole", "share", "yes", "day", "money", "tags"):
         assert pl.Series(encoded[name]).to_list() == stored[name].to_list(), name
     library = {"pandas": pd.Series, "polars": pl.Series}.get(form.split(",")[0].split(" ")[0], pa.Array)
