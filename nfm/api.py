@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any
 from nfm.config.file import load_config, read
 from nfm.config.settings import SECRETS, Config
 from nfm.config.space import Space, read_space
-from nfm.contract.errors import ConfigError
-from nfm.contract.extras import require_extra
+from nfm.contract.errors import ConfigError, require_extra
 
 if TYPE_CHECKING:  # train and tune need no Spark
     from pyspark.sql import SparkSession

@@ -6,33 +6,19 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
-from typing import Any, NoReturn
+from typing import Any
 
 import nfm
 from nfm import api
+from nfm.arguments import SPARK_OPTION, Command, parse, spark_settings
 from nfm.config.file import load, read
 from nfm.config.settings import Config
 from nfm.config.space import read_space
-from nfm.contract.errors import ConfigError, NfmError
-from nfm.contract.extras import require_extra
+from nfm.contract.errors import ConfigError, NfmError, require_extra
 from nfm.contract.messages import did_you_mean
-
-_WIDTH = 80
-_SPARK = "--spark"
-
-
-@dataclass(frozen=True)
-class Command:
-    """A job of the command line."""
-
-    text: str  # one line for --help
-    work: Callable[[argparse.Namespace], str]  # returns the summary to print
-    examples: tuple[str, str]
-    options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # as argparse takes them
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -73,14 +59,15 @@ def _run(arguments: list[str]) -> int:
     name = arguments[0]
     # PLACE OF `nfm init TABLE [--label L] [--output FILE]`: call its entry with arguments[1:], and add it to _help.
     if name not in _COMMANDS:
-        what = "unknown option" if name.startswith("-") else "unknown command"
+        what = "unknown " + ("option" if name.startswith("-") else "command")
         hint = did_you_mean([name], [*_COMMANDS, "--help", "--version"])
         raise ConfigError(" ".join(filter(None, [f"{what} {name}.", hint, f"Commands: {', '.join(_COMMANDS)}"])))
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
     logging.getLogger("nfm").setLevel(logging.INFO)
-    logging.getLogger("py4j").setLevel(logging.CRITICAL)  # it logs each call that a signal interrupts
+    # py4j logs each call that a signal interrupts, by the root logger.
+    logging.getLogger().handlers[0].addFilter(lambda record: Path(record.pathname).parent.name != "py4j")
     started = time.monotonic()
-    asked = _parse(name, arguments[1:])
+    asked = parse(name, _COMMANDS[name], arguments[1:])
     if asked is None:  # --help
         return 0
     summary = _COMMANDS[name].work(asked)
@@ -89,83 +76,33 @@ def _run(arguments: list[str]) -> int:
     return 0
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        end = "" if message.endswith((".", "?")) else "."
-        raise ConfigError(f"{self.prog}: {message}{end} See {self.prog} --help")
-
-
-def _parse(name: str, arguments: list[str]) -> argparse.Namespace | None:
-    """Return the options; None if the help was printed."""
-    command = _COMMANDS[name]
-    parser = _Parser(
-        prog=f"nfm {name}",
-        description=command.text,
-        epilog="examples:\n" + "\n".join(f"  {example}" for example in command.examples),
-        formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(prog, max_help_position=26, width=_WIDTH),
-        allow_abbrev=False,
-        add_help=False,
-    )
-    parser.add_argument("-h", "--help", action="store_true", help="show this help")
-    parser.add_argument("--config", type=Path, metavar="FILE", help="the YAML configuration")
-    parser.add_argument(
-        "--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="change settings: train.seed=2 …"
-    )
-    parser.add_argument("--plan", action="store_true", help="preview the run without writing anything")
-    for option, settings in command.options.items():
-        parser.add_argument(option, **settings)
-    asked, unknown = parser.parse_known_args(arguments)
-    if asked.help:
-        print(parser.format_help(), end="")
-        return None
-    if unknown:
-        known = ["--config", "--set", "--plan", "--help", *command.options]
-        wrong = unknown[0].partition("=")[0]
-        hint = did_you_mean([wrong], known) if wrong.startswith("-") else "Did you forget --config before it?"
-        what = "unknown option" if wrong.startswith("-") else "unexpected argument"
-        parser.error(" ".join(filter(None, [f"{what} {wrong}.", hint])))
-    if asked.config is None:
-        parser.error("--config FILE is required")
-    return asked
-
-
 def _help() -> str:
-    lines = [
-        "usage: nfm COMMAND --config FILE [--set KEY=VALUE ...] [--plan]",
-        "",
-        "Train a Neural Factorization Machine on a table of categories and score tables",
-        "with it: Spark makes features, TensorFlow trains, Spark scores.",
-        "",
-        "commands:",
-        *(f"  {name:<10}{command.text}" for name, command in _COMMANDS.items()),
-        "",
-        "options:",
-        "  -h, --help  show this help; nfm COMMAND --help shows that of a command",
-        "  --version   show the version",
-        "",
-        "examples:",
-        "  nfm features --config conf/titanic.yaml",
-        "  nfm train --config conf/titanic.yaml --set train.seed=2",
-    ]
-    return "\n".join(lines)
-
-
-def _spark_settings(given: Sequence[str]) -> dict[str, str]:
-    """Return Spark's settings by name. Each name of Spark begins with `spark.`, so that it may be left out."""
-    settings = {}
-    for one in given:
-        key, equals, value = one.partition("=")
-        if not equals or not key:
-            raise ConfigError(f"{_SPARK} {one}: write it as KEY=VALUE, for example {_SPARK} spark.driver.memory=4g")
-        settings[key if key.startswith("spark.") else f"spark.{key}"] = value
-    return settings
+    return "\n".join(
+        [
+            "usage: nfm COMMAND --config FILE [--set KEY=VALUE ...] [--plan]",
+            "",
+            "Train a Neural Factorization Machine on a table of categories and score tables",
+            "with it: Spark makes features, TensorFlow trains, Spark scores.",
+            "",
+            "commands:",
+            *(f"  {name:<10}{command.text}" for name, command in _COMMANDS.items()),
+            "",
+            "options:",
+            "  -h, --help  show this help; nfm COMMAND --help shows that of a command",
+            "  --version   show the version",
+            "",
+            "examples:",
+            "  nfm features --config conf/titanic.yaml",
+            "  nfm train --config conf/titanic.yaml --set train.seed=2",
+        ]
+    )
 
 
 def _session(config: Config, job: str, asked: argparse.Namespace) -> Any:
-    require_extra("spark", {"features": "making features", "score": "scoring a table"}.get(job, job))
+    require_extra("spark", f"the {job} job")
     from nfm.table.session import start_session
 
-    return start_session(f"{config.name} {job}", _spark_settings(asked.spark))
+    return start_session(f"{config.name} {job}", spark_settings(asked.spark))
 
 
 def _features(asked: argparse.Namespace) -> str:
@@ -230,15 +167,6 @@ def _parity(config: Config, asked: argparse.Namespace) -> str:
     return check(compare(spark, config, keras_scores, asked.parity))
 
 
-_SPARK_OPTION = {
-    _SPARK: {
-        "nargs": "+",
-        "action": "extend",
-        "default": [],
-        "metavar": "KEY=VALUE",
-        "help": "settings of Spark: master=local[4] driver.memory=4g; the prefix spark. may be left out",
-    }
-}
 _COMMANDS = {
     "features": Command(
         "Make the dataset and the encoding from a raw table (Spark).",
@@ -257,7 +185,7 @@ _COMMANDS = {
                 "action": "store_true",
                 "help": "with --grow-from: learn means, deviations and quantiles again instead of keeping them",
             },
-            **_SPARK_OPTION,
+            **SPARK_OPTION,
         },
     ),
     "train": Command(
@@ -293,7 +221,7 @@ _COMMANDS = {
                 "metavar": "N",
                 "help": "score N rows by this job and by Keras and compare; publishes nothing",
             },
-            **_SPARK_OPTION,
+            **SPARK_OPTION,
         },
     ),
 }

@@ -235,7 +235,13 @@ def test_wrong_settings_of_spark_give_one_line() -> None:
 def test_a_missing_extra_gives_one_line_and_exit_code_2() -> None:
     for library, name, line in (
         ("tensorflow", "train", "error: training needs TensorFlow: pip install 'nfm-batch[train]'"),
-        ("pyspark", "score", "error: scoring a table needs Spark: pip install 'nfm-batch[spark]'"),
+        ("pyspark", "score", "error: the score job needs Spark: pip install 'nfm-batch[spark]'"),
+        (
+            "tensorflow",
+            "score --parity 9",
+            "error: --parity compares with Keras on the driver (executors need none), which needs TensorFlow: "
+            "pip install 'nfm-batch[train]'",
+        ),
     ):
         done = program(
             f"""
@@ -243,7 +249,7 @@ import importlib.util, sys
 found = importlib.util.find_spec
 importlib.util.find_spec = lambda name, package=None: None if name == {library!r} else found(name, package)
 from nfm.cli import main
-sys.exit(main([{name!r}, "--config", "conf/titanic.yaml"]))
+sys.exit(main([*{name!r}.split(), "--config", "conf/titanic.yaml"]))
 """
         )
         assert refusal(done) == line

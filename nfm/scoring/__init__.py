@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nfm.contract.extras import require_extra
+from nfm.contract.errors import require_extra
 
 if TYPE_CHECKING:  # a worker imports this package and scores no tables in memory
     from nfm.scoring.local import Scorer

@@ -26,7 +26,7 @@ from tests.scoring.examples import save_model
 from tests.scoring.test_tasks import save_model as save_network
 
 # Every kind of column that a field or a number can be made of, with a null in each.
-TYPES = {
+TYPES: dict[str, Any] = {
     "id": pl.Int64,
     "text": pl.String,
     "whole": pl.Int64,
@@ -98,12 +98,13 @@ def from_duckdb(sql: str, **tables: Any) -> duckdb.DuckDBPyRelation:
 
 
 def as_pandas(table: pl.DataFrame) -> pd.DataFrame:
-    arrow = table.to_arrow(compat_level=pl.CompatLevel.oldest())
-    return arrow.to_pandas(types_mapper={pa.int64(): pd.Int64Dtype()}.get, date_as_object=True)
+    arrow: Any = table.to_arrow(compat_level=pl.CompatLevel.oldest())
+    made: pd.DataFrame = arrow.to_pandas(types_mapper={pa.int64(): pd.Int64Dtype()}.get, date_as_object=True)
+    return made
 
 
 def in_parts(table: pl.DataFrame) -> pl.DataFrame:
-    return pl.concat([table[i : i + 7] for i in range(0, 40, 7)], rechunk=False)
+    return pl.concat((table[i : i + 7] for i in range(0, 40, 7)), rechunk=False)
 
 
 FORMS: dict[str, Callable[[pl.DataFrame], Any]] = {
