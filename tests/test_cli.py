@@ -255,6 +255,25 @@ sys.exit(main([*{name!r}.split(), "--config", "conf/titanic.yaml"]))
         assert refusal(done) == line
 
 
+def test_without_java_one_line_says_what_to_install() -> None:
+    done = program(
+        """
+import sys
+from pathlib import Path
+import nfm.table.session
+from nfm.cli import main
+from nfm.table.java import java_home
+nfm.table.session.java_home = lambda: java_home({"PATH": ""}, Path("nowhere"))
+sys.exit(main(["score", "--config", "conf/titanic.yaml"]))
+"""
+    )
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == (
+        "error: Spark needs Java 17 or newer, but there is none on the PATH. "
+        "Install it (Debian: apt-get install openjdk-17-jre-headless), or set JAVA_HOME.\n"
+    )
+
+
 def fake_java(home: Path, version: str) -> Path:
     """A program that says which version it is, as Java's does."""
     (home / "bin").mkdir(parents=True)
