@@ -29,7 +29,7 @@ FIND_JAVA = home=; \
 			home=$$(dirname "$$(dirname "$$(readlink -f "$$java")")"); break; \
 		fi; \
 	done
-RUN = $(FIND_JAVA); export JAVA_HOME="$$home" PATH="$(CURDIR)/.venv/bin:$$PATH" SPARK_CONF_DIR="$(CURDIR)/conf" \
+RUN = $(FIND_JAVA); export JAVA_HOME="$$home" PATH="$(CURDIR)/.venv/bin:$$PATH" SPARK_CONF_DIR="$(CURDIR)/nfm/table/spark_conf" \
 	PYSPARK_PYTHON="$(CURDIR)/.venv/bin/python";
 
 QUIET = $$([ -t 2 ] || echo --quiet)

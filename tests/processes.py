@@ -19,7 +19,7 @@ JVM = "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC"
 def environment(more: dict[str, str] | None = None) -> dict[str, str]:
     """The environment's programs first on the PATH, and PYSPARK_PYTHON left for the job to see to."""
     env = {key: value for key, value in os.environ.items() if key != "PYSPARK_PYTHON"}
-    return env | {"PATH": f"{BIN}:{env['PATH']}", "SPARK_CONF_DIR": str(ROOT / "conf"), **(more or {})}
+    return env | {"PATH": f"{BIN}:{env['PATH']}", "SPARK_CONF_DIR": str(ROOT / "nfm/table/spark_conf"), **(more or {})}
 
 
 def run(command: list[str], more: dict[str, str] | None = None, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:

@@ -1,7 +1,7 @@
 """A configuration file → settings; every mistake is told with its key, what was given and what is allowed."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args, get_origin
 
@@ -23,6 +23,34 @@ def load(path: Path, changes: Sequence[str] = ()) -> Config:
     return checked(read(path, changes), f"{path} with --set of {keys}" if keys else str(path))
 
 
+def load_config(config: str | Path | Mapping[str, Any] | Config, overrides: Sequence[str] = ()) -> Config:
+    """Read and check a configuration.
+
+    Args:
+        config: path of a YAML file, or its content as a mapping; a loaded configuration is returned as it is.
+        overrides: changes as `--set` of the command line takes them.
+
+    Returns:
+        The settings, frozen.
+
+    Raises:
+        ConfigError: the file cannot be read, or settings are wrong; the message names every wrong key.
+
+    Example:
+        >>> config = nfm.load_config("conf/titanic.yaml", ["train.seed=2", "model.embedding_dim=16"])
+        >>> config.train.seed, config.model.embedding_dim
+        (2, 16)
+    """
+    changes = [overrides] if isinstance(overrides, str) else overrides
+    if isinstance(config, Mapping):
+        return checked(change_settings(dict(config), changes), "the configuration")
+    if not isinstance(config, Config):
+        return load(Path(config), changes)
+    if changes:
+        raise ConfigError("overrides change a file or a mapping, not a loaded configuration: give them with the file")
+    return config
+
+
 def read(path: Path, changes: Sequence[str] = ()) -> dict[str, Any]:
     """Read a configuration file, with changes from the command line; the settings are not checked.
 
@@ -37,6 +65,11 @@ def read(path: Path, changes: Sequence[str] = ()) -> dict[str, Any]:
         raise ConfigError(f"{path} is not YAML: {error}") from error
     if not isinstance(content, dict):
         raise ConfigError(f"{path} holds no settings. conf/reference.yaml shows them all.")
+    return change_settings(content, changes)
+
+
+def change_settings(content: dict[str, Any], changes: Sequence[str]) -> dict[str, Any]:
+    """Apply the changes that `read` describes to a file's content."""
     for change in sorted(changes, key=lambda change: "." not in change.partition("=")[0]):  # names in braces come last
         key, equals, text = change.partition("=")
         if not equals or not all(key.split(".")):

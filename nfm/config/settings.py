@@ -5,12 +5,13 @@ from datetime import date, datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, Field, PlainValidator, field_serializer, model_validator
+from pydantic import BeforeValidator, Field, PlainValidator, SerializationInfo, field_serializer, model_validator
 
 from nfm.config.columns import DATASET_COLUMNS, Columns, Fraction, Settings, changed
 from nfm.config.train import MONITORS, Model, Train, Tune
 from nfm.contract.errors import ConfigError
 
+SECRETS = object()  # context of a serialization that keeps passwords
 _SECRET = re.compile(r"password|secret|token|key", re.IGNORECASE)
 PLACEHOLDER = re.compile(r"\{([A-Za-z_]\w*)\}")  # a name that --set gives a value: scores/ds={ds}
 
@@ -64,8 +65,10 @@ class Source(Settings):
         return self
 
     @field_serializer("options")
-    def _without_secrets(self, options: dict[str, Any]) -> dict[str, Any]:
+    def _without_secrets(self, options: dict[str, Any], info: SerializationInfo) -> dict[str, Any]:
         # The settings are written into every model and its report; a database's password is not.
+        if info.context is SECRETS:
+            return options
         return {key: "***" if _SECRET.search(key) else value for key, value in options.items()}
 
     def __str__(self) -> str:

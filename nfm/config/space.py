@@ -41,10 +41,15 @@ class Numbers:
 class Space:
     """A configuration, and which of its settings may change."""
 
-    path: Path  # of the file
+    path: Path | None  # of the file; None: a program has made the settings
     content: dict[str, Any]  # the file's, with the command line's changes
     base: Config  # what they make
     settings: Mapping[str, Numbers | tuple[str, ...]]  # a range; or values as JSON, because a search draws no lists
+
+    @property
+    def origin(self) -> str:
+        """Name of the configuration in messages."""
+        return _origin(self.path)
 
     @property
     def size(self) -> float:
@@ -55,12 +60,12 @@ class Space:
         """The file's content with these settings in place; values as in YAML."""
         content = self.content
         for key, value in values.items():
-            content = put(content, key, value, f"tune.space of {self.path}")
+            content = put(content, key, value, f"tune.space of {self.origin}")
         return content
 
     def config(self, values: Mapping[str, Any]) -> Config:
         """The settings with these values; ConfigError if they are refused, perhaps only in combination."""
-        return checked(self.changed(values), f"{self.path} with {shown(values) or 'nothing changed'}")
+        return checked(self.changed(values), f"{self.origin} with {shown(values) or 'nothing changed'}")
 
     def values(self, drawn: Mapping[str, Any]) -> dict[str, Any]:
         """Drawn values as in YAML: JSON text becomes the value that it stands for."""
@@ -94,18 +99,19 @@ def as_text(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else json.dumps(value, ensure_ascii=False)
 
 
-def read_space(path: Path, content: dict[str, Any]) -> Space:
+def read_space(path: Path | None, content: dict[str, Any]) -> Space:
     """Read the space of a configuration file's content, and check every value.
 
     A value is right if the configuration accepts it alone, or together with one other setting of the space: momentum
     needs `optimizer: sgd`. The search leaves out other combinations that are refused. Raises ConfigError if the space
     is empty, or with every setting and value that cannot be.
     """
-    base = checked(content, str(path))
+    origin = _origin(path)
+    base = checked(content, origin)
     space = Space(path, content, base, {})
     if not base.tune.space:
         raise ConfigError(
-            f"{path}: tune.space names no setting to search. Give it some, with a list of values or a range each: "
+            f"{origin}: tune.space names no setting to search. Give it some, with a list of values or a range each: "
             "tune: {space: {train.learning_rate: {low: 0.01, high: 0.2, log: true}, model.embedding_dim: [16, 64]}}"
         )
     problems = [problem for key in base.tune.space for problem in _key_problems(key, base)]
@@ -113,7 +119,7 @@ def read_space(path: Path, content: dict[str, Any]) -> Space:
         problems = list(_value_problems(space))
     if problems:
         lines = "\n".join(f"  {problem}" for problem in problems)
-        raise ConfigError(f"tune.space of {path} is refused:\n{lines}\nconf/reference.yaml explains every key.")
+        raise ConfigError(f"tune.space of {origin} is refused:\n{lines}\nconf/reference.yaml explains every key.")
     settings: dict[str, Numbers | tuple[str, ...]] = {}
     for key, setting in base.tune.space.items():
         if isinstance(setting, Range):
@@ -122,6 +128,10 @@ def read_space(path: Path, content: dict[str, Any]) -> Space:
         else:
             settings[key] = tuple(map(json.dumps, setting))
     return Space(path, content, base, settings)
+
+
+def _origin(path: Path | None) -> str:
+    return "the configuration" if path is None else str(path)
 
 
 def _key_problems(key: str, base: Config) -> Iterator[str]:

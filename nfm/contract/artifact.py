@@ -122,8 +122,10 @@ def save(
     weights: Mapping[str, NDArray[np.float32]],
     facts: Mapping[str, Any],
     write_more: Callable[[Path], None],
-) -> None:
+) -> str:
     """Write an artifact and publish it in `target`; readers see the old one until the new one is complete.
+
+    Returns its fingerprint.
 
     `encoding_folder` is copied; `weights` are the arrays that `network.weight_shapes` lists; `facts` are more entries
     of metadata.json; `write_more` writes further files into the folder it is given. Raises DataError if a weight is too
@@ -149,6 +151,7 @@ def save(
         }
         metadata["fingerprint"] = _fingerprint(metadata)
         (staging / MARKER).write_text(json.dumps(metadata, indent=1))
+    return str(metadata["fingerprint"])
 
 
 def _as_type(array: NDArray[Any], dtype: str, name: str) -> NDArray[Any]:

@@ -3,19 +3,77 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:  # a worker imports this package and needs no pandas
+from nfm.contract.errors import require_extra
+
+if TYPE_CHECKING:  # a worker imports this package and scores no tables in memory
     from nfm.scoring.local import Scorer
 
 
-def load(model: str | Path) -> "Scorer":
-    """Open a model that scores pandas or Arrow tables in this process; see `nfm.scoring.local.Scorer.score`."""
+def load_model(model: str | Path) -> "Scorer":
+    """Open a model for scoring tables in this process, without Spark and TensorFlow.
+
+    Args:
+        model: the `model/` folder that `train` wrote.
+
+    Returns:
+        An object whose `score(table)` scores a table of pandas, polars, pyarrow, DuckDB or another library with Arrow's
+        PyCapsule interface.
+
+    Raises:
+        DataError: the folder has no model, or the model is damaged.
+
+    Example:
+        >>> model = nfm.load_model("build/titanic/model")
+        >>> passengers = pandas.read_csv("tests/data/titanic.csv")
+        >>> passengers["score"] = model.score(passengers)
+        >>> bool(passengers["score"].between(0, 1).all())
+        True
+    """
     from nfm.scoring.local import load
 
     return load(model)
 
 
+load = load_model
+
+
 def score_udf(model: str | Path) -> Any:
-    """Return a function for `df.select(udf(struct("*")))` or `spark.udf.register`; see `nfm.scoring.udf.score_udf`."""
+    """Return a function for SQL and data frames of Spark: a struct of raw columns → the score.
+
+    Spark delivers rows as Arrow batches: pandas would turn an integer column with nulls into floats and lose digits of
+    large ids. The struct may have more columns than the model reads; leave wide ones out.
+
+    Args:
+        model: the `model/` folder that `train` wrote.
+
+    Returns:
+        A function whose value is a float; for the multiclass task a struct with a float for each class. It belongs to
+        the session that is active now.
+
+    Raises:
+        ConfigError: Spark is not installed.
+        DataError: the folder has no model, or the model is damaged; in the tasks, a column is missing or of a type
+            under which its values would be lost.
+        NfmError: no session is active.
+
+    Example:
+        In a data frame:
+
+        >>> nfm_score = nfm.score_udf("build/titanic/model")
+        >>> passengers = spark.read.csv("tests/data/titanic.csv", header=True, inferSchema=True)
+        >>> scores = passengers.select("PassengerId", nfm_score(struct("*")).alias("score"))
+        >>> scores.count()
+        891
+
+        In SQL:
+
+        >>> _ = spark.udf.register("nfm_score", nfm_score)
+        >>> passengers.createOrReplaceTempView("passengers")
+        >>> likely = spark.sql("select PassengerId from passengers where nfm_score(struct(*)) > 0.5")
+        >>> 0 < likely.count() < 891
+        True
+    """
+    require_extra("spark", "score_udf")
     from nfm.scoring.udf import score_udf
 
     return score_udf(model)

@@ -18,28 +18,11 @@ from nfm.table.tasks import limit_arrow_threads
 
 
 def score_udf(model: str | Path) -> Any:
-    """Return a user-defined function: a struct of raw columns → the score.
-
-        scores = df.select("id", score_udf("build/titanic/model")(struct("*")))
-        spark.udf.register("nfm_score", score_udf("build/titanic/model"))
-        spark.sql("select id, nfm_score(struct(*)) from passengers")
-
-    Spark delivers rows as Arrow batches: pandas would turn an integer column with nulls into floats and lose digits of
-    large ids. The struct may have more columns than the model reads; leave wide ones out.
-
-    Returns:
-        A function whose value is a float; for the multiclass task a struct with a float for each class. It belongs to
-        the session that is active now.
-
-    Raises:
-        DataError: the folder has no model, or the model is damaged; in the tasks, a column is missing or of a type
-            under which its values would be lost.
-        NfmError: no session is active.
-    """
+    """Return the function that `nfm.scoring.score_udf` describes."""
     spark = SparkSession.getActiveSession()
     if spark is None:
         raise NfmError("score_udf needs a running Spark session: call SparkSession.builder.getOrCreate() before it.")
-    artifact = Artifact.load(Path(model))
+    artifact = Artifact.load(Path(model).resolve())  # workers may have another working folder
     names, placed = score_columns(artifact.network), place(spark, artifact)
     several = artifact.network.task == "multiclass"
     type_ = pa.struct([(name, pa.float32()) for name in names]) if several else pa.float32()

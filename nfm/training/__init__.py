@@ -1,8 +1,33 @@
 """The training job: TensorFlow reads the dataset and writes the artifact."""
 
 import os
+import sys
+import tempfile
 
-# Both are read when TensorFlow and Keras are first imported, which the modules of this package do. What is an error to
-# TensorFlow's own log is that a machine has no graphics card; errors that concern a training are raised.
+# Both are read when TensorFlow and Keras are first imported. What is an error to TensorFlow's own log is that a machine
+# has no graphics card; errors that concern a training are raised.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ["KERAS_BACKEND"] = "tensorflow"
+
+
+def _import_tensorflow() -> None:
+    """Import TensorFlow without the lines that its C++ libraries print about themselves.
+
+    They report on oneDNN and CUDA before they read a log level. If the import fails, they are shown.
+    """
+    sys.stderr.flush()
+    stderr = os.dup(2)
+    with tempfile.TemporaryFile() as log:
+        os.dup2(log.fileno(), 2)
+        try:
+            import tensorflow  # noqa: F401
+        except BaseException:
+            log.seek(0)
+            os.write(stderr, log.read())
+            raise
+        finally:
+            os.dup2(stderr, 2)
+            os.close(stderr)
+
+
+_import_tensorflow()

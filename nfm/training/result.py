@@ -39,3 +39,4 @@ class Trained:
     rows: Mapping[str, int]  # by fold
     pairs: Sequence[tuple[str, str, float]]  # the strongest pairs of features, as `strongest_pairs` returns them
     profile: Profile
+    fingerprint: str | None = None  # of the model, once it is published

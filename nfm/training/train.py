@@ -3,6 +3,7 @@
 import json
 import subprocess
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -55,7 +56,7 @@ def train(config: Config) -> Trained:
             report.write(folder / "report.html", config, trained)
             trained.profile.save(folder)
 
-        artifact.save(
+        fingerprint = artifact.save(
             target,
             encoding_folder=config.encoding_folder,
             network=describe(spec, config.model),
@@ -65,7 +66,7 @@ def train(config: Config) -> Trained:
         )
         for folder in (checkpoints / FM, checkpoints):
             checkpoint.remove(folder)
-    return trained
+    return replace(trained, fingerprint=fingerprint)
 
 
 def read(config: Config) -> tuple[Encoding, dict[str, Fold]]:

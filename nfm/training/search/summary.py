@@ -48,8 +48,8 @@ def summary(space: Space, search: Search, trials: int) -> str:
     elif count > trials:
         lines.append(f"  note      {trials} trials were asked for, and there are more: a larger --trials continues")
     path = search.folder / BEST
-    lines.append(f"  file      {path} ({space.path} with these settings and those of --set; without its comments)")
-    return "\n".join([*lines, f"  next      python jobs/train.py --config {path}"])
+    lines.append(f"  file      {path} ({space.origin} with these settings and those of --set; without its comments)")
+    return "\n".join([*lines, f"  next      nfm train --config {path}"])
 
 
 def _best_line(search: Search) -> Iterable[str]:

@@ -125,8 +125,8 @@ class _Data:
         metric = metric or (stopping.monitor if stopping else "val_loss")
         if not metric.startswith("val_"):
             raise ConfigError(
-                f"{space.path}: the trials would be judged by {metric} of the rows that they learn from, which rewards "
-                f"overfitting. Set tune.metric to one of the validation fold, such as val_{metric}."
+                f"{space.origin}: the trials would be judged by {metric} of the rows that they learn from, which "
+                f"rewards overfitting. Set tune.metric to one of the validation fold, such as val_{metric}."
             )
         encoding, folds = read(base)
         spec = encoding.spec
@@ -226,10 +226,13 @@ def _write_best(data: _Data, best: Trial) -> None:
     """Write the user's file with the best settings in place; a reader always sees a complete one."""
     path, source = data.folder / BEST, data.space.path
     content = data.space.content if best.as_it_is else data.space.changed(best.settings)
-    head = f"# {source} with the settings of trial {best.number}: {data.metric} {best.value:.6g} (jobs/tune.py)\n"
+    head = (
+        f"# {data.space.origin} with the settings of trial {best.number}: {data.metric} {best.value:.6g} (nfm tune)\n"
+    )
     with replacing(path) as staging:
         staging.touch(mode=0o600)
-        shutil.copymode(source, staging)  # it may contain a password, and be closed to others
+        if source is not None:
+            shutil.copymode(source, staging)  # it may contain a password, and be closed to others
         staging.write_text(head + as_yaml(content), encoding="utf-8")
 
 

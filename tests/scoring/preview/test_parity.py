@@ -1,7 +1,5 @@
 """`--parity`: the job's own way and Keras, over rows of the real table."""
 
-import sys
-from argparse import Namespace
 from collections import Counter
 from dataclasses import replace
 from itertools import pairwise
@@ -16,12 +14,11 @@ import pytest
 from numpy.typing import NDArray
 from pyspark.sql import SparkSession
 
-from jobs.score import work
 from nfm.config.train import Model
 from nfm.contract import artifact as contract
 from nfm.contract.artifact import Artifact
 from nfm.contract.encoder import Encoding, Inputs
-from nfm.contract.errors import ConfigError, DataError
+from nfm.contract.errors import DataError
 from nfm.scoring.prepare import open_all
 from nfm.scoring.preview.parity import _sample, check, compare, deltas
 from nfm.table.splits import Piece, file_at
@@ -230,12 +227,3 @@ def test_differences_by_hand() -> None:
     np.testing.assert_allclose(deltas(ours, theirs, "regression"), [[0.0005], [0.00002], [0.002]])
     np.testing.assert_array_equal(deltas(np.zeros((2, 1)), np.zeros((2, 1)), "regression"), 0)
     assert deltas(np.empty((0, 1)), np.empty((0, 1)), "regression").shape == (0, 1)
-
-
-def test_mistakes_on_the_command_line_are_told(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    settings = config(made, made / "raw")
-    with pytest.raises(ConfigError, match=r"^--parity 0: give a number of rows of at least 1"):
-        work(settings, Namespace(plan=False, parity=0))
-    monkeypatch.setitem(sys.modules, "tensorflow", None)
-    with pytest.raises(ConfigError, match=r"TensorFlow is not installed here.*pip install 'nfm-batch\[spark,train\]'"):
-        work(settings, Namespace(plan=False, parity=10))

@@ -116,7 +116,7 @@ def test_the_first_trial_is_the_configuration_and_best_yaml_is_the_best_ones(sea
     told = tune_summary.summary(space, search, 3)
     assert f"best      {best.value:.4f}, trial {best.number}" in told
     assert f"as it is  {first.value:.4f}" in told
-    assert f"python jobs/train.py --config {path}" in told
+    assert f"nfm train --config {path}" in told
 
 
 def test_a_killed_search_goes_on_to_the_trials_of_an_undisturbed_one(

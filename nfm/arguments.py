@@ -1,0 +1,81 @@
+"""Options of the commands, and the messages for mistakes in them."""
+
+import argparse
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+from nfm.contract.errors import ConfigError
+from nfm.contract.messages import did_you_mean
+
+_SPARK = "--spark"
+SPARK_OPTION = {
+    _SPARK: {
+        "nargs": "+",
+        "action": "extend",
+        "default": [],
+        "metavar": "KEY=VALUE",
+        "help": "settings of Spark: master=local[4] driver.memory=4g; the prefix spark. may be left out",
+    }
+}
+
+
+@dataclass(frozen=True)
+class Command:
+    """A job of the command line."""
+
+    text: str  # one line for --help
+    work: Callable[[argparse.Namespace], str]  # returns the summary to print
+    examples: tuple[str, str]
+    options: Mapping[str, Mapping[str, Any]]  # as argparse takes them
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        end = "" if message.endswith((".", "?")) else "."
+        raise ConfigError(f"{self.prog}: {message}{end} See {self.prog} --help")
+
+
+def parse(name: str, command: Command, arguments: Sequence[str]) -> argparse.Namespace | None:
+    """Return the options; None if the help was printed."""
+    parser = _Parser(
+        prog=f"nfm {name}",
+        description=command.text,
+        epilog="examples:\n" + "\n".join(f"  {example}" for example in command.examples),
+        formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(prog, max_help_position=26, width=80),
+        allow_abbrev=False,
+        add_help=False,
+    )
+    parser.add_argument("-h", "--help", action="store_true", help="show this help")
+    parser.add_argument("--config", type=Path, metavar="FILE", help="the YAML configuration")
+    parser.add_argument(
+        "--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="change settings: train.seed=2 …"
+    )
+    parser.add_argument("--plan", action="store_true", help="preview the run without writing anything")
+    for option, settings in command.options.items():
+        parser.add_argument(option, **settings)
+    asked, unknown = parser.parse_known_args(arguments)
+    if asked.help:
+        print(parser.format_help(), end="")
+        return None
+    if unknown:
+        known = ["--config", "--set", "--plan", "--help", *command.options]
+        wrong = unknown[0].partition("=")[0]
+        hint = did_you_mean([wrong], known) if wrong.startswith("-") else "Did you forget --config before it?"
+        what = "unknown option" if wrong.startswith("-") else "unexpected argument"
+        parser.error(" ".join(filter(None, [f"{what} {wrong}.", hint])))
+    if asked.config is None:
+        parser.error("--config FILE is required")
+    return asked
+
+
+def spark_settings(given: Sequence[str]) -> dict[str, str]:
+    """Return Spark's settings by name. Each name of Spark begins with `spark.`, so that it may be left out."""
+    settings = {}
+    for one in given:
+        key, equals, value = one.partition("=")
+        if not equals or not key:
+            raise ConfigError(f"{_SPARK} {one}: write it as KEY=VALUE, for example {_SPARK} spark.driver.memory=4g")
+        settings[key if key.startswith("spark.") else f"spark.{key}"] = value
+    return settings

@@ -1,0 +1,230 @@
+"""The command `nfm`: arguments, exit codes, and one function for each job. jobs/*.py are the same commands."""
+
+import argparse
+import logging
+import os
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import nfm
+from nfm import api
+from nfm.arguments import SPARK_OPTION, Command, parse, spark_settings
+from nfm.config.file import load, read
+from nfm.config.settings import Config
+from nfm.config.space import read_space
+from nfm.contract.errors import ConfigError, NfmError, require_extra
+from nfm.contract.messages import did_you_mean
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command and return its exit code (see `nfm.contract.errors`; 0 done, 1 any other error).
+
+    Args:
+        arguments: the command line; sys.argv unless given.
+    """
+    code = 130  # of SIGINT
+
+    def terminate(_number: int, _frame: FrameType | None) -> None:
+        nonlocal code
+        code = 143
+        signal.raise_signal(signal.SIGINT)  # pyspark's own handler cancels the running jobs
+
+    signal.signal(signal.SIGTERM, terminate)
+    try:
+        code = _run(list(sys.argv[1:] if arguments is None else arguments))
+        sys.stdout.flush()
+    except NfmError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print(f"error: stopped by {'SIGINT' if code == 130 else 'SIGTERM'}", file=sys.stderr)
+    except BrokenPipeError:  # the reader of the output has ended, as in `nfm --help | head -1`
+        code = 0
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return code
+
+
+def _run(arguments: list[str]) -> int:
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(_help())
+        return 0
+    if arguments[0] == "--version":
+        print(f"nfm {nfm.__version__}")
+        return 0
+    name = arguments[0]
+    # PLACE OF `nfm init TABLE [--label L] [--output FILE]`: call its entry with arguments[1:], and add it to _help.
+    if name not in _COMMANDS:
+        what = "unknown " + ("option" if name.startswith("-") else "command")
+        hint = did_you_mean([name], [*_COMMANDS, "--help", "--version"])
+        raise ConfigError(" ".join(filter(None, [f"{what} {name}.", hint, f"Commands: {', '.join(_COMMANDS)}"])))
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
+    logging.getLogger("nfm").setLevel(logging.INFO)
+    # py4j logs each call that a signal interrupts, by the root logger.
+    logging.getLogger().handlers[0].addFilter(lambda record: Path(record.pathname).parent.name != "py4j")
+    started = time.monotonic()
+    asked = parse(name, _COMMANDS[name], arguments[1:])
+    if asked is None:  # --help
+        return 0
+    summary = _COMMANDS[name].work(asked)
+    only_printed = asked.plan or getattr(asked, "summary", False)
+    print(summary if only_printed else f"{summary}\nDone in {time.monotonic() - started:.0f} s.")
+    return 0
+
+
+def _help() -> str:
+    return "\n".join(
+        [
+            "usage: nfm COMMAND --config FILE [--set KEY=VALUE ...] [--plan]",
+            "",
+            "Train a Neural Factorization Machine on a table of categories and score tables",
+            "with it: Spark makes features, TensorFlow trains, Spark scores.",
+            "",
+            "commands:",
+            *(f"  {name:<10}{command.text}" for name, command in _COMMANDS.items()),
+            "",
+            "options:",
+            "  -h, --help  show this help; nfm COMMAND --help shows that of a command",
+            "  --version   show the version",
+            "",
+            "examples:",
+            "  nfm features --config conf/titanic.yaml",
+            "  nfm train --config conf/titanic.yaml --set train.seed=2",
+        ]
+    )
+
+
+def _session(config: Config, job: str, asked: argparse.Namespace) -> Any:
+    require_extra("spark", f"the {job} job")
+    from nfm.table.session import start_session
+
+    return start_session(f"{config.name} {job}", spark_settings(asked.spark))
+
+
+def _features(asked: argparse.Namespace) -> str:
+    config = load(asked.config, asked.set)
+    api.check_growth(asked.grow_from, asked.refresh_numbers)
+    spark = _session(config, "features", asked)
+    if asked.plan:
+        from nfm.features.dataset import Growth, prepare
+        from nfm.features.summary import plan
+
+        old = asked.grow_from and Growth(asked.grow_from.resolve(), asked.refresh_numbers)
+        return plan(config, prepare(spark, config.for_plan(), old))
+    result = api.build_features(config, spark, grow_from=asked.grow_from, refresh_numbers=asked.refresh_numbers)
+    return result.summary
+
+
+def _train(asked: argparse.Namespace) -> str:
+    config = load(asked.config, asked.set)  # TensorFlow takes seconds to import: mistakes are reported before that
+    if not (asked.plan or asked.summary):
+        return api.train(config).summary
+    require_extra("train", "training")
+    from nfm.training import train
+    from nfm.training.report import summary
+
+    if asked.summary:
+        return summary.network(config, train.read_encoding(config).spec)
+    return summary.plan(config, *train.read(config))
+
+
+def _tune(asked: argparse.Namespace) -> str:
+    api.check_trials(asked.trials)
+    space = read_space(asked.config, read(asked.config, asked.set))
+    if not asked.plan:
+        return api.tune_space(space, asked.trials).summary
+    require_extra("train", "tuning")
+    from nfm.training.search import summary, tune
+
+    return summary.plan(space, tune.begun(space), asked.trials)
+
+
+def _score(asked: argparse.Namespace) -> str:
+    config = load(asked.config, asked.set)
+    if asked.parity is not None:
+        return _parity(config, asked)
+    spark = _session(config, "score", asked)
+    if asked.plan:
+        from nfm.scoring.prepare import open_all
+        from nfm.scoring.preview.plan import plan
+
+        return plan(spark, config, *open_all(spark, config.for_plan()))
+    return api.score_table(config, spark).summary
+
+
+def _parity(config: Config, asked: argparse.Namespace) -> str:
+    if asked.parity < 1:
+        raise ConfigError(f"--parity {asked.parity}: give a number of rows of at least 1")
+    require_extra("train", "--parity compares with Keras on the driver (executors need none), which")
+    spark = _session(config, "parity", asked)
+    from nfm.scoring.preview.parity import check, compare
+    from nfm.training.parity import keras_scores
+
+    return check(compare(spark, config, keras_scores, asked.parity))
+
+
+_COMMANDS = {
+    "features": Command(
+        "Make the dataset and the encoding from a raw table (Spark).",
+        _features,
+        (
+            "nfm features --config conf/titanic.yaml --plan",
+            "nfm features --config conf/titanic.yaml --spark master=local[4]",
+        ),
+        {
+            "--grow-from": {
+                "type": Path,
+                "metavar": "ENCODING",
+                "help": "older encoding/ to grow: its ids stay, new values are appended",
+            },
+            "--refresh-numbers": {
+                "action": "store_true",
+                "help": "with --grow-from: learn means, deviations and quantiles again instead of keeping them",
+            },
+            **SPARK_OPTION,
+        },
+    ),
+    "train": Command(
+        "Train the model on the dataset (TensorFlow).",
+        _train,
+        (
+            "nfm train --config conf/titanic.yaml",
+            "nfm train --config conf/titanic.yaml --set train.seed=2 train.epochs=30",
+        ),
+        {
+            "--summary": {
+                "action": "store_true",
+                "help": "print the network's layers, shapes and parameters only; needs the encoding",
+            }
+        },
+    ),
+    "tune": Command(
+        "Search for better settings on the dataset (TensorFlow).",
+        _tune,
+        ("nfm tune --config orders.yaml --trials 50", "nfm tune --config orders.yaml --plan"),
+        {"--trials": {"type": int, "default": 20, "metavar": "N", "help": "in all, earlier calls included (20)"}},
+    ),
+    "score": Command(
+        "Score every row of a raw table (Spark).",
+        _score,
+        (
+            "nfm score --config conf/titanic.yaml --plan",
+            "nfm score --config conf/titanic.yaml --set score.source.path=tonight.csv",
+        ),
+        {
+            "--parity": {
+                "type": int,
+                "metavar": "N",
+                "help": "score N rows by this job and by Keras and compare; publishes nothing",
+            },
+            **SPARK_OPTION,
+        },
+    ),
+}
+
+if __name__ == "__main__":
+    sys.exit(main())

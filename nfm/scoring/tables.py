@@ -1,0 +1,86 @@
+"""Tables in memory → Arrow, and results → the library of the table. Imports no such library."""
+
+import sys
+from typing import Any
+
+import pyarrow as pa
+
+from nfm.contract.columns import check_columns
+from nfm.contract.encoder import OF_THE_MODEL
+from nfm.contract.errors import DataError
+from nfm.contract.schema import Spec
+
+_STREAM, _ARRAY = "__arrow_c_stream__", "__arrow_c_array__"  # Arrow's PyCapsule interface
+
+
+def read_table(table: Any, spec: Spec) -> pa.Table:
+    """Return the model's columns of a table of any library; DataError if one is missing or cannot be read."""
+    columns = list(spec.columns)
+    if _is_frame(table, "pandas"):
+        _check_names(spec, [str(name) for name in table.columns])
+    elif _is_frame(table, "polars"):
+        _check_names(spec, table.columns)
+        table = table.select(columns)
+    elif not hasattr(table, _STREAM) and not hasattr(table, _ARRAY):
+        advice = "call its collect() first" if hasattr(table, "collect") else "convert it, for example by pyarrow.table"
+        raise DataError(
+            f"A {type(table).__module__}.{type(table).__qualname__} was given, which is not a table in memory: score "
+            f"takes tables of pandas, polars, pyarrow, DuckDB and others with the method {_STREAM}; {advice}."
+        )
+    try:
+        if _is_frame(table, "pandas"):
+            return pa.Table.from_pandas(table[columns], preserve_index=False)
+        if hasattr(table, _STREAM):
+            reader = pa.RecordBatchReader.from_stream(table)
+            schema, batches = reader.schema, iter(reader)
+        else:
+            batch = pa.record_batch(table)
+            schema, batches = batch.schema, iter([batch])
+        _check_names(spec, schema.names)
+        chosen = pa.schema([schema.field(name) for name in columns])
+        found = pa.Table.from_batches((batch.select(columns) for batch in batches), chosen)
+        return pa.table([_without_views(column) for column in found.columns], columns)
+    except (pa.ArrowException, TypeError, ValueError) as error:
+        raise DataError(
+            f"The table's columns cannot be read: {str(error).splitlines()[0]}. Each column must have values of one "
+            "type; convert the one that does not, for example with astype(str)."
+        ) from error
+
+
+def in_library_of(table: Any, result: pa.Table, alone: bool) -> Any:
+    """Return a result of one row for each row of `table`: for pandas and polars as theirs, otherwise as Arrow's.
+
+    `alone`: the result is one column; it becomes a Series or an array.
+    """
+    if _is_frame(table, "pandas"):
+        frame = result.to_pandas().set_axis(table.index, axis="index")
+    elif _is_frame(table, "polars"):
+        frame = sys.modules["polars"].from_arrow(result)
+    else:
+        return result.column(0).combine_chunks() if alone else result
+    return frame[result.column_names[0]] if alone else frame
+
+
+def _is_frame(table: Any, library: str) -> bool:
+    module = sys.modules.get(library)  # a table of a library that was not imported does not exist
+    return module is not None and isinstance(table, module.DataFrame)
+
+
+def _check_names(spec: Spec, names: list[str]) -> None:
+    check_columns(spec.columns, pa.schema([(name, pa.null()) for name in names]), "the table", OF_THE_MODEL)
+
+
+def _without_views(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Return a column with plain texts and lists instead of views, for which Arrow lacks some functions."""
+    type_ = column.type
+    if pa.types.is_dictionary(type_) and pa.types.is_string_view(type_.value_type):
+        chunks = [
+            pa.DictionaryArray.from_arrays(chunk.indices, chunk.dictionary.cast(pa.large_string()))
+            for chunk in column.chunks
+        ]
+        return pa.chunked_array(chunks, pa.dictionary(type_.index_type, pa.large_string()))
+    if pa.types.is_string_view(type_):
+        return column.cast(pa.large_string())
+    if pa.types.is_list_view(type_) or pa.types.is_large_list_view(type_):
+        return column.cast(pa.large_list(type_.value_type))
+    return column

@@ -1,0 +1,312 @@
+"""The command `nfm`, in processes of its own: help, mistakes, signals, Spark's settings, and what a run prints."""
+
+import signal
+import subprocess
+import sys
+import time
+import tomllib
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+import nfm
+from nfm.contract.errors import NfmError
+from nfm.table.java import java_home
+from tests.processes import ROOT, environment, run
+
+pytestmark = pytest.mark.e2e
+
+COMMANDS = ("features", "train", "tune", "score")
+TITANIC = ("--config", "conf/titanic.yaml")
+NFM = [sys.executable, "-m", "nfm.cli"]
+
+
+def bare(more: dict[str, str] | None = None) -> dict[str, str]:
+    """The environment of a user who has set nothing for Java and Spark."""
+    kept = environment()
+    for name in ("JAVA_HOME", "SPARK_CONF_DIR", "SPARK_HOME"):
+        kept.pop(name, None)
+    return kept | {"PYTHONPATH": str(ROOT), **(more or {})}
+
+
+def command(*arguments: str, more: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([*NFM, *arguments], cwd=ROOT, env=bare(more), capture_output=True, text=True, timeout=300)
+
+
+def refusal(done: subprocess.CompletedProcess[str]) -> str:
+    """The one line that a refused command prints."""
+    assert (done.returncode, done.stdout) == (2, "")
+    (line,) = done.stderr.splitlines()
+    return line
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_help_of_a_command_fits_a_screen_and_ends_with_two_examples(name: str) -> None:
+    done = command(name, "--help", more={"COLUMNS": "200"})
+    lines = done.stdout.splitlines()
+    assert (done.returncode, done.stderr) == (0, "")
+    assert len(lines) <= 24
+    assert max(map(len, lines)) <= 80
+    assert lines[-3] == "examples:"
+    assert all(line.startswith(f"  nfm {name} --config ") for line in lines[-2:])
+    for option in ("--config FILE", "--set KEY=VALUE", "--plan"):
+        assert option in done.stdout
+
+
+def test_without_arguments_the_help_is_printed() -> None:
+    done = command()
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == command("--help").stdout
+    assert len(done.stdout.splitlines()) <= 24
+    for name in COMMANDS:
+        assert f"\n  {name} " in done.stdout
+    assert command("--version").stdout == f"nfm {nfm.__version__}\n"
+
+
+def test_the_console_script_is_installed_with_the_package() -> None:
+    scripts = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
+    assert scripts == {"nfm": "nfm.cli:main"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (["trian"], "error: unknown command trian. Did you mean 'train'? Commands: "),
+        (["--verison"], "error: unknown option --verison. Did you mean '--version'? Commands: "),
+        (["train", *TITANIC, "--pln"], "error: nfm train: unknown option --pln. Did you mean '--plan'? See nfm train"),
+        (["train", *TITANIC, "--parity", "9"], "error: nfm train: unknown option --parity."),
+        (["score", "--conf", "a.yaml"], "error: nfm score: unknown option --conf. Did you mean '--config'?"),
+        (["score", "a.yaml"], "error: nfm score: unexpected argument a.yaml. Did you forget --config before it?"),
+        (["score"], "error: nfm score: --config FILE is required. See nfm score --help"),
+        (["tune", *TITANIC, "--trials", "many"], "error: nfm tune: argument --trials: invalid int value: 'many'."),
+        (["tune", *TITANIC, "--trials", "0"], "error: --trials 0: give a number of at least 1"),
+        (["features", *TITANIC, "--refresh-numbers"], "error: --refresh-numbers goes with --grow-from"),
+        (["score", *TITANIC, "--parity", "0"], "error: --parity 0: give a number of rows of at least 1"),
+        (["score", *TITANIC, "--spark", "master"], "error: --spark master: write it as KEY=VALUE, for example"),
+        (["train", *TITANIC, "--set", "train.seed"], "error: --set train.seed: write it as section.key=value"),
+    ],
+)
+def test_a_mistake_gives_one_line(arguments: list[str], line: str) -> None:
+    assert refusal(command(*arguments)).startswith(line)
+
+
+def test_a_reader_that_ends_early_is_no_error() -> None:
+    # The pipe is closed before the command writes.
+    shell = f"set -o pipefail; {' '.join(NFM)} --help | true"
+    done = subprocess.run(["bash", "-c", shell], cwd=ROOT, env=bare(), capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that the three commands have filled, and what they printed."""
+    folder = tmp_path_factory.mktemp("titanic")
+    for name in ("features", "train", "score"):
+        spark = [] if name == "train" else ["--spark", "master=local[2]", "spark.driver.memory=700m"]
+        done = command(name, *TITANIC, "--set", f"workdir={folder}", *spark)
+        assert done.returncode == 0, done.stderr
+        (folder / f"{name}.stdout").write_text(done.stdout)
+        (folder / f"{name}.stderr").write_text(done.stderr)
+    return folder
+
+
+@pytest.mark.parametrize("name", ["features", "train", "score"])
+def test_a_run_prints_its_summary_and_the_jobs_own_log_only(workdir: Path, name: str) -> None:
+    title = {"features": "Features of titanic: 891 rows", "train": "Model of titanic", "score": "Scores of titanic"}
+    lines = (workdir / f"{name}.stdout").read_text().splitlines()
+    assert lines[0].startswith(title[name])
+    assert lines[-1].startswith("Done in ")
+    log = (workdir / f"{name}.stderr").read_text().splitlines()
+    assert log
+    assert [line for line in log if " INFO " not in line] == []
+
+
+def test_the_commands_write_what_the_scripts_write(workdir: Path, tmp_path: Path) -> None:
+    settings = ["--set", f"workdir={workdir}", f"score.output={tmp_path}/scores"]
+    done = run(["spark-submit", "jobs/score.py", *TITANIC, *settings])
+    assert done.returncode == 0, done.stderr
+    # spark-submit writes the log of its Python program to its own stdout.
+    assert done.stderr == ""
+    ours, theirs = (
+        pq.ParquetFile(next(folder.glob("*.parquet"))).read() for folder in (workdir / "scores", tmp_path / "scores")
+    )
+    assert ours.equals(theirs)
+
+
+def test_a_plan_previews_and_writes_nothing(workdir: Path, tmp_path: Path) -> None:
+    settings = ["--set", f"workdir={workdir}", f"score.output={tmp_path}/scores"]
+    for name in ("features", "train", "score"):
+        done = command(name, *TITANIC, "--plan", *settings)
+        assert (done.returncode, done.stderr) == (0, ""), done.stderr
+        assert done.stdout.startswith("Plan of titanic: ")
+        assert "Done in" not in done.stdout
+    assert list(tmp_path.iterdir()) == []
+    shown = command("train", *TITANIC, "--summary", *settings)
+    assert shown.stdout.startswith("Network of titanic: task binary")
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize("name", ["features", "train", "score"])
+def test_a_signal_ends_a_job_with_its_code_and_without_a_traceback(
+    workdir: Path, tmp_path: Path, name: str, number: signal.Signals, code: int
+) -> None:
+    for made in ("dataset", "encoding", "model"):
+        (tmp_path / made).symlink_to(workdir / made)
+    # Long enough to be at work when the signal comes.
+    settings = {
+        "features": [f"workdir={tmp_path}/new"],
+        "train": [f"workdir={tmp_path}", "train.epochs=100000", "train.early_stopping=null"],
+        "score": [f"workdir={tmp_path}"],
+    }[name]
+    started = {"features": "counting the values", "train": "epoch 1 of", "score": "scoring tests/data"}[name]
+    log = tmp_path / "log"
+    with log.open("w") as stderr:
+        job = subprocess.Popen(
+            [*NFM, name, *TITANIC, "--set", *settings],
+            cwd=ROOT,
+            env=bare(),
+            stdout=subprocess.PIPE,
+            stderr=stderr,
+            text=True,
+            start_new_session=True,
+        )
+        while started not in log.read_text():
+            assert job.poll() is None, log.read_text()
+            time.sleep(0.02)
+        job.send_signal(number)
+        told, _ = job.communicate(timeout=120)
+    text = log.read_text()
+    assert job.returncode == code, text
+    assert "Traceback" not in text
+    assert text.splitlines()[-1] == f"error: stopped by {number.name}"
+    assert told == ""
+    assert not (tmp_path / "new/dataset").exists()
+    assert not (tmp_path / "scores").exists()
+
+
+def program(text: str, more: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", text], cwd=ROOT, env=bare(more), capture_output=True, text=True, timeout=120
+    )
+
+
+def test_settings_of_spark_take_effect_or_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "spark-defaults.conf").write_text("spark.nfm.test 7\n")
+    done = program(
+        """
+from nfm.contract.errors import ConfigError
+from nfm.table.session import start_session
+settings = {"spark.driver.memory": "700m", "spark.master": "local[1]", "spark.sql.shuffle.partitions": "3"}
+spark = start_session("test", settings)
+print(spark._jvm.java.lang.Runtime.getRuntime().maxMemory() >> 20, spark.sparkContext.master)
+print(spark.conf.get("spark.sql.shuffle.partitions"), spark.sparkContext.getConf().get("spark.nfm.test"))
+assert start_session("test", settings) is spark
+for key, value in (("spark.driver.memory", "900m"), ("spark.master", "local[2]")):
+    try:
+        start_session("test", {key: value})
+    except ConfigError as error:
+        print(error)
+""",
+        {"SPARK_CONF_DIR": str(tmp_path)},
+    )
+    memory, values, *refused = done.stdout.splitlines()
+    megabytes, master = memory.split()
+    assert 600 <= int(megabytes) <= 700, done.stderr  # a collector may keep a part for itself
+    assert (master, values) == ("local[1]", "3 7")
+    assert refused == [
+        "--spark spark.driver.memory=900m cannot take effect: Spark's JVM already runs with 700m. Give the setting "
+        "where the JVM is started: spark-submit --conf spark.driver.memory=900m",
+        "--spark spark.master=local[2] cannot take effect: a Spark session already runs with local[1]. Stop that "
+        "session first, or start it with this setting",
+    ]
+
+
+def test_wrong_settings_of_spark_give_one_line() -> None:
+    done = command("features", *TITANIC, "--plan", "--spark", "master=lokal")
+    assert done.returncode == 2
+    line = done.stderr.splitlines()[-1]
+    assert line.startswith("error: Spark did not start with --spark spark.master=lokal: ")
+    assert "lokal" in line.partition(": ")[2]
+    assert "Traceback" not in done.stderr
+    submitted = run(["spark-submit", "jobs/features.py", *TITANIC, "--plan", "--spark", "driver.memory=4g"])
+    assert submitted.returncode == 2
+    assert "--spark spark.driver.memory=4g cannot take effect: Spark's JVM already runs." in submitted.stdout
+
+
+def test_a_missing_extra_gives_one_line_and_exit_code_2() -> None:
+    for library, name, line in (
+        ("tensorflow", "train", "error: training needs TensorFlow: pip install 'nfm-batch[train]'"),
+        ("pyspark", "score", "error: the score job needs Spark: pip install 'nfm-batch[spark]'"),
+        (
+            "tensorflow",
+            "score --parity 9",
+            "error: --parity compares with Keras on the driver (executors need none), which needs TensorFlow: "
+            "pip install 'nfm-batch[train]'",
+        ),
+    ):
+        done = program(
+            f"""
+import importlib.util, sys
+found = importlib.util.find_spec
+importlib.util.find_spec = lambda name, package=None: None if name == {library!r} else found(name, package)
+from nfm.cli import main
+sys.exit(main([*{name!r}.split(), "--config", "conf/titanic.yaml"]))
+"""
+        )
+        assert refusal(done) == line
+
+
+def test_without_java_one_line_says_what_to_install() -> None:
+    done = program(
+        """
+import sys
+from pathlib import Path
+import nfm.table.session
+from nfm.cli import main
+from nfm.table.java import java_home
+nfm.table.session.java_home = lambda: java_home({"PATH": ""}, Path("nowhere"))
+sys.exit(main(["score", "--config", "conf/titanic.yaml"]))
+"""
+    )
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == (
+        "error: Spark needs Java 17 or newer, but there is none on the PATH. "
+        "Install it (Debian: apt-get install openjdk-17-jre-headless), or set JAVA_HOME.\n"
+    )
+
+
+def fake_java(home: Path, version: str) -> Path:
+    """A program that says which version it is, as Java's does."""
+    (home / "bin").mkdir(parents=True)
+    java = home / "bin/java"
+    java.write_text(f"#!/bin/sh\necho 'openjdk version \"{version}\" 2025-04-15' >&2\n")
+    java.chmod(0o755)
+    return home
+
+
+def test_the_first_java_that_is_new_enough_is_found(tmp_path: Path) -> None:
+    old, new = fake_java(tmp_path / "old", "11.0.2"), fake_java(tmp_path / "new", "21.0.1")
+    system = fake_java(tmp_path / "jvm/java-17-openjdk-amd64", "17.0.15").parent
+    ancient, broken = fake_java(tmp_path / "ancient", "1.8.0_292"), tmp_path / "broken"
+    (broken / "bin").mkdir(parents=True)
+
+    def found(home: Path | None, path: Path | None, folder: Path = system) -> Path:
+        given = {} if home is None else {"JAVA_HOME": str(home)}
+        return java_home(given | {"PATH": f"{path}/bin" if path else ""}, folder)
+
+    assert found(new, old) == new
+    assert found(old, new) == new
+    assert found(None, new) == new
+    assert found(broken, ancient) == system / "java-17-openjdk-amd64"
+    nowhere = tmp_path / "nowhere"
+    advice = "Install it (Debian: apt-get install openjdk-17-jre-headless), or set JAVA_HOME."
+    with pytest.raises(NfmError) as none:
+        found(None, None, nowhere)
+    assert str(none.value) == f"Spark needs Java 17 or newer, but there is none on the PATH. {advice}"
+    with pytest.raises(NfmError) as too_old:
+        found(broken, ancient, nowhere)
+    assert str(too_old.value) == (
+        f"Spark needs Java 17 or newer, but JAVA_HOME is {broken}, which has no bin/java; "
+        f"the PATH ({ancient}/bin/java) has Java 1. {advice}"
+    )
