@@ -13,12 +13,13 @@ import pytest
 ROOT = Path(__file__).parents[1]
 TENSORFLOW = ("tensorflow", "keras")
 STAGES = ("nfm.features", "nfm.scoring", "nfm.training")
-ABOVE_CONFIG = ("nfm.reports", "nfm.table", "nfm.job", *STAGES)
+ABOVE_CONFIG = ("nfm.init", "nfm.reports", "nfm.table", "nfm.job", *STAGES)
 # What a module may never load, neither itself nor through what it imports; the first prefix that fits holds.
 WALLS: dict[str, tuple[str, ...]] = {
     "nfm.contract": ("pydantic", "yaml", "pandas", "numba", "pyspark", *TENSORFLOW),
     "nfm.kernels": ("pyarrow", "pydantic", "pandas", "pyspark", *TENSORFLOW),
     "nfm.config": ("pyspark", "numba", *TENSORFLOW, "nfm.kernels", *ABOVE_CONFIG),
+    "nfm.init": ("pyspark", "pandas", "numba", *TENSORFLOW, "nfm.reports", "nfm.table", *STAGES),
     "nfm.reports": ("pyspark", "numba", *TENSORFLOW, "nfm.table", *STAGES),
     "nfm.table": (*TENSORFLOW, "nfm.reports", *STAGES),
     "nfm.features": (*TENSORFLOW, "nfm.scoring", "nfm.training"),
@@ -35,6 +36,7 @@ OFFERED = {
     "nfm.contract": NUMPY,
     "nfm.kernels": ("numpy", "numba"),
     "nfm.config": ("pydantic", "yaml"),
+    "nfm.init": (*NUMPY, "pydantic", "yaml", "pyarrow.csv", "pyarrow.dataset"),
     "nfm.reports": (),
     "nfm.table": SPARK,
     "nfm.features": SPARK,

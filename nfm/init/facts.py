@@ -97,7 +97,7 @@ class Column:
     def numbers(self) -> NDArray[np.float64]:
         """(N,) NaN where a number is missing; only of integers, floats and booleans."""
         values = self.values
-        if self.kind == "boolean" and self.reads_as_text:
+        if self.kind == "boolean" and not pa.types.is_boolean(values.type):
             values = pc.cast(pc.utf8_lower(values), pa.bool_())
         return numbers(values, self.name)
 

@@ -66,12 +66,12 @@ def _useless(column: Column) -> str | None:
     """Return why a column is not an input, as a clause; None if it may be one."""
     if not column.filled:
         return "null in every row"
+    if column.kind == "other":
+        return f"{str(column.values.type)[:40]}, which cannot be an input: make columns of it in the source"
     if column.distinct == 1 and column.filled == column.rows:
         return f"every row contains {column.examples()}"
     if column.kind == "time":
         return f"a time; derive fields from it, such as the weekday, in the source: {column.examples(2)}"
-    if column.kind == "other":
-        return f"{str(column.values.type)[:40]}, which cannot be an input: make columns of it in the source"
     if column.kind == "list":
         lengths = pc.list_value_length(column.values).drop_null()
         numbers = pa.types.is_floating(column.values.type.value_type)
@@ -120,8 +120,8 @@ def _bag_delimiter(column: Column) -> str | None:
         if pc.mean(pc.greater(lengths, 1)).as_py() < 0.3 or len(pc.unique(lengths)) == 1:
             continue  # always the same number of members: a code of several parts
         members = pc.split_pattern(texts, delimiter).flatten()
-        few = len(pc.unique(members)) < 0.5 * len(texts)
-        if few and pc.mean(pc.count_substring_regex(members, r"\S+")).as_py() < 3:
+        come_again = len(members) >= 2 * len(pc.unique(members))
+        if come_again and pc.mean(pc.count_substring_regex(members, r"\S+")).as_py() < 3:
             return delimiter
     return None
 

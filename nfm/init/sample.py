@@ -1,5 +1,6 @@
 """Sample the rows of a table: Parquet files, row groups spread over the table; CSV files in `csv_file`."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ T = TypeVar("T")
 MOST_ROWS = 200_000  # of the sample
 MOST_PIECES = 16  # files, row groups or blocks that the sample is read from
 CSV_ENDINGS = (".csv", ".tsv", ".txt", ".csv.gz", ".tsv.gz", ".txt.gz", ".csv.bz2", ".tsv.bz2", ".txt.bz2")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 _SPECIAL = set("*?[]{}:\\")  # Spark or the configuration would not take them as characters of a file's name
 
 
@@ -85,7 +87,7 @@ def read_parquet(path: Path) -> Sample:
         chosen = spread(fragments)
         groups = [group for one in chosen for group in spread(one.split_by_row_group(), MOST_PIECES // len(chosen))]
         each = -(-MOST_ROWS // max(len(groups), 1))
-        parts = [group.head(each, schema=table.schema, batch_size=min(each, 1 << 14)) for group in groups]
+        parts = [one.scanner(schema=table.schema, batch_size=min(each, 1 << 14)).head(each) for one in groups]
     except (OSError, ValueError, pa.ArrowException) as error:
         first = str(error).splitlines()[0]
         raise DataError(f"{path} cannot be read as Parquet: {first} Repair the file or leave it out.") from error
@@ -113,6 +115,11 @@ def check_table(sample: Sample) -> None:
         raise DataError(
             f"{path} has columns whose names differ only in capitals, or not at all: {listed(twice)}. Spark column "
             "names are case-insensitive: rename them in the table."
+        )
+    odd = [name for name in names if _CONTROL.search(name)]
+    if odd:
+        raise DataError(
+            f"{path} has columns with line breaks or control characters in their names: {odd}. Rename them."
         )
     if not len(sample.table):
         raise DataError(f"{path} has the columns {listed(names)}, but no rows.")
