@@ -5,12 +5,13 @@
 # make bench-train     how fast the training is, beside Keras's optimizers and DeepCTR (15 minutes)
 # make bench-score     how fast the score job is, beside Spark's parts; its memory; how it grows (20 minutes)
 # make bench-paper     whether the paper's recipe does what the paper says (20 minutes)
+# make bench-init      whether configurations of nfm init train unedited on 17 tables (20 minutes)
 # make bench-flights   how good the recipe on New York's flights is, beside LightGBM (15 minutes)
 # Both make what they need first: .venv from the lock file, and Java 17 where there is none.
 
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
-.PHONY: demo test bench-titanic bench-features bench-train bench-paper bench-flights bench-score setup java clean
+.PHONY: demo test bench-titanic bench-features bench-train bench-paper bench-flights bench-init bench-score setup java clean
 
 UV_VERSION := 0.13.9
 CONFIG ?= conf/titanic.yaml
@@ -50,6 +51,9 @@ bench-score: setup
 
 bench-paper: setup
 	@$(RUN) python tests/bench/paper.py
+
+bench-init: setup
+	@$(RUN) PYTHONPATH="$(CURDIR)" python tests/bench/init_tables.py
 
 bench-flights: setup
 	@$(RUN) PYTHONPATH="$(CURDIR)" python tests/bench/flights.py

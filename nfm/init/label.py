@@ -18,7 +18,7 @@ _LIKELY = (
 )  # fmt: skip
 _MOST_CLASSES = 1000  # of the product
 _FEW = 10  # integers of at most so many values are classes
-_RARE = 8  # a class of fewer rows may be missing from the train fold
+RARE = 8  # a class of fewer rows may be missing from the train fold
 _CHANCE = 1e-6  # below this probability, a column that is filled in for one class only reveals the label
 
 
@@ -77,6 +77,12 @@ def _label(column: Column) -> Label:
             f"{about}: its texts have {column.distinct:,} different values in {column.rows:,} rows, and a multiclass "
             f"task takes {_MOST_CLASSES:,} classes with several rows each. Name another column with --label."
         )
+    frequent = int((column.counts >= RARE).sum())
+    if task == "multiclass" and frequent < 2:
+        raise DataError(
+            f"{about}: {frequent} of its {column.distinct:,} classes have at least {RARE} rows, and a multiclass task "
+            "needs two. Name another column with --label, or give more rows."
+        )
     where = _usable_rows(column, task)
     reason = column.summary
     if task == "binary":
@@ -114,8 +120,8 @@ def _usable_rows(column: Column, task: str) -> str | None:
         conditions.append(f"{name} is not null")
         if column.has_nan and not column.reads_as_text:
             conditions.append(f"not isnan({name})")
-    rare = np.flatnonzero(column.counts < _RARE) if task == "multiclass" else ()
-    if 0 < len(rare) <= column.distinct - 2:
+    rare = np.flatnonzero(column.counts < RARE) if task == "multiclass" else ()
+    if len(rare):
         texts = [_sql(column.encoded.dictionary[int(i)].as_py(), column) for i in rare]
         conditions.append(f"{name} not in ({', '.join(texts)})")
     return " and ".join(conditions) or None

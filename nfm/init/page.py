@@ -5,6 +5,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -161,10 +162,23 @@ def _training(sample: Sample, label: Label | None) -> list[str]:
         if label and label.task == "multiclass" and label.column.is_number:
             why = "task: regression is for numbers of which the size matters" + (f"; {why}" if why else "")
         lines.append((_yaml("model", model), why))
-    batch = 2 ** int(math.log2(max(rows * 0.7 / 40, 1)))
-    if batch < 1024:
-        lines.append((_yaml("train", {"batch_size": max(batch, 32)}), "small batches: at least some steps an epoch"))
+    train: dict[str, Any] = {}
+    reasons = []
+    if label and label.task == "regression" and (rate := _learning_rate(label.column)) > 0.05:
+        train["learning_rate"] = rate
+        reasons.append("the larger the labels, the larger the steps")
+    if (batch := 2 ** int(math.log2(max(rows * 0.7 / 40, 32)))) < 1024:
+        train["batch_size"] = batch
+        reasons.append("small batches, for enough steps an epoch")
+    if train:
+        lines.append((_yaml("train", train), "; ".join(reasons)))
     return _aligned(lines)
+
+
+def _learning_rate(label: Column) -> float:
+    """Return a rate for labels of any size; the trainer does not scale them, and the default is for sizes about 1."""
+    size = math.sqrt(float(np.nanmean(label.numbers**2)))
+    return float(f"{0.05 * max(size, 1) ** 0.4:.1g}")
 
 
 def _score(key: Key, sample: Sample, label: Label | None) -> list[str]:

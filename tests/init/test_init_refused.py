@@ -10,7 +10,7 @@ import pytest
 
 from nfm.contract.errors import NfmError
 from nfm.init.command import add_arguments, run
-from nfm.init.csv_file import CSV_ENDINGS
+from nfm.init.sample import CSV_ENDINGS
 
 GOOD = "id,x,y\n" + "".join(f"{i},{'ab'[i % 2]},{i % 3 % 2}\n" for i in range(60))
 
@@ -41,8 +41,8 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("header.csv", b"id,x\n", 3, "header.csv has the columns id, x, but no rows."),
         ("one.csv", b"id\n1\n2\n", 3, "one.csv has 1 columns (id), but a label and at least one input are needed."),
         ("twice.csv", b"id,x,X\n1,2,3\n", 3, "names differ only in capitals, or not at all: X, x."),
-        ("data.csv", b"5.1,3.5,a\n" * 9, 3, "seems to have no header: its first line looks like a row ('5.1', '3.5', 'a')"),
-        ("ragged.csv", b"a,b\n" + b"1,2,3\n" * 9, 3, "has 2 names, but 9 of 9 rows have another number of values, 3 for one"),
+        ("data.csv", b"5.1,3.5,a\n" * 9, 3, "no header: its first line looks like a row ('5.1', '3.5', 'a')"),
+        ("ragged.csv", b"a,b\n" + b"1,2,3\n" * 9, 3, "but 9 of 9 rows have another number of values, 3 for one"),
         ("zero.csv", b"a,b\n\0,\0\n", 3, "is not a text file in UTF-8 (it has zero bytes)"),
         ("bad.parquet", b"PAR1 and nothing else", 3, "bad.parquet cannot be read as Parquet"),
         ("t.xlsx", b"PK", 3, f"t.xlsx is not Parquet, nor is its ending one of {', '.join(CSV_ENDINGS)}."),
@@ -83,6 +83,7 @@ def test_a_label_that_is_not_in_the_table() -> None:
         (pa.array([{"a": 1}] * 60), "it contains struct<a: int64> values"),
         (pa.array([f"text {i}" for i in range(60)]), "its texts have 60 different values in 60 rows"),
         (pa.array([0] * 60, pa.timestamp("us")), "it contains time values"),
+        (pa.array(["a"] * 53 + ["b"] * 7), "1 of its 2 classes have at least 8 rows"),
     ],
 )
 def test_columns_that_cannot_be_labels(values: pa.Array, message: str) -> None:

@@ -271,7 +271,7 @@ def test_a_label_is_guessed_from_a_clear_name_only() -> None:
     def guess(**columns: list[Any]) -> str | None:
         found = {n: column_facts(n, pa.chunked_array([pa.array(v)])) for n, v in columns.items()}
         label = find_label(found, None)
-        return label and label.column.name
+        return label.column.name if label else None
 
     binary, many = [0, 1] * 20, list(range(40))
     assert guess(x=binary, churned=binary) == "churned"
