@@ -36,7 +36,7 @@ OFFERED = {
     "nfm.contract": NUMPY,
     "nfm.kernels": ("numpy", "numba"),
     "nfm.config": ("pydantic", "yaml"),
-    "nfm.init": (*NUMPY, "pydantic", "yaml", "pyarrow.csv", "pyarrow.dataset"),
+    "nfm.init": (*NUMPY, "pydantic", "yaml", "pyarrow.csv"),
     "nfm.reports": (),
     "nfm.table": SPARK,
     "nfm.features": SPARK,

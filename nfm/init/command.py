@@ -54,7 +54,7 @@ def run(parsed: argparse.Namespace) -> str:
 def configure(path: Path, label_name: str | None) -> tuple[str, Label | None, list[Role]]:
     """Return the configuration's text for a table, the label (None if unclear), and the columns' roles."""
     files = table_files(path)
-    sample = read_parquet(path) if is_parquet(files[0]) else read_csv(path, files)
+    sample = read_parquet(path, files) if is_parquet(files[0]) else read_csv(path, files)
     check_table(sample)
     reads_as_text = not sample.source["options"]["inferSchema"] if sample.is_csv else None
     columns = {n: column_facts(n, sample.table[n], reads_as_text) for n in sample.table.column_names}

@@ -40,8 +40,8 @@ def page(
         seen = f"a sample of {len(sample.table):,} rows" + (f" of {sample.rows:,}" if sample.rows else "")
     return "\n".join(
         [
-            f"# A first configuration, written by nfm init from {seen}. Check the roles of the columns: each comment",
-            "# shows what was found. conf/reference.yaml explains every key.",
+            f"# A first configuration, written by nfm init from {seen}.",
+            "# Check each column's role; the comments show what was found. conf/reference.yaml explains every key.",
             *_aligned([(_yaml("name", name), ""), (_yaml("workdir", f"build/{name}"), "all results")]),
             *_source(source, label),
             "columns:",

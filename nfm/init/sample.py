@@ -5,16 +5,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
+from urllib.parse import unquote
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.dataset as ds
+import pyarrow.parquet as pq
 
 from nfm.contract.errors import ConfigError, DataError, NfmError
 from nfm.contract.messages import listed
 
 T = TypeVar("T")
 MOST_ROWS = 200_000  # of the sample
+_MOST_COUNTED = 200  # files whose rows are counted
 MOST_PIECES = 16  # files, row groups or blocks that the sample is read from
 CSV_ENDINGS = (".csv", ".tsv", ".txt", ".csv.gz", ".tsv.gz", ".txt.gz", ".csv.bz2", ".tsv.bz2", ".txt.bz2")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
@@ -78,21 +80,42 @@ def is_parquet(file: Path) -> bool:
     return start == b"PAR1"
 
 
-def read_parquet(path: Path) -> Sample:
+def read_parquet(path: Path, files: Sequence[Path]) -> Sample:
     """Read rows from row groups that are spread over the files; DataError if a file cannot be read."""
+    chosen, parts = spread(files), []
+    each = -(-MOST_ROWS // len(chosen))
     try:
-        table: ds.Dataset = ds.dataset(str(path), format="parquet", partitioning="hive" if path.is_dir() else None)
-        fragments = list(table.get_fragments())
-        rows = table.count_rows() if len(fragments) <= 200 else None
-        chosen = spread(fragments)
-        groups = [group for one in chosen for group in spread(one.split_by_row_group(), MOST_PIECES // len(chosen))]
-        each = -(-MOST_ROWS // max(len(groups), 1))
-        parts = [one.scanner(schema=table.schema, batch_size=min(each, 1 << 14)).head(each) for one in groups]
+        rows = sum(pq.read_metadata(file).num_rows for file in files) if len(files) <= _MOST_COUNTED else None
+        for file in chosen:
+            part = _rows_of(pq.ParquetFile(file), each)
+            for name, text in _folders(file.relative_to(path)):
+                value: Any = int(text) if text.lstrip("-").isdigit() else text
+                part = part.append_column(name, pa.repeat(value, len(part)))
+            parts.append(part)
+        table = pa.concat_tables(parts, promote_options="permissive")
     except (OSError, ValueError, pa.ArrowException) as error:
         first = str(error).splitlines()[0]
         raise DataError(f"{path} cannot be read as Parquet: {first} Repair the file or leave it out.") from error
-    found = pa.concat_tables(parts) if parts else table.schema.empty_table()
-    return Sample(found, {"format": "parquet", "path": str(path)}, rows, is_csv=False)
+    return Sample(table, {"format": "parquet", "path": str(path)}, rows, is_csv=False)
+
+
+def _rows_of(file: pq.ParquetFile, most: int) -> pa.Table:
+    """Return the first rows of row groups that are spread over a file."""
+    groups = spread(range(file.num_row_groups))
+    each, batches = -(-most // max(len(groups), 1)), []
+    for group in groups:
+        left = each
+        for batch in file.iter_batches(min(each, 1 << 14), row_groups=[group], use_threads=False):
+            batches.append(batch.slice(0, left))
+            left -= batch.num_rows
+            if left <= 0:
+                break
+    return pa.Table.from_batches(batches, file.schema_arrow)
+
+
+def _folders(file: Path) -> list[tuple[str, str]]:
+    """Return the columns in the names of a file's folders: country=DE."""
+    return [(unquote(name), unquote(text)) for name, _, text in (p.partition("=") for p in file.parts[:-1]) if text]
 
 
 def spread(items: Sequence[T], most: int = MOST_PIECES) -> list[T]:

@@ -169,7 +169,8 @@ def main() -> None:
     folder = install()
     wanted = set(sys.argv[1:])
     tables = [(unpack(folder / t.path, t.name), t.label, t.forbidden) for t in TABLES if not wanted or t.name in wanted]
-    for path, label, forbidden in tables + (made() if not wanted else []):
+    tables += [table for table in made() if not wanted or table[0].name.split(".")[0] in wanted]
+    for path, label, forbidden in tables:
         print(try_table(path, label, forbidden), flush=True)
 
 
