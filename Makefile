@@ -9,6 +9,7 @@
 # make bench-train     speed of the training, compared with Keras's optimizers and DeepCTR (15 minutes)
 # make bench-score     speed and memory of the score job, compared with Spark's own parts (20 minutes)
 # make bench-paper     the paper's recipe, compared with the paper's claims (20 minutes)
+# make bench-init      configurations of nfm init, trained unedited on 17 tables (25 minutes)
 # make bench-flights   quality of the recipe on New York's flights, compared with LightGBM (15 minutes)
 #
 # Each target first installs what it needs and the machine lacks: uv, the packages of uv.lock in .venv, and Java 17.
@@ -16,7 +17,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .PHONY: demo check test lint types wheel-test docs bench-titanic bench-features bench-train bench-paper bench-flights \
-	bench-score java clean
+	bench-init bench-score java clean
 
 UV_VERSION := 0.13.9
 UV := $(shell command -v uv || echo build/uv/bin/uv)
@@ -76,6 +77,9 @@ bench-score: .venv/made-dev java
 
 bench-paper: .venv/made-dev java
 	@$(RUN) python tests/bench/paper.py
+
+bench-init: .venv/made-dev java
+	@$(RUN) PYTHONPATH="$(CURDIR)" python tests/bench/init_tables.py
 
 bench-flights: .venv/made-dev java
 	@$(RUN) PYTHONPATH="$(CURDIR)" python tests/bench/flights.py

@@ -23,12 +23,13 @@ SPARK_OPTION = {
 
 @dataclass(frozen=True)
 class Command:
-    """A job of the command line."""
+    """A command."""
 
     text: str  # one line for --help
     work: Callable[[argparse.Namespace], str]  # returns the summary to print
     examples: tuple[str, str]
     options: Mapping[str, Mapping[str, Any]]  # as argparse takes them
+    table: str | None = None  # help for TABLE, the argument of a command that reads no configuration
 
 
 class _Parser(argparse.ArgumentParser):
@@ -48,11 +49,14 @@ def parse(name: str, command: Command, arguments: Sequence[str]) -> argparse.Nam
         add_help=False,
     )
     parser.add_argument("-h", "--help", action="store_true", help="show this help")
-    parser.add_argument("--config", type=Path, metavar="FILE", help="the YAML configuration")
-    parser.add_argument(
-        "--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="change settings: train.seed=2 …"
-    )
-    parser.add_argument("--plan", action="store_true", help="preview the run without writing anything")
+    if command.table is None:
+        parser.add_argument("--config", type=Path, metavar="FILE", help="the YAML configuration")
+        parser.add_argument(
+            "--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="change settings: train.seed=2 …"
+        )
+        parser.add_argument("--plan", action="store_true", help="preview the run without writing anything")
+    else:
+        parser.add_argument("table", nargs="?", type=Path, metavar="TABLE", help=command.table)
     for option, settings in command.options.items():
         parser.add_argument(option, **settings)
     asked, unknown = parser.parse_known_args(arguments)
@@ -60,13 +64,15 @@ def parse(name: str, command: Command, arguments: Sequence[str]) -> argparse.Nam
         print(parser.format_help(), end="")
         return None
     if unknown:
-        known = ["--config", "--set", "--plan", "--help", *command.options]
+        known = [*([] if command.table else ["--config", "--set", "--plan"]), "--help", *command.options]
         wrong = unknown[0].partition("=")[0]
-        hint = did_you_mean([wrong], known) if wrong.startswith("-") else "Did you forget --config before it?"
+        forgotten = "" if command.table else "Did you forget --config before it?"
+        hint = did_you_mean([wrong], known) if wrong.startswith("-") else forgotten
         what = "unknown option" if wrong.startswith("-") else "unexpected argument"
         parser.error(" ".join(filter(None, [f"{what} {wrong}.", hint])))
-    if asked.config is None:
-        parser.error("--config FILE is required")
+    required = ("config", "--config FILE") if command.table is None else ("table", "TABLE")
+    if getattr(asked, required[0]) is None:
+        parser.error(f"{required[1]} is required")
     return asked
 
 

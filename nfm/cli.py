@@ -57,7 +57,6 @@ def _run(arguments: list[str]) -> int:
         print(f"nfm {nfm.__version__}")
         return 0
     name = arguments[0]
-    # PLACE OF `nfm init TABLE [--label L] [--output FILE]`: call its entry with arguments[1:], and add it to _help.
     if name not in _COMMANDS:
         what = "unknown " + ("option" if name.startswith("-") else "command")
         hint = did_you_mean([name], [*_COMMANDS, "--help", "--version"])
@@ -71,7 +70,7 @@ def _run(arguments: list[str]) -> int:
     if asked is None:  # --help
         return 0
     summary = _COMMANDS[name].work(asked)
-    only_printed = asked.plan or getattr(asked, "summary", False)
+    only_printed = name == "init" or asked.plan or getattr(asked, "summary", False)
     print(summary if only_printed else f"{summary}\nDone in {time.monotonic() - started:.0f} s.")
     return 0
 
@@ -79,7 +78,8 @@ def _run(arguments: list[str]) -> int:
 def _help() -> str:
     return "\n".join(
         [
-            "usage: nfm COMMAND --config FILE [--set KEY=VALUE ...] [--plan]",
+            "usage: nfm init TABLE",
+            "       nfm COMMAND --config FILE [--set KEY=VALUE ...] [--plan]",
             "",
             "Train a Neural Factorization Machine on a table of categories and score tables",
             "with it: Spark makes features, TensorFlow trains, Spark scores.",
@@ -92,8 +92,8 @@ def _help() -> str:
             "  --version   show the version",
             "",
             "examples:",
-            "  nfm features --config conf/titanic.yaml",
-            "  nfm train --config conf/titanic.yaml --set train.seed=2",
+            "  nfm init orders.csv --label returned",
+            "  nfm train --config orders.yaml --set train.seed=2",
         ]
     )
 
@@ -103,6 +103,12 @@ def _session(config: Config, job: str, asked: argparse.Namespace) -> Any:
     from nfm.table.session import start_session
 
     return start_session(f"{config.name} {job}", spark_settings(asked.spark))
+
+
+def _init(asked: argparse.Namespace) -> str:
+    from nfm.init.command import write_configuration
+
+    return write_configuration(asked.table, asked.label, asked.output)
 
 
 def _features(asked: argparse.Namespace) -> str:
@@ -168,6 +174,16 @@ def _parity(config: Config, asked: argparse.Namespace) -> str:
 
 
 _COMMANDS = {
+    "init": Command(
+        "Write a commented configuration for a table.",
+        _init,
+        ("nfm init orders.csv --label returned", "nfm init events/ --label clicked --output -"),
+        {
+            "--label": {"metavar": "COLUMN", "help": "column to predict; guessed if its name is a usual one"},
+            "--output": {"metavar": "FILE", "help": "file to write, by default TABLE.yaml here; - prints it"},
+        },
+        table="a CSV, TSV or Parquet file, or a folder of them",
+    ),
     "features": Command(
         "Make the dataset and the encoding from a raw table (Spark).",
         _features,

@@ -26,7 +26,7 @@ LONGEST = ("test_killed.py", "test_end_to_end.py", "test_checkpoint.py", "test_t
 
 TIERS = ("unit", "spark", "train", "e2e")  # pyproject.toml describes them
 FOLDERS = {
-    **dict.fromkeys(("config", "contract", "features", "kernels", "reports", "scoring", "table"), "unit"),
+    **dict.fromkeys(("config", "contract", "features", "init", "kernels", "reports", "scoring", "table"), "unit"),
     "training": "train",
 }
 

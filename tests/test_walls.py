@@ -14,12 +14,13 @@ ROOT = Path(__file__).parents[1]
 TENSORFLOW = ("tensorflow", "keras")
 STAGES = ("nfm.features", "nfm.scoring", "nfm.training")
 TOP = ("nfm.api", "nfm.arguments", "nfm.cli")  # they import the stages inside functions, when a job needs them
-ABOVE_CONFIG = ("nfm.reports", "nfm.table", *TOP, *STAGES)
+ABOVE_CONFIG = ("nfm.init", "nfm.reports", "nfm.table", *TOP, *STAGES)
 # What a module may never load, neither itself nor through what it imports; the first prefix that fits holds.
 WALLS: dict[str, tuple[str, ...]] = {
     "nfm.contract": ("pydantic", "yaml", "pandas", "numba", "pyspark", *TENSORFLOW),
     "nfm.kernels": ("pyarrow", "pydantic", "pandas", "pyspark", *TENSORFLOW),
     "nfm.config": ("pyspark", "numba", *TENSORFLOW, "nfm.kernels", *ABOVE_CONFIG),
+    "nfm.init": ("pyspark", "pandas", "numba", *TENSORFLOW, "nfm.reports", "nfm.table", *TOP, *STAGES),
     "nfm.reports": ("pyspark", "numba", *TENSORFLOW, "nfm.table", *TOP, *STAGES),
     "nfm.table": (*TENSORFLOW, "nfm.reports", *TOP, *STAGES),
     "nfm.features": (*TENSORFLOW, "nfm.scoring", "nfm.training", *TOP),
@@ -37,6 +38,7 @@ OFFERED = {
     "nfm.contract": NUMPY,
     "nfm.kernels": ("numpy", "numba"),
     "nfm.config": ("pydantic", "yaml"),
+    "nfm.init": (*NUMPY, "pydantic", "yaml", "pyarrow.csv"),
     "nfm.reports": (),
     "nfm.table": SPARK,
     "nfm.features": SPARK,

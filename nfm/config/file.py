@@ -132,9 +132,9 @@ def checked(content: dict[str, Any], where: str) -> Config:
         raise ConfigError(f"{where} is refused:\n{problems}\nconf/reference.yaml explains every key.") from error
 
 
-def as_yaml(content: dict[str, Any]) -> str:
-    """A content as YAML, in its order; without the comments of the file."""
-    return yaml.dump(content, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120, default_flow_style=None)
+def as_yaml(content: dict[str, Any], flow: bool | None = None, width: float = 120) -> str:
+    """A content as YAML, in its order; without the comments of the file. `flow`: in braces; None: inner parts only."""
+    return yaml.dump(content, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=width, default_flow_style=flow)
 
 
 class _Yaml(yaml.SafeLoader):

@@ -1,0 +1,69 @@
+"""The command `nfm init TABLE`: write a commented configuration for a table."""
+
+import re
+from pathlib import Path
+
+from nfm.contract.errors import ConfigError
+from nfm.init.csv_file import read_csv
+from nfm.init.facts import column_facts
+from nfm.init.label import Label, find_label
+from nfm.init.page import page
+from nfm.init.roles import Role, choose_roles
+from nfm.init.sample import CSV_ENDINGS, check_table, is_parquet, read_parquet, table_files
+
+
+def write_configuration(table: Path, label_name: str | None, output: str | None) -> str:
+    """Write a configuration for a table; return the text to print.
+
+    Args:
+        table: a CSV, TSV or Parquet file, or a folder of them.
+        label_name: the column to predict; guessed from the names if None.
+        output: the file to write; `-` returns the configuration instead, None means the table's name here.
+
+    Raises NfmError for tables that cannot be used, and for files that exist already.
+    """
+    output = output or f"{table_name(table)}.yaml"
+    if output != "-" and Path(output).exists():
+        raise ConfigError(
+            f"{output} exists already and is not replaced. Name another file with --output, or delete it."
+        )
+    text, label, roles = configure(table, label_name)
+    if output == "-":
+        return text.rstrip("\n")
+    try:
+        with Path(output).open("x", encoding="utf-8") as file:
+            file.write(text)
+    except OSError as error:
+        raise ConfigError(f"{output} cannot be written: {error.strerror}. Name another file with --output.") from error
+    counts = {
+        section: sum(role.section == section for role in roles) for section in ("categorical", "numeric", "left out")
+    }
+    found = ", ".join(f"{count} {section}" for section, count in counts.items())
+    if label is None:
+        return (
+            f"Wrote {output} without a label ({found}): no column is clearly the one to predict. Delete the file and "
+            "run the command again with --label COLUMN."
+        )
+    return (
+        f"Wrote {output}: label {label.column.name} ({label.task}), {found}. Check the columns in it; then:\n"
+        f"  nfm features --config {output}\n  nfm train --config {output}\n  nfm score --config {output}"
+    )
+
+
+def configure(path: Path, label_name: str | None) -> tuple[str, Label | None, list[Role]]:
+    """Return the configuration's text for a table, the label (None if unclear), and the columns' roles."""
+    files = table_files(path)
+    sample = read_parquet(path, files) if is_parquet(files[0]) else read_csv(path, files)
+    check_table(sample)
+    reads_as_text = not sample.source["options"]["inferSchema"] if sample.is_csv else None
+    columns = {n: column_facts(n, sample.table[n], reads_as_text) for n in sample.table.column_names}
+    label = find_label(columns, label_name)
+    key, roles = choose_roles(columns, label)
+    return page(table_name(path), sample, columns, label, key, roles), label, roles
+
+
+def table_name(path: Path) -> str:
+    """Return a table's name: that of its file without the ending, in characters that need no quotes."""
+    name = path.resolve().name
+    ending = next((e for e in (*CSV_ENDINGS, ".parquet", ".pq") if name.lower().endswith(e)), "")
+    return re.sub(r"[^\w.-]+", "_", name[: len(name) - len(ending)]).strip("_.-") or "table"

@@ -1,0 +1,192 @@
+"""Facts of one column of the sample: what it contains, what is missing, how often values repeat."""
+
+import re
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from nfm.contract.messages import quoted
+from nfm.contract.values import decoded, is_list, kind_of, numbers
+
+Kind = Literal["integer", "float", "text", "boolean", "time", "list", "other"]
+INTEGER: Kind = "integer"
+FLOAT: Kind = "float"
+_CLOCK = r"T?\d{1,2}:\d{1,2}(:\d{1,2}(\.\d*)?)?( ?[AaPp][Mm])?"
+_DAY = (
+    r"\d{4}-\d{1,2}(-\d{1,2})?|\d{1,4}/\d{1,2}/\d{2,4}|\d{1,2}\.\d{1,2}\.\d{4}|\d{1,2}-\d{1,2}-\d{4}|"
+    r"\d{1,2}[- ][A-Za-z]{3,9}[- ]\d{2,4}|[A-Za-z]{3,9} \d{1,2},? \d{4}"
+)
+# The first that all texts of a column match. Times are recognized at least where Spark reads a timestamp.
+_PATTERNS: tuple[tuple[Kind, str], ...] = (
+    ("integer", r"^\s*[+-]?\d+\s*$"),
+    ("float", r"^\s*([+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d{1,3})?|(?i:[+-]?(nan|inf|infinity)))\s*$"),
+    ("boolean", r"^(?i:true|false)$"),
+    ("time", rf"^({_DAY}|{_CLOCK}|({_DAY})[ T]+{_CLOCK}( ?(Z|UTC|[+-]\d\d:?\d\d))?)$"),
+)
+_ID = re.compile(
+    r"(^|[_ .-])(id|ids|uuid|guid|key|code|zip|zipcode|postcode|plz|sku|isbn|number|no|num|nr)$|"
+    r"[a-z](Id|ID|Code|Key|UUID)$"
+)
+_ROW = re.compile(
+    r"^(id|index|idx|row|rows?_?names?|row_?(id|no|num|number|index)?|uuid|guid|_c\d+|unnamed.*|__index_level_\d+__)$"
+)
+
+
+def kind_of_texts(texts: pa.Array) -> Kind:
+    """Return what all texts of an array or column are; "text" if they have nothing in common."""
+    distinct = pc.unique(texts).drop_null()
+    for kind, pattern in _PATTERNS:
+        # The first ones settle most columns.
+        if len(distinct) and all(
+            pc.all(pc.match_substring_regex(part, pattern)).as_py() for part in (distinct[:100], distinct)
+        ):
+            return kind
+    return "text"
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of the sample."""
+
+    name: str
+    values: pa.Array  # N rows; no dictionary, and null where it is NaN
+    kind: Kind
+    reads_as_text: bool  # Spark reads texts, even where they are numbers
+
+    @property
+    def rows(self) -> int:
+        """Rows of the sample."""
+        return len(self.values)
+
+    @property
+    def filled(self) -> int:
+        """Rows with a value."""
+        return len(self.values) - int(self.values.null_count)
+
+    @cached_property
+    def encoded(self) -> pa.DictionaryArray:
+        """The values as indices into their dictionary; of a list, its text."""
+        if self.kind == "other" or self.kind == "list":
+            return pa.array([None if v is None else str(v) for v in self.values.to_pylist()]).dictionary_encode()
+        return self.values.dictionary_encode()
+
+    @cached_property
+    def codes(self) -> NDArray[np.int64]:
+        """(N,) the number of each row's value; -1 where it is missing."""
+        codes: NDArray[np.int64] = (
+            pc.fill_null(self.encoded.indices, -1).to_numpy(zero_copy_only=False).astype(np.int64)
+        )
+        return codes
+
+    @property
+    def distinct(self) -> int:
+        """Different values."""
+        return len(self.encoded.dictionary)
+
+    @cached_property
+    def counts(self) -> NDArray[np.int64]:
+        """Rows of each value, by its number."""
+        return np.bincount(self.codes[self.codes >= 0], minlength=self.distinct)
+
+    @cached_property
+    def numbers(self) -> NDArray[np.float64]:
+        """(N,) NaN where a number is missing; only of integers, floats and booleans."""
+        values = self.values
+        if self.kind == "boolean" and not pa.types.is_boolean(values.type):
+            values = pc.cast(pc.utf8_lower(values), pa.bool_())
+        return numbers(values, self.name)
+
+    @property
+    def has_nan(self) -> bool:
+        """Return whether a missing number may be NaN rather than null."""
+        if not self.is_number:
+            return False
+        return bool(pa.types.is_floating(self.values.type) or np.isnan(self.numbers).sum() > self.values.null_count)
+
+    @property
+    def is_number(self) -> bool:
+        """Return whether it contains integers or floats."""
+        return self.kind in ("integer", "float")
+
+    @property
+    def is_unique(self) -> bool:
+        """Return whether every row has a value of its own."""
+        return 0 < self.rows == self.distinct
+
+    @property
+    def is_nearly_unique(self) -> bool:
+        """Return whether hardly any value occurs twice."""
+        return self.distinct > 0.9 * self.filled and self.distinct > 20
+
+    @property
+    def named_row(self) -> bool:
+        """Return whether the name is one of row numbers: id, index, row names."""
+        return bool(_ROW.search(self.name.lower()))
+
+    @property
+    def named_id(self) -> bool:
+        """Return whether the name is that of an id or code: user_id, zip."""
+        return self.named_row or bool(_ID.search(self.name)) or bool(_ID.search(self.name.lower()))
+
+    @cached_property
+    def words(self) -> float:
+        """Words of a text, on average."""
+        if self.kind != "text" or not self.filled:
+            return 1.0
+        return float(pc.mean(pc.count_substring_regex(self.encoded.dictionary, r"\S+")).as_py())
+
+    def examples(self, most: int = 3) -> str:
+        """The most frequent values."""
+        places = np.argsort(-self.counts, kind="stable")[:most]
+        texts = [_short(self.encoded.dictionary[int(i)].as_py()) for i in places]
+        return ", ".join(texts) + (", …" if self.distinct > most else "")
+
+    @property
+    def summary(self) -> str:
+        """Type, values and missing share in a few words."""
+        found = f"{self.kind}, {self.distinct:,} values "
+        if self.is_number and self.distinct > 3:
+            found += f"from {np.nanmin(self.numbers):.6g} to {np.nanmax(self.numbers):.6g}"
+        else:
+            found += f"({self.examples()})"
+        missing = 1 - self.filled / self.rows
+        return found + (f", {max(missing, 0.001):.1%} missing" if missing else "")
+
+
+def _short(value: object) -> str:
+    text = quoted(value) if isinstance(value, str) and re.search(r"\s|^$", value) else str(value)
+    return " ".join(text.split()) if len(text) <= 24 else f"{' '.join(text[:23].split())}…"
+
+
+def column_facts(name: str, values: pa.ChunkedArray, reads_as_text: bool | None = None) -> Column:
+    """Return a column's facts. `reads_as_text`: of CSV, whether Spark keeps the texts; None if they have types."""
+    array = values.combine_chunks() if isinstance(values, pa.ChunkedArray) else values
+    array = decoded(pa.concat_arrays(array.chunks) if isinstance(array, pa.ChunkedArray) else array)
+    type_ = array.type
+    stored = kind_of(type_)
+    kind: Kind = "other"
+    if pa.types.is_timestamp(type_) or pa.types.is_date(type_):
+        kind = "time"
+    elif is_list(type_) and kind_of(type_.value_type) is not None:
+        kind = "list"
+    elif stored == "text":
+        array = array.cast(pa.string())
+        kind = kind_of_texts(array)
+    elif stored == "boolean":
+        kind = "boolean"
+    elif stored == "number":
+        kind = "integer" if pa.types.is_integer(type_) else "float"
+        if pa.types.is_floating(type_):
+            array = pc.if_else(pc.is_finite(array), array, None)
+    as_text = stored == "text" and (reads_as_text is None or reads_as_text or kind == "text")
+    if kind == "float":
+        found = Column(name, array, kind, as_text).numbers
+        finite = found[np.isfinite(found)]
+        if len(finite) and (finite == np.round(finite)).all() and np.abs(finite).max() < 2**53:
+            kind = "integer"  # written 1.0, or floats because some are missing
+    return Column(name, array, kind, as_text)

@@ -1,0 +1,161 @@
+"""Choose what each column becomes: a categorical field, a number, or nothing."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from nfm.config.columns import DATASET_COLUMNS
+from nfm.contract.errors import DataError
+from nfm.contract.schema import flag_name, weights_name
+from nfm.init.facts import Column
+from nfm.init.key import Key, choose_key
+from nfm.init.label import Label, leak
+
+Section = Literal["categorical", "numeric", "left out"]
+_MOST_CATEGORIES = 32  # integers of at most so many values are categories
+_MANY = 50  # values, from which on rare ones are left out of the vocabulary
+_HUGE = 50_000  # values in a sample
+BUCKETS = 16
+_DELIMITERS = ("|", ";", ", ", ",")
+
+
+@dataclass(frozen=True)
+class Role:
+    """What a column becomes."""
+
+    column: str
+    section: Section
+    reason: str
+    settings: dict[str, Any] = field(default_factory=dict)
+
+
+def choose_roles(columns: Mapping[str, Column], label: Label | None) -> tuple[Key, list[Role]]:
+    """Return the key, and the role of each other column except the label."""
+    others = [c for c in columns.values() if label is None or c.name != label.column.name]
+    revealing = {c.name: why for c in others if label and (why := leak(c, label))}
+    roles = {c.name: _role(c, revealing.get(c.name)) for c in others}
+    free = {name for name, role in roles.items() if role.section == "left out"}
+    categorical = {name for name, role in roles.items() if role.section == "categorical"}
+    candidates = [c for c in others if c.name not in revealing]
+    if not candidates:
+        raise DataError("Every column other than the label reveals it, so nothing is left to learn from.")
+    key = choose_key(candidates, free, categorical, label.column if label else None)
+    return key, [role for name, role in roles.items() if name not in key.columns]
+
+
+def _role(column: Column, revealed: str | None) -> Role:
+    why = _useless(column) or (revealed and f"reveals the label: {revealed}")
+    if why:
+        return Role(column.name, "left out", why)
+    if column.kind == "list":
+        return Role(column.name, "categorical", _bag_summary(column.values), _bag_settings(column.values))
+    if column.kind == "text" and (delimiter := _bag_delimiter(column)) is not None:
+        lists = pc.split_pattern(column.values, delimiter)
+        settings = _bag_settings(lists) | {"delimiter": delimiter}
+        return Role(column.name, "categorical", f"texts with {delimiter!r}; {_bag_summary(lists)}", settings)
+    if column.kind in ("text", "boolean") or (column.kind == "integer" and _is_category(column)):
+        return Role(column.name, "categorical", column.summary, _category_settings(column))
+    return Role(column.name, "numeric", column.summary, _number_settings(column))
+
+
+def _useless(column: Column) -> str | None:
+    """Return why a column is not an input, as a clause; None if it may be one."""
+    if not column.filled:
+        return "null in every row"
+    if column.kind == "other":
+        return f"{str(column.values.type)[:40]}, which cannot be an input: make columns of it in the source"
+    if column.distinct == 1 and column.filled == column.rows:
+        return f"every row contains {column.examples()}"
+    if column.kind == "time":
+        return f"a time; derive fields from it, such as the weekday, in the source: {column.examples(2)}"
+    if column.kind == "list":
+        lengths = pc.list_value_length(column.values).drop_null()
+        numbers = pa.types.is_floating(column.values.type.value_type)
+        return "an array of numbers, a vector" if numbers and column.is_nearly_unique and len(lengths) else None
+    if column.words >= 4 and column.distinct > 0.5 * column.filled:
+        return f"free text: {column.distinct:,} texts of {column.words:.0f} words on average"
+    if column.is_nearly_unique and (column.kind == "text" or (column.kind == "integer" and column.named_id)):
+        return f"an id or a name: {column.distinct:,} values in {column.filled:,} rows"
+    if column.kind == "integer" and column.is_unique and column.rows > 20 and _counts_up(column):
+        return f"a row number: {column.examples(2)}"
+    return None
+
+
+def _counts_up(column: Column) -> bool:
+    return bool(
+        (np.diff(column.numbers) > 0).all() and np.nanmax(column.numbers) - np.nanmin(column.numbers) < 2 * column.rows
+    )
+
+
+def _is_category(column: Column) -> bool:
+    if column.named_id or column.distinct <= 2:
+        return True
+    return column.distinct <= _MOST_CATEGORIES and column.filled >= 10 * column.distinct
+
+
+def _category_settings(column: Column) -> dict[str, Any]:
+    if column.distinct > _HUGE:
+        return {"min_count": 5, "max_size": 1_000_000}
+    once = int((column.counts == 1).sum())
+    return {"min_count": 2} if column.distinct > _MANY and once > 0.1 * column.distinct else {}
+
+
+def _number_settings(column: Column) -> dict[str, Any]:
+    size = np.abs(column.numbers[np.isfinite(column.numbers)])
+    low, middle, high = np.quantile(size, [0.25, 0.5, 0.99])
+    heavy = size.max() > 20 and (high > 10 * middle) and size.max() > 20 * max(low, 1e-9)
+    found: dict[str, Any] = {"scale": "log1p"} if heavy else {}
+    return found | ({"missing_flag": True} if column.filled < column.rows else {})
+
+
+def _bag_delimiter(column: Column) -> str | None:
+    """Return the delimiter of a text that is a list of values, which come again in other rows; None if it is not."""
+    texts = column.encoded.dictionary
+    for delimiter in _DELIMITERS:
+        lengths = pc.add(pc.count_substring(texts, delimiter), 1)
+        if pc.mean(pc.greater(lengths, 1)).as_py() < 0.3 or len(pc.unique(lengths)) == 1:
+            continue  # always the same number of members: a code of several parts
+        members = pc.split_pattern(texts, delimiter).flatten()
+        come_again = len(members) >= 2 * len(pc.unique(members))
+        if come_again and pc.mean(pc.count_substring_regex(members, r"\S+")).as_py() < 3:
+            return delimiter
+    return None
+
+
+def _bag_settings(lists: pa.Array) -> dict[str, Any]:
+    longest = pc.max(pc.list_value_length(lists)).as_py() or 0
+    members = len(pc.unique(lists.flatten()))
+    found: dict[str, Any] = {"bag": True} | ({"min_count": 2} if members > 10 * _MANY else {})
+    return found | ({"max_length": 100} if longest > 100 else {})
+
+
+def _bag_summary(lists: pa.Array) -> str:
+    lengths, missing = pc.list_value_length(lists), lists.null_count / len(lists)
+    members = pc.unique(lists.flatten().drop_null())
+    text = f"{len(members):,} different members, {pc.mean(lengths).as_py() or 0:.1f} a row"
+    return text + (f"; {missing:.1%} missing" if missing else "")
+
+
+def output_names(roles: Sequence[Role]) -> dict[str, str]:
+    """Return the field or number of each input column: its name, unless the dataset has another column of that name."""
+    taken, found = set(DATASET_COLUMNS), {}
+    for role in roles:
+        name = role.column
+        while {made.lower() for made in _made(name, role)} & taken:
+            name = f"{name}_value"
+        taken |= {made.lower() for made in _made(name, role)}
+        found[role.column] = name
+    return found
+
+
+def _made(name: str, role: Role) -> list[str]:
+    made = [name]
+    if role.settings.get("missing_flag"):
+        made.append(flag_name(name))
+    if role.settings.get("bag"):
+        made.append(weights_name(name))
+    return made
