@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from nfm.contract.artifact import Artifact
 from nfm.contract.columns import check_columns
-from nfm.contract.encoder import OF_THE_MODEL
+from nfm.contract.encoder import MODEL_NEEDS_COLUMNS
 from nfm.contract.errors import ConfigError, DataError
 from nfm.contract.schema import Spec
 from nfm.scoring.reasons import reason_columns
@@ -65,7 +65,7 @@ class Scorer:
 
 def _to_arrow(frame: pd.DataFrame, spec: Spec) -> pa.Table:
     names = pa.schema([(str(name), pa.null()) for name in frame.columns])
-    check_columns(spec.columns, names, "the table", OF_THE_MODEL)
+    check_columns(spec.columns, names, "the table", MODEL_NEEDS_COLUMNS)
     try:
         return pa.Table.from_pandas(frame[list(spec.columns)], preserve_index=False)
     except (pa.ArrowException, TypeError, ValueError) as error:

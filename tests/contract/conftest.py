@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 import nfm.contract.publish
 from nfm.contract.encoder import Encoding
 from nfm.contract.schema import Field, Kind, Number, Spec
-from nfm.contract.vocabulary import Vocabulary, write
+from nfm.contract.vocabulary import Vocabulary, write_vocabulary
 
 MASK = 2**64 - 1
 GOLDEN = 0x9E3779B97F4A7C15
@@ -127,7 +127,7 @@ def write_vocabularies(
     """Write the values of each vocabulary, the most frequent first; returns the digests."""
     first_ids = {field.name: field.first_value for field in fields}
     return tuple(
-        write(folder, i, name, first_ids[name], len(values), [counted(values)])
+        write_vocabulary(folder, i, name, first_ids[name], len(values), [counted(values)])
         for i, (name, values) in enumerate(vocabularies.items())
     )
 

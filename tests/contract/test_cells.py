@@ -10,13 +10,13 @@ from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
 
 from nfm.contract import cells as module
-from nfm.contract.cells import EXACT, LIMIT, Cells, CellTable, auc, cells, grouped_auc, merge
+from nfm.contract.cells import EXACT, LIMIT, Cells, CellTable, auc, count_cells, grouped_auc, merge
 
 FLOATS = st.floats(allow_nan=False, allow_infinity=False)
 
 
 def count(x: list[float] | NDArray[np.float64]) -> Cells:
-    return cells(np.array(x, np.float64), np.zeros(len(x), np.int64), 1)
+    return count_cells(np.array(x, np.float64), np.zeros(len(x), np.int64), 1)
 
 
 def same(a: Cells, b: Cells) -> bool:
@@ -71,7 +71,7 @@ def test_zero_stays_zero_and_the_largest_float_finite() -> None:
 
 
 def test_groups_are_counted_apart() -> None:
-    found = cells(np.array([1.0, 2.0, 1.0, 1.0]), np.array([0, 1, 2, 2]), 3)
+    found = count_cells(np.array([1.0, 2.0, 1.0, 1.0]), np.array([0, 1, 2, 2]), 3)
     assert found.values.tolist() == [1.0, 2.0]
     assert found.counts.tolist() == [[1, 0, 2], [0, 1, 0]]
 
@@ -91,13 +91,13 @@ def test_a_table_of_batches_counts_and_sums_like_one_pass(
     for piece in np.split(order, cuts):
         counted.add(x[piece], groups[piece])
         summed.add(x[piece], np.stack([weights[piece], np.ones(len(piece))], axis=1))
-    whole = cells(x, groups, 3, limit=5)
+    whole = count_cells(x, groups, 3, limit=5)
     assert same(counted.cells(), whole)
     assert np.array_equal(summed.cells().keys, whole.keys)
     assert summed.cells().counts[:, 1].tolist() == whole.counts.sum(axis=1).tolist()
     # Whole weights add up exactly: by brute force, those of the values that share a cell.
     at = [
-        int(np.flatnonzero(cells(x[i : i + 1], groups[:1], 3).keys >> (EXACT - whole.bits) == whole.keys)[0])
+        int(np.flatnonzero(count_cells(x[i : i + 1], groups[:1], 3).keys >> (EXACT - whole.bits) == whole.keys)[0])
         for i in range(len(x))
     ]
     assert summed.cells().counts[:, 0].tolist() == [weights[np.array(at) == c].sum() for c in range(len(whole.keys))]

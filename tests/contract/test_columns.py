@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nfm.contract.columns import Values, check_categorical, field_values
+from nfm.contract.columns import Values, check_categorical, read_field_values
 from nfm.contract.errors import DataError
 from nfm.contract.schema import Bag, Kind
 
@@ -54,7 +54,7 @@ def test_a_cross_equals_the_row_by_row_one(
     names = [f"c{i}" for i in range(width)]
     arrays = [pa.array(values, type_)[start:] for values, (type_, _, _) in zip(columns, drawn, strict=True)]
     batch = pa.RecordBatch.from_arrays(arrays, names)
-    values = field_values(names, [kind for _, _, kind in drawn], None, batch)
+    values = read_field_values(names, [kind for _, _, kind in drawn], None, batch)
     assert expanded(values) == expected[start:]
     assert (values.offsets, values.weights) == (None, None)
 
@@ -65,13 +65,13 @@ awkward = st.text("\\|a", max_size=4)
 @given(rows=st.lists(st.tuples(awkward, awkward), max_size=20))
 def test_crosses_are_equal_where_their_members_are(rows: list[tuple[str, str]]) -> None:
     batch = pa.record_batch({"a": pa.array([a for a, _ in rows], pa.string()), "b": [b for _, b in rows]})
-    texts = expanded(field_values(["a", "b"], ["text", "text"], None, batch)) if rows else []
+    texts = expanded(read_field_values(["a", "b"], ["text", "text"], None, batch)) if rows else []
     assert len(set(texts)) == len(set(rows))
 
 
 def test_only_the_pairs_that_occur_are_in_the_dictionary() -> None:
     numbers = pa.array(range(1000))
-    values = field_values(["a", "b"], ["number", "number"], None, pa.record_batch({"a": numbers, "b": numbers}))
+    values = read_field_values(["a", "b"], ["number", "number"], None, pa.record_batch({"a": numbers, "b": numbers}))
     assert values.texts.to_pylist() == [f"{i}|{i}" for i in range(1000)]
 
 
@@ -98,7 +98,7 @@ def test_a_bag_equals_the_row_by_row_one(
     bag = Bag("w" if weighted else None, ",", max_length)
     check_categorical(["c"], bag, batch.schema, "the table")
 
-    values = field_values(["c"], [kind], bag, batch)
+    values = read_field_values(["c"], [kind], bag, batch)
 
     expected = [[None] if b is None else [canonical(v, kind) for v in b[:max_length]] for b in bags]
     assert by_row(values) == expected[start:]
@@ -131,14 +131,14 @@ def test_a_text_is_split_as_python_splits_it(data: st.DataObject, max_length: in
     )
     start = data.draw(st.integers(0, len(rows)))
     batch = pa.record_batch({"c": pa.array(rows, type_)[start:]})
-    values = field_values(["c"], ["text"], Bag(None, delimiter, max_length), batch)
+    values = read_field_values(["c"], ["text"], Bag(None, delimiter, max_length), batch)
     expected = [[None] if row is None else row.split(delimiter)[:max_length] if row else [] for row in rows]
     assert by_row(values) == expected[start:]
 
 
 def test_members_of_a_text_are_read_as_what_the_vocabulary_was_made_from() -> None:
     batch = pa.record_batch({"c": ["3.0, 4,nan", "x", None]})
-    assert by_row(field_values(["c"], ["number"], NO_WEIGHTS, batch)) == [["3", "4", None], ["x"], [None]]
+    assert by_row(read_field_values(["c"], ["number"], NO_WEIGHTS, batch)) == [["3", "4", None], ["x"], [None]]
 
 
 def test_arrays_of_a_fixed_length() -> None:
@@ -151,7 +151,7 @@ def test_arrays_of_a_fixed_length() -> None:
         (1, [[None], ["c", None]], [1, 3, 4]),
         (3, [], []),
     ):
-        values = field_values(["c"], ["text"], WEIGHTED, batch.slice(start))
+        values = read_field_values(["c"], ["text"], WEIGHTED, batch.slice(start))
         assert by_row(values) == expected
         assert values.weights is not None
         assert values.weights.tolist() == told
@@ -160,12 +160,12 @@ def test_arrays_of_a_fixed_length() -> None:
 def test_a_column_of_nothing_but_nulls_is_a_bag_without_known_members() -> None:
     for type_ in (pa.null(), pa.string(), pa.list_(pa.null()), pa.list_(pa.string())):
         batch = pa.record_batch({"c": pa.nulls(2, type_), "w": pa.nulls(2, type_)})
-        values = field_values(["c"], ["text"], WEIGHTED, batch)
+        values = read_field_values(["c"], ["text"], WEIGHTED, batch)
         assert by_row(values) == [[None], [None]]
         assert values.weights is not None
         assert values.weights.tolist() == [1, 1]
     batch = pa.record_batch({"c": pa.array([[None], []], pa.list_(pa.null()))})
-    assert by_row(field_values(["c"], ["text"], NO_WEIGHTS, batch)) == [[None], []]
+    assert by_row(read_field_values(["c"], ["text"], NO_WEIGHTS, batch)) == [[None], []]
 
 
 @pytest.mark.parametrize(
@@ -179,7 +179,9 @@ def test_a_column_of_nothing_but_nulls_is_a_bag_without_known_members() -> None:
     ],
 )
 def test_weights_may_lie_otherwise_than_their_bag(bags: list[Any], weights: list[Any]) -> None:
-    values = field_values(["c"], ["text"], WEIGHTED, pa.record_batch({"c": pa.array(bags), "w": pa.array(weights)}))
+    values = read_field_values(
+        ["c"], ["text"], WEIGHTED, pa.record_batch({"c": pa.array(bags), "w": pa.array(weights)})
+    )
     assert values.weights is not None
     assert values.weights.tolist() == [1.5, 2, 1, 1, 3]
     assert [len(row) for row in by_row(values)] == [2, 0, 1, 1, 1]
@@ -190,7 +192,7 @@ def refusal(bags: list[Any], weights: pa.Array, max_length: int | None = None) -
     lists = pa.array([["z", "z", "z"], *bags], pa.list_(pa.string()))[1:]
     batch = pa.record_batch({"c": lists, "w": weights})
     with pytest.raises(DataError) as refused:
-        field_values(["c"], ["text"], Bag("w", ",", max_length), batch)
+        read_field_values(["c"], ["text"], Bag("w", ",", max_length), batch)
     return str(refused.value)
 
 

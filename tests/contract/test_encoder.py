@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nfm.contract.encoder import Encoding, inputs
+from nfm.contract.encoder import Encoding, arrange_inputs
 from nfm.contract.errors import DataError
 from nfm.contract.scaling import CURVES, CurveName
 from nfm.contract.schema import Bag, Field, Kind, Number
@@ -157,7 +157,7 @@ def test_log1p_keeps_the_sign(make_encoding: Make) -> None:
 
 def test_the_model_takes_fields_numbers_and_dense_columns_in_order(encoding: Encoding) -> None:
     encoded = encoding.encode(EXAMPLE)
-    arrays = inputs(encoding.spec, dict(reversed(encoded.items())))
+    arrays = arrange_inputs(encoding.spec, dict(reversed(encoded.items())))
     ids_BF, values_BN, dense_BD = arrays[:3]
     assert [str(array.dtype) for array in (ids_BF, values_BN, dense_BD)] == ["int32", "float32", "float32"]
     assert ids_BF[1].tolist() == [5, 3, 3]
@@ -169,7 +169,7 @@ def test_the_model_takes_fields_numbers_and_dense_columns_in_order(encoding: Enc
 
 def test_a_model_without_numbers_takes_empty_arrays(make_encoding: Make) -> None:
     encoding = make_encoding([Field("f", ("f",), ("text",), 1, 0, "f")], {"f": []})
-    arrays = inputs(encoding.spec, encoding.encode(pa.record_batch({"f": ["a", "", None]})))
+    arrays = arrange_inputs(encoding.spec, encoding.encode(pa.record_batch({"f": ["a", "", None]})))
     assert arrays.ids_BF.tolist() == [[1], [1], [0]]
     assert (arrays.values_BN.shape, arrays.dense_BD.shape) == ((3, 0), (3, 0))
 

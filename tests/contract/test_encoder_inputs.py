@@ -9,7 +9,7 @@ import pyarrow as pa
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nfm.contract.encoder import Encoding, Inputs, inputs
+from nfm.contract.encoder import Encoding, Inputs, arrange_inputs
 from nfm.contract.schema import Bag, Field, Number
 
 Make = Callable[..., Encoding]
@@ -84,7 +84,7 @@ def check_types(arrays: Inputs, rows: int) -> None:
 def test_bags_equal_the_row_by_row_arrangement(make_encoding: Make, rows: list[Any], data: st.DataObject) -> None:
     encoding = encoding_of(make_encoding, [COLOUR, TAGS, SHOPS, KINDS])
     columns = encoding.encode(pa.RecordBatch.from_pylist(rows, SCHEMA))
-    arrays = inputs(encoding.spec, columns)
+    arrays = arrange_inputs(encoding.spec, columns)
     check_types(arrays, len(rows))
     assert by_row(arrays) == [members_of(row) for row in rows]
     assert arrays.ids_BF.shape == (len(rows), 1)  # a bag has no column among the ids
@@ -92,7 +92,7 @@ def test_bags_equal_the_row_by_row_arrangement(make_encoding: Make, rows: list[A
     # A slice of the dataset's columns is arranged as its rows are.
     start = data.draw(st.integers(0, len(rows)))
     stop = data.draw(st.integers(start, len(rows)))
-    part = inputs(encoding.spec, {name: column[start:stop] for name, column in columns.items()})
+    part = arrange_inputs(encoding.spec, {name: column[start:stop] for name, column in columns.items()})
     check_types(part, stop - start)
     assert by_row(part) == by_row(arrays)[start:stop]
     np.testing.assert_array_equal(part.ids_BF, arrays.ids_BF[start:stop])
@@ -103,7 +103,7 @@ def test_one_bag_is_arranged_as_several_are(make_encoding: Make, rows: list[Any]
     encoding = encoding_of(make_encoding, [COLOUR, TAGS])
     columns = encoding.encode(pa.RecordBatch.from_pylist(rows, SCHEMA))
     start = data.draw(st.integers(0, len(rows)))
-    arrays = inputs(encoding.spec, {name: column[start:] for name, column in columns.items()})
+    arrays = arrange_inputs(encoding.spec, {name: column[start:] for name, column in columns.items()})
     check_types(arrays, len(rows) - start)
     assert by_row(arrays) == [[(at, x) for at, x in members_of(row) if 4 <= at < 9] for row in rows[start:]]
 
@@ -115,7 +115,7 @@ def test_bags_by_hand(make_encoding: Make) -> None:
         row_of("red", [], [], None),
         row_of("red", None, [7, 7, 1], None),
     ]
-    arrays = inputs(encoding.spec, encoding.encode(pa.RecordBatch.from_pylist(rows, SCHEMA)))
+    arrays = arrange_inputs(encoding.spec, encoding.encode(pa.RecordBatch.from_pylist(rows, SCHEMA)))
     assert arrays.bag_splits.tolist() == [0, 2, 2, 6]
     assert arrays.bag_rows.tolist() == [7, 5, 4, 11, 11, 10]
     assert arrays.bag_values.tolist() == [0.5, 2, 1, 1, 1, 1]
@@ -123,6 +123,6 @@ def test_bags_by_hand(make_encoding: Make) -> None:
 
 def test_a_model_of_nothing_but_bags(make_encoding: Make) -> None:
     encoding = make_encoding([KINDS], {"kinds": []})
-    arrays = inputs(encoding.spec, encoding.encode(pa.record_batch({"kinds": ["p|q", None, ""]})))
+    arrays = arrange_inputs(encoding.spec, encoding.encode(pa.record_batch({"kinds": ["p|q", None, ""]})))
     assert (arrays.ids_BF.shape, arrays.values_BN.shape, arrays.dense_BD.shape) == ((3, 0), (3, 0), (3, 0))
     assert (arrays.bag_rows.tolist(), arrays.bag_splits.tolist()) == ([1, 1, 0], [0, 2, 3, 3])

@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from nfm.contract.cells import cells
-from nfm.contract.profile import Bins, Profile, cells_as_json, cells_from, id_bins, psi, psi_by_chance
+from nfm.contract.cells import count_cells
+from nfm.contract.profile import Bins, Profile, cells_as_json, cells_from_json, id_bins, psi, psi_by_chance
 from nfm.contract.schema import Field, Number, Spec
 
 COLOUR = Field("colour", ("colour",), ("text",), 2, 4, "colour")  # ids: 0, 1 and 2, 3 … 6
@@ -23,7 +23,7 @@ COUNTS = st.lists(st.integers(0, 1000), min_size=2, max_size=12)
 
 
 def of(values: list[float]) -> Any:
-    return cells(np.array(values), np.zeros(len(values), np.int64), 1)
+    return count_cells(np.array(values), np.zeros(len(values), np.int64), 1)
 
 
 def test_each_frequent_value_of_a_field_has_a_bin_of_its_own() -> None:
@@ -126,7 +126,7 @@ def test_a_profile_is_read_as_it_was_written(tmp_path: Path) -> None:
 @given(st.lists(st.floats(allow_nan=False, allow_infinity=False), max_size=50))
 def test_cells_survive_json(values: list[float]) -> None:
     before = of(values)
-    after = cells_from(json.loads(json.dumps(cells_as_json(before))))
+    after = cells_from_json(json.loads(json.dumps(cells_as_json(before))))
     assert (after.bits, after.keys.tolist(), after.counts.tolist()) == (
         before.bits,
         before.keys.tolist(),

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from nfm.contract.replace import aside, making, replacing
+from nfm.contract.replace import making, replacing, temporary_path
 
 
 @pytest.mark.parametrize("shared", [False, True])
@@ -16,7 +16,7 @@ def test_the_old_file_stays_until_the_new_one_is_complete(tmp_path: Path, shared
             attempt.write_text(new)
             assert (target.read_text() if target.exists() else None) == old
             assert attempt.name.startswith(".") and attempt.parent == tmp_path
-            assert (attempt == aside(target)) is not shared
+            assert (attempt == temporary_path(target)) is not shared
         assert target.read_text() == new
     assert list(tmp_path.iterdir()) == [target]
 
@@ -35,7 +35,7 @@ def test_a_failed_write_keeps_the_old_file_and_leaves_nothing_aside(tmp_path: Pa
 
 
 def test_what_a_killed_writer_left_is_overwritten(tmp_path: Path) -> None:
-    aside(tmp_path / "file").write_text("a longer half of a file")
+    temporary_path(tmp_path / "file").write_text("a longer half of a file")
     with replacing(tmp_path / "file") as attempt:
         attempt.write_text("whole")
     assert [path.read_text() for path in tmp_path.iterdir()] == ["whole"]

@@ -16,7 +16,7 @@ import nfm.contract.values as module
 from nfm.contract.encoder import Encoding
 from nfm.contract.errors import DataError
 from nfm.contract.schema import Field, Kind
-from nfm.contract.values import canonical_text, check_kind, check_same_values, check_weights, kind_of, numbers
+from nfm.contract.values import canonical_text, check_kind, check_same_values, check_weights, kind_of, to_floats
 
 NAN, INF = math.nan, math.inf
 MONEY = pa.decimal128(10, 2)
@@ -305,13 +305,13 @@ def test_weights_are_arrays_of_numbers_or_texts(lists: Callable[[Any], Any]) -> 
     ids=lambda values: str(values.type) if isinstance(values, pa.Array) else "",
 )
 def test_numbers(values: pa.Array, expected: list[float]) -> None:
-    np.testing.assert_array_equal(numbers(values, "c"), np.array(expected, np.float64), strict=True)
+    np.testing.assert_array_equal(to_floats(values, "c"), np.array(expected, np.float64), strict=True)
 
 
 @pytest.mark.parametrize("text", ["abc", "1,5", "1_000", "0x10", "1 2", "٣"])
 def test_a_text_that_is_no_number_is_refused(text: str) -> None:
     with pytest.raises(DataError) as refused:
-        numbers(pa.array(["1", None, "", text]), "price")
+        to_floats(pa.array(["1", None, "", text]), "price")
     assert f"Column 'price' is numeric, but holds the text {text!r}." in str(refused.value)
     assert refused.value.exit_code == 3
 
@@ -319,5 +319,5 @@ def test_a_text_that_is_no_number_is_refused(text: str) -> None:
 @pytest.mark.parametrize("type_", [pa.date32(), pa.timestamp("us"), pa.list_(pa.float32())])
 def test_a_column_that_holds_no_numbers_is_refused(type_: pa.DataType) -> None:
     with pytest.raises(DataError) as refused:
-        numbers(pa.nulls(1, type_), "price")
+        to_floats(pa.nulls(1, type_), "price")
     assert f"Column 'price' of the table is {type_}: a numeric column takes integers, floats" in str(refused.value)

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 import nfm.contract.vocabulary as module
 from nfm.contract.errors import DataError
 from nfm.contract.hashing import hash64
-from nfm.contract.vocabulary import FieldIndex, Vocabulary, file, write
+from nfm.contract.vocabulary import FieldIndex, Vocabulary, parquet_path, write_vocabulary
 
 few_texts = st.text("ab\0é", max_size=3)
 vocabularies = st.lists(few_texts, unique=True)
@@ -38,7 +38,7 @@ def parts(values: Sequence[str], cut_at: Sequence[int] = ()) -> list[pa.Table]:
 
 def written(folder: Path, fields: dict[str, list[str]], first_id: int = 2) -> list[str]:
     """The digests."""
-    return [write(folder, i, name, first_id, len(v), parts(v)) for i, (name, v) in enumerate(fields.items())]
+    return [write_vocabulary(folder, i, name, first_id, len(v), parts(v)) for i, (name, v) in enumerate(fields.items())]
 
 
 def sizes(fields: dict[str, list[str]]) -> dict[str, int]:
@@ -47,7 +47,7 @@ def sizes(fields: dict[str, list[str]]) -> dict[str, int]:
 
 def index_of(values: Sequence[str], cut_at: Sequence[int] = ()) -> FieldIndex:
     with TemporaryDirectory() as folder:
-        write(Path(folder), 0, "f", 2, len(values), parts(values, cut_at))
+        write_vocabulary(Path(folder), 0, "f", 2, len(values), parts(values, cut_at))
         return Vocabulary.load(Path(folder), {"f": len(values)}).fields["f"]
 
 
@@ -113,7 +113,7 @@ def test_the_files_do_not_depend_on_the_parts(values: list[str], cut_at: list[in
     with pytest.MonkeyPatch.context() as patch, TemporaryDirectory() as one, TemporaryDirectory() as other:
         patch.setattr(module, "_BLOCK", block)
         digests = [
-            write(Path(folder), 3, "f", 2, len(values), these)
+            write_vocabulary(Path(folder), 3, "f", 2, len(values), these)
             for folder, these in ((one, parts(values)), (other, parts(values, cut_at)))
         ]
         assert digests[0] == digests[1]
@@ -122,7 +122,7 @@ def test_the_files_do_not_depend_on_the_parts(values: list[str], cut_at: list[in
 
 
 def test_the_arrays_on_disk(tmp_path: Path) -> None:
-    write(tmp_path, 0, "f", 2, 3, parts(["bb", "", "é"], [1]))
+    write_vocabulary(tmp_path, 0, "f", 2, 3, parts(["bb", "", "é"], [1]))
     arrays = {name: np.load(tmp_path / f"index/0/{name}.npy") for name in FILES}
     assert {name: str(found.dtype) for name, found in arrays.items()} == {
         "slots": "int32",
@@ -140,8 +140,8 @@ def test_the_arrays_on_disk(tmp_path: Path) -> None:
 
 def test_parts_may_hold_other_columns_and_small_types(tmp_path: Path) -> None:
     part = pa.table({"count": pa.array([2, 1], pa.int32()), "more": [0, 0], "value": pa.array(["b", "a"], pa.string())})
-    write(tmp_path, 0, "f", 5, 2, iter([part]))
-    assert pq.read_table(file(tmp_path, 0)).to_pydict() == {
+    write_vocabulary(tmp_path, 0, "f", 5, 2, iter([part]))
+    assert pq.read_table(parquet_path(tmp_path, 0)).to_pydict() == {
         "field": ["f", "f"],
         "value": ["b", "a"],
         "id": [5, 6],
@@ -152,19 +152,19 @@ def test_parts_may_hold_other_columns_and_small_types(tmp_path: Path) -> None:
 @pytest.mark.parametrize("size", [1, 3])
 def test_another_number_of_values_than_told_is_our_own_mistake(tmp_path: Path, size: int) -> None:
     with pytest.raises(AssertionError, match="vocabulary of 'f': "):
-        write(tmp_path, 0, "f", 2, size, parts(["a", "b"], [1]))
+        write_vocabulary(tmp_path, 0, "f", 2, size, parts(["a", "b"], [1]))
 
 
 def test_a_vocabulary_whose_writing_broke_off_is_written_again(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match="lost"):
-        write(tmp_path, 0, "f", 2, 9, broken())
-    digest = write(tmp_path, 0, "f", 2, 2, parts(["b", "a"]))
+        write_vocabulary(tmp_path, 0, "f", 2, 9, broken())
+    digest = write_vocabulary(tmp_path, 0, "f", 2, 2, parts(["b", "a"]))
     index = Vocabulary.load(tmp_path, {"f": 2}).fields["f"]
     assert (index.digest("f"), index.is_sound(), index.texts.to_pylist()) == (digest, True, ["b", "a"])
 
 
 def test_a_second_attempt_leaves_what_the_first_has_written(tmp_path: Path) -> None:
-    digests = [write(tmp_path, 0, "f", 2, 2, parts(["b", "a"])) for _ in range(2)]
+    digests = [write_vocabulary(tmp_path, 0, "f", 2, 2, parts(["b", "a"])) for _ in range(2)]
     index = Vocabulary.load(tmp_path, {"f": 2}).fields["f"]
     assert (digests[0], index.digest("f"), index.is_sound()) == (digests[1], digests[0], True)
     assert [path.name for path in (tmp_path / "index").iterdir()] == ["0"]
@@ -183,7 +183,7 @@ def test_the_digest_is_over_name_size_and_values_in_order(tmp_path: Path) -> Non
 
 def test_the_digest_tells_vocabularies_apart(tmp_path: Path) -> None:
     fields = [("f", ["a", "b"]), ("f", ["b", "a"]), ("f", ["ab", ""]), ("g", ["a", "b"]), ("f", ["a"]), ("f", [])]
-    digests = {write(tmp_path, i, name, 2, len(v), parts(v)) for i, (name, v) in enumerate(fields)}
+    digests = {write_vocabulary(tmp_path, i, name, 2, len(v), parts(v)) for i, (name, v) in enumerate(fields)}
     assert len(digests) == len(fields)
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from nfm.kernels.activations import activate, scores_of, sigmoid, softmax
+from nfm.kernels.activations import activate, compute_scores, sigmoid, softmax
 
 DTYPES = [np.float32, np.float64]
 
@@ -38,11 +38,11 @@ def test_softmax(dtype: Any) -> None:
 
 def test_scores_of_a_task() -> None:
     logits = np.array([[0.0, 2.0]], np.float32)
-    assert scores_of("regression", logits) is logits
-    np.testing.assert_array_equal(scores_of("binary", logits), sigmoid(logits))
-    np.testing.assert_array_equal(scores_of("multiclass", logits), softmax(logits))
+    assert compute_scores("regression", logits) is logits
+    np.testing.assert_array_equal(compute_scores("binary", logits), sigmoid(logits))
+    np.testing.assert_array_equal(compute_scores("multiclass", logits), softmax(logits))
     with pytest.raises(ValueError, match="no task is called 'ranks'"):
-        scores_of("ranks", logits)
+        compute_scores("ranks", logits)
 
 
 def test_activations_in_place() -> None:

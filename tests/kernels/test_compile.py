@@ -12,7 +12,7 @@ from tests.conftest import ROOT
 OUTER = """
 import resource, sys
 from numba import types
-from nfm.kernels.compile import compiled, when_called
+from nfm.kernels.compile import compile_now, compile_when_called
 from nfm.kernels.inner import scaled
 
 def _outer(x):
@@ -21,7 +21,7 @@ def _outer(x):
 if __name__ == "__main__":
     if "full" in sys.argv:
         resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
-    for loop in compiled(types.int64(types.int64), _outer), when_called(_outer):
+    for loop in compile_now(types.int64(types.int64), _outer), compile_when_called(_outer):
         print(loop(10), sum(loop.stats.cache_hits.values()))
 """
 INNER = """

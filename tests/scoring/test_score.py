@@ -225,8 +225,8 @@ def test_a_missing_column_is_told_before_any_work(spark: SparkSession, made: Pat
         score_table(spark, config(made, tmp_path / "raw", output=str(tmp_path / "scores")))
     assert str(error.value) == (
         f"Column 'size' is missing from {tmp_path}/raw; the table has id, colour, price, label. "
-        "The model was trained with what its encoding/spec.json names: deliver it under that name (a view can rename "
-        "it), or train a model without it."
+        "The model was trained with the columns in its encoding/spec.json: deliver the column under that name (a "
+        "view can rename it), or train a model without it."
     )
     with pytest.raises(DataError, match=r"Column 'shape' is missing from .*raw; the table has id, colour"):
         score_table(spark, config(made, made / "raw", columns=("shape",)))

@@ -16,7 +16,7 @@ from pyspark.sql import SparkSession
 from nfm.config.settings import Config
 from nfm.contract import artifact
 from nfm.contract.artifact import Artifact
-from nfm.contract.cells import cells
+from nfm.contract.cells import count_cells
 from nfm.contract.encoder import Encoding
 from nfm.contract.errors import ConfigError, GateError
 from nfm.contract.profile import Bins, Profile, id_bins
@@ -122,7 +122,7 @@ def made(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Path:
         fields[field.name] = id_bins(field, np.bincount(ids, minlength=field.size).astype(float))
 
     def in_cells(x: Any) -> Any:
-        return cells(np.asarray(x, float), np.zeros(len(x), np.int64), 1)
+        return count_cells(np.asarray(x, float), np.zeros(len(x), np.int64), 1)
 
     save(Profile(fields, {"price": Bins.of_cells(in_cells(dataset["price"]))}, "valid", (in_cells(scored),)))
     return folder
