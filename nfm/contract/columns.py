@@ -64,7 +64,7 @@ def check_columns(wanted: Collection[str], schema: pa.Schema, where: str, source
         verb = "is" if len(missing) == 1 else "are"
         raise DataError(
             f"{columns} {', '.join(map(repr, missing))} {verb} missing from {where}; "
-            f"the table has {', '.join(schema.names) or 'no columns at all'}. {_hint(missing, schema.names)}{source}"
+            f"the table has {', '.join(schema.names) or 'no columns'}. {_hint(missing, schema.names)}{source}"
         )
     twice = next((column for column in wanted if schema.names.count(column) > 1), None)
     if twice is not None:

@@ -1,4 +1,4 @@
-"""NumPy's arrays as Arrow's, and back: against pyarrow's own ways, which import pandas."""
+"""Conversions between NumPy and Arrow arrays, compared with pyarrow's own, which import pandas."""
 
 import itertools
 
@@ -11,18 +11,18 @@ from nfm.contract.arrays import concatenate_ranges, null_mask, text_buffers, to_
 
 @pytest.mark.parametrize("dtype", ["int8", "int32", "int64", "uint64", "float16", "float32", "float64"])
 @pytest.mark.parametrize("rows", [0, 1, 8, 11])
-def test_numbers_become_what_pyarrow_makes_of_them(dtype: str, rows: int) -> None:
+def test_to_arrow_equals_pyarrows_conversion(dtype: str, rows: int) -> None:
     values, missing = np.arange(rows).astype(dtype), np.arange(rows) % 3 == 1
     assert to_arrow(values).equals(pa.array(values))
-    made = to_arrow(values, missing)
-    made.validate(full=True)
-    assert made.equals(pa.array(values, mask=missing))
+    converted = to_arrow(values, missing)
+    converted.validate(full=True)
+    assert converted.equals(pa.array(values, mask=missing))
     assert to_arrow(values, np.zeros(rows, np.bool_)).null_count == 0
-    assert to_arrow(np.repeat(values, 2)[::2]).to_pylist() == values.tolist()  # values that do not lie side by side
+    assert to_arrow(np.repeat(values, 2)[::2]).to_pylist() == values.tolist()  # a strided view
 
 
 @pytest.mark.parametrize("start", [0, 1, 7, 8, 9, 20])
-def test_slices_have_their_own_values(start: int) -> None:
+def test_slices_are_converted_from_their_own_start(start: int) -> None:
     truths = [None if i % 5 == 0 else i % 3 == 0 for i in range(20)]
     numbers = [None if truth is None else i for i, truth in enumerate(truths)]
     for values in (truths, numbers):
@@ -34,19 +34,19 @@ def test_slices_have_their_own_values(start: int) -> None:
     assert to_numpy(pa.array([], pa.bool_())).tolist() == to_numpy(pa.array([], pa.int32())).tolist() == []
 
 
-def test_texts() -> None:
+def test_to_text_array() -> None:
     for texts in ([], [""], ["red", "", "größe`", "a\0b"]):
         assert to_text_array(texts).equals(pa.array(texts, pa.large_string()))
 
 
 @pytest.mark.parametrize("texts", [[], ["a"], ["", "é", None, "xyz"]])
-def test_text_buffers_are_those_of_a_slice(texts: list[str | None]) -> None:
+def test_text_buffers_of_a_slice(texts: list[str | None]) -> None:
     whole = pa.array(["before", *texts, "behind"], pa.large_string())
     for array in (whole.slice(1, len(texts)), pa.array(texts, pa.large_string())):
-        offsets, text = text_buffers(array)
-        each = [bytes(text[a - offsets[0] : b - offsets[0]]) for a, b in itertools.pairwise(offsets)]
-        assert each == [(one or "").encode() for one in texts]
-        assert len(text) == sum(map(len, each))
+        offsets, content = text_buffers(array)
+        each = [bytes(content[a - offsets[0] : b - offsets[0]]) for a, b in itertools.pairwise(offsets)]
+        assert each == [(text or "").encode() for text in texts]
+        assert len(content) == sum(map(len, each))
 
 
 def test_ranges_are_concatenated() -> None:

@@ -1,4 +1,4 @@
-"""Activations and scores against their formulas in double precision."""
+"""Activations and scores, compared with their formulas in double precision."""
 
 import math
 from typing import Any
@@ -41,7 +41,7 @@ def test_scores_of_a_task() -> None:
     assert compute_scores("regression", logits) is logits
     np.testing.assert_array_equal(compute_scores("binary", logits), sigmoid(logits))
     np.testing.assert_array_equal(compute_scores("multiclass", logits), softmax(logits))
-    with pytest.raises(ValueError, match="no task is called 'ranks'"):
+    with pytest.raises(ValueError, match="unknown task 'ranks'"):
         compute_scores("ranks", logits)
 
 
@@ -50,8 +50,8 @@ def test_activations_in_place() -> None:
         x = np.array([-1, 2], np.float32)
         activate(name, x)
         np.testing.assert_allclose(x, wanted, rtol=1e-6)
-    for name in ("linear", "relu"):  # done by the layer
+    for name in ("linear", "relu"):  # unchanged: the layer applies them
         activate(name, x)
         np.testing.assert_allclose(x, [1 / (1 + math.e), 1 / (1 + math.e**-2)], rtol=1e-6)
-    with pytest.raises(ValueError, match="no activation is called 'gelu'"):
+    with pytest.raises(ValueError, match="unknown activation 'gelu'"):
         activate("gelu", x)
