@@ -26,12 +26,8 @@ from nfm.contract.schema import Spec, canonical_json, tuples
 
 ARTIFACT_FORMAT = 2
 MARKER = "metadata.json"
-SCORER_FILES = (
-    MARKER,
-    PROFILE,
-    *(f"encoding/{name}" for name in ENCODER_FILES),
-    "weights/*.npy",
-)  # files that scoring needs
+# Files that scoring needs
+SCORER_FILES = (MARKER, PROFILE, *(f"encoding/{name}" for name in ENCODER_FILES), "weights/*.npy")
 
 
 @dataclass(frozen=True)
@@ -83,7 +79,7 @@ class Artifact:
     metadata: Mapping[str, Any]
     encoding: Encoding
     network: Network
-    weights: Mapping[str, NDArray[Any]]  # float32, or of Network.dtype
+    weights: Mapping[str, NDArray[Any]]  # of Network.dtype
     profile: Profile | None  # of the training data; None: the model was saved without one
 
     @property
@@ -103,7 +99,7 @@ class Artifact:
             path = folder / name
             if not path.is_file():
                 _refuse(path, "it is missing")
-            if _checksum(path) != checksum:
+            if _compute_checksum(path) != checksum:
                 _refuse(path, "its checksum is not the one in metadata.json")
         encoding = Encoding.load(folder / "encoding")
         if encoding.spec.fingerprint != metadata["encoding_fingerprint"]:
@@ -148,7 +144,7 @@ def save(
         shutil.copytree(encoding_folder, staging / "encoding", ignore=shutil.ignore_patterns(FILES))
         (staging / "weights").mkdir()
         for name, array in weights.items():
-            np.save(staging / "weights" / f"{name}.npy", _as_type(array, network.dtype(name), name))
+            np.save(staging / "weights" / f"{name}.npy", _cast(array, network.dtype(name), name))
         write_more(staging)
         metadata = {
             "format": ARTIFACT_FORMAT,
@@ -156,14 +152,16 @@ def save(
             "network": asdict(network),
             **facts,
             "files": {
-                str(path.relative_to(staging)): _checksum(path) for path in sorted(staging.rglob("*")) if path.is_file()
+                str(path.relative_to(staging)): _compute_checksum(path)
+                for path in sorted(staging.rglob("*"))
+                if path.is_file()
             },
         }
-        metadata["fingerprint"] = _fingerprint(metadata)
+        metadata["fingerprint"] = _compute_fingerprint(metadata)
         (staging / MARKER).write_text(json.dumps(metadata, indent=1))
 
 
-def _as_type(array: NDArray[Any], dtype: str, name: str) -> NDArray[Any]:
+def _cast(array: NDArray[Any], dtype: str, name: str) -> NDArray[Any]:
     with np.errstate(over="ignore"):  # raised below
         saved = np.ascontiguousarray(array, dtype)
     lost = np.isfinite(array) & ~np.isfinite(saved)
@@ -180,7 +178,7 @@ def _read_metadata(folder: Path) -> dict[str, Any]:
     try:
         metadata: dict[str, Any] = json.loads(path.read_text())
         written_format, fingerprint = metadata["format"], metadata.pop("fingerprint")
-        found = _fingerprint(metadata)
+        found = _compute_fingerprint(metadata)
     except OSError as error:
         raise DataError(
             f"There is no model in {folder}: {MARKER} cannot be read ({error.strerror}). Run jobs/train.py first, "
@@ -202,10 +200,10 @@ def _refuse(path: Path, reason: str) -> NoReturn:
     )
 
 
-def _fingerprint(metadata: Mapping[str, Any]) -> str:
+def _compute_fingerprint(metadata: Mapping[str, Any]) -> str:
     return hashlib.sha256(canonical_json(metadata).encode()).hexdigest()
 
 
-def _checksum(path: Path) -> str:
+def _compute_checksum(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

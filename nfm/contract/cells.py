@@ -59,7 +59,7 @@ def count_cells(x: NDArray[Any], groups: NDArray[Any], size: int, bits: int = EX
         bits: the finest cells that the caller can use.
         limit: LIMIT by default.
     """
-    keys = _keys(x) >> (EXACT - bits)
+    keys = _to_keys(x) >> (EXACT - bits)
     low, high = (int(keys.min()), int(keys.max())) if len(keys) else (0, 0)
     if high - low < _DENSE:
         counts = np.bincount((keys - low) * size + groups, minlength=(high - low + 1) * size).reshape(-1, size)
@@ -120,13 +120,13 @@ class CellTable:
                     x, added, self._groups, EXACT if self._merged is None else self._merged.bits, self._limit
                 )
             else:
-                new = Cells(EXACT, _keys(x), added)
+                new = Cells(EXACT, _to_keys(x), added)
             self._merged = merge([new] if self._merged is None else [self._merged, new], self._limit)
             self._waiting, self._rows = [], 0
         return self._merged or Cells(EXACT, np.empty(0, np.int64), np.empty((0, self._groups), np.int64))
 
 
-def _keys(x: NDArray[Any]) -> NDArray[np.int64]:
+def _to_keys(x: NDArray[Any]) -> NDArray[np.int64]:
     """Return (N,) integers in the same order as the floats."""
     as_int = (x.astype(np.float64, copy=False) + 0.0).view(np.int64)  # + 0.0 makes -0.0 the same as 0.0
     return np.where(as_int < 0, as_int ^ _MAGNITUDE, as_int)

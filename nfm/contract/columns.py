@@ -56,21 +56,21 @@ class Values:
     lossy: NDArray[np.bool_] | None = None  # (D,) True for floats so large that digits may be lost; None: all False
 
 
-def check_columns(wanted: Collection[str], schema: pa.Schema, where: str, source: str) -> None:
-    """Raise DataError unless each wanted column is in the table once; `source` ends the message about missing ones."""
+def check_columns(wanted: Collection[str], schema: pa.Schema, where: str, advice: str) -> None:
+    """Raise DataError unless each wanted column is in the table once; `advice` ends the message about missing ones."""
     missing = [column for column in wanted if column not in schema.names]
     if missing:
         columns = "Column" if len(missing) == 1 else "Columns"
         verb = "is" if len(missing) == 1 else "are"
         raise DataError(
             f"{columns} {', '.join(map(repr, missing))} {verb} missing from {where}; "
-            f"the table has {', '.join(schema.names) or 'no columns'}. {_hint(missing, schema.names)}{source}"
+            f"the table has {', '.join(schema.names) or 'no columns'}. {_hint(missing, schema.names)}{advice}"
         )
-    twice = next((column for column in wanted if schema.names.count(column) > 1), None)
-    if twice is not None:
+    repeated = next((column for column in wanted if schema.names.count(column) > 1), None)
+    if repeated is not None:
         raise DataError(
-            f"Column '{twice}' occurs {schema.names.count(twice)} times in {where}, so it is ambiguous; the table has "
-            f"{', '.join(schema.names)}. Rename or drop the others in the source."
+            f"Column '{repeated}' occurs {schema.names.count(repeated)} times in {where}, so it is ambiguous; the table "
+            f"has {', '.join(schema.names)}. Rename or drop the others in the source."
         )
 
 
@@ -95,14 +95,14 @@ def read_field_values(columns: Sequence[str], kinds: Sequence[Kind], bag: Bag | 
     where the vocabulary has dates, for invalid UTF-8, or for weights that do not fit their bag.
     """
     if bag is not None:
-        return _bag(columns[0], kinds[0], bag, rows)
+        return _read_bag(columns[0], kinds[0], bag, rows)
     if len(columns) == 1:
-        return _values(rows.column(columns[0]), kinds[0], columns[0])
-    parts = (_escape(_values(rows.column(c), kind, c)) for c, kind in zip(columns, kinds, strict=True))
+        return _read_values(rows.column(columns[0]), kinds[0], columns[0])
+    parts = (_escape(_read_values(rows.column(c), kind, c)) for c, kind in zip(columns, kinds, strict=True))
     return reduce(_cross, parts)
 
 
-def _values(array: pa.Array, kind: Kind, column: str) -> Values:
+def _read_values(array: pa.Array, kind: Kind, column: str) -> Values:
     encoded = encode_dictionary(array)
     dictionary = encoded.dictionary
     lossy = None
@@ -124,11 +124,11 @@ def _cross(first: Values, second: Values) -> Values:
     firsts, seconds = np.divmod(to_numpy(pairs.dictionary), base)
     parts = [_take(values.texts, positions) for values, positions in ((first, firsts), (second, seconds))]
     texts = pc.binary_join_element_wise(*parts, to_text_array(["|"])[0])  # null if either is null
-    lossy = _lossy(first)[firsts] | _lossy(second)[seconds]
+    lossy = _lossy_mask(first)[firsts] | _lossy_mask(second)[seconds]
     return Values(texts, to_numpy(pairs.indices), lossy=lossy)
 
 
-def _lossy(values: Values) -> NDArray[np.bool_]:
+def _lossy_mask(values: Values) -> NDArray[np.bool_]:
     size = len(values.texts)
     return np.append(np.zeros(size, np.bool_) if values.lossy is None else values.lossy, False)
 
@@ -151,41 +151,40 @@ class _Lists(NamedTuple):
         return np.append(per_member, np.asarray(for_null, per_member.dtype))[concatenate_ranges(starts, lengths)]
 
 
-def _lists(array: pa.Array, delimiter: str) -> _Lists:
+def _split_lists(array: pa.Array, delimiter: str) -> _Lists:
     if is_list(array.type):
         null = null_mask(array)
         lengths = np.where(null, 0, to_numpy(pc.list_value_length(array)).astype(np.int64))
-        return _Lists(
-            array.flatten(), np.cumsum(lengths) - lengths, lengths, null
-        )  # flatten() skips the members of nulls
+        members = array.flatten()  # skips the members of nulls
+        return _Lists(members, np.cumsum(lengths) - lengths, lengths, null)
     # Each distinct text is split once.
     encoded = encode_dictionary(array)
     texts = encoded.dictionary.cast(pa.large_string())
     texts = pa.concat_arrays([texts, pa.nulls(1, pa.large_string())])
     split = pc.split_pattern(texts, delimiter)
     empty = (to_numpy(pc.binary_length(texts)) == 0) & ~null_mask(texts)
-    split_lists = _lists(split, delimiter)
+    split_lists = _split_lists(split, delimiter)
     lengths = np.where(empty, 0, split_lists.lengths)  # an empty text has no members
     rows = dictionary_indices(encoded)
     return _Lists(split_lists.members, split_lists.starts[rows], lengths[rows], split_lists.null[rows])
 
 
-def _bag(column: str, kind: Kind, bag: Bag, rows: Rows) -> Values:
-    lists = _lists(rows.column(column), bag.delimiter)
-    members = _values(lists.members, kind, column)
+def _read_bag(column: str, kind: Kind, bag: Bag, rows: Rows) -> Values:
+    lists = _split_lists(rows.column(column), bag.delimiter)
+    members = _read_values(lists.members, kind, column)
     kept = lists.lengths if bag.max_length is None else np.minimum(lists.lengths, bag.max_length)
     kept = np.where(lists.null, 1, kept)  # a null bag counts as one missing member
     offsets = np.concatenate([[0], np.cumsum(kept)]).astype(np.int32)
     indices = lists.gather(members.indices, len(members.texts), kept)
-    weights = None if bag.weights is None else _weights(bag.weights, column, bag, lists, kept, rows)
+    weights = None if bag.weights is None else _read_weights(bag.weights, column, bag, lists, kept, rows)
     return Values(members.texts, indices, offsets, weights, members.lossy)
 
 
-def _weights(
+def _read_weights(
     name: str, column: str, bag: Bag, lists: _Lists, kept: NDArray[np.int64], rows: Rows
 ) -> NDArray[np.float32]:
     array = rows.column(name)
-    found = _lists(array, bag.delimiter)
+    found = _split_lists(array, bag.delimiter)
     wrong = np.flatnonzero((found.lengths != lists.lengths) | (found.null & ~lists.null))
     if len(wrong):
         row = int(wrong[0])
@@ -195,9 +194,9 @@ def _weights(
             f"a batch do not: {quoted(array[row].as_py())} has {has} for {lists.lengths[row]} members. {CORRECT_ROWS}"
         )
     with np.errstate(over="ignore"):  # raised below
-        each = to_floats(found.members, name).astype(np.float32)
+        member_weights = to_floats(found.members, name).astype(np.float32)
     # Where both are null, the missing member has the weight 1.
-    weights: NDArray[np.float32] = found._replace(null=lists.null).gather(each, 1.0, kept)
+    weights: NDArray[np.float32] = found._replace(null=lists.null).gather(member_weights, 1.0, kept)
     wrong = np.flatnonzero(~np.isfinite(weights))
     if len(wrong):
         row = int(np.searchsorted(np.cumsum(kept), wrong[0], side="right"))

@@ -12,9 +12,9 @@ from nfm.contract.errors import DataError
 from nfm.contract.schema import Spec
 
 
-def check_schema(spec: Spec, schema: pa.Schema, where: str, more: Iterable[str] = ()) -> None:
-    """Raise DataError unless a table has the encoded columns in their types, and the columns `more` as float32."""
-    plain, lists = dict.fromkeys(more, pa.float32()), dict[str, pa.DataType]()
+def check_schema(spec: Spec, schema: pa.Schema, where: str, extra: Iterable[str] = ()) -> None:
+    """Raise DataError unless a table has the encoded columns in their types, and the columns `extra` as float32."""
+    plain, lists = dict.fromkeys(extra, pa.float32()), dict[str, pa.DataType]()
     for field in spec.fields:
         (plain if field.bag is None else lists)[field.name] = pa.int32()
         lists |= dict.fromkeys(field.outputs[1:], pa.float32())

@@ -120,7 +120,7 @@ class Encoding:
 
     def _encode_field(self, field: Field, rows: Rows, same_table: bool, counts: "BatchCounts | None") -> dict[str, Any]:
         values = read_field_values(field.columns, field.kinds, field.bag, rows)
-        id_of_value = self._ids(field, values, same_table)
+        id_of_value = self._find_ids(field, values, same_table)
         if counts is not None and not field.hashed:
             counts.count_out_of_vocabulary(field, values, id_of_value)
         ids = id_of_value[values.indices]
@@ -133,19 +133,19 @@ class Encoding:
             weights_name(field.name): pa.ListArray.from_arrays(offsets, to_arrow(weights)),
         }
 
-    def _ids(self, field: Field, values: Values, same_table: bool) -> NDArray[np.int32]:
+    def _find_ids(self, field: Field, values: Values, same_table: bool) -> NDArray[np.int32]:
         """Return the (D + 1,) ids of the dictionary's values, then the id of a missing value."""
         present = np.flatnonzero(~null_mask(values.texts))
         known = values.texts.take(to_arrow(present)) if values.texts.null_count else values.texts
         if field.vocabulary is None:
-            found = _buckets(known, field)
+            found = _hash_to_buckets(known, field)
         else:
             positions = self.vocabulary.fields[field.vocabulary].lookup(known)
             oov = np.flatnonzero(positions < 0)
             if not same_table:
                 _check_digits(field, values, present[oov])
             found = positions + np.int32(field.first_value)
-            found[oov] = _buckets(known.take(to_arrow(oov)), field)
+            found[oov] = _hash_to_buckets(known.take(to_arrow(oov)), field)
         ids = np.full(len(values.texts) + 1, MISSING, np.int32)
         ids[present] = found
         return ids
@@ -180,7 +180,7 @@ def load_once(folder: Path, fingerprint: str) -> Encoding:
     return encoding
 
 
-def _buckets(texts: pa.Array, field: Field) -> NDArray[np.int32]:
+def _hash_to_buckets(texts: pa.Array, field: Field) -> NDArray[np.int32]:
     return (1 + hash64(texts, _OOV_SEED) % np.uint64(field.oov_buckets)).astype(np.int32)
 
 
@@ -238,11 +238,11 @@ def arrange_inputs(spec: Spec, columns: Mapping[str, Any]) -> Inputs:
         matrix((field.name for field in spec.fields if field.bag is None), np.int32),
         matrix(spec.field_numbers, np.float32),
         matrix(spec.dense, np.float32),
-        *_bags(spec, columns, rows),
+        *_arrange_bags(spec, columns, rows),
     )
 
 
-def _bags(
+def _arrange_bags(
     spec: Spec, columns: Mapping[str, Any], rows: int
 ) -> tuple[NDArray[np.int32], NDArray[np.float32], NDArray[np.int64]]:
     """Return `bag_rows`, `bag_values` and `bag_splits`: the members of all bags, by row, then by field."""

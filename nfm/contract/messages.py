@@ -26,18 +26,18 @@ class Difference(NamedTuple):
         return f"{self.name} was {was} and is {now} now"
 
 
-def differences(then: Mapping[str, Any], now: Mapping[str, Any], above: str = "") -> Iterator[Difference]:
+def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> Iterator[Difference]:
     """Compare two nested mappings; yield each value that differs, in the order of their keys.
 
     Example:
         list(differences({"train": {"seed": 1}}, {"train": {"seed": 2}}))  # [Difference("train.seed", 1, 2)]
     """
-    for key in {**then, **now}:
-        was, is_ = then.get(key), now.get(key)
-        if isinstance(was, Mapping) and isinstance(is_, Mapping):
-            yield from differences(was, is_, f"{above}{key}.")
-        elif was != is_:
-            yield Difference(f"{above}{key}", was, is_)
+    for key in {**old, **new}:
+        was, now = old.get(key), new.get(key)
+        if isinstance(was, Mapping) and isinstance(now, Mapping):
+            yield from differences(was, now, f"{prefix}{key}.")
+        elif was != now:
+            yield Difference(f"{prefix}{key}", was, now)
 
 
 def listed(items: Iterable[Any], separator: str = ", ", most: int = 5) -> str:

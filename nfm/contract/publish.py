@@ -48,7 +48,7 @@ def staged(target: Path, marker: str) -> Iterator[Path]:
     marker; NfmError if the target cannot be written, or the disk is full.
     """
     target = target.resolve()  # replace the folder that a symbolic link points to, and keep the link
-    with _translated(target):
+    with _translate_os_errors(target):
         for stale in target.parent.glob(f".{glob.escape(target.name)}.staging-*"):
             if stale.suffix == _OLD and not target.exists():
                 stale.rename(target)  # a run was killed between the two renames of _swap
@@ -64,11 +64,11 @@ def staged(target: Path, marker: str) -> Iterator[Path]:
         if not (staging / marker).exists():
             raise DataError(f"{staging} is not complete: it contains no {marker}. {target} was not changed.")
         check_replaceable(target, marker)  # again, because writing may have taken hours
-        (staging / FILES).write_text(json.dumps(sorted(_files(staging)), indent=0))
+        (staging / FILES).write_text(json.dumps(sorted(_list_files(staging)), indent=0))
         _swap(staging, target)
     except Exception as error:
         if any(os.strerror(code) in str(error) for code in _FULL):  # Spark passes on only the text of a worker's error
-            raise _no_room(target) from error
+            raise _disk_full_error(target) from error
         raise
     finally:
         # After the swap this is the old folder; after an error, the incomplete new one.
@@ -82,11 +82,11 @@ def locked(target: Path) -> Iterator[None]:
     Raises BusyError, which names the process and host of the other run; NfmError if the folder cannot be written.
     """
     target = target.resolve()
-    with _translated(target):
+    with _translate_os_errors(target):
         target.parent.mkdir(parents=True, exist_ok=True)
         opened = (target.parent / f".{target.name}.lock").open("ab+", buffering=0)
     with opened as file:
-        with _translated(target):
+        with _translate_os_errors(target):
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
@@ -102,11 +102,11 @@ def locked(target: Path) -> Iterator[None]:
 
 def check_replaceable(target: Path, marker: str) -> None:
     """Raise DataError unless the folder is absent, empty, or has the marker and only files that the job wrote."""
-    with _translated(target):
+    with _translate_os_errors(target):
         foreign = target.exists() and (
             not target.is_dir() or (any(target.iterdir()) and not (target / marker).exists())
         )
-        more = [] if foreign else _not_written(target.resolve())
+        more = [] if foreign else _list_foreign_files(target.resolve())
     if foreign:
         raise DataError(
             f"{target} exists, and is not something this job made: it contains no {marker}. It was not changed. "
@@ -120,12 +120,12 @@ def check_replaceable(target: Path, marker: str) -> None:
 
 
 @contextmanager
-def _translated(target: Path) -> Iterator[None]:
+def _translate_os_errors(target: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
         if error.errno in _FULL:
-            raise _no_room(target) from error
+            raise _disk_full_error(target) from error
         reason = "it is a file" if isinstance(error, FileExistsError) else error.strerror
         raise NfmError(
             f"{target} cannot be written, because of {error.filename or 'its lock'}: {reason}. Choose a folder that "
@@ -133,14 +133,14 @@ def _translated(target: Path) -> Iterator[None]:
         ) from error
 
 
-def _no_room(target: Path) -> NfmError:
+def _disk_full_error(target: Path) -> NfmError:
     return NfmError(
         f"A disk is full: there is no room for {target}, or for temporary files (TMPDIR, spark.local.dir). The old "
         "output was not changed. Make room and run the job again."
     )
 
 
-def _not_written(target: Path) -> list[str]:
+def _list_foreign_files(target: Path) -> list[str]:
     """Return the files that were added to a folder after it was published; none without a list of its files.
 
     Empty files with a name that readers of tables ignore are markers such as _SUCCESS, and contain nothing to lose.
@@ -158,9 +158,9 @@ def _not_written(target: Path) -> list[str]:
             f"{listing} is damaged ({error}): it lists the files that this job wrote and may replace. {target} was not "
             "changed. Move it away, and run the job again."
         ) from error
-    more = sorted(name for name in _files(target) - {*written, FILES} if not _is_ignorable(target / name))
+    more = sorted(name for name in _list_files(target) - {*written, FILES} if not _is_ignorable(target / name))
     # Another run may have published meanwhile: then compare with its new list.
-    return _not_written(target) if more and listing.read_text() != text else more
+    return _list_foreign_files(target) if more and listing.read_text() != text else more
 
 
 def _is_ignorable(path: Path) -> bool:
@@ -173,7 +173,7 @@ def _is_ignorable(path: Path) -> bool:
         return True
 
 
-def _files(folder: Path) -> set[str]:
+def _list_files(folder: Path) -> set[str]:
     """Return all files and symbolic links below a folder as relative paths."""
 
     def fail(error: OSError) -> None:

@@ -52,9 +52,8 @@ def encode_dictionary(values: pa.Array) -> pa.DictionaryArray:
     """Return a column as indices into a dictionary of its values."""
     if pa.types.is_dictionary(values.type):
         return values
-    if pa.types.is_decimal32(values.type) or pa.types.is_decimal64(
-        values.type
-    ):  # Arrow cannot encode these as dictionaries
+    # Arrow cannot encode small decimals as dictionaries.
+    if pa.types.is_decimal32(values.type) or pa.types.is_decimal64(values.type):
         values = values.cast(pa.decimal128(values.type.precision, values.type.scale))
     return values.dictionary_encode()
 
@@ -73,9 +72,9 @@ def canonical_text(values: pa.Array, kind: Kind, column: str) -> pa.Array:
     """
     type_ = values.type
     if pa.types.is_floating(type_):
-        return _format(values.to_numpy(zero_copy_only=False), _float_text)
+        return _format_each(values.to_numpy(zero_copy_only=False), _format_float)
     if pa.types.is_decimal(type_):
-        return _format(values.to_pylist(), _decimal_text)
+        return _format_each(values.to_pylist(), _format_decimal)
     if pa.types.is_date64(type_):
         values = pc.cast(values, pa.date32())
     texts = pc.cast(values, pa.large_string())
@@ -85,7 +84,9 @@ def canonical_text(values: pa.Array, kind: Kind, column: str) -> pa.Array:
         if kind == "date":
             _check_dates(texts, column)
             return texts
-        return _format(texts.to_pylist(), _number_text if kind == "number" else lambda text: _boolean(text) or text)
+        return _format_each(
+            texts.to_pylist(), _normalize_number if kind == "number" else lambda text: _parse_boolean(text) or text
+        )
     return texts
 
 
@@ -110,11 +111,11 @@ def _check_dates(texts: pa.Array, column: str) -> None:
         )
 
 
-def _format(values: Any, text: Callable[[Any], str | None]) -> pa.Array:
+def _format_each(values: Any, text: Callable[[Any], str | None]) -> pa.Array:
     return pa.array([None if value is None else text(value) for value in values], pa.large_string())
 
 
-def _float_text(value: Any) -> str | None:
+def _format_float(value: Any) -> str | None:
     if not math.isfinite(value):
         return None
     if abs(number := float(value)) < 2.0**64 and number.is_integer():
@@ -123,16 +124,16 @@ def _float_text(value: Any) -> str | None:
     return str(np.format_float_positional(value, trim="-"))
 
 
-def _decimal_text(value: Decimal) -> str | None:
+def _format_decimal(value: Decimal) -> str | None:
     if not value.is_finite():
         return None
     text = format(value, "f")  # normalize() would round to 28 digits
     return (text.rstrip("0").rstrip(".") if "." in text else text) if value else "0"
 
 
-def _number_text(text: str) -> str | None:
+def _normalize_number(text: str) -> str | None:
     if _NUMBER.fullmatch(text):
-        return _decimal_text(Decimal(text.strip()))
+        return _format_decimal(Decimal(text.strip()))
     return None if text.strip().lower().lstrip("+-") in _NOT_A_NUMBER else text
 
 
@@ -247,7 +248,7 @@ def check_digits(column: str, type_: pa.DataType, vocabulary: pa.Array, where: s
         long = part.filter(pc.greater(pc.binary_length(part), 15)).to_pylist()
         # A vocabulary of floats can contain whole numbers, too: the fewest distinguishing digits, then zeros.
         whole = (text for text in long if text.lstrip("-").isdigit())
-        lost = next((text for text in whole if _float_text(float(text)) != text), None)
+        lost = next((text for text in whole if _format_float(float(text)) != text), None)
         if lost is not None:
             raise DataError(
                 f"Column '{column}' of {where} now contains floats, but the vocabulary was made from integers such as "
@@ -275,11 +276,11 @@ def _find_non_canonical(vocabulary: pa.Array, kind: Kind) -> str | None:
 def _parse_as(text: str, kind: Kind) -> str | None:
     """Return the canonical form of a text that is a value of this kind; None if it is not."""
     if kind == "number":
-        return _number_text(text) if _NUMBER.fullmatch(text) else None
+        return _normalize_number(text) if _NUMBER.fullmatch(text) else None
     if kind == "boolean":
-        return _boolean(text)
+        return _parse_boolean(text)
     return text if _DATE.fullmatch(text) else None
 
 
-def _boolean(text: str) -> str | None:
+def _parse_boolean(text: str) -> str | None:
     return text.lower() if text.lower() in ("true", "false") else None

@@ -63,7 +63,7 @@ def write_vocabulary(folder: Path, number: int, field: str, first_id: int, size:
         ):
             written = 0
             all_offsets.append(np.zeros(1, np.int64))
-            for block in _blocks(parts):
+            for block in _cut_into_blocks(parts):
                 texts = pa.concat_arrays(block["value"].chunks)
                 assert written + len(texts) <= size, f"vocabulary of '{field}': more than {size} values"
                 ids = np.arange(first_id + written, first_id + written + len(texts), dtype=np.int32)
@@ -75,7 +75,7 @@ def write_vocabulary(folder: Path, number: int, field: str, first_id: int, size:
                 written += len(texts)
             assert written == size, f"vocabulary of '{field}': {written} values instead of {size}"
         slots.flush()
-    return _digest(field, size, all_offsets.sha256.digest(), all_text.sha256.digest())
+    return _compute_digest(field, size, all_offsets.sha256.digest(), all_text.sha256.digest())
 
 
 class _ArrayFile:
@@ -104,7 +104,7 @@ class _ArrayFile:
             self._write_header()
 
 
-def _blocks(parts: Iterable[pa.Table]) -> Iterator[pa.Table]:
+def _cut_into_blocks(parts: Iterable[pa.Table]) -> Iterator[pa.Table]:
     """Yield the same rows in blocks of a fixed size, because the files must not depend on the parts."""
     waiting = _VALUES.empty_table()
     for part in parts:
@@ -119,7 +119,7 @@ def _blocks(parts: Iterable[pa.Table]) -> Iterator[pa.Table]:
 def _insert(slots: NDArray[np.int32], hashes: NDArray[np.uint64], first: int) -> None:
     """Put the values with these hashes, whose positions start at `first`, into free slots."""
     entries = np.arange(first + 1, first + 1 + len(hashes), dtype=np.int32)
-    at = _first_slot(hashes, len(slots))
+    at = _find_first_slots(hashes, len(slots))
     while len(at):
         free = slots[at] == 0
         # Several values may try the same slot: the last one written gets it, the others try the next slot.
@@ -128,12 +128,12 @@ def _insert(slots: NDArray[np.int32], hashes: NDArray[np.uint64], first: int) ->
         entries, at = entries[lost], (at[lost] + 1) % len(slots)
 
 
-def _first_slot(hashes: NDArray[np.uint64], slots: int) -> NDArray[np.int64]:
+def _find_first_slots(hashes: NDArray[np.uint64], slots: int) -> NDArray[np.int64]:
     """Scale the upper half of each hash to the number of slots: multiply and shift, which is faster than modulo."""
     return ((hashes >> np.uint64(32)) * np.uint64(slots) >> np.uint64(32)).astype(np.int64)
 
 
-def _digest(field: str, size: int, offsets: bytes, text: bytes) -> str:
+def _compute_digest(field: str, size: int, offsets: bytes, text: bytes) -> str:
     return hashlib.sha256(f"{field}\0{size}\0".encode() + offsets + text).hexdigest()
 
 
@@ -152,7 +152,7 @@ class FieldIndex:
         if len(texts) > _LOOKUP:  # limits the memory of a large batch
             starts = range(0, len(texts), _LOOKUP)
             return np.concatenate([self.lookup(texts.slice(start, _LOOKUP)) for start in starts])
-        pending, at = np.arange(len(texts)), _first_slot(hash64(texts, _SEED), len(self.slots))
+        pending, at = np.arange(len(texts)), _find_first_slots(hash64(texts, _SEED), len(self.slots))
         pairs = [(pending[:0], self.slots[:0])]  # texts, each with the entries up to the first free slot
         while len(pending):
             entries = self.slots[at]
@@ -173,7 +173,7 @@ class FieldIndex:
     def digest(self, field: str) -> str:
         """Return the SHA-256 over the field's name, the number of values, and the values in order."""
         parts = (hashlib.sha256(array.data).digest() for array in text_buffers(self.texts))
-        return _digest(field, len(self.texts), *parts)
+        return _compute_digest(field, len(self.texts), *parts)
 
     def is_sound(self) -> bool:
         """Return whether the slots contain exactly the values, each where a lookup finds it; reads all data."""
@@ -200,15 +200,15 @@ class Vocabulary:
         found = {}
         for number, (name, size) in enumerate(sizes.items()):
             index = folder / "index" / str(number)
-            slots = _map(index / "slots.npy", np.int32, max(2 * size, 1))
-            offsets = _map(index / "offsets.npy", np.int64, size + 1)
-            text = _map(index / "text.npy", np.uint8, int(offsets[-1]))
+            slots = _map_array(index / "slots.npy", np.int32, max(2 * size, 1))
+            offsets = _map_array(index / "offsets.npy", np.int64, size + 1)
+            text = _map_array(index / "text.npy", np.uint8, int(offsets[-1]))
             texts = pa.LargeStringArray.from_buffers(size, pa.py_buffer(offsets), pa.py_buffer(text))
             found[name] = FieldIndex(slots, texts)
         return cls(found)
 
 
-def _map(path: Path, dtype: DTypeLike, size: int) -> NDArray[Any]:
+def _map_array(path: Path, dtype: DTypeLike, size: int) -> NDArray[Any]:
     try:
         return map_file(path, dtype, (size,))
     except ValueError as error:

@@ -77,7 +77,7 @@ def add_products(
 def _compiled_layer() -> Any:
     matrix = types.Array(types.float32, 2, "C")
     weights, bias = (read_only_array(types.float32, dimensions) for dimensions in (3, 2))
-    return compile_now(types.void(matrix, weights, bias, types.float32, matrix, types.int64), _layer)
+    return compile_now(types.void(matrix, weights, bias, types.float32, matrix, types.int64), _apply_layer)
 
 
 @cache
@@ -88,10 +88,10 @@ def _compiled_products() -> Any:
     return compile_now(signature, _add_products, fastmath={"reassoc", "contract"})
 
 
-def _layer(x_TX: Any, kernel_PXN: Any, bias_PN: Any, least: Any, out_TU: Any, rows: Any) -> None:
+def _apply_layer(x_TX: Any, kernel_PXN: Any, bias_PN: Any, least: Any, out_TU: Any, rows: Any) -> None:
     for p in range(len(kernel_PXN)):
         for t in range(0, rows, ROWS):
-            _block(x_TX, kernel_PXN, bias_PN, least, out_TU, t, p)  # type: ignore[call-arg]
+            _compute_block(x_TX, kernel_PXN, bias_PN, least, out_TU, t, p)  # type: ignore[call-arg]
 
 
 def _add_products(x_TX: Any, column: Any, kernel_CX: Any, out_TC: Any, rows: Any) -> None:
@@ -111,12 +111,12 @@ def broadcast(builder: Any, value: Any, vector: Any = VECTOR) -> Any:
 
 
 @intrinsic
-def _block(_: Any, x: Any, kernel: Any, bias: Any, least: Any, out: Any, t: Any, p: Any) -> Any:
+def _compute_block(_: Any, x: Any, kernel: Any, bias: Any, least: Any, out: Any, t: Any, p: Any) -> Any:
     """Compute rows t … t + ROWS − 1 of panel p's columns, with all sums in registers."""
-    return types.void(x, kernel, bias, least, out, t, p), _generate
+    return types.void(x, kernel, bias, least, out, t, p), _generate_block
 
 
-def _generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+def _generate_block(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
     made = [context.make_array(signature.args[i])(context, builder, arguments[i]) for i in (0, 1, 2, 4)]
     (x, kernel, bias, out), (least, t, p) = (array.data for array in made), (arguments[i] for i in (3, 5, 6))
     width, inputs, stride = (builder.extract_value(made[i].shape, 1) for i in (0, 1, 3))

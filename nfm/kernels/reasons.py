@@ -180,10 +180,10 @@ def _append_numbers(
         b = np.uint64(owners_M2[own, 0])
         for group in range(np.uint64(len(splits) - 1)):
             columns = range(np.uint64(splits[group]), np.uint64(splits[group + _1]))
-            differs = False
+            is_present = False
             for n in columns:
-                differs = differs or values_BN[b, n] != missing_N[n]
-            if not differs:
+                is_present = is_present or values_BN[b, n] != missing_N[n]
+            if not is_present:
                 continue
             _copy_row(linear_MC, inputs_MX, owners_M2, own, m, reason + group)
             for k in range(dim):
