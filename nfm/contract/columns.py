@@ -69,8 +69,8 @@ def check_columns(wanted: Collection[str], schema: pa.Schema, where: str, advice
     repeated = next((column for column in wanted if schema.names.count(column) > 1), None)
     if repeated is not None:
         raise DataError(
-            f"Column '{repeated}' occurs {schema.names.count(repeated)} times in {where}, so it is ambiguous; the table "
-            f"has {', '.join(schema.names)}. Rename or drop the others in the source."
+            f"Column '{repeated}' occurs {schema.names.count(repeated)} times in {where}, so it is ambiguous; the "
+            f"table has {', '.join(schema.names)}. Rename or drop the others in the source."
         )
 
 

@@ -36,7 +36,7 @@ class Bins:
     counts: tuple[float, ...]  # (E + 1,)
 
     @classmethod
-    def of_cells(cls, cells: Cells, group: int = 0) -> Self:
+    def from_cells(cls, cells: Cells, group: int = 0) -> Self:
         """Make bins with about the same frequency; edges are between values, never on a value."""
         values, counts = cells.values, cells.counts[:, group].astype(np.float64)
         values, counts = values[counts > 0], counts[counts > 0]
@@ -67,7 +67,7 @@ def has_out_of_vocabulary(field: Field) -> bool:
     return field.vocabulary is not None
 
 
-def id_bins(field: Field, counts: NDArray[np.float64]) -> Bins:
+def make_id_bins(field: Field, counts: NDArray[np.float64]) -> Bins:
     """Make the bins of a field: missing, out-of-vocabulary (if possible), ranges of ids with about the same frequency.
 
     `counts`: (size,) frequency of each id.

@@ -117,9 +117,9 @@ def _compute_block(_: Any, x: Any, kernel: Any, bias: Any, least: Any, out: Any,
 
 
 def _generate_block(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-    made = [context.make_array(signature.args[i])(context, builder, arguments[i]) for i in (0, 1, 2, 4)]
-    (x, kernel, bias, out), (least, t, p) = (array.data for array in made), (arguments[i] for i in (3, 5, 6))
-    width, inputs, stride = (builder.extract_value(made[i].shape, 1) for i in (0, 1, 3))
+    arrays = [context.make_array(signature.args[i])(context, builder, arguments[i]) for i in (0, 1, 2, 4)]
+    (x, kernel, bias, out), (least, t, p) = (array.data for array in arrays), (arguments[i] for i in (3, 5, 6))
+    width, inputs, stride = (builder.extract_value(arrays[i].shape, 1) for i in (0, 1, 3))
     multiply_add = ir.Function(builder.module, ir.FunctionType(VECTOR, [VECTOR] * 3), f"llvm.fmuladd.v{LANES}f32")
 
     def at(pointer: Any, *steps: Any) -> Any:

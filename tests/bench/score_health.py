@@ -13,7 +13,7 @@ from nfm.config.settings import Config
 from nfm.contract.artifact import Artifact
 from nfm.contract.cells import Cells, count_cells
 from nfm.contract.columns import Rows
-from nfm.contract.profile import Bins, Profile, id_bins
+from nfm.contract.profile import Bins, Profile, make_id_bins
 from nfm.contract.values import decode_dictionary
 from nfm.features.dataset import build
 from nfm.scoring.hosts import open_model, place
@@ -81,9 +81,9 @@ def _add_profile(settings: Config, raw: Path) -> None:
         return count_cells(values, np.zeros(len(values), np.int64), 1)
 
     fields = {
-        field.name: id_bins(field, np.bincount(columns[field.name], minlength=field.size).astype(float))
+        field.name: make_id_bins(field, np.bincount(columns[field.name], minlength=field.size).astype(float))
         for field in spec.fields
     }
-    numbers = {number.name: Bins.of_cells(in_cells(columns[number.name])) for number in spec.numbers}
+    numbers = {number.name: Bins.from_cells(in_cells(columns[number.name])) for number in spec.numbers}
     profile = Profile(fields, numbers, "valid", (in_cells(scores),))
     save_random(settings, profile.save)

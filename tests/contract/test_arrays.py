@@ -41,8 +41,8 @@ def test_to_text_array() -> None:
 
 @pytest.mark.parametrize("texts", [[], ["a"], ["", "é", None, "xyz"]])
 def test_text_buffers_of_a_slice(texts: list[str | None]) -> None:
-    whole = pa.array(["before", *texts, "behind"], pa.large_string())
-    for array in (whole.slice(1, len(texts)), pa.array(texts, pa.large_string())):
+    padded = pa.array(["before", *texts, "after"], pa.large_string())
+    for array in (padded.slice(1, len(texts)), pa.array(texts, pa.large_string())):
         offsets, content = text_buffers(array)
         each = [bytes(content[a - offsets[0] : b - offsets[0]]) for a, b in itertools.pairwise(offsets)]
         assert each == [(text or "").encode() for text in texts]

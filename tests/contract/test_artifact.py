@@ -250,9 +250,9 @@ def test_a_missing_file_is_refused(model: Path, name: str) -> None:
 @pytest.mark.parametrize("bit", [0x01, 0x80])
 def test_every_flipped_byte_of_the_metadata_is_refused(model: Path, bit: int) -> None:
     path = model / "metadata.json"
-    whole = path.read_bytes()
-    for place in range(len(whole)):
-        path.write_bytes(whole[:place] + bytes([whole[place] ^ bit]) + whole[place + 1 :])
+    original = path.read_bytes()
+    for place in range(len(original)):
+        path.write_bytes(original[:place] + bytes([original[place] ^ bit]) + original[place + 1 :])
         assert refusal(model, verify=False).startswith(f"{path} is refused: ")
 
 
@@ -315,10 +315,10 @@ def test_without_verification_shapes_are_still_checked(model: Path, name: str) -
 
 def test_without_verification_an_unreadable_array_is_refused(model: Path) -> None:
     path = model / "weights/linear.npy"
-    whole = path.read_bytes()
+    original = path.read_bytes()
     np.save(model / "object.npy", np.array([print] * ROWS, dtype=object), allow_pickle=True)
     pickled = (model / "object.npy").read_bytes()
-    for content in (b"", whole[:50], whole[:-1], b"x" * len(whole), pickled):
+    for content in (b"", original[:50], original[:-1], b"x" * len(original), pickled):
         path.write_bytes(content)
         assert refusal(model, verify=False).startswith(f"{path} is refused: it cannot be read (")
     path.unlink()

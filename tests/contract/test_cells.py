@@ -36,15 +36,15 @@ def test_few_values_are_counted_exactly(x: list[float]) -> None:
 def test_cells_do_not_depend_on_order_or_partitions(x: list[float], data: st.DataObject) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "LIMIT", 8)  # so that few numbers exceed it
-        whole = count(x)
+        expected = count(x)
         shuffled = data.draw(st.permutations(x))
         cuts = sorted(data.draw(st.lists(st.integers(0, len(x)), max_size=4)))
         parts = [count(part) for part in np.split(np.array(shuffled), cuts) if len(part)]
         while len(parts) > 1:  # merged in any grouping
             i = data.draw(st.integers(0, len(parts) - 2))
             parts[i : i + 2] = [merge(parts[i : i + 2])]
-        assert same(parts[0], whole)
-        assert len(whole.keys) <= 8
+        assert same(parts[0], expected)
+        assert len(expected.keys) <= 8
 
 
 @pytest.mark.parametrize("shift", [0.0, 1.7e9, -5.0])
@@ -89,16 +89,14 @@ def test_a_table_filled_in_batches_equals_one_pass(rows: list[tuple[float, int, 
     for piece in np.split(order, cuts):
         counted.add(x[piece], groups[piece])
         summed.add(x[piece], np.stack([weights[piece], np.ones(len(piece))], axis=1))
-    whole = count_cells(x, groups, 3, limit=5)
-    assert same(counted.cells(), whole)
-    assert np.array_equal(summed.cells().keys, whole.keys)
-    assert summed.cells().counts[:, 1].tolist() == whole.counts.sum(axis=1).tolist()
+    expected = count_cells(x, groups, 3, limit=5)
+    assert same(counted.cells(), expected)
+    assert np.array_equal(summed.cells().keys, expected.keys)
+    assert summed.cells().counts[:, 1].tolist() == expected.counts.sum(axis=1).tolist()
     # Sums of integers are exact: compare with the sums over the values that share a cell.
-    at = [
-        int(np.flatnonzero(count_cells(x[i : i + 1], groups[:1], 3).keys >> (EXACT - whole.bits) == whole.keys)[0])
-        for i in range(len(x))
-    ]
-    assert summed.cells().counts[:, 0].tolist() == [weights[np.array(at) == c].sum() for c in range(len(whole.keys))]
+    keys = [count_cells(x[i : i + 1], groups[:1], 3).keys >> (EXACT - expected.bits) for i in range(len(x))]
+    at = [int(np.flatnonzero(key == expected.keys)[0]) for key in keys]
+    assert summed.cells().counts[:, 0].tolist() == [weights[np.array(at) == c].sum() for c in range(len(expected.keys))]
 
 
 def test_values_of_one_exponent_are_distinguished_by_their_leading_bits() -> None:
@@ -114,7 +112,7 @@ SCORED = st.lists(st.tuples(st.integers(0, 5), st.booleans(), st.integers(0, 3))
 def by_score(rows: list[tuple[int, bool, int]]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Return the weights of positive and of negative rows for each score from 0 to 5."""
     score, positive, weight = (np.array(part) for part in zip(*rows, strict=True))
-    return tuple(np.bincount(score, weight * mine, 6).astype(np.int64) for mine in (positive, ~positive))  # type: ignore[return-value]
+    return tuple(np.bincount(score, weight * selected, 6).astype(np.int64) for selected in (positive, ~positive))  # type: ignore[return-value]
 
 
 @given(SCORED)
@@ -134,9 +132,9 @@ def test_auc_of_each_group_equals_brute_force_over_pairs(groups: list[list[tuple
     found = grouped_auc(np.concatenate(positive), np.concatenate(negative), np.arange(len(groups)) * 6)
     for area, rows in zip(found, groups, strict=True):
         pairs = [(a[0] - b[0], a[2] * b[2]) for a in rows for b in rows if a[1] and not b[1]]
-        whole = sum(weight for _, weight in pairs)
+        total = sum(weight for _, weight in pairs)
         in_order = sum(weight * (1.0 if gap > 0 else 0.5 if gap == 0 else 0.0) for gap, weight in pairs)
-        assert area == pytest.approx(in_order / whole if whole else math.nan, abs=1e-12, nan_ok=True)
+        assert area == pytest.approx(in_order / total if total else math.nan, abs=1e-12, nan_ok=True)
 
 
 def test_auc_of_no_cells() -> None:

@@ -114,9 +114,9 @@ def test_every_damaged_byte_of_the_specification_is_detected(write_encoding: Wri
     folder = tmp_path / "encoding"
     write_encoding(folder)
     path = folder / "spec.json"
-    whole = path.read_bytes()
-    for place in range(len(whole)):
-        path.write_bytes(whole[:place] + bytes([whole[place] ^ 0x80]) + whole[place + 1 :])
+    original = path.read_bytes()
+    for place in range(len(original)):
+        path.write_bytes(original[:place] + bytes([original[place] ^ 0x80]) + original[place + 1 :])
         with pytest.raises(DataError) as refused:
             Encoding.load(folder)
         assert str(path) in str(refused.value)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from nfm.contract.cells import count_cells
-from nfm.contract.profile import Bins, Profile, cells_as_json, cells_from_json, id_bins, psi, psi_by_chance
+from nfm.contract.profile import Bins, Profile, cells_as_json, cells_from_json, make_id_bins, psi, psi_by_chance
 from nfm.contract.schema import Field, Number, Spec
 
 COLOUR = Field("colour", ("colour",), ("text",), 2, 4, "colour")  # ids: 0, 1 and 2, 3 … 6
@@ -27,19 +27,19 @@ def cells_of(values: list[float]) -> Any:
 
 
 def test_each_frequent_value_of_a_field_has_its_own_bin() -> None:
-    assert id_bins(COLOUR, np.array([7, 1, 2, 40, 30, 20, 10.0])) == Bins((1, 3, 4, 5, 6), (7, 3, 40, 30, 20, 10))
+    assert make_id_bins(COLOUR, np.array([7, 1, 2, 40, 30, 20, 10.0])) == Bins((1, 3, 4, 5, 6), (7, 3, 40, 30, 20, 10))
     # With only missing values, there is still an edge at the first value of the vocabulary.
-    assert id_bins(COLOUR, np.array([7, 0, 0, 0, 0, 0, 0.0])) == Bins((1, 3), (7, 0, 0))
-    assert id_bins(HASHED, np.array([1, 5, 0, 5, 5, 5.0])) == Bins((1, 2, 4, 5), (1, 5, 5, 5, 5))
-    assert id_bins(BUCKETED, np.array([1, 2, 3, 4.0])) == Bins((1, 2, 3), (1, 2, 3, 4))
+    assert make_id_bins(COLOUR, np.array([7, 0, 0, 0, 0, 0, 0.0])) == Bins((1, 3), (7, 0, 0))
+    assert make_id_bins(HASHED, np.array([1, 5, 0, 5, 5, 5.0])) == Bins((1, 2, 4, 5), (1, 5, 5, 5, 5))
+    assert make_id_bins(BUCKETED, np.array([1, 2, 3, 4.0])) == Bins((1, 2, 3), (1, 2, 3, 4))
     empty = Field("empty", ("empty",), ("text",), 1, 0, "empty")
-    assert id_bins(empty, np.array([4, 6.0])) == Bins((1, 2), (4, 6, 0))
+    assert make_id_bins(empty, np.array([4, 6.0])) == Bins((1, 2), (4, 6, 0))
 
 
 def test_rare_values_of_a_field_share_bins() -> None:
     long_tail = Field("tail", ("tail",), ("text",), 1, 1000, "tail")
     counts = np.sort(np.random.default_rng(1).zipf(1.3, 1000).clip(1, 5000))[::-1].astype(float)
-    found = id_bins(long_tail, np.r_[3, 4, counts])
+    found = make_id_bins(long_tail, np.r_[3, 4, counts])
     assert found.edges[:2] == (1, 2)
     assert found.counts[:2] == (3, 4)
     assert len(found.counts) <= 22
@@ -51,18 +51,18 @@ def test_rare_values_of_a_field_share_bins() -> None:
 
 
 def test_bins_of_a_number_are_deciles_with_edges_between_values() -> None:
-    assert Bins.of_cells(cells_of([float(i) for i in range(100)])) == Bins(
+    assert Bins.from_cells(cells_of([float(i) for i in range(100)])) == Bins(
         tuple(i * 10 - 0.5 for i in range(1, 10)), (10.0,) * 10
     )
     # A frequent value is not an edge itself: a score that differs in the last bit must stay in its bin.
-    assert Bins.of_cells(cells_of([1.0] * 50 + [2.0] * 50)) == Bins((1.5,), (50.0, 50.0))
-    assert Bins.of_cells(cells_of([5.0] * 9)) == Bins((), (9.0,))
-    assert Bins.of_cells(cells_of([])) == Bins((), (0.0,))
+    assert Bins.from_cells(cells_of([1.0] * 50 + [2.0] * 50)) == Bins((1.5,), (50.0, 50.0))
+    assert Bins.from_cells(cells_of([5.0] * 9)) == Bins((), (9.0,))
+    assert Bins.from_cells(cells_of([])) == Bins((), (0.0,))
 
 
 @given(st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=200))
 def test_bins_of_cells_contain_every_value_once(values: list[float]) -> None:
-    found = Bins.of_cells(cells_of(values))
+    found = Bins.from_cells(cells_of(values))
     wanted = np.histogram(values, [-math.inf, *found.edges, math.inf])[0]
     assert found.counts == tuple(wanted)
     assert len(found.counts) <= 10
@@ -109,7 +109,7 @@ def test_a_profile_is_loaded_as_saved(tmp_path: Path) -> None:
     number = Number("price", "price", "dense", 0.0, False, None, "none", 0.0, 1.0)
     spec = Spec(("id",), (COLOUR,), (number,), ("digest",))
     profile = Profile(
-        {"colour": id_bins(COLOUR, np.array([7, 1, 2, 40, 30, 20, 10.5]))},
+        {"colour": make_id_bins(COLOUR, np.array([7, 1, 2, 40, 30, 20, 10.5]))},
         {"price": Bins((0.5,), (1, 2))},
         "valid",
         (cells_of([-0.5, 0.0, 0.25, 0.25]), cells_of([])),

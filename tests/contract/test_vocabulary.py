@@ -247,9 +247,9 @@ def test_a_missing_file_is_refused(tmp_path: Path, name: str) -> None:
 def test_a_truncated_file_is_refused(tmp_path: Path, name: str) -> None:
     write_all(tmp_path, FIELDS)
     path = tmp_path / f"index/1/{name}.npy"
-    whole = path.read_bytes()
-    for size in range(len(whole)):
-        path.write_bytes(whole[:size])
+    original = path.read_bytes()
+    for size in range(len(original)):
+        path.write_bytes(original[:size])
         with pytest.raises(DataError) as refused:
             Vocabulary.load(tmp_path, sizes(FIELDS))
         assert str(path) in str(refused.value)

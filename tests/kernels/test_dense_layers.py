@@ -38,11 +38,11 @@ def test_a_layer_equals_numpys_matrix_product(
 
 @given(st.integers(0, 20), SIZES, st.integers(1, 5), st.integers(0, 3), st.integers(0, 3), st.integers(0, 2**32 - 1))
 def test_products_are_added_to_the_output(
-    rows: int, inputs: int, outputs: int, before: int, behind: int, seed: int
+    rows: int, inputs: int, outputs: int, before: int, after: int, seed: int
 ) -> None:
     draw = np.random.default_rng(seed)
     kernel = draw.normal(size=(outputs, inputs)).astype(np.float32)
-    x = draw.normal(size=(rows + 1, before + inputs + behind)).astype(np.float32)
+    x = draw.normal(size=(rows + 1, before + inputs + after)).astype(np.float32)
     out = np.full((rows + 1, outputs), 7, np.float32)
     add_products(x, before, kernel, out, rows)
     wanted = 7 + x[:rows, before : before + inputs].astype(float) @ kernel.T.astype(float)

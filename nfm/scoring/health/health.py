@@ -66,7 +66,7 @@ def _scores(found: Scores | None, rows: int, reference: Cells | None, fold: str 
                 "histogram": _histogram(reference, low, high),
             }
     if found is not None and reference is not None:
-        report |= _psi(Bins.of_cells(reference).counts, found.bins)
+        report |= _psi(Bins.from_cells(reference).counts, found.bins)
     return report
 
 

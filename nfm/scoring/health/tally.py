@@ -142,7 +142,7 @@ def _bin_edges(artifact: Artifact) -> tuple[dict[str, NDArray[Any]], list[NDArra
         spec, profile = artifact.encoding.spec, artifact.profile
         fields = {one.name: profile.fields[one.name].edges if profile else special_edges(one) for one in spec.fields}
         numbers = {one.name: profile.numbers[one.name].edges if profile else () for one in spec.numbers}
-        scores = [Bins.of_cells(one).edges for one in profile.scores] if profile else [()] * artifact.network.outputs
+        scores = [Bins.from_cells(one).edges for one in profile.scores] if profile else [()] * artifact.network.outputs
         values: dict[str, NDArray[Any]] = {name: np.array(edges, np.int32) for name, edges in fields.items()}
         values |= {name: np.array(edges, np.float32) for name, edges in numbers.items()}
         _edges[artifact.fingerprint] = values, [np.array(edges, np.float32) for edges in scores]

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nfm.contract.cells import Cells, CellTable
-from nfm.contract.profile import Bins, Profile, id_bins, max_cells
+from nfm.contract.profile import Bins, Profile, make_id_bins, max_cells
 from nfm.contract.schema import Spec
 from nfm.kernels.activations import compute_scores
 from nfm.training.data.rows import Rows
@@ -46,9 +46,9 @@ class Collector:
         """The profile of all that was added; the scores are those of `fold`."""
         spec = self._spec
         parts = zip(spec.fields, spec.offsets, strict=True)
-        fields = {field.name: id_bins(field, self._ids[start : start + field.size]) for field, start in parts}
+        fields = {field.name: make_id_bins(field, self._ids[start : start + field.size]) for field, start in parts}
         numbers = {
-            number.name: Bins.of_cells(self._as_they_were(found.cells()))
+            number.name: Bins.from_cells(self._as_they_were(found.cells()))
             for number, found in zip(spec.numbers, self._numbers, strict=True)
         }
         return Profile(fields, numbers, fold, tuple(found.cells() for found in self._scores))
