@@ -111,8 +111,8 @@ def _check_dates(texts: pa.Array, column: str) -> None:
         )
 
 
-def _format_each(values: Any, text: Callable[[Any], str | None]) -> pa.Array:
-    return pa.array([None if value is None else text(value) for value in values], pa.large_string())
+def _format_each(values: Any, format_value: Callable[[Any], str | None]) -> pa.Array:
+    return pa.array([None if value is None else format_value(value) for value in values], pa.large_string())
 
 
 def _format_float(value: Any) -> str | None:

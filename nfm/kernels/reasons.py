@@ -52,9 +52,8 @@ class Variants(NamedTuple):
 
     linear_MC: NDArray[np.float32]  # linear parts, without those of the dense numbers
     inputs_MX: NDArray[np.float32]  # pooled vectors, then the dense numbers
-    owners_M2: NDArray[
-        np.int64
-    ]  # the row, and the missing reason (fields, bags, numbers, dense); −1 for the row itself
+    # The row and the missing reason (numbered: fields, bags, numbers, dense), or −1 for the row itself.
+    owners_M2: NDArray[np.int64]
 
 
 def make_variants(

@@ -85,20 +85,20 @@ def group_by_row(features: Features, table_rows: int) -> ByRow:
     """
     rows_P, x_P, splits = features
     count = len(rows_P)
-    places, other = np.arange(count, dtype=np.int32), np.empty(count, np.int32)
+    order, next_order = np.arange(count, dtype=np.int32), np.empty(count, np.int32)
     first, digits = np.empty((1 << _DIGIT_BITS) + 1, np.int64), (1 << _DIGIT_BITS) - 1
     shift = 0
     while (table_rows - 1) >> shift:
         first[:] = 0
         for i in range(count):
-            first[((rows_P[places[i]] >> shift) & digits) + 1] += 1
+            first[((rows_P[order[i]] >> shift) & digits) + 1] += 1
         for digit in range(1 << _DIGIT_BITS):
             first[digit + 1] += first[digit]
         for i in range(count):
-            digit = (rows_P[places[i]] >> shift) & digits
-            other[first[digit]] = places[i]
+            digit = (rows_P[order[i]] >> shift) & digits
+            next_order[first[digit]] = order[i]
             first[digit] += 1
-        places, other = other, places
+        order, next_order = next_order, order
         shift += _DIGIT_BITS
     sample_of_P = np.empty(count, np.int32)
     for b in range(len(splits) - 1):
@@ -106,11 +106,11 @@ def group_by_row(features: Features, table_rows: int) -> ByRow:
     distinct, starts = np.empty(count, np.int32), np.empty(count + 1, np.int32)
     size = 0
     for i in range(count):
-        if i == 0 or rows_P[places[i]] != distinct[size - 1]:
-            distinct[size], starts[size] = rows_P[places[i]], i
+        if i == 0 or rows_P[order[i]] != distinct[size - 1]:
+            distinct[size], starts[size] = rows_P[order[i]], i
             size += 1
     starts[size] = count
-    return ByRow(distinct[:size].copy(), starts[: size + 1].copy(), sample_of_P[places], x_P[places])
+    return ByRow(distinct[:size].copy(), starts[: size + 1].copy(), sample_of_P[order], x_P[order])
 
 
 @compile_when_called
