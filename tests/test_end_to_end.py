@@ -22,7 +22,7 @@ import pytest
 import yaml
 
 from nfm.contract.artifact import Artifact
-from nfm.contract.encoder import inputs
+from nfm.contract.encoder import arrange_inputs
 from nfm.training.layers import features_of
 from tests.processes import ROOT, environment, run
 
@@ -74,7 +74,7 @@ def test_parity_scores_of_spark_are_those_of_encoder_and_keras_in_one_process(wo
     model = Artifact.load(workdir / "model")
     # Read by another CSV reader than Spark's.
     table = pc.read_csv(TITANIC, convert_options=pc.ConvertOptions(strings_can_be_null=True)).combine_chunks()
-    arranged = inputs(model.encoding.spec, model.encoding.encode(table.to_batches()[0]))
+    arranged = arrange_inputs(model.encoding.spec, model.encoding.encode(table.to_batches()[0]))
     loaded = keras.models.load_model(workdir / "model/keras/model.keras")
     logits = loaded.predict(features_of(arranged, model.encoding.spec), batch_size=256, verbose=0)[:, 0]
     expected = 1 / (1 + np.exp(-logits.astype(float)))

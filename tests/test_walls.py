@@ -176,11 +176,11 @@ import pyarrow as pa
 from nfm.contract import artifact
 from nfm.contract.encoder import Encoding
 from nfm.contract.schema import Field, Number, Spec
-from nfm.contract.vocabulary import Vocabulary, write
+from nfm.contract.vocabulary import Vocabulary, write_vocabulary
 
 counts = pa.table({"value": pa.array(["3", "0.5"], pa.large_string()), "count": [2, 1]})
 with TemporaryDirectory() as folder:
-    digest = write(Path(folder), 0, "f", 2, 2, [counts])
+    digest = write_vocabulary(Path(folder), 0, "f", 2, 2, [counts])
     vocabulary = Vocabulary.load(Path(folder), {"f": 2})
 number = Number("x", "x", "dense", 0.0, True, None, "none", 0.0, 1.0)
 encoding = Encoding(Spec((), (Field("f", ("f",), ("number",), 1, 2, "f"),), (number,), (digest,)), vocabulary)

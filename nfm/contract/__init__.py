@@ -1,1 +1,1 @@
-"""Shared by all stages: fields, vocabulary, encoder, artifact, publish. Needs numpy and pyarrow only."""
+"""Shared by all jobs: fields, vocabulary, encoder, model, publishing. Needs numpy and pyarrow only."""

@@ -1,9 +1,9 @@
-"""The model artifact: save, load, verify.
+"""Save, load and verify a trained model.
 
     model/  metadata.json  encoding/  weights/*.npy  profile.json  keras/model.keras  report.html
 
-`metadata.json` is written last and holds the checksum of every other file; a folder without it is no artifact. Weights
-are plain arrays with batch norm folded in, so that scoring needs no TensorFlow; nothing is pickled.
+`metadata.json` is written last and contains the checksum of every other file; a folder without it is not a model.
+Weights are plain arrays with batch norm folded in, so scoring needs no TensorFlow; nothing is pickled.
 """
 
 import hashlib
@@ -26,31 +26,32 @@ from nfm.contract.schema import Spec, canonical_json, tuples
 
 ARTIFACT_FORMAT = 2
 MARKER = "metadata.json"
-SCORER_FILES = (MARKER, PROFILE, *(f"encoding/{name}" for name in ENCODER_FILES), "weights/*.npy")  # to score
+# Files that scoring needs
+SCORER_FILES = (MARKER, PROFILE, *(f"encoding/{name}" for name in ENCODER_FILES), "weights/*.npy")
 
 
 @dataclass(frozen=True)
 class Network:
-    """Form of a model, which the forward pass needs besides the weights."""
+    """Architecture of a model, which the forward pass needs besides the weights."""
 
     task: str
     embedding_dim: int
     hidden_units: tuple[int, ...]
     activation: str
-    classes: tuple[str, ...] = ()  # of the multiclass task: what each output stands for
+    classes: tuple[str, ...] = ()  # of a multiclass model: the class of each output
     embedding_dtype: str = "float32"
 
     @property
     def outputs(self) -> int:
-        """C: one, or one for each class."""
+        """Number of outputs, C: one, or one for each class."""
         return max(1, len(self.classes))
 
     def weight_shapes(self, spec: Spec) -> dict[str, tuple[int, ...]]:
-        """Names and shapes of the arrays under `weights/`.
+        """Return the names and shapes of the arrays under `weights/`.
 
         R rows of the table, K embedding size, D dense columns, C outputs: `embedding` (R, K), `linear` (R, C),
         `dense_linear` (D, C), `bias` (C,), `hidden_i_kernel` (in, out), `hidden_i_bias` (out,), `output` (K or the last
-        hidden size, C). All are float32, except `embedding`, which is of `embedding_dtype`.
+        hidden size, C). All are float32, except `embedding`, which has `embedding_dtype`.
         """
         shapes: dict[str, tuple[int, ...]] = {
             "embedding": (spec.rows, self.embedding_dim),
@@ -66,39 +67,39 @@ class Network:
         return shapes | {"output": (width, self.outputs)}
 
     def dtype(self, name: str) -> str:
-        """The type of the array of this name."""
+        """Return the dtype of the array of this name."""
         return self.embedding_dtype if name == "embedding" else "float32"
 
 
 @dataclass(frozen=True)
 class Artifact:
-    """A loaded artifact; the weights are memory-mapped."""
+    """A loaded model; the weights are memory-mapped."""
 
     path: Path
     metadata: Mapping[str, Any]
     encoding: Encoding
     network: Network
-    weights: Mapping[str, NDArray[Any]]  # float32, or of Network.dtype
-    profile: Profile | None  # of what it was trained on; None: it was saved without one
+    weights: Mapping[str, NDArray[Any]]  # of Network.dtype
+    profile: Profile | None  # of the training data; None: the model was saved without one
 
     @property
     def fingerprint(self) -> str:
-        """Fingerprint of the metadata, and through its checksums of every file."""
+        """Fingerprint of the metadata, which includes the checksum of every file."""
         return str(self.metadata["fingerprint"])
 
     @classmethod
     def load(cls, folder: Path, verify: bool = True) -> Self:
-        """Open the artifact in `folder`; with `verify`, read every file and compare its checksum.
+        """Open the model in `folder`; with `verify`, read every file and compare its checksum.
 
-        A worker need not verify what the driver has verified. Raises DataError, which names the file, for a folder that
-        is not an artifact, or for a wrong version, fingerprint, shape or checksum.
+        Workers skip this if the driver has verified the model. Raises DataError, which names the file, for a folder
+        that is not a model, or for a wrong version, fingerprint, shape or checksum.
         """
         metadata = _read_metadata(folder)
         for name, checksum in metadata["files"].items() if verify else ():
             path = folder / name
             if not path.is_file():
                 _refuse(path, "it is missing")
-            if _checksum(path) != checksum:
+            if _compute_checksum(path) != checksum:
                 _refuse(path, "its checksum is not the one in metadata.json")
         encoding = Encoding.load(folder / "encoding")
         if encoding.spec.fingerprint != metadata["encoding_fingerprint"]:
@@ -123,13 +124,21 @@ def save(
     facts: Mapping[str, Any],
     write_more: Callable[[Path], None],
 ) -> str:
-    """Write an artifact and publish it in `target`; readers see the old one until the new one is complete.
+    """Write a model and publish it in `target`; readers see the old one until the new one is complete.
 
-    Returns its fingerprint.
+    Args:
+        target: the model folder.
+        encoding_folder: is copied.
+        network: the architecture.
+        weights: the arrays that `network.weight_shapes` lists.
+        facts: further entries of metadata.json.
+        write_more: writes further files into the folder that it is called with.
 
-    `encoding_folder` is copied; `weights` are the arrays that `network.weight_shapes` lists; `facts` are more entries
-    of metadata.json; `write_more` writes further files into the folder it is given. Raises DataError if a weight is too
-    large for its type, or `target` is not an artifact.
+    Returns:
+        The model's fingerprint.
+
+    Raises:
+        DataError: a weight is too large for its type, or `target` exists and is not a model.
     """
     spec = Encoding.load(encoding_folder).spec
     shapes = network.weight_shapes(spec)
@@ -138,7 +147,7 @@ def save(
         shutil.copytree(encoding_folder, staging / "encoding", ignore=shutil.ignore_patterns(FILES))
         (staging / "weights").mkdir()
         for name, array in weights.items():
-            np.save(staging / "weights" / f"{name}.npy", _as_type(array, network.dtype(name), name))
+            np.save(staging / "weights" / f"{name}.npy", _cast(array, network.dtype(name), name))
         write_more(staging)
         metadata = {
             "format": ARTIFACT_FORMAT,
@@ -146,21 +155,23 @@ def save(
             "network": asdict(network),
             **facts,
             "files": {
-                str(path.relative_to(staging)): _checksum(path) for path in sorted(staging.rglob("*")) if path.is_file()
+                str(path.relative_to(staging)): _compute_checksum(path)
+                for path in sorted(staging.rglob("*"))
+                if path.is_file()
             },
         }
-        metadata["fingerprint"] = _fingerprint(metadata)
+        metadata["fingerprint"] = _compute_fingerprint(metadata)
         (staging / MARKER).write_text(json.dumps(metadata, indent=1))
     return str(metadata["fingerprint"])
 
 
-def _as_type(array: NDArray[Any], dtype: str, name: str) -> NDArray[Any]:
-    with np.errstate(over="ignore"):  # told below
+def _cast(array: NDArray[Any], dtype: str, name: str) -> NDArray[Any]:
+    with np.errstate(over="ignore"):  # raised below
         saved = np.ascontiguousarray(array, dtype)
     lost = np.isfinite(array) & ~np.isfinite(saved)
     if lost.any():
         raise DataError(
-            f"The trained weights '{name}' hold {float(array[lost][0]):g}, and {dtype} ends at "
+            f"The trained weights '{name}' contain {float(array[lost][0]):g}, but the largest {dtype} is "
             f"{np.finfo(dtype).max:g}. Set model.embedding_dtype: float32, or train with a smaller learning rate."
         )
     return saved
@@ -171,32 +182,32 @@ def _read_metadata(folder: Path) -> dict[str, Any]:
     try:
         metadata: dict[str, Any] = json.loads(path.read_text())
         written_format, fingerprint = metadata["format"], metadata.pop("fingerprint")
-        found = _fingerprint(metadata)
+        found = _compute_fingerprint(metadata)
     except OSError as error:
         raise DataError(
             f"There is no model in {folder}: {MARKER} cannot be read ({error.strerror}). Run jobs/train.py first, "
-            "or name the folder of a model that is there (score.model, train.init_from)."
+            "or name the folder of an existing model (score.model, train.init_from)."
         ) from error
     except (ValueError, KeyError, TypeError) as error:
         _refuse(path, f"it is not a model's metadata ({error!r})")
     if written_format != ARTIFACT_FORMAT:
         _refuse(path, f"its format version is {written_format}, and this version of nfm reads {ARTIFACT_FORMAT}")
     if fingerprint != found:
-        _refuse(path, "its content does not have the fingerprint that it says")
+        _refuse(path, "its content does not match its fingerprint")
     return metadata | {"fingerprint": fingerprint}
 
 
 def _refuse(path: Path, reason: str) -> NoReturn:
     raise DataError(
-        f"{path} is refused: {reason}. An artifact is used only as it was written. Restore it from a copy, or run "
+        f"{path} is refused: {reason}. A model must not be changed after it is written. Restore it from a copy, or run "
         "jobs/train.py again."
     )
 
 
-def _fingerprint(metadata: Mapping[str, Any]) -> str:
+def _compute_fingerprint(metadata: Mapping[str, Any]) -> str:
     return hashlib.sha256(canonical_json(metadata).encode()).hexdigest()
 
 
-def _checksum(path: Path) -> str:
+def _compute_checksum(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,10 +1,10 @@
-"""The errors a user can cause. Each says the rule, the value received, where, and what to do."""
+"""Errors that a user can cause. Each message gives the rule, the value found, where, and what to do."""
 
 from importlib.util import find_spec
 
 
 class NfmError(Exception):
-    """Base of all errors that are told to the user without a traceback."""
+    """Base class of all errors that are shown to the user without a traceback."""
 
     exit_code = 1
 
@@ -16,13 +16,13 @@ class ConfigError(NfmError):
 
 
 class GateError(NfmError):
-    """The table is unlike what the model knows, more than the settings allow: nothing is published."""
+    """The table exceeds a gate, a limit on its difference from the training data; nothing is published."""
 
     exit_code = 4
 
 
 class DataError(NfmError):
-    """A table, a dataset or an artifact breaks its contract."""
+    """A table, a dataset or a model is missing, damaged or does not fit the others."""
 
     exit_code = 3
 

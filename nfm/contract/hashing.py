@@ -1,6 +1,6 @@
-"""A seeded 64-bit hash of texts, the same on every machine and in every version.
+"""Seeded 64-bit hash of texts, the same on every machine and in every version.
 
-It decides a row's fold, an unseen value's out-of-vocabulary bucket and a value's place in the vocabulary's index.
+It determines a row's fold, the bucket of an out-of-vocabulary value and a value's slot in the vocabulary's index.
 """
 
 from typing import Any
@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from nfm.contract.arrays import nulls, text_buffers
+from nfm.contract.arrays import null_mask, text_buffers
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _NULL = np.uint64(0xD6E8FEB86659FD93)
@@ -18,14 +18,14 @@ _KEEP = np.array([(1 << (8 * n)) - 1 for n in range(9)], dtype=np.uint64)
 
 
 def _mix(h: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """The finalizer of splitmix64 (Steele, Lea & Flood 2014): each input bit affects each output bit."""
+    """Apply the finalizer of splitmix64 (Steele, Lea & Flood 2014): each input bit affects each output bit."""
     h = (h ^ (h >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     h = (h ^ (h >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return h ^ (h >> np.uint64(31))
 
 
 def hash64(texts: pa.Array, seed: int = 0) -> NDArray[np.uint64]:
-    """(N,) uint64: a hash of each text's UTF-8 bytes, eight at a time (`large_string`); a null has its own hash."""
+    """Hash the UTF-8 bytes of N texts (`large_string`), eight at a time; (N,) uint64. A null has its own hash."""
     offsets, text = text_buffers(texts)
     begin, length = offsets[:-1] - offsets[0], np.diff(offsets)
     padded = np.zeros(len(text) + 8, np.uint8)  # a word may be read at the last byte
@@ -42,12 +42,12 @@ def hash64(texts: pa.Array, seed: int = 0) -> NDArray[np.uint64]:
             position += 8
             active = active[length[active] > position]
         if texts.null_count:
-            h[nulls(texts)] = _mix(start ^ _NULL)[0]
+            h[null_mask(texts)] = _mix(start ^ _NULL)[0]
     return h
 
 
 def hash_rows(columns: list[pa.Array], seed: int) -> NDArray[np.uint64]:
-    """(N,) uint64: a hash of rows of several text columns; the order of the columns matters."""
+    """Hash N rows of several text columns; (N,) uint64. The order of the columns matters."""
     combined: NDArray[Any] = np.zeros(len(columns[0]), np.uint64)
     with np.errstate(over="ignore"):
         for texts in columns:

@@ -1,10 +1,10 @@
-"""Training data of a model in bins, to measure how far a later table has moved from it.
+"""Distributions of a model's training data in bins, to measure the drift of later tables.
 
-    model/profile.json   fields and numbers of the train fold; scores of the validation fold
+    model/profile.json   fields and numbers of the train fold; scores of the valid fold
 
-A field's bins are missing, out-of-vocabulary, and ranges of the vocabulary's ids that are about as frequent; a number's
-and the scores' are about as frequent ranges of values. Numbers are binned as they are encoded (clipped, imputed,
-scaled), so that a raw table and a dataset are measured alike.
+The bins of a field are missing, out-of-vocabulary, and ranges of the vocabulary's ids with about the same frequency.
+The bins of a number and of the scores are ranges of values with about the same frequency. Numbers are binned after
+encoding (clipped, imputed, scaled), so that a raw table and a dataset are measured in the same way.
 """
 
 import json
@@ -20,11 +20,11 @@ from numpy.typing import NDArray
 from nfm.contract.cells import LIMIT, Cells
 from nfm.contract.schema import Field, Spec
 
-PROFILE = "profile.json"  # in the artifact
-_ID_BINS = 20  # of a field's vocabulary
-_VALUE_BINS = 10  # of a number or of the scores, as is usual for a PSI
-_LEAST_CELLS = 256  # of an output
-_LEAST_SHARE = 1e-4  # of a bin: an empty one would make any PSI infinite
+PROFILE = "profile.json"  # in the model folder
+_ID_BINS = 20  # for a field's vocabulary
+_VALUE_BINS = 10  # for a number or the scores, as is usual for a PSI
+_MIN_CELLS = 256  # for each output
+_MIN_SHARE = 1e-4  # of a bin: an empty bin would make any PSI infinite
 _CHANCE_Z = 3.0902  # the normal quantile that one in a thousand exceeds
 
 
@@ -36,15 +36,15 @@ class Bins:
     counts: tuple[float, ...]  # (E + 1,)
 
     @classmethod
-    def of_cells(cls, cells: Cells, group: int = 0) -> Self:
-        """Ranges of values that are about as frequent. Edges are between values, never on one."""
+    def from_cells(cls, cells: Cells, group: int = 0) -> Self:
+        """Make bins with about the same frequency; edges are between values, never on a value."""
         values, counts = cells.values, cells.counts[:, group].astype(np.float64)
         values, counts = values[counts > 0], counts[counts > 0]
         if len(values) < 2:
             return cls((), (float(counts.sum()),))
         ends = np.cumsum(counts)
         wanted = ends[-1] * np.arange(1, _VALUE_BINS) / _VALUE_BINS
-        after = np.searchsorted(ends, wanted)  # the value behind which the cut lies, if it is not nearer before it
+        after = np.searchsorted(ends, wanted)  # cut after this value, or before it where that is nearer
         before = np.where(after > 0, ends[after - 1], 0.0)
         after -= wanted - before < ends[after] - wanted
         cuts = np.unique(after[(after >= 0) & (after < len(values) - 1)])
@@ -57,69 +57,69 @@ class Bins:
         return math.fsum(self.counts)
 
 
-def most_cells(outputs: int) -> int:
-    """The limit of cells for each output's scores: the same for all outputs together, but some for each."""
-    return max(_LEAST_CELLS, LIMIT // outputs)
+def max_cells(outputs: int) -> int:
+    """Return the limit of cells for each output's scores: LIMIT shared by all outputs, but a minimum for each."""
+    return max(_MIN_CELLS, LIMIT // outputs)
 
 
-def has_unseen(field: Field) -> bool:
-    """Return whether a value can be out of the field's vocabulary: a hashed or a bucketed field takes every value."""
+def has_out_of_vocabulary(field: Field) -> bool:
+    """Return whether a value can be out-of-vocabulary; a hashed or a bucketed field has an id for every value."""
     return field.vocabulary is not None
 
 
-def id_bins(field: Field, counts: NDArray[np.float64]) -> Bins:
-    """Bins of a field: missing, out-of-vocabulary (if it has that), ranges of ids that are about as frequent.
+def make_id_bins(field: Field, counts: NDArray[np.float64]) -> Bins:
+    """Make the bins of a field: missing, out-of-vocabulary (if possible), ranges of ids with about the same frequency.
 
-    `counts`: (size,) how often each of its ids occurs.
+    `counts`: (size,) frequency of each id.
     """
-    start = plain_edges(field)[-1]
+    start = special_edges(field)[-1]
     region = counts[start:]
     ends = np.cumsum(region)
     cuts = np.empty(0, np.int64)
     if len(region) and ends[-1] > 0:
         share = np.minimum(((ends - region) * _ID_BINS / ends[-1]).astype(np.int64), _ID_BINS - 1)
         cuts = np.flatnonzero(np.diff(share)) + 1
-    edges = np.r_[np.array(plain_edges(field), np.int64), cuts + start]
-    parts = np.add.reduceat(counts, np.r_[0, edges[edges < len(counts)]])
-    found = np.zeros(len(edges) + 1)  # a vocabulary without values has an edge behind its last id
-    found[: len(parts)] = parts
-    return Bins(tuple(edges.tolist()), tuple(found.tolist()))
+    edges = np.r_[np.array(special_edges(field), np.int64), cuts + start]
+    sums = np.add.reduceat(counts, np.r_[0, edges[edges < len(counts)]])
+    padded = np.zeros(len(edges) + 1)  # an empty vocabulary has an edge after its last id
+    padded[: len(sums)] = sums
+    return Bins(tuple(edges.tolist()), tuple(padded.tolist()))
 
 
-def plain_edges(field: Field) -> tuple[int, ...]:
-    """The edges that separate missing and out-of-vocabulary from the values."""
-    return (1, field.first_value) if has_unseen(field) else (1,)
+def special_edges(field: Field) -> tuple[int, ...]:
+    """Return the edges that separate missing and out-of-vocabulary from the values."""
+    return (1, field.first_value) if has_out_of_vocabulary(field) else (1,)
 
 
 @dataclass(frozen=True)
 class Profile:
-    """The table that a model was trained on, and the scores that it gave to unseen rows."""
+    """Distributions of a model's training data, and of its scores for rows that it was not trained on."""
 
-    fields: Mapping[str, Bins]  # of the train fold, by field
-    numbers: Mapping[str, Bins]  # of the train fold, by number
-    fold: str  # whose scores these are: valid; train where there is no validation fold
-    scores: tuple[Cells, ...]  # (C,) a class each; of one group
+    fields: Mapping[str, Bins]  # field → bins of the train fold
+    numbers: Mapping[str, Bins]  # number → bins of the train fold
+    fold: str  # fold of the scores: valid, or train without a valid fold
+    scores: tuple[Cells, ...]  # (C,) for each output; one group
 
     @classmethod
     def load(cls, folder: Path, spec: Spec) -> "Profile | None":
-        """Read the profile of an artifact; None where it was made without one."""
+        """Read the profile of a model; None if the model was saved without one."""
         path = folder / PROFILE
         if not path.exists():
             return None
         content = json.loads(path.read_text())
 
-        def bins(of: Mapping[str, Any], names: Sequence[str]) -> dict[str, Bins]:
-            return {name: Bins(tuple(of[name]["edges"]), tuple(of[name]["counts"])) for name in names}
+        def bins(stored: Mapping[str, Any], names: Sequence[str]) -> dict[str, Bins]:
+            return {name: Bins(tuple(stored[name]["edges"]), tuple(stored[name]["counts"])) for name in names}
 
         return cls(
             bins(content["fields"], [field.name for field in spec.fields]),
             bins(content["numbers"], [number.name for number in spec.numbers]),
             content["fold"],
-            tuple(cells_from(one) for one in content["scores"]),
+            tuple(cells_from_json(cells) for cells in content["scores"]),
         )
 
     def save(self, folder: Path) -> None:
-        """Write the profile into an artifact."""
+        """Write the profile into a model folder."""
         content = {
             "fields": {name: vars(bins) for name, bins in self.fields.items()},
             "numbers": {name: vars(bins) for name, bins in self.numbers.items()},
@@ -130,7 +130,7 @@ class Profile:
 
 
 def cells_as_json(cells: Cells) -> dict[str, Any]:
-    """Cells of one group as JSON: keys as their distances, which are short."""
+    """Convert cells of one group to JSON, with the keys as differences, which are short."""
     return {
         "bits": cells.bits,
         "steps": np.diff(cells.keys, prepend=0).tolist(),
@@ -138,31 +138,34 @@ def cells_as_json(cells: Cells) -> dict[str, Any]:
     }
 
 
-def cells_from(content: Mapping[str, Any]) -> Cells:
-    """The cells that `cells_as_json` has written."""
+def cells_from_json(content: Mapping[str, Any]) -> Cells:
+    """Restore cells from the result of `cells_as_json`."""
     keys = np.cumsum(np.array(content["steps"], np.int64))
     return Cells(content["bits"], keys, np.array(content["counts"], np.int64)[:, None])
 
 
 def psi(expected: Sequence[float], actual: Sequence[float]) -> float | None:
-    """Population stability index: Σ (a - e) ln(a / e) over the shares of the bins; None without any rows.
+    """Return the population stability index: Σ (a - e) ln(a / e) over the shares of the bins; None without rows.
 
-    A bin without rows counts as half a row, and a share below 0.0001 as 0.0001: the logarithm needs a value, and a
-    small table that lacks a rare value says little. Usual reading: below 0.1 stable, above 0.25 another population.
-    Takes the (E + 1,) counts of the reference, and those of the table.
+    Usual interpretation: below 0.1 stable, above 0.25 another population. A bin without rows counts as half a row, and
+    a share below 0.0001 as 0.0001: the logarithm must be finite, and a small table may lack a rare value without drift.
+
+    Args:
+        expected: (E + 1,) counts of the reference.
+        actual: (E + 1,) counts of the table.
     """
     e, a = (np.array(counts, np.float64) for counts in (expected, actual))
     if e.sum() <= 0 or a.sum() <= 0:
         return None
-    e, a = (np.maximum(np.maximum(counts, 0.5) / counts.sum(), _LEAST_SHARE) for counts in (e, a))
+    e, a = (np.maximum(np.maximum(counts, 0.5) / counts.sum(), _MIN_SHARE) for counts in (e, a))
     return float(np.sum((a - e) * np.log(a / e)))
 
 
 def psi_by_chance(expected: Sequence[float], actual: Sequence[float]) -> float | None:
-    """The PSI that one table in a thousand exceeds by chance alone, given the number of its rows.
+    """Return the PSI that one table in a thousand exceeds by chance, for tables of this size; arguments as for `psi`.
 
-    Two samples of n and m rows from one population have a PSI of about (1/n + 1/m) χ², with a degree of freedom less
-    than bins (Yurdakul 2018). The quantile of χ² is Wilson and Hilferty's. Arguments as for `psi`.
+    Two samples of n and m rows from one population have a PSI of about (1/n + 1/m) χ², with one degree of freedom fewer
+    than bins (Yurdakul 2018). The quantile of χ² is Wilson and Hilferty's approximation.
     """
     n, m, freedom = float(np.sum(actual)), float(np.sum(expected)), len(expected) - 1
     if n <= 0 or m <= 0:

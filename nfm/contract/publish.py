@@ -1,4 +1,4 @@
-"""Publishing a folder: a reader sees the old one or the new one, never half of one."""
+"""Publish a folder in one step: a reader sees the complete old folder or the complete new one."""
 
 import ctypes
 import errno
@@ -23,8 +23,8 @@ _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2
 _OLD = ".old"
 _FULL = (errno.ENOSPC, errno.EDQUOT)
-_LEFT_BY_OTHERS = ("._", ".DS_Store", ".nfs", ".fuse_hidden")
-FILES = "_files.json"  # in each published folder: the files that the job wrote. Readers of tables ignore the name
+_SYSTEM_FILES = ("._", ".DS_Store", ".nfs", ".fuse_hidden")
+FILES = "_files.json"  # lists the files that the job wrote; readers of tables ignore this name
 
 
 class BusyError(NfmError):
@@ -33,7 +33,7 @@ class BusyError(NfmError):
 
 @contextmanager
 def publish(target: Path, marker: str) -> Iterator[Path]:
-    """`staged`, while no other run may write the target; raises BusyError if one does."""
+    """Lock the target and yield a staging folder, see `staged`; BusyError if another run writes the target."""
     with locked(target), staged(target, marker) as staging:
         yield staging
 
@@ -42,56 +42,56 @@ def publish(target: Path, marker: str) -> Iterator[Path]:
 def staged(target: Path, marker: str) -> Iterator[Path]:
     """Yield an empty staging folder; swap it in when the block ends, delete it when the block raises.
 
-    The target stays as it is until the new folder is complete. The next run deletes what a killed one left in staging.
-    Call it while the target is `locked`. Every folder of this kind contains the file `marker`; a folder without it is
-    never replaced. Raises DataError if the target contains files of others, or the new folder lacks the marker;
-    NfmError if the target cannot be written, or the disk is full.
+    The target does not change until the new folder is complete. The next run deletes the staging folder of a killed
+    run. The target must be `locked`. Every folder of this kind contains the file `marker`; a folder without it is never
+    replaced. Raises DataError if the target contains files that the job did not write, or the new folder lacks the
+    marker; NfmError if the target cannot be written, or the disk is full.
     """
-    target = target.resolve()  # behind a symbolic link, the folder is replaced and the link stays
-    with _translated(target):
+    target = target.resolve()  # replace the folder that a symbolic link points to, and keep the link
+    with _translate_os_errors(target):
         for stale in target.parent.glob(f".{glob.escape(target.name)}.staging-*"):
             if stale.suffix == _OLD and not target.exists():
                 stale.rename(target)  # a run was killed between the two renames of _swap
                 continue
             shutil.rmtree(stale, ignore_errors=True)
-            if stale.exists():  # another user's, or held open on a network mount
-                log.warning("what an earlier run left in %s cannot be deleted", stale)
+            if stale.exists():  # owned by another user, or a file is open on a network mount
+                log.warning("the staging folder of an earlier run, %s, cannot be deleted", stale)
         check_replaceable(target, marker)
         staging = target.parent / f".{target.name}.staging-{uuid.uuid4().hex}"
         staging.mkdir()
     try:
         yield staging
         if not (staging / marker).exists():
-            raise DataError(f"{staging} was not completed: it contains no {marker}. {target} is left as it was.")
-        check_replaceable(target, marker)  # again: hours may have passed
-        (staging / FILES).write_text(json.dumps(sorted(_files(staging)), indent=0))
+            raise DataError(f"{staging} is not complete: it contains no {marker}. {target} was not changed.")
+        check_replaceable(target, marker)  # again, because writing may have taken hours
+        (staging / FILES).write_text(json.dumps(sorted(_list_files(staging)), indent=0))
         _swap(staging, target)
     except Exception as error:
-        if any(os.strerror(code) in str(error) for code in _FULL):  # of a worker's error, Spark only passes the text
-            raise _no_room(target) from error
+        if any(os.strerror(code) in str(error) for code in _FULL):  # Spark passes on only the text of a worker's error
+            raise _disk_full_error(target) from error
         raise
     finally:
-        # After the swap this is the old folder; after an error, the unfinished new one.
+        # After the swap this is the old folder; after an error, the incomplete new one.
         shutil.rmtree(staging, ignore_errors=True)
 
 
 @contextmanager
 def locked(target: Path) -> Iterator[None]:
-    """Keep other runs from writing this folder. The kernel releases the lock when the process ends in any way.
+    """Lock a folder against other runs; the kernel releases the lock when the process ends, even if it is killed.
 
-    Raises BusyError, which names the process and host of the other run; NfmError where nothing can be written.
+    Raises BusyError, which names the process and host of the other run; NfmError if the folder cannot be written.
     """
     target = target.resolve()
-    with _translated(target):
+    with _translate_os_errors(target):
         target.parent.mkdir(parents=True, exist_ok=True)
         opened = (target.parent / f".{target.name}.lock").open("ab+", buffering=0)
     with opened as file:
-        with _translated(target):
+        with _translate_os_errors(target):
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
                 file.seek(0)
-                name = file.readline().decode().strip() or "its name is not known yet"
+                name = file.readline().decode().strip() or "it has not written its name yet"
                 raise BusyError(
                     f"Another run is writing {target}: {name}. Wait for it, or stop it, and start again."
                 ) from error
@@ -101,50 +101,51 @@ def locked(target: Path) -> Iterator[None]:
 
 
 def check_replaceable(target: Path, marker: str) -> None:
-    """Raise DataError unless the folder may be replaced: absent, empty, or of this kind without files of others."""
-    with _translated(target):
+    """Raise DataError unless the folder is absent, empty, or has the marker and only files that the job wrote."""
+    with _translate_os_errors(target):
         foreign = target.exists() and (
             not target.is_dir() or (any(target.iterdir()) and not (target / marker).exists())
         )
-        more = [] if foreign else _not_written(target.resolve())
+        more = [] if foreign else _list_foreign_files(target.resolve())
     if foreign:
         raise DataError(
-            f"{target} exists, and is not something this job made: it contains no {marker}. It is left as it is. "
+            f"{target} exists, and is not something this job made: it contains no {marker}. It was not changed. "
             "Choose another folder, or move that one away."
         )
     if more:
         raise DataError(
-            f"{target} contains {listed(more, most=1)}, which this job did not write, and is replaced as a whole. It "
-            "is left as it is. Move your files to another folder, and run the job again."
+            f"{target} contains {listed(more, most=1)}, which this job did not write, and the job replaces the whole "
+            "folder. It was not changed. Move your files to another folder, and run the job again."
         )
 
 
 @contextmanager
-def _translated(target: Path) -> Iterator[None]:
+def _translate_os_errors(target: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
         if error.errno in _FULL:
-            raise _no_room(target) from error
-        what = "it is a file" if isinstance(error, FileExistsError) else error.strerror
+            raise _disk_full_error(target) from error
+        reason = "it is a file" if isinstance(error, FileExistsError) else error.strerror
         raise NfmError(
-            f"{target} cannot be written, because of {error.filename or 'its lock'}: {what}. Choose a folder that this "
-            "user may write, and run the job again."
+            f"{target} cannot be written, because of {error.filename or 'its lock'}: {reason}. Choose a folder that "
+            "this user may write, and run the job again."
         ) from error
 
 
-def _no_room(target: Path) -> NfmError:
+def _disk_full_error(target: Path) -> NfmError:
     return NfmError(
-        f"A disk is full: there is no room for {target}, or for what is put aside on the way (TMPDIR, "
-        "spark.local.dir). The old output was left as it was. Make room and run the job again."
+        f"A disk is full: there is no room for {target}, or for temporary files (TMPDIR, spark.local.dir). The old "
+        "output was not changed. Make room and run the job again."
     )
 
 
-def _not_written(target: Path) -> list[str]:
-    """Files that came into a folder after it was published; none if it does not list what was published.
+def _list_foreign_files(target: Path) -> list[str]:
+    """Return the files that were added to a folder after it was published; none without a list of its files.
 
-    An empty file whose name readers of tables ignore is a mark such as _SUCCESS: nothing is lost with it. Files of
-    file systems and desktops are ignored, and everything in a Delta table, which others maintain.
+    Empty files with a name that readers of tables ignore are markers such as _SUCCESS, and contain nothing to lose.
+    They are ignored, and so are files of file systems and desktops, and all files of a Delta table, which has its own
+    writers.
     """
     listing = target / FILES
     if not listing.exists() or (target / "_delta_log").exists():
@@ -154,17 +155,17 @@ def _not_written(target: Path) -> list[str]:
         written = set(json.loads(text))
     except (ValueError, TypeError) as error:
         raise DataError(
-            f"{listing} is damaged ({error}): it lists the files that this job wrote and may replace. {target} is left "
-            "as it is. Move it away, and run the job again."
+            f"{listing} is damaged ({error}): it lists the files that this job wrote and may replace. {target} was not "
+            "changed. Move it away, and run the job again."
         ) from error
-    more = sorted(name for name in _files(target) - {*written, FILES} if not _is_ignorable(target / name))
-    # If another run has published meanwhile, the listing was that of the folder before.
-    return _not_written(target) if more and listing.read_text() != text else more
+    more = sorted(name for name in _list_files(target) - {*written, FILES} if not _is_ignorable(target / name))
+    # Another run may have published meanwhile: then compare with its new list.
+    return _list_foreign_files(target) if more and listing.read_text() != text else more
 
 
 def _is_ignorable(path: Path) -> bool:
-    # Hadoop's checksum of a mark, macOS's notes, a network mount's copy of a file that was deleted while it was read.
-    if path.name.startswith(_LEFT_BY_OTHERS) or (path.name[0] == "." and path.suffix == ".crc"):
+    # Checksums of Hadoop, metadata of macOS, files that a network mount keeps because they were deleted while open.
+    if path.name.startswith(_SYSTEM_FILES) or (path.name[0] == "." and path.suffix == ".crc"):
         return True
     try:
         return path.name[0] in "._" and not path.is_symlink() and path.stat().st_size == 0
@@ -172,16 +173,16 @@ def _is_ignorable(path: Path) -> bool:
         return True
 
 
-def _files(folder: Path) -> set[str]:
-    """All files below a folder, and links to anywhere, as relative paths."""
+def _list_files(folder: Path) -> set[str]:
+    """Return all files and symbolic links below a folder as relative paths."""
 
-    def stop(error: OSError) -> None:
+    def fail(error: OSError) -> None:
         raise error
 
     found = set()
-    for inside, folders, names in os.walk(folder, onerror=stop):
-        links = [name for name in folders if Path(inside, name).is_symlink()]
-        found |= {str(Path(inside, name).relative_to(folder)) for name in (*names, *links)}
+    for parent, folders, names in os.walk(folder, onerror=fail):
+        links = [name for name in folders if Path(parent, name).is_symlink()]
+        found |= {str(Path(parent, name).relative_to(folder)) for name in (*names, *links)}
     return found
 
 
@@ -190,7 +191,7 @@ def _swap(new: Path, target: Path) -> None:
         new.rename(target)
         return
     if not _exchange(new, target):
-        # Some network mounts cannot exchange two names in one step: for an instant neither folder has the name.
+        # Some network mounts cannot exchange two names in one step: for a moment the target does not exist.
         old = new.with_name(new.name + _OLD)
         target.rename(old)
         new.rename(target)

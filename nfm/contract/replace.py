@@ -1,4 +1,4 @@
-"""Writing aside, then replacing: a reader sees the old file or the new one, and a killed writer harms neither."""
+"""Replace files and folders atomically: a reader sees the old content or the new, even if the writer is killed."""
 
 import os
 import shutil
@@ -8,8 +8,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 
-def aside(target: Path) -> Path:
-    """The hidden path that `replacing` writes to, unless several processes may write at once."""
+def temporary_path(target: Path) -> Path:
+    """Return the hidden path that `replacing` writes to, unless it is `shared`."""
     return target.with_name(f".{target.name}")
 
 
@@ -17,10 +17,12 @@ def aside(target: Path) -> Path:
 def replacing(target: Path, shared: bool = False, durable: bool = False) -> Iterator[Path]:
     """Yield a path to write to; rename it to `target` when the block ends, delete it when the block raises.
 
-    `shared`: several processes may write it at once: each gets its own path, and the last one wins. `durable`: the
-    content is on the disk before the old file is replaced (fsync).
+    Args:
+        target: the file.
+        shared: several processes may write at the same time; each gets its own path, and the last one wins.
+        durable: write the content to the disk (fsync) before the old file is replaced.
     """
-    attempt = target.with_name(f".{target.name}-{uuid.uuid4().hex}") if shared else aside(target)
+    attempt = target.with_name(f".{target.name}-{uuid.uuid4().hex}") if shared else temporary_path(target)
     try:
         yield attempt
         if durable:
@@ -37,7 +39,7 @@ def replacing(target: Path, shared: bool = False, durable: bool = False) -> Iter
 def making(target: Path) -> Iterator[Path]:
     """Yield a new folder; rename it to `target` when the block ends, delete it when the block raises.
 
-    Several processes may make the same folder at once; the first one wins.
+    Several processes may create the same folder at the same time; the first one wins.
     """
     attempt = target.with_name(f".{target.name}-{uuid.uuid4().hex}")
     attempt.mkdir(parents=True)

@@ -1,8 +1,8 @@
 """Scales of a number: z = (curve(x) − shift) / divisor.
 
 To add a scale, add its name to `ScaleName` and an entry to `SCALES`; a curve of another shape goes into `CURVES` first.
-The feature job learns shift and divisor from the raw values of the train fold, every job applies them through
-`contract.encoder`, and reports turn bin edges back into raw values with the curve's inverse.
+The feature job computes shift and divisor from the raw values of the train fold, every job applies them through
+`contract.encoder`, and reports convert bin edges back to raw values with the curve's inverse.
 """
 
 from collections.abc import Callable
@@ -17,7 +17,7 @@ Floats = NDArray[np.float64]
 
 
 class Curve(NamedTuple):
-    """An increasing function of raw values, defined for every finite number, and its inverse."""
+    """Increasing function, defined for every finite number, and its inverse."""
 
     apply: Callable[[Any], Any]
     invert: Callable[[Any], Any]
@@ -34,7 +34,7 @@ def _expm1(z: Floats) -> Floats:
 CURVES: dict[CurveName, Curve] = {"none": Curve(lambda x: x, lambda z: z), "log1p": Curve(_log1p, _expm1)}
 
 
-class Facts(NamedTuple):
+class TrainStatistics(NamedTuple):
     """Statistics of a number in the train fold, after clipping."""
 
     mean: float
@@ -44,11 +44,11 @@ class Facts(NamedTuple):
 
 
 class Scale(NamedTuple):
-    """A curve, and how shift and divisor follow from the train fold."""
+    """Curve, with functions that compute shift and divisor from the train fold."""
 
     curve: CurveName
-    shift: Callable[[Facts], float]
-    divisor: Callable[[Facts], float]  # 0 becomes 1: a constant stays 0
+    shift: Callable[[TrainStatistics], float]
+    divisor: Callable[[TrainStatistics], float]  # the feature job replaces 0 by 1, so that a constant becomes 0
 
 
 SCALES: dict[ScaleName, Scale] = {

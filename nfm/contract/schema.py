@@ -1,9 +1,9 @@
-"""The encoding's specification: which columns become which ids and numbers, and its fingerprint.
+"""Specification of an encoding: which columns become which ids and numbers, and its fingerprint.
 
 Ids of a field: 0 missing, 1 … B out-of-vocabulary (B = `oov_buckets`), then the vocabulary by (count descending,
-value ascending), then what it grew by. A hashed field is all buckets and has no vocabulary. All fields share one table
-of embeddings: a field's block of rows starts at its offset, and each number that enters the pooling has one row behind
-the blocks.
+value ascending), then the values that later growth appended. A hashed field has only buckets and no vocabulary. All
+fields share one embedding table: a field's block of rows starts at its offset, and each number that enters the pooling
+has one row after the blocks.
 """
 
 import hashlib
@@ -19,7 +19,7 @@ from nfm.contract.scaling import CurveName
 SPEC_FORMAT = 3
 MISSING = 0
 FOLDS = ("train", "valid", "test")
-DATASET_MARKER = "_dataset.json"  # says which encoding the rows of dataset/ were written with
+DATASET_MARKER = "_dataset.json"  # names the encoding of the rows in dataset/
 
 Kind = Literal["text", "number", "boolean", "date"]
 Placement = Literal["dense", "field"]
@@ -27,11 +27,11 @@ Placement = Literal["dense", "field"]
 
 @dataclass(frozen=True)
 class Bag:
-    """How a bag of values is stored in its column: an array, or a text with a delimiter between its members."""
+    """Storage of a bag in its column: an array, or a text with a delimiter between its members."""
 
-    weights: str | None  # column of x, one for each member; 1 where there is none
+    weights: str | None  # column with the weight x of each member; None: all weights are 1
     delimiter: str
-    max_length: int | None  # members behind it are left out
+    max_length: int | None  # further members are ignored
 
 
 @dataclass(frozen=True)
@@ -39,38 +39,38 @@ class Field:
     """A categorical field: a block of `size` rows in the embedding table."""
 
     name: str
-    columns: tuple[str, ...]  # the raw column; the crossed ones of a cross
-    kinds: tuple[Kind, ...]  # what each held when the vocabulary was made
-    oov_buckets: int  # of a hashed field: all its buckets
-    values: int  # size of the vocabulary, or the number of buckets of a number
-    vocabulary: str | None  # whose vocabulary it reads: its own name, or another field's; None: it has none
-    edges: tuple[float, ...] | None = None  # a bucketed number: its inner edges, ascending
+    columns: tuple[str, ...]  # the raw column, or all columns of a cross
+    kinds: tuple[Kind, ...]  # kind of each column when the vocabulary was made
+    oov_buckets: int  # for a hashed field: all its buckets
+    values: int  # size of the vocabulary, or number of buckets of a bucketed number
+    vocabulary: str | None  # name of the field whose vocabulary is used, often its own; None: no vocabulary
+    edges: tuple[float, ...] | None = None  # inner edges of a bucketed number, ascending
     bag: Bag | None = None
 
     @property
     def hashed(self) -> bool:
-        """Each value's id is its hash: there is no vocabulary."""
+        """True if ids are hashes of values, without a vocabulary."""
         return self.vocabulary is None and self.edges is None
 
     @property
     def first_value(self) -> int:
-        """The id of the most frequent value."""
+        """Id of the most frequent value."""
         return 1 + self.oov_buckets
 
     @property
     def size(self) -> int:
-        """Ids of this field: missing, out-of-vocabulary buckets, values."""
+        """Number of ids: missing, out-of-vocabulary buckets, values."""
         return self.first_value + self.values
 
     @property
     def outputs(self) -> tuple[str, ...]:
-        """Names of its columns in the dataset: ids, and a bag's weights."""
+        """Names of the field's dataset columns: ids, and a bag's weights."""
         return (self.name,) if self.bag is None else (self.name, weights_name(self.name))
 
 
 @dataclass(frozen=True)
 class Number:
-    """A numeric column and its transformation: clip, impute, then (curve(x) - shift) / divisor."""
+    """Numeric column with its transformation: clip, impute, then (curve(x) - shift) / divisor."""
 
     name: str
     column: str
@@ -84,17 +84,17 @@ class Number:
 
     @property
     def outputs(self) -> tuple[str, ...]:
-        """Names of its columns in the dataset."""
+        """Names of the number's dataset columns: the number, and its missing flag."""
         return (self.name, flag_name(self.name)) if self.missing_flag else (self.name,)
 
 
 def flag_name(number: str) -> str:
-    """Name of the column that is 1.0 where a number is missing."""
+    """Return the name of the column that is 1.0 where a number is missing."""
     return f"{number}_missing"
 
 
 def weights_name(bag: str) -> str:
-    """Name of the column with the weights of a bag's members."""
+    """Return the name of the column with the weights of a bag's members."""
     return f"{bag}_weights"
 
 
@@ -105,14 +105,14 @@ class Spec:
     key: tuple[str, ...]
     fields: tuple[Field, ...]
     numbers: tuple[Number, ...]
-    digests: tuple[str, ...]  # of `vocabularies`, in their order: SHA-256 over the values in the order of their ids
+    digests: tuple[str, ...]  # SHA-256 of each of `vocabularies`, over its values in the order of their ids
     negative_rate: float = 1.0  # share of the train fold's negatives that was kept
     ancestors: tuple[str, ...] = ()  # fingerprints of the encodings this one grew from, the nearest first
-    classes: tuple[str, ...] = ()  # of a multiclass label: the canonical texts, by the number that stands for each
+    classes: tuple[str, ...] = ()  # multiclass: canonical text of each class, by its number in the dataset
 
     @cached_property
     def vocabularies(self) -> dict[str, int]:
-        """Size of each vocabulary, by the name of the field it was made for."""
+        """Sizes of the vocabularies, by the name of the field that each was made for."""
         return {field.vocabulary: field.values for field in self.fields if field.vocabulary is not None}
 
     @cached_property
@@ -125,17 +125,17 @@ class Spec:
 
     @cached_property
     def field_numbers(self) -> tuple[str, ...]:
-        """Number columns that enter the pooling as features (x_i = value)."""
+        """Dataset columns of the numbers that enter the pooling as features (x_i = value)."""
         return tuple(out for n in self.numbers if n.placement == "field" for out in n.outputs)
 
     @cached_property
     def dense(self) -> tuple[str, ...]:
-        """Number columns that are concatenated to the pooled vector."""
+        """Dataset columns of the numbers that are concatenated to the pooled vector."""
         return tuple(out for n in self.numbers if n.placement == "dense" for out in n.outputs)
 
     @cached_property
     def rows(self) -> int:
-        """Rows of the embedding table."""
+        """Number of rows of the embedding table."""
         return sum(field.size for field in self.fields) + len(self.field_numbers)
 
     @cached_property
@@ -147,7 +147,7 @@ class Spec:
     @cached_property
     def outputs(self) -> tuple[str, ...]:
         """Names of the dataset's encoded columns, in order."""
-        return tuple(name for part in (self.fields, self.numbers) for one in part for name in one.outputs)
+        return tuple(name for inputs in (self.fields, self.numbers) for one in inputs for name in one.outputs)
 
     @cached_property
     def numeric_columns(self) -> tuple[str, ...]:
@@ -157,11 +157,11 @@ class Spec:
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 of the specification, the vocabulary's digest included."""
+        """SHA-256 of the specification, including the vocabularies' digests."""
         return hashlib.sha256(canonical_json(self._stored()).encode()).hexdigest()
 
     def to_json(self) -> str:
-        """The text of spec.json."""
+        """Return the text of spec.json."""
         return json.dumps({"format": SPEC_FORMAT, "fingerprint": self.fingerprint, **self._stored()}, indent=1)
 
     def _stored(self) -> dict[str, Any]:
@@ -195,14 +195,14 @@ class Spec:
             ) from error
         if found != fingerprint:
             raise DataError(
-                f"{where} says its fingerprint is {str(fingerprint)[:12]}…, but its content has {found[:12]}…: "
+                f"{where} records the fingerprint {str(fingerprint)[:12]}…, but its content has {found[:12]}…: "
                 "it was changed after it was written. Restore it or run the features job again."
             )
         return spec
 
 
 def _stored_number(number: Number) -> dict[str, Any]:
-    """Return a number as spec.json has it: curves other than `log1p` have a key of their own."""
+    """Return a number's content in spec.json: `log1p` is a boolean key, further curves have the key `curve`."""
     content = asdict(number)
     curve = content.pop("curve")
     return content | {"log1p": curve == "log1p"} | ({} if curve in ("none", "log1p") else {"curve": curve})
@@ -214,10 +214,10 @@ def _read_number(content: Mapping[str, Any]) -> Number:
 
 
 def canonical_json(content: object) -> str:
-    """The same text for the same content: sorted keys, no white space; floats round-trip."""
+    """Return the same text for the same content: sorted keys, no white space; floats round-trip."""
     return json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
 def tuples(content: Mapping[str, Any]) -> dict[str, Any]:
-    """The same content with tuples for JSON's lists."""
+    """Return the same content with tuples in place of JSON's lists."""
     return {key: tuple(value) if isinstance(value, list) else value for key, value in content.items()}

@@ -1,9 +1,9 @@
-"""The vocabularies: value ↔ id, as Parquet tables people can query and as indices that workers map.
+"""Vocabularies, value ↔ id, as Parquet tables for queries and as indices that workers memory-map.
 
-On disk, under `encoding/`, for the vocabulary of number i: `vocabulary.parquet/<i>.parquet` (field, value, id, count)
-and `index/<i>/*.npy`. The values stand in the order of their ids (`offsets`, `text`); `slots` is a hash table over
-them, open addressing with linear probing. A lookup reads a few memory-mapped pages that all workers of a host share.
-Nothing that grows with the vocabulary is ever held in a process's own memory, neither then nor while it is written.
+Vocabulary i is stored under `encoding/` as `vocabulary.parquet/<i>.parquet` (field, value, id, count) and
+`index/<i>/*.npy`. `offsets` and `text` contain the values in the order of their ids; `slots` is a hash table over them,
+with open addressing and linear probing. A lookup reads a few memory-mapped pages that all workers of a host share.
+Neither lookups nor writing need process memory that grows with the vocabulary.
 """
 
 import hashlib
@@ -19,47 +19,55 @@ import pyarrow.parquet as pq
 from numpy.lib.format import open_memmap, write_array_header_1_0
 from numpy.typing import DTypeLike, NDArray
 
-from nfm.contract.arrays import arrow, content, map_file, text_buffers
+from nfm.contract.arrays import map_file, text_buffers, to_arrow, to_numpy
 from nfm.contract.errors import DataError
 from nfm.contract.hashing import hash64
 from nfm.contract.replace import making, replacing
 
 SCHEMA = pa.schema([("field", pa.string()), ("value", pa.large_string()), ("id", pa.int32()), ("count", pa.int64())])
 _VALUES = pa.schema([SCHEMA.field("value"), SCHEMA.field("count")])
-_SEED = 0x51075  # of the slots' hash; part of the format, as the size of a block is
+_SEED = 0x51075  # of the slots' hash; _SEED and _BLOCK are part of the format
 _BLOCK = 1 << 20
-_LOOKUP = 1 << 14  # texts that are looked up at once
+_LOOKUP = 1 << 14  # texts that are looked up together
 
 
-def file(folder: Path, number: int) -> Path:
-    """A vocabulary's Parquet file, its rows in the order of the ids."""
+def parquet_path(folder: Path, number: int) -> Path:
+    """Return the path of a vocabulary's Parquet file; its rows are in the order of the ids."""
     return folder / "vocabulary.parquet" / f"{number:05}.parquet"
 
 
-def write(folder: Path, number: int, field: str, first_id: int, size: int, parts: Iterable[pa.Table]) -> str:
-    """Write one vocabulary, in memory for one part and a block of a million values.
+def write_vocabulary(folder: Path, number: int, field: str, first_id: int, size: int, parts: Iterable[pa.Table]) -> str:
+    """Write one vocabulary; needs memory for one of the `parts` and a block of a million values.
 
-    `folder` is the `encoding/` folder, `number` the vocabulary's position in `Spec.vocabularies`, `size` its number of
-    values. The `parts` have the columns `value` (texts without nulls, each once) and `count`, in the order of the ids;
-    the files do not depend on where the parts are cut. Returns the digest, as `FieldIndex.digest` computes it.
+    Args:
+        folder: the `encoding/` folder.
+        number: position of the vocabulary in `Spec.vocabularies`.
+        field: name of the field.
+        first_id: id of the first value.
+        size: number of values.
+        parts: tables with the columns `value` (texts without nulls, each once) and `count`, in the order of the ids;
+            the files do not depend on how the rows are divided into parts.
+
+    Returns:
+        The digest, as `FieldIndex.digest` computes it.
     """
-    index, table = folder / "index" / str(number), file(folder, number)
+    index, table = folder / "index" / str(number), parquet_path(folder, number)
     table.parent.mkdir(exist_ok=True)
-    # A task may be tried again while the first attempt still runs.
-    with making(index) as attempt, replacing(table, shared=True) as for_people:
+    # Spark may retry a task while its first attempt still runs.
+    with making(index) as attempt, replacing(table, shared=True) as table_attempt:
         slots = open_memmap(attempt / "slots.npy", "w+", np.int32, (max(2 * size, 1),))
         with (
-            pq.ParquetWriter(for_people, SCHEMA) as people,
+            pq.ParquetWriter(table_attempt, SCHEMA) as writer,
             _ArrayFile(attempt / "offsets.npy", np.int64) as all_offsets,
             _ArrayFile(attempt / "text.npy", np.uint8) as all_text,
         ):
             written = 0
             all_offsets.append(np.zeros(1, np.int64))
-            for block in _blocks(parts):
+            for block in _cut_into_blocks(parts):
                 texts = pa.concat_arrays(block["value"].chunks)
                 assert written + len(texts) <= size, f"vocabulary of '{field}': more than {size} values"
                 ids = np.arange(first_id + written, first_id + written + len(texts), dtype=np.int32)
-                people.write_table(pa.table([pa.repeat(field, len(texts)), texts, ids, block["count"]], schema=SCHEMA))
+                writer.write_table(pa.table([pa.repeat(field, len(texts)), texts, ids, block["count"]], schema=SCHEMA))
                 offsets, text = text_buffers(texts)
                 all_offsets.append(offsets[1:] + (all_text.size - offsets[0]))
                 all_text.append(text)
@@ -67,11 +75,11 @@ def write(folder: Path, number: int, field: str, first_id: int, size: int, parts
                 written += len(texts)
             assert written == size, f"vocabulary of '{field}': {written} values instead of {size}"
         slots.flush()
-    return _digest(field, size, all_offsets.sha256.digest(), all_text.sha256.digest())
+    return _compute_digest(field, size, all_offsets.sha256.digest(), all_text.sha256.digest())
 
 
 class _ArrayFile:
-    """An .npy file that grows; its size enters the header when it is closed."""
+    """An .npy file that grows; its size is written to the header when it is closed."""
 
     def __init__(self, path: Path, dtype: DTypeLike) -> None:
         self.size, self.sha256 = 0, hashlib.sha256()
@@ -85,7 +93,7 @@ class _ArrayFile:
 
     def _write_header(self) -> None:
         header = {"descr": self._dtype.newbyteorder("<").str, "fortran_order": False, "shape": (self.size,)}
-        write_array_header_1_0(self._file, header)  # NumPy pads it to the same length for any size
+        write_array_header_1_0(self._file, header)  # NumPy pads it to the same length for every size
 
     def __enter__(self) -> Self:
         return self
@@ -96,8 +104,8 @@ class _ArrayFile:
             self._write_header()
 
 
-def _blocks(parts: Iterable[pa.Table]) -> Iterator[pa.Table]:
-    """The same rows in blocks of one size, because the files must not depend on the parts."""
+def _cut_into_blocks(parts: Iterable[pa.Table]) -> Iterator[pa.Table]:
+    """Yield the same rows in blocks of a fixed size, because the files must not depend on the parts."""
     waiting = _VALUES.empty_table()
     for part in parts:
         waiting = pa.concat_tables([waiting, part.select(_VALUES.names).cast(_VALUES)])
@@ -109,23 +117,23 @@ def _blocks(parts: Iterable[pa.Table]) -> Iterator[pa.Table]:
 
 
 def _insert(slots: NDArray[np.int32], hashes: NDArray[np.uint64], first: int) -> None:
-    """Give each of the values at the positions from `first` on a slot."""
+    """Put the values with these hashes, whose positions start at `first`, into free slots."""
     entries = np.arange(first + 1, first + 1 + len(hashes), dtype=np.int32)
-    at = _first_slot(hashes, len(slots))
+    at = _find_first_slots(hashes, len(slots))
     while len(at):
         free = slots[at] == 0
-        # Several values may want one slot: what it holds afterwards tells who has it, and the others go on.
+        # Several values may try the same slot: the last one written gets it, the others try the next slot.
         slots[at[free]] = entries[free]
         lost = slots[at] != entries
         entries, at = entries[lost], (at[lost] + 1) % len(slots)
 
 
-def _first_slot(hashes: NDArray[np.uint64], slots: int) -> NDArray[np.int64]:
-    """The high half of the hash, scaled to the number of slots: a product and a shift, where a remainder is slow."""
+def _find_first_slots(hashes: NDArray[np.uint64], slots: int) -> NDArray[np.int64]:
+    """Scale the upper half of each hash to the number of slots: multiply and shift, which is faster than modulo."""
     return ((hashes >> np.uint64(32)) * np.uint64(slots) >> np.uint64(32)).astype(np.int64)
 
 
-def _digest(field: str, size: int, offsets: bytes, text: bytes) -> str:
+def _compute_digest(field: str, size: int, offsets: bytes, text: bytes) -> str:
     return hashlib.sha256(f"{field}\0{size}\0".encode() + offsets + text).hexdigest()
 
 
@@ -133,42 +141,42 @@ def _digest(field: str, size: int, offsets: bytes, text: bytes) -> str:
 class FieldIndex:
     """Index of a vocabulary: V values in the order of their ids, and the S slots of their hash table."""
 
-    slots: NDArray[np.int32]  # (S,) position + 1 of the value, 0 where there is none
+    slots: NDArray[np.int32]  # (S,) position of the value + 1; 0: free
     texts: pa.Array  # (V,) large_string
 
     def lookup(self, texts: pa.Array) -> NDArray[np.int32]:
-        """(N,) positions of N texts (`large_string` without nulls); -1 where a text is not in the vocabulary.
+        """Return the (N,) positions of N texts (`large_string` without nulls); -1 for a text that it lacks.
 
         The position of a value is its id minus the field's `first_value`.
         """
-        if len(texts) > _LOOKUP:  # so that a large batch needs no more memory than its positions
+        if len(texts) > _LOOKUP:  # limits the memory of a large batch
             starts = range(0, len(texts), _LOOKUP)
             return np.concatenate([self.lookup(texts.slice(start, _LOOKUP)) for start in starts])
-        asked, at = np.arange(len(texts)), _first_slot(hash64(texts, _SEED), len(self.slots))
-        pairs = [(asked[:0], self.slots[:0])]  # who asks, and the entries up to the first free slot
-        while len(asked):
+        pending, at = np.arange(len(texts)), _find_first_slots(hash64(texts, _SEED), len(self.slots))
+        pairs = [(pending[:0], self.slots[:0])]  # texts, each with the entries up to the first free slot
+        while len(pending):
             entries = self.slots[at]
             taken = np.flatnonzero(entries)
-            asked, at = asked[taken], at[taken] + 1
+            pending, at = pending[taken], at[taken] + 1
             at[at == len(self.slots)] = 0
-            pairs.append((asked, entries[taken]))
-        asking, candidates = (np.concatenate(part) for part in zip(*pairs, strict=True))
+            pairs.append((pending, entries[taken]))
+        rows, candidates = (np.concatenate(arrays) for arrays in zip(*pairs, strict=True))
         candidates = candidates - 1
-        # Strangers share slots, and can share a hash: only the text itself decides. All pairs are compared at once,
-        # as the last rounds are many and of a few texts each.
-        same = pc.equal(self.texts.take(arrow(candidates)), texts.take(arrow(asking)))
-        hit = np.flatnonzero(content(same))
+        # Different values may try the same slots or even have the same hash, so the texts are compared. All pairs are
+        # compared together, because there are many last rounds with few texts each.
+        same = pc.equal(self.texts.take(to_arrow(candidates)), texts.take(to_arrow(rows)))
+        hit = np.flatnonzero(to_numpy(same))
         positions = np.full(len(texts), -1, np.int32)
-        positions[asking[hit]] = candidates[hit]
+        positions[rows[hit]] = candidates[hit]
         return positions
 
     def digest(self, field: str) -> str:
-        """SHA-256 over the name of the field, the number of values, and the values in order."""
+        """Return the SHA-256 over the field's name, the number of values, and the values in order."""
         parts = (hashlib.sha256(array.data).digest() for array in text_buffers(self.texts))
-        return _digest(field, len(self.texts), *parts)
+        return _compute_digest(field, len(self.texts), *parts)
 
     def is_sound(self) -> bool:
-        """Return whether the slots lead to each value, and to nothing else; reads everything."""
+        """Return whether the slots contain exactly the values, each where a lookup finds it; reads all data."""
         size = len(self.texts)
         if np.min(self.slots) < 0 or np.max(self.slots) > size or np.count_nonzero(self.slots) != size:
             return False
@@ -182,7 +190,7 @@ class FieldIndex:
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """Every vocabulary, by the name of the field it was made for."""
+    """All vocabularies, by the name of the field that each was made for."""
 
     fields: Mapping[str, FieldIndex]
 
@@ -192,15 +200,15 @@ class Vocabulary:
         found = {}
         for number, (name, size) in enumerate(sizes.items()):
             index = folder / "index" / str(number)
-            slots = _map(index / "slots.npy", np.int32, max(2 * size, 1))
-            offsets = _map(index / "offsets.npy", np.int64, size + 1)
-            text = _map(index / "text.npy", np.uint8, int(offsets[-1]))
+            slots = _map_array(index / "slots.npy", np.int32, max(2 * size, 1))
+            offsets = _map_array(index / "offsets.npy", np.int64, size + 1)
+            text = _map_array(index / "text.npy", np.uint8, int(offsets[-1]))
             texts = pa.LargeStringArray.from_buffers(size, pa.py_buffer(offsets), pa.py_buffer(text))
             found[name] = FieldIndex(slots, texts)
         return cls(found)
 
 
-def _map(path: Path, dtype: DTypeLike, size: int) -> NDArray[Any]:
+def _map_array(path: Path, dtype: DTypeLike, size: int) -> NDArray[Any]:
     try:
         return map_file(path, dtype, (size,))
     except ValueError as error:

@@ -17,11 +17,11 @@ from pyspark import TaskContext
 from pyspark.sql import DataFrame
 from pyspark.sql.pandas.types import from_arrow_schema
 
-from nfm.contract.cells import Cells, cells, merge
-from nfm.contract.columns import Rows, Values, field_values
+from nfm.contract.cells import Cells, count_cells, merge
+from nfm.contract.columns import Rows, Values, read_field_values
 from nfm.contract.hashing import hash64
 from nfm.contract.schema import FOLDS, Bag, Kind
-from nfm.contract.values import numbers
+from nfm.contract.values import to_floats
 from nfm.features import labels, runs
 from nfm.features.labels import Label
 from nfm.features.split import LEFT_OUT, Split, folds
@@ -136,9 +136,9 @@ def count_rows(all_rows: Iterable[Rows], label: Label, parts: Sequence[Part], sp
             yield from _count_numbers(0, of_rows.numbers[right], groups[right], found)
         for i, part in enumerate(parts, start=1):
             if part.kinds:
-                yield _count_values(i, field_values(part.columns, part.kinds, part.bag, rows), groups)
+                yield _count_values(i, read_field_values(part.columns, part.kinds, part.bag, rows), groups)
             else:
-                x = numbers(rows.column(part.columns[0]), part.columns[0])
+                x = to_floats(rows.column(part.columns[0]), part.columns[0])
                 yield from _count_numbers(i, x, groups, found)
     for i, part_cells in found.items():
         yield _rows(i, part_cells.counts, cell=pa.array(part_cells.keys), bits=part_cells.bits)
@@ -168,8 +168,8 @@ def _count_numbers(
     if not len(x):
         return
     so_far = [found[part]] if part in found else []
-    probed = so_far or [cells(x[:_PROBE], groups[:_PROBE], _GROUPS)]
-    found[part] = merge([*so_far, cells(x, groups, _GROUPS, probed[0].bits)])
+    probed = so_far or [count_cells(x[:_PROBE], groups[:_PROBE], _GROUPS)]
+    found[part] = merge([*so_far, count_cells(x, groups, _GROUPS, probed[0].bits)])
 
 
 def _rows(

@@ -15,7 +15,7 @@ from pyspark.sql import SparkSession
 from nfm.contract.columns import Rows
 from nfm.contract.encoder import Encoding, load_once
 from nfm.contract.schema import FOLDS, MISSING, Spec
-from nfm.contract.values import decoded, numbers
+from nfm.contract.values import decode_dictionary, to_floats
 from nfm.features import labels
 from nfm.features.labels import Label
 from nfm.features.split import LEFT_OUT, Split, folds
@@ -98,9 +98,9 @@ def encode_rows(
     for rows in all_rows:
         of_rows = labels.read(rows, raw.label)
         fold = folds(split, rows, of_rows.is_zero)
-        columns: dict[str, Any] = {name: decoded(rows.column(source)) for name, source in raw.key.items()}
+        columns: dict[str, Any] = {name: decode_dictionary(rows.column(source)) for name, source in raw.key.items()}
         columns["label"] = labels.column(of_rows, raw.label, encoding.spec.classes)
-        weight = np.ones(rows.num_rows) if raw.weight is None else numbers(rows.column(raw.weight), raw.weight)
+        weight = np.ones(rows.num_rows) if raw.weight is None else to_floats(rows.column(raw.weight), raw.weight)
         columns["weight"] = weight.astype(np.float32)
         columns |= encoding.encode(rows, same_table=True)
         _count(encoding.spec, columns, fold, counts)

@@ -15,11 +15,11 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from nfm.contract.cells import Cells
-from nfm.contract.columns import Rows, Values, field_values
+from nfm.contract.columns import Rows, Values, read_field_values
 from nfm.contract.errors import DataError
 from nfm.contract.messages import CORRECT_ROWS, quoted
 from nfm.contract.schema import FOLDS, Kind
-from nfm.contract.values import dictionary_indices, distinct, kind_of, numbers
+from nfm.contract.values import dictionary_indices, encode_dictionary, kind_of, to_floats
 from nfm.features.statistics import Distribution, number_facts
 
 Task = Literal["binary", "regression", "multiclass"]
@@ -88,7 +88,7 @@ def read(rows: Rows, label: Label) -> LabelRows:
     """Read the labels of N rows, right and wrong ones; DataError for a text that is not a number, in a regression."""
     if label.task == "regression":
         return _read_numbers(rows.column(label.column), label.column)
-    values = field_values((label.column,), (label.kind,), None, rows)
+    values = read_field_values((label.column,), (label.kind,), None, rows)
 
     def means(texts: Sequence[str]) -> NDArray[np.bool_]:
         if label.task != "binary":
@@ -101,10 +101,10 @@ def read(rows: Rows, label: Label) -> LabelRows:
 
 
 def _read_numbers(array: pa.Array, column: str) -> LabelRows:
-    x = numbers(array, column)
+    x = to_floats(array, column)
     with np.errstate(over="ignore"):  # what float32 cannot hold is wrong
         x = np.where(np.isfinite(x.astype(np.float32)), x, np.nan)
-    wrong = distinct(array.take(pa.array(np.flatnonzero(np.isnan(x)))))
+    wrong = encode_dictionary(array.take(pa.array(np.flatnonzero(np.isnan(x)))))
     texts = [None if value is None else str(value) for value in wrong.dictionary.to_pylist()]
     neither = np.zeros(len(x), np.bool_)
     return LabelRows(Values(pa.array(texts, pa.large_string()), dictionary_indices(wrong)), x, neither, neither)

@@ -14,7 +14,7 @@ from nfm.contract.errors import DataError
 from nfm.contract.hashing import hash_rows
 from nfm.contract.messages import CORRECT_ROWS, quoted
 from nfm.contract.schema import FOLDS
-from nfm.contract.values import canonical_text, decoded, dictionary_indices, distinct, kind_of
+from nfm.contract.values import canonical_text, decode_dictionary, dictionary_indices, encode_dictionary, kind_of
 
 LEFT_OUT = -1  # a negative that the train fold does without
 _NEGATIVES_SEED = 0x9E6A  # keeps which negatives stay independent of the folds
@@ -102,12 +102,12 @@ def _text(values: pa.Array) -> pa.Array:
     if not pa.types.is_dictionary(values.type):
         if pa.types.is_integer(values.type):
             return pc.cast(values, pa.large_string())
-        values = distinct(values)
+        values = encode_dictionary(values)
     return canonical_text(values.dictionary, kind, "key").take(values.indices)
 
 
 def _by_time(split: Split, column: str, values: pa.Array) -> NDArray[np.int8]:
-    plain = decoded(values)
+    plain = decode_dictionary(values)
     if plain.null_count:
         raise DataError(
             f"Column '{column}' decides the fold (split.time), but is null in {plain.null_count} of {len(plain)} rows "
@@ -144,7 +144,7 @@ def moment(bound: str | int, type_: pa.DataType, column: str) -> Any:
 
 
 def _as_told(column: str, values: pa.Array) -> NDArray[np.int8]:
-    encoded = distinct(values)
+    encoded = encode_dictionary(values)
     texts = encoded.dictionary.to_pylist()
     places = np.array([FOLDS.index(text) if text in FOLDS else LEFT_OUT for text in texts] + [LEFT_OUT], np.int8)
     found = places[dictionary_indices(encoded)]

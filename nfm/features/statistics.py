@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from nfm.config.columns import Numeric
 from nfm.contract.cells import Cells, auc, quantile
 from nfm.contract.errors import DataError
-from nfm.contract.scaling import SCALES, Facts
+from nfm.contract.scaling import SCALES, TrainStatistics
 from nfm.contract.schema import FOLDS, Number
 
 # How often a value occurs in each fold; and with a label of 1 in the train fold, and in the other two.
@@ -85,7 +85,7 @@ def transformation(name: str, settings: Numeric, train: Distribution) -> Number:
         train = Distribution(np.clip(train.values, *clip), train.counts)
     scale, shift, divisor, impute = SCALES[settings.scale], 0.0, 1.0, 0.0
     if train.rows:
-        facts = Facts(**train.facts())
+        facts = TrainStatistics(**train.facts())
         shift, divisor = scale.shift(facts), scale.divisor(facts)
         impute = train.mean if settings.impute == "mean" else train.quantile(0.5)
     if not isinstance(settings.impute, str):

@@ -121,7 +121,7 @@ def _write(number: int, recipe: Recipe, folder: Path, counted: Path, old: tuple[
 
     def parts() -> Iterator[pa.Table]:
         if old is not None:
-            table = vocabulary.file(old[0], list(load_once(*old).spec.vocabularies).index(recipe.field))
+            table = vocabulary.parquet_path(old[0], list(load_once(*old).spec.vocabularies).index(recipe.field))
             for batch in pq.ParquetFile(table).iter_batches(_PART_ROWS, columns=["value", "count"], use_threads=False):
                 yield pa.Table.from_batches([batch])
         left = new
@@ -139,7 +139,7 @@ def _write(number: int, recipe: Recipe, folder: Path, counted: Path, old: tuple[
                 top.extend(zip(*(c.to_pylist() for c in part.slice(0, _TOP - len(top)).columns), strict=True))
             yield part
 
-    digest = vocabulary.write(folder, number, recipe.field, recipe.first_id, before + new, seen())
+    digest = vocabulary.write_vocabulary(folder, number, recipe.field, recipe.first_id, before + new, seen())
     row = {"number": number, "size": before + new, "digest": digest, "top": json.dumps(top)}
     return pa.RecordBatch.from_pylist([row | {"present": present, "known": covered}], _TOLD)
 

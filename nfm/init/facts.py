@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from nfm.contract.messages import quoted
-from nfm.contract.values import decoded, is_list, kind_of, numbers
+from nfm.contract.values import decode_dictionary, is_list, kind_of, to_floats
 
 Kind = Literal["integer", "float", "text", "boolean", "time", "list", "other"]
 INTEGER: Kind = "integer"
@@ -94,12 +94,12 @@ class Column:
         return np.bincount(self.codes[self.codes >= 0], minlength=self.distinct)
 
     @cached_property
-    def numbers(self) -> NDArray[np.float64]:
+    def to_floats(self) -> NDArray[np.float64]:
         """(N,) NaN where a number is missing; only of integers, floats and booleans."""
         values = self.values
         if self.kind == "boolean" and not pa.types.is_boolean(values.type):
             values = pc.cast(pc.utf8_lower(values), pa.bool_())
-        return numbers(values, self.name)
+        return to_floats(values, self.name)
 
     @property
     def has_nan(self) -> bool:
@@ -166,7 +166,7 @@ def _short(value: object) -> str:
 def column_facts(name: str, values: pa.ChunkedArray, reads_as_text: bool | None = None) -> Column:
     """Return a column's facts. `reads_as_text`: of CSV, whether Spark keeps the texts; None if they have types."""
     array = values.combine_chunks() if isinstance(values, pa.ChunkedArray) else values
-    array = decoded(pa.concat_arrays(array.chunks) if isinstance(array, pa.ChunkedArray) else array)
+    array = decode_dictionary(pa.concat_arrays(array.chunks) if isinstance(array, pa.ChunkedArray) else array)
     type_ = array.type
     stored = kind_of(type_)
     kind: Kind = "other"

@@ -1,1 +1,1 @@
-"""Compiled loops (numba): pooling, dense layers, table rows. Imports numpy and numba only."""
+"""Loops compiled by numba: pooling, dense layers, table updates. Imports only numpy and numba."""

@@ -1,8 +1,8 @@
-"""Activations and scores over plain arrays, in the precision of their argument.
+"""Activations and scores of NumPy arrays, in the precision of the argument.
 
     sigmoid(z) = 1 / (1 + e⁻ᶻ) = ½ (1 + tanh(z / 2))                softmax(z)_c = e^(z_c − max z) / Σ e^(z_c − max z)
 
-Neither form overflows.
+Neither formula overflows.
 """
 
 from typing import TypeVar
@@ -19,7 +19,7 @@ def sigmoid(z: Floats) -> Floats:
 
 
 def softmax(logits_BC: Floats) -> Floats:
-    """Return the probabilities of the C classes."""
+    """Return the (B, C) probabilities of the classes."""
     powers_BC = np.exp(logits_BC - logits_BC.max(axis=1, keepdims=True))
     return np.asarray(powers_BC / powers_BC.sum(axis=1, keepdims=True))
 
@@ -38,10 +38,10 @@ def activate(name: str, x: NDArray[np.float32]) -> None:
         case "linear" | "relu":
             pass
         case _:
-            raise ValueError(f"no activation is called {name!r}")  # the settings allow no other
+            raise ValueError(f"unknown activation {name!r}")  # a mistake in the code: the settings are checked
 
 
-def scores_of(task: str, logits_BC: Floats) -> Floats:
+def compute_scores(task: str, logits_BC: Floats) -> Floats:
     """Return (B, C) scores: probabilities of label 1, numbers, or probabilities of the classes."""
     match task:
         case "binary":
@@ -51,4 +51,4 @@ def scores_of(task: str, logits_BC: Floats) -> Floats:
         case "multiclass":
             return softmax(logits_BC)
         case _:
-            raise ValueError(f"no task is called {task!r}")  # the settings allow no other
+            raise ValueError(f"unknown task {task!r}")  # a mistake in the code: the settings are checked

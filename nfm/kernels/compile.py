@@ -1,9 +1,9 @@
-"""Compilation of loops to machine code that releases the GIL, and its cache on disk.
+"""Compile loops to machine code that releases the GIL, and cache it on disk.
 
-Compiling takes a second and memory that is not given back; the loops of a training take some twenty seconds of a core.
-So machine code is cached for the next process, next to the sources where that folder is writable. It is not cached when
-the package is an archive (`spark.submit.pyFiles`), which has another place in each run: each would leave files in the
-user's home.
+Compiling a loop takes a second, and memory that is not freed; the loops of a training take about twenty seconds of one
+core. Machine code is therefore cached for the next process, next to the sources if that folder is writable. It is not
+cached when the package is an archive (`spark.submit.pyFiles`), which has a different path in each run: every run would
+leave files in the user's home.
 """
 
 import hashlib
@@ -16,34 +16,34 @@ from typing import Any
 from numba import njit
 from numba.core.caching import FunctionCache
 
-# numba's error model: without checks that may raise, LLVM vectorizes loops.
+# NumPy's error model: LLVM vectorizes loops only without checks that may raise.
 _OPTIONS: Any = {"nogil": True, "error_model": "numpy"}
 _FOLDER = Path(__file__).parent
 _IS_CACHED = Path(__file__).exists()
 
 
-def compiled(signature: Any, function: Callable[..., Any], **options: Any) -> Callable[..., Any]:
-    """Compile a loop now, for these types only."""
-    loop = when_called(function, **options)
+def compile_now(signature: Any, function: Callable[..., Any], **options: Any) -> Callable[..., Any]:
+    """Compile a loop now and only for these types."""
+    loop = compile_when_called(function, **options)
     loop.compile(signature)
     loop.disable_compile()
     machine_code: Callable[..., Any] = loop
     return machine_code
 
 
-def when_called(function: Callable[..., Any], **options: Any) -> Any:
-    """Compile a loop when it is called, for the types of the arguments."""
+def compile_when_called(function: Callable[..., Any], **options: Any) -> Any:
+    """Compile a loop at its first call, for the types of the arguments."""
     loop: Any = njit(**_OPTIONS, **options)(function)
     if _IS_CACHED:
-        with suppress(RuntimeError):  # no folder is writable
+        with suppress(RuntimeError):  # numba found no writable folder
             loop._cache = _Cache(function)
     return loop
 
 
 class _Cache(FunctionCache):
-    """numba's cache with two changes: any edit in this package makes it stale, and a full disk does not end a job.
+    """numba's cache with two changes: any edit in this package invalidates it, and a full disk does not end a job.
 
-    numba itself looks only at the file of the function, and not at the files of what was inlined into it.
+    numba itself checks only the file of the function, not those of functions that were inlined into it.
     """
 
     def _index_key(self, sig: Any, codegen: Any) -> Any:

@@ -3,11 +3,11 @@
     hidden = max(x W + b, least), with least = 0 for ReLU and −∞ otherwise      (He & Chua 2017, eq. 6)
     out += x hᵀ                                                                  (eq. 7)
 
-A row's sums are made one input after the other, so that a score does not depend on the rows around it. A library's
-product rounds differently for another number of rows.
+The sums of a row add one input after the other, so that a score does not depend on the rows around it. The matrix
+product of a library rounds differently for different numbers of rows.
 
-Gain in the score job (26 fields, K 64, hidden layers 128-128, one core with AVX-512): with the best loop in plain numba
-that was found (two rows, four inputs and a panel of 32 columns at a time), the job takes 1.5 to 1.7 times as long.
+Gain in the score job (26 fields, K 64, hidden layers 128-128, one core with AVX-512): with the fastest loop found in
+plain numba (two rows, four inputs and a panel of 32 columns at a time), the job takes 1.5 to 1.7 times as long.
 """
 
 from functools import cache
@@ -20,23 +20,23 @@ from numba import types
 from numba.extending import intrinsic
 from numpy.typing import NDArray
 
-from nfm.kernels.compile import compiled
-from nfm.kernels.pooling import read_only
+from nfm.kernels.compile import compile_now
+from nfm.kernels.pooling import read_only_array
 
 LANES = 16 if get_host_cpu_features().get("avx512f") else 8  # float32 numbers in a vector register
 FLOAT, INT = ir.FloatType(), ir.IntType(64)
 VECTOR, INTS = ir.VectorType(FLOAT, LANES), ir.VectorType(ir.IntType(32), LANES)
 
-# A block has the sums of 6 rows and 2 registers of columns: 12 sums fit into the registers, with the 6 numbers and 2
-# registers of weights that a step reads. With 24 sums, for which AVX-512 has registers, LLVM keeps some on the stack,
-# which takes 1.4 to 2.4 times as long.
+# A block has sums for 6 rows and 2 registers of columns: these 12 sums fit into the registers, together with the 6
+# numbers and 2 registers of weights that a step reads. AVX-512 has registers for 24 sums, but then LLVM keeps some on
+# the stack, which takes 1.4 to 2.4 times as long.
 ROWS = 6
 _COLUMNS = 2 * LANES
 _ZERO = np.float32(0)
 
 
 def make_panels(kernel_XU: NDArray[np.float32], bias_U: NDArray[np.float32]) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Return a layer's weights as (P, X, N) and (P, N): panels of N columns, with zeros behind the last unit."""
+    """Return a layer's weights as (P, X, N) and (P, N): panels of N columns, padded with zeros after the last unit."""
     inputs, units = kernel_XU.shape
     count = -(-units // _COLUMNS)
     kernel, bias = np.zeros((inputs, count * _COLUMNS), np.float32), np.zeros(count * _COLUMNS, np.float32)
@@ -56,12 +56,12 @@ def apply_layer(
     """Fill out_TU with max(x W + b, least). Releases the GIL.
 
     Args:
-        x_TX: the rows; columns behind the kernel's X inputs are not read.
-        kernel_PXN: as `make_panels` returns it.
-        bias_PN: likewise.
+        x_TX: the rows; columns after the kernel's X inputs are ignored.
+        kernel_PXN: from `make_panels`.
+        bias_PN: from `make_panels`.
         least: 0 for ReLU, or minus infinity.
-        out_TU: P N columns.
-        rows: how many. Both arrays have whole blocks of `ROWS`; the last block is computed as a whole.
+        out_TU: receives the result; P N columns.
+        rows: number of rows. Both arrays have whole blocks of `ROWS` rows, and the last block is computed completely.
     """
     _compiled_layer()(x_TX, kernel_PXN, bias_PN, np.float32(least), out_TU, rows)
 
@@ -69,29 +69,29 @@ def apply_layer(
 def add_products(
     x_TX: NDArray[np.float32], column: int, kernel_CX: NDArray[np.float32], out_TC: NDArray[np.float32], rows: int
 ) -> None:
-    """Add to out_TC the products of x_TX, from a column on, and kernel_CX; for a few outputs. Releases the GIL."""
+    """Add the product of x_TX, from `column` on, and kernel_CX to out_TC; for few outputs C. Releases the GIL."""
     _compiled_products()(x_TX, column, kernel_CX, out_TC, rows)
 
 
 @cache
 def _compiled_layer() -> Any:
     matrix = types.Array(types.float32, 2, "C")
-    weights, bias = (read_only(types.float32, dimensions) for dimensions in (3, 2))
-    return compiled(types.void(matrix, weights, bias, types.float32, matrix, types.int64), _layer)
+    weights, bias = (read_only_array(types.float32, dimensions) for dimensions in (3, 2))
+    return compile_now(types.void(matrix, weights, bias, types.float32, matrix, types.int64), _apply_layer)
 
 
 @cache
 def _compiled_products() -> Any:
     matrix = types.Array(types.float32, 2, "C")
-    signature = types.void(matrix, types.int64, read_only(types.float32, 2), matrix, types.int64)
-    # A sum is made in lanes, the same number of them in each row.
-    return compiled(signature, _add_products, fastmath={"reassoc", "contract"})
+    signature = types.void(matrix, types.int64, read_only_array(types.float32, 2), matrix, types.int64)
+    # Reordering is safe: every row uses the same number of lanes for a sum.
+    return compile_now(signature, _add_products, fastmath={"reassoc", "contract"})
 
 
-def _layer(x_TX: Any, kernel_PXN: Any, bias_PN: Any, least: Any, out_TU: Any, rows: Any) -> None:
+def _apply_layer(x_TX: Any, kernel_PXN: Any, bias_PN: Any, least: Any, out_TU: Any, rows: Any) -> None:
     for p in range(len(kernel_PXN)):
         for t in range(0, rows, ROWS):
-            _block(x_TX, kernel_PXN, bias_PN, least, out_TU, t, p)  # type: ignore[call-arg]
+            _compute_block(x_TX, kernel_PXN, bias_PN, least, out_TU, t, p)  # type: ignore[call-arg]
 
 
 def _add_products(x_TX: Any, column: Any, kernel_CX: Any, out_TC: Any, rows: Any) -> None:
@@ -103,23 +103,23 @@ def _add_products(x_TX: Any, column: Any, kernel_CX: Any, out_TC: Any, rows: Any
             out_TC[t, c] += product
 
 
-def spread(builder: Any, value: Any, vector: Any = VECTOR) -> Any:
-    """Return a register whose lanes all have the value."""
+def broadcast(builder: Any, value: Any, vector: Any = VECTOR) -> Any:
+    """Return a register with the value in all lanes."""
     undefined = ir.Constant(vector, ir.Undefined)
     first = builder.insert_element(undefined, value, ir.IntType(32)(0))
     return builder.shuffle_vector(first, undefined, ir.Constant(INTS, [0] * LANES))
 
 
 @intrinsic
-def _block(_: Any, x: Any, kernel: Any, bias: Any, least: Any, out: Any, t: Any, p: Any) -> Any:
-    """Compute rows t … t + ROWS − 1 of the columns of panel p, with all sums in registers."""
-    return types.void(x, kernel, bias, least, out, t, p), _generate
+def _compute_block(_: Any, x: Any, kernel: Any, bias: Any, least: Any, out: Any, t: Any, p: Any) -> Any:
+    """Compute rows t … t + ROWS − 1 of panel p's columns, with all sums in registers."""
+    return types.void(x, kernel, bias, least, out, t, p), _generate_block
 
 
-def _generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-    made = [context.make_array(signature.args[i])(context, builder, arguments[i]) for i in (0, 1, 2, 4)]
-    (x, kernel, bias, out), (least, t, p) = (array.data for array in made), (arguments[i] for i in (3, 5, 6))
-    width, inputs, stride = (builder.extract_value(made[i].shape, 1) for i in (0, 1, 3))
+def _generate_block(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+    arrays = [context.make_array(signature.args[i])(context, builder, arguments[i]) for i in (0, 1, 2, 4)]
+    (x, kernel, bias, out), (least, t, p) = (array.data for array in arrays), (arguments[i] for i in (3, 5, 6))
+    width, inputs, stride = (builder.extract_value(arrays[i].shape, 1) for i in (0, 1, 3))
     multiply_add = ir.Function(builder.module, ir.FunctionType(VECTOR, [VECTOR] * 3), f"llvm.fmuladd.v{LANES}f32")
 
     def at(pointer: Any, *steps: Any) -> Any:
@@ -144,7 +144,7 @@ def _generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any
     weights = [vector(at(panel, builder.mul(i, INT(_COLUMNS)), half)) for half in halves]
     new_sums = []
     for row, old in zip(rows, sums, strict=True):
-        value = spread(builder, builder.load(at(row, i)))
+        value = broadcast(builder, builder.load(at(row, i)))
         new_sums.append([builder.call(multiply_add, [value, w, s]) for w, s in zip(weights, old, strict=True)])
     following = builder.add(i, INT(1))
     i.add_incoming(INT(0), before)
@@ -156,11 +156,11 @@ def _generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any
     builder.cbranch(builder.icmp_unsigned("<", following, inputs), body, done)
 
     builder.position_at_end(done)
-    floor = spread(builder, least)
+    floor = broadcast(builder, least)
     for row, new in enumerate(new_sums):
         place = at(out, builder.mul(builder.add(t, INT(row)), stride), builder.mul(p, INT(_COLUMNS)))
         for half, total in zip(halves, new, strict=True):
-            # NaN stays NaN: it is not less than anything.
+            # NaN stays NaN, because the comparison is false.
             kept = builder.select(builder.fcmp_ordered("<", total, floor), floor, total)
             builder.store(kept, builder.bitcast(at(place, half), VECTOR.as_pointer()), align=4)
     return context.get_dummy_value()

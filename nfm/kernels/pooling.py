@@ -3,13 +3,12 @@
     linear = w_0 + Σ w_i x_i                                         (He & Chua 2017, eq. 2)
     pooled = Σ_{i<j} x_i v_i ⊙ x_j v_j = ½ [(Σ x_i v_i)² − Σ (x_i v_i)²]          (eq. 3 and 4)
 
-A feature is a row of the tables and its x. `pool` takes a flat list of features, however that was made, and serves any
-job that pools; `pool_rows` makes the list of encoded rows and calls it. The features of a row are added one by one in
-the order of the list, and products are rounded before they are added: equal rows have equal sums, bit for bit. Training
-and scoring use it.
+A feature is a row of the tables and its x. `pool` takes a flat list of features; training and reason codes call it
+directly. `pool_rows` makes the list from encoded rows and calls `pool`. The features of a row are added one by one in
+the order of the list, and products are rounded before they are added, so equal rows have bitwise equal sums.
 
 Gain in the score job (26 fields, K 64, hidden layers 128-128, one core): the job takes 8 to 12 % longer without
-prefetching, and 5 % longer with one feature at a time. Sums in vector registers would save another 2 %: too little.
+prefetching, and 5 % longer with one feature at a time. Sums in vector registers would save only another 2 %.
 """
 
 from functools import cache
@@ -20,19 +19,19 @@ from numba import types
 from numba.extending import overload
 from numpy.typing import NDArray
 
-from nfm.kernels.compile import compiled, when_called
+from nfm.kernels.compile import compile_now, compile_when_called
 from nfm.kernels.prefetch import prefetch
 
-_ROWS_AHEAD = np.uint64(1)  # how early the weights of a row are prefetched
-_TABLES = {"float32": types.float32, "float16": types.uint16}  # numba has no float16: loops see its bits
-_SIGN_EXPONENT_FRACTION = np.int32(0x8FFFE000 - (1 << 32))  # bits of a float16, at their places in a float32
-_REBIAS = np.float32(2.0**112)  # exponents of float16 count from 15, of float32 from 127
+_ROWS_AHEAD = np.uint64(1)  # the weights of a row are prefetched this many rows earlier
+_TABLES = {"float32": types.float32, "float16": types.uint16}  # numba has no float16: loops read its bits
+_SIGN_EXPONENT_FRACTION = np.int32(0x8FFFE000 - (1 << 32))  # bits of a float16 after the shift into a float32
+_REBIAS = np.float32(2.0**112)  # 2^(127 − 15): the exponent bias is 15 in float16 and 127 in float32
 _HALF, _ONE = np.float32(0.5), np.float32(1)
 _1, _2, _3, _4 = (np.uint64(n) for n in range(1, 5))
 
 
 class Weights(NamedTuple):
-    """The tables of R rows, and the bias of C outputs."""
+    """Tables of R rows, and the bias of C outputs."""
 
     embedding: NDArray[Any]  # (R, K) float32 or float16
     linear: NDArray[np.float32]  # (R, C)
@@ -40,14 +39,14 @@ class Weights(NamedTuple):
 
 
 class Offsets(NamedTuple):
-    """Where the rows of the tables begin."""
+    """First rows of the fields and numbers in the tables."""
 
-    fields: NDArray[np.int64]  # (F,) of each field's block
-    numbers: int  # of the numbers that enter the pooling
+    fields: NDArray[np.int64]  # (F,) first row of each field's block
+    numbers: int  # first row of the numbers that enter the pooling
 
 
 class Rows(NamedTuple):
-    """B encoded rows: the arrays of `contract.encoder.Inputs`, in its order."""
+    """B encoded rows: the arrays of `contract.encoder.Inputs` in the same order."""
 
     ids_BF: NDArray[np.int32]
     values_BN: NDArray[np.float32]
@@ -58,9 +57,9 @@ class Rows(NamedTuple):
 
 
 class Features(NamedTuple):
-    """A flat list of features: sample s has those from splits[s] up to splits[s + 1]."""
+    """Flat list of features: sample s has those from splits[s] up to splits[s + 1]."""
 
-    rows: NDArray[np.int32]  # of the tables
+    rows: NDArray[np.int32]  # rows of the tables
     x: NDArray[np.float32]
     splits: NDArray[np.int64]
 
@@ -80,64 +79,64 @@ def pool_rows(
 
     Args:
         weights: the model's tables.
-        offsets: where each field begins in them.
+        offsets: first row of each field in the tables.
         rows: a batch.
         start: first row.
         stop: row after the last one.
         linear_TC: receives w_0 + Σ w_i x_i.
         pooled_TX: receives the pooled vectors in its first K columns.
     """
-    tables = with_bits(weights)
+    tables = view_as_bits(weights)
     _compiled(weights.embedding.dtype.name)(tables, tuple(offsets), tuple(rows), start, stop, linear_TC, pooled_TX)
 
 
-def with_bits(weights: Weights) -> tuple[Any, ...]:
-    """Return the weights as loops take them: a float16 table as its bits."""
+def view_as_bits(weights: Weights) -> tuple[Any, ...]:
+    """Return the weights as arguments of loops: a float16 table as its bits."""
     embedding = weights.embedding
     table = embedding.view(np.uint16) if embedding.dtype == np.float16 else embedding
     return table, weights.linear, weights.bias
 
 
-def read_only(dtype: Any, dimensions: int, layout: Literal["C", "A"] = "C") -> Any:
+def read_only_array(dtype: Any, dimensions: int, layout: Literal["C", "A"] = "C") -> Any:
     """Return the type of an array that a loop only reads; memory-mapped arrays cannot be written to."""
     return types.Array(dtype, dimensions, layout, readonly=True)
 
 
-def model_and_rows(dtype: str) -> tuple[Any, Any, Any]:
-    """Return the types of weights, offsets and rows.
+def list_argument_types(dtype: str) -> tuple[Any, Any, Any]:
+    """Return the numba types of weights, offsets and rows.
 
-    Loops take plain tuples from Python, whose arrays numba converts to these types. It does not convert named ones.
+    Loops are called with plain tuples, whose arrays numba converts to these types; it does not convert named tuples.
     """
-    floats, ints = read_only(types.float32, 1), read_only(types.int64, 1)
-    matrices = [read_only(type_, 2, "A") for type_ in (types.int32, types.float32, types.float32)]
+    floats, ints = read_only_array(types.float32, 1), read_only_array(types.int64, 1)
+    matrices = [read_only_array(type_, 2, "A") for type_ in (types.int32, types.float32, types.float32)]
     return (
-        types.Tuple([read_only(_TABLES[dtype], 2), read_only(types.float32, 2), floats]),
+        types.Tuple([read_only_array(_TABLES[dtype], 2), read_only_array(types.float32, 2), floats]),
         types.Tuple([ints, types.int64]),
-        types.Tuple([*matrices, read_only(types.int32, 1), floats, ints]),
+        types.Tuple([*matrices, read_only_array(types.int32, 1), floats, ints]),
     )
 
 
 @cache
 def _compiled(dtype: str) -> Any:
     tile = types.Array(types.float32, 2, "C")
-    return compiled(types.void(*model_and_rows(dtype), types.int64, types.int64, tile, tile), _pool_rows)
+    return compile_now(types.void(*list_argument_types(dtype), types.int64, types.int64, tile, tile), _pool_rows)
 
 
 def _pool_rows(weights: Any, offsets: Any, rows: Any, start: Any, stop: Any, linear_TC: Any, pooled_TX: Any) -> None:
     embedding, linear, bias = weights
     count = stop - start
-    sum_TK = np.empty((1, embedding.shape[1]), np.float32)  # scratch: not needed here
+    sum_TK = np.empty((1, embedding.shape[1]), np.float32)  # scratch; the sums are not needed here
     linear_TC[:count] = bias
     features = list_features(Offsets(*offsets), Rows(*rows), start, stop)
     pool(0, count, features, embedding, linear, pooled_TX, sum_TK, linear_TC)
 
 
-@when_called
+@compile_when_called
 def list_features(offsets: Any, rows: Any, start: Any, stop: Any) -> Any:
-    """Return the `Features` of the rows from start up to stop: of fields, then of numbers, then of bags."""
+    """Return the `Features` of the rows from start up to stop: first fields, then numbers, then bags."""
     first_F, first_number = offsets
     ids_BF, values_BN, _, bag_rows, bag_values, bag_splits = rows
-    # Loops index with unsigned numbers: a signed index may count from the end, which costs a check each time.
+    # Indices are unsigned: a signed index may be negative, which costs a check at each access.
     begin, end = np.uint64(start), np.uint64(stop)
     fields, numbers = np.uint64(first_F.size), np.uint64(values_BN.shape[1])
     most = (end - begin) * (fields + numbers) + np.uint64(bag_splits[end] - bag_splits[begin])
@@ -158,11 +157,11 @@ def list_features(offsets: Any, rows: Any, start: Any, stop: Any) -> Any:
     return Features(rows_P, x_P, splits)
 
 
-@when_called
+@compile_when_called
 def pool(
     start: Any, stop: Any, features: Any, embedding: Any, linear: Any, pooled_SX: Any, sum_SK: Any, linear_SC: Any
 ) -> None:
-    """Pool the features of the samples from start up to stop, for compiled loops and for Python.
+    """Pool the features of the samples from start up to stop; callable from compiled loops and from Python.
 
     Args:
         start: first sample.
@@ -172,7 +171,7 @@ def pool(
         linear: (R, C) first-order weights.
         pooled_SX: receives ½ [(Σ x v)² − Σ (x v)²] in its first K columns.
         sum_SK: receives Σ x v, which gradients and reason codes need. A single row serves as scratch for all samples.
-        linear_SC: Σ x w is added to it.
+        linear_SC: receives its old values plus Σ x w.
     """
     rows_P, x_P, splits = features
     dim, width = np.uint64(embedding.shape[1]), np.uint64(linear.shape[1])
@@ -192,7 +191,7 @@ def pool(
         for k in range(dim):
             sum_SK[own, k] = squares_K[k] = np.float32(0)
         while p + _4 <= end:
-            # Four at a time, so that the sums are read and written a quarter as often.
+            # Four features at a time, so that the sums are read and written a quarter as often.
             row_0, row_1 = np.uint64(rows_P[p]), np.uint64(rows_P[p + _1])
             row_2, row_3 = np.uint64(rows_P[p + _2]), np.uint64(rows_P[p + _3])
             x_0, x_1, x_2, x_3 = x_P[p], x_P[p + _1], x_P[p + _2], x_P[p + _3]
@@ -213,7 +212,7 @@ def pool(
 
 
 def as_float32(number: Any) -> Any:
-    """Return a float32 as it is; of the bits of a finite float16, the same number. For compiled loops."""
+    """Return a float32 unchanged, or the float32 of a finite float16 given as its bits; for compiled loops."""
     raise NotImplementedError
 
 

@@ -1,13 +1,13 @@
-"""Reason codes: the variants of each row, in each of which one reason is missing, and the largest effects.
+"""Reason codes: make variants of each row, each with one reason missing, and find the largest effects.
 
-A reason is a field, or a number with its missing flag. With x' v' in the place of a feature's x v, the pooled vector
-½ [(Σ x v)² − Σ (x v)²] (He & Chua 2017, eq. 4) is larger by
+A reason is a field, or a number with its missing flag. If x' v' replaces the x v of one feature, the pooled vector
+½ [(Σ x v)² − Σ (x v)²] (He & Chua 2017, eq. 4) changes by
 
     (x' v' − x v) ⊙ (Σ x v − x v)
 
-so that a variant costs one feature instead of all. The effect of a reason is the score of the row less the score of the
-variant. These loops are plain numba: of the score job with `explain: 3` (26 fields and 13 numbers, K 64, hidden layers
-128-128) they take a tenth, and the layers nearly all the rest.
+so that a variant costs one feature instead of all. The effect of a reason is the score of the row minus the score of
+the variant. These loops take a tenth of the score job with `explain: 3` (26 fields and 13 numbers, K 64, hidden layers
+128-128); the layers take nearly all the rest.
 """
 
 from functools import cache
@@ -17,17 +17,17 @@ import numpy as np
 from numba import njit, types
 from numpy.typing import NDArray
 
-from nfm.kernels.compile import compiled, when_called
+from nfm.kernels.compile import compile_now, compile_when_called
 from nfm.kernels.pooling import (
     Offsets,
     Rows,
     Weights,
     as_float32,
+    list_argument_types,
     list_features,
-    model_and_rows,
     pool,
-    read_only,
-    with_bits,
+    read_only_array,
+    view_as_bits,
 )
 
 _ZERO, _ONE = np.float32(0), np.float32(1)
@@ -35,57 +35,58 @@ _1 = np.uint64(1)
 
 
 class Missing(NamedTuple):
-    """Columns of the reasons that are not plain fields, and what the encoder writes where they are missing.
+    """Columns of the reasons other than plain fields, with the encoded values of a missing reason.
 
-    A plain field and a bag have row 0 of their block with x = 1.
+    A missing plain field or bag has one feature: row 0 of its block with x = 1.
     """
 
-    bags: NDArray[np.int64]  # (A, 2) first row of each bag's block, and the row after its last
+    bags: NDArray[np.int64]  # (A, 2) first row of each bag's block, and the row after the last one
     number_splits: NDArray[np.int64]  # (G + 1,) reason g has the columns splits[g] … splits[g + 1] − 1 of values_BN
-    numbers: NDArray[np.float32]  # (N,)
-    dense_splits: NDArray[np.int64]  # (H + 1,) likewise of dense_BD
+    numbers: NDArray[np.float32]  # (N,) values of missing numbers
+    dense_splits: NDArray[np.int64]  # (H + 1,) the same for dense_BD
     dense: NDArray[np.float32]  # (D,)
 
 
 class Variants(NamedTuple):
-    """Inputs of the layers for rows and their variants. There is room for all variants of the rows."""
+    """Inputs of the layers for rows and their variants; M is at least the number of rows and all variants."""
 
     linear_MC: NDArray[np.float32]  # linear parts, without those of the dense numbers
-    inputs_MX: NDArray[np.float32]  # pooled vectors, and behind them the dense numbers
-    owners_M2: NDArray[np.int64]  # the row, and the missing reason: plain fields, bags, numbers, dense; −1 in rows
+    inputs_MX: NDArray[np.float32]  # pooled vectors, then the dense numbers
+    # The row and the missing reason (numbered: fields, bags, numbers, dense), or −1 for the row itself.
+    owners_M2: NDArray[np.int64]
 
 
 def make_variants(
     weights: Weights, offsets: Offsets, rows: Rows, missing: Missing, start: int, stop: int, variants: Variants
 ) -> int:
-    """Fill `variants` with the rows from start up to stop, and behind them all their variants.
+    """Fill `variants` with the rows from start up to stop, followed by all their variants.
 
-    A row has no variant for a reason that is missing in it. Releases the GIL.
+    A row has no variant for a reason that is already missing. Releases the GIL.
 
     Args:
         weights: the model's tables.
-        offsets: where each field begins in them.
+        offsets: first row of each field in the tables.
         rows: a batch.
         missing: the reasons.
         start: first row.
         stop: row after the last one.
-        variants: receives them.
+        variants: receives the result.
 
     Returns:
-        How many rows and variants there are.
+        The number of rows and variants.
     """
-    tables, loop = with_bits(weights), _compiled_variants(weights.embedding.dtype.name)
+    tables, loop = view_as_bits(weights), _compiled_variants(weights.embedding.dtype.name)
     count: int = loop(tables, tuple(offsets), tuple(rows), tuple(missing), start, stop, tuple(variants))
     return count
 
 
 @cache
 def _compiled_variants(dtype: str) -> Any:
-    ints, floats = read_only(types.int64, 1), read_only(types.float32, 1)
-    missing = types.Tuple([read_only(types.int64, 2), ints, floats, ints, floats])
+    ints, floats = read_only_array(types.int64, 1), read_only_array(types.float32, 1)
+    missing = types.Tuple([read_only_array(types.int64, 2), ints, floats, ints, floats])
     variants = types.Tuple([types.Array(type_, 2, "C") for type_ in (types.float32, types.float32, types.int64)])
-    arguments = [*model_and_rows(dtype), missing, types.int64, types.int64, variants]
-    return compiled(types.int64(*arguments), _make_variants)
+    arguments = [*list_argument_types(dtype), missing, types.int64, types.int64, variants]
+    return compile_now(types.int64(*arguments), _make_variants)
 
 
 def _make_variants(weights: Any, offsets: Any, rows: Any, missing: Any, start: Any, stop: Any, variants: Any) -> Any:
@@ -101,21 +102,21 @@ def _make_variants(weights: Any, offsets: Any, rows: Any, missing: Any, start: A
         for d in range(dense_BD.shape[1]):
             inputs_MX[own, dim + d] = dense_BD[start + own, d]
     reason = len(offsets.fields)
-    count = _without_fields(weights, offsets, rows, sum_BK, variants, count)
-    count = _without_bags(weights, reason, rows, missing, sum_BK, variants, count)
+    count = _append_fields(weights, offsets, rows, sum_BK, variants, count)
+    count = _append_bags(weights, reason, rows, missing, sum_BK, variants, count)
     reason += len(missing.bags)
     groups, dense_groups = (missing.number_splits, missing.numbers), (missing.dense_splits, missing.dense)
-    count = _without_numbers(weights, (reason, offsets.numbers), rows.values_BN, groups, sum_BK, variants, count)
+    count = _append_numbers(weights, (reason, offsets.numbers), rows.values_BN, groups, sum_BK, variants, count)
     reason += len(missing.number_splits) - 1
-    return _without_numbers(weights, (reason, -1), dense_BD, dense_groups, sum_BK, variants, count)
+    return _append_numbers(weights, (reason, -1), dense_BD, dense_groups, sum_BK, variants, count)
 
 
-# Each of these appends the variants of some reasons, of which `reason` is the first, and returns the new count. Arrays
-# leave their tuples before the loops: numba counts references to an array each time that it is taken from one.
+# Each of these functions appends the variants of some reasons, numbered from `reason`, and returns the new count. They
+# unpack tuples before the loops, because numba counts a reference each time that an array is taken from a tuple.
 
 
-@when_called
-def _without_fields(weights: Any, offsets: Any, rows: Any, sum_BK: Any, variants: Any, count: Any) -> Any:
+@compile_when_called
+def _append_fields(weights: Any, offsets: Any, rows: Any, sum_BK: Any, variants: Any, count: Any) -> Any:
     embedding, linear, _ = weights
     linear_MC, inputs_MX, owners_M2 = variants
     first_F, ids_BF, dim, m = offsets.fields, rows.ids_BF, np.uint64(sum_BK.shape[1]), np.uint64(count)
@@ -124,22 +125,22 @@ def _without_fields(weights: Any, offsets: Any, rows: Any, sum_BK: Any, variants
         for f in range(np.uint64(len(first_F))):
             if ids_BF[b, f] == 0:
                 continue
-            row, nothing = np.uint64(first_F[f] + ids_BF[b, f]), np.uint64(first_F[f])
+            row, missing_row = np.uint64(first_F[f] + ids_BF[b, f]), np.uint64(first_F[f])
             owners_M2[m, 0], owners_M2[m, 1] = b, f
             for k in range(dim):
                 old = as_float32(embedding[row, k])
-                difference = as_float32(embedding[nothing, k]) - old
+                difference = as_float32(embedding[missing_row, k]) - old
                 inputs_MX[m, k] = inputs_MX[own, k] + difference * (sum_BK[own, k] - old)
             for d in range(dim, np.uint64(inputs_MX.shape[1])):
                 inputs_MX[m, d] = inputs_MX[own, d]
             for c in range(np.uint64(linear.shape[1])):
-                linear_MC[m, c] = linear_MC[own, c] + (linear[nothing, c] - linear[row, c])
+                linear_MC[m, c] = linear_MC[own, c] + (linear[missing_row, c] - linear[row, c])
             m += _1
     return m
 
 
-@when_called
-def _without_bags(weights: Any, reason: Any, rows: Any, missing: Any, sum_BK: Any, variants: Any, count: Any) -> Any:
+@compile_when_called
+def _append_bags(weights: Any, reason: Any, rows: Any, missing: Any, sum_BK: Any, variants: Any, count: Any) -> Any:
     embedding, linear, _ = weights
     linear_MC, inputs_MX, owners_M2 = variants
     bag_rows, bag_values, bag_splits, bags = rows.bag_rows, rows.bag_values, rows.bag_splits, missing.bags
@@ -148,24 +149,26 @@ def _without_bags(weights: Any, reason: Any, rows: Any, missing: Any, sum_BK: An
         b = np.uint64(owners_M2[own, 0])
         end, last = np.uint64(bag_splits[b]), np.uint64(bag_splits[b + _1])
         for bag in range(np.uint64(len(bags))):
-            first, nothing = end, np.uint64(bags[bag, 0])
+            first, missing_row = end, np.uint64(bags[bag, 0])
             while end < last and bag_rows[end] < bags[bag, 1]:
                 end += _1
-            if end == first + _1 and np.uint64(bag_rows[first]) == nothing and bag_values[first] == _ONE:
+            if end == first + _1 and np.uint64(bag_rows[first]) == missing_row and bag_values[first] == _ONE:
                 continue
-            _copy(linear_MC, inputs_MX, owners_M2, own, m, reason + bag)
+            _copy_row(linear_MC, inputs_MX, owners_M2, own, m, reason + bag)
             for k in range(dim):
                 changed_K[k] = sum_BK[own, k]
             for p in range(first, end):
-                change = np.uint64(bag_rows[p]), bag_values[p], nothing, _ZERO
-                _exchange(embedding, linear, change, changed_K, linear_MC, inputs_MX, m)
-            _exchange(embedding, linear, (nothing, _ZERO, nothing, _ONE), changed_K, linear_MC, inputs_MX, m)
+                change = np.uint64(bag_rows[p]), bag_values[p], missing_row, _ZERO
+                _replace_feature(embedding, linear, change, changed_K, linear_MC, inputs_MX, m)
+            _replace_feature(
+                embedding, linear, (missing_row, _ZERO, missing_row, _ONE), changed_K, linear_MC, inputs_MX, m
+            )
             m += _1
     return m
 
 
-@when_called
-def _without_numbers(
+@compile_when_called
+def _append_numbers(
     weights: Any, first: Any, values_BN: Any, groups: Any, sum_BK: Any, variants: Any, count: Any
 ) -> Any:
     embedding, linear, _ = weights
@@ -176,12 +179,12 @@ def _without_numbers(
         b = np.uint64(owners_M2[own, 0])
         for group in range(np.uint64(len(splits) - 1)):
             columns = range(np.uint64(splits[group]), np.uint64(splits[group + _1]))
-            differs = False
+            is_present = False
             for n in columns:
-                differs = differs or values_BN[b, n] != missing_N[n]
-            if not differs:
+                is_present = is_present or values_BN[b, n] != missing_N[n]
+            if not is_present:
                 continue
-            _copy(linear_MC, inputs_MX, owners_M2, own, m, reason + group)
+            _copy_row(linear_MC, inputs_MX, owners_M2, own, m, reason + group)
             for k in range(dim):
                 changed_K[k] = sum_BK[own, k]
             for n in columns:
@@ -190,14 +193,14 @@ def _without_numbers(
                 else:
                     row = np.uint64(first_row) + n
                     change = row, values_BN[b, n], row, missing_N[n]
-                    _exchange(embedding, linear, change, changed_K, linear_MC, inputs_MX, m)
+                    _replace_feature(embedding, linear, change, changed_K, linear_MC, inputs_MX, m)
             m += _1
     return m
 
 
 @njit(inline="always")
-def _copy(linear_MC: Any, inputs_MX: Any, owners_M2: Any, own: Any, m: Any, reason: Any) -> None:
-    """Begin variant m as the row itself."""
+def _copy_row(linear_MC: Any, inputs_MX: Any, owners_M2: Any, own: Any, m: Any, reason: Any) -> None:
+    """Copy the row into variant m."""
     owners_M2[m, 0], owners_M2[m, 1] = owners_M2[own, 0], reason
     for i in range(np.uint64(inputs_MX.shape[1])):
         inputs_MX[m, i] = inputs_MX[own, i]
@@ -206,8 +209,10 @@ def _copy(linear_MC: Any, inputs_MX: Any, owners_M2: Any, own: Any, m: Any, reas
 
 
 @njit(inline="always")
-def _exchange(embedding: Any, linear: Any, change: Any, changed_K: Any, linear_MC: Any, inputs_MX: Any, m: Any) -> None:
-    """Give variant m the feature x' v' instead of x v; changed_K is its Σ x v before and after."""
+def _replace_feature(
+    embedding: Any, linear: Any, change: Any, changed_K: Any, linear_MC: Any, inputs_MX: Any, m: Any
+) -> None:
+    """Replace the feature x v of variant m by x' v'; changed_K is the variant's Σ x v, which is updated."""
     row, x, other, other_x = change
     for k in range(np.uint64(embedding.shape[1])):
         old = x * as_float32(embedding[row, k])
@@ -218,16 +223,16 @@ def _exchange(embedding: Any, linear: Any, change: Any, changed_K: Any, linear_M
         linear_MC[m, c] += other_x * linear[other, c] - x * linear[row, c]
 
 
-@when_called
+@compile_when_called
 def record_scores(owners_M2: Any, scores_MC: Any, places_R: Any, scores_BC: Any, effects_BR: Any) -> None:
-    """Put the scores of rows into scores_BC, and score(row) − score(variant) into effects_BR.
+    """Write the scores of rows to scores_BC, and score(row) − score(variant) to effects_BR.
 
-    Of several classes, an effect is that on the row's highest score, the first one of equal ones.
+    With several classes, an effect is measured on the class with the row's highest score, the first one of equal ones.
 
     Args:
-        owners_M2: int64, of the `Variants`; rows come before their variants.
-        scores_MC: float32, of rows and variants.
-        places_R: int64, the column of effects_BR for each reason.
+        owners_M2: from the `Variants`; rows come before their variants.
+        scores_MC: float32 scores of rows and variants.
+        places_R: int64 column of effects_BR for each reason.
         scores_BC: receives the scores of rows.
         effects_BR: receives the effects.
     """
@@ -244,11 +249,11 @@ def record_scores(owners_M2: Any, scores_MC: Any, places_R: Any, scores_BC: Any,
             effects_BR[b, places_R[reason]] = scores_BC[b, highest] - scores_MC[m, highest]
 
 
-@when_called
+@compile_when_called
 def find_strongest(effects_BR: Any, places_BE: Any) -> None:
     """Fill places_BE (int64) with the columns of each row's largest effects that are finite and not 0.
 
-    The largest comes first, and of equal ones the first. −1 where there are not enough.
+    Effects are ordered by size, then by column; −1 where a row has fewer than E.
     """
     for b in range(len(effects_BR)):
         before, size_before = -1, np.float32(np.inf)
@@ -260,4 +265,4 @@ def find_strongest(effects_BR: Any, places_BE: Any) -> None:
                 if follows and size > largest:
                     place, largest = r, size
             places_BE[b, e] = place
-            before, size_before = place, largest  # without a place, none follows
+            before, size_before = place, largest  # after −1 only −1 follows

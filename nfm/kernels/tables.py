@@ -1,16 +1,16 @@
-"""Loops of a training step over the embedding tables: update the rows that occur in a batch, by the derivative of
+"""Loops of a training step over the embedding tables: update the rows that occur in a batch with the gradient of
 
     f_BI = ½ [(Σ x v)² − Σ (x v)²]                     Bi-Interaction pooling, see `pooling` (He & Chua 2017, eq. 4)
     ∂ f_BI / ∂ v_i = x_i (Σ_j x_j v_j − x_i v_i)       (eq. 5)
 
 A step reads and writes only the rows that occur in the batch, so its cost does not depend on the vocabulary's size.
-TensorFlow has no kernel for that: with tables of 1 M rows (K 64, ten fields, batch 4096, two cores) a whole step takes
-156 ms with Keras's Adagrad, which reads and writes every row, and 16 ms with these loops. Prefetching rows would gain
+TensorFlow has no kernel for this: with tables of 1 M rows (K 64, ten fields, batch 4096, two cores) a whole step takes
+156 ms with Keras's Adagrad, which reads and writes every row, and 16 ms with these loops. Prefetching rows would save
 3 % of a step here.
 
 Each loop takes a range of samples or rows, so that threads can share the work. A sample or a row belongs to one thread,
-and its sums have one order: the results are the same bits for any number of threads. Fused multiply-adds stay off,
-because with them x v − x v of a sample's only feature would not be exactly 0.
+and its sums are always added in the same order: the results are bitwise equal for any number of threads. Fused
+multiply-adds are off, because they would make x v − x v of a sample's only feature differ from 0.
 """
 
 from typing import Any, NamedTuple
@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from nfm.kernels.compile import when_called
+from nfm.kernels.compile import compile_when_called
 from nfm.kernels.pooling import Features
 
 # Formulas of `update_rows`
@@ -31,7 +31,7 @@ _DIGIT_BITS = 11  # of the radix sort
 
 
 class Tables(NamedTuple):
-    """Weights of every feature, or one optimizer slot of them: (R, K) and (R, C)."""
+    """Weights of all features, or one optimizer slot for them: (R, K) and (R, C)."""
 
     embedding: Floats
     linear: Floats
@@ -48,14 +48,14 @@ class Pooled(NamedTuple):
 class ByRow(NamedTuple):
     """The P features of a batch, grouped by row of the tables."""
 
-    distinct_D: Ints  # rows, ascending
-    starts: Ints  # (D + 1,) where each row's features start
-    samples_P: Ints
+    distinct_D: Ints  # distinct rows, ascending
+    starts: Ints  # (D + 1,) first feature of each row
+    samples_P: Ints  # sample of each feature
     x_P: Floats
 
 
 class Upstream(NamedTuple):
-    """Derivatives of the objective, and the Σ x v that equation 5 needs."""
+    """Derivatives of the objective by the pooled vectors and linear parts, and the Σ x v that equation 5 needs."""
 
     sum_BK: Floats
     pooled_BK: Floats
@@ -63,65 +63,65 @@ class Upstream(NamedTuple):
 
 
 class Rule(NamedTuple):
-    """An optimizer's step, of the embeddings and of the linear weights.
+    """Step of an optimizer, for the embeddings and for the linear weights.
 
-    `numbers` of a formula are: SGD (rate,); MOMENTUM (rate, momentum); ADAGRAD (rate, ε);
+    `numbers` contains for each formula: SGD (rate,); MOMENTUM (rate, momentum); ADAGRAD (rate, ε);
     ADAM (rate · √(1 − β₂ᵗ) / (1 − β₁ᵗ), 1 − β₁, 1 − β₂, ε); FTRL (rate, l1, l2).
     """
 
     formulas: tuple[int, int]
     numbers: tuple[Floats, Floats]
     scale: np.float32  # factor of all gradients
-    decays: Floats  # (2,) twice the L2 factor of a feature's weights
+    decays: Floats  # (2,) twice the L2 factor, for embeddings and linear weights
 
 
-@when_called
+@compile_when_called
 def group_by_row(features: Features, table_rows: int) -> ByRow:
-    """Group a batch's features by their row: a radix sort, which keeps the order of the samples within a row.
+    """Group a batch's features by row with a radix sort, which keeps the order of the samples within a row.
 
     Args:
-        features: of the batch.
-        table_rows: R.
+        features: features of the batch.
+        table_rows: number of rows of the tables, R.
     """
     rows_P, x_P, splits = features
     count = len(rows_P)
-    places, other = np.arange(count, dtype=np.int32), np.empty(count, np.int32)
+    order, next_order = np.arange(count, dtype=np.int32), np.empty(count, np.int32)
     first, digits = np.empty((1 << _DIGIT_BITS) + 1, np.int64), (1 << _DIGIT_BITS) - 1
     shift = 0
     while (table_rows - 1) >> shift:
         first[:] = 0
         for i in range(count):
-            first[((rows_P[places[i]] >> shift) & digits) + 1] += 1
+            first[((rows_P[order[i]] >> shift) & digits) + 1] += 1
         for digit in range(1 << _DIGIT_BITS):
             first[digit + 1] += first[digit]
         for i in range(count):
-            digit = (rows_P[places[i]] >> shift) & digits
-            other[first[digit]] = places[i]
+            digit = (rows_P[order[i]] >> shift) & digits
+            next_order[first[digit]] = order[i]
             first[digit] += 1
-        places, other = other, places
+        order, next_order = next_order, order
         shift += _DIGIT_BITS
     sample_of_P = np.empty(count, np.int32)
     for b in range(len(splits) - 1):
         sample_of_P[splits[b] : splits[b + 1]] = b
-    distinct, begins = np.empty(count, np.int32), np.empty(count + 1, np.int32)
-    found = 0
+    distinct, starts = np.empty(count, np.int32), np.empty(count + 1, np.int32)
+    size = 0
     for i in range(count):
-        if i == 0 or rows_P[places[i]] != distinct[found - 1]:
-            distinct[found], begins[found] = rows_P[places[i]], i
-            found += 1
-    begins[found] = count
-    return ByRow(distinct[:found].copy(), begins[: found + 1].copy(), sample_of_P[places], x_P[places])
+        if i == 0 or rows_P[order[i]] != distinct[size - 1]:
+            distinct[size], starts[size] = rows_P[order[i]], i
+            size += 1
+    starts[size] = count
+    return ByRow(distinct[:size].copy(), starts[: size + 1].copy(), sample_of_P[order], x_P[order])
 
 
-@when_called
+@compile_when_called
 def _sum_gradients(
     start: int, stop: int, by_row: ByRow, upstream: Upstream, tables: Tables, decays: Floats, out: Tables
 ) -> None:
-    """Fill `out` with the gradients of the distinct rows from start to before stop.
+    """Fill `out` with the gradients of the distinct rows from start up to stop.
 
     A row's gradient is Σ x (Σ x_j v_j − x v) · upstream (eq. 5), or Σ x · upstream, plus the derivative of its penalty.
     """
-    # Unpacked, and with two indices rather than views of rows: each reference to an array would be counted.
+    # Tuples are unpacked and rows indexed without views, because numba counts each new reference to an array.
     distinct_D, starts, samples_P, x_P = by_row
     sum_BK, upstream_BK, upstream_BC = upstream
     embedding, linear = tables
@@ -142,7 +142,7 @@ def _sum_gradients(
                 of_linear_DC[n, c] += x * upstream_BC[b, c]
 
 
-@when_called
+@compile_when_called
 def update_rows(
     rows_D: Ints,
     formula: int,
@@ -158,10 +158,10 @@ def update_rows(
     Args:
         rows_D: rows of the table.
         formula: such as ADAGRAD.
-        numbers: as `Rule` describes them.
+        numbers: see `Rule`.
         table: changed in place.
-        first, second: slots, changed in place; without rows where the formula has none.
-        gradients_DK: of the rows.
+        first, second: slots, changed in place; without rows if the formula does not use them.
+        gradients_DK: gradients of the rows.
         scale: factor of the gradients.
     """
     one, width = np.float32(1), np.uint64(table.shape[1])
@@ -203,7 +203,7 @@ def update_rows(
                 table[row, k] = shrunk if np.abs(z) > l1 else np.float32(0)
 
 
-@when_called
+@compile_when_called
 def update(
     start: int,
     stop: int,
@@ -214,21 +214,21 @@ def update(
     second: Tables,
     rule: Rule,
 ) -> None:
-    """Update the distinct rows from start to before stop of both tables, and their slots, in place.
+    """Update the distinct rows from start up to stop in both tables and their slots, in place.
 
     Args:
         start, stop: range of the distinct rows.
-        by_row: as `group_by_row` returns it.
-        upstream: derivatives by the pooled vectors and by the linear sums.
+        by_row: from `group_by_row`.
+        upstream: derivatives by the pooled vectors and the linear parts.
         tables: embeddings and linear weights.
-        first, second: slots of both; without rows where the formula has none.
+        first, second: slots of both; without rows if the formula does not use them.
         rule: the optimizer's step.
     """
     gradients = Tables(
         np.empty((_BLOCK, tables.embedding.shape[1]), np.float32),
         np.empty((_BLOCK, tables.linear.shape[1]), np.float32),
     )
-    # A block of rows at a time: at each call numba counts references to the arrays, in counters that threads share.
+    # In blocks of rows, because each call updates numba's reference counts of the arrays, which threads share.
     for a in range(start, stop, _BLOCK):
         b = min(a + _BLOCK, stop)
         _sum_gradients(a, b, by_row, upstream, tables, rule.decays, gradients)
@@ -238,11 +238,11 @@ def update(
             update_rows(rows, formula, numbers, tables[i], first[i], second[i], gradients[i], scale)
 
 
-@when_called
+@compile_when_called
 def square_norms(
     start: int, stop: int, by_row: ByRow, upstream: Upstream, tables: Tables, decays: Floats, norms_D: Any
 ) -> None:
-    """Fill norms_D with the squared norm of the gradient of each distinct row from start to before stop."""
+    """Fill norms_D with the squared gradient norm of each distinct row from start up to stop."""
     dim, width = tables.embedding.shape[1], tables.linear.shape[1]
     gradients = Tables(np.empty((1, dim), np.float32), np.empty((1, width), np.float32))
     for d in range(start, stop):

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from nfm.contract.artifact import Network
 from nfm.contract.encoder import Inputs
 from nfm.contract.schema import Spec
-from nfm.kernels.activations import activate, scores_of
+from nfm.kernels.activations import activate, compute_scores
 from nfm.kernels.layers import ROWS, add_products, apply_layer, make_panels
 from nfm.kernels.pooling import Offsets, Rows, Weights, pool_rows
 
@@ -101,4 +101,4 @@ class Layers:
             x = out
         add_products(self.inputs_TX, self._network.embedding_dim, self._dense_linear, self.linear_TC, rows)
         add_products(x, 0, self._output, self.linear_TC, rows)
-        return scores_of(self._network.task, self.linear_TC[:rows])
+        return compute_scores(self._network.task, self.linear_TC[:rows])

@@ -15,7 +15,7 @@ from pyspark.sql import SparkSession
 
 from nfm.contract.artifact import SCORER_FILES, Artifact
 from nfm.contract.errors import DataError
-from nfm.contract.messages import was_replaced
+from nfm.contract.messages import describe_replacement
 from nfm.contract.replace import making
 
 _PIECE = 32 << 20  # bytes of the files that are in the memory of a driver or a worker at a time
@@ -108,7 +108,7 @@ def open_model(placed: Placed) -> Artifact:
         folder = Path(placed.folder) if placed.folder is not None else _copy_to_disk(placed)
         artifact = Artifact.load(folder, verify=False)  # the driver has verified it
         if artifact.fingerprint != placed.fingerprint:
-            raise DataError(was_replaced(folder, "model", artifact.fingerprint, placed.fingerprint))
+            raise DataError(describe_replacement(folder, "model", artifact.fingerprint, placed.fingerprint))
         while len(_opened) > 1:
             _opened.pop(next(iter(_opened)))
         _opened[placed.fingerprint] = artifact

@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from nfm.contract.arrays import arrow, few_texts
+from nfm.contract.arrays import to_arrow, to_text_array
 from nfm.contract.artifact import Network
 from nfm.contract.encoder import Inputs, transform
 from nfm.contract.schema import Placement, Spec
@@ -33,13 +33,13 @@ def reason_arrays(spec: Spec, effects_BR: NDArray[np.float32], count: int) -> li
 
     Where a row has fewer than `count` effects that are finite and not 0, the others are null.
     """
-    names = few_texts([one.name for part in (spec.fields, spec.numbers) for one in part]).cast(pa.string())
+    names = to_text_array([one.name for part in (spec.fields, spec.numbers) for one in part]).cast(pa.string())
     places_BE = np.empty((len(effects_BR), count), np.int64)
     find_strongest(effects_BR, places_BE)
     rows, arrays = np.arange(len(effects_BR)), list[pa.Array]()
     for place_B in places_BE.T:
         none_B = place_B < 0
-        arrays += [names.take(arrow(place_B, none_B)), arrow(effects_BR[rows, place_B], none_B)]
+        arrays += [names.take(to_arrow(place_B, none_B)), to_arrow(effects_BR[rows, place_B], none_B)]
     return arrays
 
 

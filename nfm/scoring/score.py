@@ -15,7 +15,7 @@ import pyarrow as pa
 from pyspark.sql import Observation, SparkSession
 
 from nfm.config.settings import Config, Source
-from nfm.contract.arrays import few_texts
+from nfm.contract.arrays import to_text_array
 from nfm.contract.artifact import Artifact
 from nfm.contract.columns import Rows
 from nfm.contract.errors import DataError, GateError
@@ -154,7 +154,7 @@ def _score(
     def work(number: int, rows: Iterator[Rows]) -> Iterator[pa.RecordBatch]:
         writer = Writer(chunks.files, form, file_bytes)
         chunk = score_rows(number, rows, open_model(placed), output, schema, writer)
-        yield pa.RecordBatch.from_arrays([few_texts([chunks.keep(chunk)]).cast(pa.string())], schema=_RECORD)
+        yield pa.RecordBatch.from_arrays([to_text_array([chunks.keep(chunk)]).cast(pa.string())], schema=_RECORD)
 
     read = dict.fromkeys([*output.columns, *model_inputs(artifact.encoding.spec, output.encoded)])
     delivered = Observation()

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 from nfm.contract import dataset
 from nfm.contract.artifact import Artifact, Network
 from nfm.contract.columns import Rows
-from nfm.contract.encoder import Noticed, inputs
+from nfm.contract.encoder import BatchCounts, arrange_inputs
 from nfm.scoring.forward import score
 from nfm.scoring.health.tally import Tally
 from nfm.scoring.reasons import reason_arrays, reason_columns, score_and_effects
@@ -31,18 +31,18 @@ def explain_batch(
     artifact: Artifact, rows: Rows, count: int, encoded: bool = False, tally: Tally | None = None
 ) -> tuple[NDArray[np.float32], list[pa.Array]]:
     """Score as `score_batch` does, and return `count` reasons a row: the arrays of `reasons.reason_columns`."""
-    spec, noticed = artifact.encoding.spec, None if tally is None else Noticed()
+    spec, noticed = artifact.encoding.spec, None if tally is None else BatchCounts()
     if encoded:
-        columns = {name: dataset.column(name, rows.column(name), "the table") for name in spec.outputs}
+        columns = {name: dataset.read_column(name, rows.column(name), "the table") for name in spec.outputs}
     else:
-        columns = artifact.encoding.encode(rows, noticed=noticed)
+        columns = artifact.encoding.encode(rows, counts=noticed)
     pa.default_memory_pool().release_unused()  # memory that reading used and scoring can use
     scores_NC = np.empty((rows.num_rows, artifact.network.outputs), np.float32)
     reasons = list[list[pa.Array]]()
     for start in range(0, rows.num_rows, _ARRANGED):
         stop = start + _ARRANGED
         part = {name: values[start:stop] for name, values in columns.items()}
-        arranged = dataset.checked_inputs(spec, part, "the table") if encoded else inputs(spec, part)
+        arranged = dataset.check_and_arrange(spec, part, "the table") if encoded else arrange_inputs(spec, part)
         model = spec, artifact.network, artifact.weights, arranged, pa.cpu_count()
         if count:
             scored, effects_BR = score_and_effects(*model)

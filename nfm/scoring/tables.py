@@ -6,7 +6,7 @@ from typing import Any
 import pyarrow as pa
 
 from nfm.contract.columns import check_columns
-from nfm.contract.encoder import OF_THE_MODEL
+from nfm.contract.encoder import MODEL_NEEDS_COLUMNS
 from nfm.contract.errors import DataError
 from nfm.contract.schema import Spec
 
@@ -67,7 +67,7 @@ def _is_frame(table: Any, library: str) -> bool:
 
 
 def _check_names(spec: Spec, names: list[str]) -> None:
-    check_columns(spec.columns, pa.schema([(name, pa.null()) for name in names]), "the table", OF_THE_MODEL)
+    check_columns(spec.columns, pa.schema([(name, pa.null()) for name in names]), "the table", MODEL_NEEDS_COLUMNS)
 
 
 def _without_views(column: pa.ChunkedArray) -> pa.ChunkedArray:

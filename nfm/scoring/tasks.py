@@ -11,11 +11,11 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-from nfm.contract.arrays import arrow
+from nfm.contract.arrays import to_arrow
 from nfm.contract.artifact import Artifact
 from nfm.contract.columns import Rows
 from nfm.contract.errors import DataError
-from nfm.contract.values import decoded
+from nfm.contract.values import decode_dictionary
 from nfm.scoring.chunks import Chunk
 from nfm.scoring.health.tally import Tally
 from nfm.scoring.reasons import reason_columns
@@ -65,8 +65,8 @@ def score_rows(
         if isinstance(rows, RowGroup):
             tally.merge(Tally(read={rows.path: (rows.num_rows, rows.rows_of_file)}))
         # Spark's settings may make it send texts as large ones.
-        carried = [decoded(rows.column(name)).cast(schema.field(name).type) for name in output.carried]
-        table = pa.table([*carried, *map(arrow, scores_NC.T), *reasons], schema=schema)
+        carried = [decode_dictionary(rows.column(name)).cast(schema.field(name).type) for name in output.carried]
+        table = pa.table([*carried, *map(to_arrow, scores_NC.T), *reasons], schema=schema)
         partitions = {name: rows.column(name) for name in output.partition_by}
         add_by_folder(writer, table, [""], np.zeros(rows.num_rows, np.int8), partitions, "score.partition_by")
     return Chunk(number, tally, writer.close())

@@ -9,7 +9,7 @@ from pyspark.sql import SparkSession
 from pyspark.sql.pandas.functions import arrow_udf
 from pyspark.sql.pandas.types import from_arrow_type
 
-from nfm.contract.arrays import arrow
+from nfm.contract.arrays import to_arrow
 from nfm.contract.artifact import Artifact
 from nfm.contract.errors import NfmError
 from nfm.scoring.hosts import open_model, place
@@ -37,7 +37,7 @@ def score_udf(model: str | Path) -> Any:
                 model.encoding.check(batch.schema, "the struct")
                 checked = batch.schema
             scores_NC = score_batch(model, batch)
-            arrays = [arrow(scores) for scores in scores_NC.T]
+            arrays = [to_arrow(scores) for scores in scores_NC.T]
             yield pa.StructArray.from_arrays(arrays, names=names) if several else arrays[0]
 
     return arrow_udf(from_arrow_type(type_))(score)  # type: ignore[call-overload]

@@ -7,9 +7,9 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from nfm.contract.arrays import arrow
+from nfm.contract.arrays import to_arrow
 from nfm.contract.errors import DataError
-from nfm.contract.values import canonical_text, check_kind, dictionary_indices, distinct
+from nfm.contract.values import canonical_text, check_kind, dictionary_indices, encode_dictionary
 from nfm.table.write import Writer
 
 _ESCAPED = re.compile(r"""[\x01-\x1f\x7f"#%'*/:=?\\{\[\]^]""")  # the characters that Spark escapes
@@ -36,7 +36,7 @@ def add_by_folder(
     labels, code = list(folders), code.astype(np.int64)
     for name, values in partitions.items():
         kind = check_kind(name, values.type, "the table")
-        encoded = distinct(values)
+        encoded = encode_dictionary(values)
         texts = canonical_text(encoded.dictionary, kind, name).to_pylist()
         steps = [f"{_escaped(name, key)}={_escaped(text, key) if text else _NULL_FOLDER}" for text in [*texts, None]]
         kept = code >= 0
@@ -47,7 +47,7 @@ def add_by_folder(
     for i, label in enumerate(labels):
         rows = np.flatnonzero(code == i)
         if len(rows):
-            writer.add(label, table.take(arrow(rows)) if len(rows) < len(table) else table)
+            writer.add(label, table.take(to_arrow(rows)) if len(rows) < len(table) else table)
 
 
 def _escaped(text: str, key: str) -> str:

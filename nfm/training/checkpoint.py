@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nfm.contract.messages import differences, listed
-from nfm.contract.replace import aside, replacing
+from nfm.contract.replace import replacing, temporary_path
 
 log = logging.getLogger(__name__)
 
@@ -64,7 +64,7 @@ def remove(folder: Path) -> None:
     """Delete a checkpoint that is not needed any more; the folder, too, if nothing else is in it."""
     with suppress(OSError):  # what others have put there keeps the folder
         (folder / FILE).unlink(missing_ok=True)
-        aside(folder / FILE).unlink(missing_ok=True)
+        temporary_path(folder / FILE).unlink(missing_ok=True)
         folder.rmdir()
 
 

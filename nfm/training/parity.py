@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from nfm.contract.artifact import Artifact
 from nfm.contract.encoder import Inputs
 from nfm.contract.errors import DataError
-from nfm.kernels.activations import scores_of
+from nfm.kernels.activations import compute_scores
 from nfm.training.layers import features_of  # its import registers the layers of saved models, too
 
 
@@ -36,7 +36,7 @@ def keras_scores(artifact: Artifact, rows: Inputs) -> NDArray[np.float64]:
             f"{path} gives scores of the shape {logits_NC.shape} where the artifact's weights give "
             f"{(len(rows.ids_BF), artifact.network.outputs)}: they do not belong together. Run jobs/train.py again."
         )
-    return scores_of(artifact.network.task, logits_NC.astype(np.float64))
+    return compute_scores(artifact.network.task, logits_NC.astype(np.float64))
 
 
 @lru_cache(maxsize=1)

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from nfm.contract.artifact import Artifact
-from nfm.contract.encoder import Inputs, inputs
+from nfm.contract.encoder import Inputs, arrange_inputs
 from nfm.contract.schema import Spec
 from nfm.scoring.forward import score
 from tests.bench.features import timed
@@ -33,7 +33,7 @@ def encoded_rows(spec: Spec) -> Inputs:
     """Of the dataset, arranged as the score job does it."""
     path = min((HOME / "dataset" / "fold=train").glob("*.parquet"))
     columns = pq.read_table(path, columns=list(spec.outputs), partitioning=None).slice(0, ROWS)
-    return inputs(spec, {name: columns[name].combine_chunks().to_numpy() for name in spec.outputs})
+    return arrange_inputs(spec, {name: columns[name].combine_chunks().to_numpy() for name in spec.outputs})
 
 
 def straightforward(spec: Spec, weights: Mapping[str, Any], rows: Inputs, size: int) -> Floats:

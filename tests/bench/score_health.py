@@ -11,10 +11,10 @@ import pyarrow.parquet as pq
 
 from nfm.config.settings import Config
 from nfm.contract.artifact import Artifact
-from nfm.contract.cells import Cells, cells
+from nfm.contract.cells import Cells, count_cells
 from nfm.contract.columns import Rows
-from nfm.contract.profile import Bins, Profile, id_bins
-from nfm.contract.values import decoded
+from nfm.contract.profile import Bins, Profile, make_id_bins
+from nfm.contract.values import decode_dictionary
 from nfm.features.dataset import build
 from nfm.scoring.hosts import open_model, place
 from nfm.scoring.output import layout
@@ -50,7 +50,7 @@ def health() -> None:
             writer = Writer(bare, layout(schema))
             for rows in all_rows:
                 scores_NC = score_batch(open_model(placed), rows)
-                columns = [decoded(rows.column(name)) for name in output.columns]
+                columns = [decode_dictionary(rows.column(name)) for name in output.columns]
                 writer.add("", pa.table([*columns, *map(pa.array, scores_NC.T)], schema=schema))
             yield pa.RecordBatch.from_pydict({"rows": [sum(file.rows for file in writer.close())]})
 
@@ -78,12 +78,12 @@ def _add_profile(settings: Config, raw: Path) -> None:
 
     def in_cells(x: Any) -> Cells:
         values = np.asarray(x, np.float64)
-        return cells(values, np.zeros(len(values), np.int64), 1)
+        return count_cells(values, np.zeros(len(values), np.int64), 1)
 
     fields = {
-        field.name: id_bins(field, np.bincount(columns[field.name], minlength=field.size).astype(float))
+        field.name: make_id_bins(field, np.bincount(columns[field.name], minlength=field.size).astype(float))
         for field in spec.fields
     }
-    numbers = {number.name: Bins.of_cells(in_cells(columns[number.name])) for number in spec.numbers}
+    numbers = {number.name: Bins.from_cells(in_cells(columns[number.name])) for number in spec.numbers}
     profile = Profile(fields, numbers, "valid", (in_cells(scores),))
     save_random(settings, profile.save)

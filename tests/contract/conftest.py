@@ -1,4 +1,4 @@
-"""What several tests of the contract build on: a slow hash to compare with, and small encodings."""
+"""Fixtures of the contract's tests: a slow reference hash, reference texts, and small encodings."""
 
 import json
 import math
@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 import nfm.contract.publish
 from nfm.contract.encoder import Encoding
 from nfm.contract.schema import Field, Kind, Number, Spec
-from nfm.contract.vocabulary import Vocabulary, write
+from nfm.contract.vocabulary import Vocabulary, write_vocabulary
 
 MASK = 2**64 - 1
 GOLDEN = 0x9E3779B97F4A7C15
@@ -32,7 +32,7 @@ def mix(h: int) -> int:
 
 
 def slow_hash(text: str | None, seed: int) -> int:
-    """hash64 of one text, with Python's integers."""
+    """Return hash64 of one text, computed with Python's integers."""
     start = mix((seed + GOLDEN) & MASK)
     if text is None:
         return mix(start ^ NULL)
@@ -56,10 +56,10 @@ def reference_hash() -> Callable[[str | None, int], int]:
 NAN, INF = math.nan, math.inf
 
 WORDS = ["", "a", "b", "A", " a", "007", "7", "é", "a longer text than a word"]
-# How a text reads where the vocabulary was made from numbers.
+# Canonical form of texts where the vocabulary was made from numbers.
 NUMBER_TEXTS = {"3": "3", " 3": "3", "3.0": "3", "3e2": "300", "007": "7", "": "", "x": "x", "nan": None, "-inf": None}
-SHORT = st.integers(-9_999, 9_999).map(lambda i: i / 100)  # four digits: the same text in 32 and in 64 bits
-# Arrow type, its values, the kind of the field.
+SHORT = st.integers(-9_999, 9_999).map(lambda i: i / 100)  # at most four digits: the same text in 32 and in 64 bits
+# Arrow type, its values, kind of the field.
 RAW_COLUMNS: list[tuple[pa.DataType, st.SearchStrategy[Any], Kind]] = [
     (pa.string(), st.sampled_from(WORDS), "text"),
     (pa.large_string(), st.text(max_size=9), "text"),
@@ -85,7 +85,7 @@ RAW_COLUMNS: list[tuple[pa.DataType, st.SearchStrategy[Any], Kind]] = [
 
 
 def text_of(value: Any, kind: Kind) -> str | None:
-    """The canonical text, one value at a time."""
+    """Return the canonical text of one value."""
     match value:
         case None:
             return None
@@ -116,7 +116,7 @@ def canonical() -> Callable[[Any, Kind], str | None]:
 
 
 def counted(values: Sequence[str]) -> pa.Table:
-    """Values in the order of their ids: the last one was seen once."""
+    """Return a table of values in the order of their ids; the last one has the count 1."""
     counts = range(len(values), 0, -1)
     return pa.table({"value": pa.array(values, pa.large_string()), "count": pa.array(counts, pa.int64())})
 
@@ -124,10 +124,10 @@ def counted(values: Sequence[str]) -> pa.Table:
 def write_vocabularies(
     folder: Path, fields: Sequence[Field], vocabularies: Mapping[str, Sequence[str]]
 ) -> tuple[str, ...]:
-    """Write the values of each vocabulary, the most frequent first; returns the digests."""
+    """Write vocabularies, with the most frequent value first; return their digests."""
     first_ids = {field.name: field.first_value for field in fields}
     return tuple(
-        write(folder, i, name, first_ids[name], len(values), [counted(values)])
+        write_vocabulary(folder, i, name, first_ids[name], len(values), [counted(values)])
         for i, (name, values) in enumerate(vocabularies.items())
     )
 
@@ -135,8 +135,8 @@ def write_vocabularies(
 def encoding_of(
     fields: Sequence[Field], vocabularies: Mapping[str, Sequence[str]], numbers: Sequence[Number] = ()
 ) -> Encoding:
-    """An encoding whose fields have these values, the most frequent first."""
-    with TemporaryDirectory() as folder:  # what is mapped stays readable
+    """Return an encoding with these vocabularies, with the most frequent value first."""
+    with TemporaryDirectory() as folder:  # mapped files stay readable after the folder is deleted
         digests = write_vocabularies(Path(folder), fields, vocabularies)
         spec = Spec(("id",), tuple(fields), tuple(numbers), digests)
         return Encoding(spec, Vocabulary.load(Path(folder), spec.vocabularies))
@@ -149,9 +149,9 @@ def make_encoding() -> MakeEncoding:
 
 @pytest.fixture(scope="session")
 def write_encoding() -> Callable[..., Encoding]:
-    """Writes an `encoding/` folder and returns what is in it. `values` of `color` and `shift` of `price` can be set."""
+    """Function that writes an `encoding/` folder and loads it; the values of `color` and the shift of `price` vary."""
 
-    def write_it(folder: Path, colors: Sequence[str] = ("red", "", "blue"), shift: float = 20.0) -> Encoding:
+    def write_folder(folder: Path, colors: Sequence[str] = ("red", "", "blue"), shift: float = 20.0) -> Encoding:
         fields = (
             Field("color", ("color",), ("text",), 2, len(colors), "color"),
             Field("size", ("size",), ("number",), 1, 2, "size"),
@@ -166,12 +166,12 @@ def write_encoding() -> Callable[..., Encoding]:
         (folder / "spec.json").write_text(Spec(("id",), fields, numbers, digests).to_json())
         return Encoding.load(folder)
 
-    return write_it
+    return write_folder
 
 
 @pytest.fixture(scope="session")
 def edit_json() -> Callable[..., None]:
-    """Changes keys of a JSON file, as a person with an editor would."""
+    """Function that changes keys of a JSON file, as a user with an editor would."""
 
     def edit(path: Path, **changes: object) -> None:
         path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))

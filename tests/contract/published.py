@@ -1,4 +1,4 @@
-"""Folders published, and what is in them and beside them."""
+"""Helpers that publish folders and list their content and neighbours."""
 
 from pathlib import Path
 
@@ -8,6 +8,7 @@ MARKER = "_done.json"
 
 
 def write(target: Path, text: str, parts: int = 1) -> None:
+    """Publish a folder whose files all contain the text."""
     with publish(target, MARKER) as staging:
         for i in range(parts):
             (staging / f"part-{i}").write_text(text)
@@ -15,10 +16,10 @@ def write(target: Path, text: str, parts: int = 1) -> None:
 
 
 def files(folder: Path) -> dict[str, str]:
-    """What there is in a folder, but for the list of what it was published with."""
+    """Return the files of a folder with their text, without the list of written files."""
     return {path.name: path.read_text() for path in folder.iterdir() if path.name != "_files.json"}
 
 
-def beside(target: Path) -> set[str]:
-    """What there is in the target's parent, but for the target and its lock."""
+def neighbours(target: Path) -> set[str]:
+    """Return the names in the target's parent folder, without the target and its lock."""
     return {path.name for path in target.parent.iterdir()} - {target.name, f".{target.name}.lock"}

@@ -1,4 +1,4 @@
-"""The artifact: what is saved is what is loaded, and nothing else is."""
+"""Saving and loading a model: the loaded model equals the saved one, and any changed file is refused."""
 
 import hashlib
 import json
@@ -21,7 +21,7 @@ Write = Callable[..., Encoding]
 Weights = dict[str, NDArray[np.float32]]
 
 NETWORK = Network(task="binary", embedding_dim=2, hidden_units=(4, 3), activation="relu")
-# color: missing, 2 unseen, 3 values; size: missing, 1 unseen, 2 values; age_bucket: missing, 1 unseen, 3 buckets;
+# Ids of color: missing, 2 out-of-vocabulary, 3 values; size: missing, 1, 2 values; age_bucket: missing, 1, 3 buckets;
 # weight_kg enters the pooling. Dense: price and price_missing.
 ROWS = 6 + 4 + 5 + 1
 SHAPES: dict[str, tuple[int, ...]] = {
@@ -52,7 +52,7 @@ def weights_of(seed: int) -> Weights:
 
 def write_keras(staging: Path) -> None:
     (staging / "keras").mkdir()
-    (staging / "keras/model.keras").write_bytes(b"not read by anyone here")
+    (staging / "keras/model.keras").write_bytes(b"not read by these tests")
 
 
 def save_model(target: Path, encoding_folder: Path, weights: Weights, **changes: Any) -> None:
@@ -109,7 +109,7 @@ def test_shapes_of_several_classes(encoding_folder: Path) -> None:
     ],
     ids=str,
 )
-def test_every_form_of_a_network_reads_back(encoding_folder: Path, tmp_path: Path, network: Network) -> None:
+def test_every_architecture_is_loaded_as_saved(encoding_folder: Path, tmp_path: Path, network: Network) -> None:
     random = np.random.default_rng(1)
     shapes = network.weight_shapes(Encoding.load(encoding_folder).spec)
     weights = {name: random.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
@@ -124,16 +124,16 @@ def test_every_form_of_a_network_reads_back(encoding_folder: Path, tmp_path: Pat
 HALF = Network("binary", 2, (4, 3), "relu", embedding_dtype="float16")
 
 
-def test_only_the_embeddings_are_of_half_the_size(encoding_folder: Path, tmp_path: Path) -> None:
+def test_only_the_embeddings_are_float16(encoding_folder: Path, tmp_path: Path) -> None:
     save_model(tmp_path / "model", encoding_folder, weights_of(1), network=HALF)
     artifact = Artifact.load(tmp_path / "model")
     types = {name: str(array.dtype) for name, array in artifact.weights.items()}
     assert types == {**dict.fromkeys(SHAPES, "float32"), "embedding": "float16"}
-    # The nearest float16 has 11 digits of two.
+    # A float16 has 11 significant bits.
     np.testing.assert_allclose(artifact.weights["embedding"], weights_of(1)["embedding"], rtol=2.0**-11)
 
 
-def test_embeddings_of_another_type_than_the_networks_are_refused(
+def test_embeddings_with_a_dtype_other_than_the_networks_are_refused(
     model: Path, encoding_folder: Path, tmp_path: Path
 ) -> None:
     save_model(tmp_path / "half", encoding_folder, weights_of(1), network=HALF)
@@ -145,14 +145,14 @@ def test_embeddings_of_another_type_than_the_networks_are_refused(
         )
 
 
-def test_an_embedding_that_float16_cannot_hold_is_told(model: Path, encoding_folder: Path) -> None:
+def test_an_embedding_too_large_for_float16_is_refused(model: Path, encoding_folder: Path) -> None:
     before = Artifact.load(model).fingerprint
     weights = weights_of(1)
-    weights["embedding"][3, 1] = -65519  # the last one that is rounded to -65504
+    weights["embedding"][3, 1] = -65519  # the largest value that is rounded to -65504
     save_model(model.parent / "half", encoding_folder, weights, network=HALF)
     assert Artifact.load(model.parent / "half").weights["embedding"][3, 1] == -65504
     weights["embedding"][3, 1] = -65520
-    with pytest.raises(DataError, match=r"'embedding' hold -65520, and float16 ends at 65504\. Set model\.e"):
+    with pytest.raises(DataError, match=r"'embedding' contain -65520, but the largest float16 is 65504\. Set"):
         save_model(model, encoding_folder, weights, network=HALF)
     assert Artifact.load(model).fingerprint == before
 
@@ -174,16 +174,16 @@ def test_loaded_equals_saved(model: Path, encoding_folder: Path, verify: bool) -
         np.testing.assert_array_equal(artifact.encoding.encode(batch)[name], expected, strict=True)
 
 
-def test_weights_are_mapped_and_not_read(model: Path) -> None:
+def test_weights_are_memory_mapped(model: Path) -> None:
     artifact = Artifact.load(model, verify=False)
     mapped = Path("/proc/self/maps").read_text()
     assert [name for name in artifact.weights if f"{model}/weights/{name}.npy" not in mapped] == []
 
 
-def test_weights_in_any_memory_order_and_precision_are_saved_by_value(encoding_folder: Path, tmp_path: Path) -> None:
+def test_weights_are_saved_by_value_in_any_memory_order_and_precision(encoding_folder: Path, tmp_path: Path) -> None:
     weights = weights_of(1)
-    turned: Any = {name: np.asfortranarray(array).astype(np.float64, order="K") for name, array in weights.items()}
-    save_model(tmp_path / "model", encoding_folder, turned)
+    reordered: Any = {name: np.asfortranarray(array).astype(np.float64, order="K") for name, array in weights.items()}
+    save_model(tmp_path / "model", encoding_folder, reordered)
     for name, array in Artifact.load(tmp_path / "model").weights.items():
         np.testing.assert_array_equal(array, weights[name], strict=True)
 
@@ -212,14 +212,14 @@ def test_nothing_is_pickled(model: Path) -> None:
     assert {path.suffix for path in model.rglob("*") if path.is_file()} == known
 
 
-def test_the_fingerprint_tells_models_apart_and_nothing_else(encoding_folder: Path, tmp_path: Path) -> None:
+def test_the_fingerprint_differs_exactly_if_the_content_differs(encoding_folder: Path, tmp_path: Path) -> None:
     def fingerprint(name: str, weights: Weights, **changes: Any) -> str:
         save_model(tmp_path / name, encoding_folder, weights, **changes)
         return Artifact.load(tmp_path / name).fingerprint
 
     weights = weights_of(1)
     one_bit = {**weights, "bias": np.nextafter(weights["bias"], np.float32(9))}
-    prints = [
+    fingerprints = [
         fingerprint("a", weights),
         fingerprint("b", one_bit),
         fingerprint("c", weights, facts={**FACTS, "rows": {"train": 13}}),
@@ -227,8 +227,8 @@ def test_the_fingerprint_tells_models_apart_and_nothing_else(encoding_folder: Pa
         fingerprint("f", weights, network=Network("regression", 2, (4, 3), "relu")),
         fingerprint("g", weights, network=HALF),
     ]
-    assert len(set(prints)) == 6
-    assert fingerprint("e", weights) == prints[0]
+    assert len(set(fingerprints)) == 6
+    assert fingerprint("e", weights) == fingerprints[0]
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -250,20 +250,20 @@ def test_a_missing_file_is_refused(model: Path, name: str) -> None:
 @pytest.mark.parametrize("bit", [0x01, 0x80])
 def test_every_flipped_byte_of_the_metadata_is_refused(model: Path, bit: int) -> None:
     path = model / "metadata.json"
-    whole = path.read_bytes()
-    for place in range(len(whole)):
-        path.write_bytes(whole[:place] + bytes([whole[place] ^ bit]) + whole[place + 1 :])
+    original = path.read_bytes()
+    for place in range(len(original)):
+        path.write_bytes(original[:place] + bytes([original[place] ^ bit]) + original[place + 1 :])
         assert refusal(model, verify=False).startswith(f"{path} is refused: ")
 
 
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
-        ({"metrics": {"auc": 0.99}}, "its content does not have the fingerprint that it says"),
-        ({"files": {}}, "its content does not have the fingerprint that it says"),
-        ({"added": 1}, "its content does not have the fingerprint that it says"),
-        ({"fingerprint": "0" * 64}, "its content does not have the fingerprint that it says"),
-        ({"fingerprint": None}, "its content does not have the fingerprint that it says"),
+        ({"metrics": {"auc": 0.99}}, "its content does not match its fingerprint"),
+        ({"files": {}}, "its content does not match its fingerprint"),
+        ({"added": 1}, "its content does not match its fingerprint"),
+        ({"fingerprint": "0" * 64}, "its content does not match its fingerprint"),
+        ({"fingerprint": None}, "its content does not match its fingerprint"),
         ({"format": 1}, "its format version is 1, and this version of nfm reads 2"),
         ({"metrics": {"auc": float("nan")}}, "it is not a model's metadata"),
     ],
@@ -277,18 +277,18 @@ def test_edited_metadata_is_refused(
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "null", "{}", '"x"', '{"format": 1}'])
-def test_a_file_that_is_no_metadata_is_refused(model: Path, text: str) -> None:
+def test_a_file_that_is_not_metadata_is_refused(model: Path, text: str) -> None:
     (model / "metadata.json").write_text(text)
     assert refusal(model).startswith(f"{model}/metadata.json is refused: it is not a model's metadata")
 
 
 @pytest.mark.parametrize("verify", [True, False])
-def test_a_folder_without_metadata_is_no_model(model: Path, tmp_path: Path, verify: bool) -> None:
+def test_a_folder_without_metadata_is_not_a_model(model: Path, tmp_path: Path, verify: bool) -> None:
     (model / "metadata.json").unlink()
     for folder in (model, tmp_path / "nowhere"):
         assert refusal(folder, verify) == (
             f"There is no model in {folder}: metadata.json cannot be read (No such file or directory). "
-            "Run jobs/train.py first, or name the folder of a model that is there (score.model, train.init_from)."
+            "Run jobs/train.py first, or name the folder of an existing model (score.model, train.init_from)."
         )
 
 
@@ -304,7 +304,7 @@ def test_another_encoding_is_refused(model: Path, write_encoding: Write, tmp_pat
 
 
 @pytest.mark.parametrize("name", SHAPES)
-def test_without_verification_shapes_are_still_compared(model: Path, name: str) -> None:
+def test_without_verification_shapes_are_still_checked(model: Path, name: str) -> None:
     path, shape = model / f"weights/{name}.npy", SHAPES[name]
     for wrong in (np.zeros((*shape, 1), np.float32), np.zeros((shape[0] + 1, *shape[1:]), np.float32), np.zeros(shape)):
         np.save(path, wrong)
@@ -315,10 +315,10 @@ def test_without_verification_shapes_are_still_compared(model: Path, name: str) 
 
 def test_without_verification_an_unreadable_array_is_refused(model: Path) -> None:
     path = model / "weights/linear.npy"
-    whole = path.read_bytes()
+    original = path.read_bytes()
     np.save(model / "object.npy", np.array([print] * ROWS, dtype=object), allow_pickle=True)
     pickled = (model / "object.npy").read_bytes()
-    for content in (b"", whole[:50], whole[:-1], b"x" * len(whole), pickled):
+    for content in (b"", original[:50], original[:-1], b"x" * len(original), pickled):
         path.write_bytes(content)
         assert refusal(model, verify=False).startswith(f"{path} is refused: it cannot be read (")
     path.unlink()
@@ -346,9 +346,9 @@ def test_a_save_that_fails_leaves_the_old_model(model: Path, encoding_folder: Pa
     assert {path.name for path in tmp_path.iterdir()} == {"encoding", "model", ".model.lock"}
 
 
-def test_what_is_no_model_is_never_replaced(encoding_folder: Path, tmp_path: Path) -> None:
+def test_a_folder_that_is_not_a_model_is_never_replaced(encoding_folder: Path, tmp_path: Path) -> None:
     (tmp_path / "model").mkdir()
     (tmp_path / "model/thesis.txt").write_text("years of work")
-    with pytest.raises(DataError, match=r"it contains no metadata.json\. It is left as it is\."):
+    with pytest.raises(DataError, match=r"it contains no metadata.json\. It was not changed\."):
         save_model(tmp_path / "model", encoding_folder, weights_of(1))
     assert (tmp_path / "model/thesis.txt").read_text() == "years of work"

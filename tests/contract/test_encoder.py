@@ -1,4 +1,4 @@
-"""The encoder: against a row-by-row encoder in plain Python, and numbers that can be redone on paper."""
+"""The encoder, compared with a row-by-row encoder in plain Python and with examples by hand."""
 
 import math
 from bisect import bisect_right
@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nfm.contract.encoder import Encoding, inputs
+from nfm.contract.encoder import Encoding, arrange_inputs
 from nfm.contract.errors import DataError
 from nfm.contract.scaling import CURVES, CurveName
 from nfm.contract.schema import Bag, Field, Kind, Number
@@ -25,13 +25,13 @@ Hash = Callable[[str | None, int], int]
 RawColumns = list[tuple[pa.DataType, st.SearchStrategy[Any], Kind]]
 Canonical = Callable[[Any, Kind], str | None]
 
-OOV_SEED = 15  # part of the format: a trained bucket is looked up again when scoring
+OOV_SEED = 15  # part of the format, because scoring must find the buckets of training
 NAN, INF = math.nan, math.inf
 
 
-@settings(max_examples=300)  # twenty types
+@settings(max_examples=300)  # there are twenty types
 @given(data=st.data(), oov_buckets=st.integers(1, 4), hashed=st.booleans())
-def test_ids_equal_the_row_by_row_encoder(
+def test_ids_equal_plain_python(
     make_encoding: Make,
     reference_hash: Hash,
     raw_columns: RawColumns,
@@ -43,7 +43,7 @@ def test_ids_equal_the_row_by_row_encoder(
     type_, values, kind = data.draw(st.sampled_from(raw_columns))
     rows = data.draw(st.lists(st.none() | values, max_size=12))
     texts = [canonical(value, kind) for value in rows]
-    present = sorted({text for text in texts if text is not None} | {"never seen"})
+    present = sorted({text for text in texts if text is not None} | {"not in the rows"})
     vocabulary = [] if hashed else data.draw(st.lists(st.sampled_from(present), unique=True))
     field = Field("f", ("c",), (kind,), oov_buckets, len(vocabulary), None if hashed else "f")
     encoding = make_encoding([field], {} if hashed else {"f": vocabulary})
@@ -61,7 +61,7 @@ def test_ids_equal_the_row_by_row_encoder(
             expected.append(1 + reference_hash(text, OOV_SEED) % oov_buckets)
             lost = lost or (not hashed and isinstance(raw, float) and abs(raw) >= 2**53)
     if lost:
-        with pytest.raises(DataError, match="a float does not hold every digit of an integer"):
+        with pytest.raises(DataError, match="a float cannot represent every integer"):
             encoding.encode(batch)
         return
     ids = encoding.encode(batch)["f"]
@@ -84,7 +84,7 @@ maybe_floats = st.lists(st.none() | st.floats(-1e6, 1e6) | st.sampled_from([NAN,
     impute=st.floats(-5, 5),
     type_=st.sampled_from([pa.float64(), pa.string(), pa.dictionary(pa.int32(), pa.float64())]),
 )
-def test_numbers_equal_the_row_by_row_encoder(
+def test_numbers_equal_plain_python(
     make_encoding: Make,
     rows: list[float | None],
     edges: list[float],
@@ -98,8 +98,8 @@ def test_numbers_equal_the_row_by_row_encoder(
         {},
         [Number("x", "c", "dense", impute, True, clip, curve, 1.5, 4.0)],
     )
-    written = [None if x is None else repr(x) for x in rows] if type_ == pa.string() else rows
-    encoded = encoding.encode(pa.record_batch({"c": pa.array(written, type_)}))
+    raw_values = [None if x is None else repr(x) for x in rows] if type_ == pa.string() else rows
+    encoded = encoding.encode(pa.record_batch({"c": pa.array(raw_values, type_)}))
 
     for i, raw in enumerate(rows):
         missing = raw is None or not math.isfinite(raw)
@@ -125,7 +125,7 @@ def encoding(write_encoding: Write, tmp_path: Path) -> Encoding:
 EXAMPLE = pa.record_batch(
     {
         "ignored": pa.array(["x"] * 5),
-        "color": pa.array(["red", "blue", "", None, "unseen"]),
+        "color": pa.array(["red", "blue", "", None, "green"]),
         "size": pa.array([3.0, 0.1, NAN, None, 9.0]),
         "age": pa.array([17, 18, 66, None, 65], pa.int32()),
         "price": pa.array(["25", "", "1e1", None, "nan"]),
@@ -137,8 +137,8 @@ EXAMPLE = pa.record_batch(
 def test_a_batch_by_hand(encoding: Encoding, reference_hash: Hash) -> None:
     encoding.check(EXAMPLE.schema, "the table")
     encoded = encoding.encode(EXAMPLE)
-    unseen = 1 + reference_hash("unseen", OOV_SEED) % 2
-    assert encoded["color"].tolist() == [3, 5, 4, 0, unseen]  # red, "", blue from 3 on
+    bucket = 1 + reference_hash("green", OOV_SEED) % 2
+    assert encoded["color"].tolist() == [3, 5, 4, 0, bucket]  # red, "" and blue have 3, 4 and 5
     assert encoded["size"].tolist() == [2, 3, 0, 0, 1]
     assert encoded["age_bucket"].tolist() == [2, 3, 4, 0, 3]  # below 18, from 18, from 65.5
     # A missing price is 10; then (price - 20) / 5.
@@ -155,9 +155,9 @@ def test_log1p_keeps_the_sign(make_encoding: Make) -> None:
     np.testing.assert_allclose(encoded["x"], [-1, 0, 1], rtol=1e-6)
 
 
-def test_the_model_takes_fields_numbers_and_dense_columns_in_order(encoding: Encoding) -> None:
+def test_inputs_contain_fields_numbers_and_dense_columns_in_order(encoding: Encoding) -> None:
     encoded = encoding.encode(EXAMPLE)
-    arrays = inputs(encoding.spec, dict(reversed(encoded.items())))
+    arrays = arrange_inputs(encoding.spec, dict(reversed(encoded.items())))
     ids_BF, values_BN, dense_BD = arrays[:3]
     assert [str(array.dtype) for array in (ids_BF, values_BN, dense_BD)] == ["int32", "float32", "float32"]
     assert ids_BF[1].tolist() == [5, 3, 3]
@@ -167,22 +167,22 @@ def test_the_model_takes_fields_numbers_and_dense_columns_in_order(encoding: Enc
     assert (arrays.bag_rows.tolist(), arrays.bag_values.tolist(), arrays.bag_splits.tolist()) == ([], [], [0] * 6)
 
 
-def test_a_model_without_numbers_takes_empty_arrays(make_encoding: Make) -> None:
+def test_inputs_without_numbers_have_empty_arrays(make_encoding: Make) -> None:
     encoding = make_encoding([Field("f", ("f",), ("text",), 1, 0, "f")], {"f": []})
-    arrays = inputs(encoding.spec, encoding.encode(pa.record_batch({"f": ["a", "", None]})))
+    arrays = arrange_inputs(encoding.spec, encoding.encode(pa.record_batch({"f": ["a", "", None]})))
     assert arrays.ids_BF.tolist() == [[1], [1], [0]]
     assert (arrays.values_BN.shape, arrays.dense_BD.shape) == ((3, 0), (3, 0))
 
 
 @pytest.mark.parametrize("rows", [0, 1, 5])
 def test_a_batch_equals_its_rows_one_by_one(encoding: Encoding, rows: int) -> None:
-    whole = encoding.encode(EXAMPLE.slice(0, rows))
-    for name, array in whole.items():
-        alone = [encoding.encode(EXAMPLE.slice(i, 1))[name] for i in range(rows)]
-        np.testing.assert_array_equal(array, np.concatenate([array[:0], *alone]), strict=True)
+    batch = encoding.encode(EXAMPLE.slice(0, rows))
+    for name, array in batch.items():
+        single = [encoding.encode(EXAMPLE.slice(i, 1))[name] for i in range(rows)]
+        np.testing.assert_array_equal(array, np.concatenate([array[:0], *single]), strict=True)
 
 
-def test_a_column_of_nothing_but_nulls_is_missing_whatever_its_type(encoding: Encoding) -> None:
+def test_a_column_of_only_nulls_is_missing_whatever_its_type(encoding: Encoding) -> None:
     nulls = pa.record_batch({name: pa.nulls(2) for name in EXAMPLE.schema.names})
     encoding.check(nulls.schema, "the table")
     typed = pa.record_batch({name: pa.nulls(2, EXAMPLE.schema.field(name).type) for name in EXAMPLE.schema.names})
@@ -200,13 +200,13 @@ def test_a_dictionary_that_fills_its_index_type(make_encoding: Make, index: pa.D
     assert encoding.encode(pa.record_batch({"f": column}))["f"].tolist() == [values + 1, 0, 2]
 
 
-def test_a_dictionary_may_hold_nulls_duplicates_and_unused_values(make_encoding: Make) -> None:
+def test_a_dictionary_may_contain_nulls_duplicates_and_unused_values(make_encoding: Make) -> None:
     encoding = make_encoding([Field("f", ("f",), ("text",), 1, 2, "f")], {"f": ["a", ""]})
     column = pa.DictionaryArray.from_arrays(pa.array([3, 0, None, 1, 2, 4]), pa.array(["a", None, "", "a", "z", "no"]))
     assert encoding.encode(pa.record_batch({"f": column}))["f"].tolist() == [2, 2, 0, 0, 3, 1]
 
 
-def test_dates_find_their_ids(make_encoding: Make) -> None:
+def test_dates_are_encoded(make_encoding: Make) -> None:
     day = date(2026, 11, 20)
     encoding = make_encoding([Field("f", ("f",), ("date",), 1, 1, "f")], {"f": ["2026-11-20"]})
     assert encoding.encode(pa.record_batch({"f": [day, day + timedelta(1), None]}))["f"].tolist() == [2, 1, 0]
@@ -214,21 +214,21 @@ def test_dates_find_their_ids(make_encoding: Make) -> None:
 
 def test_a_text_in_a_numeric_column_is_refused(encoding: Encoding) -> None:
     batch = EXAMPLE.set_column(4, "price", pa.array(["1", "cheap", None, "", "2"]))
-    with pytest.raises(DataError, match="Column 'price' is numeric, but holds the text 'cheap'"):
+    with pytest.raises(DataError, match="Column 'price' is numeric, but contains the text 'cheap'"):
         encoding.encode(batch)
 
 
 def test_out_of_vocabulary_ids_do_not_depend_on_the_vocabulary(make_encoding: Make) -> None:
     field = Field("f", ("f",), ("text",), 9, 0, "f")
-    texts = [f"unseen {i}" for i in range(99)]
+    texts = [f"new {i}" for i in range(99)]
     batch = pa.record_batch({"f": texts})
-    alone = make_encoding([field], {"f": []}).encode(batch)["f"]
-    beside = make_encoding([replace(field, values=2)], {"f": ["a", ""]}).encode(batch)["f"]
-    assert alone.tolist() == beside.tolist()
-    assert set(alone.tolist()) == set(range(1, 10))
+    with_none = make_encoding([field], {"f": []}).encode(batch)["f"]
+    with_two = make_encoding([replace(field, values=2)], {"f": ["a", ""]}).encode(batch)["f"]
+    assert with_none.tolist() == with_two.tolist()
+    assert set(with_none.tolist()) == set(range(1, 10))
 
 
-def test_a_hashed_field_is_all_buckets(make_encoding: Make, reference_hash: Hash) -> None:
+def test_a_hashed_field_has_only_buckets(make_encoding: Make, reference_hash: Hash) -> None:
     encoding = make_encoding([Field("f", ("f",), ("number",), 1000, 0, None)], {})
     for column in (pa.array([7, None, -1]), pa.array(["7.0", "nan", "-1"]), pa.array([7.0, math.inf, -1.0])):
         ids = encoding.encode(pa.record_batch({"f": column}))["f"].tolist()
@@ -247,7 +247,7 @@ def test_two_fields_share_a_vocabulary_and_its_ids(make_encoding: Make) -> None:
     encoding = make_encoding(fields, {"home": ["bvb", "fcb"]})
     encoded = encoding.encode(pa.record_batch({"home": ["bvb", "fcb", "x"], "away": ["fcb", None, "bvb"]}))
     assert {name: ids.tolist() for name, ids in encoded.items()} == {"home": [2, 3, 1], "away": [3, 0, 2]}
-    assert encoding.spec.rows == 2 * 4  # one vocabulary, and vectors of their own
+    assert encoding.spec.rows == 2 * 4  # one vocabulary, but separate embeddings
 
 
 TAGS = Field("tags", ("t",), ("text",), 1, 2, "tags", bag=Bag("w", ",", 2))
@@ -268,7 +268,7 @@ def test_a_bag_by_hand(make_encoding: Make, tags: pa.Array, weights: pa.Array) -
     batch = pa.record_batch({"t": tags, "w": weights})
     encoding.check(batch.schema, "the table")
     encoded = encoding.encode(batch)
-    member = 0 if pa.types.is_list(tags.type) else 1  # no text is a null member: "null" is unseen
+    member = 0 if pa.types.is_list(tags.type) else 1  # the text "null" is not missing but out-of-vocabulary
     assert encoded["tags"].type == pa.list_(pa.int32())
     assert encoded["tags"].to_pylist() == [[2, 3], [0], [], [3, member], [1]]
     assert encoded["tags_weights"].type == pa.list_(pa.float32())
@@ -289,7 +289,7 @@ def test_a_hashed_bag(make_encoding: Make, reference_hash: Hash) -> None:
     assert encoded["tags"].to_pylist() == [[1 + reference_hash(text, OOV_SEED) % 50 for text in "ab"], [0]]
 
 
-def test_the_columns_come_in_the_order_of_the_specification(make_encoding: Make) -> None:
+def test_columns_are_in_the_order_of_the_specification(make_encoding: Make) -> None:
     fields = [
         TAGS,
         Field("pair", ("t2", "x"), ("text", "number"), 1, 0, "pair"),
@@ -304,24 +304,24 @@ def test_the_columns_come_in_the_order_of_the_specification(make_encoding: Make)
 
 
 class Lazy:
-    """Rows that note when a column is asked for."""
+    """Rows that record which columns are read."""
 
     def __init__(self, batch: pa.RecordBatch) -> None:
-        self.batch, self.asked = batch, list[str]()
+        self.batch, self.columns_read = batch, list[str]()
 
     @property
     def num_rows(self) -> int:
         return int(self.batch.num_rows)
 
     def column(self, name: str) -> pa.Array:
-        self.asked.append(name)
+        self.columns_read.append(name)
         return self.batch.column(name)
 
 
-def test_each_column_is_asked_for_when_its_turn_comes(encoding: Encoding) -> None:
+def test_each_column_is_read_once_and_in_order(encoding: Encoding) -> None:
     rows = Lazy(EXAMPLE)
     encoded = encoding.encode(rows)
-    assert rows.asked == ["color", "size", "age", "price", "kg"]
+    assert rows.columns_read == ["color", "size", "age", "price", "kg"]
     for name, array in encoding.encode(EXAMPLE).items():
         np.testing.assert_array_equal(encoded[name], array, strict=True)
 
@@ -336,14 +336,14 @@ def test_large_floats_that_may_have_lost_digits_are_refused(make_encoding: Make)
         encoding.encode(pa.record_batch({"c": [1.0, float(LARGE)]}))
     assert str(refused.value) == (
         "Column 'c' of the field 'f' came as floats, and '9007199254740992' is not in the vocabulary: from 2⁵³ on, a "
-        "float does not hold every digit of an integer, so this may be another value. Deliver the column as integers "
-        "or as text."
+        "float cannot represent every integer, so this may be a rounded value. Deliver the column as integers or as "
+        "text."
     )
     for column in (pa.array([2.0**53 - 1, math.inf, math.nan, None]), pa.array([str(2**54)])):
         encoding.encode(pa.record_batch({"c": column}))
 
 
-def test_large_floats_that_the_vocabulary_holds_are_taken(make_encoding: Make) -> None:
+def test_large_floats_in_the_vocabulary_are_accepted(make_encoding: Make) -> None:
     encoding = make_encoding([Field("f", ("c",), ("number",), 1, 1, "f")], {"f": [str(2**60)]})
     assert encoding.encode(pa.record_batch({"c": [2.0**60, -0.0]}))["f"].tolist() == [2, 1]
     hashed = make_encoding([Field("f", ("c",), ("number",), 9, 0, None)], {})

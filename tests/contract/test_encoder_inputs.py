@@ -1,4 +1,4 @@
-"""The model's arrays: bags of several fields, row by row in plain Python."""
+"""The model's input arrays with bags of several fields, compared with plain Python row by row."""
 
 from collections.abc import Callable
 from itertools import pairwise
@@ -9,12 +9,12 @@ import pyarrow as pa
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nfm.contract.encoder import Encoding, Inputs, inputs
+from nfm.contract.encoder import Encoding, Inputs, arrange_inputs
 from nfm.contract.schema import Bag, Field, Number
 
 Make = Callable[..., Encoding]
 
-# Ids: 0 missing, 1 unseen, then the values. Blocks of the table: colour 0 … 3, tags 4 … 8, shops 9 … 11, kinds 12 … 13.
+# Ids: 0 missing, 1 out-of-vocabulary, then values. Rows: colour 0 … 3, tags 4 … 8, shops 9 … 11, kinds 12 … 13.
 COLOUR = Field("colour", ("colour",), ("text",), 1, 2, "colour")
 TAGS = Field("tags", ("tags",), ("text",), 1, 3, "tags", bag=Bag("tag_weights", ",", 2))
 SHOPS = Field("shops", ("shops",), ("number",), 1, 1, "shops", bag=Bag(None, ",", None))
@@ -52,7 +52,7 @@ ROWS = st.lists(
 
 
 def members_of(row: dict[str, Any]) -> list[tuple[int, float]]:
-    """(Row of the table, x) of each member of each bag."""
+    """Return (row of the embedding table, x) for each member of each bag."""
     tag_ids, shop_ids = {None: 0, "a": 2, "b": 3, "": 4}, {None: 0, 7: 2}
     tags = [(None, 1.0)] if row["tags"] is None else list(zip(row["tags"], row["tag_weights"], strict=True))[:2]
     shops = [None] if row["shops"] is None else row["shops"]
@@ -81,29 +81,29 @@ def check_types(arrays: Inputs, rows: int) -> None:
 
 
 @given(rows=ROWS, data=st.data())
-def test_bags_equal_the_row_by_row_arrangement(make_encoding: Make, rows: list[Any], data: st.DataObject) -> None:
+def test_bags_equal_plain_python(make_encoding: Make, rows: list[Any], data: st.DataObject) -> None:
     encoding = encoding_of(make_encoding, [COLOUR, TAGS, SHOPS, KINDS])
     columns = encoding.encode(pa.RecordBatch.from_pylist(rows, SCHEMA))
-    arrays = inputs(encoding.spec, columns)
+    arrays = arrange_inputs(encoding.spec, columns)
     check_types(arrays, len(rows))
     assert by_row(arrays) == [members_of(row) for row in rows]
-    assert arrays.ids_BF.shape == (len(rows), 1)  # a bag has no column among the ids
+    assert arrays.ids_BF.shape == (len(rows), 1)  # bags have no column here
     assert arrays.ids_BF[:, 0].tolist() == [{"red": 2, "blue": 3, None: 0}.get(row["colour"], 1) for row in rows]
-    # A slice of the dataset's columns is arranged as its rows are.
+    # A slice of the columns gives the same rows.
     start = data.draw(st.integers(0, len(rows)))
     stop = data.draw(st.integers(start, len(rows)))
-    part = inputs(encoding.spec, {name: column[start:stop] for name, column in columns.items()})
+    part = arrange_inputs(encoding.spec, {name: column[start:stop] for name, column in columns.items()})
     check_types(part, stop - start)
     assert by_row(part) == by_row(arrays)[start:stop]
     np.testing.assert_array_equal(part.ids_BF, arrays.ids_BF[start:stop])
 
 
 @given(rows=ROWS, data=st.data())
-def test_one_bag_is_arranged_as_several_are(make_encoding: Make, rows: list[Any], data: st.DataObject) -> None:
+def test_a_single_bag_is_arranged_like_several(make_encoding: Make, rows: list[Any], data: st.DataObject) -> None:
     encoding = encoding_of(make_encoding, [COLOUR, TAGS])
     columns = encoding.encode(pa.RecordBatch.from_pylist(rows, SCHEMA))
     start = data.draw(st.integers(0, len(rows)))
-    arrays = inputs(encoding.spec, {name: column[start:] for name, column in columns.items()})
+    arrays = arrange_inputs(encoding.spec, {name: column[start:] for name, column in columns.items()})
     check_types(arrays, len(rows) - start)
     assert by_row(arrays) == [[(at, x) for at, x in members_of(row) if 4 <= at < 9] for row in rows[start:]]
 
@@ -111,18 +111,18 @@ def test_one_bag_is_arranged_as_several_are(make_encoding: Make, rows: list[Any]
 def test_bags_by_hand(make_encoding: Make) -> None:
     encoding = encoding_of(make_encoding, [COLOUR, TAGS, SHOPS])
     rows = [
-        row_of("red", [("b", 0.5), ("x", 2.0), ("a", 9.0)], [], None),  # the third member is behind max_length
+        row_of("red", [("b", 0.5), ("x", 2.0), ("a", 9.0)], [], None),  # the third member exceeds max_length
         row_of("red", [], [], None),
         row_of("red", None, [7, 7, 1], None),
     ]
-    arrays = inputs(encoding.spec, encoding.encode(pa.RecordBatch.from_pylist(rows, SCHEMA)))
+    arrays = arrange_inputs(encoding.spec, encoding.encode(pa.RecordBatch.from_pylist(rows, SCHEMA)))
     assert arrays.bag_splits.tolist() == [0, 2, 2, 6]
     assert arrays.bag_rows.tolist() == [7, 5, 4, 11, 11, 10]
     assert arrays.bag_values.tolist() == [0.5, 2, 1, 1, 1, 1]
 
 
-def test_a_model_of_nothing_but_bags(make_encoding: Make) -> None:
+def test_a_model_with_only_bags(make_encoding: Make) -> None:
     encoding = make_encoding([KINDS], {"kinds": []})
-    arrays = inputs(encoding.spec, encoding.encode(pa.record_batch({"kinds": ["p|q", None, ""]})))
+    arrays = arrange_inputs(encoding.spec, encoding.encode(pa.record_batch({"kinds": ["p|q", None, ""]})))
     assert (arrays.ids_BF.shape, arrays.values_BN.shape, arrays.dense_BD.shape) == ((3, 0), (3, 0), (3, 0))
     assert (arrays.bag_rows.tolist(), arrays.bag_splits.tolist()) == ([1, 1, 0], [0, 2, 3, 3])

@@ -1,4 +1,4 @@
-"""Phrases of messages, by hand."""
+"""Parts of messages, compared with examples by hand."""
 
 import pytest
 
@@ -6,11 +6,11 @@ from nfm.contract.messages import Difference, did_you_mean, differences, listed,
 
 
 def test_differences_have_dotted_names_and_both_values() -> None:
-    then = {"a": {"b": {"c": 1, "same": [1]}, "gone": 2}, "same": None, "kind": {"x": 1}}
+    then = {"a": {"b": {"c": 1, "same": [1]}, "removed": 2}, "same": None, "kind": {"x": 1}}
     now = {"a": {"b": {"c": 2, "same": [1]}, "new": 3}, "same": None, "kind": 7}
     assert list(differences(then, now)) == [
         ("a.b.c", 1, 2),
-        ("a.gone", 2, None),
+        ("a.removed", 2, None),
         ("a.new", None, 3),
         ("kind", {"x": 1}, 7),
     ]
@@ -24,11 +24,11 @@ def test_differences_have_dotted_names_and_both_values() -> None:
         (None, "é", 'seed was not set and is "é" now'),
         ((8,), (), "seed was [8] and is [] now"),
         (True, {"a": None}, 'seed was true and is {"a": null} now'),
-        ("0" * 64, "1" * 64, "seed"),  # digests tell nobody anything
+        ("0" * 64, "1" * 64, "seed"),  # digests are not shown
         (None, "1" * 64, "seed"),
     ],
 )
-def test_a_difference_in_words(was: object, now: object, text: str) -> None:
+def test_the_text_of_a_difference(was: object, now: object, text: str) -> None:
     assert str(Difference("seed", was, now)) == text
 
 
@@ -47,7 +47,7 @@ def test_long_lists_and_values_are_shortened() -> None:
     )
 
 
-def test_a_name_that_is_close_is_offered_whatever_its_case() -> None:
+def test_similar_names_are_suggested_whatever_their_case() -> None:
     known = ["embedding_dim", "hidden_units", "Tags"]
     assert did_you_mean(["embeding_dim"], known) == "Did you mean 'embedding_dim'?"
     assert did_you_mean(["TAGS", "hiden_units", "tag"], known) == "Did you mean 'Tags', 'hidden_units'?"

@@ -1,4 +1,4 @@
-"""Publishing: a reader sees the old folder or the new one, whatever happens to the writer."""
+"""Publishing: a reader sees the complete old folder or the complete new one, whatever happens to the writer."""
 
 import os
 import signal
@@ -18,9 +18,9 @@ from hypothesis import strategies as st
 import nfm.contract.publish as module
 from nfm.contract.errors import DataError, NfmError
 from nfm.contract.publish import BusyError, locked, publish
-from tests.contract.published import MARKER, beside, files, write
+from tests.contract.published import MARKER, files, neighbours, write
 
-# A process that stops in the middle of staging, and completes when its standard input ends.
+# A process that waits in the middle of writing, and completes when its standard input ends.
 WRITER = """
 import sys
 from pathlib import Path
@@ -34,7 +34,7 @@ with publish(Path(sys.argv[1]), "_done.json") as staging:
 """
 
 # A process that reads one version after the other. It opens the folder once and its files through that handle: a folder
-# that was replaced meanwhile may lose files, the one that is published never does.
+# that was replaced meanwhile may lose files, but the published one never does.
 READER = """
 import os
 import sys
@@ -43,7 +43,7 @@ target, names = sys.argv[1], [f"part-{i}" for i in range(20)]
 complete = set()
 print("reading", flush=True)
 while not os.path.exists(sys.argv[2]):
-    folder = os.open(target, os.O_RDONLY)  # there is always one
+    folder = os.open(target, os.O_RDONLY)  # the target always exists
     versions = set()
     try:
         for name in names:
@@ -61,7 +61,7 @@ print(len(complete))
 
 @contextmanager
 def other_process(script: str, *arguments: Path) -> Iterator[subprocess.Popen[str]]:
-    """Runs a script until it says its first line."""
+    """Run a script in another process, and yield after its first line of output."""
     command = [sys.executable, "-c", script, *map(str, arguments)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
@@ -73,12 +73,12 @@ def other_process(script: str, *arguments: Path) -> Iterator[subprocess.Popen[st
 
 
 @pytest.mark.usefixtures("any_file_system")
-def test_a_folder_is_made_and_replaced(tmp_path: Path) -> None:
+def test_a_folder_is_created_and_replaced(tmp_path: Path) -> None:
     target = tmp_path / "not/there/yet/scores"
     for version in ("one", "two", "three"):
         write(target, version)
         assert files(target) == {"part-0": version, MARKER: version}
-        assert beside(target) == set()
+        assert neighbours(target) == set()
 
 
 @pytest.mark.usefixtures("any_file_system")
@@ -93,37 +93,39 @@ def test_the_old_folder_stays_until_the_block_ends(target: Path) -> None:
 
 @pytest.mark.usefixtures("any_file_system")
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, SystemExit])
-def test_an_error_leaves_the_old_folder_and_nothing_else(target: Path, error: type[BaseException]) -> None:
+def test_an_error_leaves_only_the_old_folder(target: Path, error: type[BaseException]) -> None:
     write(target, "old")
     with pytest.raises(error), publish(target, MARKER) as staging:
         (staging / MARKER).write_text("new")
         raise error
     assert files(target) == {"part-0": "old", MARKER: "old"}
-    assert beside(target) == set()
+    assert neighbours(target) == set()
 
 
 @pytest.mark.usefixtures("any_file_system")
 @pytest.mark.parametrize("how", ["publish", "locked"])
-def test_a_place_that_cannot_be_written_is_told(tmp_path: Path, how: str) -> None:
+def test_a_target_that_cannot_be_written_is_refused(tmp_path: Path, how: str) -> None:
     (tmp_path / "file").write_text("mine")
-    for target, because in (
+    for target, reason in (
         (tmp_path / "file/scores", rf"{tmp_path}/file: it is a file"),
         (tmp_path / "file/below/scores", rf"{tmp_path}/file/below: Not a directory"),
         (Path("/proc/scores"), r"/proc/\.scores\.lock: No such file or directory"),
     ):
-        told = rf"^{target} cannot be written, because of {because}\. Choose a folder that this user may write, and run"
-        with pytest.raises(NfmError, match=told), publish(target, MARKER) if how == "publish" else locked(target):
-            raise AssertionError("it was begun")
+        message = (
+            rf"^{target} cannot be written, because of {reason}\. Choose a folder that this user may write, and run"
+        )
+        with pytest.raises(NfmError, match=message), publish(target, MARKER) if how == "publish" else locked(target):
+            raise AssertionError("the block was run")
     assert (tmp_path / "file").read_text() == "mine"
 
 
-def test_a_full_disk_leaves_the_old_folder_and_is_told(small_disk: Path) -> None:
+def test_a_full_disk_is_reported_and_leaves_the_old_folder(small_disk: Path) -> None:
     target = small_disk / "scores"
     write(target, "old")
     with pytest.raises(NfmError, match=rf"^A disk is full: there is no room for {target}, or .* Make room and run the"):
         write(target, "new" * 400_000)
     assert files(target) == {"part-0": "old", MARKER: "old"}
-    assert beside(target) == set()
+    assert neighbours(target) == set()
     write(target, "new")
     assert files(target) == {"part-0": "new", MARKER: "new"}
     with pytest.raises(OSError, match="No space left"):
@@ -132,23 +134,23 @@ def test_a_full_disk_leaves_the_old_folder_and_is_told(small_disk: Path) -> None
         write(small_disk / "first", "not even its lock")
 
 
-def test_what_cannot_be_removed_of_a_run_before_keeps_none_from_its_work(
+def test_a_staging_folder_that_cannot_be_deleted_does_not_prevent_publishing(
     target: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    left = target.parent / ".scores.staging-abc"
-    (left / "held").mkdir(parents=True)
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "tmpfs", str(left / "held")], capture_output=True)
+    stale = target.parent / ".scores.staging-abc"
+    (stale / "mounted").mkdir(parents=True)
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "tmpfs", str(stale / "mounted")], capture_output=True)
     if mounted.returncode:
         pytest.skip(f"no file system can be mounted here: {mounted.stderr!r}")
     try:
         for version in ("one", "two"):
             write(target, version)
             assert files(target) == {"part-0": version, MARKER: version}
-            assert caplog.messages[-1] == f"what an earlier run left in {left} cannot be deleted"
+            assert caplog.messages[-1] == f"the staging folder of an earlier run, {stale}, cannot be deleted"
     finally:
-        subprocess.run(["umount", str(left / "held")], check=True)
+        subprocess.run(["umount", str(stale / "mounted")], check=True)
     write(target, "three")
-    assert beside(target) == set()
+    assert neighbours(target) == set()
 
 
 @pytest.mark.parametrize("old", [True, False])
@@ -157,9 +159,9 @@ def test_a_folder_without_the_marker_is_not_published(target: Path, old: bool) -
         write(target, "old")
     with pytest.raises(DataError) as refused, publish(target, MARKER) as staging:
         (staging / "part-0").write_text("new")
-    assert f"was not completed: it contains no {MARKER}. {target} is left as it was." in str(refused.value)
+    assert f"is not complete: it contains no {MARKER}. {target} was not changed." in str(refused.value)
     assert files(target) == {"part-0": "old", MARKER: "old"} if old else not target.exists()
-    assert beside(target) == set()
+    assert neighbours(target) == set()
 
 
 @pytest.mark.usefixtures("any_file_system")
@@ -167,22 +169,22 @@ def test_an_empty_folder_may_be_replaced(target: Path) -> None:
     target.mkdir()
     write(target, "new")
     assert files(target) == {"part-0": "new", MARKER: "new"}
-    assert beside(target) == set()
+    assert neighbours(target) == set()
 
 
 @pytest.mark.usefixtures("any_file_system")
-def test_behind_a_symbolic_link_the_folder_is_replaced(tmp_path: Path) -> None:
+def test_the_folder_behind_a_symbolic_link_is_replaced(tmp_path: Path) -> None:
     target, link = tmp_path / "disk/scores", tmp_path / "scores"
     link.symlink_to(target)
     for version in ("one", "two", "three"):
         write(link, version)
         assert link.is_symlink()
         assert files(target) == files(link) == {"part-0": version, MARKER: version}
-    assert beside(target) == set()
+    assert neighbours(target) == set()
 
 
 @pytest.mark.parametrize(("mask", "mode"), [(0o022, 0o755), (0o027, 0o750)])
-def test_others_may_read_what_the_umask_lets_them(target: Path, mask: int, mode: int) -> None:
+def test_permissions_follow_the_umask(target: Path, mask: int, mode: int) -> None:
     before = os.umask(mask)
     try:
         write(target, "new")
@@ -192,7 +194,7 @@ def test_others_may_read_what_the_umask_lets_them(target: Path, mask: int, mode:
     assert target.stat().st_mode & 0o777 == mode
 
 
-def test_a_reader_in_another_process_sees_whole_versions_only(target: Path) -> None:
+def test_a_reader_in_another_process_sees_only_complete_versions(target: Path) -> None:
     write(target, "version 0", parts=20)
     stop = target.parent / "stop"
     with other_process(READER, target, stop) as reader:
@@ -201,10 +203,10 @@ def test_a_reader_in_another_process_sees_whole_versions_only(target: Path) -> N
         stop.touch()
         seen, _ = reader.communicate()
     assert reader.returncode == 0
-    assert int(seen) > 2, "the reader was too slow to tell"
+    assert int(seen) > 2, "the reader was too slow for this test"
 
 
-def test_the_second_of_two_at_once_is_told_who_the_first_is(target: Path) -> None:
+def test_a_second_run_is_refused_and_names_the_first(target: Path) -> None:
     write(target, "old")
     with other_process(WRITER, target) as first:
         with pytest.raises(BusyError) as busy:
@@ -217,8 +219,8 @@ def test_the_second_of_two_at_once_is_told_who_the_first_is(target: Path) -> Non
         assert files(target) == {"part-0": "old", MARKER: "old"}
         first.communicate()
     assert files(target) == {"half": "half", MARKER: "by the other process"}
-    write(target, "now it is free")
-    assert beside(target) == set()
+    write(target, "after the lock")
+    assert neighbours(target) == set()
 
 
 def test_two_targets_do_not_wait_for_each_other(target: Path) -> None:
@@ -236,11 +238,11 @@ def test_a_killed_run_leaves_the_old_folder_and_the_next_one_cleans_up(tmp_path:
         writer.send_signal(signal.SIGKILL)
         assert writer.wait() == -signal.SIGKILL
     assert files(target) == {"part-0": "old", MARKER: "old"}
-    (stale,) = beside(target)
+    (stale,) = neighbours(target)
     assert files(target.parent / stale) == {"half": "half"}
     write(target, "new")
     assert files(target) == {"part-0": "new", MARKER: "new"}
-    assert beside(target) == set()
+    assert neighbours(target) == set()
 
 
 def test_a_run_killed_between_two_renames_loses_nothing(target: Path) -> None:
@@ -264,7 +266,7 @@ module.Path.rename = rename_and_die
     with pytest.raises(ValueError, match="later"), publish(target, MARKER):
         raise ValueError("later")
     assert files(target) == {"part-0": "old", MARKER: "old"}
-    assert beside(target) == set()
+    assert neighbours(target) == set()
 
 
 operations = st.tuples(
@@ -275,26 +277,26 @@ operations = st.tuples(
 
 
 @given(steps=st.lists(operations, max_size=12), atomic=st.booleans())
-def test_any_sequence_of_runs_equals_a_dict(steps: list[tuple[str, str, dict[str, str]]], atomic: bool) -> None:
+def test_any_sequence_of_runs_behaves_like_a_dict(steps: list[tuple[str, str, dict[str, str]]], atomic: bool) -> None:
     expected: dict[str, dict[str, str]] = {}
     with TemporaryDirectory() as parent, pytest.MonkeyPatch.context() as patch:
         if not atomic:
             patch.setattr(module, "_exchange", lambda a, b: False)
-        for what, name, content in steps:
+        for action, name, content in steps:
             folder: Any = Path(parent, name)
             try:
                 with publish(folder, MARKER) as staging:
                     for file, text in content.items():
                         (staging / file).write_text(text)
-                    if what == "fail":
+                    if action == "fail":
                         raise InterruptedError
-                    if what == "publish":
-                        (staging / MARKER).write_text(what)
+                    if action == "publish":
+                        (staging / MARKER).write_text(action)
             except (InterruptedError, DataError):
-                assert what != "publish"
+                assert action != "publish"
             else:
-                assert what == "publish"
-                expected[name] = {**content, MARKER: what}
+                assert action == "publish"
+                expected[name] = {**content, MARKER: action}
             locks = {f".{name}.lock" for _, name, _ in steps}
-            there = {path.name: files(path) for path in Path(parent).iterdir() if path.name not in locks}
-            assert there == expected
+            existing = {path.name: files(path) for path in Path(parent).iterdir() if path.name not in locks}
+            assert existing == expected

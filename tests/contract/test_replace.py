@@ -1,11 +1,11 @@
-"""A reader sees the old file or the new one, and a failed writer leaves nothing."""
+"""Replacing files: a reader sees the old file or the new one, and a failed writer leaves no temporary file."""
 
 import os
 from pathlib import Path
 
 import pytest
 
-from nfm.contract.replace import aside, making, replacing
+from nfm.contract.replace import making, replacing, temporary_path
 
 
 @pytest.mark.parametrize("shared", [False, True])
@@ -16,13 +16,13 @@ def test_the_old_file_stays_until_the_new_one_is_complete(tmp_path: Path, shared
             attempt.write_text(new)
             assert (target.read_text() if target.exists() else None) == old
             assert attempt.name.startswith(".") and attempt.parent == tmp_path
-            assert (attempt == aside(target)) is not shared
+            assert (attempt == temporary_path(target)) is not shared
         assert target.read_text() == new
     assert list(tmp_path.iterdir()) == [target]
 
 
 @pytest.mark.parametrize("error", [OSError("full"), KeyboardInterrupt()])
-def test_a_failed_write_keeps_the_old_file_and_leaves_nothing_aside(tmp_path: Path, error: BaseException) -> None:
+def test_a_failed_write_keeps_the_old_file_and_no_temporary_file(tmp_path: Path, error: BaseException) -> None:
     target = tmp_path / "file"
     target.write_text("old")
     with pytest.raises(type(error)), replacing(target) as attempt:
@@ -34,19 +34,19 @@ def test_a_failed_write_keeps_the_old_file_and_leaves_nothing_aside(tmp_path: Pa
     assert list(tmp_path.iterdir()) == [target]
 
 
-def test_what_a_killed_writer_left_is_overwritten(tmp_path: Path) -> None:
-    aside(tmp_path / "file").write_text("a longer half of a file")
+def test_the_temporary_file_of_a_killed_writer_is_overwritten(tmp_path: Path) -> None:
+    temporary_path(tmp_path / "file").write_text("a longer half of a file")
     with replacing(tmp_path / "file") as attempt:
         attempt.write_text("whole")
     assert [path.read_text() for path in tmp_path.iterdir()] == ["whole"]
 
 
-def test_two_writers_at_once_do_not_meet(tmp_path: Path) -> None:
+def test_two_writers_at_the_same_time_do_not_interfere(tmp_path: Path) -> None:
     target = tmp_path / "file"
     with replacing(target, shared=True) as first, replacing(target, shared=True) as second:
         first.write_text("first")
         second.write_text("second")
-    assert target.read_text() == "first"  # it ended last
+    assert target.read_text() == "first"  # the outer block ended last
     assert list(tmp_path.iterdir()) == [target]
 
 

@@ -1,4 +1,4 @@
-"""The specification: its layout of the embedding table, its fingerprint and its text on disk."""
+"""The specification: layout of the embedding table, fingerprint and text on disk."""
 
 import hashlib
 import json
@@ -42,12 +42,12 @@ def test_each_raw_column_is_read_once() -> None:
     assert SPEC.columns == ("Cabin", "Age", "Fare", "SibSp")
 
 
-def test_a_hashed_field_has_buckets_only() -> None:
+def test_a_hashed_field_has_only_buckets_and_no_values() -> None:
     assert [field.hashed for field in (CABIN, AGE_BUCKET, TAGS, HASHED)] == [False, False, False, True]
     assert (HASHED.first_value, HASHED.size) == (11, 11)
 
 
-def test_crosses_and_bags_name_their_columns_and_outputs() -> None:
+def test_columns_and_outputs_of_crosses_and_bags() -> None:
     assert WIDE.columns == ("Tags", "TagWeights", "Cabin", "Sex", "Other", "Age")
     assert WIDE.outputs == (
         *("tags", "tags_weights", "cabin", "hashed", "other_tags", "other_tags_weights", "age_bucket"),
@@ -56,7 +56,7 @@ def test_crosses_and_bags_name_their_columns_and_outputs() -> None:
     assert WIDE.numeric_columns == ("Age",)
 
 
-def test_a_vocabulary_that_two_fields_share_is_there_once() -> None:
+def test_a_shared_vocabulary_is_listed_once() -> None:
     assert list(WIDE.vocabularies.items()) == [("tags", 4), ("cabin", 5)]
     assert WIDE.rows == 6 + 8 + 11 + 6 + 5
 
@@ -128,7 +128,7 @@ def test_the_fingerprint_is_the_sha256_of_sorted_json() -> None:
     assert spec.fingerprint == hashlib.sha256(content.encode()).hexdigest()
 
 
-def test_reads_back_as_it_was_written() -> None:
+def test_every_specification_is_read_as_written() -> None:
     for spec in [SPEC, *CHANGED]:
         again = Spec.from_json(spec.to_json(), "spec.json")
         assert again == spec
@@ -144,7 +144,7 @@ names = st.text(min_size=1, max_size=8)
     numbers=st.lists(st.tuples(names, floats, floats, st.none() | st.tuples(floats, floats), floats), max_size=3),
     name=names,
 )
-def test_any_floats_and_names_read_back(
+def test_any_floats_and_names_are_read_as_written(
     edges: list[float],
     numbers: list[tuple[str, float, float, tuple[float, float] | None, float]],
     name: str,
@@ -153,7 +153,7 @@ def test_any_floats_and_names_read_back(
     many = tuple(Number(n, n, "dense", impute, False, clip, "log1p", a, b) for n, impute, a, clip, b in numbers)
     spec = Spec((name,), (field,), many, ())
     again = Spec.from_json(spec.to_json(), "spec.json")
-    assert repr(again) == repr(spec)  # repr tells -0.0 from 0.0
+    assert repr(again) == repr(spec)  # repr distinguishes -0.0 and 0.0
     assert again.fingerprint == spec.fingerprint
 
 
@@ -177,7 +177,7 @@ def edited(**changes: object) -> str:
     ids=str,
 )
 def test_a_changed_file_is_refused(change: dict[str, Any]) -> None:
-    with pytest.raises(DataError, match=r"m/spec.json says its fingerprint is .*it was changed after it was written"):
+    with pytest.raises(DataError, match=r"m/spec.json records the fingerprint .*it was changed after it was written"):
         Spec.from_json(edited(**change), "m/spec.json")
 
 
@@ -203,7 +203,7 @@ def test_another_format_version_is_refused() -> None:
         edited(numbers=[{**json.loads(SPEC.to_json())["numbers"][0], "shift": float("nan")}]),
     ],
 )
-def test_a_text_that_is_no_specification_is_refused(text: str) -> None:
+def test_a_text_that_is_not_a_specification_is_refused(text: str) -> None:
     with pytest.raises(
         DataError, match=r"m/spec.json is not a specification that this version of nfm can read"
     ) as error:
@@ -212,7 +212,7 @@ def test_a_text_that_is_no_specification_is_refused(text: str) -> None:
 
 
 @given(data=st.data())
-def test_no_flipped_character_passes(data: st.DataObject) -> None:
+def test_every_changed_character_is_detected(data: st.DataObject) -> None:
     text = SPEC.to_json()
     place = data.draw(st.integers(0, len(text) - 1))
     character = data.draw(st.characters(min_codepoint=32, max_codepoint=126).filter(lambda c: c != text[place]))
@@ -226,7 +226,7 @@ def test_no_flipped_character_passes(data: st.DataObject) -> None:
             Spec.from_json(changed, "spec.json")
 
 
-def test_canonical_json_has_one_text_for_one_content() -> None:
+def test_canonical_json_is_the_same_for_equal_content() -> None:
     assert canonical_json({"b": 1, "a": [1.5, None]}) == canonical_json({"a": [1.5, None], "b": 1})
     assert canonical_json({"b": 1, "a": [1.5, None]}) == '{"a":[1.5,null],"b":1}'
     with pytest.raises(ValueError, match="not JSON compliant"):

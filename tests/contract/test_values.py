@@ -1,4 +1,4 @@
-"""The same value reads the same whatever type its column has, or the job refuses."""
+"""The same value gives the same text whatever type its column has, or the type is refused."""
 
 import math
 from collections.abc import Callable
@@ -16,7 +16,7 @@ import nfm.contract.values as module
 from nfm.contract.encoder import Encoding
 from nfm.contract.errors import DataError
 from nfm.contract.schema import Field, Kind
-from nfm.contract.values import canonical_text, check_kind, check_same_values, check_weights, kind_of, numbers
+from nfm.contract.values import canonical_text, check_kind, check_same_values, check_weights, kind_of, to_floats
 
 NAN, INF = math.nan, math.inf
 MONEY = pa.decimal128(10, 2)
@@ -64,11 +64,11 @@ def test_kind_of_a_column(type_: pa.DataType, kind: Kind | None) -> None:
         (pa.bool_(), "boolean", [True, False, None], ["true", "false", None]),
         (pa.date32(), "date", [DAY, None], ["2026-11-20", None]),
         (pa.date64(), "date", [DAY, None], ["2026-11-20", None]),
-        # A text is itself.
+        # A text is unchanged.
         (pa.string(), "text", ["3.0", "007", " a ", "", "NaN", None], ["3.0", "007", " a ", "", "NaN", None]),
         (pa.string_view(), "text", ["é", "", None], ["é", "", None]),
         (pa.null(), "number", [None, None], [None, None]),
-        # A text where the vocabulary was made from something else.
+        # A text where the vocabulary was made from another kind.
         (pa.string(), "number", ["3", "3.0", " +3 ", "3e0", "007", ".5", "-0"], ["3", "3", "3", "3", "7", "0.5", "0"]),
         (pa.string(), "number", ["", "x", "1_0", "٣", None], ["", "x", "1_0", "٣", None]),
         (pa.string(), "number", ["NaN", "inf", "-Infinity", "nano"], [None, None, None, "nano"]),
@@ -84,16 +84,16 @@ def test_canonical_text(type_: pa.DataType, kind: Kind, values: list[Any], expec
 
 
 @pytest.mark.parametrize("text", ["20.11.2026", "2026-11-20 00:00:00", "", "2026-1-2"])
-def test_a_text_that_is_no_date_is_refused_where_the_vocabulary_holds_dates(text: str) -> None:
+def test_a_text_that_is_not_a_date_is_refused_where_the_vocabulary_has_dates(text: str) -> None:
     with pytest.raises(DataError) as refused:
         canonical_text(pa.array(["2026-11-20", None, text]), "date", "day")
-    assert f"Column 'day' held dates when the vocabulary was made, and now holds the text {text!r}" in str(
+    assert f"Column 'day' contained dates when the vocabulary was made, and now contains the text {text!r}" in str(
         refused.value
     )
 
 
 @given(st.integers(-(2**53), 2**53))
-def test_a_whole_number_reads_the_same_as_integer_float_decimal_and_text(number: int) -> None:
+def test_a_whole_number_has_the_same_text_as_integer_float_decimal_and_text(number: int) -> None:
     arrays = [
         pa.array([number], pa.int64()),
         pa.array([float(number)]),
@@ -104,7 +104,7 @@ def test_a_whole_number_reads_the_same_as_integer_float_decimal_and_text(number:
 
 
 @given(st.floats(allow_nan=False, allow_infinity=False))
-def test_the_text_of_a_float_reads_back_as_the_float(x: float) -> None:
+def test_the_text_of_a_float_round_trips(x: float) -> None:
     (text,) = canonical_text(pa.array([x]), "number", "c").to_pylist()
     assert float(text) == x
     assert "e" not in text.lower()
@@ -112,7 +112,7 @@ def test_the_text_of_a_float_reads_back_as_the_float(x: float) -> None:
 
 
 @given(st.integers(-99_999, 99_999), st.integers(0, 4))
-def test_a_short_decimal_reads_the_same_in_32_and_64_bits(digits: int, places: int) -> None:
+def test_a_short_decimal_has_the_same_text_in_32_and_64_bits(digits: int, places: int) -> None:
     x = digits / 10**places
     floats = [pa.array([x], pa.float32()), pa.array([x], pa.float64())]
     assert len({canonical_text(values, "number", "c")[0].as_py() for values in floats}) == 1
@@ -133,7 +133,7 @@ ALL_THREES = [
 
 @pytest.mark.parametrize("kind", ["number", "text"])
 @pytest.mark.parametrize("threes", ALL_THREES, ids=lambda values: str(values.type))
-def test_three_finds_its_id_whatever_type_it_arrives_in(
+def test_three_has_the_same_id_in_every_type(
     make_encoding: Callable[..., Encoding], kind: Kind, threes: pa.Array
 ) -> None:
     field = Field("c", ("c",), (kind,), oov_buckets=5, values=4, vocabulary="c")
@@ -143,7 +143,7 @@ def test_three_finds_its_id_whatever_type_it_arrives_in(
     assert encoding.encode(batch)["c"].tolist() == [6 + 2]
 
 
-def test_texts_007_and_7_are_two_values(make_encoding: Callable[..., Encoding]) -> None:
+def test_texts_007_and_7_are_different_values(make_encoding: Callable[..., Encoding]) -> None:
     encoding = make_encoding([Field("c", ("c",), ("text",), 1, 2, "c")], {"c": ["007", "7"]})
     batch = pa.record_batch({"c": ["7", "007", "07", "", None]})
     assert encoding.encode(batch)["c"].tolist() == [3, 2, 1, 1, 0]
@@ -158,21 +158,22 @@ KINDS: list[Kind] = ["text", "number", "boolean", "date"]
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("vocabulary", [[], ["", "007", "x"]])
-def test_the_same_kind_and_text_are_always_taken(kind: Kind, vocabulary: list[str]) -> None:
+def test_the_same_kind_and_text_are_always_accepted(kind: Kind, vocabulary: list[str]) -> None:
     check(kind, kind, vocabulary)
     check(kind, "text", vocabulary)
 
 
 @pytest.mark.parametrize("trained", ["number", "boolean", "date"])
 @pytest.mark.parametrize("arrived", ["number", "boolean", "date"])
-def test_other_kinds_never_replace_each_other(trained: Kind, arrived: Kind) -> None:
+def test_numbers_booleans_and_dates_never_replace_each_other(trained: Kind, arrived: Kind) -> None:
     if trained == arrived:
         return
     with pytest.raises(DataError) as refused:
         check(trained, arrived, ["1", "true", "2026-11-20"])
     assert str(refused.value) == (
-        f"Column 'c' of raw.csv now holds {arrived} values, but the vocabulary was made from {trained} values, so the "
-        f"same value would not find its id. Deliver the column as {trained}, or make the features and the model again."
+        f"Column 'c' of raw.csv now contains {arrived} values, but the vocabulary was made from {trained} values, so "
+        f"the same value would get another id. Deliver the column as {trained}, or make the features and the model "
+        "again."
     )
 
 
@@ -185,12 +186,12 @@ def test_other_kinds_never_replace_each_other(trained: Kind, arrived: Kind) -> N
         ("date", ["2026-11-20", ""]),
     ],
 )
-def test_a_vocabulary_of_canonical_texts_takes_other_kinds(arrived: Kind, vocabulary: list[str]) -> None:
+def test_a_vocabulary_of_canonical_texts_accepts_other_kinds(arrived: Kind, vocabulary: list[str]) -> None:
     check("text", arrived, vocabulary)
 
 
 @pytest.mark.parametrize(
-    ("arrived", "vocabulary", "named"),
+    ("arrived", "vocabulary", "example"),
     [
         ("number", ["7", "007", ""], "'007'"),
         ("number", ["7", "3.0"], "'3.0'"),
@@ -204,41 +205,43 @@ def test_a_vocabulary_of_canonical_texts_takes_other_kinds(arrived: Kind, vocabu
         ("date", ["", "x"], "''"),
     ],
 )
-def test_a_vocabulary_of_other_texts_refuses_other_kinds(arrived: Kind, vocabulary: list[str], named: str) -> None:
+def test_a_vocabulary_of_other_texts_refuses_other_kinds(arrived: Kind, vocabulary: list[str], example: str) -> None:
     with pytest.raises(DataError) as refused:
         check("text", arrived, vocabulary)
-    assert f"now holds {arrived} values, but the vocabulary holds the text {named}, so the same" in str(refused.value)
+    assert f"now contains {arrived} values, but the vocabulary contains the text {example}, so the same" in str(
+        refused.value
+    )
 
 
-def test_a_large_vocabulary_is_looked_through_in_slices(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_large_vocabulary_is_checked_in_slices(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_SLICE", 2)
     check("text", "number", ["a", "b", "c", "7", ""])
-    for vocabulary, named in ((["1", "2", "a", "b", "07"], "'07'"), (["x", "b", "c"], "'x'")):
-        with pytest.raises(DataError, match=f"holds the text {named}, so the same"):
+    for vocabulary, example in ((["1", "2", "a", "b", "07"], "'07'"), (["x", "b", "c"], "'x'")):
+        with pytest.raises(DataError, match=f"contains the text {example}, so the same"):
             check("text", "number", vocabulary)
 
 
 @pytest.mark.parametrize("trained", KINDS)
 @pytest.mark.parametrize("arrived", KINDS)
-def test_without_a_vocabulary_to_look_into_only_text_replaces_a_kind(trained: Kind, arrived: Kind) -> None:
+def test_without_a_vocabulary_only_text_replaces_a_kind(trained: Kind, arrived: Kind) -> None:
     if arrived in (trained, "text"):
         check_same_values("c", trained, arrived, None, "raw.csv")
         return
     with pytest.raises(DataError) as refused:
         check_same_values("c", trained, arrived, None, "raw.csv")
     assert str(refused.value) == (
-        f"Column 'c' of raw.csv now holds {arrived} values, but the ids were made from {trained} values, so the same "
-        f"value would not find its id. Deliver the column as {trained}, or make the features and the model again."
+        f"Column 'c' of raw.csv now contains {arrived} values, but the ids were made from {trained} values, so the "
+        f"same value would get another id. Deliver the column as {trained}, or make the features and the model again."
     )
 
 
-def test_a_column_that_cannot_be_a_category_is_refused() -> None:
+def test_a_column_that_cannot_be_categorical_is_refused() -> None:
     assert check_kind("c", pa.string(), "raw.csv") == "text"
     with pytest.raises(DataError) as refused:
         check_kind("c", pa.timestamp("us"), "raw.csv")
     assert str(refused.value) == (
         "Column 'c' of raw.csv is timestamp[us]: a categorical field takes text, integers, floats, decimals, booleans "
-        "or dates. Cast it in the source, or take it out of columns.categorical."
+        "or dates. Cast it in the source, or remove it from columns.categorical."
     )
 
 
@@ -250,7 +253,7 @@ LISTS = [pa.list_, pa.large_list, lambda type_: pa.list_(type_, 3)]
     ("type_", "kind"),
     [(pa.string(), "text"), (pa.int8(), "number"), (pa.date32(), "date"), (pa.bool_(), "boolean"), (pa.null(), "text")],
 )
-def test_a_bag_holds_what_its_members_are(lists: Callable[[Any], Any], type_: Any, kind: Kind) -> None:
+def test_the_kind_of_a_bag_is_that_of_its_members(lists: Callable[[Any], Any], type_: Any, kind: Kind) -> None:
     assert check_kind("c", lists(type_), "raw.csv", bag=True) == kind
     with pytest.raises(DataError, match=r"a categorical field takes text.* Give the field bag: true, so that a row"):
         check_kind("c", lists(type_), "raw.csv")
@@ -262,12 +265,12 @@ def test_a_text_may_be_a_bag(type_: Any) -> None:
 
 
 @pytest.mark.parametrize("type_", [pa.int8(), pa.date32(), pa.list_(pa.binary()), pa.list_(pa.list_(pa.int8()))])
-def test_a_column_that_is_no_bag_is_refused(type_: Any) -> None:
+def test_a_column_that_is_not_a_bag_is_refused(type_: Any) -> None:
     with pytest.raises(DataError) as refused:
         check_kind("c", type_, "raw.csv", bag=True)
     assert str(refused.value) == (
-        f"Column 'c' of raw.csv is {type_}: a bag takes an array of text, numbers, booleans or dates, or a text whose "
-        "members a delimiter parts. Cast it in the source, or leave out bag: true."
+        f"Column 'c' of raw.csv is {type_}: a bag takes an array of text, numbers, booleans or dates, or a text with "
+        "a delimiter between its members. Cast it in the source, or remove bag: true."
     )
 
 
@@ -304,20 +307,20 @@ def test_weights_are_arrays_of_numbers_or_texts(lists: Callable[[Any], Any]) -> 
     ],
     ids=lambda values: str(values.type) if isinstance(values, pa.Array) else "",
 )
-def test_numbers(values: pa.Array, expected: list[float]) -> None:
-    np.testing.assert_array_equal(numbers(values, "c"), np.array(expected, np.float64), strict=True)
+def test_to_floats(values: pa.Array, expected: list[float]) -> None:
+    np.testing.assert_array_equal(to_floats(values, "c"), np.array(expected, np.float64), strict=True)
 
 
 @pytest.mark.parametrize("text", ["abc", "1,5", "1_000", "0x10", "1 2", "٣"])
-def test_a_text_that_is_no_number_is_refused(text: str) -> None:
+def test_a_text_that_is_not_a_number_is_refused(text: str) -> None:
     with pytest.raises(DataError) as refused:
-        numbers(pa.array(["1", None, "", text]), "price")
-    assert f"Column 'price' is numeric, but holds the text {text!r}." in str(refused.value)
+        to_floats(pa.array(["1", None, "", text]), "price")
+    assert f"Column 'price' is numeric, but contains the text {text!r}." in str(refused.value)
     assert refused.value.exit_code == 3
 
 
 @pytest.mark.parametrize("type_", [pa.date32(), pa.timestamp("us"), pa.list_(pa.float32())])
-def test_a_column_that_holds_no_numbers_is_refused(type_: pa.DataType) -> None:
+def test_a_column_that_is_not_numeric_is_refused(type_: pa.DataType) -> None:
     with pytest.raises(DataError) as refused:
-        numbers(pa.nulls(1, type_), "price")
+        to_floats(pa.nulls(1, type_), "price")
     assert f"Column 'price' of the table is {type_}: a numeric column takes integers, floats" in str(refused.value)

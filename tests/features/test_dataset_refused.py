@@ -59,7 +59,7 @@ def test_a_text_in_a_numeric_column_is_told_from_the_worker(spark: SparkSession,
     frame = spark.createDataFrame([(1, "1.5", 0), (2, "n/a", 1)], "id int, price string, label int")
     frame.write.parquet(str(tmp_path / "raw"))
     columns = {"key": ("id",), "label": "label", "numeric": {"price": {"as": "field"}}}
-    with pytest.raises(DataError, match="Column 'price' is numeric, but holds the text 'n/a'"):
+    with pytest.raises(DataError, match="Column 'price' is numeric, but contains the text 'n/a'"):
         build(spark, config(tmp_path, tmp_path / "raw", columns=columns))
 
 

@@ -102,7 +102,7 @@ def test_more_folders_than_files_may_be_open(tmp_path: Path, monkeypatch: pytest
 def test_bytes_that_are_no_text_are_refused(spark: SparkSession, tmp_path: Path, where: str) -> None:
     wrong = pa.array([b"\xff\xfe", b"a"] * 6).view(pa.string())
     table = raw(tmp_path / "raw", **{"c": LETTERS, "label": ["0", "1"] * 6, where: wrong})
-    with pytest.raises(DataError, match=rf"Column '{where}' holds bytes that are no text in UTF-8"):
+    with pytest.raises(DataError, match=rf"Column '{where}' contains invalid UTF-8"):
         build(spark, settings(tmp_path, table, {"label": "label", **C}))
 
 

@@ -125,7 +125,7 @@ CORRECT = " Correct them, or leave such rows out with source.where."
             None,
             f"{OF_REGRESSION}1 labels that are something else, ' ' for one.{CORRECT}",
         ),
-        ("regression", pa.array(["1", "n/a"]), None, "Column 'y' is numeric, but holds the text 'n/a'."),
+        ("regression", pa.array(["1", "n/a"]), None, "Column 'y' is numeric, but contains the text 'n/a'."),
         (
             "multiclass",
             pa.array(["a", None, "b", None]),

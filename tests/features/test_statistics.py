@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nfm.config.columns import Numeric
-from nfm.contract.cells import cells
+from nfm.contract.cells import count_cells
 from nfm.features.statistics import Distribution, bucket_edges, number_facts, transformation
 
 
@@ -78,7 +78,7 @@ def test_the_facts_of_a_number() -> None:
     # Train: 1, 2, 2, 9. Valid and test: 1 and 2 with label 0, 9 with label 1: larger numbers mean 1.
     x = np.array([1.0, 2, 2, 9, 1, 2, 9])
     groups = np.array([0, 0, 1, 1, 2, 4, 5])  # fold × 2 + label
-    found = cells(x, groups, 6)
+    found = count_cells(x, groups, 6)
     by_fold = found.counts.reshape(-1, 3, 2)
     counts = np.column_stack([by_fold.sum(2), by_fold[:, 0, 1], by_fold[:, 1:, 1].sum(1)])
     counted = type(found)(found.bits, found.keys, counts)

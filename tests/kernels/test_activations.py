@@ -1,4 +1,4 @@
-"""Activations and scores against their formulas in double precision."""
+"""Activations and scores, compared with their formulas in double precision."""
 
 import math
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from nfm.kernels.activations import activate, scores_of, sigmoid, softmax
+from nfm.kernels.activations import activate, compute_scores, sigmoid, softmax
 
 DTYPES = [np.float32, np.float64]
 
@@ -38,11 +38,11 @@ def test_softmax(dtype: Any) -> None:
 
 def test_scores_of_a_task() -> None:
     logits = np.array([[0.0, 2.0]], np.float32)
-    assert scores_of("regression", logits) is logits
-    np.testing.assert_array_equal(scores_of("binary", logits), sigmoid(logits))
-    np.testing.assert_array_equal(scores_of("multiclass", logits), softmax(logits))
-    with pytest.raises(ValueError, match="no task is called 'ranks'"):
-        scores_of("ranks", logits)
+    assert compute_scores("regression", logits) is logits
+    np.testing.assert_array_equal(compute_scores("binary", logits), sigmoid(logits))
+    np.testing.assert_array_equal(compute_scores("multiclass", logits), softmax(logits))
+    with pytest.raises(ValueError, match="unknown task 'ranks'"):
+        compute_scores("ranks", logits)
 
 
 def test_activations_in_place() -> None:
@@ -50,8 +50,8 @@ def test_activations_in_place() -> None:
         x = np.array([-1, 2], np.float32)
         activate(name, x)
         np.testing.assert_allclose(x, wanted, rtol=1e-6)
-    for name in ("linear", "relu"):  # done by the layer
+    for name in ("linear", "relu"):  # unchanged: the layer applies them
         activate(name, x)
         np.testing.assert_allclose(x, [1 / (1 + math.e), 1 / (1 + math.e**-2)], rtol=1e-6)
-    with pytest.raises(ValueError, match="no activation is called 'gelu'"):
+    with pytest.raises(ValueError, match="unknown activation 'gelu'"):
         activate("gelu", x)

@@ -1,4 +1,4 @@
-"""Dense layers against NumPy in double precision."""
+"""Dense layers, compared with NumPy in double precision."""
 
 import os
 import subprocess
@@ -16,12 +16,12 @@ SIZES = st.integers(1, 70)
 
 
 def blocks(rows: int, columns: int) -> np.ndarray:
-    """Whole blocks of other numbers, and one block behind them."""
+    """Return whole blocks of sevens for these rows, and one more block that must stay unchanged."""
     return np.full((-(-rows // ROWS) * ROWS + ROWS, columns), 7, np.float32)
 
 
 @given(st.integers(0, 40), SIZES, SIZES, st.integers(0, 5), st.booleans(), st.integers(0, 2**32 - 1))
-def test_a_layer_equals_the_product_of_matrices(
+def test_a_layer_equals_numpys_matrix_product(
     rows: int, inputs: int, units: int, more: int, rectify: bool, seed: int
 ) -> None:
     draw = np.random.default_rng(seed)
@@ -37,10 +37,12 @@ def test_a_layer_equals_the_product_of_matrices(
 
 
 @given(st.integers(0, 20), SIZES, st.integers(1, 5), st.integers(0, 3), st.integers(0, 3), st.integers(0, 2**32 - 1))
-def test_products_are_added(rows: int, inputs: int, outputs: int, before: int, behind: int, seed: int) -> None:
+def test_products_are_added_to_the_output(
+    rows: int, inputs: int, outputs: int, before: int, after: int, seed: int
+) -> None:
     draw = np.random.default_rng(seed)
     kernel = draw.normal(size=(outputs, inputs)).astype(np.float32)
-    x = draw.normal(size=(rows + 1, before + inputs + behind)).astype(np.float32)
+    x = draw.normal(size=(rows + 1, before + inputs + after)).astype(np.float32)
     out = np.full((rows + 1, outputs), 7, np.float32)
     add_products(x, before, kernel, out, rows)
     wanted = 7 + x[:rows, before : before + inputs].astype(float) @ kernel.T.astype(float)
@@ -59,7 +61,7 @@ def test_nan_stays_in_its_row(least: float) -> None:
     assert (out[[0, *range(3, ROWS)], :2] == 3).all()
 
 
-def test_a_rows_sums_do_not_depend_on_its_place() -> None:
+def test_the_sums_of_a_row_do_not_depend_on_its_position() -> None:
     draw = np.random.default_rng(1)
     weights = make_panels(draw.normal(size=(37, 45)).astype(np.float32), np.zeros(45, np.float32))
     kernel = draw.normal(size=(3, 37)).astype(np.float32)
@@ -74,18 +76,18 @@ def test_a_rows_sums_do_not_depend_on_its_place() -> None:
 def test_registers_without_avx512(tmp_path: Path) -> None:
     check = """
 import llvmlite.binding
-llvmlite.binding.get_host_cpu_features = dict  # none is known
+llvmlite.binding.get_host_cpu_features = dict  # no features
 from nfm.kernels import layers
 import tests.conftest  # the settings of hypothesis
 import tests.kernels.test_dense_layers as tests
 assert layers.LANES == 8
-tests.test_a_layer_equals_the_product_of_matrices()
+tests.test_a_layer_equals_numpys_matrix_product()
 tests.test_nan_stays_in_its_row(0)
 import tests.kernels.test_pooling as pooling
 for dtype in ("float32", "float16"):
     pooling.test_pooling_equals_the_equations(70, dtype)
 """
-    # In another folder: this process has other registers than its processor, by which the cache tells machines apart.
+    # A cache of its own: numba identifies a machine by its processor, but this process uses other registers.
     older = {"NUMBA_CPU_NAME": "haswell", "NUMBA_CPU_FEATURES": "+avx2,+fma", "NUMBA_CACHE_DIR": str(tmp_path)}
     done = subprocess.run(
         [sys.executable, "-c", check],

@@ -1,4 +1,4 @@
-"""Pooling against equations 2 to 4, a pair of features at a time, in double precision."""
+"""Pooling, compared with equations 2 to 4 over pairs of features in double precision."""
 
 from itertools import combinations
 from typing import Any
@@ -27,7 +27,7 @@ def weights_of(dim: int, dtype: str, outputs: int = 2) -> Weights:
 
 
 def rows_of(bags: list[int], numbers: int = 2) -> Rows:
-    """Rows of which some ids are 0 (missing), some weights 0 or negative."""
+    """Return rows in which some ids are 0 (missing), and some weights 0 or negative."""
     random, count = np.random.default_rng(2), len(bags)
     return Rows(
         random.integers(0, 6, (count, 2)).astype(np.int32),
@@ -49,7 +49,7 @@ def features_of(rows: Rows, b: int) -> list[tuple[int, float]]:
 
 
 def by_pairs(weights: Weights, features: list[tuple[int, float]]) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Linear part and pooled vector."""
+    """Return the linear part and the pooled vector of a row."""
     v, w = weights.embedding.astype(np.float64), weights.linear.astype(np.float64)
     pooled = sum((x * v[i] * y * v[j] for (i, x), (j, y) in combinations(features, 2)), np.zeros(v.shape[1]))
     return weights.bias + sum((x * w[i] for i, x in features), np.zeros(w.shape[1])), pooled
@@ -72,30 +72,30 @@ def test_pooling_equals_the_equations(dim: int, dtype: str) -> None:
         weights, rows = weights_of(dim, dtype), rows_of(BAGS, numbers)
         linear, vectors = pooled(weights, rows, 0, len(BAGS))
         for b in range(len(BAGS)):
-            of_row = by_pairs(weights, features_of(rows, b))
-            np.testing.assert_allclose(linear[b], of_row[0], rtol=1e-5, atol=1e-4)
-            np.testing.assert_allclose(vectors[b], of_row[1], rtol=1e-4, atol=2e-3)
+            expected = by_pairs(weights, features_of(rows, b))
+            np.testing.assert_allclose(linear[b], expected[0], rtol=1e-5, atol=1e-4)
+            np.testing.assert_allclose(vectors[b], expected[1], rtol=1e-4, atol=2e-3)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
-def test_rows_have_the_same_bits_alone_and_in_any_range(dtype: str) -> None:
+def test_results_are_bitwise_equal_in_any_range_of_rows(dtype: str) -> None:
     bags = [i % 7 for i in range(300)]
     weights, rows = weights_of(33, dtype), rows_of(bags)
-    whole = pooled(weights, rows, 0, 300)
+    all_rows = pooled(weights, rows, 0, 300)
     for start, stop in ((0, 1), (299, 300), (5, 5), (63, 66), (100, 300)):
-        for part, of_all in zip(pooled(weights, rows, start, stop), whole, strict=True):
-            np.testing.assert_array_equal(part, of_all[start:stop])
+        for part, expected in zip(pooled(weights, rows, start, stop), all_rows, strict=True):
+            np.testing.assert_array_equal(part, expected[start:stop])
     by_column = rows._replace(ids_BF=np.asfortranarray(rows.ids_BF), values_BN=np.asfortranarray(rows.values_BN))
     read_only = [array.copy() for array in weights]
     for array in read_only:
         array.flags.writeable = False
-    for part, of_all in zip(pooled(Weights(*read_only), by_column, 0, 300), whole, strict=True):
-        np.testing.assert_array_equal(part, of_all)
+    for part, expected in zip(pooled(Weights(*read_only), by_column, 0, 300), all_rows, strict=True):
+        np.testing.assert_array_equal(part, expected)
 
 
 def test_no_rows_and_no_features() -> None:
-    weights, nothing = weights_of(3, "float32"), rows_of([], 0)
-    assert pooled(weights, nothing, 0, 0)[0].shape == (0, 2)
+    weights, no_rows = weights_of(3, "float32"), rows_of([], 0)
+    assert pooled(weights, no_rows, 0, 0)[0].shape == (0, 2)
     empty = rows_of([0, 0], 0)._replace(ids_BF=np.empty((2, 0), np.int32))
     linear, inputs = np.empty((2, 2), np.float32), np.empty((2, 3), np.float32)
     pool_rows(weights, Offsets(np.empty(0, np.int64), FIRST_NUMBER), empty, 0, 2, linear, inputs)
@@ -103,8 +103,8 @@ def test_no_rows_and_no_features() -> None:
     np.testing.assert_array_equal(inputs, np.zeros((2, 3)))
 
 
-def test_one_feature_pools_to_exactly_nothing() -> None:
-    """Its ½ [(x v)² − (x v)²] is 0 only where no multiplication is fused with the subtraction."""
+def test_one_feature_pools_to_exactly_zero() -> None:
+    """½ [(x v)² − (x v)²] is exactly 0 only without fused multiply-adds."""
     weights = weights_of(64, "float32")
     members = Features(np.array([3], np.int32), np.array([0.3], np.float32), np.array([0, 1], np.int64))
     vectors, sums, linear = (np.full((1, size), 7, np.float32) for size in (64, 64, 2))
@@ -120,7 +120,9 @@ def test_pooling_the_papers_example_by_hand() -> None:
     linear = np.array([[0.5], [0.25], [0.125]], np.float32)
     rows = np.array([0, 1, 2, 2, 1, 1], np.int32)
     x = np.array([1, 1, 1, 1, 0, 2], np.float32)
-    features = Features(rows, x, np.array([0, 3, 3, 6], np.int64))  # three; none; [4,5,6,1] and twice [1,2,3,4]
+    features = Features(
+        rows, x, np.array([0, 3, 3, 6], np.int64)
+    )  # three features; none; [4,5,6,1], 0·[1,2,3,4] and 2·[1,2,3,4]
     vectors, sums, linear_SC = np.empty((3, 4), np.float32), np.empty((3, 4), np.float32), np.zeros((3, 1), np.float32)
     pool(0, 3, features, table, linear, vectors, sums, linear_SC)
     assert vectors.tolist() == [[19, 10, 27, 4], [0, 0, 0, 0], [8, 20, 36, 8]]
@@ -128,11 +130,11 @@ def test_pooling_the_papers_example_by_hand() -> None:
     assert linear_SC.tolist() == [[0.875], [0], [0.625]]
 
 
-def test_every_finite_float16_is_the_same_number_as_float32() -> None:
-    every = np.arange(2**16, dtype=np.uint16).view(np.float16)
-    every = every[np.isfinite(every)]
-    assert len(every) == 2**16 - 2 * 2**10
+def test_every_finite_float16_is_widened_exactly() -> None:
+    finite = np.arange(2**16, dtype=np.uint16).view(np.float16)
+    finite = finite[np.isfinite(finite)]
+    assert len(finite) == 2**16 - 2 * 2**10
     widen: Any = njit(lambda bits: as_float32(bits))
-    widened = np.array([widen(bits) for bits in every.view(np.uint16)], np.float32)
-    np.testing.assert_array_equal(widened, every.astype(np.float32), strict=True)
-    np.testing.assert_array_equal(np.signbit(widened), np.signbit(every))
+    widened = np.array([widen(bits) for bits in finite.view(np.uint16)], np.float32)
+    np.testing.assert_array_equal(widened, finite.astype(np.float32), strict=True)
+    np.testing.assert_array_equal(np.signbit(widened), np.signbit(finite))

@@ -1,4 +1,4 @@
-"""Names of numba that it does not document. An upgrade that renames one fails here first: see what it is used for."""
+"""Undocumented names of numba and llvmlite that the kernels use. An upgrade that renames one fails here first."""
 
 from collections.abc import Callable
 from typing import Any
@@ -11,16 +11,16 @@ from numba.core import cgutils
 from numba.core.caching import FunctionCache
 from numba.core.registry import cpu_target
 
-# Where it is looked up, its name, and what needs it
+# Owner, name, and use in the kernels
 NAMES: list[tuple[Callable[[], Any], str, str]] = [
     (lambda: FunctionCache, "_index_key", "compile: adds a hash of the package to the key of cached machine code"),
     (lambda: FunctionCache, "save_overload", "compile: a full disk does not end a job"),
     (lambda: FunctionCache, "load_overload", "compile: an unreadable cache does not end a job"),
     (lambda: njit(lambda: 0), "_cache", "compile: is replaced by the cache above"),
-    (lambda: njit(lambda: 0), "disable_compile", "compile: a loop takes the types that it was compiled for only"),
+    (lambda: njit(lambda: 0), "disable_compile", "compile: a loop accepts only the types that it was compiled for"),
     (lambda: cpu_target.target_context, "make_array", "layers, prefetch: the address and shape of an array"),
-    (lambda: cpu_target.target_context, "get_dummy_value", "layers, prefetch: what a loop without a value returns"),
-    (lambda: cpu_target.target_context, "cast", "prefetch: a row's number as an address offset"),
+    (lambda: cpu_target.target_context, "get_dummy_value", "layers, prefetch: result of a loop without a value"),
+    (lambda: cpu_target.target_context, "cast", "prefetch: converts the number of a row to an address offset"),
     (lambda: cgutils, "unpack_tuple", "prefetch: the strides of an array"),
     (lambda: cgutils, "get_or_insert_function", "prefetch: declares llvm.prefetch"),
     (lambda: cgutils, "for_range_slice", "prefetch: a loop over the cache lines of a row"),
@@ -36,7 +36,7 @@ def test_the_name_exists(owner: Callable[[], Any], name: str, use: str) -> None:
 
 
 def test_a_tuple_of_arrays_is_converted_to_the_types_of_a_loop() -> None:
-    """`pooling` and `reasons` declare read-only arrays of any layout, and are called with what the caller has."""
+    """`pooling` and `reasons` declare read-only arrays of any layout, and are called with other arrays."""
     make_tuple: Any = types.Tuple
     wanted = make_tuple([types.Array(types.float32, 2, "A", readonly=True), types.int64])
     loop: Any = njit(lambda pair: pair[0][pair[1], 0])

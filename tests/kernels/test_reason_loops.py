@@ -1,4 +1,4 @@
-"""Variants of rows against pooling from scratch in double precision; effects against NumPy."""
+"""Variants of rows, compared with pooling in double precision; effects, compared with NumPy."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ from nfm.kernels.pooling import Offsets, Rows, Weights, pool_rows
 from nfm.kernels.reasons import Missing, Variants, find_strongest, make_variants, record_scores
 from tests.kernels.test_pooling import weights_of
 
-# Two fields of six rows; bags of rows 12–13 and 14–15; number 16 alone; number 17 alone; dense: a pair, and one alone
+# Rows of the table: two fields of six, bags 12–13 and 14–15, numbers 16 and 17. Dense reasons: a pair, and one column.
 OFFSETS = Offsets(np.array([0, 6], np.int64), 16)
 BAGS = np.array([[12, 14], [14, 16]], np.int64)
 NUMBERS, DENSE = np.array([0.5, 0], np.float32), np.array([0, 1, -2], np.float32)
@@ -22,7 +22,7 @@ Row = list[tuple[int, float]]
 
 
 def rows_by_hand() -> Rows:
-    """Missing ids and numbers, empty bags, bags of one member, and bags that are missing: one row 12 or 14, x = 1."""
+    """Return rows with missing ids and numbers, and empty, single-member and missing bags (row 12 or 14, x = 1)."""
     members: list[Row] = [
         [],
         [(12, 1)],
@@ -44,7 +44,7 @@ def rows_by_hand() -> Rows:
 
 
 def with_missing(rows: Rows, b: int, reason: int) -> tuple[Row, NDArray[np.float32]]:
-    """Row b's features and dense numbers, with one reason missing; −1: as it is."""
+    """Return row b's features and dense numbers with one reason missing; with −1 unchanged."""
     ids, values, dense = rows.ids_BF[b].copy(), rows.values_BN[b].copy(), rows.dense_BD[b].copy()
     span = slice(rows.bag_splits[b], rows.bag_splits[b + 1])
     bags = list(zip(rows.bag_rows[span].tolist(), rows.bag_values[span].tolist(), strict=True))
@@ -63,11 +63,11 @@ def with_missing(rows: Rows, b: int, reason: int) -> tuple[Row, NDArray[np.float
 
 
 def is_missing(rows: Rows, b: int, reason: int) -> bool:
-    now, then = with_missing(rows, b, -1), with_missing(rows, b, reason)
-    return sorted(now[0]) == sorted(then[0]) and (now[1] == then[1]).all()
+    row, variant = with_missing(rows, b, -1), with_missing(rows, b, reason)
+    return sorted(row[0]) == sorted(variant[0]) and (row[1] == variant[1]).all()
 
 
-def from_scratch(weights: Weights, features: Row) -> tuple[NDArray[Any], NDArray[Any]]:
+def pool_in_float64(weights: Weights, features: Row) -> tuple[NDArray[Any], NDArray[Any]]:
     vectors = np.array([x * weights.embedding[row].astype(np.float64) for row, x in features])
     linear = weights.bias + sum(x * weights.linear[row].astype(np.float64) for row, x in features)
     return linear, 0.5 * (vectors.sum(axis=0) ** 2 - (vectors**2).sum(axis=0))
@@ -76,34 +76,34 @@ def from_scratch(weights: Weights, features: Row) -> tuple[NDArray[Any], NDArray
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
 @pytest.mark.parametrize("dim", [1, 8, 64, 130])
 @pytest.mark.parametrize(("start", "stop"), [(0, 7), (3, 4), (5, 5)])
-def test_variants_equal_rows_with_a_reason_missing(dim: int, dtype: str, start: int, stop: int) -> None:
+def test_variants_equal_rows_with_one_reason_missing(dim: int, dtype: str, start: int, stop: int) -> None:
     weights, rows = weights_of(dim, dtype), rows_by_hand()
-    most = (stop - start) * (1 + REASONS)
-    made = Variants(
-        np.full((most + 1, 2), 7, np.float32),
-        np.full((most + 1, dim + 3), 7, np.float32),
-        np.empty((most, 2), np.int64),
+    capacity = (stop - start) * (1 + REASONS)
+    variants = Variants(
+        np.full((capacity + 1, 2), 7, np.float32),
+        np.full((capacity + 1, dim + 3), 7, np.float32),
+        np.empty((capacity, 2), np.int64),
     )
-    count = make_variants(weights, OFFSETS, rows, MISSING, start, stop, made)
-    owners = [tuple(owner) for owner in made.owners_M2[:count].tolist()]
+    count = make_variants(weights, OFFSETS, rows, MISSING, start, stop, variants)
+    owners = [tuple(owner) for owner in variants.owners_M2[:count].tolist()]
     assert owners[: stop - start] == [(b, -1) for b in range(start, stop)]
     wanted = [(b, r) for b in range(start, stop) for r in range(REASONS) if not is_missing(rows, b, r)]
     assert sorted(owners[stop - start :]) == wanted
     for m, (b, reason) in enumerate(owners):
         features, dense = with_missing(rows, b, reason)
-        linear, pooled = from_scratch(weights, features)
-        np.testing.assert_allclose(made.linear_MC[m], linear, rtol=1e-5, atol=1e-5)
-        np.testing.assert_allclose(made.inputs_MX[m, :dim], pooled, rtol=1e-4, atol=1e-4)
-        np.testing.assert_array_equal(made.inputs_MX[m, dim:], dense)
-    assert (made.linear_MC[most] == 7).all()
-    assert (made.inputs_MX[most] == 7).all()
+        linear, pooled = pool_in_float64(weights, features)
+        np.testing.assert_allclose(variants.linear_MC[m], linear, rtol=1e-5, atol=1e-5)
+        np.testing.assert_allclose(variants.inputs_MX[m, :dim], pooled, rtol=1e-4, atol=1e-4)
+        np.testing.assert_array_equal(variants.inputs_MX[m, dim:], dense)
+    assert (variants.linear_MC[capacity] == 7).all()
+    assert (variants.inputs_MX[capacity] == 7).all()
     own = np.empty((stop - start, 2), np.float32), np.empty((stop - start, dim), np.float32)
     pool_rows(weights, OFFSETS, rows, start, stop, *own)
-    np.testing.assert_array_equal(made.linear_MC[: stop - start], own[0])
-    np.testing.assert_array_equal(made.inputs_MX[: stop - start, :dim], own[1])
+    np.testing.assert_array_equal(variants.linear_MC[: stop - start], own[0])
+    np.testing.assert_array_equal(variants.inputs_MX[: stop - start, :dim], own[1])
 
 
-def test_effects_are_those_on_the_highest_class() -> None:
+def test_effects_are_measured_on_the_class_with_the_highest_score() -> None:
     owners = np.array([[0, -1], [1, -1], [0, 1], [1, 0], [1, 1]], np.int64)
     scores = np.array([[0.2, 0.5, 0.5], [0.9, 0.1, 0], [0.1, 0.25, 0.65], [1, 0, 0], [0.5, 0.4, 0.1]], np.float32)
     scores_BC, effects_BR = np.empty((2, 3), np.float32), np.zeros((2, 3), np.float32)
@@ -120,7 +120,7 @@ def test_effects_are_those_on_the_highest_class() -> None:
     ),
     st.integers(1, 5),
 )
-def test_the_strongest_are_the_first_of_a_stable_sort(effects: list[list[float]], count: int) -> None:
+def test_strongest_effects_equal_a_stable_sort(effects: list[list[float]], count: int) -> None:
     places = np.empty((len(effects), count), np.int64)
     find_strongest(np.array(effects, np.float32), places)
     for found, row in zip(places.tolist(), effects, strict=True):

@@ -68,7 +68,7 @@ def test_mistakes_are_told(made: Path, tmp_path: Path) -> None:
         scorer.score(frame().drop(columns=["size"]))
     with pytest.raises(DataError, match=r"The table's columns cannot be read: .*one type"):
         scorer.score(frame().assign(size=["x", 1] * 30))
-    with pytest.raises(DataError, match=r"Column 'size' of the table now holds boolean values"):
+    with pytest.raises(DataError, match=r"Column 'size' of the table now contains boolean values"):
         scorer.score(frame().assign(size=[True, False] * 30))
     with pytest.raises(DataError, match="There is no model in"):
         nfm.scoring.load(tmp_path)

@@ -15,7 +15,7 @@ import nfm.scoring
 from nfm.config.settings import Config
 from nfm.contract import artifact
 from nfm.contract.artifact import Artifact, Network
-from nfm.contract.encoder import Encoding, inputs
+from nfm.contract.encoder import Encoding, arrange_inputs
 from nfm.contract.schema import Field, Spec
 from nfm.features.dataset import build
 from nfm.scoring import reasons as module
@@ -165,7 +165,7 @@ def test_effects_equal_the_brute_force(kinds: Path, name: str) -> None:
     got = list(effects_of(scored, len(table)))
     assert all(list(map(abs, row.values())) == sorted(map(abs, row.values()), reverse=True) for row in got)
     for reason in REASONS:
-        arranged = inputs(model.encoding.spec, missing_in(model, table, reason))
+        arranged = arrange_inputs(model.encoding.spec, missing_in(model, table, reason))
         without = score(model.encoding.spec, model.network, model.weights, arranged)
         wanted = own_class(plain, plain) - own_class(without, plain)
         of_reason = np.array([row.get(reason, 0.0) for row in got])
@@ -212,7 +212,7 @@ def test_a_row_without_values_has_no_reasons(kinds: Path) -> None:
 
 def test_neither_threads_nor_company_change_a_bit(kinds: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model, table = Artifact.load(kinds / "classes"), raw_table(700, 2)
-    rows = inputs(model.encoding.spec, model.encoding.encode(table.to_batches()[0]))
+    rows = arrange_inputs(model.encoding.spec, model.encoding.encode(table.to_batches()[0]))
     scores_BC, effects_BR = score_and_effects(model.encoding.spec, model.network, model.weights, rows)
     np.testing.assert_array_equal(scores_BC, score(model.encoding.spec, model.network, model.weights, rows))
     for tile in (90, 1):  # a row with its variants has room in any
@@ -232,7 +232,7 @@ def test_more_fields_than_a_tile_has_rows() -> None:
         for name, shape in network.weight_shapes(spec).items()
     }
     ids_BF = random.integers(0, 4, (3, 1500)).astype(np.int32)
-    rows = inputs(spec, {field.name: ids_BF[:, i] for i, field in enumerate(fields)})
+    rows = arrange_inputs(spec, {field.name: ids_BF[:, i] for i, field in enumerate(fields)})
     scores_B, effects_BR = score_and_effects(spec, network, weights, rows)
     np.testing.assert_array_equal(scores_B, score(spec, network, weights, rows))
     for i in (0, 700, 1023, 1024, 1499):

@@ -102,7 +102,7 @@ def test_a_column_whose_type_its_writer_could_not_know_is_missing(
         wanted = expected_score(model, None, row["size"], row["price"])
         assert row["score"] == pytest.approx(wanted, abs=1e-5)
     pq.write_table(pa.table(columns | {"colour": [7] * 4}), tmp_path / "raw/c.parquet")
-    with pytest.raises(DataError, match=r"'colour' of .* now holds number values"):
+    with pytest.raises(DataError, match=r"'colour' of .* now contains number values"):
         score_table(spark, settings)
 
 
@@ -136,7 +136,7 @@ def test_a_text_among_numbers_is_told_with_its_file(spark: SparkSession, made: P
     for name, price in (("a", "1.5"), ("b", "n/a")):
         columns = {"id": [1], "colour": ["red"], "size": [1], "price": [price]}
         pq.write_table(pa.table(columns), tmp_path / f"raw/{name}.parquet")
-    with pytest.raises(DataError, match=r"^Column 'price' is numeric, but holds the text 'n/a'\.") as told:
+    with pytest.raises(DataError, match=r"^Column 'price' is numeric, but contains the text 'n/a'\.") as told:
         score_table(spark, config(made, tmp_path / "raw"))
     assert str(told.value).endswith(f" It is in {tmp_path}/raw/b.parquet.")
 
@@ -225,8 +225,8 @@ def test_a_missing_column_is_told_before_any_work(spark: SparkSession, made: Pat
         score_table(spark, config(made, tmp_path / "raw", output=str(tmp_path / "scores")))
     assert str(error.value) == (
         f"Column 'size' is missing from {tmp_path}/raw; the table has id, colour, price, label. "
-        "The model was trained with what its encoding/spec.json names: deliver it under that name (a view can rename "
-        "it), or train a model without it."
+        "The model was trained with the columns in its encoding/spec.json: deliver the column under that name (a "
+        "view can rename it), or train a model without it."
     )
     with pytest.raises(DataError, match=r"Column 'shape' is missing from .*raw; the table has id, colour"):
         score_table(spark, config(made, made / "raw", columns=("shape",)))

@@ -17,7 +17,7 @@ import nfm.scoring
 from nfm.config.settings import Config
 from nfm.contract import artifact
 from nfm.contract.artifact import Artifact, Network
-from nfm.contract.encoder import Encoding, inputs
+from nfm.contract.encoder import Encoding, arrange_inputs
 from nfm.contract.errors import ConfigError, DataError
 from nfm.features.dataset import build
 from nfm.scoring.health.tally import Tally
@@ -99,7 +99,7 @@ def raw_batch() -> pa.RecordBatch:
 
 def expected(model: Artifact) -> Any:
     spec = model.encoding.spec
-    rows = inputs(spec, model.encoding.encode(raw_batch()))
+    rows = arrange_inputs(spec, model.encoding.encode(raw_batch()))
     return brute_force(spec, model.network, dict(model.weights), rows)
 
 

@@ -17,7 +17,7 @@ import nfm.scoring
 from nfm.config.settings import Config
 from nfm.config.train import Model
 from nfm.contract.artifact import Artifact
-from nfm.contract.encoder import Encoding, inputs
+from nfm.contract.encoder import Encoding, arrange_inputs
 from nfm.contract.errors import DataError
 from nfm.contract.publish import BusyError, locked
 from nfm.training.fit import Places, fit
@@ -64,7 +64,7 @@ def test_the_metrics_are_those_of_the_published_model(done: Config) -> None:
     model = Artifact.load(Path(done.workdir, "model"))
     visits, spec = shop_visits(100, 2), model.encoding.spec  # the rows of the test fold
     loaded = keras.models.load_model(model.path / "keras/model.keras")
-    logits = np.asarray(loaded(features_of(inputs(spec, model.encoding.encode(visits)), spec)), np.float64)
+    logits = np.asarray(loaded(features_of(arrange_inputs(spec, model.encoding.encode(visits)), spec)), np.float64)
     label, metrics = shop_labels(visits, done.model.task), model.metadata["metrics"]["test"]
     match done.model.task:
         case "binary":

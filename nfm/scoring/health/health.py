@@ -9,7 +9,7 @@ import numpy as np
 
 from nfm.contract.artifact import Artifact
 from nfm.contract.cells import Cells, quantile
-from nfm.contract.profile import Bins, has_unseen, psi, psi_by_chance
+from nfm.contract.profile import Bins, has_out_of_vocabulary, psi, psi_by_chance
 from nfm.contract.scaling import CURVES
 from nfm.contract.schema import FOLDS, Field, Number
 from nfm.scoring.health.tally import Scores, Tally
@@ -66,7 +66,7 @@ def _scores(found: Scores | None, rows: int, reference: Cells | None, fold: str 
                 "histogram": _histogram(reference, low, high),
             }
     if found is not None and reference is not None:
-        report |= _psi(Bins.of_cells(reference).counts, found.bins)
+        report |= _psi(Bins.from_cells(reference).counts, found.bins)
     return report
 
 
@@ -99,7 +99,7 @@ def _field(artifact: Artifact, field: Field, tally: Tally, statistics: Mapping[s
     if field.hashed and reference is not None:  # the feature job does not count its missing values
         in_training = {"missing": reference.counts[0] / reference.rows if reference.rows else 0.0}
     report = {"values": values, "missing": _rate(bins[0] if bins else 0, values, in_training, "missing")}
-    if has_unseen(field):
+    if has_out_of_vocabulary(field):
         unseen = bins[1] if bins else 0
         report["out_of_vocabulary"] = _rate(unseen, values, in_training, "out_of_vocabulary")
         new = sorted(tally.new.get(field.name, {}).items(), key=lambda one: (-one[1], one[0]))
@@ -142,7 +142,7 @@ def _drift(reference: Bins | None, bins: Sequence[int] | None, names: list[str] 
 
 def _id_names(artifact: Artifact, field: Field, reference: Bins) -> list[str]:
     """Name a field's bins: by the value if a bin has one value of a vocabulary, else by ids."""
-    special = ["missing", "out-of-vocabulary"] if has_unseen(field) else ["missing"]
+    special = ["missing", "out-of-vocabulary"] if has_out_of_vocabulary(field) else ["missing"]
     starts = [int(edge) for edge in reference.edges[len(special) - 1 :]]
     names = []
     for low, high in pairwise([*starts, field.size]):

@@ -9,11 +9,11 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from nfm.contract.arrays import content
+from nfm.contract.arrays import to_numpy
 from nfm.contract.artifact import Artifact
-from nfm.contract.cells import EXACT, Cells, cells, merge
-from nfm.contract.encoder import Noticed
-from nfm.contract.profile import Bins, cells_as_json, cells_from, most_cells, plain_edges
+from nfm.contract.cells import EXACT, Cells, count_cells, merge
+from nfm.contract.encoder import BatchCounts
+from nfm.contract.profile import Bins, cells_as_json, cells_from_json, max_cells, special_edges
 from nfm.kernels.bins import count_in_bins
 
 _MANY = 1 << 16  # scores at once: to distinguish more of them costs more than to score them
@@ -51,21 +51,21 @@ class Tally:
     read: dict[str, tuple[int, int]] = field(default_factory=dict)  # by file: rows read, and rows of the file
 
     def add(
-        self, artifact: Artifact, columns: Mapping[str, Any], noticed: Noticed, scores_NC: NDArray[np.float32]
+        self, artifact: Artifact, columns: Mapping[str, Any], noticed: BatchCounts, scores_NC: NDArray[np.float32]
     ) -> None:
-        """Add a batch: its encoded columns, what the encoder noticed, and the scores."""
+        """Add a batch: its encoded columns, what the encoder counted, and the scores."""
         finite = np.isfinite(scores_NC).all(axis=1)
         kept = scores_NC if finite.all() else scores_NC[finite]
         value_edges, score_edges = _bin_edges(artifact)
-        most = most_cells(artifact.network.outputs)
+        most = max_cells(artifact.network.outputs)
         scores = zip(kept.T, score_edges, strict=True) if len(kept) else ()
         batch = Tally(
             rows=len(scores_NC),
             not_finite=len(scores_NC) - len(kept),
             values={name: count_in_bins(_flat(columns[name]), first) for name, first in value_edges.items()},
             missing=dict(noticed.missing),
-            new={name: dict(found) for name, (found, _) in noticed.unseen.items()},
-            dropped=[name for name, (_, all_counted) in noticed.unseen.items() if not all_counted],
+            new={name: dict(found) for name, (found, _) in noticed.out_of_vocabulary.items()},
+            dropped=[name for name, (_, all_counted) in noticed.out_of_vocabulary.items() if not all_counted],
             scores=[_count_scores(x, first, most) for x, first in scores],
         )
         self.merge(batch)
@@ -84,7 +84,7 @@ class Tally:
             self._drop_rare(name, _NEW_COUNTED)
         self.dropped += [name for name in other.dropped if name not in self.dropped]
         if self.scores and other.scores:
-            limit = most_cells(len(self.scores))
+            limit = max_cells(len(self.scores))
             self.scores = [a.merged(b, limit) for a, b in zip(self.scores, other.scores, strict=True)]
         else:
             self.scores = self.scores or other.scores
@@ -111,7 +111,7 @@ class Tally:
         """Return the tally that `to_json` has written."""
         content = json.loads(text)
         content["read"] = {path: tuple(rows) for path, rows in content["read"].items()}
-        content["scores"] = [Scores(**{**one, "cells": cells_from(one["cells"])}) for one in content["scores"]]
+        content["scores"] = [Scores(**{**one, "cells": cells_from_json(one["cells"])}) for one in content["scores"]]
         return cls(**content)
 
 
@@ -122,13 +122,13 @@ def _added(ours: Sequence[int], theirs: Sequence[int]) -> list[int]:
 def _count_scores(x: NDArray[np.float32], edges: NDArray[np.float32], most: int) -> Scores:
     x = np.ascontiguousarray(x)
     bits = EXACT if len(x) <= _MANY else _COARSE
-    found = cells(x.astype(np.float64), np.zeros(len(x), np.int64), 1, bits, most)
+    found = count_cells(x.astype(np.float64), np.zeros(len(x), np.int64), 1, bits, most)
     return Scores(float(x.min()), float(x.max()), float(x.sum(dtype=np.float64)), count_in_bins(x, edges), found)
 
 
 def _flat(values: Any) -> NDArray[Any]:
     """Flatten bags; a null bag counts as one missing member."""
-    flat = content(values.flatten()) if isinstance(values, pa.ListArray) else values
+    flat = to_numpy(values.flatten()) if isinstance(values, pa.ListArray) else values
     return np.ascontiguousarray(flat)
 
 
@@ -140,9 +140,9 @@ def _bin_edges(artifact: Artifact) -> tuple[dict[str, NDArray[Any]], list[NDArra
     if artifact.fingerprint not in _edges:
         _edges.clear()
         spec, profile = artifact.encoding.spec, artifact.profile
-        fields = {one.name: profile.fields[one.name].edges if profile else plain_edges(one) for one in spec.fields}
+        fields = {one.name: profile.fields[one.name].edges if profile else special_edges(one) for one in spec.fields}
         numbers = {one.name: profile.numbers[one.name].edges if profile else () for one in spec.numbers}
-        scores = [Bins.of_cells(one).edges for one in profile.scores] if profile else [()] * artifact.network.outputs
+        scores = [Bins.from_cells(one).edges for one in profile.scores] if profile else [()] * artifact.network.outputs
         values: dict[str, NDArray[Any]] = {name: np.array(edges, np.int32) for name, edges in fields.items()}
         values |= {name: np.array(edges, np.float32) for name, edges in numbers.items()}
         _edges[artifact.fingerprint] = values, [np.array(edges, np.float32) for edges in scores]

@@ -16,9 +16,9 @@ from nfm.config.settings import Config
 from nfm.contract import dataset
 from nfm.contract.artifact import Artifact
 from nfm.contract.columns import Rows
-from nfm.contract.encoder import Inputs, inputs
+from nfm.contract.encoder import Inputs, arrange_inputs
 from nfm.contract.errors import DataError
-from nfm.contract.values import decoded
+from nfm.contract.values import decode_dictionary
 from nfm.scoring.hosts import Placed, open_model, place_read_only
 from nfm.scoring.prepare import model_inputs, open_all
 from nfm.scoring.scorer import score_batch, score_columns
@@ -100,8 +100,10 @@ def compare(spark: SparkSession, config: Config, reference: Reference, rows: int
 def _encode(artifact: Artifact, rows: pa.RecordBatch, encoded: bool, where: str) -> Inputs:
     spec = artifact.encoding.spec
     if encoded:
-        return inputs(spec, {name: dataset.column(name, rows.column(name), where) for name in spec.outputs})
-    return inputs(spec, artifact.encoding.encode(rows))
+        return arrange_inputs(
+            spec, {name: dataset.read_column(name, rows.column(name), where) for name in spec.outputs}
+        )
+    return arrange_inputs(spec, artifact.encoding.encode(rows))
 
 
 def deltas(ours_NC: NDArray[np.float64], theirs_NC: NDArray[np.float64], task: str) -> NDArray[np.float64]:
@@ -199,7 +201,7 @@ def _rows_between(batches: Iterator[Rows], start: int, stop: int, names: Sequenc
         here = slice(max(start - position, 0), min(stop - position, rows.num_rows))
         if here.start < here.stop:
             length = here.stop - here.start
-            arrays = [decoded(rows.column(name).slice(here.start, length)) for name in names]
+            arrays = [decode_dictionary(rows.column(name).slice(here.start, length)) for name in names]
             yield pa.RecordBatch.from_arrays(arrays, names=list(names))
         position += rows.num_rows
         if position >= stop:

@@ -12,10 +12,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from nfm.contract.dataset import check_schema, check_there, checked_inputs, column
+from nfm.contract.dataset import check_and_arrange, check_column, check_schema, read_column
 from nfm.contract.errors import DataError
 from nfm.contract.schema import Spec
-from nfm.contract.values import decoded
+from nfm.contract.values import decode_dictionary
 from nfm.training.data.rows import Rows
 
 
@@ -70,7 +70,7 @@ def _opened(path: Path, spec: Spec, group: str | None) -> Iterator[pq.ParquetFil
         with pq.ParquetFile(path) as file:
             check_schema(spec, file.schema_arrow, str(path), ("label", "weight"))
             if group is not None:
-                check_there(group, file.schema_arrow, str(path))
+                check_column(group, file.schema_arrow, str(path))
             yield file
     except (OSError, pa.ArrowException) as error:
         raise DataError(f"{path} cannot be read ({error}). Run jobs/features.py again.") from error
@@ -86,10 +86,10 @@ def _read(path: Path, row_group: int, count: int, spec: Spec, group: str | None)
             f"Row group {row_group} of {path} holds {len(table)} rows, and held {count} when the training began: the "
             "file was changed meanwhile. Run the training again."
         )
-    columns = {name: column(name, table[name].combine_chunks(), str(path)) for name in names}
-    arranged = checked_inputs(spec, columns, str(path))
+    columns = {name: read_column(name, table[name].combine_chunks(), str(path)) for name in names}
+    arranged = check_and_arrange(spec, columns, str(path))
     groups = None
     if group is not None:
-        groups = decoded(table[group].combine_chunks())
+        groups = decode_dictionary(table[group].combine_chunks())
         groups = np.array(groups.to_pylist(), object) if groups.null_count else groups.to_numpy(zero_copy_only=False)
     return Rows(arranged, columns["label"], columns["weight"], groups)

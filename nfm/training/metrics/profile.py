@@ -6,9 +6,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nfm.contract.cells import Cells, CellTable
-from nfm.contract.profile import Bins, Profile, id_bins, most_cells
+from nfm.contract.profile import Bins, Profile, make_id_bins, max_cells
 from nfm.contract.schema import Spec
-from nfm.kernels.activations import scores_of
+from nfm.kernels.activations import compute_scores
 from nfm.training.data.rows import Rows
 
 
@@ -20,7 +20,7 @@ class Collector:
         self._spec, self._task = spec, task
         self._ids = np.zeros(spec.rows, np.float64)
         self._numbers = [CellTable(2) for _ in spec.numbers]
-        self._scores = [CellTable(1, most_cells(outputs)) for _ in range(outputs)]
+        self._scores = [CellTable(1, max_cells(outputs)) for _ in range(outputs)]
         singles = [start for field, start in zip(spec.fields, spec.offsets, strict=True) if field.bag is None]
         self._offsets = np.array(singles, np.int64)
 
@@ -38,7 +38,7 @@ class Collector:
 
     def add_scores(self, logits_BC: NDArray[Any]) -> None:
         """Count the scores of some rows."""
-        scores_BC = scores_of(self._task, logits_BC.astype(np.float64)).astype(np.float32)
+        scores_BC = compute_scores(self._task, logits_BC.astype(np.float64)).astype(np.float32)
         for of_class, found in zip(scores_BC.T, self._scores, strict=True):
             found.add(of_class[np.isfinite(of_class)], np.zeros(len(of_class), np.int64))
 
@@ -46,9 +46,9 @@ class Collector:
         """The profile of all that was added; the scores are those of `fold`."""
         spec = self._spec
         parts = zip(spec.fields, spec.offsets, strict=True)
-        fields = {field.name: id_bins(field, self._ids[start : start + field.size]) for field, start in parts}
+        fields = {field.name: make_id_bins(field, self._ids[start : start + field.size]) for field, start in parts}
         numbers = {
-            number.name: Bins.of_cells(self._as_they_were(found.cells()))
+            number.name: Bins.from_cells(self._as_they_were(found.cells()))
             for number, found in zip(spec.numbers, self._numbers, strict=True)
         }
         return Profile(fields, numbers, fold, tuple(found.cells() for found in self._scores))

@@ -16,10 +16,10 @@ from pyspark.sql import SparkSession
 from nfm.config.settings import Config
 from nfm.contract import artifact
 from nfm.contract.artifact import Artifact
-from nfm.contract.cells import cells
+from nfm.contract.cells import count_cells
 from nfm.contract.encoder import Encoding
 from nfm.contract.errors import ConfigError, GateError
-from nfm.contract.profile import Bins, Profile, id_bins
+from nfm.contract.profile import Bins, Profile, make_id_bins
 from nfm.features.dataset import build
 from nfm.scoring.score import score_table
 from nfm.scoring.summary import summary
@@ -119,12 +119,12 @@ def made(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Path:
     fields = {}
     for field in encoding.spec.fields:
         ids = dataset[field.name].explode().dropna().to_numpy(int) if field.bag else dataset[field.name].to_numpy()
-        fields[field.name] = id_bins(field, np.bincount(ids, minlength=field.size).astype(float))
+        fields[field.name] = make_id_bins(field, np.bincount(ids, minlength=field.size).astype(float))
 
     def in_cells(x: Any) -> Any:
-        return cells(np.asarray(x, float), np.zeros(len(x), np.int64), 1)
+        return count_cells(np.asarray(x, float), np.zeros(len(x), np.int64), 1)
 
-    save(Profile(fields, {"price": Bins.of_cells(in_cells(dataset["price"]))}, "valid", (in_cells(scored),)))
+    save(Profile(fields, {"price": Bins.from_cells(in_cells(dataset["price"]))}, "valid", (in_cells(scored),)))
     return folder
 
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nfm.contract.cells import cells
+from nfm.contract.cells import count_cells
 from nfm.kernels.bins import count_in_bins
 from nfm.scoring.health import tally as module
 from nfm.scoring.health.tally import Scores, Tally
@@ -32,7 +32,7 @@ def of_rows(rows: list[tuple[int, str | None, float]]) -> Tally:
                 float(scores.max()),
                 float(np.sum(scores, dtype=np.float64)),
                 count_in_bins(scores, np.array([0.5], np.float32)),
-                cells(scores.astype(np.float64), np.zeros(len(scores), np.int64), 1),
+                count_cells(scores.astype(np.float64), np.zeros(len(scores), np.int64), 1),
             )
         ]
         if rows

@@ -4,7 +4,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from nfm.contract.encoder import inputs
+from nfm.contract.encoder import arrange_inputs
 from nfm.contract.schema import Bag, Field, Number, Spec
 from nfm.training.report.pairs import strongest_pairs
 
@@ -40,9 +40,9 @@ def test_the_strongest_pairs_are_those_of_brute_force() -> None:
         vectors["x"] = table[-1] * columns["x"][row]
         for one, other in expected:
             expected[one, other] += float(np.abs(vectors[one] * vectors[other]).mean()) / rows
-    found = strongest_pairs(spec, table, inputs(spec, columns))
+    found = strongest_pairs(spec, table, arrange_inputs(spec, columns))
     assert {(one, other): strength for one, other, strength in found} == pytest.approx(expected, rel=1e-5)
     assert found == sorted(found, key=lambda pair: -pair[2])
-    assert strongest_pairs(spec, table, inputs(spec, columns), most=2) == found[:2]
+    assert strongest_pairs(spec, table, arrange_inputs(spec, columns), most=2) == found[:2]
     nothing = {name: values[:0] for name, values in columns.items()}
-    assert strongest_pairs(spec, table, inputs(spec, nothing)) == []
+    assert strongest_pairs(spec, table, arrange_inputs(spec, nothing)) == []
