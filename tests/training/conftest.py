@@ -1,5 +1,6 @@
 """Specifications and rows for the model's tests, no table and no Spark behind them."""
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -8,6 +9,7 @@ from numpy.typing import NDArray
 
 from nfm.contract.encoder import Inputs
 from nfm.contract.schema import Bag, Field, Number, Placement, Spec
+from tests.training.interrupted import interrupted_after, train
 
 
 def number(name: str, placement: Placement, missing_flag: bool = False) -> Number:
@@ -87,3 +89,19 @@ def make_rows() -> Any:
 def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     """Small folds are made ready in several pieces, as large ones are."""
     monkeypatch.setattr("nfm.training.data.batches.PIECE", 16)
+
+
+@pytest.fixture(scope="session")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("undisturbed") / "outcome.npz"
+    train(None, path)
+    return path
+
+
+@pytest.fixture
+def stopped(tmp_path: Path) -> Path:
+    """The folder of a training that stopped after 23 steps, in its third epoch, with a best epoch before."""
+    folder = tmp_path / "checkpoint"
+    with pytest.raises(OSError, match="the disk is gone"):
+        train(folder, tmp_path / "never.npz", interrupted_after(23))
+    return folder
