@@ -20,7 +20,7 @@ def work(config: Config, asked: Namespace) -> str:
     from nfm.training.search import tune
 
     if asked.plan:
-        return tune_summary.plan(space, tune.begun(space), asked.trials)
+        return tune_summary.plan(space, tune.read_search(space), asked.trials)
     return tune_summary.summary(space, tune.tune(space, asked.trials), asked.trials)
 
 

@@ -80,7 +80,7 @@ def load(folder: Path, depends_on: Mapping[str, Any], shapes: Sequence[tuple[int
     return saved
 
 
-def look(folder: Path, depends_on: Mapping[str, Any]) -> str | None:
+def preview(folder: Path, depends_on: Mapping[str, Any]) -> str | None:
     """Say what a training would make of the checkpoint, for `--plan`; None where there is none."""
     progress, why_not = _read(folder, lambda file: _progress(file, depends_on))
     if progress is not None:

@@ -41,7 +41,7 @@ def rate(progress: Progress, settings: Train, steps: int) -> float:
     return now
 
 
-def measured_monitors(settings: Train) -> list[tuple[str, str]]:
+def list_monitors(settings: Train) -> list[tuple[str, str]]:
     """The key of each setting that watches what is measured after an epoch, and the name of what it watches."""
     stopping = settings.early_stopping
     found = [("early_stopping", stopping.monitor)] if stopping else []

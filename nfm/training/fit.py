@@ -17,15 +17,15 @@ from nfm.config.train import Model, Train
 from nfm.contract.errors import DataError, DivergedError
 from nfm.contract.schema import Spec
 from nfm.training import checkpoint
-from nfm.training.control import Progress, after_epoch, end_epoch, measured_monitors, rate
+from nfm.training.control import Progress, after_epoch, end_epoch, list_monitors, rate
 from nfm.training.data.batches import Fold
-from nfm.training.data.labels import checked, constant_and_weights, correct_bias
+from nfm.training.data.labels import check_labels, compute_constant_and_class_weights, correct_bias
 from nfm.training.data.rows import Rows
-from nfm.training.losses import loss_of
-from nfm.training.metrics.tally import tally
+from nfm.training.losses import choose_loss
+from nfm.training.metrics.tally import make_tally
 from nfm.training.model import BIAS, Weights, initial_weights
 from nfm.training.network import Network
-from nfm.training.optimizers import Optimizer, arrays_of
+from nfm.training.optimizers import Optimizer, list_arrays
 from nfm.training.progress_bar import Bar
 from nfm.training.report.tensorboard import events
 from nfm.training.result import Fitted
@@ -89,7 +89,7 @@ def fit(
     """
     _check_watched(settings, folds)
     for fold in ("valid", "test"):
-        for _ in checked(spec, model.task, fold, folds[fold]):
+        for _ in check_labels(spec, model.task, fold, folds[fold]):
             pass  # a label that the training never meets would end it when the fold is measured
     training = _prepare(spec, model, settings, folds, places.checkpoint, start)
     resumed = _resume(training)
@@ -109,7 +109,7 @@ def fit(
                 each_epoch(progress.epoch, progress.history)
     weights = training.optimizer.weights
     if training.best is not None:
-        _assign(arrays_of(weights), training.best)
+        _assign(list_arrays(weights), training.best)
     return Fitted(weights, progress.history, progress.best_epoch, training.constant, training.measure)
 
 
@@ -123,14 +123,14 @@ def _prepare(
     network = Network(spec, model, settings, folds["train"].rows * settings.epochs)
     reader = TableReader(spec, weights.tables)
     optimizer = Optimizer(settings, weights, list(network.trained), reader)
-    constant, class_weights = constant_and_weights(spec, model.task, settings, folds["train"])
+    constant, class_weights = compute_constant_and_class_weights(spec, model.task, settings, folds["train"])
     return _Training(
         spec,
         model,
         settings,
         folds,
         folder,
-        depends_on(spec, model, settings, folds, start.name if start else None),
+        list_dependencies(spec, model, settings, folds, start.name if start else None),
         optimizer,
         make_step(spec, model, settings, reader, network, optimizer),
         make_measure(reader, network, weights),
@@ -143,7 +143,7 @@ def _resume(training: _Training) -> bool:
     """Continue from the checkpoint, if there is one of this very training."""
     if training.folder is None:
         return False
-    arrays = training.optimizer.arrays()
+    arrays = training.optimizer.list_arrays()
     saved = checkpoint.load(training.folder, training.on, [array.shape for array in arrays])
     if saved is None:
         return False
@@ -158,7 +158,7 @@ def _save(training: _Training) -> None:
     """Write a checkpoint; the arrays are written as they are, piece by piece, without a copy."""
     if training.folder is not None:
         state = asdict(training.progress)
-        checkpoint.save(training.folder, training.on, state, training.optimizer.arrays(), training.best)
+        checkpoint.save(training.folder, training.on, state, training.optimizer.list_arrays(), training.best)
 
 
 def _train_epoch(training: _Training, bar: Bar) -> None:
@@ -202,13 +202,13 @@ def _finish_epoch(training: _Training) -> None:
     _check_finite(training)
     metrics = {fold: _metrics(training, fold) for fold in _measured(settings, training.folds)}
     if "valid" in metrics:
-        metrics["valid"] = {"loss": loss_of(training.model).of_metrics(metrics["valid"]), **metrics["valid"]}
+        metrics["valid"] = {"loss": choose_loss(training.model).from_metrics(metrics["valid"]), **metrics["valid"]}
     steps = training.folds["train"].steps(settings.batch_size)
     is_best = end_epoch(progress, rate(progress, settings, steps), metrics, settings.early_stopping)
     if is_best and settings.early_stopping is not None:
         if training.best is None:
-            training.best = [np.empty_like(array) for array in arrays_of(weights)]
-        _assign(training.best, arrays_of(weights))
+            training.best = [np.empty_like(array) for array in list_arrays(weights)]
+        _assign(training.best, list_arrays(weights))
     _check_defined(progress, settings)
     after_epoch(progress, settings)
 
@@ -218,13 +218,13 @@ def _metrics(training: _Training, fold: str) -> Mapping[str, Any]:
     bias = training.optimizer.weights.network[BIAS]
     trained = bias.copy()
     correct_bias(bias, training.spec.negative_rate)
-    new_tally = tally(training.model.task, training.spec.classes, training.constant)
+    new_tally = make_tally(training.model.task, training.spec.classes, training.constant)
     metrics = training.measure(training.folds[fold], new_tally).metrics()
     bias[:] = trained
     return metrics
 
 
-def depends_on(
+def list_dependencies(
     spec: Spec, model_settings: Model, settings: Train, folds: Mapping[str, Fold], started_from: str | None
 ) -> dict[str, Any]:
     """Return all that the weights depend on, by names for messages."""
@@ -249,12 +249,12 @@ def _assign(targets: Iterable[NDArray[np.float32]], arrays: Iterable[NDArray[np.
 
 def _measured(settings: Train, folds: Mapping[str, Fold]) -> list[str]:
     """The folds that are measured after each epoch; the train fold costs a pass, and is only where it is watched."""
-    watched = any(not name.startswith("val_") and name != "loss" for _, name in measured_monitors(settings))
+    watched = any(not name.startswith("val_") and name != "loss" for _, name in list_monitors(settings))
     return [fold for fold in ("train", "valid") if folds[fold].rows and (fold == "valid" or watched)]
 
 
 def _check_watched(settings: Train, folds: Mapping[str, Fold]) -> None:
-    for key, monitor in measured_monitors(settings):
+    for key, monitor in list_monitors(settings):
         if monitor.startswith("val_") and not folds["valid"].rows:
             other = "early_stopping: null" if key == "early_stopping" else "schedule: {kind: constant}"
             raise DataError(
@@ -264,7 +264,7 @@ def _check_watched(settings: Train, folds: Mapping[str, Fold]) -> None:
 
 
 def _check_defined(progress: Progress, settings: Train) -> None:
-    for key, monitor in measured_monitors(settings):
+    for key, monitor in list_monitors(settings):
         if monitor not in progress.history:
             fold = "validation" if monitor.startswith("val_") else "train"
             raise DataError(
@@ -276,7 +276,7 @@ def _check_defined(progress: Progress, settings: Train) -> None:
 def _check_finite(training: _Training) -> None:
     with np.errstate(invalid="ignore"):  # ∞ − ∞
         # A sum is finite if all its terms are, and takes no memory of the table's size.
-        sums = [float(np.sum(array, dtype=np.float64)) for array in arrays_of(training.optimizer.weights)]
+        sums = [float(np.sum(array, dtype=np.float64)) for array in list_arrays(training.optimizer.weights)]
     if not all(map(math.isfinite, sums)):
         raise _diverged(f"A weight was no finite number after step {training.progress.step}", training)
 

@@ -20,11 +20,11 @@ from nfm.config.train import Model, Train
 from nfm.contract.schema import Spec
 from nfm.kernels.tables import Pooled
 from nfm.training.data.rows import Rows
-from nfm.training.losses import loss_of
-from nfm.training.model import BIAS, built_layers, describe, interactions, keep_all
+from nfm.training.losses import choose_loss
+from nfm.training.model import BIAS, apply_interactions, build_layers, describe, keep_all
 
 Floats = NDArray[np.float32]
-_XLA_PAYS = 500_000  # rows of a training: below, it saves less time than it takes to compile
+_MIN_XLA_ROWS = 500_000  # rows of a training: below, it saves less time than it takes to compile
 
 
 class Derivatives(NamedTuple):
@@ -48,8 +48,8 @@ class Network:
             train: how the objective is reduced, and the seed of the dropout.
             rows: that the training learns from, counted again in each epoch.
         """
-        self._settings, self._train, self._loss = settings, train, loss_of(settings).per_sample
-        self._layers, outputs = built_layers(spec, settings), describe(spec, settings).outputs
+        self._settings, self._train, self._loss = settings, train, choose_loss(settings).per_sample
+        self._layers, outputs = build_layers(spec, settings), describe(spec, settings).outputs
         bias = keras.Variable(np.zeros(outputs, np.float32), name="bias")
         variables = [(BIAS, bias), *((v.path, v) for layer in self._layers.values() for v in layer.variables)]
         self.trained = {path: variable for path, variable in variables if variable.trainable}
@@ -57,7 +57,7 @@ class Network:
         if settings.activation == "relu":
             self._layers |= {name: relu for name in self._layers if name.endswith("_relu")}
         self._columns = settings.embedding_dim, outputs, len(spec.dense)
-        self._whole = train.batch_size if rows >= _XLA_PAYS else None
+        self._full_batch = train.batch_size if rows >= _MIN_XLA_ROWS else None
 
     def step(self, weights: dict[str, Floats], pooled: Pooled, rows: Rows, number: int) -> Derivatives:
         """Return the loss of a batch and its derivatives; update the moving averages of the batch norms in `weights`.
@@ -71,7 +71,7 @@ class Network:
         seeds = np.random.SeedSequence([self._train.seed, number]).generate_state(
             2 + 2 * len(self._settings.hidden_units)
         )
-        step = self._step_of_whole if len(rows.label) == self._whole else self._step_of_any
+        step = self._full_batch_step if len(rows.label) == self._full_batch else self._any_batch_step
         sums = pooled.pooled_BK, pooled.linear_BC, rows.inputs.dense_BD
         loss, of_trained, of_pooled, of_linear, fixed = step(
             *self._vectors(weights), [*map(tf.constant, sums)], *map(tf.constant, (rows.label, rows.weight, seeds))
@@ -84,7 +84,7 @@ class Network:
     def logits(self, weights: Mapping[str, Floats], pooled: Pooled, dense_BD: Floats) -> tuple[Floats, Floats]:
         """Return (B, C) logits of the model, and of its linear part alone; without dropout, with moving averages."""
         sums = [*map(tf.constant, (pooled.pooled_BK, pooled.linear_BC, dense_BD))]
-        model, linear = (logits.numpy() for logits in self._logits_of_any(*self._vectors(weights), sums))
+        model, linear = (logits.numpy() for logits in self._traced_logits(*self._vectors(weights), sums))
         return model, linear
 
     def _vectors(self, weights: Mapping[str, Floats]) -> list[Any]:
@@ -96,15 +96,15 @@ class Network:
         ]
 
     @cached_property
-    def _step_of_whole(self) -> Any:
-        return self._trace(self._step, self._whole, jit_compile=True)
+    def _full_batch_step(self) -> Any:
+        return self._trace(self._step, self._full_batch, jit_compile=True)
 
     @cached_property
-    def _step_of_any(self) -> Any:
+    def _any_batch_step(self) -> Any:
         return self._trace(self._step, None)
 
     @cached_property
-    def _logits_of_any(self) -> Any:
+    def _traced_logits(self) -> Any:
         return self._trace(self._logits, None)
 
     def _trace(self, function: Any, rows: int | None, **options: Any) -> Any:
@@ -126,7 +126,7 @@ class Network:
 
         with tf.GradientTape() as tape:
             tape.watch([trained, pooled, linear])
-            with self._use(trained, fixed) as scope:
+            with self._use_weights(trained, fixed) as scope:
                 logits = self._linear(linear, dense) + self._interactions(pooled, dense, drop, training=True)
                 penalties = [x for layer in self._layers.values() for x in getattr(layer, "losses", ())]
                 averages = [tf.reshape(scope.get_current_value(v), [-1]) for v in self._fixed.values()]
@@ -139,18 +139,18 @@ class Network:
 
     def _logits(self, trained: Any, fixed: Any, sums: Any) -> tuple[Any, Any]:
         pooled, linear, dense = sums
-        with self._use(trained, fixed):
+        with self._use_weights(trained, fixed):
             of_linear = self._linear(linear, dense)
             return of_linear + self._interactions(pooled, dense, keep_all, training=False), of_linear
 
     def _interactions(self, pooled: Any, dense: Any, drop: Any, training: bool) -> Any:
-        return interactions(self._layers, self._settings, pooled, dense, drop, training)
+        return apply_interactions(self._layers, self._settings, pooled, dense, drop, training)
 
     def _linear(self, linear: Any, dense: Any) -> Any:
         bias = keras.ops.convert_to_tensor(self.trained[BIAS])
         return linear + bias + (self._layers["dense_linear"](dense) if dense.shape[1] else 0.0)
 
-    def _use(self, trained: Any, fixed: Any) -> Any:
+    def _use_weights(self, trained: Any, fixed: Any) -> Any:
         """Let the layers use these weights instead of those of their variables."""
         pairs = []
         for vector, variables in ((trained, self.trained), (fixed, self._fixed)):

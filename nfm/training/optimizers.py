@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from nfm.config.train import Train
 from nfm.kernels import tables as kernels
 from nfm.training.model import TABLES, Floats, Weights
-from nfm.training.tables import Formula, TableReader, TableUpdater, start_slot
+from nfm.training.tables import Formula, TableReader, TableUpdater, make_slot
 
 _BETA_1, _BETA_2 = 0.9, 0.999  # of Adam, as its authors have them
 _EPSILON = {"adagrad": 1e-10, "adam": 1e-7}
@@ -88,7 +88,7 @@ class Optimizer:
         self._formulas = {path: _formula(settings, path) for path in trained}
         #: of each trained weight of the network
         self.slots = [
-            [start_slot(start, weights.network[path]) for start in formula.slots]
+            [make_slot(start, weights.network[path]) for start in formula.slots]
             for path, formula in self._formulas.items()
         ]
 
@@ -121,17 +121,17 @@ class Optimizer:
         norm = math.sqrt(square_norm)
         return self._clip / max(norm, self._clip) if math.isfinite(norm) else math.nan
 
-    def arrays(self) -> list[NDArray[np.float32]]:
+    def list_arrays(self) -> list[NDArray[np.float32]]:
         """Return all weights, then all slots; they are no copies."""
         slots = [slot for slots in (*self.tables.slots, *self.slots) for slot in slots]
-        return [*arrays_of(self.weights), *slots]
+        return [*list_arrays(self.weights), *slots]
 
     def restore(self, arrays: Sequence[NDArray[np.float32]]) -> None:
         """Set weights and slots, in the order of `arrays`."""
-        for array, saved in zip(self.arrays(), arrays, strict=True):
+        for array, saved in zip(self.list_arrays(), arrays, strict=True):
             array[:] = saved
 
 
-def arrays_of(weights: Weights) -> list[NDArray[np.float32]]:
+def list_arrays(weights: Weights) -> list[NDArray[np.float32]]:
     """Return all arrays of a model's weights, in one order."""
     return [*weights.tables, *weights.network.values()]

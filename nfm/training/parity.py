@@ -12,7 +12,7 @@ from nfm.contract.artifact import Artifact
 from nfm.contract.encoder import Inputs
 from nfm.contract.errors import DataError
 from nfm.kernels.activations import scores_of
-from nfm.training.layers import features_of  # its import registers the layers of saved models, too
+from nfm.training.layers import make_keras_inputs  # its import registers the layers of saved models, too
 
 
 def keras_scores(artifact: Artifact, rows: Inputs) -> NDArray[np.float64]:
@@ -24,7 +24,7 @@ def keras_scores(artifact: Artifact, rows: Inputs) -> NDArray[np.float64]:
     path = artifact.path / "keras" / "model.keras"
     try:
         model = _loaded(path, artifact.fingerprint)
-        logits_NC = model(features_of(rows, artifact.encoding.spec), training=False).numpy()
+        logits_NC = model(make_keras_inputs(rows, artifact.encoding.spec), training=False).numpy()
     except Exception as error:  # Keras and TensorFlow raise their own, of many kinds
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
         raise DataError(

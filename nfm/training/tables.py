@@ -81,7 +81,7 @@ class TableUpdater:
         self._reader, self._formulas = reader, formulas
         #: of each table
         self.slots = [
-            [start_slot(start, table) for start in formula.slots]
+            [make_slot(start, table) for start in formula.slots]
             for formula, table in zip(formulas, reader.weights, strict=True)
         ]
 
@@ -115,7 +115,7 @@ class TableUpdater:
         self._reader.share(loop, np.searchsorted(by_row.starts, shares), by_row, *arguments)
 
 
-def start_slot(start: float | Callable[[Any], Any], weights: Floats) -> Floats:
+def make_slot(start: float | Callable[[Any], Any], weights: Floats) -> Floats:
     """Make a slot of some weights with its initial value."""
     slot = np.empty_like(weights)
     slot[:] = start(weights) if callable(start) else start

@@ -26,13 +26,13 @@ from nfm.training.data.labels import correct_bias
 from nfm.training.data.rows import Rows
 from nfm.training.fit import EachEpoch, Places, fit
 from nfm.training.metrics.profile import Collector
-from nfm.training.metrics.tally import Tally, tally
+from nfm.training.metrics.tally import Tally, make_tally
 from nfm.training.model import BIAS, build, describe, export
 from nfm.training.report import page as report
 from nfm.training.report import tensorboard
 from nfm.training.report.pairs import strongest_pairs
 from nfm.training.result import Fitted, Trained
-from nfm.training.warm_start import FM, from_artifact, from_fm
+from nfm.training.warm_start import FM, start_from_fm, start_from_model
 
 
 def train(config: Config) -> Trained:
@@ -117,9 +117,9 @@ def fit_from(
         tensorboard.remove(places.logs / FM)
     start = None
     if config.train.init_from is not None:
-        start = from_artifact(Path(config.train.init_from), spec, config.model)
+        start = start_from_model(Path(config.train.init_from), spec, config.model)
     elif config.train.pretrain == "fm":
-        start = from_fm(spec, config.model, config.train, folds, places)
+        start = start_from_fm(spec, config.model, config.train, folds, places)
     return fit(spec, config.model, config.train, folds, places, start, each_epoch)
 
 
@@ -129,7 +129,7 @@ def _trained(config: Config, spec: Spec, folds: Mapping[str, Fold], places: Plac
     judged = next(fold for fold in reversed(FOLDS) if folds[fold].rows)
 
     def measured(fold: str, also: Callable[[Rows, Any], None] | None = None) -> Tally:
-        return done.measure(folds[fold], tally(config.model.task, spec.classes, done.constant), also)
+        return done.measure(folds[fold], make_tally(config.model.task, spec.classes, done.constant), also)
 
     in_float32 = None
     table = done.weights.tables.embedding
@@ -162,7 +162,7 @@ def _trained(config: Config, spec: Spec, folds: Mapping[str, Fold], places: Plac
         tallies,
         {fold: folds[fold].rows for fold in FOLDS},
         strongest_pairs(spec, table, next(folds[judged].pieces()).inputs),
-        collector.profile(unseen),
+        collector.make_profile(unseen),
     )
 
 

@@ -19,7 +19,7 @@ from nfm.training.model import BIAS, TABLES, Weights, describe
 FM = "fm"  # what a model starts from, and the folder below those of the model
 
 
-def from_artifact(folder: Path, spec: Spec, settings: Model) -> Start:
+def start_from_model(folder: Path, spec: Spec, settings: Model) -> Start:
     """The weights of an older model, for one whose encoding is the same or grew from it.
 
     A row of the table goes to the row of the same id of the same field; rows of new values keep their initial weights.
@@ -48,7 +48,7 @@ def from_artifact(folder: Path, spec: Spec, settings: Model) -> Start:
         older = keras.models.load_model(folder / "keras" / "model.keras", compile=False)
         there = {variable.path: variable.numpy() for variable in older.variables}
         for table, path in zip(weights.tables, TABLES, strict=True):
-            _carry_rows(table, there[path], old, spec)
+            _copy_rows(table, there[path], old, spec)
         for path, array in weights.network.items():
             array[:] = there[path]
         correct_bias(weights.network[BIAS], 1 / old.negative_rate)
@@ -62,7 +62,7 @@ def _form(of: Network, spec: Spec) -> dict[str, Any]:
     return {name: getattr(of, name) for name in names} | numbers
 
 
-def _carry_rows(table: Any, older: Any, old: Spec, new: Spec) -> None:
+def _copy_rows(table: Any, older: Any, old: Spec, new: Spec) -> None:
     """Set the rows of a new table to those of the old one that mean the same."""
     before = {field.name: (offset, field.size) for field, offset in zip(old.fields, old.offsets, strict=True)}
     for field, offset in zip(new.fields, new.offsets, strict=True):
@@ -73,7 +73,7 @@ def _carry_rows(table: Any, older: Any, old: Spec, new: Spec) -> None:
         table[new.rows - numbers :] = older[old.rows - numbers : old.rows]
 
 
-def from_fm(spec: Spec, model: Model, settings: Train, folds: Mapping[str, Fold], places: Places) -> Start:
+def start_from_fm(spec: Spec, model: Model, settings: Train, folds: Mapping[str, Fold], places: Places) -> Start:
     """Fit a factorization machine first, and start from its embeddings and its linear part (paper, section 4.4).
 
     `model` is the one that starts from it; the factorization machine's folders are below those of its training.

@@ -16,7 +16,7 @@ from nfm.config.train import Model, Train
 from nfm.contract.encoder import Encoding, Inputs
 from nfm.contract.schema import DATASET_MARKER, FOLDS, Bag, Field, Number, Spec
 from nfm.training.data.batches import Fold, Rows
-from nfm.training.data.files import Chunk
+from nfm.training.data.files import RowGroup
 from tests.contract.conftest import write_vocabularies
 
 SIDE = 8  # values of the fields a and b
@@ -63,7 +63,7 @@ def fold_in_memory(spec: Spec, rows: Rows, kind: type[Fold] = Fold) -> Fold:
     for array in (*rows.inputs, rows.label, rows.weight):
         found.update(f"{array.dtype} {array.shape};".encode())
         found.update(array.tobytes())
-    chunks = [Chunk(len(rows.label), lambda: rows)] if len(rows.label) else []
+    chunks = [RowGroup(len(rows.label), lambda: rows)] if len(rows.label) else []
     return kind(spec, chunks, True, found.hexdigest())
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from nfm.config.train import Model
 from nfm.training.data.batches import Fold
 from nfm.training.fit import Places, fit
-from nfm.training.optimizers import arrays_of
+from nfm.training.optimizers import list_arrays
 from nfm.training.result import Fitted
 from tests.training.examples import CHECKERBOARD, fold_in_memory, noise_folds, training
 
@@ -32,7 +32,7 @@ EVERY_STEP: dict[str, Any] = {
 
 def save_outcome(fitted: Fitted, path: Path) -> None:
     told = json.dumps([fitted.history, fitted.best_epoch, fitted.constant])
-    arrays = {f"{i:03}": array for i, array in enumerate(arrays_of(fitted.weights))}
+    arrays = {f"{i:03}": array for i, array in enumerate(list_arrays(fitted.weights))}
     with (path.with_suffix(".part")).open("wb") as file:
         np.savez(file, told=np.array(told), **arrays)  # type: ignore[arg-type] # the stub takes them for allow_pickle
     path.with_suffix(".part").rename(path)

@@ -9,7 +9,7 @@ from sklearn.metrics import log_loss, roc_auc_score
 
 from nfm.config.train import Train
 from nfm.contract.errors import DataError
-from nfm.training.control import Progress, after_epoch, end_epoch, measured_monitors, rate, sign
+from nfm.training.control import Progress, after_epoch, end_epoch, list_monitors, rate, sign
 from nfm.training.fit import fit
 from nfm.training.model import BIAS
 from tests.training.examples import (
@@ -125,12 +125,12 @@ def test_the_history_of_an_epoch() -> None:
 
 
 def test_what_is_watched() -> None:
-    assert measured_monitors(settings(early_stopping=None)) == []
-    assert measured_monitors(settings()) == [("early_stopping", "val_loss")]
+    assert list_monitors(settings(early_stopping=None)) == []
+    assert list_monitors(settings()) == [("early_stopping", "val_loss")]
     plateau = {"kind": "plateau"}
     both = settings(schedule=plateau, early_stopping={"monitor": "val_auc"})
-    assert measured_monitors(both) == [("early_stopping", "val_auc"), ("schedule", "val_auc")]
-    assert measured_monitors(settings(schedule=plateau, early_stopping=None)) == [("schedule", "val_loss")]
+    assert list_monitors(both) == [("early_stopping", "val_auc"), ("schedule", "val_auc")]
+    assert list_monitors(settings(schedule=plateau, early_stopping=None)) == [("schedule", "val_loss")]
 
 
 def stopping(**settings: Any) -> dict[str, Any]:

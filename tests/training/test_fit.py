@@ -114,8 +114,8 @@ def test_a_long_training_takes_its_whole_batches_through_xla(monkeypatch: pytest
     def never(_: Network) -> None:
         raise AssertionError("a whole batch was not compiled by XLA")
 
-    monkeypatch.setattr(network, "_XLA_PAYS", 2 * 300)  # rows that two epochs learn from
-    monkeypatch.setattr(Network, "_step_of_any", property(never))
+    monkeypatch.setattr(network, "_MIN_XLA_ROWS", 2 * 300)  # rows that two epochs learn from
+    monkeypatch.setattr(Network, "_any_batch_step", property(never))
     compiled = trained()
     for one, other in zip(compiled, plain, strict=True):  # the same units are dropped
         np.testing.assert_allclose(one, other, rtol=1e-2, atol=2e-4)

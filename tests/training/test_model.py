@@ -15,9 +15,9 @@ from nfm.config.train import Model
 from nfm.contract.encoder import Inputs
 from nfm.contract.schema import MISSING, Field, Spec
 from nfm.scoring.forward import score
-from nfm.training.layers import features_of
+from nfm.training.layers import make_keras_inputs
 from nfm.training.model import Weights, build, describe, export, initial_weights
-from nfm.training.optimizers import arrays_of
+from nfm.training.optimizers import list_arrays
 from tests.training.trained import linear_part, weights_of
 
 MakeRows = Callable[..., Inputs]
@@ -42,7 +42,7 @@ def shaken(spec: Spec, model_settings: Model, seed: int = 0) -> keras.Model:
 def keras_scores(model: keras.Model, spec: Spec, task: str, rows: Inputs) -> NDArray[Any]:
     if not len(rows.ids_BF):  # Keras 3 cannot add (0, 3) and (0, 3): it takes the second for a bias
         return np.empty((0, 3) if task == "multiclass" else 0)
-    logits_BC = model(features_of(rows, spec), training=False).numpy()
+    logits_BC = model(make_keras_inputs(rows, spec), training=False).numpy()
     if task == "multiclass":
         return np.asarray(keras.ops.softmax(logits_BC))
     return np.asarray(keras.ops.sigmoid(logits_BC) if task == "binary" else logits_BC)[:, 0]
@@ -148,7 +148,7 @@ def test_without_hidden_layers_and_with_h_of_ones_it_is_a_factorization_machine(
     for features, dense in zip(features_by_row(spec, rows), rows.dense_BD, strict=True):
         linear = w0 + float(dense @ w_dense) + sum(w[i] * x for i, x in features)
         expected.append((linear + pooled(v, features).sum(), linear))
-    logits, linear = linear_part(model)(features_of(rows, spec), training=False)
+    logits, linear = linear_part(model)(make_keras_inputs(rows, spec), training=False)
     np.testing.assert_allclose(np.concatenate([logits, linear], axis=1), expected, rtol=1e-4, atol=1e-4)
 
 
@@ -204,7 +204,7 @@ def test_every_layer_in_training_is_the_papers_in_numbers(
     model, rows = shaken(spec, form), make_rows(spec, 400)
     names = [layer.name for layer in model.layers if layer.name.startswith(("pooling", "hidden", "linear", "score"))]
     inside = keras.Model(model.input, {name: model.get_layer(name).output for name in names})
-    got = {name: value.numpy() for name, value in inside(features_of(rows, spec), training=True).items()}
+    got = {name: value.numpy() for name, value in inside(make_keras_inputs(rows, spec), training=True).items()}
 
     def normed(x: NDArray[Any], name: str) -> NDArray[Any]:
         layer = model.get_layer(name)
@@ -256,7 +256,7 @@ def test_a_saved_model_is_loaded_as_it_was(
 ) -> None:
     spec: Spec = request.getfixturevalue(which)
     form = settings(task=task, l2={"embedding": 0.1, "linear": 0.2, "hidden": 0.3})
-    model, features = shaken(spec, form), features_of(make_rows(spec, 30), spec)
+    model, features = shaken(spec, form), make_keras_inputs(make_rows(spec, 30), spec)
     model.save(tmp_path / "model.keras")
     loaded = keras.models.load_model(tmp_path / "model.keras")
     for one, other in zip(linear_part(model)(features), linear_part(loaded)(features), strict=True):
@@ -275,13 +275,13 @@ def test_a_keras_model_is_built_with_copies_of_the_weights(which: str, request: 
     """A loop that writes to the arrays later must not change the model, nor the model's training the arrays."""
     spec, form = with_classes(request.getfixturevalue(which)), settings(task="multiclass", batch_norm=True)
     weights = weights_of(shaken(spec, form))
-    before = [array.copy() for array in arrays_of(weights)]
+    before = [array.copy() for array in list_arrays(weights)]
     model = build(spec, form, weights)
-    for array in arrays_of(weights):
+    for array in list_arrays(weights):
         array += 1
     for variable in model.variables:
         variable.assign(variable + 0)
-    for found, then in zip(arrays_of(weights_of(model)), before, strict=True):
+    for found, then in zip(list_arrays(weights_of(model)), before, strict=True):
         np.testing.assert_array_equal(found, then)
     tables = [model.get_layer(name).table.numpy() for name in ("embedding", "linear")]
     assert [table[-1].tolist() for table in tables] == [[0.0] * 6, [0.0] * 3]  # padding
@@ -301,7 +301,7 @@ def test_a_new_model_starts_from_the_distributions_of_the_settings() -> None:
         assert not zeros.any()
 
     def same(a: Weights, b: Weights) -> bool:
-        return all(np.array_equal(x, y) for x, y in zip(arrays_of(a), arrays_of(b), strict=True))
+        return all(np.array_equal(x, y) for x, y in zip(list_arrays(a), list_arrays(b), strict=True))
 
     assert same(weights, initial_weights(spec, form, 3))
     assert not same(weights, initial_weights(spec, form, 4))

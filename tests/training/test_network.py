@@ -14,7 +14,7 @@ from nfm.contract.encoder import Inputs
 from nfm.contract.schema import Spec
 from nfm.kernels.tables import Pooled
 from nfm.training.data.rows import Rows
-from nfm.training.losses import loss_of
+from nfm.training.losses import choose_loss
 from nfm.training.metrics.names import Task
 from nfm.training.model import TABLES, build
 from nfm.training.network import Derivatives, Network
@@ -204,7 +204,7 @@ def test_derivatives_with_dropout_equal_finite_differences(activation: str, mixe
 
 def test_losses_by_hand() -> None:
     def loss(task: Task, label: float, *logits: float) -> float:
-        found = loss_of(Model(task=task)).per_sample(
+        found = choose_loss(Model(task=task)).per_sample(
             tf.constant([label], tf.float32), tf.constant([logits], tf.float32)
         )
         assert found.shape == (1,)
@@ -221,11 +221,11 @@ def test_losses_by_hand() -> None:
 
 
 def test_the_loss_of_a_fold_by_its_metrics() -> None:
-    assert loss_of(Model(task="regression")).of_metrics({"rmse": 3.0}) == 9.0
-    assert loss_of(Model(task="regression")).of_metrics({"rmse": None}) is None
+    assert choose_loss(Model(task="regression")).from_metrics({"rmse": 3.0}) == 9.0
+    assert choose_loss(Model(task="regression")).from_metrics({"rmse": None}) is None
     tasks: tuple[Task, ...] = ("binary", "multiclass")
     for task in tasks:
-        assert loss_of(Model(task=task)).of_metrics({"log_loss": 0.5}) == 0.5
+        assert choose_loss(Model(task=task)).from_metrics({"log_loss": 0.5}) == 0.5
 
 
 @pytest.mark.parametrize("activation", ["relu", "tanh"])

@@ -12,7 +12,7 @@ from nfm.kernels.pooling import Features
 from nfm.kernels.tables import Tables, Upstream
 from nfm.training.model import TABLES as TABLE_PATHS
 from nfm.training.model import Weights
-from nfm.training.optimizers import Optimizer, arrays_of
+from nfm.training.optimizers import Optimizer, list_arrays
 from nfm.training.tables import TableReader
 from tests.training.test_tables import spec_of
 
@@ -175,12 +175,12 @@ def test_three_steps_equal_the_formula_and_leave_all_other_rows(which: str, clip
     optimizer = optimizer_of(settings, ours)
     apply = applied(optimizer)
     expected = []
-    for array, path in zip(arrays_of(ours), PATHS, strict=True):
+    for array, path in zip(list_arrays(ours), PATHS, strict=True):
         w = array.astype(np.float64)
         expected.append(Moved(w, slots_at_first(settings, path, w)))
     for step in (1, 2, 3):
         slots_now = [*optimizer.tables.slots, *optimizer.slots]
-        now_arrays = [[a, *slots] for a, slots in zip(arrays_of(ours), slots_now, strict=True)]
+        now_arrays = [[a, *slots] for a, slots in zip(list_arrays(ours), slots_now, strict=True)]
         before = [[array.copy() for array in arrays] for arrays in now_arrays]
         found = gradients(step)
         apply(found, RATE, step)
@@ -211,7 +211,7 @@ def test_a_row_whose_gradient_is_0_stays_as_it_is(which: str) -> None:
         apply(gradients(step), RATE, step)
     for table, row in zip(ours.tables, before, strict=True):
         np.testing.assert_array_equal(table[NO_GRADIENT], row)
-    assert all(np.isfinite(array).all() for array in arrays_of(ours))
+    assert all(np.isfinite(array).all() for array in list_arrays(ours))
 
 
 def test_the_moments_of_a_row_rest_while_it_is_not_seen() -> None:
@@ -300,8 +300,8 @@ def test_restored_weights_and_slots_are_those_that_were_saved() -> None:
     settings = Train(optimizer="adam")
     one, other = optimizer_of(settings, weights()), optimizer_of(settings, weights(1))
     applied(one)(gradients(1), RATE, 1)
-    other.restore([array.copy() for array in one.arrays()])
+    other.restore([array.copy() for array in one.list_arrays()])
     for optimizer in (one, other):
         applied(optimizer)(gradients(2), RATE, 2)
-    for found, right in zip(other.arrays(), one.arrays(), strict=True):
+    for found, right in zip(other.list_arrays(), one.list_arrays(), strict=True):
         np.testing.assert_array_equal(found, right)

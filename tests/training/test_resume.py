@@ -15,7 +15,7 @@ import pytest
 
 from nfm.contract.schema import Number, Spec
 from nfm.training import checkpoint
-from nfm.training.fit import Places, depends_on, fit
+from nfm.training.fit import Places, fit, list_dependencies
 from tests.training.examples import CHECKERBOARD, checkerboard, folds_of, noise_folds, rows_of, training
 from tests.training.interrupted import (
     EVERY_STEP,
@@ -109,7 +109,9 @@ def found(folder: Path, **changes: Any) -> str | None:
     folds = changes.pop("folds", None) or noise_folds()
     model = MODEL.model_copy(update=changes.pop("model", {}))
     started_from = changes.pop("started_from", None)
-    return checkpoint.look(folder, depends_on(spec, model, training(**{**EVERY_STEP, **changes}), folds, started_from))
+    return checkpoint.preview(
+        folder, list_dependencies(spec, model, training(**{**EVERY_STEP, **changes}), folds, started_from)
+    )
 
 
 def test_what_the_weights_follow_from_decides_whether_a_checkpoint_is_gone_on_from(stopped: Path) -> None:
@@ -166,7 +168,7 @@ def test_the_best_weights_are_never_those_of_another_training(tmp_path: Path) ->
 def test_a_training_compiled_by_xla_resumes_to_the_same_weights(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("nfm.training.network._XLA_PAYS", 0)  # nine whole batches and a smaller one an epoch
+    monkeypatch.setattr("nfm.training.network._MIN_XLA_ROWS", 0)  # nine whole batches and a smaller one an epoch
     train(None, tmp_path / "undisturbed.npz")
     for count in (4, 9):
         with pytest.raises(OSError, match="the disk is gone"):

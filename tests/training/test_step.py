@@ -14,11 +14,11 @@ from nfm.config.train import Model, Train
 from nfm.contract.encoder import Inputs
 from nfm.contract.schema import Bag, Field, Spec
 from nfm.training.data.batches import Rows
-from nfm.training.layers import features_of
+from nfm.training.layers import make_keras_inputs
 from nfm.training.metrics.regression import RegressionTally
 from nfm.training.model import TABLES, build, initial_weights
 from nfm.training.network import Network
-from nfm.training.optimizers import Optimizer, arrays_of
+from nfm.training.optimizers import Optimizer, list_arrays
 from nfm.training.step import make_measure, make_step
 from nfm.training.tables import TableReader
 from tests.training.examples import fold_in_memory
@@ -94,7 +94,7 @@ def test_a_step_returns_the_weighted_sum_of_the_losses_before_it(
     trained = Trained(bags, form, sgd(loss_reduction=reduction, learning_rate=0.01))
     rows, (label, weight) = make_rows(bags, 7), of_task(task, 7)
     for _ in range(2):
-        logits = trained.model(features_of(rows, bags), training=False).numpy().astype(np.float64)
+        logits = trained.model(make_keras_inputs(rows, bags), training=False).numpy().astype(np.float64)
         y = label[:, 0]
         if task == "binary":
             p = 1 / (1 + np.exp(-logits[:, 0]))
@@ -120,7 +120,7 @@ def test_steps_move_every_weight_by_its_gradient(
     ours, theirs = Trained(spec, form, sgd(loss_reduction=reduction, learning_rate=rate)), shaken(spec, form)
     for step, count in enumerate((9, 4, 1)):  # batches of other sizes
         rows, (label, weight) = make_rows(spec, count, step), of_task("binary", count)
-        features = features_of(rows, spec)
+        features = make_keras_inputs(rows, spec)
         with tf.GradientTape() as tape:
             logit, y = theirs(features, training=True)[:, 0], label[:, 0]
             of_samples = tf.reduce_sum(weight * tf.where(y == 1, tf.nn.softplus(-logit), tf.nn.softplus(logit)))
@@ -297,9 +297,9 @@ def test_measure_tells_the_tally_all_rows_and_both_predictions(bags: Spec, make_
     fold = fold_in_memory(bags, Rows(arranged, label[:, 0], weight, None))
     weights = weights_of(model)
     measure = make_measure(TableReader(bags, weights.tables), Network(bags, form, Train()), weights)
-    before = arrays_of(weights_of(model))
+    before = list_arrays(weights_of(model))
     tally = measure(fold, RegressionTally(0.0))
-    logits, linear = (a.numpy()[:, 0].astype(np.float64) for a in linear_part(model)(features_of(arranged, bags)))
+    logits, linear = (a.numpy()[:, 0].astype(np.float64) for a in linear_part(model)(make_keras_inputs(arranged, bags)))
     assert np.abs(logits - linear).max() > 0.1
     metrics = tally.metrics()
     assert metrics["rows"] == count
@@ -309,7 +309,7 @@ def test_measure_tells_the_tally_all_rows_and_both_predictions(bags: Spec, make_
         assert found["mae"] == pytest.approx(np.average(np.abs(error), weights=weight), rel=1e-5)
     # Measured again, with the compiled function: the same; and neither dropout nor the norms' averages moved.
     assert measure(fold, RegressionTally(0.0)).metrics() == metrics
-    for array, then in zip(arrays_of(weights), before, strict=True):
+    for array, then in zip(list_arrays(weights), before, strict=True):
         np.testing.assert_array_equal(array, then)
 
 
@@ -330,7 +330,7 @@ def test_a_training_with_batch_norm_and_dropout_learns_what_it_can_know(categori
     trained = Trained(categories, form, Train(optimizer="adagrad", learning_rate=0.1), model)
     rows = make_rows(categories, 512)
     label = ((rows.ids_BF[:, 0] + rows.ids_BF[:, 1]) % 2 == 0).astype(np.float32)[:, np.newaxis]
-    features, weight = features_of(rows, categories), np.ones(512, np.float32)
+    features, weight = make_keras_inputs(rows, categories), np.ones(512, np.float32)
     pooled = keras.Model(model.input, model.get_layer("pooling").output)(features).numpy()
     found = [trained.step(rows, label, weight) / 512]
     now = trained.weights

@@ -19,7 +19,7 @@ from nfm.kernels.tables import ByRow, Pooled, Tables, Upstream
 from nfm.training.data.rows import Rows
 from nfm.training.model import initial_weights
 from nfm.training.network import Network
-from nfm.training.optimizers import Optimizer, arrays_of
+from nfm.training.optimizers import Optimizer, list_arrays
 from nfm.training.step import make_step
 from nfm.training.tables import Formula, TableReader, TableUpdater
 
@@ -173,8 +173,8 @@ def test_any_number_of_threads_gives_the_same_bits(
         for number, count in enumerate((1500, 3, 1), start=1):
             label = (np.arange(count) % 2).astype(np.float32)
             step(Rows(make_rows(spec, count, number), label, np.ones(count, np.float32), None), 0.1, number)
-        assert any(np.abs(array).max() > 0 for array in arrays_of(weights))
-        ends.append(chosen.arrays())
+        assert any(np.abs(array).max() > 0 for array in list_arrays(weights))
+        ends.append(chosen.list_arrays())
     for others in ends[1:]:
         for one, other in zip(ends[0], others, strict=True):
             np.testing.assert_array_equal(one, other)

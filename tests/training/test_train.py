@@ -21,7 +21,7 @@ from nfm.contract.encoder import Encoding, inputs
 from nfm.contract.errors import DataError
 from nfm.contract.publish import BusyError, locked
 from nfm.training.fit import Places, fit
-from nfm.training.layers import features_of
+from nfm.training.layers import make_keras_inputs
 from nfm.training.model import build
 from nfm.training.report import summary
 from nfm.training.train import read, read_encoding, train
@@ -64,7 +64,7 @@ def test_the_metrics_are_those_of_the_published_model(done: Config) -> None:
     model = Artifact.load(Path(done.workdir, "model"))
     visits, spec = shop_visits(100, 2), model.encoding.spec  # the rows of the test fold
     loaded = keras.models.load_model(model.path / "keras/model.keras")
-    logits = np.asarray(loaded(features_of(inputs(spec, model.encoding.encode(visits)), spec)), np.float64)
+    logits = np.asarray(loaded(make_keras_inputs(inputs(spec, model.encoding.encode(visits)), spec)), np.float64)
     label, metrics = shop_labels(visits, done.model.task), model.metadata["metrics"]["test"]
     match done.model.task:
         case "binary":

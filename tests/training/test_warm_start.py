@@ -21,7 +21,7 @@ from nfm.training.data.labels import correct_bias
 from nfm.training.fit import Places, fit
 from nfm.training.model import BIAS, TABLES, Weights, initial_weights
 from nfm.training.train import train
-from nfm.training.warm_start import from_artifact, from_fm
+from nfm.training.warm_start import start_from_fm, start_from_model
 from tests.training.examples import (
     CHECKERBOARD,
     COLORS,
@@ -66,7 +66,7 @@ def grown_spec(folder: Path, older: Config, **changes: Any) -> Spec:
 
 def test_rows_go_to_the_ids_that_mean_the_same_and_all_else_as_it_was(older: Config, tmp_path: Path) -> None:
     spec = grown_spec(tmp_path / "encoding", older)
-    start = from_artifact(Path(older.workdir, "model"), spec, older.model)
+    start = start_from_model(Path(older.workdir, "model"), spec, older.model)
     assert start.name == Artifact.load(Path(older.workdir, "model")).fingerprint
     weights = initial_weights(spec, older.model, 8)
     fresh = by_path(initial_weights(spec, older.model, 8))
@@ -112,16 +112,16 @@ def test_the_encoding_has_to_have_grown_from_the_one_of_the_model(older: Config,
     stranger = grown_spec(tmp_path / "encoding", older, ancestors=("0" * 64,))
     old = Artifact.load(model).encoding.spec.fingerprint
     with pytest.raises(DataError) as refused:
-        from_artifact(model, stranger, older.model)
+        start_from_model(model, stranger, older.model)
     said = str(refused.value)
     assert f"train.init_from: the model in {model} (binary) was trained with the encoding {old[:12]}…" in said
     assert f"Make the features with --grow-from {model}/encoding, or leave train.init_from out." in said
     with pytest.raises(DataError, match=f"There is no model in {tmp_path}/nowhere"):
-        from_artifact(tmp_path / "nowhere", stranger, older.model)
+        start_from_model(tmp_path / "nowhere", stranger, older.model)
     # The same encoding is the model's own; and a grandchild's ancestors are several.
     same = Artifact.load(model).encoding.spec
-    from_artifact(model, same, older.model)
-    from_artifact(model, replace(stranger, ancestors=("0" * 64, old)), older.model)
+    start_from_model(model, same, older.model)
+    start_from_model(model, replace(stranger, ancestors=("0" * 64, old)), older.model)
 
 
 @pytest.mark.parametrize(
@@ -144,7 +144,7 @@ def test_a_model_of_another_form_is_refused_with_reasons(
     spec = grown_spec(tmp_path / "encoding", older)
     settings = Model.model_validate({**older.model.model_dump(), **changes})
     with pytest.raises(DataError, match="has another form") as refused:
-        from_artifact(Path(older.workdir, "model"), spec, settings)
+        start_from_model(Path(older.workdir, "model"), spec, settings)
     assert reason in str(refused.value)
 
 
@@ -153,7 +153,7 @@ def test_a_model_of_other_numbers_is_refused(older: Config, tmp_path: Path) -> N
     kg, price = spec.numbers
     other = replace(spec, numbers=(replace(kg, placement="dense"), replace(price, missing_flag=False)))
     with pytest.raises(DataError) as refused:
-        from_artifact(Path(older.workdir, "model"), other, older.model)
+        start_from_model(Path(older.workdir, "model"), other, older.model)
     assert 'dense numbers was ["price", "price_missing"] and is ["kg", "price"] now' in str(refused.value)
     assert 'numbers in the pooling was ["kg"] and is [] now' in str(refused.value)
 
@@ -195,7 +195,7 @@ def test_a_model_that_starts_from_a_factorization_machine_has_its_table_and_line
     folds = folds_of(checkerboard(500, 0), checkerboard(100, 1), checkerboard(50, 2))
     model, settings = small_model(), training(epochs=2, pretrain="fm")
     places = Places(tmp_path / "checkpoint", tmp_path / "logs")
-    start = from_fm(CHECKERBOARD, model, settings, folds, places)
+    start = start_from_fm(CHECKERBOARD, model, settings, folds, places)
     # The factorization machine by itself: no hidden layers, h = 1.
     plain = {"hidden_units": (), "batch_norm": False, "hidden_dropout": 0.0, "output": "ones"}
     fm = fit(CHECKERBOARD, small_model(**plain), settings.model_copy(update={"pretrain": None}), folds).weights
@@ -209,7 +209,7 @@ def test_a_model_that_starts_from_a_factorization_machine_has_its_table_and_line
     # The model's checkpoints do not take the machine's away: a killed training need not fit it again.
     before = (tmp_path / "checkpoint/fm/checkpoint.npz").stat().st_mtime_ns
     fit(CHECKERBOARD, model, settings, folds, places, start)
-    from_fm(CHECKERBOARD, model, settings, folds, places)
+    start_from_fm(CHECKERBOARD, model, settings, folds, places)
     assert (tmp_path / "checkpoint/fm/checkpoint.npz").stat().st_mtime_ns == before
 
 
@@ -234,4 +234,4 @@ def test_a_model_whose_classes_grew_is_refused_by_name(tmp_path: Path) -> None:
     classes = (*old.classes, *(f"c{i}" for i in range(9)))
     grown = replace(old, classes=classes, ancestors=(old.fingerprint,))
     with pytest.raises(DataError, match=r'classes was \["none", "one", "both"\] and is \["none", .* and 7 more\] now'):
-        from_artifact(tmp_path / "model", grown, config.model)
+        start_from_model(tmp_path / "model", grown, config.model)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from nfm.kernels.tables import Tables
 from nfm.training.data.batches import Fold, Rows
 from nfm.training.model import TABLES, Weights
-from nfm.training.optimizers import arrays_of
+from nfm.training.optimizers import list_arrays
 from nfm.training.result import Fitted
 
 
@@ -56,7 +56,7 @@ def sigmoid(logit: NDArray[Any]) -> NDArray[Any]:
 
 
 def weights(fitted: Fitted) -> list[NDArray[Any]]:
-    return [array.copy() for array in arrays_of(fitted.weights)]
+    return [array.copy() for array in list_arrays(fitted.weights)]
 
 
 def same(a: list[NDArray[Any]], b: list[NDArray[Any]]) -> bool:

@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 
 from nfm.contract.errors import DataError
 from nfm.contract.schema import DATASET_MARKER, FOLDS, Spec
-from nfm.training.data.files import Chunk, open_files
-from nfm.training.data.rows import Rows, joined, part, taken
+from nfm.training.data.files import RowGroup, open_files
+from nfm.training.data.rows import Rows, join_rows, slice_rows, take_rows
 
 __all__ = ["Fold", "Rows", "read_folds"]
 
@@ -32,7 +32,7 @@ class Fold:
     """Rows of a fold, in the order of the files' names."""
 
     spec: Spec
-    _chunks: Sequence[Chunk]
+    _row_groups: Sequence[RowGroup]
     _kept_in_memory: bool
     digest: str  # SHA-256 of what the batches follow from: names (below the dataset's folder), sizes and rows of files
 
@@ -47,10 +47,10 @@ class Fold:
 
     def pieces(self, most: int = PIECE) -> Iterator[Rows]:
         """Yield all rows, at most `most` at once; DataError if a file cannot be read, was changed, or has a null."""
-        for i, chunk in enumerate(self._chunks):
+        for i, chunk in enumerate(self._row_groups):
             rows, places = self._window(np.array([i]))
             for start in range(0, chunk.rows, most):
-                yield part(rows, places[start], places[0] + min(start + most, chunk.rows))
+                yield slice_rows(rows, places[start], places[0] + min(start + most, chunk.rows))
 
     def batches(
         self, size: int, *, seed: int | None = None, epoch: int = 0, skip: int = 0, shuffle_rows: int = 1_000_000
@@ -67,7 +67,7 @@ class Fold:
             while (piece := coming.result()) is not None:
                 coming = pool.submit(next, pieces, None)
                 for start in range(0, len(piece.label), size):
-                    yield part(piece, start, min(start + size, len(piece.label)))
+                    yield slice_rows(piece, start, min(start + size, len(piece.label)))
 
     def _shuffled(self, size: int, seed: int | None, epoch: int, skip: int, shuffle_rows: int) -> Iterator[Rows]:
         """The epoch's rows, in pieces of whole batches; the next window is read while one is handed out."""
@@ -90,18 +90,18 @@ class Fold:
                     places = np.random.default_rng([seed, epoch, number]).permutation(places)
                 at, left_out = left_out, 0
                 while at < len(places):
-                    waiting.append(taken(rows, places[at : at + missing]))
+                    waiting.append(take_rows(rows, places[at : at + missing]))
                     at += missing
                     missing -= len(waiting[-1].label)
                     if not missing:
-                        yield joined(waiting, wanted)
+                        yield join_rows(waiting, wanted)
                         waiting, missing = [], wanted
         if waiting:
-            yield joined(waiting, wanted - missing)
+            yield join_rows(waiting, wanted - missing)
 
     def _windows(self, seed: int | None, epoch: int, shuffle_rows: int) -> list[NDArray[np.int64]]:
-        """Which chunks each window has. They are of even size, so that no few rows are left to be shuffled alone."""
-        order = np.arange(len(self._chunks))
+        """Which row_groups each window has. They are of even size, so that no few rows are left to be shuffled alone."""
+        order = np.arange(len(self._row_groups))
         if seed is None:
             return list(order[:, np.newaxis])
         order = np.random.default_rng([seed, epoch]).permutation(order)
@@ -109,21 +109,23 @@ class Fold:
         window_of = (ends - self._sizes[order]) * -(-self.rows // shuffle_rows) // max(1, self.rows)
         return [order[window_of == i] for i in np.unique(window_of)]
 
-    def _window(self, chunks: NDArray[np.int64]) -> tuple[Rows, NDArray[np.int64]]:
-        """Rows, and which of them are the chunks', in the chunks' order."""
+    def _window(self, row_groups: NDArray[np.int64]) -> tuple[Rows, NDArray[np.int64]]:
+        """Rows, and which of them are the row_groups', in the row_groups' order."""
         if not self._kept_in_memory:
-            rows = joined((self._chunks[i].read() for i in chunks.tolist()), int(self._sizes[chunks].sum()))
+            rows = join_rows(
+                (self._row_groups[i].read() for i in row_groups.tolist()), int(self._sizes[row_groups].sum())
+            )
             return rows, np.arange(len(rows.label))
         starts = np.cumsum(self._sizes) - self._sizes
-        return self._kept, np.concatenate([np.arange(starts[i], starts[i] + self._sizes[i]) for i in chunks])
+        return self._kept, np.concatenate([np.arange(starts[i], starts[i] + self._sizes[i]) for i in row_groups])
 
     @cached_property
     def _sizes(self) -> NDArray[np.int64]:
-        return np.array([chunk.rows for chunk in self._chunks], np.int64)
+        return np.array([chunk.rows for chunk in self._row_groups], np.int64)
 
     @cached_property
     def _kept(self) -> Rows:
-        return joined((chunk.read() for chunk in self._chunks), self.rows)
+        return join_rows((chunk.read() for chunk in self._row_groups), self.rows)
 
 
 def read_folds(folder: Path, spec: Spec, group: str | None = None) -> dict[str, Fold]:
@@ -148,7 +150,7 @@ def read_folds(folder: Path, spec: Spec, group: str | None = None) -> dict[str, 
     folds = {}
     for fold in FOLDS:
         files = open_files(folder, f"fold={fold}", spec, group)
-        folds[fold] = Fold(spec, files.chunks, files.array_bytes <= KEPT_BYTES, files.digest)
+        folds[fold] = Fold(spec, files.row_groups, files.array_bytes <= KEPT_BYTES, files.digest)
     for name, opened in folds.items():
         if opened.rows != rows[name]:
             raise DataError(

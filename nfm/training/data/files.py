@@ -19,7 +19,7 @@ from nfm.contract.values import decoded
 from nfm.training.data.rows import Rows
 
 
-class Chunk(NamedTuple):
+class RowGroup(NamedTuple):
     """A row group, which is read at once."""
 
     rows: int
@@ -29,7 +29,7 @@ class Chunk(NamedTuple):
 class Files(NamedTuple):
     """The files of a fold, in the order of their names."""
 
-    chunks: tuple[Chunk, ...]
+    row_groups: tuple[RowGroup, ...]
     array_bytes: int  # of all rows as arrays, about
     digest: str  # SHA-256 of the files' names, sizes and row groups
 
@@ -39,20 +39,20 @@ def open_files(folder: Path, below: str, spec: Spec, group: str | None) -> Files
 
     `group`: a column that is read, too.
     """
-    chunks: list[Chunk] = []
+    row_groups: list[RowGroup] = []
     found, size = hashlib.sha256(), 0
     for path in sorted((folder / below).rglob("*.parquet")):  # in folders of their own with dataset.partition_by
         with _opened(path, spec, group) as file:
             groups = [file.metadata.row_group(i) for i in range(file.num_row_groups)]
-            chunks += [
-                Chunk(one.num_rows, partial(_read, path, i, one.num_rows, spec, group))
+            row_groups += [
+                RowGroup(one.num_rows, partial(_read, path, i, one.num_rows, spec, group))
                 for i, one in enumerate(groups)
                 if one.num_rows
             ]
             size += sum(_array_bytes(one, spec, group) for one in groups)
             told = [path.relative_to(folder).as_posix(), path.stat().st_size, [one.num_rows for one in groups]]
             found.update(json.dumps(told).encode())
-    return Files(tuple(chunks), size, found.hexdigest())
+    return Files(tuple(row_groups), size, found.hexdigest())
 
 
 def _array_bytes(row_group: Any, spec: Spec, group: str | None) -> int:

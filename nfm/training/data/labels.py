@@ -11,10 +11,10 @@ from nfm.contract.errors import DataError
 from nfm.contract.schema import Spec
 from nfm.training.data.batches import Fold
 from nfm.training.metrics.names import Task
-from nfm.training.metrics.tally import train_mean
+from nfm.training.metrics.tally import compute_constant
 
 
-def constant_and_weights(
+def compute_constant_and_class_weights(
     spec: Spec, task: Task, settings: Train, train: Fold
 ) -> tuple[tuple[float, ...], NDArray[np.float32] | None]:
     """Return the best constant for rows as they come, and each class's weight where there are any.
@@ -24,12 +24,12 @@ def constant_and_weights(
     counts: NDArray[np.float64] = np.zeros(max(2, len(spec.classes)))
 
     def pieces() -> Iterator[tuple[NDArray[np.float32], NDArray[np.float32]]]:
-        for label, weight in checked(spec, task, "train", train):
+        for label, weight in check_labels(spec, task, "train", train):
             if task != "regression":
                 counts[:] += np.bincount(label.astype(np.int64), weight, len(counts))
             yield label, weight
 
-    constant = train_mean(task, spec.classes, pieces())
+    constant = compute_constant(task, spec.classes, pieces())
     if task == "binary":  # of all negatives, so many were kept
         ones, zeros = constant[0] * spec.negative_rate, 1 - constant[0]
         constant = (ones / (ones + zeros),)
@@ -49,7 +49,9 @@ def constant_and_weights(
     return constant, weights.astype(np.float32)
 
 
-def checked(spec: Spec, task: Task, name: str, fold: Fold) -> Iterator[tuple[NDArray[np.float32], NDArray[np.float32]]]:
+def check_labels(
+    spec: Spec, task: Task, name: str, fold: Fold
+) -> Iterator[tuple[NDArray[np.float32], NDArray[np.float32]]]:
     """Yield the labels and weights of a fold, in pieces; DataError at the end if some were not of the task."""
     if task == "regression":
         allowed = "numbers"

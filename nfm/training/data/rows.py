@@ -18,7 +18,7 @@ class Rows(NamedTuple):
     group: NDArray[Any] | None  # (B,) where it was asked for; None where it is null
 
 
-def part(rows: Rows, start: int, stop: int) -> Rows:
+def slice_rows(rows: Rows, start: int, stop: int) -> Rows:
     """The rows from `start` to before `stop`; nothing is copied."""
     ids_BF, values_BN, dense_BD, bag_rows, bag_values, splits = rows.inputs
     here, members = slice(start, stop), slice(splits[start], splits[stop])
@@ -27,7 +27,7 @@ def part(rows: Rows, start: int, stop: int) -> Rows:
     return Rows(arranged, rows.label[here], rows.weight[here], None if rows.group is None else rows.group[here])
 
 
-def taken(rows: Rows, places: NDArray[np.int64]) -> Rows:
+def take_rows(rows: Rows, places: NDArray[np.int64]) -> Rows:
     """Those rows, in that order."""
     ids_BF, values_BN, dense_BD, bag_rows, bag_values, all_splits = rows.inputs
     splits = np.zeros(len(places) + 1, np.int64)
@@ -44,7 +44,7 @@ def taken(rows: Rows, places: NDArray[np.int64]) -> Rows:
     return Rows(arranged, rows.label[places], rows.weight[places], group)
 
 
-def joined(parts: Iterable[Rows], count: int) -> Rows:
+def join_rows(parts: Iterable[Rows], count: int) -> Rows:
     """Parts of so many rows together, one behind the other; only one at a time is in memory beside the whole."""
     arrays: list[NDArray[Any]] = []
     members: list[tuple[NDArray[Any], NDArray[Any]]] = []

@@ -10,7 +10,7 @@ from nfm.contract.hashing import hash64
 from nfm.kernels.activations import sigmoid
 from nfm.training.metrics import curves
 from nfm.training.metrics.curves import Calibration, PrecisionRecall, Roc
-from nfm.training.metrics.names import TINY, Array, Floats, finite, share
+from nfm.training.metrics.names import TINY, Array, Floats, check_finite, share
 
 BINS = 15  # of a calibration
 
@@ -65,7 +65,7 @@ class BinaryTally:
 
     def add(self, label_B: Array, weight_B: Array, logits_BC: Array, linear_BC: Array, group_B: Any = None) -> None:
         """Add B rows: labels 0 and 1, (B, 1) logits of the model and of its linear part, and their groups, if any."""
-        label, weight = finite(label_B, weight_B, logits_BC, linear_BC)
+        label, weight = check_finite(label_B, weight_B, logits_BC, linear_BC)
         self.rows += len(label)
         self.weight += float(weight.sum())
         self._positive += float(weight @ label)

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from nfm.contract.cells import CellTable, auc
 from nfm.training.metrics import curves
-from nfm.training.metrics.names import TINY, Array, Floats, finite, share
+from nfm.training.metrics.names import TINY, Array, Floats, check_finite, share
 
 MOST_CLASSES = 30  # of which a confusion matrix is kept
 MOST_RANKED = 100  # classes of which an AUC is measured: each costs a sort of the fold
@@ -70,7 +70,7 @@ class MulticlassTally:
 
     def add(self, label_B: Array, weight_B: Array, logits_BC: Array, linear_BC: Array, group_B: Any = None) -> None:
         """Add B rows: the classes' numbers, and (B, C) logits of the model and of its linear part."""
-        label, weight = finite(label_B, weight_B, logits_BC, linear_BC)
+        label, weight = check_finite(label_B, weight_B, logits_BC, linear_BC)
         number, size = label.astype(np.int64), len(self.classes)
         self.rows += len(number)
         self.weight += float(weight.sum())

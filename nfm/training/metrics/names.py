@@ -50,7 +50,7 @@ def share(part: float, whole: float) -> float | None:
     return float(part / whole) if whole > 0 else None
 
 
-def finite(label_B: Array, weight_B: Array, *outputs: Array) -> tuple[Floats, Floats]:
+def check_finite(label_B: Array, weight_B: Array, *outputs: Array) -> tuple[Floats, Floats]:
     """Return labels and weights of B rows as float64; raise DivergedError if a (B, C) output is not finite."""
     for output_BC in outputs:
         bad = ~np.isfinite(output_BC).all(axis=1)
@@ -64,6 +64,6 @@ def finite(label_B: Array, weight_B: Array, *outputs: Array) -> tuple[Floats, Fl
     return np.asarray(label_B, np.float64), np.asarray(weight_B, np.float64)
 
 
-def judged_fold(metrics: Mapping[str, Mapping[str, Any]]) -> str:
+def choose_judged_fold(metrics: Mapping[str, Mapping[str, Any]]) -> str:
     """Return the fold that predicts best how the model does on new rows: test, else valid, else train."""
     return next(fold for fold in reversed(FOLDS) if metrics.get(fold, {}).get("rows"))

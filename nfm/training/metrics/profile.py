@@ -42,18 +42,18 @@ class Collector:
         for of_class, found in zip(scores_BC.T, self._scores, strict=True):
             found.add(of_class[np.isfinite(of_class)], np.zeros(len(of_class), np.int64))
 
-    def profile(self, fold: str) -> Profile:
+    def make_profile(self, fold: str) -> Profile:
         """The profile of all that was added; the scores are those of `fold`."""
         spec = self._spec
         parts = zip(spec.fields, spec.offsets, strict=True)
         fields = {field.name: id_bins(field, self._ids[start : start + field.size]) for field, start in parts}
         numbers = {
-            number.name: Bins.of_cells(self._as_they_were(found.cells()))
+            number.name: Bins.of_cells(self._restore_dropped_negatives(found.cells()))
             for number, found in zip(spec.numbers, self._numbers, strict=True)
         }
         return Profile(fields, numbers, fold, tuple(found.cells() for found in self._scores))
 
-    def _as_they_were(self, found: Cells) -> Cells:
+    def _restore_dropped_negatives(self, found: Cells) -> Cells:
         """Counts that include the negatives that were left out."""
         counts = found.counts / np.array([self._spec.negative_rate, 1.0])
         return Cells(found.bits, found.keys, counts.sum(axis=1, keepdims=True))

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from nfm.training.metrics.names import Array, Floats, finite, share
+from nfm.training.metrics.names import Array, Floats, check_finite, share
 
 SAMPLED_ROWS = 20_000  # for the pictures
 
@@ -40,7 +40,7 @@ class RegressionTally:
 
     def add(self, label_B: Array, weight_B: Array, logits_BC: Array, linear_BC: Array, group_B: Any = None) -> None:
         """Add B rows: labels, and (B, 1) predictions of the model and of its linear part."""
-        label, weight = finite(label_B, weight_B, logits_BC, linear_BC)
+        label, weight = check_finite(label_B, weight_B, logits_BC, linear_BC)
         predicted = logits_BC[:, 0].astype(np.float64)
         self.rows += len(label)
         of_batch = float(weight.sum())

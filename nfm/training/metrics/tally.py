@@ -19,17 +19,17 @@ from nfm.training.metrics.regression import RegressionTally
 Tally = BinaryTally | RegressionTally | MulticlassTally
 
 
-def tally(task: Task, classes: Sequence[str], constant: Sequence[float]) -> Tally:
+def make_tally(task: Task, classes: Sequence[str], constant: Sequence[float]) -> Tally:
     """An empty tally of a task's metrics.
 
-    `classes`: the texts of a multiclass label, by number. `constant`: the constant baseline, from `train_mean`.
+    `classes`: the texts of a multiclass label, by number. `constant`: the constant baseline, from `compute_constant`.
     """
     if task == "multiclass":
         return MulticlassTally(classes, constant)
     return BinaryTally(constant[0]) if task == "binary" else RegressionTally(constant[0])
 
 
-def train_mean(
+def compute_constant(
     task: Task, classes: Sequence[str], pieces: Iterable[tuple[NDArray[Any], NDArray[Any]]]
 ) -> tuple[float, ...]:
     """The best constant of the train fold, from pieces of its labels and weights.

@@ -6,7 +6,7 @@ import keras
 import numpy as np
 
 
-def parameter_counts(model: keras.Model) -> dict[str, int]:
+def count_parameters(model: keras.Model) -> dict[str, int]:
     """Return the parameters of each layer by its name, without the padding row of the tables, as in the artifact."""
     padding = {name: model.get_layer(name).width for name in ("embedding", "linear")}
     return {layer.name: layer.count_params() - padding.get(layer.name, 0) for layer in model.layers}
@@ -24,7 +24,7 @@ class Layer(NamedTuple):
 
 def layers(model: keras.Model) -> list[Layer]:
     """Return the layers in the order of the paper: inputs, interactions, linear part, sum."""
-    operations, parameters = list(model.operations), parameter_counts(model)
+    operations, parameters = list(model.operations), count_parameters(model)
     last = operations[-1]
 
     def order(operation: Any) -> int:

@@ -13,7 +13,7 @@ _POINTS = 800  # rows that are drawn one by one
 _Array = NDArray[np.float64]
 
 
-def curve(history: Mapping[str, Sequence[float]], metric: str, label: str, best_epoch: int) -> Chart:
+def draw_curve(history: Mapping[str, Sequence[float]], metric: str, label: str, best_epoch: int) -> Chart:
     """A metric of the train and the validation fold by epoch, with one epoch marked."""
     lines = []
     epochs = range(1, len(history[metric]) + 1)
@@ -27,7 +27,7 @@ def curve(history: Mapping[str, Sequence[float]], metric: str, label: str, best_
     return chart([best, *lines], Axis(0.5, len(epochs) + 0.5, "epoch", whole=True), Axis(low, high, label))
 
 
-def roc(found: Mapping[str, Roc], linear: Roc | None = None) -> Chart:
+def draw_roc(found: Mapping[str, Roc], linear: Roc | None = None) -> Chart:
     """The ROC of each fold, and the one of the linear part alone."""
     lines = [Line((0, 1), (0, 1), "faint dashed")]
     if linear is not None:
@@ -39,7 +39,7 @@ def roc(found: Mapping[str, Roc], linear: Roc | None = None) -> Chart:
     return chart(lines, Axis(0, 1, "false positive rate"), Axis(0, 1, "true positive rate"), SQUARE)
 
 
-def precision_recall(found: Mapping[str, PrecisionRecall]) -> Chart:
+def draw_precision_recall(found: Mapping[str, PrecisionRecall]) -> Chart:
     """Precision by recall of each fold, and the rate of label 1."""
     base = list(found.values())[-1].base
     lines = [Line((0, 1), (base, base), "faint dashed", f"random order, {base:.3f}")]
@@ -58,7 +58,7 @@ def _end_of_scores(largest: float) -> float:
     return largest if 0 < largest <= 0.5 else 1.0
 
 
-def calibration(bins: Calibration, fold: str) -> Chart:
+def draw_calibration(bins: Calibration, fold: str) -> Chart:
     """Label rate by mean score, with 95 % intervals and the diagonal."""
     top = _end_of_scores(1.1 * max(bins.predicted.max(), bins.observed.max()))
     gap = np.full(len(bins.predicted), np.nan)
@@ -72,7 +72,7 @@ def calibration(bins: Calibration, fold: str) -> Chart:
     return chart(lines, Axis(0, top, "mean score"), Axis(0, top, "label rate"), SQUARE)
 
 
-def scores_by_label(scores: _Array, ones: _Array, zeros: _Array) -> Chart:
+def draw_scores_by_label(scores: _Array, ones: _Array, zeros: _Array) -> Chart:
     """The distribution of the scores of each label: ascending scores, and the weight of each label's rows with them."""
     below = np.cumsum(ones + zeros)
     end = _end_of_scores(float(scores[np.searchsorted(below, 0.999 * below[-1]).clip(max=len(scores) - 1)]))
@@ -87,7 +87,7 @@ def scores_by_label(scores: _Array, ones: _Array, zeros: _Array) -> Chart:
     return chart(marks, Axis(0, end, "score"), Axis(0, top, "share of the rows with this label", percent=True), SQUARE)
 
 
-def predicted_and_actual(label: _Array, predicted: _Array, weight: _Array) -> Chart:
+def draw_predicted_and_actual(label: _Array, predicted: _Array, weight: _Array) -> Chart:
     """Some rows as points, the mean label by prediction in bins of about equal weight, and the diagonal."""
     low, high = _middle(np.concatenate([label, predicted]), np.concatenate([weight, weight]))
     order = np.argsort(predicted, kind="stable")
@@ -111,7 +111,7 @@ def predicted_and_actual(label: _Array, predicted: _Array, weight: _Array) -> Ch
     return chart(marks, Axis(low, high, "predicted"), Axis(low, high, "label"), SQUARE)
 
 
-def residuals(residual: _Array, weight: _Array) -> Chart:
+def draw_residuals(residual: _Array, weight: _Array) -> Chart:
     """The distribution of the errors, label − prediction."""
     low, high = _middle(residual, weight)
     edges = np.linspace(low, high, 41)

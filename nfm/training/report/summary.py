@@ -9,20 +9,20 @@ from nfm.contract.encoder import Encoding
 from nfm.contract.schema import FOLDS, Spec
 from nfm.training import checkpoint
 from nfm.training.data.batches import Fold
-from nfm.training.fit import depends_on
-from nfm.training.metrics.names import METRICS, judged_fold
+from nfm.training.fit import list_dependencies
+from nfm.training.metrics.names import METRICS, choose_judged_fold
 from nfm.training.model import build
-from nfm.training.report.page import metric_text
-from nfm.training.report.parameters import layers, parameter_counts
+from nfm.training.report.page import format_metric
+from nfm.training.report.parameters import count_parameters, layers
 from nfm.training.result import Trained
 from nfm.training.train import checkpoint_folder
-from nfm.training.warm_start import FM, from_artifact
+from nfm.training.warm_start import FM, start_from_model
 
 
 def plan(config: Config, encoding: Encoding, folds: Mapping[str, Fold]) -> str:
     """Describe what the job would do; DataError if the model to start from cannot be used."""
     settings, spec = config.train, encoding.spec
-    parameters = sum(parameter_counts(build(spec, config.model)).values())
+    parameters = sum(count_parameters(build(spec, config.model)).values())
     rows = ", ".join(f"{fold} {folds[fold].rows:,}" for fold in FOLDS)
     lines = [
         f"Plan of {config.name}: no row of the dataset was read, nothing was trained or written.",
@@ -33,12 +33,12 @@ def plan(config: Config, encoding: Encoding, folds: Mapping[str, Fold]) -> str:
     ]
     started_from, checkpoints = None, checkpoint_folder(config)
     if settings.init_from is not None:
-        started_from = from_artifact(Path(settings.init_from), spec, config.model).name
+        started_from = start_from_model(Path(settings.init_from), spec, config.model).name
         lines.append(f"  starts    from the model in {settings.init_from} ({started_from[:12]}…)")
     elif settings.pretrain is not None:
         started_from = FM
         lines.append("  starts    from a factorization machine, which is trained first")
-    found = checkpoint.look(checkpoints, depends_on(spec, config.model, settings, folds, started_from))
+    found = checkpoint.preview(checkpoints, list_dependencies(spec, config.model, settings, folds, started_from))
     if found is None and (checkpoints / FM / checkpoint.FILE).exists():
         found = (
             f"a factorization machine's checkpoint is in {checkpoints / FM}, and is gone on from if it is of this one"
@@ -83,11 +83,11 @@ def summary(config: Config, trained: Trained) -> str:
     fitted = trained.fitted
     epochs = len(fitted.history["loss"])
     kept = "the last weights" if config.train.early_stopping is None else f"the weights of epoch {fitted.best_epoch}"
-    judged, parameters = judged_fold(trained.metrics), sum(parameter_counts(trained.model).values())
+    judged, parameters = choose_judged_fold(trained.metrics), sum(count_parameters(trained.model).values())
     shown = [metric for metric in METRICS[config.model.task] if metric.key in trained.metrics[judged]]
 
     def line(name: str, rows: str, values: Mapping[str, Any]) -> str:
-        cells = (f"{metric_text(values.get(metric.key), metric.key):>11}" for metric in shown)
+        cells = (f"{format_metric(values.get(metric.key), metric.key):>11}" for metric in shown)
         return f"  {name:<14}{rows:>12}{''.join(cells)}"
 
     lines = [

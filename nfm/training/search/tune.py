@@ -27,10 +27,10 @@ from nfm.contract.replace import replacing
 from nfm.contract.schema import Spec
 from nfm.training.control import sign
 from nfm.training.data.batches import Fold
-from nfm.training.fit import Places, depends_on
+from nfm.training.fit import Places, list_dependencies
 from nfm.training.search.study import done, load_study, open_study
 from nfm.training.train import fit_from, read
-from nfm.training.warm_start import from_artifact
+from nfm.training.warm_start import start_from_model
 
 log = logging.getLogger(__name__)
 
@@ -99,7 +99,7 @@ def tune(space: Space, trials: int) -> Search:
     return replace(search, importance=_importance(study))
 
 
-def begun(space: Space) -> Search:
+def read_search(space: Space) -> Search:
     """The search so far; writes nothing. Raises as `tune` does."""
     data = _Data.of(space)
     return _search(load_study(data.folder, data.depends_on), data)
@@ -137,9 +137,9 @@ class _Data:
             )
         initial = None
         if base.train.init_from is not None:
-            initial = from_artifact(Path(base.train.init_from), spec, base.model).name
+            initial = start_from_model(Path(base.train.init_from), spec, base.model).name
         of_trials = {
-            **depends_on(spec, base.model, base.train, folds, initial),
+            **list_dependencies(spec, base.model, base.train, folds, initial),
             "tune.metric": metric,
             **{f"tune.space.{key}": value for key, value in base.model_dump(mode="json")["tune"]["space"].items()},
         }

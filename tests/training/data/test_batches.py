@@ -15,7 +15,7 @@ from nfm.contract.encoder import Inputs
 from nfm.contract.schema import Spec
 from nfm.training.data import batches as data
 from nfm.training.data.batches import Fold, Rows
-from nfm.training.layers import features_of
+from nfm.training.layers import make_keras_inputs
 from tests.training.examples import fold_in_memory
 from tests.training.numbered import FILES, PLAIN, SPEC, table, train_fold, write
 
@@ -63,7 +63,7 @@ def by_hand(columns: pa.Table, spec: Spec, batch_labels: NDArray[Any]) -> dict[s
 
 def check_batches(batches: Iterable[Rows], columns: pa.Table, spec: Spec) -> None:
     for rows in batches:
-        features, expected = features_of(rows.inputs, spec), by_hand(columns, spec, rows.label)
+        features, expected = make_keras_inputs(rows.inputs, spec), by_hand(columns, spec, rows.label)
         assert features.keys() == expected.keys()
         for name, array in features.items():
             np.testing.assert_array_equal(array, expected[name], err_msg=name)
@@ -243,7 +243,7 @@ def test_a_fold_in_memory_is_a_fold_like_any_other() -> None:
 def test_rows_without_members_are_all_padding() -> None:
     ids, nothing = np.zeros((2, 2), np.int32), np.zeros((2, 0), np.float32)
     none = Inputs(ids, nothing, nothing, np.empty(0, np.int32), np.empty(0, np.float32), np.zeros(3, np.int64))
-    features = features_of(none, SPEC)
+    features = make_keras_inputs(none, SPEC)
     assert features["bag_rows"].tolist() == [[SPEC.rows], [SPEC.rows]]
     assert features["bag_values"].tolist() == [[0.0], [0.0]]
     three = none._replace(
@@ -251,8 +251,8 @@ def test_rows_without_members_are_all_padding() -> None:
         bag_values=np.array([1, 2, 3], np.float32),
         bag_splits=np.array([0, 0, 3]),
     )
-    assert features_of(three, SPEC)["bag_rows"].tolist() == [[SPEC.rows] * 3, [5, 7, 5]]
-    assert "bag_rows" not in features_of(none, PLAIN)
+    assert make_keras_inputs(three, SPEC)["bag_rows"].tolist() == [[SPEC.rows] * 3, [5, 7, 5]]
+    assert "bag_rows" not in make_keras_inputs(none, PLAIN)
 
 
 def test_a_digest_says_whether_the_files_are_the_same(tmp_path: Path) -> None:

@@ -12,14 +12,14 @@ from nfm.contract.errors import DataError
 from nfm.kernels.activations import sigmoid
 from nfm.training.metrics import curves
 from nfm.training.metrics.names import Task
-from nfm.training.metrics.tally import tally, train_mean
+from nfm.training.metrics.tally import compute_constant, make_tally
 from tests.training.judging import NAMES, binary
 
 
 @pytest.mark.parametrize("task", ["binary", "regression", "multiclass"])
 @pytest.mark.parametrize("rows", [0, 3])
 def test_without_rows_or_weight_nothing_is_defined(task: Task, rows: int) -> None:
-    counted = tally(task, NAMES, (0.2, 0.3, 0.5))
+    counted = make_tally(task, NAMES, (0.2, 0.3, 0.5))
     logits = np.ones((rows, 3 if task == "multiclass" else 1), np.float32)
     counted.add(np.arange(rows) % 2, np.zeros(rows), logits, logits)
     found = counted.metrics()
@@ -35,7 +35,7 @@ def test_huge_logits_do_not_overflow() -> None:
     assert found["linear"]["log_loss"] == 0
     assert found["auc"] == 0.5
     assert found["linear"]["auc"] == 1.0
-    many = tally("multiclass", NAMES, (0.2, 0.3, 0.5))
+    many = make_tally("multiclass", NAMES, (0.2, 0.3, 0.5))
     logits = np.array([[1e4, 0, -1e4], [1e4, 0, -1e4]], np.float32)
     many.add(np.array([0, 2]), np.ones(2), logits, logits)
     assert many.metrics()["log_loss"] == pytest.approx(1e4)
@@ -76,7 +76,9 @@ def test_many_scores_are_cells_and_the_areas_nearly_exact() -> None:
 
 def test_the_constant_is_the_weighted_mean_of_the_train_fold() -> None:
     pieces = [(np.array([1, 0], np.float32), np.array([3, 1])), (np.array([0.0]), np.array([2]))]
-    assert train_mean("binary", (), pieces) == pytest.approx((0.5,))
-    assert train_mean("multiclass", NAMES, pieces) == pytest.approx((0.5, 0.5, 0))
-    assert train_mean("regression", (), [(label, 0 * weight) for label, weight in pieces]) == pytest.approx((1 / 3,))
-    assert train_mean("multiclass", NAMES, []) == (0, 0, 0)
+    assert compute_constant("binary", (), pieces) == pytest.approx((0.5,))
+    assert compute_constant("multiclass", NAMES, pieces) == pytest.approx((0.5, 0.5, 0))
+    assert compute_constant("regression", (), [(label, 0 * weight) for label, weight in pieces]) == pytest.approx(
+        (1 / 3,)
+    )
+    assert compute_constant("multiclass", NAMES, []) == (0, 0, 0)

@@ -8,7 +8,7 @@ import pytest
 import sklearn.metrics as reference
 
 from nfm.training.metrics.multiclass import MOST_RANKED, MulticlassTally
-from nfm.training.metrics.tally import tally
+from nfm.training.metrics.tally import make_tally
 from tests.training.judging import NAMES, Array, close
 
 
@@ -22,7 +22,7 @@ def softmax(logits: Array) -> Array:
 
 
 def multiclass(label: Any, logits: Any, weight: Any, linear: Any) -> MulticlassTally:
-    counted = tally("multiclass", NAMES, (0.2, 0.3, 0.5))
+    counted = make_tally("multiclass", NAMES, (0.2, 0.3, 0.5))
     assert isinstance(counted, MulticlassTally)
     for piece in np.array_split(np.arange(len(label)), 4):
         counted.add(label[piece], weight[piece], logits[piece], linear[piece])
@@ -75,7 +75,7 @@ def test_a_class_without_rows_and_one_never_predicted() -> None:
 
 def test_many_classes_have_no_confusion_matrix_and_too_many_no_auc() -> None:
     names = tuple(map(str, range(MOST_RANKED + 1)))
-    counted = tally("multiclass", names, [1 / len(names)] * len(names))
+    counted = make_tally("multiclass", names, [1 / len(names)] * len(names))
     assert isinstance(counted, MulticlassTally)
     logits = np.eye(len(names), dtype=np.float32)
     counted.add(np.arange(len(names)), np.ones(len(names)), logits, logits)

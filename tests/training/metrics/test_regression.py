@@ -9,12 +9,12 @@ import sklearn.metrics as reference
 
 from nfm.training.metrics import regression as evaluate_regression
 from nfm.training.metrics.regression import RegressionTally
-from nfm.training.metrics.tally import tally
+from nfm.training.metrics.tally import make_tally
 from tests.training.judging import column
 
 
 def regression(label: Any, predicted: Any, weight: Any, linear: Any) -> RegressionTally:
-    counted = tally("regression", (), (2.0,))
+    counted = make_tally("regression", (), (2.0,))
     assert isinstance(counted, RegressionTally)
     for piece in np.array_split(np.arange(len(label)), 5):
         counted.add(label[piece], weight[piece], column(predicted)[piece], column(linear)[piece])

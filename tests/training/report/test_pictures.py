@@ -14,7 +14,7 @@ from nfm.reports.charts import Chart
 from nfm.training.metrics import curves
 from nfm.training.model import build
 from nfm.training.report import pictures
-from nfm.training.report.parameters import parameter_counts
+from nfm.training.report.parameters import count_parameters
 from tests.parsed import Parsed
 
 MODELS = {
@@ -45,7 +45,7 @@ def architecture(spec: Spec, settings: Model, parameters: dict[str, int] | None 
         '{% from "training/report/architecture.html.jinja" import architecture %}'
         "{{ architecture(spec, settings, parameters) }}"
     )
-    counts = parameters or parameter_counts(build(spec, settings))
+    counts = parameters or count_parameters(build(spec, settings))
     drawn = page._environment().from_string(macro).render(spec=spec, settings=settings, parameters=counts)
     Parsed(drawn)  # every tag is closed
     return " ".join(unescape(re.sub(r"<[^>]*>", " ", drawn)).split())
@@ -120,7 +120,7 @@ def test_a_bag_is_named_as_one(mixed: Spec) -> None:
 @pytest.mark.parametrize("epochs", [1, 2, 50])
 def test_the_marked_epoch_is_one_of_the_epochs(epochs: int) -> None:
     history = {"loss": [0.5] * epochs, "val_loss": [float("nan")] * epochs}
-    drawn = pictures.curve(history, "loss", "loss", epochs)
+    drawn = pictures.draw_curve(history, "loss", "loss", epochs)
     assert [name for _, name in drawn.legend] == [f"weights of epoch {epochs}", "train", "valid"]
     assert {int(text) for _, text in drawn.x_ticks} <= set(range(1, epochs + 1))
     dots = [path.count("h0") for path, style in drawn.lines if "points" in style]
@@ -129,14 +129,14 @@ def test_the_marked_epoch_is_one_of_the_epochs(epochs: int) -> None:
 
 @pytest.mark.parametrize(("largest", "end"), [(0.04, 0.04), (0.7, 1.0), (0.0, 1.0)])
 def test_the_axis_of_the_scores_ends_where_they_do(largest: float, end: float) -> None:
-    drawn = pictures.scores_by_label(np.array([0.0, largest]), np.array([0.0, 1]), np.array([1.0, 0]))
+    drawn = pictures.draw_scores_by_label(np.array([0.0, largest]), np.array([0.0, 1]), np.array([1.0, 0]))
     assert float(drawn.x_ticks[-1][1]) == end
     assert drawn.x_ticks[-1][0] == drawn.right
 
 
 def test_scores_of_each_label_by_hand() -> None:
     # Label 0: a quarter at 0, the rest at 0.5; label 1 at 1.
-    drawn = pictures.scores_by_label(np.array([0, 0.5, 1.0]), np.array([0, 0, 2.0]), np.array([1.0, 3, 0]))
+    drawn = pictures.draw_scores_by_label(np.array([0, 0.5, 1.0]), np.array([0, 0, 2.0]), np.array([1.0, 3, 0]))
     height = drawn.bottom - drawn.top
     assert [(bar.style, bar.height) for bar in drawn.bars] == [
         ("train", height / 4),
@@ -148,7 +148,7 @@ def test_scores_of_each_label_by_hand() -> None:
 
 def test_a_roc_and_its_linear_part_by_hand() -> None:
     points = curves.Roc(np.array([0, 0.5, 1]), np.array([0, 1.0, 1]), 0.75)
-    drawn = pictures.roc({"train": points, "test": points}, points)
+    drawn = pictures.draw_roc({"train": points, "test": points}, points)
     left, right, top, bottom = map(float, (drawn.left, drawn.right, drawn.top, drawn.bottom))
     bent = f"M{left} {bottom}L{(left + right) / 2} {top}L{right} {top}"
     assert drawn.lines == [
@@ -160,7 +160,7 @@ def test_a_roc_and_its_linear_part_by_hand() -> None:
 
 def test_a_calibration_has_an_interval_for_each_bin() -> None:
     bins = curves.Calibration(*(np.array(x) for x in ([0.2, 0.8], [0.25, 0.75], [0.1, 0.6], [0.4, 0.9])))
-    drawn = pictures.calibration(bins, "test")
+    drawn = pictures.draw_calibration(bins, "test")
     height = drawn.bottom - drawn.top
     interval, _ = drawn.lines[1]
     ends = [float(end) for end in re.findall(r" ([\d.]+)", interval)]
@@ -170,7 +170,7 @@ def test_a_calibration_has_an_interval_for_each_bin() -> None:
 
 def test_a_calibration_of_labels_that_are_all_0() -> None:
     nothing = np.zeros(1)
-    drawn = pictures.calibration(curves.Calibration(nothing, nothing, nothing, nothing), "test")
+    drawn = pictures.draw_calibration(curves.Calibration(nothing, nothing, nothing, nothing), "test")
     assert drawn.y_ticks[-1][1] == "1"
 
 
@@ -179,10 +179,10 @@ def test_predictions_of_any_number_of_rows_can_be_drawn(rows: int) -> None:
     label = np.linspace(-1, 1, rows)
     weight = np.arange(rows, 0.0, -1)
     drawn: list[Chart] = [
-        pictures.predicted_and_actual(label, np.zeros(rows), weight),  # all predictions are equal
-        pictures.residuals(np.zeros(rows), weight),
-        pictures.residuals(label, weight),
-        pictures.residuals(label + 5, weight),
+        pictures.draw_predicted_and_actual(label, np.zeros(rows), weight),  # all predictions are equal
+        pictures.draw_residuals(np.zeros(rows), weight),
+        pictures.draw_residuals(label, weight),
+        pictures.draw_residuals(label + 5, weight),
     ]
     assert [one.labels[0] for one in drawn] == ["predicted", *["label − prediction"] * 3]
     assert sum(path.count("h0") for path, _ in drawn[0].lines) <= 800 + 15

@@ -16,12 +16,12 @@ from nfm.contract.schema import FOLDS, Field, Number, Placement, Spec
 from nfm.reports.data import CLASSES
 from nfm.training.metrics.multiclass import MOST_CLASSES
 from nfm.training.metrics.names import METRICS
-from nfm.training.metrics.tally import tally, train_mean
+from nfm.training.metrics.tally import compute_constant, make_tally
 from nfm.training.model import build, initial_weights
 from nfm.training.network import Network
 from nfm.training.report import page as report
+from nfm.training.report.parameters import count_parameters
 from nfm.training.report.parameters import layers as list_layers
-from nfm.training.report.parameters import parameter_counts
 from nfm.training.report.summary import summary
 from nfm.training.result import Fitted, Trained
 from nfm.training.step import make_measure
@@ -81,12 +81,12 @@ def trained_of(
     rng, task = np.random.default_rng(7), config.model.task
     label = {fold: np.array(labels[fold], np.float32) for fold in FOLDS}
     train = label["train"]
-    constant = train_mean(task, spec.classes, [(train, np.ones(len(train)))])
+    constant = compute_constant(task, spec.classes, [(train, np.ones(len(train)))])
     tallies = {}
     for fold in FOLDS:
         known = np.eye(len(spec.classes))[label[fold].astype(int)] if spec.classes else label[fold][:, np.newaxis]
         noise = rng.normal(size=(2, *known.shape))
-        tallies[fold] = tally(task, spec.classes, constant)
+        tallies[fold] = make_tally(task, spec.classes, constant)
         tallies[fold].add(label[fold], np.ones(len(label[fold])), known + noise[0], known + 2 * noise[1])
     facts_of_label: dict[str, dict[str, Any]] = {
         "binary": {"positive": {fold: int(label[fold].sum()) for fold in FOLDS}},
@@ -153,7 +153,7 @@ def prose(page: str) -> str:
 def test_the_parameters_of_a_tiny_model_by_hand(categories: Spec) -> None:
     model = build(TINY, SMALL)
     # 6 + 4 + 5 + 1 rows; K = 4; dense: x and its flag; a norm has 4 arrays.
-    assert {name: n for name, n in parameter_counts(model).items() if n} == {
+    assert {name: n for name, n in count_parameters(model).items() if n} == {
         "embedding": 16 * 4,
         "linear": 16 + 1,
         "dense_linear": 2,
@@ -170,7 +170,7 @@ def test_the_parameters_of_a_tiny_model_by_hand(categories: Spec) -> None:
     assert not {"values", "dense", "linear_sum"} & {layer.name for layer in list_layers(build(categories, SMALL))}
     assert (
         sum(of for _, of, _ in layers.values())
-        == sum(parameter_counts(model).values())
+        == sum(count_parameters(model).values())
         == model.count_params() - (4 + 1)
         == 135
     )
@@ -178,7 +178,7 @@ def test_the_parameters_of_a_tiny_model_by_hand(categories: Spec) -> None:
 
 def test_the_rows_of_each_field_by_hand() -> None:
     # name; values, reserved, rows; distinct values with missing as one, and one row more
-    assert [tuple(row.values()) for row in report.field_rows(TINY, TINY_FACTS)] == [
+    assert [tuple(row.values()) for row in report.count_field_rows(TINY, TINY_FACTS)] == [
         ("a", 3, 3, 6, 8, 9),  # missing in the test fold only
         ("b", 2, 2, 4, 2, 3),
         ("c", 4, 1, 5, 5, 6),

@@ -27,7 +27,7 @@ from nfm.training import train
 from nfm.training.fit import Places
 from nfm.training.search import summary as tune_summary
 from nfm.training.search.study import JOURNAL, _storage, done
-from nfm.training.search.tune import Search, _importance, begun, tune
+from nfm.training.search.tune import Search, _importance, read_search, tune
 
 ROOT = Path(__file__).parents[3]
 BUCKETS = 6
@@ -147,8 +147,8 @@ def test_a_killed_search_goes_on_to_the_trials_of_an_undisturbed_one(
     with journal.open("a") as file:
         file.write('{"op_code":6,"wor')
     space = space_of(path)
-    assert outcome(begun(space)) == outcome(searched[1])[:1]
-    assert "2 to come, 1 done" in tune_summary.plan(space, begun(space), 3)
+    assert outcome(read_search(space)) == outcome(searched[1])[:1]
+    assert "2 to come, 1 done" in tune_summary.plan(space, read_search(space), 3)
     assert outcome(tune(space, 2)) == outcome(searched[1])[:2]
     assert outcome(tune(space, 3)) == outcome(searched[1])  # more are asked for, later
     assert outcome(tune(space, 2)) == outcome(searched[1])  # there are more already
@@ -175,7 +175,7 @@ def test_what_has_changed_since_is_named(searched: tuple[Space, Search], tmp_pat
         compression="none",
     )
     with pytest.raises(DataError, match="this changed: train fold"):
-        begun(space_of(path))
+        read_search(space_of(path))
 
 
 def test_a_journal_that_cannot_be_read_and_a_search_that_is_on(tmp_path: Path) -> None:
@@ -244,7 +244,7 @@ def test_nothing_came_to_its_end(tmp_path: Path) -> None:
 def test_trials_are_judged_by_rows_they_do_not_learn_from(tmp_path: Path) -> None:
     path = prepare(tmp_path)
     with pytest.raises(ConfigError, match=r"judged by loss of the rows that they learn from.*such as val_loss"):
-        begun(space_of(path, "train.early_stopping.monitor=loss"))
+        read_search(space_of(path, "train.early_stopping.monitor=loss"))
     valid = tmp_path / "work/dataset/fold=valid/part-0.parquet"
     table = pq.read_table(valid)
     pq.write_table(table.set_column(0, "label", pa.array(np.ones(len(table), np.float32))), valid)
@@ -255,7 +255,7 @@ def test_trials_are_judged_by_rows_they_do_not_learn_from(tmp_path: Path) -> Non
     valid.unlink()
     (tmp_path / "work/dataset/_dataset.json").write_text(json.dumps(facts))
     with pytest.raises(DataError, match=r"no row of .* fell to the validation fold"):
-        begun(space_of(path))
+        read_search(space_of(path))
 
 
 def test_what_moves_the_metric_is_what_matters() -> None:
