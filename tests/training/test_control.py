@@ -9,7 +9,7 @@ from sklearn.metrics import log_loss, roc_auc_score
 
 from nfm.config.train import Train
 from nfm.contract.errors import DataError
-from nfm.training.control import Progress, after_epoch, end_epoch, list_monitors, rate, sign
+from nfm.training.control import Progress, after_epoch, choose_sign, compute_rate, end_epoch, list_monitors
 from nfm.training.fit import fit
 from nfm.training.model import BIAS
 from tests.training.examples import (
@@ -36,7 +36,7 @@ def run(asked: Train, losses: list[float], name: str = "rmse") -> tuple[Progress
     for loss in losses:
         if progress.finished:
             break
-        rates.append(rate(progress, asked, steps=3))
+        rates.append(compute_rate(progress, asked, steps=3))
         progress.loss, progress.weight, progress.step = 6.0, 4.0, progress.step + 3
         bests.append(
             end_epoch(progress, rates[-1], {"valid": {"loss": loss, name: loss, "rows": 7}}, asked.early_stopping)
@@ -47,7 +47,7 @@ def run(asked: Train, losses: list[float], name: str = "rmse") -> tuple[Progress
 
 def test_the_rate_of_each_step() -> None:
     def of(step: int, **schedule: Any) -> float:
-        return rate(Progress(step=step), settings(schedule=schedule), steps=3)
+        return compute_rate(Progress(step=step), settings(schedule=schedule), steps=3)
 
     assert [of(step) for step in (0, 1, 29)] == [0.8, 0.8, 0.8]
     assert [of(step, warmup_steps=4) for step in range(6)] == pytest.approx([0.2, 0.4, 0.6, 0.8, 0.8, 0.8])
@@ -57,7 +57,9 @@ def test_the_rate_of_each_step() -> None:
     assert warm == pytest.approx([0.4, 0.8, 0.8, 0.6, 0.4])
     quarter = 0.8 * 0.5 * (1 + math.cos(math.pi / 4))
     assert of(5, kind="cosine", warmup_steps=0) == pytest.approx(0.8 * 0.5 * (1 + math.cos(math.pi / 6)))
-    assert rate(Progress(step=3), settings(epochs=4, schedule={"kind": "cosine"}), steps=3) == pytest.approx(quarter)
+    assert compute_rate(Progress(step=3), settings(epochs=4, schedule={"kind": "cosine"}), steps=3) == pytest.approx(
+        quarter
+    )
 
 
 def test_on_a_plateau_the_rate_is_multiplied_after_epochs_without_improvement() -> None:
@@ -91,7 +93,7 @@ def test_small_changes_are_no_improvement() -> None:
 
 
 def test_higher_is_better_for_auc_and_accuracy_unless_told() -> None:
-    assert [sign(name) for name in ("val_auc", "accuracy", "val_loss", "rmse", "val_mae", "r2")] == [
+    assert [choose_sign(name) for name in ("val_auc", "accuracy", "val_loss", "rmse", "val_mae", "r2")] == [
         1,
         1,
         -1,
@@ -99,8 +101,8 @@ def test_higher_is_better_for_auc_and_accuracy_unless_told() -> None:
         -1,
         1,
     ]
-    assert sign("val_auc", "min") == -1
-    assert sign("loss", "max") == 1
+    assert choose_sign("val_auc", "min") == -1
+    assert choose_sign("loss", "max") == 1
     stop = {"monitor": "val_auc", "patience": 1}
     _, bests, _ = run(settings(early_stopping=stop), [0.5, 0.6, 0.6, 0.7], "auc")
     assert bests == [True, True, False]

@@ -1,4 +1,4 @@
-"""The labels: whether they are of the task, and what follows from their counts."""
+"""Labels: check them against the model task, and compute the constant baseline and class weights from them."""
 
 import math
 from collections.abc import Iterator
@@ -17,9 +17,10 @@ from nfm.training.metrics.tally import compute_constant
 def compute_constant_and_class_weights(
     spec: Spec, task: Task, settings: Train, train: Fold
 ) -> tuple[tuple[float, ...], NDArray[np.float32] | None]:
-    """Return the best constant for rows as they come, and each class's weight where there are any.
+    """Return the constant baseline of the train fold, and a weight for each class, or None without class weights.
 
-    Raises DataError for labels that are not of the task, or a weight for a class that does not exist.
+    The constant is corrected for negatives that were left out. Raises DataError if a label is not valid for the task,
+    or if `train.class_weights` names a class that does not exist.
     """
     counts: NDArray[np.float64] = np.zeros(max(2, len(spec.classes)))
 
@@ -30,7 +31,7 @@ def compute_constant_and_class_weights(
             yield label, weight
 
     constant = compute_constant(task, spec.classes, pieces())
-    if task == "binary":  # of all negatives, so many were kept
+    if task == "binary":  # only this share of the negatives was kept
         ones, zeros = constant[0] * spec.negative_rate, 1 - constant[0]
         constant = (ones / (ones + zeros),)
     if settings.class_weights is None:
@@ -42,8 +43,8 @@ def compute_constant_and_class_weights(
         unknown = sorted(set(settings.class_weights) - set(names))
         if unknown:
             raise DataError(
-                f"train.class_weights: {', '.join(map(repr, unknown))} given, but the label's classes are "
-                f"{', '.join(map(repr, names[:20]))}. Name these, or leave train.class_weights out."
+                f"train.class_weights names {', '.join(map(repr, unknown))}, but the label's classes are "
+                f"{', '.join(map(repr, names[:20]))}. Use these names, or leave train.class_weights out."
             )
         weights = np.array([settings.class_weights.get(name, 1.0) for name in names])
     return constant, weights.astype(np.float32)
@@ -52,7 +53,7 @@ def compute_constant_and_class_weights(
 def check_labels(
     spec: Spec, task: Task, name: str, fold: Fold
 ) -> Iterator[tuple[NDArray[np.float32], NDArray[np.float32]]]:
-    """Yield the labels and weights of a fold, in pieces; DataError at the end if some were not of the task."""
+    """Yield the labels and weights of a fold, in pieces; at the end, raise DataError if a label is not valid."""
     if task == "regression":
         allowed = "numbers"
     else:
@@ -67,13 +68,15 @@ def check_labels(
     if wrong:
         raise DataError(
             f"The labels of a {task} task are {allowed}, but {wrong:,} of the {fold.rows:,} rows of the {name} fold "
-            f"have another, {example:g} for one. Set model.task to what the label is, and run jobs/features.py again."
+            f"have other labels, for example {example:g}. Set model.task to match the label, and run jobs/features.py "
+            "again."
         )
 
 
 def correct_bias(bias: NDArray[np.float32], negative_rate: float) -> None:
-    """Make the probabilities of a model that saw this share of the negatives those of a model that saw all, in place.
+    """Correct the bias of a model that was fitted to this share of the negatives, in place.
 
-    Down-sampling divides the odds by the rate, which adds -log(rate) to the logit (King & Zeng 2001, section 4.1).
+    Down-sampling divides the odds by the rate, which adds -log(rate) to the logit (King & Zeng 2001, section 4.1). With
+    the corrected bias, probabilities are those for all rows.
     """
     bias += np.float32(math.log(negative_rate))

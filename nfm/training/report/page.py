@@ -1,4 +1,4 @@
-"""report.html of a trained model."""
+"""Write report.html of a trained model."""
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -23,17 +23,17 @@ from nfm.training.result import Trained
 
 
 def write(path: Path, config: Config, trained: Trained) -> None:
-    """Write the report of a trained model: metrics, layers, curves, data, configuration."""
-    page.write(path, "training/report/report.html.jinja", _content(config, trained), metric=format_metric)
+    """Write the HTML report of a trained model: metrics, architecture, curves, data, configuration."""
+    page.write(path, "training/report/report.html.jinja", _make_content(config, trained), metric=format_metric)
 
 
-def _content(config: Config, trained: Trained) -> dict[str, Any]:
+def _make_content(config: Config, trained: Trained) -> dict[str, Any]:
     spec = trained.spec
     metrics = {fold: trained.metrics[fold] for fold in FOLDS if trained.metrics.get(fold, {}).get("rows")}
     judged = choose_judged_fold(metrics)
     tally = trained.tallies[judged]
     shown = [metric for metric in METRICS[config.model.task] if metric.key in metrics[judged]]
-    by_rows = sorted(metrics[judged].get("classes", {}).items(), key=lambda one: -one[1]["rows"])
+    by_rows = sorted(metrics[judged].get("classes", {}).items(), key=lambda item: -item[1]["rows"])
     return {
         "config": config,
         "task": config.model.task,
@@ -49,9 +49,9 @@ def _content(config: Config, trained: Trained) -> dict[str, Any]:
         "parameters": count_parameters(trained.model),
         "field_rows": count_field_rows(spec, trained.statistics),
         "dim": config.model.embedding_dim,
-        "curves": _curves(config.model, trained),
+        "curves": _draw_curves(config.model, trained),
         "pairs": trained.pairs,
-        "charts": _charts(trained, metrics, judged),
+        "charts": _draw_charts(trained, metrics, judged),
         "class_metrics": by_rows[:CLASSES],
         "confusion": tally.confusion() if isinstance(tally, MulticlassTally) else None,
         "yaml": yaml.safe_dump(config.model_dump(mode="json", by_alias=True), sort_keys=False, allow_unicode=True),
@@ -66,42 +66,42 @@ def _is_beaten(metric: Metric, values: Mapping[str, Any]) -> bool:
 
 
 def count_field_rows(spec: Spec, statistics: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return the rows of each field in the embedding table, then those of each number in the pooling.
+    """Count the rows of the embedding table for each field, then for each number in the pooling.
 
-    `reserved` are for missing and unseen values. The literature counts every `distinct` value of the whole table,
-    missing being one of them, and one reserved row.
+    `values` are rows of the vocabulary's values, `reserved` rows for missing and out-of-vocabulary values. The
+    literature counts each `distinct` value of the whole table, missing as one of them, and one reserved row.
     """
-    found = []
+    counts = []
     for field in spec.fields:
         bucketed = field.edges is not None
         facts = statistics["numbers" if bucketed else "fields"][field.name]
-        # The values of a hashed field are not known: its buckets take their place.
+        # The values of a hashed field are not known: count its buckets instead.
         distinct = field.values if bucketed else field.oov_buckets if field.hashed else facts["distinct"]["table"]
         distinct += any(facts["missing"].values())
-        found.append((field.name, field.values, 1 + field.oov_buckets, distinct, distinct + 1))
-    found += [(name, 1, 0, 1, 1) for name in spec.field_numbers]
+        counts.append((field.name, field.values, 1 + field.oov_buckets, distinct, distinct + 1))
+    counts += [(name, 1, 0, 1, 1) for name in spec.field_numbers]
     return [
         {"name": name, "values": values, "reserved": reserved, "rows": values + reserved}
         | {"distinct": distinct, "literature_rows": literature_rows}
-        for name, values, reserved, distinct, literature_rows in found
+        for name, values, reserved, distinct, literature_rows in counts
     ]
 
 
-def _curves(settings: Model, trained: Trained) -> dict[str, Chart]:
-    """Draw what is measured after each epoch, by the name of the metric."""
+def _draw_curves(settings: Model, trained: Trained) -> dict[str, Chart]:
+    """Draw the values of each epoch, by the name of the metric."""
     history, best = trained.fitted.history, trained.fitted.best_epoch
     names = {metric.key: metric.name for metric in METRICS[settings.task]}
-    found = {"loss": pictures.draw_curve(history, "loss", "loss", best)}
+    charts = {"loss": pictures.draw_curve(history, "loss", "loss", best)}
     for key in MONITORS[settings.task]:
         if key in history:
-            found[names[key]] = pictures.draw_curve(history, key, names[key], best)
+            charts[names[key]] = pictures.draw_curve(history, key, names[key], best)
     if len(set(history.get("learning_rate", ()))) > 1:
-        found["learning rate"] = pictures.draw_curve(history, "learning_rate", "learning rate", best)
-    return found
+        charts["learning rate"] = pictures.draw_curve(history, "learning_rate", "learning rate", best)
+    return charts
 
 
-def _charts(trained: Trained, metrics: Mapping[str, Any], judged: str) -> dict[str, Chart | None]:
-    """Draw the scores of the judged fold; None where there is nothing to draw."""
+def _draw_charts(trained: Trained, metrics: Mapping[str, Any], judged: str) -> dict[str, Chart | None]:
+    """Draw the charts of the scores; the value is None if a chart has no data."""
     tally = trained.tallies[judged]
     if isinstance(tally, RegressionTally):
         label, predicted, weight = tally.sample()
@@ -113,9 +113,9 @@ def _charts(trained: Trained, metrics: Mapping[str, Any], judged: str) -> dict[s
         }
     if not isinstance(tally, BinaryTally):
         return {}
-    tallies = {fold: one for fold in metrics if isinstance(one := trained.tallies[fold], BinaryTally)}
-    rocs = {fold: points for fold, one in tallies.items() if (points := one.roc()) is not None}
-    ranked = {fold: found for fold, one in tallies.items() if (found := one.precision_recall()) is not None}
+    tallies = {fold: counted for fold in metrics if isinstance(counted := trained.tallies[fold], BinaryTally)}
+    rocs = {fold: roc for fold, counted in tallies.items() if (roc := counted.roc()) is not None}
+    ranked = {fold: curve for fold, counted in tallies.items() if (curve := counted.precision_recall()) is not None}
     bins, (scores, ones, zeros) = tally.calibration(), tally.scores()
     return {
         "roc": pictures.draw_roc(rocs, tally.linear_roc()) if rocs else None,
@@ -126,5 +126,5 @@ def _charts(trained: Trained, metrics: Mapping[str, Any], judged: str) -> dict[s
 
 
 def format_metric(value: float | None, key: str, digits: int = 4) -> str:
-    """Format a metric: shares of 1 with fixed digits, errors in the label's unit with significant ones."""
+    """Format a metric: shares of 1 with fixed digits, errors in the label's unit with significant digits."""
     return page.compact(value) if key in ("rmse", "mae") else page.number(value, digits)

@@ -1,4 +1,4 @@
-"""TensorBoard's event files: the values of each epoch, once, whether the training was fresh or resumed."""
+"""Event files for TensorBoard have the values of each epoch once, in fresh and in resumed trainings."""
 
 from pathlib import Path
 from typing import Any
@@ -11,9 +11,9 @@ from tests.training.examples import CHECKERBOARD, noise_folds, small_model, trai
 from tests.training.trained import values_of
 
 
-def test_tensorboard_has_the_values_of_each_epoch(tmp_path: Path) -> None:
+def test_event_files_have_the_values_of_each_epoch(tmp_path: Path) -> None:
     settings, logs = training(early_stopping=None, epochs=2), tmp_path / "tensorboard"
-    for _ in range(2):  # a fresh training removes what is there
+    for _ in range(2):  # a fresh training deletes earlier event files
         fitted = fit(CHECKERBOARD, small_model(), settings, noise_folds(), Places(logs=logs))
         expected = {
             (i + 1, name, float(np.float32(v))) for name, vs in fitted.history.items() for i, v in enumerate(vs)
@@ -23,17 +23,17 @@ def test_tensorboard_has_the_values_of_each_epoch(tmp_path: Path) -> None:
         assert (set(found), len(found)) == (expected, len(expected))
 
 
-def test_a_folder_that_cannot_hold_events_does_not_end_the_training(
+def test_a_folder_that_cannot_be_written_to_does_not_end_the_training(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / "file").write_text("")
     fit(CHECKERBOARD, small_model(), training(epochs=1), noise_folds(), Places(logs=tmp_path / "file/tensorboard"))
-    assert "TensorBoard's events cannot be written to" in caplog.text
+    assert "events for TensorBoard cannot be written to" in caplog.text
 
 
-def test_a_resumed_training_goes_on_with_the_events_that_are_there(tmp_path: Path) -> None:
+def test_a_resumed_training_adds_to_the_event_files(tmp_path: Path) -> None:
     class EndedError(Exception):
-        """Stands for whatever ends a process."""
+        """Represents any error that ends a process."""
 
     def end_after(epoch: int, _: Any) -> None:
         if epoch == 2:
