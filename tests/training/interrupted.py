@@ -1,4 +1,4 @@
-"""Trainings that are interrupted or killed, and the comparison of what they end with."""
+"""Interrupted trainings, and comparisons of their outcomes."""
 
 import json
 import os
@@ -18,7 +18,7 @@ from nfm.training.result import Fitted
 from tests.training.examples import CHECKERBOARD, fold_in_memory, noise_folds, training
 
 ROOT = Path(__file__).parent.parent.parent
-# Everything that a step depends on besides the weights: dropout, batch norm, shuffling, moments, the schedule's state.
+# A step depends on all of this besides the weights: dropout, batch norm, shuffling, moments, state of the schedule.
 MODEL = Model(embedding_dim=4, hidden_units=(8,), pooling_dropout=0.3, hidden_dropout=0.3)
 EVERY_STEP: dict[str, Any] = {
     "batch_size": 32,
@@ -31,22 +31,22 @@ EVERY_STEP: dict[str, Any] = {
 
 
 def save_outcome(fitted: Fitted, path: Path) -> None:
-    told = json.dumps([fitted.history, fitted.best_epoch, fitted.constant])
+    facts = json.dumps([fitted.history, fitted.best_epoch, fitted.constant])
     arrays = {f"{i:03}": array for i, array in enumerate(list_arrays(fitted.weights))}
     with (path.with_suffix(".part")).open("wb") as file:
-        np.savez(file, told=np.array(told), **arrays)  # type: ignore[arg-type] # the stub takes them for allow_pickle
+        np.savez(file, facts=np.array(facts), **arrays)  # type: ignore[arg-type] # the stub mistakes them for allow_pickle
     path.with_suffix(".part").rename(path)
 
 
-def outcome(path: Path) -> dict[str, Any]:
+def load_outcome(path: Path) -> dict[str, Any]:
     with np.load(path, allow_pickle=False) as file:
         return {name: file[name] for name in file.files}
 
 
-def assert_the_same(path: Path, other: Path) -> None:
-    found, expected = outcome(path), outcome(other)
+def assert_same_outcome(path: Path, other: Path) -> None:
+    found, expected = load_outcome(path), load_outcome(other)
     assert found.keys() == expected.keys()
-    assert str(found["told"]) == str(expected["told"])
+    assert str(found["facts"]) == str(expected["facts"])
     for name, array in expected.items():
         assert array.dtype == found[name].dtype
         np.testing.assert_array_equal(found[name], array, err_msg=name)
@@ -59,22 +59,22 @@ def train(folder: Path | None, path: Path, folds: dict[str, Fold] | None = None,
 
 
 class Interrupted(Fold):
-    """A fold that cannot be read any more after so many batches."""
+    """A fold whose read fails after a number of batches."""
 
-    def batches(self, size: int, **asked: Any) -> Any:
+    def batches(self, size: int, **options: Any) -> Any:
         left = self.__dict__["left"]
 
-        def some() -> Iterator[Any]:
-            for batch in super(Interrupted, self).batches(size, **asked):
+        def read() -> Iterator[Any]:
+            for batch in super(Interrupted, self).batches(size, **options):
                 if left[0] == 0:
-                    raise OSError("the disk is gone")
+                    raise OSError("the disk failed")
                 left[0] -= 1
                 yield batch
 
-        return some()
+        return read()
 
 
-def interrupted_after(batches: int) -> dict[str, Fold]:
+def fail_after(batches: int) -> dict[str, Fold]:
     folds = noise_folds()
     (train_rows,) = folds["train"].pieces()
     broken = fold_in_memory(CHECKERBOARD, train_rows, Interrupted)
@@ -82,9 +82,9 @@ def interrupted_after(batches: int) -> dict[str, Fold]:
     return {**folds, "train": broken}
 
 
-def script(module: str, call: str, *arguments: Path) -> subprocess.CompletedProcess[str]:
-    """A function of a test module in a process of its own."""
-    code = f"import sys; from pathlib import Path; import {module} as tests; tests.{call}(*map(Path, sys.argv[1:]))"
+def run_in_process(module: str, function: str, *arguments: Path) -> subprocess.CompletedProcess[str]:
+    """Call a function of a test module with paths, in a new process."""
+    code = f"import sys; from pathlib import Path; import {module} as tests; tests.{function}(*map(Path, sys.argv[1:]))"
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-c", code, *map(str, arguments)]
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)

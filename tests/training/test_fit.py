@@ -23,14 +23,14 @@ from tests.training.examples import (
     SIDE,
     checkerboard,
     folds_of,
+    no_rows,
     noise_folds,
-    nothing,
     random_ids,
     rows_of,
     small_model,
     training,
 )
-from tests.training.trained import logits, rows, same, sigmoid, weights
+from tests.training.trained import are_same, logits, rows, sigmoid, weights
 
 
 @pytest.mark.parametrize(("optimizer", "learning_rate"), [("adam", 0.01), ("adagrad", 0.2), ("sgd", 0.5)])
@@ -100,8 +100,8 @@ def test_the_same_seed_gives_the_same_weights_and_another_seed_others() -> None:
         return weights(fit(CHECKERBOARD, small_model(hidden_dropout=0.5), settings, folds))
 
     first, again, other = trained(1), trained(1), trained(2)
-    assert same(first, again)
-    assert not same(first, other)
+    assert are_same(first, again)
+    assert not are_same(first, other)
 
 
 def test_a_long_training_takes_its_whole_batches_through_xla(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -119,7 +119,7 @@ def test_a_long_training_takes_its_whole_batches_through_xla(monkeypatch: pytest
     compiled = trained()
     for one, other in zip(compiled, plain, strict=True):  # the same units are dropped
         np.testing.assert_allclose(one, other, rtol=1e-2, atol=2e-4)
-    assert same(compiled, trained())
+    assert are_same(compiled, trained())
 
 
 def test_rows_of_weight_zero_teach_nothing() -> None:
@@ -160,7 +160,7 @@ def test_a_training_that_diverges_is_told_and_gives_no_model(tmp_path: Path) -> 
 def test_weights_that_are_no_numbers_after_the_last_step_are_told() -> None:
     # One step: its loss is of the fresh weights, and finite. What it does to them is not.
     data = checkerboard(64, 1)
-    folds = folds_of(data, nothing(data), nothing(data))
+    folds = folds_of(data, no_rows(data), no_rows(data))
     settings = training(optimizer="sgd", learning_rate=1e38, loss_reduction="sum", epochs=1, early_stopping=None)
     with pytest.raises(DataError, match=r"^A weight was no finite number after step 1, in epoch 1: the training div"):
         fit(CHECKERBOARD, small_model(), settings, folds)
@@ -179,7 +179,7 @@ def test_class_weights_count_as_so_many_rows() -> None:
     # Ids that say nothing: the best a model can do is the share of each class by weight.
     label = np.array([1.0] * 20 + [0.0] * 80)
     data = rows_of(np.full((100, 3), 2), label, np.where(label, 1.0, 0.5))  # weights: 20 and 40
-    folds = folds_of(data, nothing(data), nothing(data))
+    folds = folds_of(data, no_rows(data), no_rows(data))
     plain = {"early_stopping": None, "epochs": 15, "optimizer": "sgd", "learning_rate": 1.0, "batch_size": 100}
     model = small_model(batch_norm=False, hidden_units=(), hidden_dropout=0.0)
 
@@ -197,7 +197,7 @@ def test_class_weights_of_a_multiclass_label_go_by_its_texts() -> None:
     spec = replace(CHECKERBOARD, classes=("x", "y", "z"))
     label = np.repeat([0.0, 1.0, 2.0], [10, 30, 60])
     data = rows_of(np.full((100, 3), 2), label)
-    folds = folds_of(data, nothing(data), nothing(data), spec)
+    folds = folds_of(data, no_rows(data), no_rows(data), spec)
     model = small_model(task="multiclass", batch_norm=False, hidden_units=(), hidden_dropout=0.0)
     plain = {"early_stopping": None, "epochs": 30, "optimizer": "sgd", "learning_rate": 1.0, "batch_size": 100}
     balanced = shares(folds, model, training(**plain, class_weights="balanced"), spec)

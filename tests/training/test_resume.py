@@ -20,17 +20,17 @@ from tests.training.examples import CHECKERBOARD, checkerboard, folds_of, noise_
 from tests.training.interrupted import (
     EVERY_STEP,
     MODEL,
-    assert_the_same,
-    interrupted_after,
-    outcome,
+    assert_same_outcome,
+    fail_after,
+    load_outcome,
+    run_in_process,
     save_outcome,
-    script,
     train,
 )
 
 
-def in_a_child(work: Callable[[], None], kill_after: Callable[[int], bool] = lambda _: False) -> int:
-    """Run in a forked process, kill it once asked to; returns its signal or its exit code."""
+def run_in_fork(work: Callable[[], None], kill_after: Callable[[int], bool] = lambda _: False) -> int:
+    """Run `work` in a forked process, kill it once `kill_after` is true, and return its signal or exit code."""
     child = os.fork()
     if child == 0:
         code = 1
@@ -48,63 +48,63 @@ def in_a_child(work: Callable[[], None], kill_after: Callable[[int], bool] = lam
     return os.waitstatus_to_exitcode(ended[1])
 
 
-def kill_again_and_again(folder: Path) -> None:
-    """Train undisturbed; then the same, killed five times at random moments after a new checkpoint; in own processes.
+def train_with_kills(folder: Path) -> None:
+    """Train undisturbed, then the same, killed five times at random moments after a new checkpoint.
 
-    TensorFlow is imported but not yet started here, so that this process can be forked.
+    Each training is a fork of this process, in which TensorFlow is imported but not initialized.
     """
-    assert in_a_child(lambda: train(None, folder / "undisturbed.npz")) == 0
-    drawn, file = random.Random(7), folder / "checkpoint" / checkpoint.FILE
+    assert run_in_fork(lambda: train(None, folder / "undisturbed.npz")) == 0
+    rng, file = random.Random(7), folder / "checkpoint" / checkpoint.FILE
     kills: list[int] = []
     for _ in range(5):
         before = file.stat().st_mtime_ns if file.exists() else 0
-        wait, seen = drawn.uniform(0, 0.06), [0.0]
+        wait, seen = rng.uniform(0, 0.06), [0.0]
 
         def due(_: int, before: int = before, wait: float = wait, seen: list[float] = seen) -> bool:
             if not seen[0] and file.exists() and file.stat().st_mtime_ns != before:
                 seen[0] = time.monotonic()
             return bool(seen[0]) and time.monotonic() - seen[0] >= wait
 
-        assert in_a_child(lambda: train(folder / "checkpoint", folder / "killed.npz"), due) == -signal.SIGKILL
+        assert run_in_fork(lambda: train(folder / "checkpoint", folder / "killed.npz"), due) == -signal.SIGKILL
         with np.load(file) as saved:
             kills.append(json.loads(saved["state"].tobytes())["progress"]["step"])
-    assert in_a_child(lambda: train(folder / "checkpoint", folder / "killed.npz")) == 0
+    assert run_in_fork(lambda: train(folder / "checkpoint", folder / "killed.npz")) == 0
     (folder / "kills.json").write_text(json.dumps(kills))
 
 
-def test_a_training_that_is_killed_at_random_moments_ends_with_the_weights_of_an_undisturbed_one(
+def test_a_training_killed_at_random_moments_has_the_weights_of_an_undisturbed_one(
     tmp_path: Path,
 ) -> None:
-    done = script("tests.training.test_resume", "kill_again_and_again", tmp_path)
+    done = run_in_process("tests.training.test_resume", "train_with_kills", tmp_path)
     assert done.returncode == 0, done.stderr[-3000:]
     kills = json.loads((tmp_path / "kills.json").read_text())
-    # Each went on from where the one before was killed; an epoch's last step has a second checkpoint, once measured.
+    # Each training resumed after the previous one's kill; the last step of an epoch has two checkpoints.
     assert kills == sorted(kills) and len(kills) == 5 and len(set(kills)) >= 3
-    told = json.loads(str(outcome(tmp_path / "undisturbed.npz")["told"]))
-    assert kills[-1] < 10 * len(told[0]["loss"])
-    assert_the_same(tmp_path / "killed.npz", tmp_path / "undisturbed.npz")
+    history = json.loads(str(load_outcome(tmp_path / "undisturbed.npz")["facts"]))[0]
+    assert kills[-1] < 10 * len(history["loss"])
+    assert_same_outcome(tmp_path / "killed.npz", tmp_path / "undisturbed.npz")
 
 
 @pytest.mark.parametrize("batches", [[0, 1], [9, 1, 10, 3]])
-def test_a_training_that_raised_goes_on_from_its_last_step(
+def test_a_failed_training_resumes_from_its_last_step(
     batches: list[int], undisturbed: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    # 300 rows are ten batches: this ends before the first step, in an epoch's last batch, and at its end.
+    # 300 rows are ten batches: fail before the first step, in the last batch of an epoch, and at its end.
     for count in batches:
-        with pytest.raises(OSError, match="the disk is gone"):
-            train(tmp_path / "checkpoint", tmp_path / "outcome.npz", interrupted_after(count))
+        with pytest.raises(OSError, match="the disk failed"):
+            train(tmp_path / "checkpoint", tmp_path / "outcome.npz", fail_after(count))
     with caplog.at_level("INFO"):
         train(tmp_path / "checkpoint", tmp_path / "outcome.npz")
     done = sum(batches)
     assert f"resuming from the checkpoint after {done} steps, in epoch {done // 10 + 1}" in caplog.text
-    assert_the_same(tmp_path / "outcome.npz", undisturbed)
-    # One that has ended is not trained once more.
-    train(tmp_path / "checkpoint", tmp_path / "outcome.npz", interrupted_after(0))
-    assert_the_same(tmp_path / "outcome.npz", undisturbed)
+    assert_same_outcome(tmp_path / "outcome.npz", undisturbed)
+    # A finished training is not repeated.
+    train(tmp_path / "checkpoint", tmp_path / "outcome.npz", fail_after(0))
+    assert_same_outcome(tmp_path / "outcome.npz", undisturbed)
 
 
-def found(folder: Path, **changes: Any) -> str | None:
-    """What a training with other settings or data would make of the checkpoint."""
+def preview(folder: Path, **changes: Any) -> str | None:
+    """Preview how a training with changed settings or data would use the checkpoint."""
     spec: Spec = changes.pop("spec", CHECKERBOARD)
     folds = changes.pop("folds", None) or noise_folds()
     model = MODEL.model_copy(update=changes.pop("model", {}))
@@ -114,7 +114,7 @@ def found(folder: Path, **changes: Any) -> str | None:
     )
 
 
-def test_what_the_weights_follow_from_decides_whether_a_checkpoint_is_gone_on_from(stopped: Path) -> None:
+def test_a_changed_dependency_of_the_weights_prevents_resuming(stopped: Path) -> None:
     data, numbers = noise_folds(), checkerboard(300, 1)
     dense = rows_of(numbers.inputs.ids_BF, numbers.label, dense_BD=np.ones((300, 1)))
     spec = replace(CHECKERBOARD, numbers=(Number("x", "x", "dense", 0.0, False, None, "none", 0.0, 1.0),))
@@ -132,46 +132,51 @@ def test_what_the_weights_follow_from_decides_whether_a_checkpoint_is_gone_on_fr
             'and is 0.5 now; train.optimizer was "adam" and is "sgd" now; train.seed was 1 and is 2 now and 1 more',
         ),
     ]
-    for changed, told in changes:
-        expected = f"starts from the beginning: since the checkpoint in {stopped} was written, this changed: {told}"
-        assert found(stopped, **changed) == expected
-    # What is only measured or written is no reason.
-    same = "goes on from the checkpoint after 23 steps, in epoch 3"
+    for changed, differences in changes:
+        expected = (
+            f"no, the training starts again: since the checkpoint in {stopped} was written, this changed: {differences}"
+        )
+        assert preview(stopped, **changed) == expected
+    # Settings that change only measuring or writing do not prevent resuming.
+    same = "from the checkpoint after 23 steps, in epoch 3"
     written = {"model": {"embedding_dtype": "float16"}, "checkpoint_seconds": 300.0, "group": "k"}
-    assert found(stopped) == found(stopped, **written) == found(stopped, folds={**data, "test": data["train"]}) == same
-    assert found(stopped / "nowhere") is None
+    assert (
+        preview(stopped)
+        == preview(stopped, **written)
+        == preview(stopped, folds={**data, "test": data["train"]})
+        == same
+    )
+    assert preview(stopped / "nowhere") is None
 
 
-def test_a_checkpoint_of_another_training_is_told_and_not_used(
+def test_a_checkpoint_of_another_training_is_logged_and_not_used(
     stopped: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     other = training(**{**EVERY_STEP, "seed": 2, "checkpoint_seconds": 300.0})
     save_outcome(fit(CHECKERBOARD, MODEL, other, noise_folds(), Places(stopped)), tmp_path / "outcome.npz")
-    told = f"the training starts from the beginning: since the checkpoint in {stopped} was written, this changed: tr"
-    assert told in caplog.text
+    reason = f"since the checkpoint in {stopped} was written, this changed: train.seed"
+    assert f"the training starts again without its checkpoint: {reason}" in caplog.text
     save_outcome(fit(CHECKERBOARD, MODEL, other, noise_folds()), tmp_path / "undisturbed.npz")
-    assert_the_same(tmp_path / "outcome.npz", tmp_path / "undisturbed.npz")
+    assert_same_outcome(tmp_path / "outcome.npz", tmp_path / "undisturbed.npz")
 
 
-def test_the_best_weights_are_never_those_of_another_training(tmp_path: Path) -> None:
-    # Two trainings whose best epochs have the same number share a folder; the second one is interrupted, too.
+def test_best_weights_are_never_those_of_another_training(tmp_path: Path) -> None:
+    # Two trainings whose best epochs have the same number share a folder; both are interrupted.
     folder, changed = tmp_path / "checkpoint", training(**{**EVERY_STEP, "seed": 5})
-    with pytest.raises(OSError, match="the disk is gone"):
-        train(folder, tmp_path / "never.npz", interrupted_after(15))
-    with pytest.raises(OSError, match="the disk is gone"):
-        fit(CHECKERBOARD, MODEL, changed, interrupted_after(15), Places(folder))
+    with pytest.raises(OSError, match="the disk failed"):
+        train(folder, tmp_path / "never.npz", fail_after(15))
+    with pytest.raises(OSError, match="the disk failed"):
+        fit(CHECKERBOARD, MODEL, changed, fail_after(15), Places(folder))
     save_outcome(fit(CHECKERBOARD, MODEL, changed, noise_folds(), Places(folder)), tmp_path / "resumed.npz")
     save_outcome(fit(CHECKERBOARD, MODEL, changed, noise_folds()), tmp_path / "undisturbed.npz")
-    assert_the_same(tmp_path / "resumed.npz", tmp_path / "undisturbed.npz")
+    assert_same_outcome(tmp_path / "resumed.npz", tmp_path / "undisturbed.npz")
 
 
-def test_a_training_compiled_by_xla_resumes_to_the_same_weights(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("nfm.training.network._MIN_XLA_ROWS", 0)  # nine whole batches and a smaller one an epoch
+def test_a_training_with_xla_resumes_to_the_same_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nfm.training.network._MIN_XLA_ROWS", 0)  # nine full batches and a smaller one in each epoch
     train(None, tmp_path / "undisturbed.npz")
     for count in (4, 9):
-        with pytest.raises(OSError, match="the disk is gone"):
-            train(tmp_path / "checkpoint", tmp_path / "outcome.npz", interrupted_after(count))
+        with pytest.raises(OSError, match="the disk failed"):
+            train(tmp_path / "checkpoint", tmp_path / "outcome.npz", fail_after(count))
     train(tmp_path / "checkpoint", tmp_path / "outcome.npz")
-    assert_the_same(tmp_path / "outcome.npz", tmp_path / "undisturbed.npz")
+    assert_same_outcome(tmp_path / "outcome.npz", tmp_path / "undisturbed.npz")

@@ -26,7 +26,7 @@ from nfm.training.model import build
 from nfm.training.report import summary
 from nfm.training.train import read, read_encoding, train
 from tests.training.examples import shop_encoding, shop_labels, shop_visits, write_shop
-from tests.training.trained import values_of
+from tests.training.trained import read_events
 
 ROOT = Path(__file__).parent.parent.parent
 TASKS: dict[str, dict[str, Any]] = {
@@ -115,7 +115,7 @@ def test_what_is_left_in_the_working_folder(done: Config) -> None:
     libraries = metadata["libraries"]
     assert libraries.pop("tensorflow").startswith("2.21.")  # of the package tensorflow-cpu or tensorflow
     assert libraries == {name: version(name) for name in ("keras", "numpy", "pyarrow")}
-    steps = {step for step, _, _ in values_of(folder / "tensorboard")}
+    steps = {step for step, _, _ in read_events(folder / "tensorboard")}
     assert steps == {1, 2, 3}
 
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from nfm.kernels.activations import sigmoid
 from nfm.training.metrics import curves
-from tests.training.judging import Array, binary, close
+from tests.training.tallies import Array, binary, close
 
 SCORES = [-2.0, -0.0, 0.0, 1e-9, 3.0]
 

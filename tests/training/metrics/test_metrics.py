@@ -13,7 +13,7 @@ from nfm.kernels.activations import sigmoid
 from nfm.training.metrics import curves
 from nfm.training.metrics.names import Task
 from nfm.training.metrics.tally import compute_constant, make_tally
-from tests.training.judging import NAMES, binary
+from tests.training.tallies import NAMES, binary
 
 
 @pytest.mark.parametrize("task", ["binary", "regression", "multiclass"])

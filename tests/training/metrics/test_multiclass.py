@@ -9,7 +9,7 @@ import sklearn.metrics as reference
 
 from nfm.training.metrics.multiclass import MOST_RANKED, MulticlassTally
 from nfm.training.metrics.tally import make_tally
-from tests.training.judging import NAMES, Array, close
+from tests.training.tallies import NAMES, Array, close
 
 
 def log_softmax(logits: Array) -> Array:

@@ -10,7 +10,7 @@ import sklearn.metrics as reference
 from nfm.training.metrics import regression as evaluate_regression
 from nfm.training.metrics.regression import RegressionTally
 from nfm.training.metrics.tally import make_tally
-from tests.training.judging import column
+from tests.training.tallies import column
 
 
 def regression(label: Any, predicted: Any, weight: Any, linear: Any) -> RegressionTally:

@@ -8,7 +8,7 @@ import pytest
 
 from nfm.training.fit import Places, fit
 from tests.training.examples import CHECKERBOARD, noise_folds, small_model, training
-from tests.training.trained import values_of
+from tests.training.trained import read_events
 
 
 def test_event_files_have_the_values_of_each_epoch(tmp_path: Path) -> None:
@@ -19,7 +19,7 @@ def test_event_files_have_the_values_of_each_epoch(tmp_path: Path) -> None:
             (i + 1, name, float(np.float32(v))) for name, vs in fitted.history.items() for i, v in enumerate(vs)
         }
         assert {name for _, name, _ in expected} >= {"loss", "learning_rate", "val_loss", "val_auc"}
-        found = values_of(logs)
+        found = read_events(logs)
         assert (set(found), len(found)) == (expected, len(expected))
 
 
@@ -44,5 +44,5 @@ def test_a_resumed_training_adds_to_the_event_files(tmp_path: Path) -> None:
     with pytest.raises(EndedError):
         fit(CHECKERBOARD, small_model(), settings, noise_folds(), places, each_epoch=end_after)
     fitted = fit(CHECKERBOARD, small_model(), settings, noise_folds(), places)
-    found = [(step, value) for step, name, value in values_of(tmp_path / "tensorboard") if name == "val_loss"]
+    found = [(step, value) for step, name, value in read_events(tmp_path / "tensorboard") if name == "val_loss"]
     assert found == [(i + 1, float(np.float32(value))) for i, value in enumerate(fitted.history["val_loss"])]

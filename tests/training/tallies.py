@@ -1,4 +1,4 @@
-"""Tallies that are fed in pieces, and what their metrics are held against."""
+"""Tallies that are filled in pieces, and comparisons of their metrics."""
 
 from typing import Any
 
@@ -18,7 +18,7 @@ def column(values: Any) -> Array:
 
 
 def binary(label: Any, logit: Any, weight: Any = None, linear: Any = None, group: Any = None) -> BinaryTally:
-    """A tally with constant 0.3, fed in pieces of 7 rows."""
+    """Return a tally with constant 0.3, filled in pieces of 7 rows."""
     counted = make_tally("binary", (), (0.3,))
     assert isinstance(counted, BinaryTally)
     label = np.asarray(label, np.float32)
