@@ -71,7 +71,7 @@ def remove(folder: Path) -> None:
 
 
 def load(folder: Path, depends_on: Mapping[str, Any], shapes: Sequence[tuple[int, ...]]) -> Saved | None:
-    """Read the checkpoint of this same training; None if there is none, or if it cannot be used, which is logged.
+    """Read the checkpoint of the same training; None if there is none, or if it cannot be used, which is logged.
 
     `shapes`: expected shapes of the arrays, in order; the arrays of the best epoch have the first of them.
     """

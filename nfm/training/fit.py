@@ -140,7 +140,7 @@ def _prepare(
 
 
 def _resume(training: _Training) -> bool:
-    """Resume from the checkpoint and return True, if there is one of this same training."""
+    """Resume from the checkpoint and return True, if there is a checkpoint of the same training."""
     if training.folder is None:
         return False
     arrays = training.optimizer.list_arrays()

@@ -6,7 +6,7 @@ Pooling → batch norm → dropout → [dense → batch norm → activation → 
 pooled vector after its dropout, before the first hidden layer, and have weights of their own in the linear part.
 
 TensorFlow trains the layers above the pooling (`network`), and compiled loops train the tables (`tables`). The weights
-are therefore arrays; `build` copies all of them into one Keras model, which is saved beside the arrays.
+are therefore arrays; `build` copies all of them into one Keras model, which is saved with the arrays.
 """
 
 from collections.abc import Callable, Mapping

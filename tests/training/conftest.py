@@ -52,7 +52,7 @@ def bags() -> Spec:
 
 @pytest.fixture(scope="session")
 def only_bags() -> Spec:
-    """A bag and nothing else."""
+    """A single bag."""
     return Spec(("k",), (Field("tags", ("tags",), ("text",), 1, 4, "tags", None, Bag(None, ",", None)),), (), ())
 
 

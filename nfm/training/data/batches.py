@@ -34,7 +34,7 @@ class Fold:
     spec: Spec
     _row_groups: Sequence[RowGroup]
     _kept_in_memory: bool
-    digest: str  # SHA-256 of what the batches depend on: names (below the dataset's folder), sizes and rows of files
+    digest: str  # SHA-256 of the files' names (below the dataset's folder), sizes and rows, which determine the batches
 
     @cached_property
     def rows(self) -> int:

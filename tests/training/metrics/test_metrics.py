@@ -1,4 +1,4 @@
-"""What the metrics of all tasks share: nothing at all, huge logits, the constant; and scores put into cells."""
+"""Metrics of all tasks: empty folds, huge logits, the constant; and scores in cells."""
 
 import json
 import re
@@ -18,14 +18,16 @@ from tests.training.tallies import NAMES, binary
 
 @pytest.mark.parametrize("task", ["binary", "regression", "multiclass"])
 @pytest.mark.parametrize("rows", [0, 3])
-def test_without_rows_or_weight_nothing_is_defined(task: Task, rows: int) -> None:
+def test_no_metric_is_defined_without_rows_or_weight(task: Task, rows: int) -> None:
     counted = make_tally(task, NAMES, (0.2, 0.3, 0.5))
     logits = np.ones((rows, 3 if task == "multiclass" else 1), np.float32)
     counted.add(np.arange(rows) % 2, np.zeros(rows), logits, logits)
     found = counted.metrics()
     assert found["rows"] == rows
     measured = [found, found["constant"], found["linear"]]
-    assert {value for one in measured for name, value in one.items() if not isinstance(value, dict | int)} == {None}
+    assert {value for metrics in measured for name, value in metrics.items() if not isinstance(value, dict | int)} == {
+        None
+    }
     json.dumps(found, allow_nan=False)
 
 
@@ -41,12 +43,12 @@ def test_huge_logits_do_not_overflow() -> None:
     assert many.metrics()["log_loss"] == pytest.approx(1e4)
 
 
-def test_outputs_that_are_no_numbers_are_refused() -> None:
-    with pytest.raises(DataError, match=re.escape("those of 1 of 2 rows are not, [nan] for one")):
+def test_outputs_that_are_not_finite_are_refused() -> None:
+    with pytest.raises(DataError, match=re.escape("the outputs of 1 of 2 rows are not, for example [nan]")):
         binary([0, 1], [0, np.nan])
 
 
-def test_many_scores_are_cells_and_the_areas_nearly_exact() -> None:
+def test_areas_from_merged_cells_are_nearly_exact() -> None:
     rng = np.random.default_rng(1)
     rows = 200_000
     score = rng.normal(-4, 1.5, rows).astype(np.float32)
@@ -68,10 +70,10 @@ def test_many_scores_are_cells_and_the_areas_nearly_exact() -> None:
     assert auc(*exact.cells().counts.T) == pytest.approx(expected, abs=1e-9)
     assert auc(*coarse.cells().counts.T) == pytest.approx(expected, abs=1e-4)
     precision = reference.average_precision_score(label, score, sample_weight=weight)
-    few, all_of_them = (curves.precision_recall(*cells.cells().counts.T) for cells in (coarse, exact))
-    assert few is not None and all_of_them is not None
-    assert all_of_them.average_precision == pytest.approx(precision, abs=1e-9)
-    assert few.average_precision == pytest.approx(precision, abs=1e-4)
+    merged, separate = (curves.precision_recall(*cells.cells().counts.T) for cells in (coarse, exact))
+    assert merged is not None and separate is not None
+    assert separate.average_precision == pytest.approx(precision, abs=1e-9)
+    assert merged.average_precision == pytest.approx(precision, abs=1e-4)
 
 
 def test_the_constant_is_the_weighted_mean_of_the_train_fold() -> None:

@@ -253,7 +253,7 @@ def test_metrics_are_shown_with_those_of_the_linear_part_and_the_constant(write:
     assert constant[2:] == ["the train fold’s label rate", "0.5000", f"{np.log(2):.4f}", "0.9750", "0.0250", "0.4750"]
     assert "Measured on the test fold (40 rows), compared with" in prose(text)
     assert f"{expected['auc']:.3f} linear part {expected['linear']['auc']:.3f} · constant 0.500" in prose(text)
-    assert "<strong>In log loss and accuracy the model is no better than that constant.</strong>" in text
+    assert "<strong>In log loss and accuracy the model is not better than this constant.</strong>" in text
 
 
 def test_a_report_with_only_a_train_fold_and_nan_losses(write: Write) -> None:
