@@ -53,17 +53,17 @@ def replace_by_text(path: Path) -> None:
     "damage", [cut_in_half, truncate, flip_a_bit_of_the_last_array, remove_an_array, replace_by_text]
 )
 def test_a_damaged_checkpoint_is_logged_and_the_training_starts_again(
-    damage: Callable[[Path], None], stopped: Path, undisturbed: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    damage: Callable[[Path], None], stopped: Path, uninterrupted: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     damage(stopped / checkpoint.FILE)
     train(stopped, tmp_path / "outcome.npz", checkpoint_seconds=300.0)
     assert f"starts again without its checkpoint: the checkpoint in {stopped} cannot be read (" in caplog.text
-    assert_same_outcome(tmp_path / "outcome.npz", undisturbed)
+    assert_same_outcome(tmp_path / "outcome.npz", uninterrupted)
     assert [path.name for path in stopped.iterdir()] == [checkpoint.FILE]
 
 
 def test_a_checkpoint_of_an_older_format_is_refused(
-    stopped: Path, undisturbed: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    stopped: Path, uninterrupted: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     with np.load(stopped / checkpoint.FILE) as file:
         arrays = {name: file[name] for name in file.files}
@@ -75,7 +75,7 @@ def test_a_checkpoint_of_an_older_format_is_refused(
         f"the training starts again without its checkpoint: since the checkpoint in {stopped} was written, this "
         "changed: the version of nfm"
     ]
-    assert_same_outcome(tmp_path / "outcome.npz", undisturbed)
+    assert_same_outcome(tmp_path / "outcome.npz", uninterrupted)
 
 
 STATE: dict[str, Any] = {"depends_on": {"train.seed": 1}, "progress": {"step": 3, "epoch": 0}}

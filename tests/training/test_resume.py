@@ -1,4 +1,4 @@
-"""A training that was killed at any moment ends with the weights of an undisturbed one, bit for bit."""
+"""A training that was killed at any moment ends with the weights of an uninterrupted one, bit for bit."""
 
 import json
 import os
@@ -49,11 +49,11 @@ def run_in_fork(work: Callable[[], None], kill_after: Callable[[int], bool] = la
 
 
 def train_with_kills(folder: Path) -> None:
-    """Train undisturbed, then the same, killed five times at random moments after a new checkpoint.
+    """Train uninterrupted, then the same, killed five times at random moments after a new checkpoint.
 
     Each training is a fork of this process, in which TensorFlow is imported but not initialized.
     """
-    assert run_in_fork(lambda: train(None, folder / "undisturbed.npz")) == 0
+    assert run_in_fork(lambda: train(None, folder / "uninterrupted.npz")) == 0
     rng, file = random.Random(7), folder / "checkpoint" / checkpoint.FILE
     kills: list[int] = []
     for _ in range(5):
@@ -72,7 +72,7 @@ def train_with_kills(folder: Path) -> None:
     (folder / "kills.json").write_text(json.dumps(kills))
 
 
-def test_a_training_killed_at_random_moments_has_the_weights_of_an_undisturbed_one(
+def test_a_training_killed_at_random_moments_has_the_weights_of_an_uninterrupted_one(
     tmp_path: Path,
 ) -> None:
     done = run_in_process("tests.training.test_resume", "train_with_kills", tmp_path)
@@ -80,14 +80,14 @@ def test_a_training_killed_at_random_moments_has_the_weights_of_an_undisturbed_o
     kills = json.loads((tmp_path / "kills.json").read_text())
     # Each training resumed after the previous one's kill; the last step of an epoch has two checkpoints.
     assert kills == sorted(kills) and len(kills) == 5 and len(set(kills)) >= 3
-    history = json.loads(str(load_outcome(tmp_path / "undisturbed.npz")["facts"]))[0]
+    history = json.loads(str(load_outcome(tmp_path / "uninterrupted.npz")["facts"]))[0]
     assert kills[-1] < 10 * len(history["loss"])
-    assert_same_outcome(tmp_path / "killed.npz", tmp_path / "undisturbed.npz")
+    assert_same_outcome(tmp_path / "killed.npz", tmp_path / "uninterrupted.npz")
 
 
 @pytest.mark.parametrize("batches", [[0, 1], [9, 1, 10, 3]])
 def test_a_failed_training_resumes_from_its_last_step(
-    batches: list[int], undisturbed: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    batches: list[int], uninterrupted: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     # 300 rows are ten batches: fail before the first step, in the last batch of an epoch, and at its end.
     for count in batches:
@@ -97,10 +97,10 @@ def test_a_failed_training_resumes_from_its_last_step(
         train(tmp_path / "checkpoint", tmp_path / "outcome.npz")
     done = sum(batches)
     assert f"resuming from the checkpoint after {done} steps, in epoch {done // 10 + 1}" in caplog.text
-    assert_same_outcome(tmp_path / "outcome.npz", undisturbed)
+    assert_same_outcome(tmp_path / "outcome.npz", uninterrupted)
     # A finished training is not repeated.
     train(tmp_path / "checkpoint", tmp_path / "outcome.npz", fail_after(0))
-    assert_same_outcome(tmp_path / "outcome.npz", undisturbed)
+    assert_same_outcome(tmp_path / "outcome.npz", uninterrupted)
 
 
 def preview(folder: Path, **changes: Any) -> str | None:
@@ -156,8 +156,8 @@ def test_a_checkpoint_of_another_training_is_logged_and_not_used(
     save_outcome(fit(CHECKERBOARD, MODEL, other, noise_folds(), Places(stopped)), tmp_path / "outcome.npz")
     reason = f"since the checkpoint in {stopped} was written, this changed: train.seed"
     assert f"the training starts again without its checkpoint: {reason}" in caplog.text
-    save_outcome(fit(CHECKERBOARD, MODEL, other, noise_folds()), tmp_path / "undisturbed.npz")
-    assert_same_outcome(tmp_path / "outcome.npz", tmp_path / "undisturbed.npz")
+    save_outcome(fit(CHECKERBOARD, MODEL, other, noise_folds()), tmp_path / "uninterrupted.npz")
+    assert_same_outcome(tmp_path / "outcome.npz", tmp_path / "uninterrupted.npz")
 
 
 def test_best_weights_are_never_those_of_another_training(tmp_path: Path) -> None:
@@ -168,15 +168,15 @@ def test_best_weights_are_never_those_of_another_training(tmp_path: Path) -> Non
     with pytest.raises(OSError, match="the disk failed"):
         fit(CHECKERBOARD, MODEL, changed, fail_after(15), Places(folder))
     save_outcome(fit(CHECKERBOARD, MODEL, changed, noise_folds(), Places(folder)), tmp_path / "resumed.npz")
-    save_outcome(fit(CHECKERBOARD, MODEL, changed, noise_folds()), tmp_path / "undisturbed.npz")
-    assert_same_outcome(tmp_path / "resumed.npz", tmp_path / "undisturbed.npz")
+    save_outcome(fit(CHECKERBOARD, MODEL, changed, noise_folds()), tmp_path / "uninterrupted.npz")
+    assert_same_outcome(tmp_path / "resumed.npz", tmp_path / "uninterrupted.npz")
 
 
 def test_a_training_with_xla_resumes_to_the_same_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("nfm.training.network._MIN_XLA_ROWS", 0)  # nine full batches and a smaller one in each epoch
-    train(None, tmp_path / "undisturbed.npz")
+    train(None, tmp_path / "uninterrupted.npz")
     for count in (4, 9):
         with pytest.raises(OSError, match="the disk failed"):
             train(tmp_path / "checkpoint", tmp_path / "outcome.npz", fail_after(count))
     train(tmp_path / "checkpoint", tmp_path / "outcome.npz")
-    assert_same_outcome(tmp_path / "outcome.npz", tmp_path / "undisturbed.npz")
+    assert_same_outcome(tmp_path / "outcome.npz", tmp_path / "uninterrupted.npz")

@@ -119,7 +119,7 @@ def test_the_first_trial_is_the_configuration_and_best_yaml_has_the_best_trial(s
     assert f"python jobs/train.py --config {path}" in text
 
 
-def test_a_killed_search_resumes_to_the_trials_of_an_undisturbed_one(
+def test_a_killed_search_resumes_to_the_trials_of_an_uninterrupted_one(
     searched: tuple[Space, Search], tmp_path: Path
 ) -> None:
     path = prepare(tmp_path)
