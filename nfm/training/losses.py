@@ -1,7 +1,8 @@
 """Loss of each model task: minimized in training, and computed for the validation fold from its metrics.
 
-To give a task another loss, add a setting to `config.train.Model` and use it in `choose_loss`; nothing else depends on
-the formula.
+To give a task another loss, add a setting to `config.train.Model` and use it in `choose_loss`. If the mean of the loss
+cannot be computed from the metrics of its task, add it as a new metric (see `metrics.names`); `val_loss` is wrong
+otherwise.
 """
 
 from collections.abc import Callable, Mapping

@@ -1,4 +1,4 @@
-"""Metrics of a fold whose labels are 0 and 1 (`names` says where to add a metric)."""
+"""Metrics of a fold whose labels are 0 and 1 (`names` describes how to add a metric)."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Metrics of a fold whose labels are classes (`names` says where to add a metric)."""
+"""Metrics of a fold whose labels are classes (`names` describes how to add a metric)."""
 
 from collections.abc import Sequence
 from typing import Any

@@ -2,6 +2,7 @@
 
 Every metric is weighted by the sample weights, and None where it is not defined: without rows, without weight, or with
 only one class. The model is compared with two baselines: a constant, and the linear part of the same model alone.
+`names` describes how to add a metric.
 """
 
 from collections.abc import Iterable, Sequence
