@@ -146,7 +146,7 @@ def _tune(asked: argparse.Namespace) -> str:
     require_extra("train", "tuning")
     from nfm.training.search import summary, tune
 
-    return summary.plan(space, tune.begun(space), asked.trials)
+    return summary.plan(space, tune.read_search(space), asked.trials)
 
 
 def _score(asked: argparse.Namespace) -> str:

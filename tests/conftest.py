@@ -22,7 +22,7 @@ os.environ |= {name: f"{JVM} {os.environ.get(name, '')}" for name in ("SPARK_SUB
 
 ROOT = Path(__file__).parent.parent
 
-LONGEST = ("test_killed.py", "test_end_to_end.py", "test_checkpoint.py", "test_tune.py")
+LONGEST = ("test_killed.py", "test_end_to_end.py", "test_resume.py", "test_tune.py")
 
 TIERS = ("unit", "spark", "train", "e2e")  # pyproject.toml describes them
 FOLDERS = {

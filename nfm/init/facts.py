@@ -94,7 +94,7 @@ class Column:
         return np.bincount(self.codes[self.codes >= 0], minlength=self.distinct)
 
     @cached_property
-    def to_floats(self) -> NDArray[np.float64]:
+    def numbers(self) -> NDArray[np.float64]:
         """(N,) NaN where a number is missing; only of integers, floats and booleans."""
         values = self.values
         if self.kind == "boolean" and not pa.types.is_boolean(values.type):

@@ -1,7 +1,8 @@
-"""Checkpoints: what a killed training goes on from, to the very weights of an undisturbed one.
+"""Checkpoints, from which a killed training resumes and ends with the same weights as one that was not killed.
 
-One file holds everything, and is replaced in one step once it is complete and on the disk: a kill at any moment, or a
-full disk, leaves the checkpoint before. It is a zip of arrays, each with its CRC-32; nothing is pickled.
+A checkpoint is one file. It is replaced in one step once the new file is complete and on the disk: after a kill at any
+moment, or on a full disk, the previous checkpoint is still there. The file is a zip of arrays, each with its CRC-32;
+nothing is pickled.
 """
 
 import json
@@ -26,20 +27,21 @@ Arrays = Sequence[NDArray[Any]]
 
 
 class Saved(NamedTuple):
-    """A checkpoint."""
+    """Content of a checkpoint."""
 
     progress: dict[str, Any]
-    arrays: list[NDArray[Any]]  # of the model and the optimizer
-    best: list[NDArray[Any]] | None  # of the model, at its best epoch
+    arrays: list[NDArray[Any]]  # weights, then optimizer slots
+    best: list[NDArray[Any]] | None  # weights of the best epoch
 
 
 def save(
     folder: Path, depends_on: Mapping[str, Any], progress: Mapping[str, Any], arrays: Arrays, best: Arrays | None
 ) -> bool:
-    """Replace the checkpoint by a new one; False if it cannot be written: that is logged, and the last good one stays.
+    """Replace the checkpoint by a new one; if it cannot be written, log that, keep the last good one, and return False.
 
-    `depends_on`: what the weights follow from; only a training with the same resumes from here. `arrays`: of the model
-    and the optimizer; `best`: the model's at its best epoch, if there was one. The mappings are JSON-ready.
+    `depends_on`: everything that the weights depend on; only a training with equal dependencies resumes from this
+    checkpoint. `arrays`: weights and optimizer slots; `best`: weights of the best epoch, if there was one. The mappings
+    must be JSON-serializable.
     """
     state = {"format": CHECKPOINT_FORMAT, "depends_on": depends_on, "progress": progress, "has_best": best is not None}
     named = {_STATE: np.frombuffer(json.dumps(state).encode(), np.uint8)}
@@ -51,8 +53,8 @@ def save(
             np.savez(file, **named)  # type: ignore[arg-type] # the stub takes them for allow_pickle
     except OSError as error:
         log.warning(
-            "no checkpoint could be written to %s (%s): the training goes on, and a killed one would start again from "
-            "the last good checkpoint; make room there",
+            "no checkpoint could be written to %s (%s): the training continues; if it is killed, it will resume from "
+            "the last good checkpoint. Free some space there",
             folder,
             error.strerror or error,
         )
@@ -61,51 +63,51 @@ def save(
 
 
 def remove(folder: Path) -> None:
-    """Delete a checkpoint that is not needed any more; the folder, too, if nothing else is in it."""
-    with suppress(OSError):  # what others have put there keeps the folder
+    """Delete a checkpoint that is no longer needed, and its folder if that is then empty."""
+    with suppress(OSError):  # the folder stays if it contains other files
         (folder / FILE).unlink(missing_ok=True)
         temporary_path(folder / FILE).unlink(missing_ok=True)
         folder.rmdir()
 
 
 def load(folder: Path, depends_on: Mapping[str, Any], shapes: Sequence[tuple[int, ...]]) -> Saved | None:
-    """Read the checkpoint, if there is one of this very training; log why one is not used.
+    """Read the checkpoint of the same training; None if there is none, or if it cannot be used, which is logged.
 
-    `shapes` are those of the needed arrays, in order; those of the best epoch are the first of them.
+    `shapes`: expected shapes of the arrays, in order; the arrays of the best epoch have the first of them.
     """
     saved: Saved | None
-    saved, why_not = _read(folder, lambda file: _saved(file, _progress(file, depends_on), shapes))
-    if why_not:
-        log.warning("the training starts from the beginning: %s", why_not)
+    saved, reason = _read(folder, lambda file: _read_arrays(file, _read_progress(file, depends_on), shapes))
+    if reason:
+        log.warning("the training starts again without its checkpoint: %s", reason)
     return saved
 
 
-def look(folder: Path, depends_on: Mapping[str, Any]) -> str | None:
-    """Say what a training would make of the checkpoint, for `--plan`; None where there is none."""
-    progress, why_not = _read(folder, lambda file: _progress(file, depends_on))
+def preview(folder: Path, depends_on: Mapping[str, Any]) -> str | None:
+    """Describe how a training would use the checkpoint, for `--plan`; None if there is no checkpoint."""
+    progress, reason = _read(folder, lambda file: _read_progress(file, depends_on))
     if progress is not None:
-        return f"goes on from the checkpoint after {progress['step']:,} steps, in epoch {progress['epoch'] + 1}"
-    return f"starts from the beginning: {why_not}" if why_not else None
+        return f"from the checkpoint after {progress['step']:,} steps, in epoch {progress['epoch'] + 1}"
+    return f"no, the training starts again: {reason}" if reason else None
 
 
 class _ChangedError(Exception):
-    """The checkpoint is of another training; the text is the difference."""
+    """The checkpoint is of another training; the text lists the differences."""
 
 
-def _read(folder: Path, part: Any) -> tuple[Any, str | None]:
-    """A part of the checkpoint; or the reason why it cannot be used, if there is a checkpoint."""
+def _read(folder: Path, parse: Any) -> tuple[Any, str | None]:
+    """Return parse(file) and None; or None and, if there is a checkpoint, the reason why it cannot be used."""
     if not (folder / FILE).exists():
         return None, None
     try:
         with (folder / FILE).open("rb") as opened, np.load(opened, allow_pickle=False) as file:
-            return part(file), None
+            return parse(file), None
     except _ChangedError as error:
         return None, f"since the checkpoint in {folder} was written, this changed: {error}"
-    except Exception as error:  # whatever a damaged file leads to
+    except Exception as error:  # a damaged file raises many kinds
         return None, f"the checkpoint in {folder} cannot be read ({error or type(error).__name__})"
 
 
-def _progress(file: Any, depends_on: Mapping[str, Any]) -> dict[str, Any]:
+def _read_progress(file: Any, depends_on: Mapping[str, Any]) -> dict[str, Any]:
     state = json.loads(file[_STATE].tobytes())
     if state["format"] != CHECKPOINT_FORMAT:
         raise _ChangedError("the version of nfm")
@@ -115,14 +117,14 @@ def _progress(file: Any, depends_on: Mapping[str, Any]) -> dict[str, Any]:
     return {**state["progress"], "has_best": state["has_best"]}
 
 
-def _saved(file: Any, progress: Mapping[str, Any], shapes: Sequence[tuple[int, ...]]) -> Saved:
+def _read_arrays(file: Any, progress: Mapping[str, Any], shapes: Sequence[tuple[int, ...]]) -> Saved:
     names = set(file.files)
     groups = []
     for prefix in ("array", "best"):
-        found = [file[name] for name in sorted(names) if name.startswith(f"{prefix}_")]
-        if any(array.shape != shape for array, shape in zip(found, shapes, strict=False)):
-            raise ValueError("its arrays are of another model")
-        groups.append(found)
+        group = [file[name] for name in sorted(names) if name.startswith(f"{prefix}_")]
+        if any(array.shape != shape for array, shape in zip(group, shapes, strict=False)):
+            raise ValueError("its arrays have the shapes of another model")
+        groups.append(group)
     arrays, best = groups
     if len(arrays) != len(shapes) or bool(best) != progress["has_best"]:
         raise ValueError("arrays are missing")

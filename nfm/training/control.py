@@ -1,4 +1,4 @@
-"""Decisions between two steps or epochs: the learning rate, the best epoch, the end of the training."""
+"""Decisions between steps or epochs: the learning rate, the best epoch, the end of the training."""
 
 import math
 from collections.abc import Mapping
@@ -13,65 +13,66 @@ _MAXIMIZED = {metric.key for metrics in METRICS.values() for metric in metrics i
 
 @dataclass
 class Progress:
-    """How far a training is: what its next step depends on, besides the arrays."""
+    """Progress of a training: everything besides the arrays that its next step depends on."""
 
-    epoch: int = 0  # finished ones
-    batch: int = 0  # of this epoch, done
-    step: int = 0  # of all epochs, done
-    loss: float = 0.0  # sum over the samples of this epoch, and their weights
-    weight: float = 0.0
+    epoch: int = 0  # finished epochs
+    batch: int = 0  # finished batches of the current epoch
+    step: int = 0  # finished steps of all epochs
+    loss: float = 0.0  # Σ weight · loss over the samples of the current epoch
+    weight: float = 0.0  # Σ weight over the same samples
     best_epoch: int = 0
-    best_value: float | None = None  # what early stopping has seen best
-    plateau_value: float | None = None  # what the schedule has seen best
+    best_value: float | None = None  # best value for early stopping, times -1 if lower is better
+    plateau_value: float | None = None  # best value for the schedule, likewise
     plateau_wait: int = 0
-    factor: float = 1.0  # of the learning rate, by the schedule
+    factor: float = 1.0  # factor of the learning rate on a plateau
     finished: bool = False
     history: dict[str, list[float]] = field(default_factory=dict)
 
 
-def rate(progress: Progress, settings: Train, steps: int) -> float:
-    """Return the learning rate of the next step, in a training with `steps` of them an epoch."""
+def compute_rate(progress: Progress, settings: Train, steps: int) -> float:
+    """Return the learning rate of the next step; an epoch has `steps` steps."""
     schedule = settings.schedule
-    now, warmup = settings.learning_rate * progress.factor, schedule.warmup_steps
+    learning_rate, warmup = settings.learning_rate * progress.factor, schedule.warmup_steps
     if progress.step < warmup:
-        return now * (progress.step + 1) / warmup
+        return learning_rate * (progress.step + 1) / warmup
     if schedule.kind == "cosine":
-        part = min(1.0, (progress.step - warmup) / max(1, steps * settings.epochs - warmup))
-        now *= schedule.final_share + (1 - schedule.final_share) * 0.5 * (1 + math.cos(math.pi * part))
-    return now
+        done = min(1.0, (progress.step - warmup) / max(1, steps * settings.epochs - warmup))
+        learning_rate *= schedule.final_share + (1 - schedule.final_share) * 0.5 * (1 + math.cos(math.pi * done))
+    return learning_rate
 
 
-def measured_monitors(settings: Train) -> list[tuple[str, str]]:
-    """The key of each setting that watches what is measured after an epoch, and the name of what it watches."""
+def list_monitors(settings: Train) -> list[tuple[str, str]]:
+    """Return (key of the setting, metric) for each setting that watches a metric after every epoch."""
     stopping = settings.early_stopping
-    found = [("early_stopping", stopping.monitor)] if stopping else []
-    return found + ([("schedule", _of_schedule(settings)[0])] if settings.schedule.kind == "plateau" else [])
+    monitors = [("early_stopping", stopping.monitor)] if stopping else []
+    return monitors + ([("schedule", _schedule_monitor(settings)[0])] if settings.schedule.kind == "plateau" else [])
 
 
-def _of_schedule(settings: Train) -> tuple[str, str]:
+def _schedule_monitor(settings: Train) -> tuple[str, str]:
+    """Return the metric that a plateau schedule watches, and its mode."""
     stopping = settings.early_stopping
     return (stopping.monitor, stopping.mode) if stopping else ("val_loss", "auto")
 
 
 def end_epoch(
-    progress: Progress, now: float, measured: Mapping[str, Mapping[str, Any]], stopping: EarlyStopping | None
+    progress: Progress, learning_rate: float, measured: Mapping[str, Mapping[str, Any]], stopping: EarlyStopping | None
 ) -> bool:
-    """Add an epoch to `progress`, and return whether it was the best one; without early stopping every one counts.
+    """Add an epoch to `progress`, and return whether it was the best; without early stopping, each epoch is.
 
-    `now`: the learning rate at its end; `measured`: the metrics of the folds that were measured, by fold; the
-    validation fold's `loss` is the one that the training minimizes.
+    `learning_rate`: the rate at the end of the epoch; `measured`: metrics by fold, for the folds that were measured.
+    The validation fold's `loss` is the loss that the training minimizes.
     """
-    history = {"loss": progress.loss / progress.weight if progress.weight else 0.0, "learning_rate": now}
+    history = {"loss": progress.loss / progress.weight if progress.weight else 0.0, "learning_rate": learning_rate}
     for fold, metrics in measured.items():
-        found = {name: value for name, value in metrics.items() if isinstance(value, float)}
-        history |= {f"val_{name}" if fold == "valid" else name: value for name, value in found.items()}
+        defined = {name: value for name, value in metrics.items() if isinstance(value, float)}
+        history |= {f"val_{name}" if fold == "valid" else name: value for name, value in defined.items()}
     for name, value in history.items():
         progress.history.setdefault(name, []).append(float(value))
     progress.epoch, progress.batch, progress.loss, progress.weight = progress.epoch + 1, 0, 0.0, 0.0
     if stopping is None:
         progress.best_epoch = progress.epoch
         return True
-    value = sign(stopping.monitor, stopping.mode) * _watched(progress, stopping.monitor)
+    value = choose_sign(stopping.monitor, stopping.mode) * _last_value(progress, stopping.monitor)
     best = -math.inf if progress.best_value is None else progress.best_value
     if progress.best_epoch and not value - stopping.min_delta > best:
         return False
@@ -79,15 +80,19 @@ def end_epoch(
     return True
 
 
-def sign(monitor: str, mode: str = "auto") -> int:
-    """1 where a higher value is better, -1 where a lower one is; of loss or a metric, by its name or as `mode` says."""
+def choose_sign(monitor: str, mode: str = "auto") -> int:
+    """Return 1 if a higher value is better, -1 if a lower one is; `mode` auto decides by the name of the metric.
+
+    >>> choose_sign("val_auc"), choose_sign("loss"), choose_sign("loss", "max")
+    (1, -1, 1)
+    """
     if mode == "auto":
         mode = "max" if monitor.removeprefix("val_") in _MAXIMIZED else "min"
     return 1 if mode == "max" else -1
 
 
-def _watched(progress: Progress, monitor: str) -> float:
-    """The last epoch's value; one that is not defined is no better than any other."""
+def _last_value(progress: Progress, monitor: str) -> float:
+    """Return the last epoch's value; NaN, which is never better than another, if it is not defined."""
     values = progress.history.get(monitor, [])
     return values[-1] if len(values) == progress.epoch else math.nan
 
@@ -99,8 +104,8 @@ def after_epoch(progress: Progress, settings: Train) -> None:
     progress.finished = progress.epoch >= settings.epochs or (stopping is not None and waited >= stopping.patience)
     if schedule.kind != "plateau":
         return
-    monitor, mode = _of_schedule(settings)
-    value = sign(monitor, mode) * _watched(progress, monitor)
+    monitor, mode = _schedule_monitor(settings)
+    value = choose_sign(monitor, mode) * _last_value(progress, monitor)
     if progress.plateau_value is None or value > progress.plateau_value:
         progress.plateau_value, progress.plateau_wait = value, 0
         return

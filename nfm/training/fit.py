@@ -1,4 +1,4 @@
-"""Fit the model: epochs, learning rate, early stopping, and resuming a training that was killed."""
+"""Fit the model: epochs, learning rate, early stopping, and resuming a killed training."""
 
 import logging
 import math
@@ -17,23 +17,22 @@ from nfm.config.train import Model, Train
 from nfm.contract.errors import DataError, DivergedError
 from nfm.contract.schema import Spec
 from nfm.training import checkpoint
-from nfm.training.control import Progress, after_epoch, end_epoch, measured_monitors, rate
+from nfm.training.control import Progress, after_epoch, compute_rate, end_epoch, list_monitors
 from nfm.training.data.batches import Fold
-from nfm.training.data.labels import checked, constant_and_weights, correct_bias
+from nfm.training.data.labels import check_labels, compute_constant_and_class_weights, correct_bias
 from nfm.training.data.rows import Rows
-from nfm.training.losses import loss_of
-from nfm.training.metrics.tally import tally
+from nfm.training.losses import choose_loss
+from nfm.training.metrics.tally import make_tally
 from nfm.training.model import BIAS, Weights, initial_weights
 from nfm.training.network import Network
-from nfm.training.optimizers import Optimizer, arrays_of
+from nfm.training.optimizers import Optimizer, list_arrays
 from nfm.training.progress_bar import Bar
-from nfm.training.report.tensorboard import events
+from nfm.training.report.tensorboard import open_writer
 from nfm.training.result import Fitted
 from nfm.training.step import Measure, Step, make_measure, make_step
 from nfm.training.tables import TableReader
 
 log = logging.getLogger(__name__)
-
 
 EachEpoch = Callable[[int, Mapping[str, list[float]]], None]
 
@@ -47,7 +46,7 @@ class Start(NamedTuple):
 
 @dataclass(frozen=True)
 class Places:
-    """Folders that a training writes to while it runs; None: nothing is written."""
+    """Folders that a training writes to while it runs; None where it writes nothing."""
 
     checkpoint: Path | None = None
     logs: Path | None = None  # TensorBoard's event files
@@ -55,14 +54,14 @@ class Places:
 
 @dataclass
 class _Training:
-    """A training while it runs."""
+    """State of a running training."""
 
     spec: Spec
     model: Model
     settings: Train
     folds: Mapping[str, Fold]
     folder: Path | None  # of the checkpoint
-    on: Mapping[str, Any]  # what the weights depend on
+    depends_on: Mapping[str, Any]  # as `list_dependencies` returns it
     optimizer: Optimizer
     step: Step
     measure: Measure
@@ -81,35 +80,36 @@ def fit(
     start: Start | None = None,
     each_epoch: EachEpoch | None = None,
 ) -> Fitted:
-    """Train; the same seed on the same machine gives the same weights, however often the training was killed.
+    """Fit a model; the same seed on the same machine gives the same weights, however often the training was killed.
 
-    The weights are random at first unless there is a `start`. `each_epoch` is called with the number of finished epochs
-    and their history; what it raises ends the training. Raises DataError if what early stopping or the schedule watches
-    is not defined, labels are not of the task, or the loss or a weight is not finite.
+    The weights are random at first unless `start` is given. `each_epoch` is called with the number of finished epochs
+    and their history; an exception that it raises ends the training. Raises DataError if the metric that early stopping
+    or the schedule watches is not defined or a label is not valid for the task, and DivergedError if the loss or a
+    weight is not finite.
     """
     _check_watched(settings, folds)
     for fold in ("valid", "test"):
-        for _ in checked(spec, model.task, fold, folds[fold]):
-            pass  # a label that the training never meets would end it when the fold is measured
+        for _ in check_labels(spec, model.task, fold, folds[fold]):
+            pass  # before the training, because a wrong label would otherwise end it when the fold is measured
     training = _prepare(spec, model, settings, folds, places.checkpoint, start)
     resumed = _resume(training)
     progress = training.progress
     with (
         Bar(settings.epochs, folds["train"].rows, settings.batch_size) as bar,
-        events(places.logs, fresh=not resumed) as write,
+        open_writer(places.logs, fresh=not resumed) as write,
     ):
         while not progress.finished:
             _train_epoch(training, bar)
             _finish_epoch(training)
-            shown = {name: values[-1] for name, values in progress.history.items()}
-            bar.end(shown)
-            write(progress.epoch, shown)
+            last_values = {name: values[-1] for name, values in progress.history.items()}
+            bar.end(last_values)
+            write(progress.epoch, last_values)
             _save(training)
             if each_epoch is not None:
                 each_epoch(progress.epoch, progress.history)
     weights = training.optimizer.weights
     if training.best is not None:
-        _assign(arrays_of(weights), training.best)
+        _assign(list_arrays(weights), training.best)
     return Fitted(weights, progress.history, progress.best_epoch, training.constant, training.measure)
 
 
@@ -123,14 +123,14 @@ def _prepare(
     network = Network(spec, model, settings, folds["train"].rows * settings.epochs)
     reader = TableReader(spec, weights.tables)
     optimizer = Optimizer(settings, weights, list(network.trained), reader)
-    constant, class_weights = constant_and_weights(spec, model.task, settings, folds["train"])
+    constant, class_weights = compute_constant_and_class_weights(spec, model.task, settings, folds["train"])
     return _Training(
         spec,
         model,
         settings,
         folds,
         folder,
-        depends_on(spec, model, settings, folds, start.name if start else None),
+        list_dependencies(spec, model, settings, folds, start.name if start else None),
         optimizer,
         make_step(spec, model, settings, reader, network, optimizer),
         make_measure(reader, network, weights),
@@ -140,11 +140,11 @@ def _prepare(
 
 
 def _resume(training: _Training) -> bool:
-    """Continue from the checkpoint, if there is one of this very training."""
+    """Resume from the checkpoint and return True, if there is a checkpoint of the same training."""
     if training.folder is None:
         return False
-    arrays = training.optimizer.arrays()
-    saved = checkpoint.load(training.folder, training.on, [array.shape for array in arrays])
+    arrays = training.optimizer.list_arrays()
+    saved = checkpoint.load(training.folder, training.depends_on, [array.shape for array in arrays])
     if saved is None:
         return False
     training.progress, training.best = Progress(**saved.progress), saved.best
@@ -155,22 +155,22 @@ def _resume(training: _Training) -> bool:
 
 
 def _save(training: _Training) -> None:
-    """Write a checkpoint; the arrays are written as they are, piece by piece, without a copy."""
+    """Write a checkpoint, if there is a folder for it; the arrays are not copied."""
     if training.folder is not None:
         state = asdict(training.progress)
-        checkpoint.save(training.folder, training.on, state, training.optimizer.arrays(), training.best)
+        checkpoint.save(training.folder, training.depends_on, state, training.optimizer.list_arrays(), training.best)
 
 
 def _train_epoch(training: _Training, bar: Bar) -> None:
-    """Train until the end of the epoch, with a checkpoint every `checkpoint_seconds`."""
+    """Train to the end of the epoch, and write a checkpoint every `checkpoint_seconds`."""
     settings, progress, fold = training.settings, training.progress, training.folds["train"]
     steps, saved_at = fold.steps(settings.batch_size), time.monotonic()
     bar.epoch(progress.epoch, progress.batch)
     for rows in _batches(training):
         total = float(np.sum(rows.weight))
-        loss = training.step(rows, rate(progress, settings, steps), progress.step + 1)
+        loss = training.step(rows, compute_rate(progress, settings, steps), progress.step + 1)
         if not math.isfinite(loss):
-            raise _diverged(f"The loss was {loss} at step {progress.step + 1}", training)
+            raise _make_divergence_error(f"The loss was {loss} at step {progress.step + 1}", training)
         progress.loss, progress.weight = progress.loss + loss, progress.weight + total
         progress.batch, progress.step = progress.batch + 1, progress.step + 1
         bar.step(len(rows.label), loss / total if total else 0.0)
@@ -181,7 +181,7 @@ def _train_epoch(training: _Training, bar: Bar) -> None:
 
 
 def _batches(training: _Training) -> Iterator[Rows]:
-    """Yield the batches that the epoch still has, with the weights of their classes."""
+    """Yield the remaining batches of the epoch; class weights are multiplied into the sample weights."""
     settings, progress, fold = training.settings, training.progress, training.folds["train"]
     for rows in fold.batches(
         settings.batch_size,
@@ -197,38 +197,38 @@ def _batches(training: _Training) -> Iterator[Rows]:
 
 
 def _finish_epoch(training: _Training) -> None:
-    """Measure the folds, keep the weights of the best epoch, and decide whether another one follows."""
+    """Measure the folds, keep the weights of the best epoch, and decide whether the training is finished."""
     settings, progress, weights = training.settings, training.progress, training.optimizer.weights
     _check_finite(training)
-    metrics = {fold: _metrics(training, fold) for fold in _measured(settings, training.folds)}
+    metrics = {fold: _measure_fold(training, fold) for fold in _choose_measured_folds(settings, training.folds)}
     if "valid" in metrics:
-        metrics["valid"] = {"loss": loss_of(training.model).of_metrics(metrics["valid"]), **metrics["valid"]}
+        metrics["valid"] = {"loss": choose_loss(training.model).from_metrics(metrics["valid"]), **metrics["valid"]}
     steps = training.folds["train"].steps(settings.batch_size)
-    is_best = end_epoch(progress, rate(progress, settings, steps), metrics, settings.early_stopping)
+    is_best = end_epoch(progress, compute_rate(progress, settings, steps), metrics, settings.early_stopping)
     if is_best and settings.early_stopping is not None:
         if training.best is None:
-            training.best = [np.empty_like(array) for array in arrays_of(weights)]
-        _assign(training.best, arrays_of(weights))
+            training.best = [np.empty_like(array) for array in list_arrays(weights)]
+        _assign(training.best, list_arrays(weights))
     _check_defined(progress, settings)
     after_epoch(progress, settings)
 
 
-def _metrics(training: _Training, fold: str) -> Mapping[str, Any]:
-    """Measure the model that would be kept: its bias counts the negatives that were left out."""
+def _measure_fold(training: _Training, fold: str) -> Mapping[str, Any]:
+    """Return the metrics of a fold, with the bias corrected for the negatives that were left out."""
     bias = training.optimizer.weights.network[BIAS]
-    trained = bias.copy()
+    uncorrected = bias.copy()
     correct_bias(bias, training.spec.negative_rate)
-    new_tally = tally(training.model.task, training.spec.classes, training.constant)
+    new_tally = make_tally(training.model.task, training.spec.classes, training.constant)
     metrics = training.measure(training.folds[fold], new_tally).metrics()
-    bias[:] = trained
+    bias[:] = uncorrected
     return metrics
 
 
-def depends_on(
+def list_dependencies(
     spec: Spec, model_settings: Model, settings: Train, folds: Mapping[str, Fold], started_from: str | None
 ) -> dict[str, Any]:
-    """Return all that the weights depend on, by names for messages."""
-    # The settings that are left out change what is measured or written, not what is learned.
+    """Return everything that the weights depend on, by names that messages show."""
+    # The excluded settings change what is measured or written, not the weights.
     model = model_settings.model_dump(mode="json", exclude={"embedding_dtype"})
     train = settings.model_dump(mode="json", exclude={"checkpoint_seconds", "group"})
     return {
@@ -247,46 +247,47 @@ def _assign(targets: Iterable[NDArray[np.float32]], arrays: Iterable[NDArray[np.
         target[:] = array
 
 
-def _measured(settings: Train, folds: Mapping[str, Fold]) -> list[str]:
-    """The folds that are measured after each epoch; the train fold costs a pass, and is only where it is watched."""
-    watched = any(not name.startswith("val_") and name != "loss" for _, name in measured_monitors(settings))
-    return [fold for fold in ("train", "valid") if folds[fold].rows and (fold == "valid" or watched)]
+def _choose_measured_folds(settings: Train, folds: Mapping[str, Fold]) -> list[str]:
+    """Return the folds to measure after each epoch: the train fold, which costs a pass, only if a metric needs it."""
+    needs_train = any(not name.startswith("val_") and name != "loss" for _, name in list_monitors(settings))
+    return [fold for fold in ("train", "valid") if folds[fold].rows and (fold == "valid" or needs_train)]
 
 
 def _check_watched(settings: Train, folds: Mapping[str, Fold]) -> None:
-    for key, monitor in measured_monitors(settings):
+    for key, monitor in list_monitors(settings):
         if monitor.startswith("val_") and not folds["valid"].rows:
             other = "early_stopping: null" if key == "early_stopping" else "schedule: {kind: constant}"
             raise DataError(
-                f"train.{key} watches {monitor}, but no row of the dataset fell to the validation fold. Give it a "
-                f"larger share (split.valid), watch the train fold's loss, or set train.{other}."
+                f"train.{key} watches {monitor}, but the validation fold has no rows. Give it a larger share "
+                f"(split.valid), watch the train fold's (train.early_stopping.monitor: loss), or set train.{other}."
             )
 
 
 def _check_defined(progress: Progress, settings: Train) -> None:
-    for key, monitor in measured_monitors(settings):
+    for key, monitor in list_monitors(settings):
         if monitor not in progress.history:
             fold = "validation" if monitor.startswith("val_") else "train"
             raise DataError(
-                f"train.{key} watches {monitor}, which is not defined: the rows of the {fold} fold that have a weight "
-                "are none, or all of one class. Watch another metric, or give the fold more rows (split)."
+                f"train.{key} watches {monitor}, which is not defined: in the {fold} fold, no row has a positive "
+                "weight, or all rows with one have the same class. Watch another metric, or give the fold more rows "
+                "(split)."
             )
 
 
 def _check_finite(training: _Training) -> None:
     with np.errstate(invalid="ignore"):  # ∞ − ∞
-        # A sum is finite if all its terms are, and takes no memory of the table's size.
-        sums = [float(np.sum(array, dtype=np.float64)) for array in arrays_of(training.optimizer.weights)]
+        # Testing a sum for finiteness needs no array of the table's size.
+        sums = [float(np.sum(array, dtype=np.float64)) for array in list_arrays(training.optimizer.weights)]
     if not all(map(math.isfinite, sums)):
-        raise _diverged(f"A weight was no finite number after step {training.progress.step}", training)
+        raise _make_divergence_error(f"A weight was not finite after step {training.progress.step}", training)
 
 
-def _diverged(what: str, training: _Training) -> DivergedError:
+def _make_divergence_error(symptom: str, training: _Training) -> DivergedError:
     folder, settings = training.folder, training.settings
-    there = folder is not None and (folder / checkpoint.FILE).exists()
-    kept = f" The last good checkpoint stays in {folder}." if there else ""
+    has_checkpoint = folder is not None and (folder / checkpoint.FILE).exists()
+    kept = f" The last good checkpoint stays in {folder}." if has_checkpoint else ""
     return DivergedError(
-        f"{what}, in epoch {training.progress.epoch + 1}: the training diverged, and no model was written.{kept} Lower "
-        f"train.learning_rate (it is {settings.learning_rate:g}), or set train.clip_norm; and look for extreme numbers "
-        "in the table: scale and clip under columns.numeric tame them."
+        f"{symptom}, in epoch {training.progress.epoch + 1}: the training diverged, and no model was written.{kept} "
+        f"Lower train.learning_rate (it is {settings.learning_rate:g}), or set train.clip_norm; also look for extreme "
+        "numbers in the table, and limit them with scale and clip under columns.numeric."
     )

@@ -14,40 +14,40 @@ from nfm.contract.schema import Spec
 BAG_FEATURES = ("bag_rows", "bag_values")
 
 
-def features_of(arranged: Inputs, spec: Spec) -> dict[str, NDArray[Any]]:
-    """Return the inputs of the Keras model by name.
+def make_keras_inputs(inputs: Inputs, spec: Spec) -> dict[str, NDArray[Any]]:
+    """Make the inputs of the Keras model, by name, from encoded rows.
 
     Returns:
-        ids (B, F) int32, values (B, N) and dense (B, D) float32. Where the specification has bags, bag_rows (B, P)
-        int32 and bag_values (B, P) float32, too: P is the largest number of members in a row, at least 1; shorter rows
-        are filled with the row after the table's end, and 0.
+        ids (B, F) int32, values (B, N) and dense (B, D) float32. If the specification has bags, also bag_rows (B, P)
+        int32 and bag_values (B, P) float32. P is the largest number of members in a row, at least 1; shorter rows are
+        padded with the table's padding row, R, and the value 0.
     """
     features: dict[str, NDArray[Any]] = {
-        "ids": arranged.ids_BF,
-        "values": arranged.values_BN,
-        "dense": arranged.dense_BD,
+        "ids": inputs.ids_BF,
+        "values": inputs.values_BN,
+        "dense": inputs.dense_BD,
     }
-    if any(one.bag is not None for one in spec.fields):
-        lengths = np.diff(arranged.bag_splits)
+    if any(field.bag is not None for field in spec.fields):
+        lengths = np.diff(inputs.bag_splits)
         is_member = np.arange(lengths.max(initial=1)) < lengths[:, np.newaxis]
-        parts = ((arranged.bag_rows, spec.rows), (arranged.bag_values, 0))
-        for name, (members, padding) in zip(BAG_FEATURES, parts, strict=True):
+        padded = ((inputs.bag_rows, spec.rows), (inputs.bag_values, 0))
+        for name, (members, padding) in zip(BAG_FEATURES, padded, strict=True):
             features[name] = np.full(is_member.shape, padding, members.dtype)
             features[name][is_member] = members
     return features
 
 
 class _SharedTable(keras.layers.Layer):
-    """A layer whose weights have a row for each id of every field and for each number, and a last one for padding.
+    """Layer with one table: a row for each id of every field and for each number, and a last row for padding.
 
-    It is called with
-        ids_BF (B, F) int32, local to their fields; values_BN (B, N), the numbers that enter the pooling;
-        and where fields are bags, bag_rows_BP (B, P) int32, rows of the table, filled up with the padding row; and
-        bag_values_BP (B, P), the members' weights, filled up with 0.
+    Call with
+        ids_BF (B, F) int32, local to their fields, and values_BN (B, N), the numbers in the pooling;
+        if fields are bags, also with bag_rows_BP (B, P) int32, rows of the table padded with the padding row, and
+        bag_values_BP (B, P), the members' weights padded with 0.
 
-    `offsets`: first row of the block of each of the F fields that are not bags. The numbers have the last N of the
-    `table_size` R rows; padding has row R. `l2`: factor of Σ w² over the batch's features, divided by B, that is added
-    to the loss.
+    `offsets`: first row of each of the F fields that are not bags. `table_size`: R, the rows without padding; the
+    numbers have the last N of them, and padding has row R. `l2`: factor of Σ w² over the batch's features, divided by
+    B, that is added to the loss.
     """
 
     def __init__(
@@ -65,17 +65,17 @@ class _SharedTable(keras.layers.Layer):
         self.width, self.l2, self.initializer = width, l2, keras.initializers.get(initializer)
 
     def build(self, *_: Any) -> None:
-        """Make the table (R + 1, width)."""
+        """Create the table (R + 1, width)."""
         shape = (self.table_size + 1, self.width)
         self.table = self.add_weight(shape=shape, initializer=self.initializer, name="table")
 
     def _features(self, ids_BF: Any, values_BN: Any, bags: Sequence[Any]) -> Any:
-        """(B, F + N + P, width): the weights of each feature, times its x."""
+        """Return (B, F + N + P, width): the row of each feature times its x."""
         parts, squares = [], []
         if self.offsets:
             parts.append(self._gather(ids_BF + tf.constant(self.offsets, tf.int32)[tf.newaxis, :]))
             squares.append(tf.square(parts[-1]))
-        if self.numbers:  # their rows are the same for every sample: gathered once
+        if self.numbers:  # every sample has the same rows, so they are gathered once
             first = self.table_size - self.numbers
             weights_1NK = self._gather(tf.range(first, self.table_size, dtype=tf.int32))[tf.newaxis, :, :]
             parts.append(values_BN[:, :, tf.newaxis] * weights_1NK)
@@ -86,17 +86,17 @@ class _SharedTable(keras.layers.Layer):
             parts.append(values_BP[:, :, tf.newaxis] * weights_BPK)
             is_member = tf.cast(rows_BP < self.table_size, tf.float32)[:, :, tf.newaxis]
             squares.append(tf.square(weights_BPK) * is_member)
-        if self.l2:  # of the batch's features only: the whole table would be read at every step
+        if self.l2:  # of the batch's features only: a penalty on the table would read all of it at every step
             batch = tf.cast(tf.shape(ids_BF)[0], tf.float32)
             self.add_loss(self.l2 * tf.add_n([tf.reduce_sum(square) for square in squares]) / batch)
         return parts[0] if len(parts) == 1 else tf.concat(parts, axis=1)
 
     def _gather(self, rows: Any) -> Any:
-        # Of the variable, not of its value: so only these rows are read, and only they have a gradient.
+        # Gather from the variable: only these rows are then read, and the gradient has only these rows.
         return tf.gather(self.table.value, rows)
 
     def get_config(self) -> dict[str, Any]:
-        own: dict[str, Any] = {
+        config: dict[str, Any] = {
             "offsets": self.offsets,
             "numbers": self.numbers,
             "table_size": self.table_size,
@@ -104,35 +104,35 @@ class _SharedTable(keras.layers.Layer):
             "initializer": keras.initializers.serialize(self.initializer),
             "l2": self.l2,
         }
-        return {**super().get_config(), **own}
+        return {**super().get_config(), **config}
 
 
 @keras.saving.register_keras_serializable("nfm")
 class FeatureEmbedding(_SharedTable):
-    """x_i v_i of every feature (the set V_x of the paper's section 3.1); each member of a bag is a feature.
+    """Embeddings x_i v_i of every feature (V_x in section 3.1 of the paper); each member of a bag is a feature.
 
-    Arguments and call as of `_SharedTable`; width is K. Returns (B, F + N + P, K).
+    Arguments and inputs as for `_SharedTable`; width is K. Returns (B, F + N + P, K).
     """
 
     def call(self, ids_BF: Any, values_BN: Any, *bags: Any) -> Any:
-        """Gather and scale."""
+        """Gather the rows of the features and multiply them by x."""
         return self._features(ids_BF, values_BN, bags)
 
 
 @keras.saving.register_keras_serializable("nfm")
 class FirstOrder(_SharedTable):
-    """w_0 + Σ w_i x_i (paper, eq. 2): a weight for each feature, and the global bias.
+    """Linear part w_0 + Σ w_i x_i (paper, eq. 2): a weight for each feature, and the global bias.
 
-    Arguments and call as of `_SharedTable`; width is C, the number of outputs. Returns (B, C).
+    Arguments and inputs as for `_SharedTable`; width is C, the number of outputs. Returns (B, C).
     """
 
     def build(self, *_: Any) -> None:
-        """Make the weights (R + 1, C) and the bias (C,)."""
+        """Create the weights (R + 1, C) and the bias (C,)."""
         super().build()
         self.bias = self.add_weight(shape=(self.width,), initializer="zeros", name="bias")
 
     def call(self, ids_BF: Any, values_BN: Any, *bags: Any) -> Any:
-        """Gather, scale and sum."""
+        """Gather the weights of the features, multiply them by x, and sum."""
         return tf.reduce_sum(self._features(ids_BF, values_BN, bags), axis=1) + self.bias
 
 
@@ -157,9 +157,9 @@ class BiInteraction(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable("nfm")
 class BatchNormalization(keras.layers.BatchNormalization):
-    """Keras's own, by the name that files of older models have: they are started from, and held against scores."""
+    """Keras's layer under the name in files of older models, which warm starts and the parity check still load."""
 
 
 @keras.saving.register_keras_serializable("nfm")
 class Dropout(keras.layers.Dropout):
-    """Likewise."""
+    """Keras's layer under the name in files of older models."""

@@ -1,7 +1,8 @@
-"""Loss of each model task: what a training minimizes, and what the validation fold shows of it.
+"""Loss of each model task: minimized in training, and computed for the validation fold from its metrics.
 
-To give a task another loss, add a setting to `config.train.Model` and choose by it in `loss_of`. A loss whose mean does
-not follow from the metrics of its task needs that mean as a new metric (see `metrics.names`), or `val_loss` is wrong.
+To give a task another loss, add a setting to `config.train.Model` and use it in `choose_loss`. If the mean of the loss
+cannot be computed from the metrics of its task, add it as a new metric (see `metrics.names`); `val_loss` is wrong
+otherwise.
 """
 
 from collections.abc import Callable, Mapping
@@ -13,10 +14,10 @@ from nfm.config.train import Model
 
 
 class Loss(NamedTuple):
-    """A loss for one sample, before sample weights, and the mean of it that a fold's metrics give."""
+    """Loss of one sample, before sample weights, and its mean over a fold, computed from the fold's metrics."""
 
     per_sample: Callable[[Any, Any], Any]  # labels (B,) and logits (B, C) → losses (B,); C is 1 except for multiclass
-    of_metrics: Callable[[Mapping[str, Any]], float | None]  # None where the metrics are not defined
+    from_metrics: Callable[[Mapping[str, Any]], float | None]  # None where the metrics are not defined
 
 
 def _log_loss(label_B: Any, logits_B1: Any) -> Any:
@@ -40,10 +41,10 @@ def _mean_squared_error(metrics: Mapping[str, Any]) -> float | None:
     return None if metrics["rmse"] is None else metrics["rmse"] ** 2
 
 
-def loss_of(model: Model) -> Loss:
+def choose_loss(model: Model) -> Loss:
     """Return the loss of a model task: log loss (binary), squared error (regression), cross-entropy (multiclass).
 
-    >>> loss_of(Model(task="regression")).per_sample(tf.constant([1.0]), tf.constant([[4.0]])).numpy().tolist()
+    >>> choose_loss(Model(task="regression")).per_sample(tf.constant([1.0]), tf.constant([[4.0]])).numpy().tolist()
     [9.0]
     """
     match model.task:

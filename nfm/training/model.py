@@ -3,11 +3,10 @@
     y(x) = w_0 + Σ w_i x_i + hᵀ σ_L(W_L(… σ_1(W_1 f_BI(V_x) + b_1) …) + b_L)
 
 Pooling → batch norm → dropout → [dense → batch norm → activation → dropout] · L → hᵀ. Numbers `as: dense` join the
-pooled vector after its dropout, on the way into the first hidden layer, and have weights of their own in the linear
-part.
+pooled vector after its dropout, before the first hidden layer, and have weights of their own in the linear part.
 
-TensorFlow trains the layers above the pooling (`network`), and compiled loops train the tables (`tables`). So the
-weights are arrays; `build` puts all of them into one Keras model, which is saved beside the arrays.
+TensorFlow trains the layers above the pooling (`network`), and compiled loops train the tables (`tables`). The weights
+are therefore arrays; `build` copies all of them into one Keras model, which is saved with the arrays.
 """
 
 from collections.abc import Callable, Mapping
@@ -23,10 +22,10 @@ from nfm.contract.schema import Spec
 from nfm.kernels.tables import Tables
 from nfm.training.layers import BiInteraction, FeatureEmbedding, FirstOrder
 
-BATCH_NORM = {"momentum": 0.9, "epsilon": 1e-5}  # the paper's code has 0.9 too; small tables see few steps
-EMBEDDING_STD = 0.05  # rather than the paper's 0.01: products of two embeddings start above the noise of the batch norm
+BATCH_NORM = {"momentum": 0.9, "epsilon": 1e-5}  # as in the paper's code: small tables train for few steps
+EMBEDDING_STD = 0.05  # not the paper's 0.01: products of two embeddings start above the noise of the batch norm
 BIAS = "linear/bias"
-TABLES = ("embedding/table", "linear/table")  # paths of their variables in the Keras model
+TABLES = ("embedding/table", "linear/table")  # paths of the tables' variables in the Keras model
 
 Floats = NDArray[np.float32]
 Layers = Mapping[str, Any]  # Keras layers by name
@@ -35,12 +34,12 @@ Layers = Mapping[str, Any]  # Keras layers by name
 class Weights(NamedTuple):
     """All weights of a model."""
 
-    tables: Tables  # (R, K) and (R, C)
-    network: dict[str, Floats]  # global bias and the layers above the pooling, by path of their Keras variable
+    tables: Tables  # embeddings (R, K) and linear weights (R, C)
+    network: dict[str, Floats]  # global bias and layers above the pooling, by path of the Keras variable
 
 
-def network_layers(spec: Spec, settings: Model) -> dict[str, Any]:
-    """Make the Keras layers above the pooling, by name; without dropout, which has no weights."""
+def make_layers(spec: Spec, settings: Model) -> dict[str, Any]:
+    """Make the Keras layers above the pooling, by name. Dropout is not among them, because it has no weights."""
     layers, fixed = dict[str, Any](), {}
     if settings.batch_norm:
         layers["pooling_norm"] = keras.layers.BatchNormalization(**BATCH_NORM, name="pooling_norm")
@@ -62,44 +61,46 @@ def network_layers(spec: Spec, settings: Model) -> dict[str, Any]:
     return layers
 
 
-def built_layers(spec: Spec, settings: Model) -> dict[str, Any]:
-    """Make the `network_layers` with their weights, apart from a model."""
-    layers = network_layers(spec, settings)
+def build_layers(spec: Spec, settings: Model) -> dict[str, Any]:
+    """Make the layers of `make_layers` with their weights, without a whole model."""
+    layers = make_layers(spec, settings)
     pooled, dense = keras.Input((settings.embedding_dim,)), keras.Input((len(spec.dense),))
-    interactions(layers, settings, pooled, dense, keep_all)
+    apply_interactions(layers, settings, pooled, dense, keep_all)
     if spec.dense:
         layers["dense_linear"](dense)
     return layers
 
 
 def keep_all(_: str, __: float, x: Any) -> Any:
-    """Drop no units."""
+    """Return x: the dropout of inference."""
     return x
 
 
 Dropout = Callable[[str, float, Any], Any]  # (name, rate, x) → x with a share of its units dropped
 
 
-def interactions(layers: Layers, settings: Model, pooled: Any, dense: Any, drop: Dropout, training: Any = None) -> Any:
+def apply_interactions(
+    layers: Layers, settings: Model, pooled: Any, dense: Any, drop: Dropout, training: Any = None
+) -> Any:
     """Apply the layers above the pooling: (B, K) pooled vectors and (B, D) dense numbers → (B, C).
 
     Args:
-        layers: as `network_layers` makes them.
-        settings: of the model.
-        pooled: Bi-Interaction pooling.
-        dense: numbers that join the pooled vector.
-        drop: called where a dropout layer belongs.
-        training: for the batch norm.
+        layers: result of `make_layers`.
+        settings: model settings.
+        pooled: Bi-Interaction pooling (B, K).
+        dense: numbers (B, D) that are concatenated with the pooled vector.
+        drop: function that is called in place of each dropout layer.
+        training: passed to the batch norm.
     """
 
-    def normed(name: str, x: Any) -> Any:
+    def normalize(name: str, x: Any) -> Any:
         return layers[f"{name}_norm"](x, training=training) if settings.batch_norm else x
 
-    hidden = drop("pooling", settings.pooling_dropout, normed("pooling", pooled))
+    hidden = drop("pooling", settings.pooling_dropout, normalize("pooling", pooled))
     if settings.hidden_units and dense.shape[1]:
         hidden = keras.layers.Concatenate(name="with_dense")([hidden, dense])
     for i in range(len(settings.hidden_units)):
-        hidden = normed(f"hidden_{i}", layers[f"hidden_{i}"](hidden))
+        hidden = normalize(f"hidden_{i}", layers[f"hidden_{i}"](hidden))
         hidden = layers[f"hidden_{i}_{settings.activation}"](hidden)
         hidden = drop(f"hidden_{i}", settings.hidden_dropout, hidden)
     return layers["output"](hidden)
@@ -108,29 +109,29 @@ def interactions(layers: Layers, settings: Model, pooled: Any, dense: Any, drop:
 def build(spec: Spec, settings: Model, weights: Weights | None = None) -> keras.Model:
     """Build the whole model in Keras.
 
-    Takes a mapping of `ids` (B, F) int32, `values` (B, N) and `dense` (B, D) float32, and where fields are bags
-    `bag_rows` (B, P) int32 and `bag_values` (B, P) float32, as `layers.features_of` makes them; returns (B, C)
-    logits: of one output, or of a class each.
+    The model takes a mapping of `ids` (B, F) int32, `values` (B, N) and `dense` (B, D) float32 and, if fields are bags,
+    `bag_rows` (B, P) int32 and `bag_values` (B, P) float32: the result of `layers.make_keras_inputs`. It returns (B, C)
+    logits; C is the number of classes, or 1.
 
     Args:
-        spec: of the encoding.
-        settings: of the model.
-        weights: copied into the model's variables; without them it is untrained.
+        spec: specification of the encoding.
+        settings: model settings.
+        weights: copied into the model's variables; without them the model is untrained.
     """
-    layers = network_layers(spec, settings)
-    single = [field.bag is None for field in spec.fields]
+    layers = make_layers(spec, settings)
+    is_single = [field.bag is None for field in spec.fields]
     table: dict[str, Any] = {
-        "offsets": [offset for offset, one in zip(spec.offsets, single, strict=True) if one],
+        "offsets": [offset for offset, single in zip(spec.offsets, is_single, strict=True) if single],
         "numbers": len(spec.field_numbers),
         "table_size": spec.rows,
     }
-    ids = keras.Input((sum(single),), dtype="int32", name="ids")
+    ids = keras.Input((sum(is_single),), dtype="int32", name="ids")
     values = keras.Input((len(spec.field_numbers),), name="values")
     dense = keras.Input((len(spec.dense),), name="dense")
-    named, bags = {"ids": ids, "values": values, "dense": dense}, []
-    if not all(single):
+    inputs, bags = {"ids": ids, "values": values, "dense": dense}, []
+    if not all(is_single):
         bags = [keras.Input((None,), dtype="int32", name="bag_rows"), keras.Input((None,), name="bag_values")]
-        named |= dict(zip(("bag_rows", "bag_values"), bags, strict=True))
+        inputs |= dict(zip(("bag_rows", "bag_values"), bags, strict=True))
 
     outputs = describe(spec, settings).outputs
     linear = FirstOrder(**table, width=outputs, l2=settings.l2.linear, name="linear")(ids, values, *bags)
@@ -139,7 +140,7 @@ def build(spec: Spec, settings: Model, weights: Weights | None = None) -> keras.
     vectors = FeatureEmbedding(
         **table,
         width=settings.embedding_dim,
-        # Given weights replace these: to draw normal numbers for a large table would take a second copy of it.
+        # `weights` replace the zeros: drawing normal numbers for a large table would need memory for a second one.
         initializer="zeros" if weights else keras.initializers.RandomNormal(stddev=EMBEDDING_STD),
         l2=settings.l2.embedding,
         name="embedding",
@@ -149,29 +150,32 @@ def build(spec: Spec, settings: Model, weights: Weights | None = None) -> keras.
         return keras.layers.Dropout(rate, name=f"{name}_dropout")(x) if rate else x
 
     pooled = BiInteraction(name="pooling")(vectors)
-    score = keras.layers.Add(name="score")([linear, interactions(layers, settings, pooled, dense, drop)])
-    model = keras.Model(named, score, name="nfm")
+    score = keras.layers.Add(name="score")([linear, apply_interactions(layers, settings, pooled, dense, drop)])
+    model = keras.Model(inputs, score, name="nfm")
     if weights is not None:
-        # Copies: TensorFlow may keep the memory that it is given.
+        # Copies, because TensorFlow may keep a reference to the memory of an array.
         copies = {path: array.copy() for path, array in weights.network.items()}
         tables = dict(zip(TABLES, weights.tables, strict=True))
         for variable in model.variables:
             if variable.path in tables:
-                variable.assign(_padded(tables[variable.path]))
+                variable.assign(_pad(tables[variable.path]))
             elif variable.path in copies:
                 variable.assign(copies[variable.path])
     return model
 
 
-def _padded(table: Floats) -> Floats:
-    """Copy a table as the Keras model has it: with a last row for padding, whose x is always 0."""
+def _pad(table: Floats) -> Floats:
+    """Copy a table and append the Keras model's row for padding, whose x is always 0."""
     return np.pad(table, ((0, 1), (0, 0)))
 
 
 def initial_weights(spec: Spec, settings: Model, seed: int) -> Weights:
-    """Draw the weights of a new model: normal embeddings, Glorot-uniform layers (Keras's default), zeros elsewhere."""
+    """Draw the weights of a new model: normal embeddings, Glorot-uniform layers (Keras's default), zeros elsewhere.
+
+    The same seed gives the same weights.
+    """
     keras.utils.set_random_seed(seed)
-    outputs, layers = describe(spec, settings).outputs, built_layers(spec, settings)
+    outputs, layers = describe(spec, settings).outputs, build_layers(spec, settings)
     variables = [variable for layer in layers.values() for variable in layer.variables]
     network = {BIAS: np.zeros(outputs, np.float32), **{v.path: np.array(v.numpy()) for v in variables}}
     embedding = np.random.default_rng(seed).standard_normal((spec.rows, settings.embedding_dim), np.float32)
@@ -180,7 +184,7 @@ def initial_weights(spec: Spec, settings: Model, seed: int) -> Weights:
 
 
 def describe(spec: Spec, settings: Model) -> Network:
-    """Describe the form of the model as the artifact and the forward pass need it."""
+    """Return the description of the network that is saved with the model and that the forward pass needs."""
     classes = spec.classes if settings.task == "multiclass" else ()
     return Network(
         settings.task,
@@ -193,10 +197,11 @@ def describe(spec: Spec, settings: Model) -> Network:
 
 
 def export(weights: Weights, spec: Spec, settings: Model) -> dict[str, Floats]:
-    """Return the weights as the artifact holds them, each batch norm folded into the dense layer beside it.
+    """Return the float32 arrays that are published, with each batch norm folded into the dense layer next to it.
 
-    A norm is a·x + c in inference, with a = γ / √(variance + ε) and c = β − a · mean. The pooled vector's norm goes
-    into the first rows of the next kernel, (a·x + c) W = x (a W) + c W; a hidden layer's into its own, a (x W + b) + c.
+    In inference a batch norm is a·x + c, with a = γ / √(variance + ε) and c = β − a · mean. The pooled vector's norm is
+    folded into the first rows of the next kernel, (a·x + c) W = x (a W) + c W; a hidden layer's norm into its own
+    kernel and bias, a (x W + b) + c.
     """
     network = {path: array.astype(np.float64) for path, array in weights.network.items()}
     folded: dict[str, NDArray[Any]] = {
@@ -206,14 +211,14 @@ def export(weights: Weights, spec: Spec, settings: Model) -> dict[str, Floats]:
         "dense_linear": network.get("dense_linear/kernel", np.empty((0, len(network[BIAS])))),
     }
     dim, output = settings.embedding_dim, network["output/kernel"]
-    scale, shift = _norm(network, "pooling_norm") if settings.batch_norm else (np.ones(dim), np.zeros(dim))
+    scale, shift = _inference_norm(network, "pooling_norm") if settings.batch_norm else (np.ones(dim), np.zeros(dim))
     for i in range(len(settings.hidden_units)):
         kernel, bias = network[f"hidden_{i}/kernel"], network[f"hidden_{i}/bias"]
         if i == 0:
             bias = bias + shift @ kernel[:dim]
             kernel[:dim] *= scale[:, np.newaxis]
         if settings.batch_norm:
-            a, c = _norm(network, f"hidden_{i}_norm")
+            a, c = _inference_norm(network, f"hidden_{i}_norm")
             kernel, bias = kernel * a, bias * a + c
         folded[f"hidden_{i}_kernel"], folded[f"hidden_{i}_bias"] = kernel, bias
     if not settings.hidden_units:
@@ -223,6 +228,9 @@ def export(weights: Weights, spec: Spec, settings: Model) -> dict[str, Floats]:
     return {name: array.astype(np.float32, copy=False) for name, array in folded.items()}
 
 
-def _norm(network: Mapping[str, NDArray[np.float64]], name: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _inference_norm(
+    network: Mapping[str, NDArray[np.float64]], name: str
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return the scale a and the shift c of a batch norm."""
     scale = network[f"{name}/gamma"] / np.sqrt(network[f"{name}/moving_variance"] + BATCH_NORM["epsilon"])
     return scale, network[f"{name}/beta"] - scale * network[f"{name}/moving_mean"]

@@ -1,10 +1,10 @@
-"""The layers above the tables in TensorFlow: a batch's loss with its derivatives, and the logits of any rows.
+"""The layers above the tables in TensorFlow: the loss of a batch with its derivatives, and the logits of any rows.
 
-The weights are arrays, which the optimizer changes between two steps. They enter a call as one vector, and their
-gradient leaves it as one: each tensor of a call costs some microseconds.
+The weights are arrays, which the optimizer changes between two steps. A call takes them as one vector and returns their
+gradient as one vector, because each tensor of a call costs some microseconds.
 
-In a long training XLA compiles the step for whole batches, which takes a second. A step of 4,096 rows (K 64, hidden
-layers 128-128, two cores) then takes 7.6 ms instead of 17.7, one of 256 rows the same as without.
+In a long training XLA compiles the step for full batches, which takes a second. A step of 4,096 rows (K 64, hidden
+layers 128-128, two cores) then takes 7.6 ms instead of 17.7 ms; a step of 256 rows takes the same time.
 """
 
 from collections.abc import Mapping
@@ -20,36 +20,36 @@ from nfm.config.train import Model, Train
 from nfm.contract.schema import Spec
 from nfm.kernels.tables import Pooled
 from nfm.training.data.rows import Rows
-from nfm.training.losses import loss_of
-from nfm.training.model import BIAS, built_layers, describe, interactions, keep_all
+from nfm.training.losses import choose_loss
+from nfm.training.model import BIAS, apply_interactions, build_layers, describe, keep_all
 
 Floats = NDArray[np.float32]
-_XLA_PAYS = 500_000  # rows of a training: below, it saves less time than it takes to compile
+_MIN_XLA_ROWS = 500_000  # rows that a training learns from: with fewer, XLA saves less time than compiling takes
 
 
 class Derivatives(NamedTuple):
-    """Derivatives of the objective: the losses' mean or sum, and the penalty on the hidden layers."""
+    """Derivatives of the objective: mean or sum of the losses, plus the penalty on the hidden layers."""
 
     loss: float  # Σ weight · loss of the samples, without penalties
-    pooled_BK: Floats  # by the pooled vectors
-    linear_BC: Floats  # by the sums of the linear weights
-    weights: dict[str, Floats]  # by each trained weight of the network, by path
+    pooled_BK: Floats  # with respect to the pooled vectors
+    linear_BC: Floats  # with respect to the sums of the linear weights
+    weights: dict[str, Floats]  # with respect to the trained weights of the network, by path
 
 
 class Network:
     """The layers above the tables, for one model and its training settings."""
 
     def __init__(self, spec: Spec, settings: Model, train: Train, rows: int = 0) -> None:
-        """Build the Keras layers and trace nothing yet.
+        """Build the Keras layers; functions are traced when they are first needed.
 
         Args:
-            spec: of the encoding.
-            settings: of the model.
-            train: how the objective is reduced, and the seed of the dropout.
-            rows: that the training learns from, counted again in each epoch.
+            spec: specification of the encoding.
+            settings: model settings.
+            train: training settings: the reduction of the losses, the batch size and the seed of the dropout.
+            rows: number of rows that the training learns from, counted again in each epoch.
         """
-        self._settings, self._train, self._loss = settings, train, loss_of(settings).per_sample
-        self._layers, outputs = built_layers(spec, settings), describe(spec, settings).outputs
+        self._settings, self._train, self._loss = settings, train, choose_loss(settings).per_sample
+        self._layers, outputs = build_layers(spec, settings), describe(spec, settings).outputs
         bias = keras.Variable(np.zeros(outputs, np.float32), name="bias")
         variables = [(BIAS, bias), *((v.path, v) for layer in self._layers.values() for v in layer.variables)]
         self.trained = {path: variable for path, variable in variables if variable.trainable}
@@ -57,58 +57,57 @@ class Network:
         if settings.activation == "relu":
             self._layers |= {name: relu for name in self._layers if name.endswith("_relu")}
         self._columns = settings.embedding_dim, outputs, len(spec.dense)
-        self._whole = train.batch_size if rows >= _XLA_PAYS else None
+        self._full_batch = train.batch_size if rows >= _MIN_XLA_ROWS else None
 
     def step(self, weights: dict[str, Floats], pooled: Pooled, rows: Rows, number: int) -> Derivatives:
         """Return the loss of a batch and its derivatives; update the moving averages of the batch norms in `weights`.
 
         Args:
-            weights: of the network, by path.
-            pooled: of the batch.
-            rows: the batch: dense numbers, labels and weights.
-            number: of the step; it decides, with the seed, which units are dropped.
+            weights: weights of the network, by path.
+            pooled: pooled vectors and linear sums of the batch.
+            rows: the batch, for its dense numbers, labels and weights.
+            number: number of the step; the seed and this number determine which units are dropped.
         """
         seeds = np.random.SeedSequence([self._train.seed, number]).generate_state(
             2 + 2 * len(self._settings.hidden_units)
         )
-        step = self._step_of_whole if len(rows.label) == self._whole else self._step_of_any
+        step = self._full_batch_step if len(rows.label) == self._full_batch else self._any_batch_step
         sums = pooled.pooled_BK, pooled.linear_BC, rows.inputs.dense_BD
-        loss, of_trained, of_pooled, of_linear, fixed = step(
+        loss, trained_gradient, pooled_gradient, linear_gradient, fixed = step(
             *self._vectors(weights), [*map(tf.constant, sums)], *map(tf.constant, (rows.label, rows.weight, seeds))
         )
         for path, array in _split(fixed.numpy(), self._fixed).items():
             weights[path][:] = array
-        of_weights = _split(of_trained.numpy(), self.trained)
-        return Derivatives(float(loss), of_pooled.numpy(), of_linear.numpy(), of_weights)
+        gradients = _split(trained_gradient.numpy(), self.trained)
+        return Derivatives(float(loss), pooled_gradient.numpy(), linear_gradient.numpy(), gradients)
 
     def logits(self, weights: Mapping[str, Floats], pooled: Pooled, dense_BD: Floats) -> tuple[Floats, Floats]:
-        """Return (B, C) logits of the model, and of its linear part alone; without dropout, with moving averages."""
+        """Return (B, C) logits of the model and of its linear part alone, without dropout and with moving averages."""
         sums = [*map(tf.constant, (pooled.pooled_BK, pooled.linear_BC, dense_BD))]
-        model, linear = (logits.numpy() for logits in self._logits_of_any(*self._vectors(weights), sums))
+        model, linear = (logits.numpy() for logits in self._traced_logits(*self._vectors(weights), sums))
         return model, linear
 
     def _vectors(self, weights: Mapping[str, Floats]) -> list[Any]:
-        """Join the weights of the network: the trained ones, and all others."""
-        paths = self.trained, self._fixed
+        """Concatenate the weights of the network into two vectors: the trained weights, and all others."""
         return [
-            tf.constant(np.concatenate([np.empty(0, np.float32), *(weights[path].ravel() for path in one)]))
-            for one in paths
+            tf.constant(np.concatenate([np.empty(0, np.float32), *(weights[path].ravel() for path in paths)]))
+            for paths in (self.trained, self._fixed)
         ]
 
     @cached_property
-    def _step_of_whole(self) -> Any:
-        return self._trace(self._step, self._whole, jit_compile=True)
+    def _full_batch_step(self) -> Any:
+        return self._trace(self._step, self._full_batch, jit_compile=True)
 
     @cached_property
-    def _step_of_any(self) -> Any:
+    def _any_batch_step(self) -> Any:
         return self._trace(self._step, None)
 
     @cached_property
-    def _logits_of_any(self) -> Any:
+    def _traced_logits(self) -> Any:
         return self._trace(self._logits, None)
 
     def _trace(self, function: Any, rows: int | None, **options: Any) -> Any:
-        """Trace a function now: TensorFlow would warn of functions that each training of a process traces at a call."""
+        """Trace a function before its first call: TensorFlow warns when calls trace a function for each training."""
         vectors = [tf.TensorSpec((None,), tf.float32)] * 2
         signature = [*vectors, [tf.TensorSpec((rows, columns), tf.float32) for columns in self._columns]]
         if function == self._step:
@@ -126,7 +125,7 @@ class Network:
 
         with tf.GradientTape() as tape:
             tape.watch([trained, pooled, linear])
-            with self._use(trained, fixed) as scope:
+            with self._use_weights(trained, fixed) as scope:
                 logits = self._linear(linear, dense) + self._interactions(pooled, dense, drop, training=True)
                 penalties = [x for layer in self._layers.values() for x in getattr(layer, "losses", ())]
                 averages = [tf.reshape(scope.get_current_value(v), [-1]) for v in self._fixed.values()]
@@ -139,19 +138,19 @@ class Network:
 
     def _logits(self, trained: Any, fixed: Any, sums: Any) -> tuple[Any, Any]:
         pooled, linear, dense = sums
-        with self._use(trained, fixed):
-            of_linear = self._linear(linear, dense)
-            return of_linear + self._interactions(pooled, dense, keep_all, training=False), of_linear
+        with self._use_weights(trained, fixed):
+            linear_logits = self._linear(linear, dense)
+            return linear_logits + self._interactions(pooled, dense, keep_all, training=False), linear_logits
 
     def _interactions(self, pooled: Any, dense: Any, drop: Any, training: bool) -> Any:
-        return interactions(self._layers, self._settings, pooled, dense, drop, training)
+        return apply_interactions(self._layers, self._settings, pooled, dense, drop, training)
 
     def _linear(self, linear: Any, dense: Any) -> Any:
         bias = keras.ops.convert_to_tensor(self.trained[BIAS])
         return linear + bias + (self._layers["dense_linear"](dense) if dense.shape[1] else 0.0)
 
-    def _use(self, trained: Any, fixed: Any) -> Any:
-        """Let the layers use these weights instead of those of their variables."""
+    def _use_weights(self, trained: Any, fixed: Any) -> Any:
+        """Return a context in which the layers use these weights instead of the values of their variables."""
         pairs = []
         for vector, variables in ((trained, self.trained), (fixed, self._fixed)):
             parts = tf.split(vector, [int(np.prod(v.shape)) for v in variables.values()]) if variables else []
@@ -160,21 +159,21 @@ class Network:
 
 
 def relu(x: Any) -> Any:
-    """Return max(x, 0), and NaN for NaN: TensorFlow's own makes 0 of it on some processors, and hides a divergence."""
+    """Return max(x, 0), and NaN for NaN: on some processors `tf.nn.relu` returns 0 instead, which hides divergence."""
     return tf.where(x <= 0, tf.zeros_like(x), x)
 
 
 def dropout(x: Any, rate: float, seed: Any, other: Any) -> Any:
-    """Drop a share of the units at random, and scale up the others.
+    """Set a random share of the units to 0, and scale up the others, so that the expected value stays the same.
 
     A unit is kept if 32 random bits are at least rate · 2³². The bits are a hash of the unit's place and of two seeds
-    (the finalizer of github.com/skeeto/hash-prospector): XLA makes a few vector instructions of it, where TensorFlow's
-    own counter-based generator takes several milliseconds a step.
+    (the finalizer of github.com/skeeto/hash-prospector). XLA compiles it to a few vector instructions, while
+    TensorFlow's counter-based generator takes several milliseconds a step.
 
     Args:
-        x: (B, U).
-        rate: from 0 to 1, which is not included.
-        seed, other: uint32.
+        x: units (B, U).
+        rate: share of the units that is dropped, at least 0 and below 1.
+        seed, other: two uint32 seeds.
     """
 
     def mix(bits: Any, shift: int, factor: int) -> Any:

@@ -1,8 +1,8 @@
-"""Optimizers whose step costs what the batch costs: only the rows of the batch are read and written.
+"""Optimizers whose steps read and write only the rows of the batch.
 
-Each formula exists once, in `kernels.tables.update_rows`: it moves the rows of the tables and all other weights.
-Keras's optimizers would take slightly other steps: their Adagrad has ε inside the root, their momentum the rate.
-Rows that do not occur in the batch stay as they are. So Adam is lazy: the moments of a row do not decay meanwhile.
+Each formula is implemented once, in `kernels.tables.update_rows`, for the rows of the tables and for all other weights.
+The formulas differ slightly from those of Keras, whose Adagrad has ε inside the root and whose momentum includes the
+rate. Rows that do not occur in the batch do not change. Adam is therefore lazy: the moments of such rows do not decay.
 """
 
 import math
@@ -15,21 +15,21 @@ from numpy.typing import NDArray
 from nfm.config.train import Train
 from nfm.kernels import tables as kernels
 from nfm.training.model import TABLES, Floats, Weights
-from nfm.training.tables import Formula, TableReader, TableUpdater, start_slot
+from nfm.training.tables import Formula, TableReader, TableUpdater, make_slot
 
-_BETA_1, _BETA_2 = 0.9, 0.999  # of Adam, as its authors have them
+_BETA_1, _BETA_2 = 0.9, 0.999  # of Adam, the defaults of its authors
 _EPSILON = {"adagrad": 1e-10, "adam": 1e-7}
 _FTRL_ACCUMULATOR = 0.1
-LINEAR = ("linear/table", "dense_linear/kernel")  # what `linear_optimizer` is for
+LINEAR = ("linear/table", "dense_linear/kernel")  # weights that `linear_optimizer` updates
 
 
 def _adagrad(accumulator: float) -> Formula:
-    """a += g²; w −= rate · g / (√a + ε) (Duchi et al. 2011)."""
+    """Return a += g²; w −= rate · g / (√a + ε) (Duchi et al. 2011)."""
     return Formula(kernels.ADAGRAD, (accumulator,), lambda rate, _: (rate, _EPSILON["adagrad"]))
 
 
 def _adam() -> Formula:
-    """m, v ← moments; w −= rate · √(1 − β₂ᵗ) / (1 − β₁ᵗ) · m / (√v + ε) (Kingma & Ba 2015, section 2)."""
+    """Return m, v ← moments; w −= rate · √(1 − β₂ᵗ) / (1 − β₁ᵗ) · m / (√v + ε) (Kingma & Ba 2015, section 2)."""
 
     def numbers(rate: float, step: int) -> tuple[float, ...]:
         corrected = rate * (1 - _BETA_2**step) ** 0.5 / (1 - _BETA_1**step)
@@ -39,26 +39,26 @@ def _adam() -> Formula:
 
 
 def _sgd(momentum: float) -> Formula:
-    """w −= rate · g; with momentum, m ← momentum · m + g and w −= rate · m."""
+    """Return w −= rate · g; or, with momentum, m ← momentum · m + g and w −= rate · m."""
     if not momentum:
         return Formula(kernels.SGD, (), lambda rate, _: (rate,))
     return Formula(kernels.MOMENTUM, (0.0,), lambda rate, _: (rate, momentum))
 
 
 def _ftrl(rate: float, l1: float, l2: float) -> Formula:
-    """FTRL-proximal with a rate of its own (McMahan et al. 2013, algorithm 1).
+    """Return FTRL-proximal with its own learning rate (McMahan et al. 2013, algorithm 1).
 
-    w follows from the slots alone; so z starts with the value that has the variable's weights for its w, or those of a
-    model that the training starts from would be lost at their first step.
+    FTRL computes w from the slots alone. z therefore starts with the value that gives the initial weights: otherwise a
+    warm start's weights would be lost at the first step.
     """
 
-    def of_weights(w: Any) -> Any:
+    def compute_z(w: Any) -> Any:
         return -w * (_FTRL_ACCUMULATOR**0.5 / rate + 2 * l2) - np.sign(w) * l1
 
-    return Formula(kernels.FTRL, (_FTRL_ACCUMULATOR, of_weights), lambda *_: (rate, l1, l2))
+    return Formula(kernels.FTRL, (_FTRL_ACCUMULATOR, compute_z), lambda *_: (rate, l1, l2))
 
 
-def _formula(settings: Train, path: str) -> Formula:
+def _choose_formula(settings: Train, path: str) -> Formula:
     if settings.linear_optimizer is not None and path in LINEAR:
         ftrl = settings.linear_optimizer
         return _ftrl(ftrl.learning_rate, ftrl.l1, ftrl.l2)
@@ -72,66 +72,69 @@ def _formula(settings: Train, path: str) -> Formula:
 
 
 class Optimizer:
-    """A model's weights with their slots, and the steps that move both."""
+    """Weights of a model with their optimizer slots, and the steps that update both."""
 
     def __init__(self, settings: Train, weights: Weights, trained: Sequence[str], reader: TableReader) -> None:
         """Make the slots.
 
         Args:
-            settings: which optimizer.
-            weights: of the model; they are changed in place.
+            settings: training settings: the optimizer and its parameters.
+            weights: weights of the model, which are changed in place.
             trained: paths of the network's weights that have gradients.
-            reader: of the weights' tables.
+            reader: reader of the tables in `weights`.
         """
         self._clip, self.weights = settings.clip_norm, weights
-        self.tables = TableUpdater(reader, [_formula(settings, path) for path in TABLES])
-        self._formulas = {path: _formula(settings, path) for path in trained}
-        #: of each trained weight of the network
+        self.tables = TableUpdater(reader, [_choose_formula(settings, path) for path in TABLES])
+        self._formulas = {path: _choose_formula(settings, path) for path in trained}
+        #: slots of each trained weight of the network
         self.slots = [
-            [start_slot(start, weights.network[path]) for start in formula.slots]
+            [make_slot(start, weights.network[path]) for start in formula.slots]
             for path, formula in self._formulas.items()
         ]
 
     def update_network(self, gradients: Mapping[str, Floats], scale: float, rate: float, step: int) -> None:
-        """Move the weights of the network.
+        """Update the weights of the network and their slots, in place.
 
         Args:
-            gradients: by path.
+            gradients: gradients by path.
             scale: factor of the gradients.
             rate: the learning rate.
-            step: counted from 1.
+            step: number of the step, counted from 1.
         """
         for (path, formula), slots in zip(self._formulas.items(), self.slots, strict=True):
             weights, none = self.weights.network[path], np.empty((0, 1), np.float32)
             shape = (-1, weights.shape[-1])
             first, second = [*(slot.reshape(shape) for slot in slots), none, none][:2]
-            whole, gradient = weights.reshape(shape), np.ascontiguousarray(gradients[path]).reshape(shape)
+            table, gradient = weights.reshape(shape), np.ascontiguousarray(gradients[path]).reshape(shape)
             numbers = np.array(formula.numbers(rate, step), np.float32)
-            every = np.arange(len(whole), dtype=np.int32)
-            kernels.update_rows(every, formula.kind, numbers, whole, first, second, gradient, np.float32(scale))
+            all_rows = np.arange(len(table), dtype=np.int32)
+            kernels.update_rows(all_rows, formula.kind, numbers, table, first, second, gradient, np.float32(scale))
 
     def square_norm(self, gradients: Mapping[str, Floats]) -> float:
-        """Return Σ g² over the weights that `update_network` moves."""
+        """Return Σ g² over the weights that `update_network` changes."""
         return sum(float(np.sum(np.square(gradients[path]), dtype=np.float64)) for path in self._formulas)
 
     def clip_factor(self, square_norm: float) -> float:
-        """Return the factor of a step's gradients, given the sum of the squares of all of them."""
+        """Return the factor that clips the gradients of a step to `clip_norm`; NaN if `square_norm` is not finite.
+
+        `square_norm`: Σ g² over all gradients of the step.
+        """
         if self._clip is None:
             return 1.0
         norm = math.sqrt(square_norm)
         return self._clip / max(norm, self._clip) if math.isfinite(norm) else math.nan
 
-    def arrays(self) -> list[NDArray[np.float32]]:
-        """Return all weights, then all slots; they are no copies."""
+    def list_arrays(self) -> list[NDArray[np.float32]]:
+        """Return all weights, then all slots, without copying them."""
         slots = [slot for slots in (*self.tables.slots, *self.slots) for slot in slots]
-        return [*arrays_of(self.weights), *slots]
+        return [*list_arrays(self.weights), *slots]
 
     def restore(self, arrays: Sequence[NDArray[np.float32]]) -> None:
-        """Set weights and slots, in the order of `arrays`."""
-        for array, saved in zip(self.arrays(), arrays, strict=True):
+        """Set weights and slots from arrays in the order of `list_arrays`."""
+        for array, saved in zip(self.list_arrays(), arrays, strict=True):
             array[:] = saved
 
 
-def arrays_of(weights: Weights) -> list[NDArray[np.float32]]:
-    """Return all arrays of a model's weights, in one order."""
+def list_arrays(weights: Weights) -> list[NDArray[np.float32]]:
+    """Return all arrays of a model's weights, in a fixed order."""
     return [*weights.tables, *weights.network.values()]

@@ -1,4 +1,4 @@
-"""How far a training is: a bar in a terminal, log lines otherwise."""
+"""Progress of a training: a bar in a terminal, log lines otherwise."""
 
 import logging
 import sys
@@ -14,23 +14,23 @@ _SECONDS = 5  # between log lines
 
 
 class Bar:
-    """Shows loss, rate and the time that is left of an epoch."""
+    """Progress bar with the loss, the rows per second and the remaining time of an epoch."""
 
     def __init__(self, epochs: int, rows: int, batch_size: int) -> None:
-        """Prepare for a training; `rows` are those of an epoch."""
+        """Prepare for a training with this many rows in an epoch."""
         self._epochs, self._rows, self._batch_size = epochs, rows, batch_size
         self._terminal = sys.stderr.isatty()
         self._bar: tqdm[Any] | None = None
         self._number = self._done = self._from = 0
-        self._first = True  # of all batches: loops are compiled in it, and its time tells nothing of the others'
+        self._first = True  # whether the next batch is the first, whose time includes compiling
         self._started = self._next_line = time.monotonic()
 
     def __enter__(self) -> Self:
-        """Start."""
+        """Return the bar."""
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Leave the terminal as it was."""
+        """Close the bar."""
         if self._bar is not None:
             self._bar.close()
 
@@ -45,7 +45,7 @@ class Bar:
             )
 
     def step(self, rows: int, loss: float) -> None:
-        """A batch was learned from."""
+        """Show that a batch of this many rows was trained on, with its mean loss."""
         first, self._first = self._first, False
         self._done += rows
         if self._bar is not None:
@@ -58,7 +58,7 @@ class Bar:
             rate = (self._done - self._from) / seconds
             self._next_line = time.monotonic() + _SECONDS
             log.info(
-                "epoch %d of at most %d: %3.0f %%, loss %.4f, %s rows/s, %.0f s to its end",
+                "epoch %d of at most %d: %3.0f %%, loss %.4f, %s rows/s, %.0f s left",
                 self._number,
                 self._epochs,
                 100 * self._done / self._rows,
@@ -68,12 +68,12 @@ class Bar:
             )
 
     def end(self, metrics: Mapping[str, float]) -> None:
-        """The epoch is over, and was measured."""
-        shown = "  ".join(f"{name} {value:.4g}" for name, value in metrics.items())
+        """Close the bar of an epoch, and show the epoch's metrics."""
+        text = "  ".join(f"{name} {value:.4g}" for name, value in metrics.items())
         if self._bar is not None:
             self._bar.close()
-            tqdm.write(f"epoch {self._number}/{self._epochs}  {shown}", file=sys.stderr)
+            tqdm.write(f"epoch {self._number}/{self._epochs}  {text}", file=sys.stderr)
             self._bar = None
         elif time.monotonic() >= self._next_line or self._number == self._epochs:
             self._next_line = time.monotonic() + _SECONDS
-            log.info("epoch %d of at most %d  %s", self._number, self._epochs, shown)
+            log.info("epoch %d of at most %d  %s", self._number, self._epochs, text)

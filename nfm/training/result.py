@@ -1,4 +1,4 @@
-"""Results of a training: the fitted model, and its metrics and statistics."""
+"""Results of a training: the fitted weights, and the model with its metrics."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,27 +15,27 @@ from nfm.training.step import Measure
 
 @dataclass(frozen=True)
 class Fitted:
-    """Weights of a fitted model and its history."""
+    """Fitted weights and the history of the training."""
 
     weights: Weights  # of the best epoch
-    # By epoch: loss, learning_rate, val_ with each metric of the task, and the metric that early stopping watches
+    # Values by epoch: loss, learning_rate, each metric of the task with the prefix val_, and the monitored metric
     history: Mapping[str, list[float]]
     best_epoch: int  # counted from 1
-    constant: tuple[float, ...]  # the train fold's mean label, all negatives counted; or share of each class
+    constant: tuple[float, ...]  # mean label of the train fold, counting the negatives left out; or share of each class
     measure: Measure  # (fold, new tally) → the tally
 
 
 @dataclass(frozen=True)
 class Trained:
-    """A fitted model with everything that the artifact and the report say about it."""
+    """A fitted model with the metrics and statistics that are saved and reported with it."""
 
     spec: Spec
     statistics: Mapping[str, Any]  # statistics.json of the feature job
     fitted: Fitted
-    model: keras.Model  # with the weights that are published
-    metrics: Mapping[str, Mapping[str, Any]]  # by fold that has rows, as `Tally.metrics` returns them
-    in_float32: Mapping[str, Any] | None  # metrics of the judged fold before a float16 table was rounded
-    tallies: Mapping[str, Tally]  # by fold that has rows
+    model: keras.Model  # with the published weights
+    metrics: Mapping[str, Mapping[str, Any]]  # by fold, if it has rows, as `Tally.metrics` returns them
+    in_float32: Mapping[str, Any] | None  # metrics of the judged fold before the table was rounded to float16
+    tallies: Mapping[str, Tally]  # by fold, if it has rows
     rows: Mapping[str, int]  # by fold
     pairs: Sequence[tuple[str, str, float]]  # the strongest pairs of features, as `strongest_pairs` returns them
     profile: Profile

@@ -1,4 +1,4 @@
-"""A step of the training, and the forward pass that measures a fold."""
+"""One training step, and the forward pass that measures a fold."""
 
 from collections.abc import Callable
 
@@ -19,57 +19,61 @@ from nfm.training.tables import TableReader
 
 Step = Callable[[Rows, float, int], float]
 Measure = Callable[..., Tally]
-_PIECE = 1 << 13  # rows of a forward pass
+_FORWARD_ROWS = 1 << 13  # rows of one forward pass
 
 
 def make_step(
     spec: Spec, model: Model, train: Train, reader: TableReader, network: Network, optimizer: Optimizer
 ) -> Step:
-    """Make the function of a step: tables in compiled loops, the network above them in TensorFlow.
+    """Make the function that runs one step: compiled loops for the tables, TensorFlow for the network above them.
 
     Returns:
-        (rows, rate, step from 1 on) → the sum of the samples' losses, each times its weight, without penalties, as
-        measured before the step.
+        Function of (rows, learning rate, number of the step, counted from 1). It returns Σ weight · loss of the rows
+        before the step, without penalties.
     """
     tables, weights = optimizer.tables, optimizer.weights.network
     penalties = np.array([model.l2.embedding, model.l2.linear])
 
     def step(rows: Rows, rate: float, number: int) -> float:
-        inputs = drop_known(rows.inputs, spec, train, number) if train.unknown_dropout else rows.inputs
+        inputs = replace_by_unknown(rows.inputs, spec, train, number) if train.unknown_dropout else rows.inputs
         features = reader.list_features(inputs)
         pooled = reader.pool(features)
         grouped = reader.group(features)  # in another thread, while TensorFlow computes
-        found = network.step(weights, pooled, rows, number)
-        by_row, upstream = grouped.result(), Upstream(pooled.sum_BK, found.pooled_BK, found.linear_BC)
-        share = len(rows.label) if train.loss_reduction == "mean" else 1
-        decays, scale = (2 * penalties / share).astype(np.float32), 1.0
+        derivatives = network.step(weights, pooled, rows, number)
+        by_row = grouped.result()
+        upstream = Upstream(pooled.sum_BK, derivatives.pooled_BK, derivatives.linear_BC)
+        divisor = len(rows.label) if train.loss_reduction == "mean" else 1
+        decays, scale = (2 * penalties / divisor).astype(np.float32), 1.0
         if train.clip_norm is not None:
-            square_norm = optimizer.square_norm(found.weights) + tables.square_norm(by_row, upstream, decays)
+            square_norm = optimizer.square_norm(derivatives.weights) + tables.square_norm(by_row, upstream, decays)
             scale = optimizer.clip_factor(square_norm)
-        optimizer.update_network(found.weights, scale, rate, number)
+        optimizer.update_network(derivatives.weights, scale, rate, number)
         tables.update(by_row, upstream, decays, scale, rate, number)
-        return found.loss
+        return derivatives.loss
 
     return step
 
 
-def drop_known(inputs: Inputs, spec: Spec, train: Train, number: int) -> Inputs:
-    """Replace a share of the vocabularies' ids by out-of-vocabulary ones, at random but the same for the same step.
+def replace_by_unknown(inputs: Inputs, spec: Spec, train: Train, number: int) -> Inputs:
+    """Replace a random share of the vocabularies' ids by out-of-vocabulary ids.
+
+    The same seed and step give the same replacements. Missing and out-of-vocabulary ids stay, as do the ids of fields
+    without a vocabulary.
 
     Args:
-        inputs: of a batch.
-        spec: of the encoding.
-        train: the share (`unknown_dropout`) and the seed.
-        number: of the step.
+        inputs: inputs of a batch.
+        spec: specification of the encoding.
+        train: training settings: the share (`unknown_dropout`) and the seed.
+        number: number of the step.
     """
     random = np.random.Generator(np.random.Philox([train.seed, number]))
 
     def replace(ids: NDArray[np.int32], first: NDArray[np.int64], buckets: NDArray[np.int64]) -> NDArray[np.int32]:
-        lost = (random.random(ids.shape, np.float32) < train.unknown_dropout) & (ids >= first)
+        is_replaced = (random.random(ids.shape, np.float32) < train.unknown_dropout) & (ids >= first)
         unknown = 1 + random.integers(0, np.iinfo(np.int32).max, ids.shape) % buckets
-        return np.where(lost, unknown, ids).astype(np.int32)
+        return np.where(is_replaced, unknown, ids).astype(np.int32)
 
-    # A field without a vocabulary has no id that is high enough.
+    # No id of a field without a vocabulary reaches `never`.
     never = np.iinfo(np.int32).max
     first = np.array([f.first_value if f.vocabulary is not None else never for f in spec.fields])
     buckets = np.array([max(f.oov_buckets, 1) for f in spec.fields])
@@ -83,15 +87,16 @@ def drop_known(inputs: Inputs, spec: Spec, train: Train, number: int) -> Inputs:
 
 
 def make_measure(reader: TableReader, network: Network, weights: Weights) -> Measure:
-    """Make the function that measures a fold: the pooling loop, and the network in TensorFlow.
+    """Make the function that measures a fold: a compiled loop for the pooling, TensorFlow for the network.
 
     Returns:
-        (fold, new tally) → the tally with the logits of all the fold's rows, and those of the linear part alone.
-        `also`, if given, is called with each piece of rows and their (B, C) logits.
+        Function of (fold, tally). It adds the logits of all rows, and those of the linear part alone, to the tally and
+        returns it. Its optional argument `also` is a function that is called with each piece of rows and their (B, C)
+        logits.
     """
 
     def measure(fold: Fold, tally: Tally, also: Callable[[Rows, Floats], None] | None = None) -> Tally:
-        for rows in fold.pieces(_PIECE):
+        for rows in fold.pieces(_FORWARD_ROWS):
             pooled = reader.pool(reader.list_features(rows.inputs))
             logits_BC, linear_BC = network.logits(weights.network, pooled, rows.inputs.dense_BD)
             tally.add(rows.label, rows.weight, logits_BC, linear_BC, rows.group)

@@ -1,4 +1,4 @@
-"""The embedding tables in training: pool a batch's features, and update the rows that occur in it, in threads."""
+"""The embedding tables in training: pool the features of a batch and update its rows, in several threads."""
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -18,7 +18,7 @@ from nfm.kernels.tables import ByRow, Floats, Pooled, Rule, Tables, Upstream
 
 
 class Formula(NamedTuple):
-    """How an optimizer moves weights."""
+    """Update rule of an optimizer, as the compiled loops need it."""
 
     kind: int  # such as `kernels.ADAGRAD`
     slots: Sequence[float | Callable[[Any], Any]]  # initial values: a number, or a function of the weights
@@ -26,15 +26,15 @@ class Formula(NamedTuple):
 
 
 class TableReader:
-    """Lists and pools the features of batches. The results do not depend on the number of threads."""
+    """List and pool the features of batches. The results do not depend on the number of threads."""
 
     def __init__(self, spec: Spec, weights: Tables, threads: int | None = None) -> None:
         """Start the threads.
 
         Args:
-            spec: of the encoding.
+            spec: specification of the encoding.
             weights: the tables.
-            threads: that share the work; one for each core unless given.
+            threads: number of threads that share the work; by default one for each core.
         """
         singles = [offset for offset, field in zip(spec.offsets, spec.fields, strict=True) if field.bag is None]
         self._offsets = Offsets(np.array(singles, np.int64), spec.rows - len(spec.field_numbers))
@@ -48,11 +48,11 @@ class TableReader:
         return features
 
     def group(self, features: Features) -> "Future[ByRow]":
-        """Group a batch's features by row, in another thread."""
+        """Group the features of a batch by row of the table, in another thread."""
         return self._executor.submit(kernels.group_by_row, features, len(self.weights.embedding))
 
     def pool(self, features: Features) -> Pooled:
-        """Pool the embeddings and sum the linear weights of each sample."""
+        """Pool the embeddings (B, K), and sum the linear weights (B, C), of each sample."""
         bounds = np.linspace(0, len(features.splits) - 1, self.threads + 1).astype(int)
         pooled_BK, sum_BK = (np.empty((bounds[-1], self.weights.embedding.shape[1]), np.float32) for _ in range(2))
         linear_BC = np.zeros((bounds[-1], self.weights.linear.shape[1]), np.float32)
@@ -60,47 +60,47 @@ class TableReader:
         return Pooled(sum_BK, pooled_BK, linear_BC)
 
     def share(self, loop: Callable[..., object], bounds: NDArray[Any], *arguments: Any) -> None:
-        """Call loop(start, stop, *arguments) for the ranges between bounds, one of them in this thread."""
+        """Call loop(start, stop, *arguments) for each range between bounds, the first range in this thread."""
         first, *others = [(a, b) for a, b in pairwise(bounds.tolist()) if a < b] or [(0, 0)]
-        waiting = [self._executor.submit(loop, *part, *arguments) for part in others]
+        futures = [self._executor.submit(loop, *limits, *arguments) for limits in others]
         loop(*first, *arguments)
-        for one in waiting:
-            one.result()
+        for future in futures:
+            future.result()
 
 
 class TableUpdater:
-    """Updates the rows of the tables that occur in a batch; holds their optimizer slots."""
+    """Update the rows of the tables that occur in a batch; keeps the tables' optimizer slots."""
 
     def __init__(self, reader: TableReader, formulas: Sequence[Formula]) -> None:
         """Make the slots.
 
         Args:
-            reader: of the tables, whose weights are changed in place.
-            formulas: of the embeddings and of the linear weights.
+            reader: reader of the tables, whose weights are changed in place.
+            formulas: update rules of the embeddings and of the linear weights.
         """
         self._reader, self._formulas = reader, formulas
-        #: of each table
+        #: slots of each table
         self.slots = [
-            [start_slot(start, table) for start in formula.slots]
+            [make_slot(start, table) for start in formula.slots]
             for formula, table in zip(formulas, reader.weights, strict=True)
         ]
 
     def square_norm(self, by_row: ByRow, upstream: Upstream, decays: Floats) -> float:
-        """Return Σ g² over the rows of the batch."""
+        """Return Σ g² over the gradients of the rows of the batch."""
         norms_D = np.empty(len(by_row.distinct_D))
         self._share(kernels.square_norms, by_row, upstream, self._reader.weights, decays, norms_D)
         return float(norms_D.sum())
 
     def update(self, by_row: ByRow, upstream: Upstream, decays: Floats, scale: float, rate: float, step: int) -> None:
-        """Move the rows of the batch.
+        """Update the rows of the batch, and their slots, in place.
 
         Args:
-            by_row: features of the batch.
+            by_row: features of the batch, grouped by row.
             upstream: derivatives of the objective.
             decays: (2,) twice the L2 factor of a feature's embedding and of its linear weight.
             scale: factor of the gradients.
             rate: the learning rate.
-            step: counted from 1.
+            step: number of the step, counted from 1.
         """
         none = np.empty((0, 1), np.float32)
         first, second = (Tables(*([*slots, none, none][i] for slots in self.slots)) for i in range(2))
@@ -110,13 +110,13 @@ class TableUpdater:
         self._share(kernels.update, by_row, upstream, self._reader.weights, first, second, rule)
 
     def _share(self, loop: Callable[..., object], by_row: ByRow, *arguments: Any) -> None:
-        """Share the distinct rows among the threads, in ranges with about as many features each."""
+        """Divide the distinct rows among the threads, in ranges with about equally many features."""
         shares = len(by_row.samples_P) * np.arange(self._reader.threads + 1) / self._reader.threads
         self._reader.share(loop, np.searchsorted(by_row.starts, shares), by_row, *arguments)
 
 
-def start_slot(start: float | Callable[[Any], Any], weights: Floats) -> Floats:
-    """Make a slot of some weights with its initial value."""
+def make_slot(start: float | Callable[[Any], Any], weights: Floats) -> Floats:
+    """Make an optimizer slot for an array of weights, with its initial value."""
     slot = np.empty_like(weights)
     slot[:] = start(weights) if callable(start) else start
     return slot

@@ -1,4 +1,4 @@
-"""The train job's work: dataset and encoding → model/."""
+"""The train job: fit the model to a dataset, measure it, and publish model/."""
 
 import json
 import subprocess
@@ -27,27 +27,27 @@ from nfm.training.data.labels import correct_bias
 from nfm.training.data.rows import Rows
 from nfm.training.fit import EachEpoch, Places, fit
 from nfm.training.metrics.profile import Collector
-from nfm.training.metrics.tally import Tally, tally
+from nfm.training.metrics.tally import Tally, make_tally
 from nfm.training.model import BIAS, build, describe, export
 from nfm.training.report import page as report
 from nfm.training.report import tensorboard
 from nfm.training.report.pairs import strongest_pairs
 from nfm.training.result import Fitted, Trained
-from nfm.training.warm_start import FM, from_artifact, from_fm
+from nfm.training.warm_start import FM, start_from_fm, start_from_model
 
 
 def train(config: Config) -> Trained:
-    """Read the dataset, fit, measure, and publish the artifact with its report.
+    """Read the dataset, fit and measure the model, and publish it with its report.
 
-    Raises DataError if dataset or encoding is missing, they do not belong together, there is nothing to train on, or
-    the loss is not finite; BusyError if another training is running.
+    Raises DataError if the dataset or the encoding is missing, they do not belong together, or the train fold is empty;
+    DivergedError if the loss or a weight is not finite; BusyError if another training writes to the same folder.
     """
     target, checkpoints = Path(config.workdir, "model"), checkpoint_folder(config)
     check_replaceable(target, artifact.MARKER)
     with locked(checkpoints):
         encoding, folds = read(config)
         places = Places(checkpoints, Path(config.workdir, "tensorboard"))
-        trained = _trained(config, encoding.spec, folds, places)
+        trained = _fit_and_measure(config, encoding.spec, folds, places)
         model, spec = trained.model, encoding.spec
 
         def write_more(folder: Path) -> None:
@@ -61,7 +61,7 @@ def train(config: Config) -> Trained:
             encoding_folder=config.encoding_folder,
             network=describe(spec, config.model),
             weights=export(trained.fitted.weights, spec, config.model),
-            facts=_facts(config, trained),
+            facts=_collect_facts(config, trained),
             write_more=write_more,
         )
         for folder in (checkpoints / FM, checkpoints):
@@ -70,9 +70,9 @@ def train(config: Config) -> Trained:
 
 
 def read(config: Config) -> tuple[Encoding, dict[str, Fold]]:
-    """Return the encoding and the folds that were written with it; of their files, only the footers are read.
+    """Read the encoding and the folds that were written with it; only the footers of the dataset's files are read.
 
-    Raises DataError if one is missing, they do not belong together, or they were made with other settings.
+    Raises DataError if one is missing, they do not belong together, or they were made with different settings.
     """
     encoding = read_encoding(config)
     encoding.verify(str(config.encoding_folder))
@@ -80,68 +80,71 @@ def read(config: Config) -> tuple[Encoding, dict[str, Fold]]:
     made_with = json.loads((config.dataset_folder / DATASET_MARKER).read_text()).get("settings")
     if made_with is not None and (changed := list(differences(made_with, config.of_dataset))):
         raise DataError(
-            f"{config.dataset_folder} was made with other settings than this configuration's: "
-            f"{listed(changed, '; ')}. Run jobs/features.py with this configuration, or put them back."
+            f"{config.dataset_folder} was made with different settings from this configuration's: "
+            f"{listed(changed, '; ')}. Run jobs/features.py with this configuration, or restore these settings."
         )
     return encoding, folds
 
 
 def read_encoding(config: Config) -> Encoding:
-    """The encoding, if the task is the one that it was made for."""
+    """Read the encoding; raises DataError if it was made for another model task."""
     encoding = Encoding.load(config.encoding_folder)
     task, spec = config.model.task, encoding.spec
-    why = None
+    reason = None
     if task == "multiclass" and not spec.classes:
-        why = "its encoding has no classes"
+        reason = "its encoding has no classes"
     elif task != "multiclass" and spec.classes:
-        why = "its labels are the numbers of classes, which is model.task: multiclass"
+        reason = "its labels are the numbers of classes, as for model.task: multiclass"
     elif task != "binary" and spec.negative_rate != 1:
-        why = "some of its negatives were left out, which is model.task: binary"
-    if why is not None:
+        reason = "some of its negatives were left out, as only model.task: binary allows"
+    if reason is not None:
         raise DataError(
-            f"The dataset of {config.workdir} was made for another task than model.task: {task}: {why}. Run "
-            "jobs/features.py with this configuration, or put model.task back."
+            f"The dataset of {config.workdir} was not made for model.task: {task}: {reason}. Run jobs/features.py with "
+            "this configuration, or restore the former model.task."
         )
     return encoding
 
 
 def checkpoint_folder(config: Config) -> Path:
-    """Where a training keeps what a killed one goes on from."""
+    """Return the folder of the checkpoint, from which a killed training resumes."""
     return Path(config.workdir, "checkpoint")
 
 
 def fit_from(
     config: Config, spec: Spec, folds: Mapping[str, Fold], places: Places, each_epoch: EachEpoch | None = None
 ) -> Fitted:
-    """Fit as the configuration says, from the start that it names."""
+    """Fit with the configuration's settings, from the weights that `init_from` or `pretrain` name.
+
+    Raises as `start_from_model` and `fit.fit` do.
+    """
     if places.logs is not None and config.train.pretrain is None:
         tensorboard.remove(places.logs / FM)
     start = None
     if config.train.init_from is not None:
-        start = from_artifact(Path(config.train.init_from), spec, config.model)
+        start = start_from_model(Path(config.train.init_from), spec, config.model)
     elif config.train.pretrain == "fm":
-        start = from_fm(spec, config.model, config.train, folds, places)
+        start = start_from_fm(spec, config.model, config.train, folds, places)
     return fit(spec, config.model, config.train, folds, places, start, each_epoch)
 
 
-def _trained(config: Config, spec: Spec, folds: Mapping[str, Fold], places: Places) -> Trained:
-    done = fit_from(config, spec, folds, places)
-    correct_bias(done.weights.network[BIAS], spec.negative_rate)
+def _fit_and_measure(config: Config, spec: Spec, folds: Mapping[str, Fold], places: Places) -> Trained:
+    fitted = fit_from(config, spec, folds, places)
+    correct_bias(fitted.weights.network[BIAS], spec.negative_rate)
     judged = next(fold for fold in reversed(FOLDS) if folds[fold].rows)
 
-    def measured(fold: str, also: Callable[[Rows, Any], None] | None = None) -> Tally:
-        return done.measure(folds[fold], tally(config.model.task, spec.classes, done.constant), also)
+    def measure(fold: str, also: Callable[[Rows, Any], None] | None = None) -> Tally:
+        return fitted.measure(folds[fold], make_tally(config.model.task, spec.classes, fitted.constant), also)
 
     in_float32 = None
-    table = done.weights.tables.embedding
+    table = fitted.weights.tables.embedding
     if config.model.embedding_dtype == "float16":
-        in_float32 = measured(judged).metrics()
-        with np.errstate(over="ignore"):  # what is too large is refused when it is saved
+        in_float32 = measure(judged).metrics()
+        with np.errstate(over="ignore"):  # saving refuses a value that is too large
             rounded = table.astype(np.float16)
         if np.isfinite(rounded).all():
             table[:] = rounded
     collector = Collector(spec, config.model.task, describe(spec, config.model).outputs)
-    unseen = "valid" if folds["valid"].rows else "train"  # rows that the model was not fitted to, if there are any
+    unseen = "valid" if folds["valid"].rows else "train"  # if possible, rows that the model was not fitted to
 
     def collect(fold: str) -> Callable[[Rows, Any], None]:
         def also(rows: Rows, logits_BC: Any) -> None:
@@ -152,22 +155,22 @@ def _trained(config: Config, spec: Spec, folds: Mapping[str, Fold], places: Plac
 
         return also
 
-    tallies = {fold: measured(fold, collect(fold)) for fold in FOLDS if folds[fold].rows}
+    tallies = {fold: measure(fold, collect(fold)) for fold in FOLDS if folds[fold].rows}
     return Trained(
         spec,
         json.loads((config.encoding_folder / "statistics.json").read_text()),
-        done,
-        build(spec, config.model, done.weights),
-        {fold: one.metrics() for fold, one in tallies.items()},
+        fitted,
+        build(spec, config.model, fitted.weights),
+        {fold: tally.metrics() for fold, tally in tallies.items()},
         in_float32,
         tallies,
         {fold: folds[fold].rows for fold in FOLDS},
         strongest_pairs(spec, table, next(folds[judged].pieces()).inputs),
-        collector.profile(unseen),
+        collector.make_profile(unseen),
     )
 
 
-def _facts(config: Config, trained: Trained) -> dict[str, Any]:
+def _collect_facts(config: Config, trained: Trained) -> dict[str, Any]:
     return {
         "name": config.name,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -179,17 +182,17 @@ def _facts(config: Config, trained: Trained) -> dict[str, Any]:
         "best_epoch": trained.fitted.best_epoch,
         "libraries": {library.__name__: library.__version__ for library in (tf, keras, np, pa)},
         "nfm": nfm.__version__,
-        "revision": _revision(),
+        "revision": _read_revision(),
     }
 
 
-def _revision() -> str | None:
-    """The commit this code is from; None outside a git checkout."""
+def _read_revision() -> str | None:
+    """Return the Git commit of this code; None outside a Git checkout."""
     command = ["git", "describe", "--always", "--dirty"]
     try:
-        done = subprocess.run(  # noqa: S603 (fixed arguments)
+        completed = subprocess.run(  # noqa: S603 (fixed arguments)
             command, cwd=Path(__file__).parent, capture_output=True, text=True, check=True
         )
     except (OSError, subprocess.CalledProcessError):
         return None
-    return done.stdout.strip()
+    return completed.stdout.strip()

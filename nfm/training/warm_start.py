@@ -1,4 +1,4 @@
-"""Start a training from the weights of an older model or of a factorization machine, instead of random ones."""
+"""Warm starts: training from the weights of an older model or of a factorization machine, not from random ones."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,67 +16,70 @@ from nfm.training.data.labels import correct_bias
 from nfm.training.fit import Places, Start, fit
 from nfm.training.model import BIAS, TABLES, Weights, describe
 
-FM = "fm"  # what a model starts from, and the folder below those of the model
+FM = "fm"  # name of this start, and of the subfolder for its checkpoints and events
 
 
-def from_artifact(folder: Path, spec: Spec, settings: Model) -> Start:
-    """The weights of an older model, for one whose encoding is the same or grew from it.
+def start_from_model(folder: Path, spec: Spec, settings: Model) -> Start:
+    """Return a start from the weights of an older model, whose encoding is the same or was grown into `spec`.
 
-    A row of the table goes to the row of the same id of the same field; rows of new values keep their initial weights.
-    The optimizer starts from its initial state. Raises DataError if there is no such model, its encoding is not an
-    ancestor, or its network is another.
+    Each row of a table is copied to the row of the same id of the same field; rows of new values keep their initial
+    weights. The optimizer starts from its initial state. Raises DataError if there is no model in `folder`, its
+    encoding is not an ancestor of `spec`, or its network has a different form.
     """
     artifact = Artifact.load(folder)
     old = artifact.encoding.spec
     if old.fingerprint not in (spec.fingerprint, *spec.ancestors):
         raise DataError(
             f"train.init_from: the model in {folder} ({artifact.network.task}) was trained with the encoding "
-            f"{old.fingerprint[:12]}…, and the present one ({spec.fingerprint[:12]}…) did not grow from it: its ids "
-            f"mean other values. Make the features with --grow-from {folder}/encoding, or leave train.init_from out."
+            f"{old.fingerprint[:12]}…, but the dataset's encoding ({spec.fingerprint[:12]}…) was not grown from it, "
+            f"so its ids stand for other values. Run jobs/features.py with --grow-from {folder}/encoding, or leave "
+            "train.init_from out."
         )
     before = artifact.metadata["configuration"]["model"]
     model = {name: before[name] for name in ("batch_norm", "output")}
-    now = _form(describe(spec, settings), spec) | {name: getattr(settings, name) for name in model}
-    changed = list(differences(_form(artifact.network, old) | model, now))
+    form = _describe_form(describe(spec, settings), spec) | {name: getattr(settings, name) for name in model}
+    changed = list(differences(_describe_form(artifact.network, old) | model, form))
     if changed:
         raise DataError(
-            f"train.init_from: the model in {folder} has another form: {listed(changed, '; ')}. Set these as they "
-            "were, or leave train.init_from out."
+            f"train.init_from: the model in {folder} has a different form: {listed(changed, '; ')}. Restore these "
+            "settings, or leave train.init_from out."
         )
 
     def set_weights(weights: Weights) -> None:
         older = keras.models.load_model(folder / "keras" / "model.keras", compile=False)
-        there = {variable.path: variable.numpy() for variable in older.variables}
+        arrays = {variable.path: variable.numpy() for variable in older.variables}
         for table, path in zip(weights.tables, TABLES, strict=True):
-            _carry_rows(table, there[path], old, spec)
+            _copy_rows(table, arrays[path], old, spec)
         for path, array in weights.network.items():
-            array[:] = there[path]
+            array[:] = arrays[path]
         correct_bias(weights.network[BIAS], 1 / old.negative_rate)
 
     return Start(set_weights, artifact.fingerprint)
 
 
-def _form(of: Network, spec: Spec) -> dict[str, Any]:
+def _describe_form(network: Network, spec: Spec) -> dict[str, Any]:
+    """Return everything that must be equal in both models, by names for messages."""
     names = ("task", "embedding_dim", "hidden_units", "classes", "activation")
     numbers = {"dense numbers": spec.dense, "numbers in the pooling": spec.field_numbers}
-    return {name: getattr(of, name) for name in names} | numbers
+    return {name: getattr(network, name) for name in names} | numbers
 
 
-def _carry_rows(table: Any, older: Any, old: Spec, new: Spec) -> None:
-    """Set the rows of a new table to those of the old one that mean the same."""
-    before = {field.name: (offset, field.size) for field, offset in zip(old.fields, old.offsets, strict=True)}
+def _copy_rows(table: Any, older: Any, old: Spec, new: Spec) -> None:
+    """Copy each row of an old table to the row for the same value, or number, of a new table."""
+    old_rows = {field.name: (offset, field.size) for field, offset in zip(old.fields, old.offsets, strict=True)}
     for field, offset in zip(new.fields, new.offsets, strict=True):
-        start, size = before[field.name]
+        start, size = old_rows[field.name]
         table[offset : offset + size] = older[start : start + size]
     numbers = len(new.field_numbers)
     if numbers:
         table[new.rows - numbers :] = older[old.rows - numbers : old.rows]
 
 
-def from_fm(spec: Spec, model: Model, settings: Train, folds: Mapping[str, Fold], places: Places) -> Start:
-    """Fit a factorization machine first, and start from its embeddings and its linear part (paper, section 4.4).
+def start_from_fm(spec: Spec, model: Model, settings: Train, folds: Mapping[str, Fold], places: Places) -> Start:
+    """Fit a factorization machine, and return a start from its embeddings and linear part (paper, section 4.4).
 
-    `model` is the one that starts from it; the factorization machine's folders are below those of its training.
+    `model`: settings of the model that will start from it. The factorization machine's checkpoints and events are
+    written to the subfolder `fm` of those in `places`. Raises as `fit` does.
     """
     plain = {"hidden_units": (), "batch_norm": False, "pooling_dropout": 0.0, "hidden_dropout": 0.0}
     outputs = {} if model.task == "multiclass" else {"output": "ones"}

@@ -1,5 +1,6 @@
-"""Specifications and rows for the model's tests, no table and no Spark behind them."""
+"""Specifications and rows for tests of the model, made without a table and without Spark; interrupted trainings."""
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -8,10 +9,11 @@ from numpy.typing import NDArray
 
 from nfm.contract.encoder import Inputs
 from nfm.contract.schema import Bag, Field, Number, Placement, Spec
+from tests.training.interrupted import fail_after, train
 
 
 def number(name: str, placement: Placement, missing_flag: bool = False) -> Number:
-    """A number that is taken as it is."""
+    """Return a number without a transformation."""
     return Number(name, name, placement, 0.0, missing_flag, None, "none", 0.0, 1.0)
 
 
@@ -50,40 +52,56 @@ def bags() -> Spec:
 
 @pytest.fixture(scope="session")
 def only_bags() -> Spec:
-    """A bag and nothing else."""
+    """A single bag."""
     return Spec(("k",), (Field("tags", ("tags",), ("text",), 1, 4, "tags", None, Bag(None, ",", None)),), (), ())
 
 
 def random_rows(spec: Spec, count: int, seed: int = 0) -> Inputs:
-    """Rows over every id of every field, missing and out-of-vocabulary among them; bags of 0 to 5 members."""
+    """Draw rows from all ids of each field, with missing and out-of-vocabulary ones; bags have 0 to 5 members."""
     rng = np.random.default_rng(seed)
     single = [field for field in spec.fields if field.bag is None]
     ids_FB: list[NDArray[Any]] = [rng.integers(0, field.size, count) for field in single]
     values_BN = rng.normal(size=(count, len(spec.field_numbers))).astype(np.float32)
     dense_BD = rng.normal(size=(count, len(spec.dense))).astype(np.float32)
-    of_rows: list[list[int]] = [[] for _ in range(count)]
+    members_of_rows: list[list[int]] = [[] for _ in range(count)]
     for field, offset in zip(spec.fields, spec.offsets, strict=True):
         if field.bag is not None:
-            for members in of_rows:
+            for members in members_of_rows:
                 members += (offset + rng.integers(0, field.size, rng.integers(0, 6))).tolist()
-    bag_rows = np.array([row for members in of_rows for row in members], np.int32)
+    bag_rows = np.array([row for members in members_of_rows for row in members], np.int32)
     return Inputs(
         np.reshape(ids_FB, (len(single), count)).T.astype(np.int32),
         values_BN,
         dense_BD,
         bag_rows,
         rng.normal(0.5, 1, len(bag_rows)).astype(np.float32),
-        np.cumsum([0, *(len(members) for members in of_rows)], dtype=np.int64),
+        np.cumsum([0, *(len(members) for members in members_of_rows)], dtype=np.int64),
     )
 
 
 @pytest.fixture(scope="session")
 def make_rows() -> Any:
-    """`random_rows`, for tests."""
+    """Return `random_rows`."""
     return random_rows
 
 
 @pytest.fixture
 def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Small folds are made ready in several pieces, as large ones are."""
+    """Prepare small folds in several pieces, like large ones."""
     monkeypatch.setattr("nfm.training.data.batches.PIECE", 16)
+
+
+@pytest.fixture(scope="session")
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("uninterrupted") / "outcome.npz"
+    train(None, path)
+    return path
+
+
+@pytest.fixture
+def stopped(tmp_path: Path) -> Path:
+    """Return the checkpoint folder of a training that failed after 23 steps, in its third epoch."""
+    folder = tmp_path / "checkpoint"
+    with pytest.raises(OSError, match="the disk failed"):
+        train(folder, tmp_path / "never.npz", fail_after(23))
+    return folder

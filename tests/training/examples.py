@@ -1,4 +1,4 @@
-"""Folds of known answers, in memory and on disk, for the tests of the training."""
+"""Folds with known relations of label and features, in memory and on disk."""
 
 import hashlib
 import json
@@ -16,7 +16,7 @@ from nfm.config.train import Model, Train
 from nfm.contract.encoder import Encoding, Inputs
 from nfm.contract.schema import DATASET_MARKER, FOLDS, Bag, Field, Number, Spec
 from nfm.training.data.batches import Fold, Rows
-from nfm.training.data.files import Chunk
+from nfm.training.data.files import RowGroup
 from tests.contract.conftest import write_vocabularies
 
 SIDE = 8  # values of the fields a and b
@@ -33,7 +33,7 @@ CHECKERBOARD = Spec(
 
 
 def rows_of(ids_BF: NDArray[Any], label: NDArray[Any], weight: Any = None, dense_BD: Any = None) -> Rows:
-    """Rows without numbers in the pooling and without bags."""
+    """Return rows without numbers in the pooling and without bags."""
     count = len(label)
     none = np.empty((count, 0), np.float32)
     dense_BD = none if dense_BD is None else dense_BD.astype(np.float32)
@@ -44,7 +44,7 @@ def rows_of(ids_BF: NDArray[Any], label: NDArray[Any], weight: Any = None, dense
 
 
 def random_ids(count: int, seed: int) -> NDArray[Any]:
-    """(B, 3) ids of CHECKERBOARD's fields; some are missing (0) or out of the vocabulary (1)."""
+    """Draw (B, 3) ids of CHECKERBOARD's fields; some are missing (0) or out-of-vocabulary (1)."""
     rng = np.random.default_rng(seed)
     ids: list[NDArray[Any]] = [rng.integers(2, field.size, count) for field in CHECKERBOARD.fields]
     ids[2][: count // 20], ids[2][count // 20 : count // 10] = 0, 1
@@ -52,56 +52,56 @@ def random_ids(count: int, seed: int) -> NDArray[Any]:
 
 
 def checkerboard(count: int, seed: int) -> Rows:
-    """The label says whether a + b is even: each field alone says nothing of it."""
+    """Draw rows whose label is whether a + b is even: one field alone has no information about it."""
     ids = random_ids(count, seed)
     return rows_of(ids, (ids[:, 0] + ids[:, 1]) % 2 == 0)
 
 
 def fold_in_memory(spec: Spec, rows: Rows, kind: type[Fold] = Fold) -> Fold:
-    """A fold of rows that are there."""
-    found = hashlib.sha256()
+    """Return a fold of rows that are already in memory."""
+    digest = hashlib.sha256()
     for array in (*rows.inputs, rows.label, rows.weight):
-        found.update(f"{array.dtype} {array.shape};".encode())
-        found.update(array.tobytes())
-    chunks = [Chunk(len(rows.label), lambda: rows)] if len(rows.label) else []
-    return kind(spec, chunks, True, found.hexdigest())
+        digest.update(f"{array.dtype} {array.shape};".encode())
+        digest.update(array.tobytes())
+    chunks = [RowGroup(len(rows.label), lambda: rows)] if len(rows.label) else []
+    return kind(spec, chunks, True, digest.hexdigest())
 
 
 def folds_of(train: Rows, valid: Rows, test: Rows, spec: Spec = CHECKERBOARD) -> dict[str, Fold]:
-    """The three folds."""
+    """Return the three folds by name."""
     return {name: fold_in_memory(spec, rows) for name, rows in (("train", train), ("valid", valid), ("test", test))}
 
 
 def noise_folds() -> dict[str, Fold]:
-    """Labels by chance: the validation loss soon gets worse, so that stopping has something to stop."""
+    """Return folds with random labels, on which the validation loss soon rises, so that early stopping stops."""
     rng = np.random.default_rng(9)
     train, valid, test = (rows_of(random_ids(n, i), rng.integers(0, 2, n)) for i, n in enumerate((300, 200, 50)))
     return folds_of(train, valid, test)
 
 
-def nothing(rows: Rows) -> Rows:
-    """None of these rows."""
+def no_rows(rows: Rows) -> Rows:
+    """Return an empty selection of these rows."""
     return rows_of(rows.inputs.ids_BF[:0], rows.label[:0])
 
 
 def small_model(**changes: Any) -> Model:
-    """Quick to train."""
+    """Return settings of a model that trains quickly."""
     return Model.model_validate({"embedding_dim": 8, "hidden_units": (16,), "pooling_dropout": 0.0, **changes})
 
 
 def training(**changes: Any) -> Train:
-    """Few epochs with Adam."""
+    """Return settings for a few epochs with Adam."""
     return Train.model_validate(
         {"batch_size": 128, "epochs": 12, "learning_rate": 0.01, "optimizer": "adam", **changes}
     )
 
 
-# What a small shop knows of its visits. The values of each field, the most frequent first; more are appended later.
+# Visits of a small shop: the values of each field, the most frequent first. Growing appends more.
 COLORS, TAGS = ("red", "", "blue"), ("new", "sale")
 
 
 def shop_encoding(folder: Path, colors: Sequence[str] = COLORS, tags: Sequence[str] = TAGS, **changes: Any) -> Encoding:
-    """Write `encoding/`: a field, a bag, buckets of a number, a number in the pooling, and a dense one."""
+    """Write `encoding/` with a field, a bag, a bucketed number, a number in the pooling, and a dense number."""
     fields = (
         Field("color", ("color",), ("text",), 2, len(colors), "color"),
         Field("tags", ("tags",), ("text",), 1, len(tags), "tags", None, Bag("tag_weights", ",", None)),
@@ -118,7 +118,7 @@ def shop_encoding(folder: Path, colors: Sequence[str] = COLORS, tags: Sequence[s
 
 
 def shop_visits(count: int, seed: int, colors: Sequence[str] = COLORS, tags: Sequence[str] = TAGS) -> pa.RecordBatch:
-    """Raw rows; nulls and unseen values are among them."""
+    """Draw raw rows; nulls and unseen values are among them."""
     rng = np.random.default_rng(seed)
 
     def with_nulls(values: NDArray[Any]) -> list[Any]:
@@ -141,7 +141,7 @@ def shop_visits(count: int, seed: int, colors: Sequence[str] = COLORS, tags: Seq
 
 
 def shop_labels(visits: pa.RecordBatch, task: str = "binary") -> NDArray[np.float32]:
-    """What the model is to find: it depends on color, tags and price."""
+    """Return labels that depend on color, tags and price."""
     red = np.array([color == "red" for color in visits["color"].to_pylist()])
     sale = np.array(["sale" in (tags or []) for tags in visits["tags"].to_pylist()])
     price = visits["price"].fill_null(10.0).to_numpy()
@@ -153,14 +153,14 @@ def shop_labels(visits: pa.RecordBatch, task: str = "binary") -> NDArray[np.floa
 
 
 def write_shop(folder: Path, encoding: Encoding, task: str = "binary", rows: int = 400, **changes: Any) -> Config:
-    """Write `dataset/` beside the `encoding/` of a working folder; returns a configuration for quick trainings.
+    """Write `dataset/` next to the `encoding/` of a working folder, and return a configuration for short trainings.
 
     Args:
         folder: the working folder.
-        encoding: the one in it.
-        task: of the labels.
-        rows: of the train fold; the others have fewer.
-        changes: settings by section: model, train.
+        encoding: the encoding in the folder.
+        task: model task of the labels.
+        rows: rows of the train fold; the other folds have a quarter each.
+        changes: settings by section: model, train, split.
     """
     spec, counts = encoding.spec, {"train": rows, "valid": rows // 4, "test": rows // 4}
     for i, (fold, count) in enumerate(counts.items()):

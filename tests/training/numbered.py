@@ -1,4 +1,4 @@
-"""Datasets on disk whose rows are numbered: a row's label is its number, and all else of it follows from that."""
+"""Datasets on disk whose rows are numbered: the label is the number, from which all other columns are computed."""
 
 import json
 from pathlib import Path
@@ -31,7 +31,7 @@ FILES = {"part-0.parquet": [7, 40], "part-1.parquet": [1], "country=DE/day=1/par
 
 
 def table(spec: Spec, start: int, rows: int) -> pa.Table:
-    """Rows whose label is their number from `start` on; everything else follows from it."""
+    """Return rows numbered from `start`; the label is the number, and all other columns are computed from it."""
     n = np.arange(start, start + rows)
     rng = np.random.default_rng(start)
     columns: dict[str, Any] = {
@@ -53,8 +53,8 @@ def table(spec: Spec, start: int, rows: int) -> pa.Table:
     return pa.table(columns)
 
 
-def write(folder: Path, spec: Spec, files: dict[str, list[int]], told: int | None = None) -> Path:
-    """A dataset: path of a file below fold=train → rows of its row groups."""
+def write(folder: Path, spec: Spec, files: dict[str, list[int]], rows_in_marker: int | None = None) -> Path:
+    """Write a dataset; `files`: path of a file in fold=train → rows of its row groups."""
     start = 0
     for name, groups in files.items():
         path = folder / "fold=train" / name
@@ -63,7 +63,7 @@ def write(folder: Path, spec: Spec, files: dict[str, list[int]], told: int | Non
             for rows in groups:
                 writer.write_table(table(spec, start, rows))
                 start += rows
-    rows_by_fold = {"train": start if told is None else told, "valid": 0, "test": 0}
+    rows_by_fold = {"train": start if rows_in_marker is None else rows_in_marker, "valid": 0, "test": 0}
     facts = {"encoding_fingerprint": spec.fingerprint, "rows": rows_by_fold}
     (folder / "_dataset.json").write_text(json.dumps(facts))
     return folder

@@ -1,4 +1,4 @@
-"""What is decided between the steps, by hand and in trainings: the learning rate, the best epoch, the end."""
+"""Learning rate, best epoch and end of a training, by hand and in trainings."""
 
 import math
 from typing import Any
@@ -9,7 +9,7 @@ from sklearn.metrics import log_loss, roc_auc_score
 
 from nfm.config.train import Train
 from nfm.contract.errors import DataError
-from nfm.training.control import Progress, after_epoch, end_epoch, measured_monitors, rate, sign
+from nfm.training.control import Progress, after_epoch, choose_sign, compute_rate, end_epoch, list_monitors
 from nfm.training.fit import fit
 from nfm.training.model import BIAS
 from tests.training.examples import (
@@ -17,81 +17,82 @@ from tests.training.examples import (
     checkerboard,
     fold_in_memory,
     folds_of,
+    no_rows,
     noise_folds,
-    nothing,
     rows_of,
     small_model,
     training,
 )
-from tests.training.trained import logits, rows, same, sigmoid, weights
+from tests.training.trained import are_same, logits, rows, sigmoid, weights
 
 
-def settings(**changes: Any) -> Train:
+def make_settings(**changes: Any) -> Train:
     return Train.model_validate({"learning_rate": 0.8, "epochs": 10, **changes})
 
 
-def run(asked: Train, losses: list[float], name: str = "rmse") -> tuple[Progress, list[bool], list[float]]:
-    """Epochs with these validation metrics, until it is over: whether each was the best one, and its rate."""
+def run(settings: Train, losses: list[float], name: str = "rmse") -> tuple[Progress, list[bool], list[float]]:
+    """Run epochs with these validation metrics to the end; return whether each was the best, and its learning rate."""
     progress, bests, rates = Progress(), [], []
     for loss in losses:
         if progress.finished:
             break
-        rates.append(rate(progress, asked, steps=3))
+        rates.append(compute_rate(progress, settings, steps=3))
         progress.loss, progress.weight, progress.step = 6.0, 4.0, progress.step + 3
         bests.append(
-            end_epoch(progress, rates[-1], {"valid": {"loss": loss, name: loss, "rows": 7}}, asked.early_stopping)
+            end_epoch(progress, rates[-1], {"valid": {"loss": loss, name: loss, "rows": 7}}, settings.early_stopping)
         )
-        after_epoch(progress, asked)
+        after_epoch(progress, settings)
     return progress, bests, rates
 
 
-def test_the_rate_of_each_step() -> None:
-    def of(step: int, **schedule: Any) -> float:
-        return rate(Progress(step=step), settings(schedule=schedule), steps=3)
+def test_the_learning_rate_of_each_step() -> None:
+    def rate_at(step: int, **schedule: Any) -> float:
+        return compute_rate(Progress(step=step), make_settings(schedule=schedule), steps=3)
 
-    assert [of(step) for step in (0, 1, 29)] == [0.8, 0.8, 0.8]
-    assert [of(step, warmup_steps=4) for step in range(6)] == pytest.approx([0.2, 0.4, 0.6, 0.8, 0.8, 0.8])
-    # 30 steps in all: half the way is 15 of them, without the 10 of warming up it is 10 + 10.
-    assert [of(step, kind="cosine") for step in (0, 15, 30, 99)] == pytest.approx([0.8, 0.4, 0.0, 0.0])
-    warm = [of(step, kind="cosine", warmup_steps=10, final_share=0.5) for step in (4, 9, 10, 20, 30)]
+    assert [rate_at(step) for step in (0, 1, 29)] == [0.8, 0.8, 0.8]
+    assert [rate_at(step, warmup_steps=4) for step in range(6)] == pytest.approx([0.2, 0.4, 0.6, 0.8, 0.8, 0.8])
+    # Of 30 steps, half are done at step 15, or, after 10 steps of warm-up, at step 10 + 10.
+    assert [rate_at(step, kind="cosine") for step in (0, 15, 30, 99)] == pytest.approx([0.8, 0.4, 0.0, 0.0])
+    warm = [rate_at(step, kind="cosine", warmup_steps=10, final_share=0.5) for step in (4, 9, 10, 20, 30)]
     assert warm == pytest.approx([0.4, 0.8, 0.8, 0.6, 0.4])
     quarter = 0.8 * 0.5 * (1 + math.cos(math.pi / 4))
-    assert of(5, kind="cosine", warmup_steps=0) == pytest.approx(0.8 * 0.5 * (1 + math.cos(math.pi / 6)))
-    assert rate(Progress(step=3), settings(epochs=4, schedule={"kind": "cosine"}), steps=3) == pytest.approx(quarter)
+    assert rate_at(5, kind="cosine", warmup_steps=0) == pytest.approx(0.8 * 0.5 * (1 + math.cos(math.pi / 6)))
+    of_four_epochs = make_settings(epochs=4, schedule={"kind": "cosine"})
+    assert compute_rate(Progress(step=3), of_four_epochs, steps=3) == pytest.approx(quarter)
 
 
-def test_on_a_plateau_the_rate_is_multiplied_after_epochs_without_improvement() -> None:
+def test_a_plateau_lowers_the_rate_after_epochs_without_improvement() -> None:
     plateau = {"kind": "plateau", "patience": 2, "factor": 0.5}
     stop = {"monitor": "val_rmse", "patience": 50}
     #              best best  1    2→½   1   best  1    2→½  1
     losses = [5.0, 4.0, 4.0, 4.5, 4.1, 3.0, 3.0, 3.5, 3.1]
-    progress, bests, rates = run(settings(schedule=plateau, early_stopping=stop), losses)
+    progress, bests, rates = run(make_settings(schedule=plateau, early_stopping=stop), losses)
     assert rates == pytest.approx([0.8, 0.8, 0.8, 0.8, 0.4, 0.4, 0.4, 0.4, 0.2])
     assert [i + 1 for i, best in enumerate(bests) if best] == [1, 2, 6]
     assert (progress.best_epoch, progress.best_value, progress.finished) == (6, -3.0, False)
-    # Without early stopping, val_loss is watched: the squared error.
-    _, every, again = run(settings(schedule=plateau, early_stopping=None), losses)
+    # Without early stopping, the schedule watches val_loss, the squared error.
+    _, all_best, again = run(make_settings(schedule=plateau, early_stopping=None), losses)
     assert again == pytest.approx(rates)
-    assert all(every)
+    assert all(all_best)
 
 
-def test_it_is_over_after_the_patience_or_the_last_epoch() -> None:
-    progress, bests, _ = run(settings(early_stopping={"patience": 2}), [5.0, 4.0, 4.0, 4.5, 1.0])
+def test_a_training_ends_after_the_patience_or_the_last_epoch() -> None:
+    progress, bests, _ = run(make_settings(early_stopping={"patience": 2}), [5.0, 4.0, 4.0, 4.5, 1.0])
     assert (progress.finished, progress.epoch, progress.best_epoch) == (True, 4, 2)
     assert bests == [True, True, False, False]
-    progress, _, _ = run(settings(epochs=3, early_stopping=None), [1.0, 2.0, 3.0, 4.0])
+    progress, _, _ = run(make_settings(epochs=3, early_stopping=None), [1.0, 2.0, 3.0, 4.0])
     assert (progress.finished, progress.epoch, progress.best_epoch) == (True, 3, 3)
 
 
-def test_small_changes_are_no_improvement() -> None:
+def test_changes_up_to_min_delta_are_not_an_improvement() -> None:
     stop = {"monitor": "val_rmse", "min_delta": 0.5, "patience": 9}
-    _, bests, _ = run(settings(early_stopping=stop), [5.0, 4.6, 4.4, 4.0, 3.8])
-    # Against the best so far: 5.0, then 4.4; a change of exactly min_delta is none.
+    _, bests, _ = run(make_settings(early_stopping=stop), [5.0, 4.6, 4.4, 4.0, 3.8])
+    # Compared with the best value, 5.0, then 4.4; a change of exactly min_delta does not count.
     assert bests == [True, False, True, False, True]
 
 
-def test_higher_is_better_for_auc_and_accuracy_unless_told() -> None:
-    assert [sign(name) for name in ("val_auc", "accuracy", "val_loss", "rmse", "val_mae", "r2")] == [
+def test_higher_is_better_for_auc_accuracy_and_r2_unless_mode_is_min() -> None:
+    assert [choose_sign(name) for name in ("val_auc", "accuracy", "val_loss", "rmse", "val_mae", "r2")] == [
         1,
         1,
         -1,
@@ -99,10 +100,10 @@ def test_higher_is_better_for_auc_and_accuracy_unless_told() -> None:
         -1,
         1,
     ]
-    assert sign("val_auc", "min") == -1
-    assert sign("loss", "max") == 1
+    assert choose_sign("val_auc", "min") == -1
+    assert choose_sign("loss", "max") == 1
     stop = {"monitor": "val_auc", "patience": 1}
-    _, bests, _ = run(settings(early_stopping=stop), [0.5, 0.6, 0.6, 0.7], "auc")
+    _, bests, _ = run(make_settings(early_stopping=stop), [0.5, 0.6, 0.6, 0.7], "auc")
     assert bests == [True, True, False]
 
 
@@ -124,17 +125,17 @@ def test_the_history_of_an_epoch() -> None:
     assert (progress.epoch, progress.batch, progress.step, progress.loss, progress.weight) == (1, 0, 3, 0.0, 0.0)
 
 
-def test_what_is_watched() -> None:
-    assert measured_monitors(settings(early_stopping=None)) == []
-    assert measured_monitors(settings()) == [("early_stopping", "val_loss")]
+def test_monitors_of_early_stopping_and_schedule() -> None:
+    assert list_monitors(make_settings(early_stopping=None)) == []
+    assert list_monitors(make_settings()) == [("early_stopping", "val_loss")]
     plateau = {"kind": "plateau"}
-    both = settings(schedule=plateau, early_stopping={"monitor": "val_auc"})
-    assert measured_monitors(both) == [("early_stopping", "val_auc"), ("schedule", "val_auc")]
-    assert measured_monitors(settings(schedule=plateau, early_stopping=None)) == [("schedule", "val_loss")]
+    both = make_settings(schedule=plateau, early_stopping={"monitor": "val_auc"})
+    assert list_monitors(both) == [("early_stopping", "val_auc"), ("schedule", "val_auc")]
+    assert list_monitors(make_settings(schedule=plateau, early_stopping=None)) == [("schedule", "val_loss")]
 
 
-def stopping(**settings: Any) -> dict[str, Any]:
-    return {"early_stopping": settings, "epochs": 40, "batch_size": 32, "learning_rate": 0.02}
+def stopping(**early_stopping: Any) -> dict[str, Any]:
+    return {"early_stopping": early_stopping, "epochs": 40, "batch_size": 32, "learning_rate": 0.02}
 
 
 def test_early_stopping_restores_the_weights_of_the_best_epoch() -> None:
@@ -148,23 +149,23 @@ def test_early_stopping_restores_the_weights_of_the_best_epoch() -> None:
     assert by_hand < losses[-1]
 
 
-def test_all_epochs_are_run_where_stopping_never_triggers_and_the_best_weights_are_kept_all_the_same() -> None:
+def test_the_best_weights_are_kept_if_early_stopping_never_triggers() -> None:
     folds = noise_folds()
     settings = training(**{**stopping(monitor="val_loss", patience=100), "epochs": 8})
     fitted = fit(CHECKERBOARD, small_model(), settings, folds)
     losses = fitted.history["val_loss"]
     assert (len(losses), fitted.best_epoch) == (8, int(np.argmin(losses)) + 1)
     assert fitted.best_epoch < 8
-    # The best weights are those that a training of so many epochs ends with.
+    # The best weights are the last weights of a training with `best_epoch` epochs.
     shorter = fit(CHECKERBOARD, small_model(), settings.model_copy(update={"epochs": fitted.best_epoch}), folds)
-    assert same(weights(shorter), weights(fitted))
+    assert are_same(weights(shorter), weights(fitted))
 
 
 def test_monitor_mode_and_min_delta_decide_when_to_stop() -> None:
     folds = noise_folds()
     by_auc = fit(CHECKERBOARD, small_model(), training(**stopping(monitor="val_auc", patience=2)), folds)
     assert by_auc.best_epoch == int(np.argmax(by_auc.history["val_auc"])) + 1
-    # Against its sense, and with a step that no epoch makes: each stops after the first epoch and its patience.
+    # With the wrong mode, or a min_delta that no epoch reaches, training stops after the first epoch and the patience.
     upwards = training(**stopping(monitor="loss", mode="max", patience=2))
     assert fit(CHECKERBOARD, small_model(), upwards, folds).best_epoch == 1
     coarse = training(**stopping(monitor="loss", patience=2, min_delta=10.0))
@@ -173,29 +174,29 @@ def test_monitor_mode_and_min_delta_decide_when_to_stop() -> None:
 
 def test_a_metric_of_the_train_fold_can_be_watched_without_a_validation_fold() -> None:
     folds = noise_folds()
-    folds["valid"] = fold_in_memory(CHECKERBOARD, nothing(rows(folds["valid"])))
+    folds["valid"] = fold_in_memory(CHECKERBOARD, no_rows(rows(folds["valid"])))
     settings = training(**{**stopping(monitor="auc", patience=2), "epochs": 4})
     fitted = fit(CHECKERBOARD, small_model(), settings, folds)
-    found = fitted.history["auc"]
-    assert fitted.best_epoch == int(np.argmax(found)) + 1
+    areas = fitted.history["auc"]
+    assert fitted.best_epoch == int(np.argmax(areas)) + 1
     data = rows(folds["train"])
-    assert roc_auc_score(data.label, logits(fitted, folds["train"])[0][:, 0]) == pytest.approx(max(found))
+    assert roc_auc_score(data.label, logits(fitted, folds["train"])[0][:, 0]) == pytest.approx(max(areas))
 
 
-def test_without_early_stopping_the_last_weights_stay() -> None:
+def test_without_early_stopping_the_last_weights_are_kept() -> None:
     fitted = fit(CHECKERBOARD, small_model(), training(early_stopping=None, epochs=3), noise_folds())
     assert (len(fitted.history["loss"]), fitted.best_epoch) == (3, 3)
 
 
-def test_an_empty_validation_fold_needs_no_validation() -> None:
+def test_an_empty_validation_fold_is_refused_only_if_it_is_watched() -> None:
     folds = noise_folds()
-    folds["valid"] = fold_in_memory(CHECKERBOARD, nothing(rows(folds["valid"])))
+    folds["valid"] = fold_in_memory(CHECKERBOARD, no_rows(rows(folds["valid"])))
     fitted = fit(CHECKERBOARD, small_model(), training(early_stopping=None, epochs=1), folds)
     assert fitted.history.keys() == {"loss", "learning_rate"}
-    with pytest.raises(DataError, match=r"train\.early_stopping watches val_loss, but no row of the dataset fell to"):
+    with pytest.raises(DataError, match=r"train\.early_stopping watches val_loss, but the validation fold has no rows"):
         fit(CHECKERBOARD, small_model(), training(), folds)
     plateau = training(early_stopping=None, schedule={"kind": "plateau"})
-    with pytest.raises(DataError, match=r"train\.schedule watches val_loss, but no row"):
+    with pytest.raises(DataError, match=r"train\.schedule watches val_loss, but the validation fold has no rows"):
         fit(CHECKERBOARD, small_model(), plateau, folds)
 
 
@@ -203,46 +204,46 @@ def test_a_metric_that_is_not_defined_cannot_be_watched() -> None:
     folds = noise_folds()
     valid = rows(folds["valid"])
     folds["valid"] = fold_in_memory(CHECKERBOARD, valid._replace(label=np.ones_like(valid.label)))
-    with pytest.raises(DataError, match=r"watches val_auc, which is not defined: the rows of the validation fold .*cl"):
+    with pytest.raises(DataError, match=r"watches val_auc, which is not defined: in the validation fold, .*class"):
         fit(CHECKERBOARD, small_model(), training(**stopping(monitor="val_auc")), folds)
     folds["valid"] = fold_in_memory(CHECKERBOARD, valid._replace(weight=np.zeros_like(valid.weight)))
     with pytest.raises(DataError, match=r"watches val_loss, which is not defined"):
         fit(CHECKERBOARD, small_model(), training(), folds)
 
 
-def rates(steps: int, **settings: Any) -> list[float]:
-    """The rate at the end of each epoch, of so many steps each; nothing is learned at a weight of 0."""
+def train_with_rates(steps: int, **changes: Any) -> list[float]:
+    """Train epochs of `steps` steps, and return the learning rate at the end of each."""
     data = noise_folds()
     train = rows(data["train"])
     few = rows_of(train.inputs.ids_BF[: 8 * steps], train.label[: 8 * steps])
-    folds = folds_of(few, rows(data["valid"]), nothing(few))
-    asked = training(**{"batch_size": 8, "learning_rate": 0.1, "early_stopping": None, **settings})
-    return fit(CHECKERBOARD, small_model(), asked, folds).history["learning_rate"]
+    folds = folds_of(few, rows(data["valid"]), no_rows(few))
+    settings = training(**{"batch_size": 8, "learning_rate": 0.1, "early_stopping": None, **changes})
+    return fit(CHECKERBOARD, small_model(), settings, folds).history["learning_rate"]
 
 
 def test_the_learning_rate_follows_its_schedule() -> None:
-    assert rates(2, epochs=2) == [0.1, 0.1]
-    # After 2 and 4 of 5 steps of warming up, the next steps are the 3rd and 5th.
-    assert rates(2, epochs=4, schedule={"warmup_steps": 5}) == pytest.approx([0.06, 0.1, 0.1, 0.1])
-    cosine = rates(2, epochs=4, schedule={"kind": "cosine", "final_share": 0.2, "warmup_steps": 2})
+    assert train_with_rates(2, epochs=2) == [0.1, 0.1]
+    # After 2 and 4 of the 5 warm-up steps, the next steps are the 3rd and the 5th.
+    assert train_with_rates(2, epochs=4, schedule={"warmup_steps": 5}) == pytest.approx([0.06, 0.1, 0.1, 0.1])
+    cosine = train_with_rates(2, epochs=4, schedule={"kind": "cosine", "final_share": 0.2, "warmup_steps": 2})
     by_hand = [0.1 * (0.2 + 0.8 * 0.5 * (1 + math.cos(math.pi * done / 6))) for done in (0, 2, 4, 6)]
     assert cosine == pytest.approx(by_hand)
     assert cosine[-1] == pytest.approx(0.02)
 
 
-def test_on_a_plateau_the_learning_rate_falls() -> None:
-    # No loss is above infinity's: against its sense, no epoch is better than the first that is worst.
+def test_a_plateau_lowers_the_learning_rate_of_a_training() -> None:
+    # With mode max and constant weights, no epoch improves on the first.
     stop = {"monitor": "val_loss", "mode": "max", "patience": 100}
     settings = {"epochs": 7, "optimizer": "sgd", "learning_rate": 1e-30, "early_stopping": stop}
-    # Weights that stay give the same value in every epoch: 2 without improvement, then 2 more.
-    found = rates(2, schedule={"kind": "plateau", "patience": 2, "factor": 0.1}, **settings)
-    assert found == pytest.approx([1e-30] * 3 + [1e-31] * 2 + [1e-32] * 2)
+    # The value is the same in every epoch: 2 epochs without improvement, then 2 more.
+    rates = train_with_rates(2, schedule={"kind": "plateau", "patience": 2, "factor": 0.1}, **settings)
+    assert rates == pytest.approx([1e-30] * 3 + [1e-31] * 2 + [1e-32] * 2)
 
 
-def test_the_first_steps_of_a_warm_up_are_small() -> None:
-    # Plain gradient descent from the same weights: twice the rate is twice the change.
+def test_the_first_step_of_a_warm_up_has_a_lower_rate() -> None:
+    # Plain gradient descent: the first of two warm-up steps equals a step with half the rate.
     data = checkerboard(8, 1)
-    folds = folds_of(data, nothing(data), nothing(data))
+    folds = folds_of(data, no_rows(data), no_rows(data))
     plain = {"optimizer": "sgd", "epochs": 1, "early_stopping": None, "batch_size": 8}
     model = small_model(batch_norm=False, hidden_dropout=0.0)
 

@@ -1,4 +1,4 @@
-"""Fitting: what must be found is found, weights count, a seed is repeatable; and what cannot be fitted."""
+"""Fitting: quality on known data, sample and class weights, reproducibility, and refusals."""
 
 import itertools
 from dataclasses import replace
@@ -23,20 +23,18 @@ from tests.training.examples import (
     SIDE,
     checkerboard,
     folds_of,
+    no_rows,
     noise_folds,
-    nothing,
     random_ids,
     rows_of,
     small_model,
     training,
 )
-from tests.training.trained import logits, rows, same, sigmoid, weights
+from tests.training.trained import are_same, logits, rows, sigmoid, weights
 
 
 @pytest.mark.parametrize(("optimizer", "learning_rate"), [("adam", 0.01), ("adagrad", 0.2), ("sgd", 0.5)])
-def test_a_label_of_a_pair_of_fields_is_found_by_the_interactions_and_not_by_the_linear_part(
-    optimizer: str, learning_rate: float
-) -> None:
+def test_interactions_learn_a_label_that_the_linear_part_cannot(optimizer: str, learning_rate: float) -> None:
     folds = folds_of(checkerboard(6000, 1), checkerboard(1000, 2), checkerboard(2000, 3))
     settings = training(optimizer=optimizer, learning_rate=learning_rate)
     fitted = fit(CHECKERBOARD, small_model(), settings, folds)
@@ -44,28 +42,28 @@ def test_a_label_of_a_pair_of_fields_is_found_by_the_interactions_and_not_by_the
     label = rows(folds["test"]).label
     assert roc_auc_score(label, model[:, 0]) >= 0.99
     assert roc_auc_score(label, linear[:, 0]) <= 0.6
-    # Labels without noise: the best loss is 0.
+    # The labels have no noise, so the best loss is 0.
     assert log_loss(label, sigmoid(model[:, 0])) < 0.02
 
 
-def test_a_regression_comes_near_to_the_noise() -> None:
+def test_the_error_of_a_regression_is_near_the_noise() -> None:
     rng = np.random.default_rng(5)
-    effects = rng.normal(size=(SIDE + 2, SIDE + 2))  # of the pairs: no sum of effects of a and b
+    effects = rng.normal(size=(SIDE + 2, SIDE + 2))  # of pairs, which are not a sum of effects of a and b
     sigma = 0.2
 
-    def part(count: int, seed: int) -> Rows:
+    def draw(count: int, seed: int) -> Rows:
         ids = random_ids(count, seed)
         x = np.random.default_rng(seed + 50).normal(size=count)
         noise = sigma * np.random.default_rng(seed + 100).normal(size=count)
         return rows_of(ids, 3 + 2 * effects[ids[:, 0], ids[:, 1]] - x + noise, dense_BD=x[:, np.newaxis])
 
     spec = replace(CHECKERBOARD, numbers=(Number("x", "x", "dense", 0.0, False, None, "none", 0.0, 1.0),))
-    folds = folds_of(part(6000, 1), part(1000, 2), part(2000, 3), spec)
+    folds = folds_of(draw(6000, 1), draw(1000, 2), draw(2000, 3), spec)
     model = small_model(task="regression", hidden_units=(32, 32), hidden_dropout=0.0)
     fitted = fit(spec, model, training(learning_rate=0.02, epochs=15, schedule={"kind": "cosine"}), folds)
     label = rows(folds["test"]).label
-    of_model, of_linear = logits(fitted, folds["test"])
-    rmse, linear = (float(np.sqrt(np.mean((one[:, 0] - label) ** 2))) for one in (of_model, of_linear))
+    predictions = logits(fitted, folds["test"])
+    rmse, linear = (float(np.sqrt(np.mean((predicted[:, 0] - label) ** 2))) for predicted in predictions)
     assert sigma * 0.9 < rmse < 2 * sigma < 1 < linear
     assert fitted.constant == pytest.approx((float(rows(folds["train"]).label.mean()),), rel=1e-4)
     best = fitted.best_epoch - 1
@@ -73,14 +71,14 @@ def test_a_regression_comes_near_to_the_noise() -> None:
 
 
 def multiclass(count: int, seed: int, classes: int) -> Rows:
-    """With a chance of 0.8 the class is (a + b) mod C; else it is any, at random."""
+    """Draw rows whose class is (a + b) mod C with a probability of 0.8, and otherwise random."""
     ids = random_ids(count, seed)
     rng = np.random.default_rng(seed + 100)
     kept = rng.random(count) < 0.8
     return rows_of(ids, np.where(kept, (ids[:, 0] + ids[:, 1]) % classes, rng.integers(0, classes, count)))
 
 
-def test_a_multiclass_model_comes_near_to_the_accuracy_of_bayes() -> None:
+def test_the_accuracy_of_a_multiclass_model_is_near_the_bayes_accuracy() -> None:
     spec = replace(CHECKERBOARD, classes=("low", "mid", "high", "top"))
     folds = folds_of(multiclass(6000, 0, 4), multiclass(1000, 1, 4), multiclass(2000, 2, 4), spec)
     fitted = fit(spec, small_model(task="multiclass", hidden_units=(32,)), training(epochs=15), folds)
@@ -92,7 +90,7 @@ def test_a_multiclass_model_comes_near_to_the_accuracy_of_bayes() -> None:
     assert {"val_loss", "val_accuracy"} <= fitted.history.keys()
 
 
-def test_the_same_seed_gives_the_same_weights_and_another_seed_others() -> None:
+def test_equal_seeds_give_equal_weights_and_other_seeds_other_weights() -> None:
     folds = noise_folds()
 
     def trained(seed: int) -> list[NDArray[Any]]:
@@ -100,50 +98,50 @@ def test_the_same_seed_gives_the_same_weights_and_another_seed_others() -> None:
         return weights(fit(CHECKERBOARD, small_model(hidden_dropout=0.5), settings, folds))
 
     first, again, other = trained(1), trained(1), trained(2)
-    assert same(first, again)
-    assert not same(first, other)
+    assert are_same(first, again)
+    assert not are_same(first, other)
 
 
-def test_a_long_training_takes_its_whole_batches_through_xla(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_long_training_compiles_full_batches_with_xla(monkeypatch: pytest.MonkeyPatch) -> None:
     def trained() -> list[NDArray[Any]]:
         settings = training(epochs=2, batch_size=100)  # of 300 rows: no batch is smaller
         return weights(fit(CHECKERBOARD, small_model(hidden_dropout=0.5), settings, noise_folds()))
 
     plain = trained()
 
-    def never(_: Network) -> None:
-        raise AssertionError("a whole batch was not compiled by XLA")
+    def fail(_: Network) -> None:
+        raise AssertionError("a full batch was not compiled by XLA")
 
-    monkeypatch.setattr(network, "_XLA_PAYS", 2 * 300)  # rows that two epochs learn from
-    monkeypatch.setattr(Network, "_step_of_any", property(never))
+    monkeypatch.setattr(network, "_MIN_XLA_ROWS", 2 * 300)  # rows that two epochs learn from
+    monkeypatch.setattr(Network, "_any_batch_step", property(fail))
     compiled = trained()
-    for one, other in zip(compiled, plain, strict=True):  # the same units are dropped
-        np.testing.assert_allclose(one, other, rtol=1e-2, atol=2e-4)
-    assert same(compiled, trained())
+    for with_xla, without in zip(compiled, plain, strict=True):  # the same units are dropped
+        np.testing.assert_allclose(with_xla, without, rtol=1e-2, atol=2e-4)
+    assert are_same(compiled, trained())
 
 
-def test_rows_of_weight_zero_teach_nothing() -> None:
+def test_rows_with_weight_0_have_no_effect() -> None:
     data = checkerboard(500, 1)
     ids = data.inputs.ids_BF
-    # Every row once more, with the other label and no weight.
-    both = rows_of(
+    # Repeat every row with the other label and weight 0.
+    repeated = rows_of(
         np.repeat(ids, 2, axis=0), np.stack([data.label, 1 - data.label], axis=1).ravel(), np.tile([1, 0], 500)
     )
-    folds = folds_of(both, data, data)
+    folds = folds_of(repeated, data, data)
     settings = training(epochs=25, early_stopping=None, learning_rate=0.03)
     fitted = fit(CHECKERBOARD, small_model(batch_norm=False), settings, folds)
     assert roc_auc_score(data.label, logits(fitted, folds["test"])[0][:, 0]) > 0.95
     assert fitted.constant == pytest.approx((float(data.label.mean()),))
 
 
-def test_no_weight_at_all_teaches_nothing_and_is_no_error() -> None:
+def test_a_train_fold_without_weight_is_not_an_error() -> None:
     data = checkerboard(64, 1)
     folds = folds_of(rows_of(data.inputs.ids_BF, data.label, np.zeros(64)), data, data)
     fitted = fit(CHECKERBOARD, small_model(), training(early_stopping=None, epochs=1, optimizer="sgd"), folds)
     assert fitted.history["loss"] == [0.0]
 
 
-def test_a_training_that_diverges_is_told_and_gives_no_model(tmp_path: Path) -> None:
+def test_a_diverging_training_is_an_error(tmp_path: Path) -> None:
     spec = replace(CHECKERBOARD, numbers=(Number("x", "x", "dense", 0.0, False, None, "none", 0.0, 1.0),))
     data = checkerboard(300, 1)
     number = np.ones((300, 1))
@@ -152,83 +150,85 @@ def test_a_training_that_diverges_is_told_and_gives_no_model(tmp_path: Path) -> 
     folds = folds_of(extreme, extreme, extreme, spec)
     with pytest.raises(
         DataError, match=r"(?s)^The loss was (nan|inf) at step \d, in epoch 1: the training diverged.*learning_rate"
-    ) as told:
+    ) as error:
         fit(spec, small_model(), training(early_stopping=None, batch_size=32), folds, Places(tmp_path))
-    assert "checkpoint" not in str(told.value)  # there is none
+    assert "checkpoint" not in str(error.value)  # none was written
 
 
-def test_weights_that_are_no_numbers_after_the_last_step_are_told() -> None:
-    # One step: its loss is of the fresh weights, and finite. What it does to them is not.
+def test_weights_that_are_not_finite_after_the_last_step_are_an_error() -> None:
+    # The loss of the only step is that of the initial weights, and finite; the weights after it are not.
     data = checkerboard(64, 1)
-    folds = folds_of(data, nothing(data), nothing(data))
+    folds = folds_of(data, no_rows(data), no_rows(data))
     settings = training(optimizer="sgd", learning_rate=1e38, loss_reduction="sum", epochs=1, early_stopping=None)
-    with pytest.raises(DataError, match=r"^A weight was no finite number after step 1, in epoch 1: the training div"):
+    with pytest.raises(DataError, match=r"^A weight was not finite after step 1, in epoch 1: the training div"):
         fit(CHECKERBOARD, small_model(), settings, folds)
 
 
-def shares(folds: dict[str, Fold], model: Model, settings: Train, spec: Spec = CHECKERBOARD) -> NDArray[Any]:
-    """The mean probabilities that a model of biases alone ends with."""
+def mean_probabilities(
+    folds: dict[str, Fold], model: Model, settings: Train, spec: Spec = CHECKERBOARD
+) -> NDArray[Any]:
+    """Fit a model, and return its mean probabilities on the train fold."""
     fitted = fit(spec, model, settings, folds)
-    found = logits(fitted, folds["train"])[0]
-    if found.shape[1] == 1:
-        return np.array([sigmoid(found).mean()])
-    return np.asarray(tf.nn.softmax(found).numpy().mean(axis=0))
+    outputs = logits(fitted, folds["train"])[0]
+    if outputs.shape[1] == 1:
+        return np.array([sigmoid(outputs).mean()])
+    return np.asarray(tf.nn.softmax(outputs).numpy().mean(axis=0))
 
 
-def test_class_weights_count_as_so_many_rows() -> None:
-    # Ids that say nothing: the best a model can do is the share of each class by weight.
+def test_class_weights_multiply_the_weights_of_rows() -> None:
+    # All rows have the same ids, so the best prediction is the share of each class by weight.
     label = np.array([1.0] * 20 + [0.0] * 80)
     data = rows_of(np.full((100, 3), 2), label, np.where(label, 1.0, 0.5))  # weights: 20 and 40
-    folds = folds_of(data, nothing(data), nothing(data))
+    folds = folds_of(data, no_rows(data), no_rows(data))
     plain = {"early_stopping": None, "epochs": 15, "optimizer": "sgd", "learning_rate": 1.0, "batch_size": 100}
     model = small_model(batch_norm=False, hidden_units=(), hidden_dropout=0.0)
 
     def share(**changes: Any) -> float:
-        return float(shares(folds, model, training(**plain, **changes))[0])
+        return float(mean_probabilities(folds, model, training(**plain, **changes))[0])
 
     assert share() == pytest.approx(20 / 60, abs=0.01)
     assert share(class_weights="balanced") == pytest.approx(0.5, abs=0.01)
     assert share(class_weights={"1": 4.0}) == pytest.approx(80 / 120, abs=0.01)
-    with pytest.raises(DataError, match=r"class_weights: 'yes' given, but the label's classes are '0', '1'\. Name"):
+    with pytest.raises(DataError, match=r"class_weights names 'yes', but the label's classes are '0', '1'\. Use these"):
         share(class_weights={"yes": 4.0, "0": 1.0})
 
 
-def test_class_weights_of_a_multiclass_label_go_by_its_texts() -> None:
+def test_class_weights_of_a_multiclass_label_are_by_name() -> None:
     spec = replace(CHECKERBOARD, classes=("x", "y", "z"))
     label = np.repeat([0.0, 1.0, 2.0], [10, 30, 60])
     data = rows_of(np.full((100, 3), 2), label)
-    folds = folds_of(data, nothing(data), nothing(data), spec)
+    folds = folds_of(data, no_rows(data), no_rows(data), spec)
     model = small_model(task="multiclass", batch_norm=False, hidden_units=(), hidden_dropout=0.0)
     plain = {"early_stopping": None, "epochs": 30, "optimizer": "sgd", "learning_rate": 1.0, "batch_size": 100}
-    balanced = shares(folds, model, training(**plain, class_weights="balanced"), spec)
+    balanced = mean_probabilities(folds, model, training(**plain, class_weights="balanced"), spec)
     np.testing.assert_allclose(balanced, [1 / 3] * 3, atol=0.01)
-    named = shares(folds, model, training(**plain, class_weights={"x": 6.0, "z": 0.5}), spec)
+    named = mean_probabilities(folds, model, training(**plain, class_weights={"x": 6.0, "z": 0.5}), spec)
     np.testing.assert_allclose(named, np.array([60, 30, 30]) / 120, atol=0.01)
-    with pytest.raises(DataError, match=r"class_weights: '0' given, but the label's classes are 'x', 'y', 'z'"):
+    with pytest.raises(DataError, match=r"class_weights names '0', but the label's classes are 'x', 'y', 'z'"):
         fit(spec, model, training(class_weights={"0": 1.0}, early_stopping=None), folds)
 
 
 @pytest.mark.parametrize(
     ("task", "fold"), list(itertools.product(["binary", "regression", "multiclass"], ["train", "test"]))
 )
-def test_labels_that_are_not_of_the_task_are_told_with_their_count(task: str, fold: str) -> None:
+def test_labels_not_valid_for_the_task_are_counted_in_an_error(task: str, fold: str) -> None:
     spec = replace(CHECKERBOARD, classes=("x", "y", "z") if task == "multiclass" else ())
     right = checkerboard(100, 1)
     wrong = {"binary": 2.0, "regression": np.nan, "multiclass": 3.0}[task]
     label = right.label.copy()
     label[[3, 50, 99]] = wrong, wrong, np.nan
-    parts = dict.fromkeys(("train", "valid", "test"), right) | {fold: right._replace(label=label)}
+    folds = dict.fromkeys(("train", "valid", "test"), right) | {fold: right._replace(label=label)}
     allowed = {"binary": "0 and 1", "regression": "numbers", "multiclass": "the numbers of its classes, 0 to 2"}[task]
     with pytest.raises(DataError) as refused:
-        fit(spec, small_model(task=task), training(), folds_of(**parts, spec=spec))
-    assert (
-        f"The labels of a {task} task are {allowed}, but 3 of the 100 rows of the {fold} fold have another, {wrong:g}"
-        in str(refused.value)
+        fit(spec, small_model(task=task), training(), folds_of(**folds, spec=spec))
+    assert str(refused.value).startswith(
+        f"The labels of a {task} task are {allowed}, but 3 of the 100 rows of the {fold} fold have other labels, for "
+        f"example {wrong:g}. "
     )
 
 
-def test_a_field_that_is_a_bag_and_numbers_in_the_pooling_are_learned_from() -> None:
-    """The label is whether the row's bag holds the value that the field names."""
+def test_a_model_learns_from_a_bag() -> None:
+    """The label is whether the bag contains the value of the field."""
     spec = Spec(
         ("k",),
         (
@@ -239,7 +239,7 @@ def test_a_field_that_is_a_bag_and_numbers_in_the_pooling_are_learned_from() -> 
         (),
     )
 
-    def part(count: int, seed: int) -> Rows:
+    def draw(count: int, seed: int) -> Rows:
         rng = np.random.default_rng(seed)
         wanted, has = rng.integers(0, 6, count), rng.random((count, 6)) < 0.4
         row, tag = np.nonzero(has)
@@ -250,7 +250,7 @@ def test_a_field_that_is_a_bag_and_numbers_in_the_pooling_are_learned_from() -> 
             inputs=plain.inputs._replace(bag_rows=members, bag_values=np.ones(len(row), np.float32), bag_splits=splits)
         )
 
-    folds = folds_of(part(4000, 1), part(500, 2), part(1000, 3), spec)
+    folds = folds_of(draw(4000, 1), draw(500, 2), draw(1000, 3), spec)
     assert any(np.diff(rows(folds["train"]).inputs.bag_splits) == 0)  # an empty bag is among them
     fitted = fit(spec, small_model(), training(epochs=8), folds)
     assert roc_auc_score(rows(folds["test"]).label, logits(fitted, folds["test"])[0][:, 0]) > 0.99

@@ -1,4 +1,4 @@
-"""The layers compute what the paper's equations say."""
+"""The layers against the equations of the paper."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ from nfm.training.layers import BiInteraction, FeatureEmbedding, FirstOrder
 
 EXAMPLE = np.array([[3.0, 0, 1, 0], [1, 2, 3, 4], [4, 5, 6, 1]], np.float32)
 
-# Two fields of 3 and 2 ids, a bag of 2, and a number: the table has 8 rows, and a last one for padding.
+# Two fields of 3 and 2 ids, a bag of 2, and a number: the table has 8 rows, and one for padding.
 TABLE: dict[str, Any] = {"offsets": (0, 3), "numbers": 1, "table_size": 8}
 PADDING = 8
 IDS = np.array([[2, 0], [0, 1]], np.int32)
@@ -26,7 +26,7 @@ def test_pooling_of_the_worked_example() -> None:
 
 
 def test_gradient_of_the_worked_example() -> None:
-    # Of the sum of all outputs: for each row, the sum of the two others.
+    # The gradient of the sum of all outputs with respect to each row is the sum of the two other rows.
     v = tf.Variable(EXAMPLE[np.newaxis])
     with tf.GradientTape() as tape:
         pooled = BiInteraction()(v.value())
@@ -59,22 +59,22 @@ def test_gradient_of_the_pooling_is_equation_5() -> None:
 def test_gradient_of_the_pooling_equals_finite_differences() -> None:
     rng = np.random.default_rng(6)
     layer, v = BiInteraction(dtype="float64"), rng.normal(size=(3, 5, 4))
-    upstream = tf.constant(rng.normal(size=(3, 4)))  # no sample and no dimension counts the same
+    upstream = tf.constant(rng.normal(size=(3, 4)))  # a different factor for each sample and dimension
     with tf.GradientTape() as tape:
         tape.watch(vectors := tf.constant(v))
         outcome = tf.reduce_sum(layer(vectors) * upstream)
-    ours = np.asarray(tape.gradient(outcome, vectors))
+    gradient = np.asarray(tape.gradient(outcome, vectors))
     by_difference = np.empty_like(v)
     for place in np.ndindex(v.shape):
         step = np.zeros_like(v)
         step[place] = 1e-4
         ahead, behind = (float(tf.reduce_sum(layer(v + sign * step) * upstream)) for sign in (1, -1))
         by_difference[place] = (ahead - behind) / 2e-4
-    np.testing.assert_allclose(ours, by_difference, rtol=1e-6, atol=1e-8)
+    np.testing.assert_allclose(gradient, by_difference, rtol=1e-6, atol=1e-8)
 
 
-def made(layer: keras.layers.Layer, table: Any) -> keras.layers.Layer:
-    """Its weights are these; the padding's row is one that would be seen in every sum."""
+def set_table(layer: keras.layers.Layer, table: Any) -> keras.layers.Layer:
+    """Set the table of a layer; the padding row is so large that it would show in every sum."""
     layer.build()
     layer.table.assign(np.concatenate([table, np.full((1, layer.width), 1e6)]))
     return layer
@@ -82,11 +82,11 @@ def made(layer: keras.layers.Layer, table: Any) -> keras.layers.Layer:
 
 def embedding(l2: float = 0.0) -> keras.layers.Layer:
     table = [[0, 1], [2, 3], [4, 5], [6, 7], [8, 9], [10, 20], [30, 40], [1, -1]]
-    return made(FeatureEmbedding(**TABLE, width=2, l2=l2), table)
+    return set_table(FeatureEmbedding(**TABLE, width=2, l2=l2), table)
 
 
 def first_order(l2: float = 0.0) -> keras.layers.Layer:
-    return made(FirstOrder(**TABLE, width=1, l2=l2), [[1], [2], [4], [8], [16], [32], [64], [0.25]])
+    return set_table(FirstOrder(**TABLE, width=1, l2=l2), [[1], [2], [4], [8], [16], [32], [64], [0.25]])
 
 
 def test_embedding_gathers_each_field_from_its_block_and_scales_the_number() -> None:
@@ -112,23 +112,23 @@ def test_first_order_sums_the_bias_and_a_weight_for_each_feature() -> None:
 
 
 def test_first_order_has_a_weight_for_each_output() -> None:
-    layer = made(FirstOrder(**TABLE, width=2), [[i, 10 * i] for i in range(8)])
+    layer = set_table(FirstOrder(**TABLE, width=2), [[i, 10 * i] for i in range(8)])
     layer.bias.assign([0.5, -0.5])
     assert layer(IDS, VALUES).numpy().tolist() == [[0.5 + 2 + 3 + 70, -0.5 + 20 + 30 + 700], [8.0, 74.5]]
 
 
-def test_a_table_without_single_fields_and_one_of_numbers_alone() -> None:
+def test_tables_with_only_bags_and_with_only_numbers() -> None:
     none = np.empty((2, 0), np.int32)
-    layer = made(FirstOrder((), 0, 8, 1), [[1], [2], [4], [8], [16], [32], [64], [128]])
+    layer = set_table(FirstOrder((), 0, 8, 1), [[1], [2], [4], [8], [16], [32], [64], [128]])
     assert layer(none, none.astype(np.float32), BAG_ROWS, BAG_VALUES).numpy().tolist() == [[64 + 64 - 192], [8]]
-    layer = made(FirstOrder((), 2, 2, 1), [[3], [5]])
+    layer = set_table(FirstOrder((), 2, 2, 1), [[3], [5]])
     assert layer(none, np.array([[1.0, 2.0], [0.5, 0.0]])).numpy().tolist() == [[13], [1.5]]
 
 
 def test_l2_counts_the_features_of_the_batch_only() -> None:
     layer = first_order(l2=0.5)
     layer(IDS, VALUES)
-    # Id 1 of the first field is not in the batch; the number's weight counts once for each sample, whatever its value.
+    # Id 1 of the first field is not in the batch; the number's weight counts once for each sample, for any value.
     squares = (4**2 + 8**2 + 0.25**2) + (1**2 + 16**2 + 0.25**2)
     assert float(layer.losses[-1]) == pytest.approx(squares * 0.5 / 2)
 
@@ -137,16 +137,17 @@ def test_l2_counts_each_member_of_a_bag_and_no_padding() -> None:
     layer = embedding(l2=0.5)
     layer(IDS, VALUES, BAG_ROWS, BAG_VALUES)
     plain = (16 + 25 + 36 + 49 + 1 + 1) + (0 + 1 + 64 + 81 + 1 + 1)
-    members = 2 * (900 + 1600) + (100 + 400) + (100 + 400)  # one is there twice in the first row; no weight counts
+    # One member occurs twice in the first row; the weights of members have no effect.
+    members = 2 * (900 + 1600) + (100 + 400) + (100 + 400)
     assert float(layer.losses[-1]) == pytest.approx((plain + members) * 0.5 / 2)
 
 
 @pytest.mark.parametrize("l2", [0.0, 0.5])
 @pytest.mark.parametrize("make", [embedding, first_order])
-def test_padding_changes_nothing(make: Any, l2: float) -> None:
-    """More padding gives the same output, the same penalty and the same gradient, and padding itself has none."""
+def test_padding_has_no_effect(make: Any, l2: float) -> None:
+    """More padding gives the same output, penalty and gradient, and the padding row has no gradient."""
 
-    def computed(padding: int) -> tuple[Any, ...]:
+    def compute(padding: int) -> tuple[Any, ...]:
         layer, more = make(l2), ((0, 0), (0, padding))
         with tf.GradientTape() as tape:
             rows = np.pad(BAG_ROWS, more, constant_values=PADDING)
@@ -157,12 +158,12 @@ def test_padding_changes_nothing(make: Any, l2: float) -> None:
         gradient = tf.convert_to_tensor(tape.gradient(total, layer.table))
         return summed.numpy(), float(penalty), gradient.numpy()
 
-    (few, few_penalty, few_gradient), (many, many_penalty, many_gradient) = computed(0), computed(4)
+    (few, few_penalty, few_gradient), (many, many_penalty, many_gradient) = compute(0), compute(4)
     np.testing.assert_array_equal(few, many)
     assert few_penalty == many_penalty
     np.testing.assert_array_equal(few_gradient, many_gradient)
     assert not few_gradient[PADDING].any()
-    assert few_gradient[:PADDING].any(axis=1).sum() == 7  # all rows but the one that no sample has
+    assert few_gradient[:PADDING].any(axis=1).sum() == 7  # all rows except the one that no sample has
 
 
 def test_gradient_of_a_table_has_the_rows_of_the_batch_only() -> None:
@@ -171,27 +172,27 @@ def test_gradient_of_a_table_has_the_rows_of_the_batch_only() -> None:
         total = tf.reduce_sum(layer(IDS, VALUES, BAG_ROWS, BAG_VALUES)) + layer.losses[-1]
     gradient = tape.gradient(total, layer.table)
     assert isinstance(gradient, tf.IndexedSlices)
-    # The number's row once: it is gathered for the whole batch.
+    # The number's row occurs once, because it is gathered for the whole batch.
     assert sorted(gradient.indices.numpy().tolist()) == [0, 2, 3, 4, 5, 5, 6, 6, 7, PADDING, PADDING]
 
 
 @pytest.mark.parametrize(
     "layer", [FeatureEmbedding(**TABLE, width=2, initializer="ones"), FirstOrder(**TABLE, width=3, l2=0.1)]
 )
-def test_a_layer_is_made_anew_from_its_configuration(layer: keras.layers.Layer) -> None:
+def test_a_layer_can_be_made_from_its_configuration(layer: keras.layers.Layer) -> None:
     assert type(layer).from_config(layer.get_config()).get_config() == layer.get_config()
 
 
 @pytest.mark.parametrize("name", ["BatchNormalization", "Dropout"])
-def test_a_layer_of_an_older_models_file_is_keras_own(name: str) -> None:
-    kerass = getattr(keras.layers, name)(0.25) if name == "Dropout" else keras.layers.BatchNormalization(epsilon=0.5)
+def test_layers_in_files_of_older_models_are_keras_layers(name: str) -> None:
+    expected = getattr(keras.layers, name)(0.25) if name == "Dropout" else keras.layers.BatchNormalization(epsilon=0.5)
     written = {
         "module": "nfm.training.layers",
         "class_name": name,
         "registered_name": f"nfm>{name}",
-        "config": kerass.get_config(),
+        "config": expected.get_config(),
     }
     loaded = keras.saving.deserialize_keras_object(written)
     assert isinstance(loaded, getattr(keras.layers, name))
     x = np.random.default_rng(1).normal(size=(5, 3)).astype(np.float32)
-    np.testing.assert_array_equal(loaded(x, training=False), kerass(x, training=False))
+    np.testing.assert_array_equal(loaded(x, training=False), expected(x, training=False))

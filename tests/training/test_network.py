@@ -1,4 +1,4 @@
-"""The network of a step against the layers of the whole Keras model, its derivatives, and finite differences."""
+"""The network of a step against the layers of the Keras model, TensorFlow's derivatives, and finite differences."""
 
 from dataclasses import replace
 from typing import Any
@@ -14,7 +14,7 @@ from nfm.contract.encoder import Inputs
 from nfm.contract.schema import Spec
 from nfm.kernels.tables import Pooled
 from nfm.training.data.rows import Rows
-from nfm.training.losses import loss_of
+from nfm.training.losses import choose_loss
 from nfm.training.metrics.names import Task
 from nfm.training.model import TABLES, build
 from nfm.training.network import Derivatives, Network
@@ -24,7 +24,8 @@ Array = NDArray[np.float32]
 LONG = 10**9  # rows of a training whose steps XLA compiles
 
 
-def shaken(spec: Spec, form: Model) -> keras.Model:
+def build_random(spec: Spec, form: Model) -> keras.Model:
+    """Build a model whose weights are all far from 0."""
     model, rng = build(spec, form), np.random.default_rng(3)
     for variable in model.variables:
         if variable.dtype == "float32":
@@ -33,7 +34,7 @@ def shaken(spec: Spec, form: Model) -> keras.Model:
 
 
 def batch(form: Model, rows: int, dense: int, classes: int) -> list[Any]:
-    """Pooled vectors, linear parts, dense numbers, labels and weights, of which one is 0."""
+    """Draw pooled vectors, linear sums, dense numbers, labels, and weights, of which one is 0."""
     rng = np.random.default_rng(rows)
     pooled = rng.normal(1, 2, (rows, form.embedding_dim))
     labels = {"binary": rng.integers(0, 2, rows), "regression": rng.normal(0, 2, rows)}
@@ -44,7 +45,7 @@ def batch(form: Model, rows: int, dense: int, classes: int) -> list[Any]:
     return [array.astype(np.float32) for array in arrays]
 
 
-def stepped(network: Network, weights: dict[str, Array], arrays: list[Any], number: int) -> Derivatives:
+def run_step(network: Network, weights: dict[str, Array], arrays: list[Any], number: int) -> Derivatives:
     pooled, linear, dense, label, weight = arrays
     none = np.empty((len(pooled), 0), np.int32)
     no_bags = np.empty(0, np.int32), np.empty(0, np.float32), np.zeros(len(pooled) + 1, np.int64)
@@ -52,8 +53,8 @@ def stepped(network: Network, weights: dict[str, Array], arrays: list[Any], numb
     return network.step(weights, Pooled(pooled, pooled, linear), Rows(inputs, label[:, 0], weight, None), number)
 
 
-def by_keras(model: keras.Model, form: Model, reduction: str, arrays: list[Any]) -> dict[str, Array]:
-    """The model's own layers above the tables, and TensorFlow's derivatives of the objective."""
+def compute_with_keras(model: keras.Model, form: Model, reduction: str, arrays: list[Any]) -> dict[str, Array]:
+    """Compute loss and derivatives with the model's own layers above the tables and TensorFlow's gradients."""
     pooled, linear, dense, label, weight = (tf.constant(array) for array in arrays)
     names = ("dense_linear", "pooling_", "with_dense", "hidden_", "output")
     variables = [v for v in model.trainable_variables if v.path not in TABLES]
@@ -70,17 +71,17 @@ def by_keras(model: keras.Model, form: Model, reduction: str, arrays: list[Any])
         y = label[:, 0]
         match form.task:
             case "binary":
-                of_samples = tf.where(y == 1, tf.nn.softplus(-logits[:, 0]), tf.nn.softplus(logits[:, 0]))
+                sample_losses = tf.where(y == 1, tf.nn.softplus(-logits[:, 0]), tf.nn.softplus(logits[:, 0]))
             case "regression":
-                of_samples = tf.square(logits[:, 0] - y)
+                sample_losses = tf.square(logits[:, 0] - y)
             case _:
-                of_samples = -tf.reduce_sum(tf.one_hot(tf.cast(y, tf.int32), 3) * tf.nn.log_softmax(logits), axis=1)
-        loss = tf.reduce_sum(weight * of_samples)
+                sample_losses = -tf.reduce_sum(tf.one_hot(tf.cast(y, tf.int32), 3) * tf.nn.log_softmax(logits), axis=1)
+        loss = tf.reduce_sum(weight * sample_losses)
         total = loss / len(y) + penalty if reduction == "mean" else loss + len(y) * penalty
-    found = tape.gradient(total, [pooled, linear, *variables])
-    named = dict(zip(["pooled", "linear", *(v.path for v in variables)], found, strict=True))
+    gradients = tape.gradient(total, [pooled, linear, *variables])
+    by_name = dict(zip(["pooled", "linear", *(v.path for v in variables)], gradients, strict=True))
     averages = {v.path: v for v in model.variables if "moving" in v.path}
-    return {"loss": loss.numpy(), **{k: tf.convert_to_tensor(v).numpy() for k, v in (named | averages).items()}}
+    return {"loss": loss.numpy(), **{k: tf.convert_to_tensor(v).numpy() for k, v in (by_name | averages).items()}}
 
 
 @pytest.mark.parametrize(
@@ -98,7 +99,7 @@ def by_keras(model: keras.Model, form: Model, reduction: str, arrays: list[Any])
     ],
 )
 @pytest.mark.parametrize("which", ["mixed", "categories"])
-def test_a_batchs_derivatives_are_those_that_keras_finds(
+def test_derivatives_equal_those_of_keras(
     which: str,
     hidden: tuple[int, ...],
     activation: str,
@@ -114,21 +115,21 @@ def test_a_batchs_derivatives_are_those_that_keras_finds(
     form = Model.model_validate({**quiet, **changes})
     train = Train.model_validate({"loss_reduction": reduction, "batch_size": rows})
     with_xla = LONG if which == "mixed" else 0
-    model, arrays = shaken(spec, form), batch(form, rows, len(spec.dense), len(spec.classes) or 1)
+    model, arrays = build_random(spec, form), batch(form, rows, len(spec.dense), len(spec.classes) or 1)
     weights = weights_of(model).network
-    found = stepped(Network(spec, form, train, with_xla), weights, arrays, 1)
-    expected = by_keras(model, form, reduction, arrays)
+    found = run_step(Network(spec, form, train, with_xla), weights, arrays, 1)
+    expected = compute_with_keras(model, form, reduction, arrays)
     assert found.loss == pytest.approx(float(expected.pop("loss")), rel=1e-4)
     moving = {path: array for path, array in weights.items() if "moving" in path}
-    ours = {"pooled": found.pooled_BK, "linear": found.linear_BC, **found.weights, **moving}
-    for name, right in expected.items():
-        scale = np.abs(right).max()
+    computed = {"pooled": found.pooled_BK, "linear": found.linear_BC, **found.weights, **moving}
+    for name, expected_array in expected.items():
+        scale = np.abs(expected_array).max()
         if norm and name.startswith("hidden") and name.endswith("/bias"):
-            # The batch norm takes the bias away again: its derivative is 0, but for rounding.
-            assert np.abs(ours[name]).max() <= 1e-5 * np.abs(expected[name.replace("bias", "kernel")]).max() + 1e-6
+            # The batch norm removes the bias, so its derivative is 0, up to rounding.
+            assert np.abs(computed[name]).max() <= 1e-5 * np.abs(expected[name.replace("bias", "kernel")]).max() + 1e-6
             continue
         # Values near 0 are differences of larger ones.
-        np.testing.assert_allclose(ours[name], right, rtol=2e-3, atol=2e-4 * scale + 2e-5, err_msg=name)
+        np.testing.assert_allclose(computed[name], expected_array, rtol=2e-3, atol=2e-4 * scale + 2e-5, err_msg=name)
 
 
 def plain(hidden: tuple[int, ...] = (), **changes: Any) -> Model:
@@ -136,16 +137,18 @@ def plain(hidden: tuple[int, ...] = (), **changes: Any) -> Model:
     return Model.model_validate({"embedding_dim": 50, "hidden_units": hidden, "task": "regression", **quiet, **changes})
 
 
-def dropped(spec: Spec, form: Model, number: int, seed: int = 1, learned: int = 0) -> tuple[NDArray[np.bool_], Array]:
-    """Which units are left out, whose 1 has no effect; and the effects of all."""
+def find_dropped(
+    spec: Spec, form: Model, number: int, seed: int = 1, training_rows: int = 0
+) -> tuple[NDArray[np.bool_], Array]:
+    """Return which units are dropped, because they have no effect on the output, and the effects of all units."""
     rows = 2000
     weights = {"linear/bias": np.zeros(1, np.float32), "output/kernel": np.ones((50, 1), np.float32)}
     if form.hidden_units:
         weights |= {"hidden_0/kernel": np.eye(50, dtype=np.float32), "hidden_0/bias": np.zeros(50, np.float32)}
     ones, none = np.ones((rows, 50), np.float32), np.zeros((rows, 0), np.float32)
-    far, each = np.full((rows, 1), -1e3, np.float32), np.ones(rows, np.float32)
-    network = Network(spec, form, Train(seed=seed, loss_reduction="sum", batch_size=rows), learned)
-    found = stepped(network, weights, [ones, np.zeros((rows, 1), np.float32), none, far, each], number)
+    label, weight = np.full((rows, 1), -1e3, np.float32), np.ones(rows, np.float32)
+    network = Network(spec, form, Train(seed=seed, loss_reduction="sum", batch_size=rows), training_rows)
+    found = run_step(network, weights, [ones, np.zeros((rows, 1), np.float32), none, label, weight], number)
     effects = found.pooled_BK / found.linear_BC
     return effects == 0, effects
 
@@ -154,84 +157,88 @@ def dropped(spec: Spec, form: Model, number: int, seed: int = 1, learned: int = 
     "form", [plain(pooling_dropout=0.3), plain((50,), hidden_dropout=0.3)], ids=["pooled", "hidden"]
 )
 def test_dropout_drops_at_its_rate_and_keeps_the_mean(form: Model, categories: Spec) -> None:
-    masks = [dropped(categories, form, number)[0] for number in (1, 2, 3)]
+    masks = [find_dropped(categories, form, number)[0] for number in (1, 2, 3)]
     for mask in masks:
         assert abs(mask.mean() - 0.3) < 0.008  # five standard deviations
-        for along in (0, 1):  # neither units nor samples differ by more than chance
-            assert np.abs(mask.mean(along) - 0.3).max() < 5 * np.sqrt(0.21 / mask.shape[along])
+        for axis in (0, 1):  # neither units nor samples differ by more than chance
+            assert np.abs(mask.mean(axis) - 0.3).max() < 5 * np.sqrt(0.21 / mask.shape[axis])
     for a, b in [(masks[0], other) for other in masks[1:]] + [(m[1:], m[:-1]) for m in masks]:
-        assert abs((a & b).mean() - 0.09) < 0.005  # independent of the last step and of the last sample
-    mask, effects = dropped(categories, form, 1)
+        assert abs((a & b).mean() - 0.09) < 0.005  # independent of the previous step and of the previous sample
+    mask, effects = find_dropped(categories, form, 1)
     np.testing.assert_allclose(effects[~mask], 1 / 0.7, rtol=1e-6)
 
 
-def test_dropout_is_drawn_from_the_seed_the_step_and_the_layer(categories: Spec) -> None:
+def test_dropout_depends_on_the_seed_the_step_and_the_layer(categories: Spec) -> None:
     pooled, hidden = plain(pooling_dropout=0.5), plain((50,), hidden_dropout=0.5)
-    first, _ = dropped(categories, pooled, 7)
-    np.testing.assert_array_equal(first, dropped(categories, pooled, 7)[0])
-    np.testing.assert_array_equal(first, dropped(categories, pooled, 7, learned=LONG)[0])  # by XLA
-    for other in (dropped(categories, pooled, 8), dropped(categories, pooled, 7, 2), dropped(categories, hidden, 7)):
+    first, _ = find_dropped(categories, pooled, 7)
+    np.testing.assert_array_equal(first, find_dropped(categories, pooled, 7)[0])
+    np.testing.assert_array_equal(first, find_dropped(categories, pooled, 7, training_rows=LONG)[0])  # with XLA
+    for other in (
+        find_dropped(categories, pooled, 8),
+        find_dropped(categories, pooled, 7, 2),
+        find_dropped(categories, hidden, 7),
+    ):
         assert abs((first & other[0]).mean() - 0.25) < 0.01
 
 
 @pytest.mark.parametrize("activation", ["relu", "tanh", "sigmoid"])
 def test_derivatives_with_dropout_equal_finite_differences(activation: str, mixed: Spec) -> None:
-    """The step's number says what is dropped: so the objective can be had again with other weights."""
+    """The number of the step determines the dropped units, so other weights can be tried with the same ones."""
     form = plain((20, 6), activation=activation, pooling_dropout=0.4, hidden_dropout=0.25, batch_norm=True)
     arrays = batch(form, 300, len(mixed.dense), 1)
-    model, rng = shaken(mixed, form), np.random.default_rng(8)
+    model, rng = build_random(mixed, form), np.random.default_rng(8)
     network = Network(mixed, form, Train(loss_reduction="mean"))
 
-    def at(changed: dict[str, Array], pooled: Array) -> Derivatives:
+    def run_at(changed: dict[str, Array], pooled: Array) -> Derivatives:
         weights = {**weights_of(model).network, **changed}
-        return stepped(network, weights, [pooled, *arrays[1:]], 3)
+        return run_step(network, weights, [pooled, *arrays[1:]], 3)
 
-    found, ours = at({}, arrays[0]), weights_of(model).network
+    found, initial = run_at({}, arrays[0]), weights_of(model).network
     size = 1e-2
     for name in ("pooled", "hidden_0/kernel", "hidden_1/kernel", "pooling_norm/gamma", "hidden_0_norm/beta"):
-        here = arrays[0] if name == "pooled" else ours[name]
+        center = arrays[0] if name == "pooled" else initial[name]
         gradient = found.pooled_BK if name == "pooled" else found.weights[name]
-        along = gradient * rng.uniform(0.5, 1.5, gradient.shape).astype(np.float32)
-        along /= np.linalg.norm(along)
-        derivative = float(np.sum(gradient * along))
-        ends = []
+        direction = gradient * rng.uniform(0.5, 1.5, gradient.shape).astype(np.float32)
+        direction /= np.linalg.norm(direction)
+        derivative = float(np.sum(gradient * direction))
+        losses = []
         for sign in (1, -1):
-            there = here + np.float32(sign * size) * along
-            changed = at({}, there) if name == "pooled" else at({name: there}, arrays[0])
-            ends.append(changed.loss / 300)
-        assert derivative == pytest.approx((ends[0] - ends[1]) / (2 * size), rel=0.03), name
+            point = center + np.float32(sign * size) * direction
+            changed = run_at({}, point) if name == "pooled" else run_at({name: point}, arrays[0])
+            losses.append(changed.loss / 300)
+        assert derivative == pytest.approx((losses[0] - losses[1]) / (2 * size), rel=0.03), name
 
 
 def test_losses_by_hand() -> None:
     def loss(task: Task, label: float, *logits: float) -> float:
-        found = loss_of(Model(task=task)).per_sample(
+        losses = choose_loss(Model(task=task)).per_sample(
             tf.constant([label], tf.float32), tf.constant([logits], tf.float32)
         )
-        assert found.shape == (1,)
-        return float(found[0])
+        assert losses.shape == (1,)
+        return float(losses[0])
 
-    three = float(np.log(3.0))  # a probability of ¾
-    for label, logit, expected in ((1, 0.0, np.log(2)), (1, three, -np.log(0.75)), (0, three, -np.log(0.25))):
+    log_3 = float(np.log(3.0))  # logit of the probability ¾
+    for label, logit, expected in ((1, 0.0, np.log(2)), (1, log_3, -np.log(0.75)), (0, log_3, -np.log(0.25))):
         assert loss("binary", label, logit) == pytest.approx(expected, rel=1e-6)
     assert loss("binary", 0, 200.0) == 200.0  # without an overflow
     assert loss("binary", 0, -200.0) == pytest.approx(0, abs=1e-30)
     assert loss("regression", 1, 4.0) == 9.0
-    shares = np.log([0.2, 0.3, 0.5]) + 300  # the exponential does not overflow either
+    shares = np.log([0.2, 0.3, 0.5]) + 300  # without an overflow of the exponential
     assert loss("multiclass", 2, *shares) == pytest.approx(-np.log(0.5), rel=1e-4)
 
 
-def test_the_loss_of_a_fold_by_its_metrics() -> None:
-    assert loss_of(Model(task="regression")).of_metrics({"rmse": 3.0}) == 9.0
-    assert loss_of(Model(task="regression")).of_metrics({"rmse": None}) is None
+def test_the_loss_of_a_fold_is_computed_from_its_metrics() -> None:
+    assert choose_loss(Model(task="regression")).from_metrics({"rmse": 3.0}) == 9.0
+    assert choose_loss(Model(task="regression")).from_metrics({"rmse": None}) is None
     tasks: tuple[Task, ...] = ("binary", "multiclass")
     for task in tasks:
-        assert loss_of(Model(task=task)).of_metrics({"log_loss": 0.5}) == 0.5
+        assert choose_loss(Model(task=task)).from_metrics({"log_loss": 0.5}) == 0.5
 
 
 @pytest.mark.parametrize("activation", ["relu", "tanh"])
-def test_what_is_no_number_is_not_hidden(activation: str, categories: Spec) -> None:
+def test_nan_is_not_hidden(activation: str, categories: Spec) -> None:
     form = plain((20,), activation=activation)
     arrays = batch(form, 10, 0, 1)
     arrays[0][4, 3] = np.nan
-    weights = weights_of(shaken(categories, form)).network
-    assert np.isnan(stepped(Network(categories, form, Train()), weights, arrays, 1).loss)
+    weights = weights_of(build_random(categories, form)).network
+    assert np.isnan(run_step(Network(categories, form, Train()), weights, arrays, 1).loss)

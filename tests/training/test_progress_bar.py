@@ -1,4 +1,4 @@
-"""What a log tells of a long epoch."""
+"""Log lines of a long epoch."""
 
 import logging
 from types import SimpleNamespace
@@ -9,10 +9,10 @@ from nfm.training import progress_bar as progress
 from nfm.training.progress_bar import Bar
 
 
-def test_the_log_tells_the_pace_but_of_the_first_batch(
+def test_the_logged_rate_leaves_out_the_first_batch(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The first one takes as long as its compiling."""
+    """The time of the first batch includes compiling."""
     now = 0.0
     monkeypatch.setattr(progress, "time", SimpleNamespace(monotonic=lambda: now))
     monkeypatch.setattr("sys.stderr.isatty", lambda: False)
@@ -26,7 +26,7 @@ def test_the_log_tells_the_pace_but_of_the_first_batch(
         now += 5.0
         bar.step(10, 0.125)
     assert [record.getMessage() for record in caplog.records] == [
-        "epoch 1 of at most 2:  50 %, loss 0.2500, 2 rows/s, 10 s to its end",
-        "epoch 1 of at most 2: 100 %, loss 0.2500, 3 rows/s, 0 s to its end",
-        "epoch 2 of at most 2:  75 %, loss 0.1250, 2 rows/s, 5 s to its end",
+        "epoch 1 of at most 2:  50 %, loss 0.2500, 2 rows/s, 10 s left",
+        "epoch 1 of at most 2: 100 %, loss 0.2500, 3 rows/s, 0 s left",
+        "epoch 2 of at most 2:  75 %, loss 0.1250, 2 rows/s, 5 s left",
     ]

@@ -1,4 +1,4 @@
-"""A step: its loss, what it moves and by how much, and the dropout of known values; and the measuring of a fold."""
+"""Training steps: loss, changes of the weights, `unknown_dropout`; and measuring a fold."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -14,11 +14,11 @@ from nfm.config.train import Model, Train
 from nfm.contract.encoder import Inputs
 from nfm.contract.schema import Bag, Field, Spec
 from nfm.training.data.batches import Rows
-from nfm.training.layers import features_of
+from nfm.training.layers import make_keras_inputs
 from nfm.training.metrics.regression import RegressionTally
 from nfm.training.model import TABLES, build, initial_weights
 from nfm.training.network import Network
-from nfm.training.optimizers import Optimizer, arrays_of
+from nfm.training.optimizers import Optimizer, list_arrays
 from nfm.training.step import make_measure, make_step
 from nfm.training.tables import TableReader
 from tests.training.examples import fold_in_memory
@@ -30,7 +30,7 @@ PENALTIES = {"embedding": 0.3, "linear": 0.2, "hidden": 0.1}
 
 
 def model_settings(**changes: Any) -> Model:
-    """Without chance and without statistics of the batch, so that a step can be computed again."""
+    """Return settings without randomness and without batch statistics, so that the tests can recompute a step."""
     quiet = {"batch_norm": False, "pooling_dropout": 0.0, "hidden_dropout": 0.0, "activation": "tanh"}
     return Model.model_validate({"embedding_dim": 3, "hidden_units": (4,), **quiet, **changes})
 
@@ -39,7 +39,8 @@ def sgd(**changes: Any) -> Train:
     return Train.model_validate({"optimizer": "sgd", "learning_rate": 0.1, **changes})
 
 
-def shaken(spec: Spec, form: Model) -> keras.Model:
+def build_random(spec: Spec, form: Model) -> keras.Model:
+    """Build a model whose weights are all far from 0."""
     model, rng = build(spec, form), np.random.default_rng(3)
     for variable in model.weights:
         variable.assign(rng.normal(0.1, 0.4, variable.shape))
@@ -47,12 +48,12 @@ def shaken(spec: Spec, form: Model) -> keras.Model:
 
 
 class Trained:
-    """A model and the steps that it takes; the same weights at first every time."""
+    """A model in training, which always starts from the same weights."""
 
     def __init__(self, spec: Spec, form: Model, settings: Train, model: keras.Model | None = None) -> None:
         self._spec, self._form, self.number = spec, form, 0
         self._rate = settings.learning_rate
-        self._weights = weights_of(model or shaken(spec, form))
+        self._weights = weights_of(model or build_random(spec, form))
         reader, self._network = TableReader(spec, self._weights.tables, 2), Network(spec, form, settings)
         optimizer = Optimizer(settings, self._weights, list(self._network.trained), reader)
         self._step = make_step(spec, form, settings, reader, self._network, optimizer)
@@ -67,13 +68,13 @@ class Trained:
 
     @property
     def weights(self) -> Arrays:
-        """Trained weights by path, and the moving averages."""
+        """Trained weights and moving averages, by path."""
         named = [*zip(TABLES, self._weights.tables, strict=True), *self._weights.network.items()]
         return {name: array.copy() for name, array in named}
 
 
-def of_task(task: str, count: int) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Labels (B, 1), and weights (B,) with a 0 among them."""
+def labels_and_weights(task: str, count: int) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Draw labels (B, 1) and weights (B,), of which one is 0."""
     rng = np.random.default_rng(count)
     label = {
         "binary": rng.integers(0, 2, count),
@@ -92,9 +93,9 @@ def test_a_step_returns_the_weighted_sum_of_the_losses_before_it(
 ) -> None:
     form = model_settings(task=task, l2=PENALTIES)
     trained = Trained(bags, form, sgd(loss_reduction=reduction, learning_rate=0.01))
-    rows, (label, weight) = make_rows(bags, 7), of_task(task, 7)
+    rows, (label, weight) = make_rows(bags, 7), labels_and_weights(task, 7)
     for _ in range(2):
-        logits = trained.model(features_of(rows, bags), training=False).numpy().astype(np.float64)
+        logits = trained.model(make_keras_inputs(rows, bags), training=False).numpy().astype(np.float64)
         y = label[:, 0]
         if task == "binary":
             p = 1 / (1 + np.exp(-logits[:, 0]))
@@ -104,42 +105,45 @@ def test_a_step_returns_the_weighted_sum_of_the_losses_before_it(
         else:
             powers = np.exp(logits)
             by_hand = -np.log(powers[np.arange(7), y.astype(int)] / powers.sum(axis=1))
-        # The penalties, which are not small, are no part of it.
+        # The loss does not include the penalties, which are not small.
         assert trained.step(rows, label, weight) == pytest.approx(float(weight @ by_hand), rel=1e-4)
 
 
 @pytest.mark.parametrize("which", ["mixed", "categories", "bags", "only_bags"])
 @pytest.mark.parametrize("reduction", ["mean", "sum"])
-def test_steps_move_every_weight_by_its_gradient(
+def test_steps_change_every_weight_by_its_gradient(
     reduction: str, which: str, make_rows: MakeRows, request: pytest.FixtureRequest
 ) -> None:
-    """Each table's gradient is made dense by itself, from its own rows; and the objective is written out."""
+    """The expected gradients are dense, and the objective is written out."""
     spec: Spec = request.getfixturevalue(which)
     form = model_settings(l2=PENALTIES)
     rate = 0.1 if reduction == "mean" else 0.01
-    ours, theirs = Trained(spec, form, sgd(loss_reduction=reduction, learning_rate=rate)), shaken(spec, form)
-    for step, count in enumerate((9, 4, 1)):  # batches of other sizes
-        rows, (label, weight) = make_rows(spec, count, step), of_task("binary", count)
-        features = features_of(rows, spec)
+    trained, keras_model = (
+        Trained(spec, form, sgd(loss_reduction=reduction, learning_rate=rate)),
+        build_random(spec, form),
+    )
+    for step, count in enumerate((9, 4, 1)):  # batches of different sizes
+        rows, (label, weight) = make_rows(spec, count, step), labels_and_weights("binary", count)
+        features = make_keras_inputs(rows, spec)
         with tf.GradientTape() as tape:
-            logit, y = theirs(features, training=True)[:, 0], label[:, 0]
-            of_samples = tf.reduce_sum(weight * tf.where(y == 1, tf.nn.softplus(-logit), tf.nn.softplus(logit)))
-            penalty = tf.add_n(theirs.losses)
-            total = of_samples / count + penalty if reduction == "mean" else of_samples + count * penalty
-        dense = [tf.convert_to_tensor(g).numpy() for g in tape.gradient(total, theirs.trainable_variables)]
-        for variable, gradient in zip(theirs.trainable_variables, dense, strict=True):
+            logit, y = keras_model(features, training=True)[:, 0], label[:, 0]
+            sample_losses = tf.reduce_sum(weight * tf.where(y == 1, tf.nn.softplus(-logit), tf.nn.softplus(logit)))
+            penalty = tf.add_n(keras_model.losses)
+            total = sample_losses / count + penalty if reduction == "mean" else sample_losses + count * penalty
+        dense = [tf.convert_to_tensor(g).numpy() for g in tape.gradient(total, keras_model.trainable_variables)]
+        for variable, gradient in zip(keras_model.trainable_variables, dense, strict=True):
             variable.assign_sub(rate * gradient)
-        ours.step(rows, label, weight)
-        for variable in theirs.trainable_variables:
+        trained.step(rows, label, weight)
+        for variable in keras_model.trainable_variables:
             expected = variable.numpy()[:-1] if variable.path in TABLES else variable.numpy()  # without padding
             np.testing.assert_allclose(
-                ours.weights[variable.path], expected, rtol=1e-4, atol=1e-6, err_msg=variable.path
+                trained.weights[variable.path], expected, rtol=1e-4, atol=1e-6, err_msg=variable.path
             )
 
 
-def test_a_sum_at_a_rate_is_the_mean_at_the_rate_times_the_batch(bags: Spec, make_rows: MakeRows) -> None:
+def test_a_sum_equals_a_mean_at_batch_size_times_the_rate(bags: Spec, make_rows: MakeRows) -> None:
     form = model_settings(task="multiclass", l2=PENALTIES)
-    features, (label, weight) = make_rows(bags, 16), of_task("multiclass", 16)
+    features, (label, weight) = make_rows(bags, 16), labels_and_weights("multiclass", 16)
     summed = Trained(bags, form, sgd(loss_reduction="sum", learning_rate=0.01))
     mean = Trained(bags, form, sgd(loss_reduction="mean", learning_rate=0.16))
     before = mean.weights
@@ -147,12 +151,12 @@ def test_a_sum_at_a_rate_is_the_mean_at_the_rate_times_the_batch(bags: Spec, mak
         assert summed.step(features, label, weight) == pytest.approx(mean.step(features, label, weight), rel=1e-4)
     for path, array in summed.weights.items():
         np.testing.assert_allclose(array, mean.weights[path], rtol=1e-4, atol=1e-6, err_msg=path)
-        assert np.abs(array - before[path]).max() > 1e-3  # they did move
+        assert np.abs(array - before[path]).max() > 1e-3  # they did change
 
 
 @pytest.mark.parametrize("reduction", ["mean", "sum"])
 def test_penalties_by_hand(reduction: str, categories: Spec) -> None:
-    """Of samples without weight nothing is left but the penalties: w −= rate · factor · 2 w · (how often, over B)."""
+    """With weights of 0, only penalties are left: w −= rate · factor · 2 w · (occurrences / B)."""
     form = model_settings(l2=PENALTIES)
     trained = Trained(categories, form, sgd(loss_reduction=reduction))
     before = trained.weights
@@ -161,28 +165,28 @@ def test_penalties_by_hand(reduction: str, categories: Spec) -> None:
     zeros = np.zeros(4, np.float32)
     inputs = Inputs(ids, none, none, np.empty(0, np.int32), np.empty(0, np.float32), np.zeros(5, np.int64))
     assert trained.step(inputs, zeros[:, np.newaxis], zeros) == 0
-    often = np.zeros((9, 1))  # blocks of 5 and 4 rows
-    often[[2, 4, 5, 6]] = [[3], [1], [1], [3]]
+    occurrences = np.zeros((9, 1))  # fields of 5 and 4 rows
+    occurrences[[2, 4, 5, 6]] = [[3], [1], [1], [3]]
     batch = 4 if reduction == "sum" else 1
     shrunk = {
-        "embedding/table": 1 - 0.1 * 0.3 * 2 * often / 4 * batch,
-        "linear/table": 1 - 0.1 * 0.2 * 2 * often / 4 * batch,
+        "embedding/table": 1 - 0.1 * 0.3 * 2 * occurrences / 4 * batch,
+        "linear/table": 1 - 0.1 * 0.2 * 2 * occurrences / 4 * batch,
         "hidden_0/kernel": 1 - 0.1 * 0.1 * 2 * batch,
     }
     for path, after in trained.weights.items():
         np.testing.assert_allclose(after, before[path] * shrunk.get(path, 1), rtol=1e-5, atol=1e-7, err_msg=path)
 
 
-def test_sample_weights_count_as_so_many_samples(mixed: Spec, make_rows: MakeRows) -> None:
-    """With a sum: a weight of 2 is the sample twice, a weight of 0 is none."""
+def test_a_weight_of_2_equals_two_samples(mixed: Spec, make_rows: MakeRows) -> None:
+    """With a sum of losses: a weight of 2 equals two samples, a weight of 0 none."""
     form, rows = model_settings(), make_rows(mixed, 3)
     label = np.array([[1.0], [0.0], [1.0]], np.float32)
     weighted, repeated = (Trained(mixed, form, sgd(loss_reduction="sum")) for _ in range(2))
-    one = weighted.step(rows, label, np.array([2, 1, 0], np.float32))
+    weighted_loss = weighted.step(rows, label, np.array([2, 1, 0], np.float32))
     places = [0, 0, 1]
     arrays = {name: getattr(rows, name)[places] for name in ("ids_BF", "values_BN", "dense_BD")}
-    twice = rows._replace(**arrays)
-    assert one == pytest.approx(repeated.step(twice, label[places], np.ones(3, np.float32)), rel=1e-5)
+    repeated_rows = rows._replace(**arrays)
+    assert weighted_loss == pytest.approx(repeated.step(repeated_rows, label[places], np.ones(3, np.float32)), rel=1e-5)
     for path, array in weighted.weights.items():
         np.testing.assert_allclose(array, repeated.weights[path], rtol=1e-4, atol=1e-6, err_msg=path)
 
@@ -193,7 +197,7 @@ UNKNOWN = Spec(
     ("k",),
     (
         Field("a", ("a",), ("text",), 3, 4, "a"),
-        Field("b", ("b",), ("text",), 1, 3, "a"),  # shares a vocabulary
+        Field("b", ("b",), ("text",), 1, 3, "a"),  # shares the vocabulary of a
         Field("buckets", ("x",), ("number",), 0, 4, None, (1.0, 2.0, 3.0)),
         Field("hashed", ("h",), ("text",), 4, 0, None),
         Field("links", ("l",), ("text",), 3, 0, None, None, Bag(None, ",", None)),
@@ -205,13 +209,13 @@ UNKNOWN = Spec(
 ROWS = 34
 
 
-def features_used(
+def count_features(
     rate: float, ids: list[int], bag: list[int], rows: int = 1, seed: int = 1, number: int = 1
 ) -> NDArray[np.int64]:
-    """How often a step used each row of the table, for so many equal rows.
+    """Count how often a step on `rows` equal rows used each row of the table.
 
-    All weights are 0, so the prediction is; for the label -½, the derivative of (label - prediction)² is 1 for every
-    feature of every sample: a step of the sum, at the rate 1, lowers a weight by how often its feature is there.
+    All weights are 0, and so is the prediction. For the label -½, the derivative of (label - prediction)² is 1 for
+    every feature of every sample: a step on the sum, at the rate 1, lowers a weight by the number of its features.
     """
     form = model_settings(task="regression", hidden_units=())
     model = build(UNKNOWN, form)
@@ -227,79 +231,77 @@ def features_used(
     return np.rint(-trained.weights["linear/table"][:, 0]).astype(np.int64)
 
 
-def test_the_rows_of_the_table_are_as_the_tests_below_say() -> None:
+def test_rows_of_the_table_without_unknown_dropout() -> None:
     assert (UNKNOWN.offsets, UNKNOWN.rows) == ((0, 8, 13, 18, 23, 27), ROWS)
-    used = features_used(0.0, [4, 4, 4, 3], [32, 32, 26], rows=2)
+    used = count_features(0.0, [4, 4, 4, 3], [32, 32, 26], rows=2)
     assert {int(row): int(used[row]) for row in np.flatnonzero(used)} == {
         **dict.fromkeys((4, 12, 17, 21, 26), 2),
         32: 4,
     }
 
 
-def test_unknown_dropout_replaces_that_share_of_the_vocabularys_ids() -> None:
+def test_unknown_dropout_replaces_its_share_of_the_vocabularies_ids() -> None:
     rows, rate = 4000, 0.3
-    used = features_used(rate, [4, 2, 4, 4], [30, 33, 33, 25], rows=rows)
+    used = count_features(rate, [4, 2, 4, 4], [30, 33, 33, 25], rows=rows)
     # 4000 draws: 0.3 ± 0.03 is four standard deviations.
     assert used[4] == pytest.approx(rows * (1 - rate), abs=0.03 * rows)
     assert used[[1, 2, 3]] == pytest.approx(np.full(3, rows * rate / 3), abs=0.03 * rows)
     assert used[10] == pytest.approx(rows * (1 - rate), abs=0.03 * rows)
     assert used[9] == rows - used[10]
-    # The members of the bag: one of 30 and two of 33 in each row; their two unknown ids share what they lose.
+    # The bag has 30 once and 33 twice in each row; its two out-of-vocabulary ids replace them equally often.
     assert used[30] == pytest.approx(rows * (1 - rate), abs=0.03 * rows)
     assert used[33] == pytest.approx(2 * rows * (1 - rate), abs=0.06 * rows)
     assert used[[28, 29]] == pytest.approx(np.full(2, 1.5 * rows * rate), abs=0.06 * rows)
-    # No other row is touched: every id is in place of one of its own field; buckets and hashes stay.
+    # No other row is used: each id is replaced by one of the same field; buckets and hashed ids stay.
     assert used[17] == used[22] == used[25] == rows
     assert set(np.flatnonzero(used).tolist()) == {1, 2, 3, 4, 9, 10, 17, 22, 25, 28, 29, 30, 33}
     assert used.sum() == 8 * rows
 
 
-def test_unknown_dropout_leaves_missing_and_unknown_values_as_they_are() -> None:
-    used = features_used(0.99, [0, 0, 0, 0], [23, 26, 27, 28, 29], rows=50)
+def test_unknown_dropout_keeps_missing_and_out_of_vocabulary_ids() -> None:
+    used = count_features(0.99, [0, 0, 0, 0], [23, 26, 27, 28, 29], rows=50)
     assert {int(row): int(used[row]) for row in np.flatnonzero(used)} == dict.fromkeys(
         (0, 8, 13, 18, 23, 26, 27, 28, 29), 50
     )
-    used = features_used(0.99, [3, 1, 1, 1], [], rows=50)
+    used = count_features(0.99, [3, 1, 1, 1], [], rows=50)
     assert {int(row): int(used[row]) for row in np.flatnonzero(used)} == dict.fromkeys((3, 9, 14, 19), 50)
 
 
 def test_unknown_dropout_is_the_same_for_the_same_seed_and_step() -> None:
-    asked: dict[str, Any] = {"rate": 0.5, "ids": [5, 3, 1, 1], "bag": [31, 32], "rows": 200}
-    first = features_used(**asked)
-    np.testing.assert_array_equal(first, features_used(**asked))
-    assert (first != features_used(**asked, number=2)).any()
-    assert (first != features_used(**asked, seed=2)).any()
-    # Fields and members are drawn by themselves, not row by row.
+    arguments: dict[str, Any] = {"rate": 0.5, "ids": [5, 3, 1, 1], "bag": [31, 32], "rows": 200}
+    first = count_features(**arguments)
+    np.testing.assert_array_equal(first, count_features(**arguments))
+    assert (first != count_features(**arguments, number=2)).any()
+    assert (first != count_features(**arguments, seed=2)).any()
+    # Each field and member is drawn independently, not each row.
     assert len({int(first[row]) for row in (5, 11, 31, 32)}) > 1
 
 
-def test_unknown_dropout_where_there_are_no_bags_and_where_there_is_nothing_else(
-    mixed: Spec, only_bags: Spec, make_rows: MakeRows
-) -> None:
+def test_unknown_dropout_without_bags_and_with_only_bags(mixed: Spec, only_bags: Spec, make_rows: MakeRows) -> None:
     for spec in (mixed, only_bags):
         trained = Trained(spec, model_settings(), sgd(unknown_dropout=0.9))
         before = trained.weights["linear/table"]
-        label, weight = of_task("binary", 300)
+        label, weight = labels_and_weights("binary", 300)
         trained.step(make_rows(spec, 300), label, weight)
         moved = np.flatnonzero((trained.weights["linear/table"] != before).any(axis=1))
         assert len(moved) > 5
         assert np.isfinite(trained.weights["embedding/table"]).all()
 
 
-def test_measure_tells_the_tally_all_rows_and_both_predictions(bags: Spec, make_rows: MakeRows) -> None:
-    count = 8192 + 11  # more than is computed at once
+def test_measure_adds_all_rows_and_both_predictions_to_the_tally(bags: Spec, make_rows: MakeRows) -> None:
+    count = 8192 + 11  # more than one forward pass computes
     form = model_settings(task="regression", batch_norm=True, pooling_dropout=0.5, hidden_dropout=0.5)
-    model, arranged = shaken(bags, form), make_rows(bags, count)
+    model, arranged = build_random(bags, form), make_rows(bags, count)
     for layer in model.layers:
         if layer.name.endswith("_norm"):
             layer.moving_variance.assign(np.full(layer.moving_variance.shape, 1.7))
-    label, weight = of_task("regression", count)
+    label, weight = labels_and_weights("regression", count)
     fold = fold_in_memory(bags, Rows(arranged, label[:, 0], weight, None))
     weights = weights_of(model)
     measure = make_measure(TableReader(bags, weights.tables), Network(bags, form, Train()), weights)
-    before = arrays_of(weights_of(model))
+    before = list_arrays(weights_of(model))
     tally = measure(fold, RegressionTally(0.0))
-    logits, linear = (a.numpy()[:, 0].astype(np.float64) for a in linear_part(model)(features_of(arranged, bags)))
+    logits, linear = (a.numpy()[:, 0].astype(np.float64) for a in linear_part(model)(make_keras_inputs(arranged, bags)))
     assert np.abs(logits - linear).max() > 0.1
     metrics = tally.metrics()
     assert metrics["rows"] == count
@@ -307,13 +309,13 @@ def test_measure_tells_the_tally_all_rows_and_both_predictions(bags: Spec, make_
         error = predicted - label[:, 0]
         assert found["rmse"] == pytest.approx(np.sqrt(np.average(error**2, weights=weight)), rel=1e-5)
         assert found["mae"] == pytest.approx(np.average(np.abs(error), weights=weight), rel=1e-5)
-    # Measured again, with the compiled function: the same; and neither dropout nor the norms' averages moved.
+    # A second measurement is the same, and measuring does not change the weights or the moving averages.
     assert measure(fold, RegressionTally(0.0)).metrics() == metrics
-    for array, then in zip(arrays_of(weights), before, strict=True):
+    for array, then in zip(list_arrays(weights), before, strict=True):
         np.testing.assert_array_equal(array, then)
 
 
-def test_measure_of_no_rows_adds_nothing(mixed: Spec, make_rows: MakeRows) -> None:
+def test_measuring_an_empty_fold_adds_nothing(mixed: Spec, make_rows: MakeRows) -> None:
     none = np.empty(0, np.float32)
     fold = fold_in_memory(mixed, Rows(make_rows(mixed, 0), none, none, None))
     form = model_settings(task="regression")
@@ -322,25 +324,25 @@ def test_measure_of_no_rows_adds_nothing(mixed: Spec, make_rows: MakeRows) -> No
     assert measure(fold, RegressionTally(0.0)).rows == 0
 
 
-def test_a_training_with_batch_norm_and_dropout_learns_what_it_can_know(categories: Spec, make_rows: MakeRows) -> None:
-    """All of it together: the label is a matter of pairs; and the averages for later move by a tenth of a batch's."""
+def test_steps_with_batch_norm_and_dropout_learn_pairs(categories: Spec, make_rows: MakeRows) -> None:
+    """The label depends on a pair of fields; a step updates a moving average by a tenth of the batch's value."""
     form = Model(embedding_dim=4, hidden_units=(8,), pooling_dropout=0.1, hidden_dropout=0.1)
     keras.utils.set_random_seed(1)
     model = build(categories, form)
     trained = Trained(categories, form, Train(optimizer="adagrad", learning_rate=0.1), model)
     rows = make_rows(categories, 512)
     label = ((rows.ids_BF[:, 0] + rows.ids_BF[:, 1]) % 2 == 0).astype(np.float32)[:, np.newaxis]
-    features, weight = features_of(rows, categories), np.ones(512, np.float32)
+    features, weight = make_keras_inputs(rows, categories), np.ones(512, np.float32)
     pooled = keras.Model(model.input, model.get_layer("pooling").output)(features).numpy()
-    found = [trained.step(rows, label, weight) / 512]
-    now = trained.weights
-    np.testing.assert_allclose(now["pooling_norm/moving_mean"], 0.1 * pooled.mean(axis=0), rtol=1e-3, atol=1e-8)
-    np.testing.assert_allclose(now["pooling_norm/moving_variance"], 0.9 + 0.1 * pooled.var(axis=0), rtol=1e-6)
-    found += [trained.step(rows, label, weight) / 512 for _ in range(59)]
-    assert found[-1] < 0.4 * found[0]
+    losses = [trained.step(rows, label, weight) / 512]
+    weights = trained.weights
+    np.testing.assert_allclose(weights["pooling_norm/moving_mean"], 0.1 * pooled.mean(axis=0), rtol=1e-3, atol=1e-8)
+    np.testing.assert_allclose(weights["pooling_norm/moving_variance"], 0.9 + 0.1 * pooled.var(axis=0), rtol=1e-6)
+    losses += [trained.step(rows, label, weight) / 512 for _ in range(59)]
+    assert losses[-1] < 0.4 * losses[0]
 
 
-def test_the_classes_of_the_specification_are_the_outputs(mixed: Spec) -> None:
+def test_the_model_has_an_output_for_each_class(mixed: Spec) -> None:
     form = model_settings(task="multiclass")
     assert build(replace(mixed, classes=("a", "b", "c", "d")), form).output_shape == (None, 4)
     assert build(mixed, model_settings()).output_shape == (None, 1)

@@ -1,4 +1,4 @@
-"""The loops over the tables against their formulas in float64, sample by sample; the bits do not depend on threads."""
+"""The loops over the tables against formulas in float64; the bits do not depend on the number of threads."""
 
 from collections.abc import Callable
 from itertools import pairwise
@@ -19,7 +19,7 @@ from nfm.kernels.tables import ByRow, Pooled, Tables, Upstream
 from nfm.training.data.rows import Rows
 from nfm.training.model import initial_weights
 from nfm.training.network import Network
-from nfm.training.optimizers import Optimizer, arrays_of
+from nfm.training.optimizers import Optimizer, list_arrays
 from nfm.training.step import make_step
 from nfm.training.tables import Formula, TableReader, TableUpdater
 
@@ -29,12 +29,12 @@ NO_DECAY = np.zeros(2, np.float32)
 
 
 def spec_of(rows: int) -> Spec:
-    """A bag of values whose table has this many rows."""
+    """Return a specification of one bag whose table has this many rows."""
     return Spec(("k",), (Field("a", ("a",), ("text",), 1, rows - 2, "a", None, Bag(None, ",", None)),), (), ())
 
 
 class Example:
-    """A batch by chance on tables of R rows; a row may occur several times in a sample, and a sample be empty."""
+    """A random batch on tables of R rows; a row may occur several times in a sample, and a sample may be empty."""
 
     def __init__(self, seed: int, rows: int, samples: int, most: int, dim: int, width: int) -> None:
         rng = np.random.default_rng(seed)
@@ -46,12 +46,12 @@ class Example:
         self.upstream_BC = rng.normal(size=(samples, width)).astype(np.float32)
 
     def samples(self) -> list[tuple[NDArray[Any], NDArray[Any]]]:
-        """Rows and x of the features of each sample."""
+        """Return (rows, x) of the features of each sample."""
         rows_P, x_P, starts = self.features
         return [(rows_P[a:b], x_P[a:b].astype(np.float64)) for a, b in pairwise(starts.tolist())]
 
     def gradients(self, decays: tuple[float, float]) -> tuple[NDArray[Any], NDArray[Any]]:
-        """Of Σ pooled · upstream + Σ linear · upstream + Σ decay / 2 · w² over the features, by equation 5."""
+        """Return the gradients of Σ pooled · upstream + Σ linear · upstream + Σ decay / 2 · w², by equation 5."""
         tables = [table.astype(np.float64) for table in self.tables]
         of_embedding, of_linear = (np.zeros_like(table) for table in tables)
         for b, (rows, x) in enumerate(self.samples()):
@@ -67,7 +67,7 @@ def reader_of(tables: Tables, threads: int = 2) -> TableReader:
     return TableReader(spec_of(len(tables.embedding)), tables, threads)
 
 
-def read(reader: TableReader, features: Features) -> tuple[Pooled, ByRow]:
+def pool_and_group(reader: TableReader, features: Features) -> tuple[Pooled, ByRow]:
     return reader.pool(features), reader.group(features).result()
 
 
@@ -86,7 +86,7 @@ few = settings(max_examples=60, deadline=None, derandomize=True)
 @few
 @given(examples)
 def test_pooling_is_the_sum_over_all_pairs(example: Example) -> None:
-    pooled, _ = read(reader_of(example.tables), example.features)
+    pooled, _ = pool_and_group(reader_of(example.tables), example.features)
     for b, (rows, x) in enumerate(example.samples()):
         vectors, weights = (x[:, np.newaxis] * table[rows].astype(np.float64) for table in example.tables)
         pairs = np.zeros(vectors.shape[1])
@@ -101,7 +101,7 @@ def test_pooling_is_the_sum_over_all_pairs(example: Example) -> None:
 def test_pooling_of_the_worked_example() -> None:
     rows = np.array([[3, 0, 1, 0], [1, 2, 3, 4], [4, 5, 6, 1], [9, 9, 9, 9]], np.float32)
     features = Features(np.array([0, 1, 2], np.int32), np.ones(3, np.float32), np.array([0, 3]))
-    pooled, _ = read(reader_of(Tables(rows, rows[:, :1].copy())), features)
+    pooled, _ = pool_and_group(reader_of(Tables(rows, rows[:, :1].copy())), features)
     assert pooled.pooled_BK.tolist() == [[19.0, 10.0, 27.0, 4.0]]
     assert pooled.linear_BC.tolist() == [[8.0]]
 
@@ -109,8 +109,8 @@ def test_pooling_of_the_worked_example() -> None:
 @few
 @given(examples)
 def test_features_are_grouped_by_row_in_the_order_of_the_samples(example: Example) -> None:
-    _, by_row = read(reader_of(example.tables), example.features)
-    found = [
+    _, by_row = pool_and_group(reader_of(example.tables), example.features)
+    grouped = [
         (int(row), int(sample), float(x))
         for row, (a, b) in zip(by_row.distinct_D, pairwise(by_row.starts.tolist()), strict=True)
         for sample, x in zip(by_row.samples_P[a:b], by_row.x_P[a:b], strict=True)
@@ -120,7 +120,7 @@ def test_features_are_grouped_by_row_in_the_order_of_the_samples(example: Exampl
         for b, (rows, x_M) in enumerate(example.samples())
         for row, x in zip(rows, x_M, strict=True)
     ]
-    assert found == sorted(listed, key=lambda feature: feature[0])  # which keeps the order of equal rows
+    assert grouped == sorted(listed, key=lambda feature: feature[0])  # a stable sort
     assert len(set(by_row.distinct_D.tolist())) == len(by_row.distinct_D)
 
 
@@ -130,7 +130,7 @@ def test_rows_move_by_the_gradient_of_equation_5(example: Example, decays: tuple
     before = [table.copy() for table in example.tables]
     reader, expected = reader_of(example.tables), example.gradients(decays)
     updater = TableUpdater(reader, [SGD, SGD])
-    pooled, by_row = read(reader, example.features)
+    pooled, by_row = pool_and_group(reader, example.features)
     upstream = Upstream(pooled.sum_BK, example.upstream_BK, example.upstream_BC)
     given_decays = np.array(decays, np.float32)
     length = sum(float(np.sum(g**2)) for g in expected)
@@ -142,15 +142,15 @@ def test_rows_move_by_the_gradient_of_equation_5(example: Example, decays: tuple
         np.testing.assert_array_equal(now[others], then[others])
 
 
-def test_the_gradient_of_a_samples_only_feature_is_exactly_0() -> None:
-    """Adagrad from an accumulator of 0 would move it by a whole rate otherwise."""
+def test_the_gradient_of_the_only_feature_of_a_sample_is_exactly_0() -> None:
+    """Otherwise Adagrad with an initial accumulator of 0 would change the weight by the full rate."""
     rng = np.random.default_rng(2)
     start = rng.normal(size=(50, 8)).astype(np.float32)
     formula = Formula(kernels.ADAGRAD, (0.0,), lambda rate, _: (rate, 1e-10))
     reader = reader_of(Tables(start.copy(), start[:, :1].copy()))
     updater = TableUpdater(reader, [formula, formula])
     x_P = rng.normal(size=49).astype(np.float32)
-    pooled, by_row = read(reader, Features(np.arange(49, dtype=np.int32), x_P, np.arange(50)))
+    pooled, by_row = pool_and_group(reader, Features(np.arange(49, dtype=np.int32), x_P, np.arange(50)))
     upstream = rng.normal(size=(49, 8)).astype(np.float32)
     updater.update(by_row, Upstream(pooled.sum_BK, upstream, np.zeros((49, 1), np.float32)), NO_DECAY, 1.0, 0.1, 1)
     np.testing.assert_array_equal(reader.weights.embedding, start)
@@ -164,7 +164,7 @@ def test_any_number_of_threads_gives_the_same_bits(
     spec: Spec = request.getfixturevalue(which)
     form = Model.model_validate({"embedding_dim": 5, "hidden_units": (4,), "l2": {"embedding": 0.1}})
     train = Train.model_validate({"optimizer": optimizer, "clip_norm": 0.1, "linear_optimizer": {}})
-    ends = []
+    results = []
     for threads in (1, 2, 5):
         weights, network = initial_weights(spec, form, 4), Network(spec, form, train)
         reader = TableReader(spec, weights.tables, threads)
@@ -173,11 +173,11 @@ def test_any_number_of_threads_gives_the_same_bits(
         for number, count in enumerate((1500, 3, 1), start=1):
             label = (np.arange(count) % 2).astype(np.float32)
             step(Rows(make_rows(spec, count, number), label, np.ones(count, np.float32), None), 0.1, number)
-        assert any(np.abs(array).max() > 0 for array in arrays_of(weights))
-        ends.append(chosen.arrays())
-    for others in ends[1:]:
-        for one, other in zip(ends[0], others, strict=True):
-            np.testing.assert_array_equal(one, other)
+        assert any(np.abs(array).max() > 0 for array in list_arrays(weights))
+        results.append(chosen.list_arrays())
+    for others in results[1:]:
+        for first, other in zip(results[0], others, strict=True):
+            np.testing.assert_array_equal(first, other)
 
 
 @pytest.mark.parametrize("which", ["bags", "mixed", "categories", "only_bags"])

@@ -1,4 +1,4 @@
-"""The train job's work on a dataset on disk: the artifact, what is told, and what is refused."""
+"""The train job on a dataset on disk: the published model, messages, and refusals."""
 
 import json
 import os
@@ -21,12 +21,12 @@ from nfm.contract.encoder import Encoding, arrange_inputs
 from nfm.contract.errors import DataError
 from nfm.contract.publish import BusyError, locked
 from nfm.training.fit import Places, fit
-from nfm.training.layers import features_of
+from nfm.training.layers import make_keras_inputs
 from nfm.training.model import build
 from nfm.training.report import summary
 from nfm.training.train import read, read_encoding, train
 from tests.training.examples import shop_encoding, shop_labels, shop_visits, write_shop
-from tests.training.trained import values_of
+from tests.training.trained import read_events
 
 ROOT = Path(__file__).parent.parent.parent
 TASKS: dict[str, dict[str, Any]] = {
@@ -46,7 +46,7 @@ def done(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     return config
 
 
-def test_the_artifact_has_the_rounded_table_and_the_metrics_before_it_was_rounded(done: Config) -> None:
+def test_the_model_has_the_rounded_table_and_the_metrics_before_rounding(done: Config) -> None:
     model = Artifact.load(Path(done.workdir, "model"))
     table = keras.models.load_model(model.path / "keras/model.keras").get_layer("embedding").table.numpy()
     assert model.weights["embedding"].dtype == np.float16
@@ -55,16 +55,18 @@ def test_the_artifact_has_the_rounded_table_and_the_metrics_before_it_was_rounde
     assert {"train", "valid", "test"} == metrics.keys()
     assert in_float32["rows"] == metrics["test"]["rows"] == 100
     name = {"binary": "log_loss", "regression": "rmse", "multiclass": "log_loss"}[done.model.task]
-    assert in_float32[name] != metrics["test"][name]  # it was measured again
+    assert in_float32[name] != metrics["test"][name]  # measured again after rounding
     assert in_float32[name] == pytest.approx(metrics["test"][name], abs=1e-3)
 
 
-def test_the_metrics_are_those_of_the_published_model(done: Config) -> None:
-    """By hand, with the Keras model of the artifact on raw rows."""
+def test_the_metrics_equal_those_of_the_published_model(done: Config) -> None:
+    """Compute the metrics by hand, with the saved Keras model on raw rows."""
     model = Artifact.load(Path(done.workdir, "model"))
     visits, spec = shop_visits(100, 2), model.encoding.spec  # the rows of the test fold
     loaded = keras.models.load_model(model.path / "keras/model.keras")
-    logits = np.asarray(loaded(features_of(arrange_inputs(spec, model.encoding.encode(visits)), spec)), np.float64)
+    logits = np.asarray(
+        loaded(make_keras_inputs(arrange_inputs(spec, model.encoding.encode(visits)), spec)), np.float64
+    )
     label, metrics = shop_labels(visits, done.model.task), model.metadata["metrics"]["test"]
     match done.model.task:
         case "binary":
@@ -78,18 +80,18 @@ def test_the_metrics_are_those_of_the_published_model(done: Config) -> None:
     assert metrics[name] == pytest.approx(expected, rel=1e-5)
 
 
-def test_the_profile_is_what_pandas_counts(done: Config) -> None:
+def test_the_profile_equals_counts_by_pandas(done: Config) -> None:
     model, rate = Artifact.load(Path(done.workdir, "model")), 0.5 if done.model.task == "binary" else 1.0
     train_fold = pd.read_parquet(Path(done.workdir, "dataset/fold=train"))
-    # A negative that was kept stands for those that were not.
-    stands_for = np.where((train_fold["label"] == 0) & (done.model.task == "binary"), 1 / rate, 1.0)
+    # A kept negative also counts for those that were left out.
+    row_weights = np.where((train_fold["label"] == 0) & (done.model.task == "binary"), 1 / rate, 1.0)
     assert model.profile is not None
     assert (list(model.profile.fields), list(model.profile.numbers)) == (["color", "tags", "age"], ["kg", "price"])
     for name, bins in {**model.profile.fields, **model.profile.numbers}.items():
         values = train_fold[name].explode() if name == "tags" else train_fold[name]
-        weights = pd.Series(stands_for, train_fold.index).reindex(values.dropna().index)
-        wanted = np.histogram(values.dropna().astype(float), [-np.inf, *bins.edges, np.inf], weights=weights)[0]
-        np.testing.assert_allclose(bins.counts, wanted, err_msg=name)
+        weights = pd.Series(row_weights, train_fold.index).reindex(values.dropna().index)
+        expected = np.histogram(values.dropna().astype(float), [-np.inf, *bins.edges, np.inf], weights=weights)[0]
+        np.testing.assert_allclose(bins.counts, expected, err_msg=name)
     assert model.profile.fields["color"].edges == (1, 3, 4, 5)  # missing, unseen, red, "", blue
     assert model.profile.fields["age"].edges == (1, 2, 3)
     assert len(model.profile.numbers["price"].edges) == 9
@@ -101,12 +103,12 @@ def test_the_profile_is_what_pandas_counts(done: Config) -> None:
     columns = scored.columns if done.model.task == "multiclass" else [scored]
     assert model.profile.fold == "valid"
     assert len(model.profile.scores) == len(columns)
-    for cells, of_class in zip(model.profile.scores, columns, strict=True):
-        got = np.repeat(cells.values, cells.counts[:, 0])
-        np.testing.assert_allclose(got, np.sort(of_class.to_numpy()), rtol=1e-4, atol=1e-5)
+    for cells, scores in zip(model.profile.scores, columns, strict=True):
+        counted = np.repeat(cells.values, cells.counts[:, 0])
+        np.testing.assert_allclose(counted, np.sort(scores.to_numpy()), rtol=1e-4, atol=1e-5)
 
 
-def test_what_is_left_in_the_working_folder(done: Config) -> None:
+def test_files_in_the_working_folder_after_a_training(done: Config) -> None:
     folder = Path(done.workdir)
     assert not (folder / "checkpoint").exists()
     assert (folder / "model/report.html").stat().st_size > 10_000
@@ -115,11 +117,11 @@ def test_what_is_left_in_the_working_folder(done: Config) -> None:
     libraries = metadata["libraries"]
     assert libraries.pop("tensorflow").startswith("2.21.")  # of the package tensorflow-cpu or tensorflow
     assert libraries == {name: version(name) for name in ("keras", "numpy", "pyarrow")}
-    steps = {step for step, _, _ in values_of(folder / "tensorboard")}
+    steps = {step for step, _, _ in read_events(folder / "tensorboard")}
     assert steps == {1, 2, 3}
 
 
-def test_a_second_training_at_the_same_place_is_refused(done: Config) -> None:
+def test_a_second_training_in_the_same_folder_is_refused(done: Config) -> None:
     before = Artifact.load(Path(done.workdir, "model")).fingerprint
     with (
         locked(Path(done.workdir, "checkpoint")),
@@ -129,16 +131,16 @@ def test_a_second_training_at_the_same_place_is_refused(done: Config) -> None:
     assert Artifact.load(Path(done.workdir, "model")).fingerprint == before
 
 
-def test_a_dataset_of_another_task_is_refused(done: Config) -> None:
+def test_a_dataset_made_for_another_task_is_refused(done: Config) -> None:
     for task in TASKS.keys() - {done.model.task}:
         if {task, done.model.task} == {"binary", "regression"} and done.model.task == "regression":
-            continue  # its labels tell, not its encoding
+            continue  # only the labels show this, not the encoding
         other = done.model_copy(update={"model": done.model.model_copy(update={"task": task})})
-        with pytest.raises(DataError, match=f"was made for another task than model.task: {task}: "):
+        with pytest.raises(DataError, match=f"was not made for model.task: {task}: "):
             read_encoding(other)
 
 
-def test_a_dataset_of_other_settings_is_refused(tmp_path: Path) -> None:
+def test_a_dataset_made_with_different_settings_is_refused(tmp_path: Path) -> None:
     config = write_shop(tmp_path, shop_encoding(tmp_path / "encoding"), rows=40, split={"valid": 0.2})
     content = config.model_dump(by_alias=True, exclude_defaults=True)
 
@@ -148,23 +150,25 @@ def test_a_dataset_of_other_settings_is_refused(tmp_path: Path) -> None:
             read(other)
         return str(error.value)
 
-    split: dict[str, Any] = {"valid": 0.2, "seed": 1}  # the default's seed, by name
-    made = f"{tmp_path}/dataset was made with other settings than this configuration's: "
-    todo = ". Run jobs/features.py with this configuration, or put them back."
-    assert refused({"label": "returned"}, split) == (f'{made}columns.label was "bought" and is "returned" now{todo}')
+    split: dict[str, Any] = {"valid": 0.2, "seed": 1}  # the default seed
+    problem = f"{tmp_path}/dataset was made with different settings from this configuration's: "
+    remedy = ". Run jobs/features.py with this configuration, or restore these settings."
+    assert refused({"label": "returned"}, split) == (
+        f'{problem}columns.label was "bought" and is "returned" now{remedy}'
+    )
     categorical, numeric = content["columns"]["categorical"], content["columns"]["numeric"]
-    more = {"color": {"oov_buckets": 3}, "tags": categorical["tags"], "size": {"min_count": 5}}
-    assert refused({"categorical": more, "numeric": {"age": numeric["age"], "kg": numeric["kg"]}}, {"seed": 2}) == (
-        f"{made}columns.categorical.color.oov_buckets was 2 and is 3 now; "
+    changed = {"color": {"oov_buckets": 3}, "tags": categorical["tags"], "size": {"min_count": 5}}
+    assert refused({"categorical": changed, "numeric": {"age": numeric["age"], "kg": numeric["kg"]}}, {"seed": 2}) == (
+        f"{problem}columns.categorical.color.oov_buckets was 2 and is 3 now; "
         'columns.categorical.size was not set and is {"min_count": 5} now; '
         'columns.numeric.price was {"missing_flag": true} and is not set now; '
-        f"split.valid was 0.2 and is not set now; split.seed was not set and is 2 now{todo}"
+        f"split.valid was 0.2 and is not set now; split.seed was not set and is 2 now{remedy}"
     )
     fields: dict[str, Any] = {f"f{i}": {} for i in range(4)}
     assert '; columns.weight was not set and is "w" now and 1 more. Run' in refused(
         {"categorical": {**categorical, **fields}, "weight": "w"}, {"valid": 0.2, "seed": 4}
     )
-    # What is only written another way, in another order, or of no concern to the dataset, is no other setting.
+    # Another notation or order, and settings that do not concern the dataset, are not different settings.
     color = {**categorical["color"], "column": "color"}
     same = {**content["columns"], "categorical": {"tags": categorical["tags"], "color": color}}
     split["by"] = ("id",)
@@ -173,57 +177,57 @@ def test_a_dataset_of_other_settings_is_refused(tmp_path: Path) -> None:
     )
 
 
-def test_labels_that_are_not_of_the_task_are_refused(tmp_path: Path) -> None:
+def test_labels_not_valid_for_the_task_are_refused(tmp_path: Path) -> None:
     config = write_shop(tmp_path, shop_encoding(tmp_path / "encoding"), "regression", rows=40)
     with pytest.raises(DataError, match=r"The labels of a binary task are 0 and 1, but 10 of the 10 rows of the valid"):
         train(config.model_copy(update={"model": config.model.model_copy(update={"task": "binary"})}))
     assert not (tmp_path / "model").exists()
 
 
-def test_a_folder_that_holds_something_else_is_left_alone(tmp_path: Path) -> None:
+def test_a_model_folder_with_other_files_is_not_replaced(tmp_path: Path) -> None:
     config = write_shop(tmp_path, shop_encoding(tmp_path / "encoding"), rows=40)
     (tmp_path / "model").mkdir()
     (tmp_path / "model/thesis.txt").write_text("years of work")
     with pytest.raises(DataError, match="is not something this job made"):
         train(config)
-    assert not (tmp_path / "checkpoint").exists()  # told before the training
+    assert not (tmp_path / "checkpoint").exists()  # refused before the training
 
 
-def test_the_plan_tells_what_would_be_done_and_does_nothing(tmp_path: Path) -> None:
+def test_the_plan_describes_the_training_and_writes_nothing(tmp_path: Path) -> None:
     config = write_shop(tmp_path, shop_encoding(tmp_path / "encoding"), rows=40)
     before = sorted(tmp_path.rglob("*"))
     encoding, folds = read(config)
-    told = summary.plan(config, encoding, folds)
+    text = summary.plan(config, encoding, folds)
     # Table: color 1 + 2 + 3, tags 1 + 1 + 2, age 1 + 3, kg 1 = 15 rows of 4 and of w_i, w_0; 2 dense columns, which
     # have weights and join 4 pooled numbers into 8 units; norms of 4 and 8; h.
     parameters = 15 * 4 + 15 + 1 + 2 + (4 + 2) * 8 + 8 + 4 * (4 + 8) + 8
-    assert f"  model     {parameters} parameters, 15 rows in the embedding table" in told
-    assert "no row of the dataset was read, nothing was trained or written" in told
-    assert "(train 40, valid 10, test 10 rows)" in told
-    assert "starts" not in told
-    assert "resumes" not in told
+    assert f"  model     {parameters} parameters, 15 rows in the embedding table" in text
+    assert "no row of the dataset was read, nothing was trained or written" in text
+    assert "(train 40, valid 10, test 10 rows)" in text
+    assert "starts" not in text
+    assert "resumes" not in text
     assert sorted(tmp_path.rglob("*")) == before
 
 
-def test_the_plan_tells_what_the_training_starts_from(tmp_path: Path) -> None:
+def test_the_plan_shows_what_the_training_starts_from(tmp_path: Path) -> None:
     config = write_shop(tmp_path, shop_encoding(tmp_path / "encoding"), rows=40, train={"epochs": 1})
     encoding, folds = read(config)
     fit(encoding.spec, config.model, config.train, folds, Places(tmp_path / "checkpoint"))
-    assert "  resumes   goes on from the checkpoint after 1 steps, in epoch 2" in summary.plan(config, encoding, folds)
+    assert "  resumes   from the checkpoint after 1 steps, in epoch 2" in summary.plan(config, encoding, folds)
 
-    def changed(**changes: Any) -> str:
+    def plan_with(**changes: Any) -> str:
         train_settings = config.train.model_copy(update=changes)
         return summary.plan(config.model_copy(update={"train": train_settings}), encoding, folds)
 
-    assert "starts from the beginning: since the checkpoint" in changed(seed=2)
-    assert "this changed: train.seed was 1 and is 2 now" in changed(seed=2)
-    assert "  starts    from a factorization machine, which is trained first" in changed(pretrain="fm")
+    assert "  resumes   no, the training starts again: since the checkpoint" in plan_with(seed=2)
+    assert "this changed: train.seed was 1 and is 2 now" in plan_with(seed=2)
+    assert "  starts    from a factorization machine, which is trained first" in plan_with(pretrain="fm")
     train(config)
     model = Artifact.load(tmp_path / "model")
-    started = changed(init_from=f"{tmp_path}/model")
+    started = plan_with(init_from=f"{tmp_path}/model")
     assert f"  starts    from the model in {tmp_path}/model ({model.fingerprint[:12]}…)" in started
     with pytest.raises(DataError, match="There is no model in"):
-        changed(init_from=f"{tmp_path}/nowhere")
+        plan_with(init_from=f"{tmp_path}/nowhere")
 
 
 def test_the_job_prints_the_network_from_the_encoding_alone(tmp_path: Path) -> None:
@@ -241,5 +245,5 @@ def test_the_job_prints_the_network_from_the_encoding_alone(tmp_path: Path) -> N
     model = build(encoding.spec, Model(embedding_dim=4, hidden_units=(8,)))
     padding = 4 + 1
     assert ["sum", str(model.count_params() - padding)] in cells
-    assert "Two rows of a field are reserved" in ran.stdout
+    assert "Each field reserves one row for missing" in ran.stdout
     assert sorted(path.name for path in tmp_path.iterdir()) == ["config.yaml", "encoding"]

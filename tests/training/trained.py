@@ -1,4 +1,4 @@
-"""What a training leaves, for the tests to read: a model's outputs and weights, and the values in its event files."""
+"""Results of a training: outputs and weights of the model, and the values in its event files."""
 
 from pathlib import Path
 from typing import Any
@@ -11,12 +11,12 @@ from numpy.typing import NDArray
 from nfm.kernels.tables import Tables
 from nfm.training.data.batches import Fold, Rows
 from nfm.training.model import TABLES, Weights
-from nfm.training.optimizers import arrays_of
+from nfm.training.optimizers import list_arrays
 from nfm.training.result import Fitted
 
 
 class Recorder:
-    """Takes what a tally takes, and keeps the logits."""
+    """Object with the interface of a tally that keeps the logits."""
 
     def __init__(self) -> None:
         self.logits: list[NDArray[Any]] = []
@@ -33,22 +33,22 @@ def rows(fold: Fold) -> Rows:
 
 
 def logits(fitted: Fitted, fold: Fold) -> tuple[NDArray[Any], NDArray[Any]]:
-    """(B, C) of the model, and of its linear part."""
+    """Return (B, C) logits of the model, and of its linear part."""
     recorder: Any = Recorder()
     fitted.measure(fold, recorder)
     return np.concatenate(recorder.logits).astype(np.float64), np.concatenate(recorder.linear).astype(np.float64)
 
 
 def linear_part(model: keras.Model) -> keras.Model:
-    """The same inputs → (B, C) logits, and (B, C) of the linear part alone."""
+    """Return a model with the same inputs, and two outputs: (B, C) logits, and those of the linear part alone."""
     return keras.Model(model.input, [model.output, model.get_layer("score").input[0]])
 
 
 def weights_of(model: keras.Model) -> Weights:
-    """The weights of a Keras model as arrays, without the padding row of its tables."""
-    there = {variable.path: variable.numpy() for variable in model.variables}
-    tables = Tables(*(np.array(there.pop(path)[:-1]) for path in TABLES))
-    return Weights(tables, {path: np.array(array) for path, array in there.items() if array.dtype == np.float32})
+    """Return the weights of a Keras model as arrays, without the padding rows of its tables."""
+    arrays = {variable.path: variable.numpy() for variable in model.variables}
+    tables = Tables(*(np.array(arrays.pop(path)[:-1]) for path in TABLES))
+    return Weights(tables, {path: np.array(array) for path, array in arrays.items() if array.dtype == np.float32})
 
 
 def sigmoid(logit: NDArray[Any]) -> NDArray[Any]:
@@ -56,17 +56,17 @@ def sigmoid(logit: NDArray[Any]) -> NDArray[Any]:
 
 
 def weights(fitted: Fitted) -> list[NDArray[Any]]:
-    return [array.copy() for array in arrays_of(fitted.weights)]
+    return [array.copy() for array in list_arrays(fitted.weights)]
 
 
-def same(a: list[NDArray[Any]], b: list[NDArray[Any]]) -> bool:
+def are_same(a: list[NDArray[Any]], b: list[NDArray[Any]]) -> bool:
     return all(np.array_equal(x, y) for x, y in zip(a, b, strict=True))
 
 
-def values_of(folder: Path) -> list[tuple[int, str, float]]:
-    """(epoch, name, value) of all event files, in the order in which they were written."""
+def read_events(folder: Path) -> list[tuple[int, str, float]]:
+    """Return (epoch, name, value) of all event files, in the order in which they were written."""
     found = []
-    for path in sorted(folder.glob("events.out.tfevents.*"), key=lambda one: one.stat().st_mtime_ns):
+    for path in sorted(folder.glob("events.out.tfevents.*"), key=lambda file: file.stat().st_mtime_ns):
         for record in tf.data.TFRecordDataset([str(path)]).as_numpy_iterator():
             event = tf.compat.v1.Event.FromString(record)
             for value in event.summary.value:

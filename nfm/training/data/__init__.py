@@ -1,1 +1,1 @@
-"""The dataset on disk → rows and batches in memory."""
+"""Read rows and batches from the dataset on disk."""

@@ -1,9 +1,9 @@
-"""The dataset on disk → batches, in memory that does not grow with its rows.
+"""Read batches from the dataset on disk, in memory that does not grow with its rows.
 
-An epoch is a sequence of windows. The row groups of all files are shuffled and dealt out to windows of about
-`shuffle_rows` rows; a window's rows are shuffled, and batches are cut from one window after the other. Which rows are
-in which batch follows from (seed, epoch) and the files' footers alone: not from threads, nor from whether a fold is
-kept in memory; and an epoch can be entered in its middle.
+An epoch is a sequence of windows. The row groups of all files are shuffled and divided into windows of about
+`shuffle_rows` rows; the rows of a window are shuffled, and batches are cut from one window after the other. Which rows
+are in which batch depends only on (seed, epoch) and the files' footers, not on threads or on whether a fold is kept in
+memory. An epoch can start partway through.
 """
 
 import json
@@ -18,13 +18,13 @@ from numpy.typing import NDArray
 
 from nfm.contract.errors import DataError
 from nfm.contract.schema import DATASET_MARKER, FOLDS, Spec
-from nfm.training.data.files import Chunk, open_files
-from nfm.training.data.rows import Rows, joined, part, taken
+from nfm.training.data.files import RowGroup, open_files
+from nfm.training.data.rows import Rows, join_rows, slice_rows, take_rows
 
 __all__ = ["Fold", "Rows", "read_folds"]
 
-KEPT_BYTES = 256 << 20  # a fold whose arrays take no more stays in memory once it was read
-PIECE = 1 << 16  # rows, about, that are made ready together
+KEPT_BYTES = 256 << 20  # a fold whose arrays take at most this stays in memory once it was read
+PIECE = 1 << 16  # rows, about, that are prepared together
 
 
 @dataclass(frozen=True)
@@ -32,76 +32,79 @@ class Fold:
     """Rows of a fold, in the order of the files' names."""
 
     spec: Spec
-    _chunks: Sequence[Chunk]
+    _row_groups: Sequence[RowGroup]
     _kept_in_memory: bool
-    digest: str  # SHA-256 of what the batches follow from: names (below the dataset's folder), sizes and rows of files
+    digest: str  # SHA-256 of the files' names (below the dataset's folder), sizes and rows, which determine the batches
 
     @cached_property
     def rows(self) -> int:
-        """How many rows."""
+        """Number of rows."""
         return int(self._sizes.sum())
 
     def steps(self, size: int) -> int:
-        """Batches of an epoch."""
+        """Return the number of batches of `size` rows in an epoch."""
         return -(-self.rows // size)
 
     def pieces(self, most: int = PIECE) -> Iterator[Rows]:
-        """Yield all rows, at most `most` at once; DataError if a file cannot be read, was changed, or has a null."""
-        for i, chunk in enumerate(self._chunks):
+        """Yield all rows in order, at most `most` at a time.
+
+        Raises DataError if a file cannot be read, was changed since the fold was opened, or contains a null.
+        """
+        for i, chunk in enumerate(self._row_groups):
             rows, places = self._window(np.array([i]))
             for start in range(0, chunk.rows, most):
-                yield part(rows, places[start], places[0] + min(start + most, chunk.rows))
+                yield slice_rows(rows, places[start], places[0] + min(start + most, chunk.rows))
 
     def batches(
         self, size: int, *, seed: int | None = None, epoch: int = 0, skip: int = 0, shuffle_rows: int = 1_000_000
     ) -> Iterator[Rows]:
-        """Yield the batches of one epoch, of `size` rows (the last may have fewer); a thread makes the next ones ready.
+        """Yield the batches of one epoch, of `size` rows (the last may have fewer); a thread prepares the next ones.
 
-        The order follows from the `seed` (not negative; None: as in `pieces`) and the `epoch`; the first `skip` batches
-        are left out. `shuffle_rows` are shuffled together, rounded to whole row groups: about twice as many are in
-        memory, unless the fold is small enough to be kept. Raises DataError as `pieces` does.
+        The `seed` (not negative; None: the order of `pieces`) and the `epoch` determine the order; the first `skip`
+        batches are left out. `shuffle_rows` rows, rounded to whole row groups, are shuffled together: about twice as
+        many are in memory, unless the fold is small enough to stay there. Raises DataError as `pieces` does.
         """
         pieces = self._shuffled(size, seed, epoch, skip, shuffle_rows)
         with ThreadPoolExecutor(1) as pool:
-            coming = pool.submit(next, pieces, None)
-            while (piece := coming.result()) is not None:
-                coming = pool.submit(next, pieces, None)
+            next_piece = pool.submit(next, pieces, None)
+            while (piece := next_piece.result()) is not None:
+                next_piece = pool.submit(next, pieces, None)
                 for start in range(0, len(piece.label), size):
-                    yield part(piece, start, min(start + size, len(piece.label)))
+                    yield slice_rows(piece, start, min(start + size, len(piece.label)))
 
     def _shuffled(self, size: int, seed: int | None, epoch: int, skip: int, shuffle_rows: int) -> Iterator[Rows]:
-        """The epoch's rows, in pieces of whole batches; the next window is read while one is handed out."""
+        """Yield the rows of an epoch in pieces of whole batches; a thread reads the next window meanwhile."""
         windows = list(enumerate(self._windows(seed, epoch, shuffle_rows), start=1))
-        left_out, wanted = skip * size, max(1, PIECE // size) * size
-        while windows and left_out >= (skipped := int(self._sizes[windows[0][1]].sum())):
-            left_out -= skipped
+        left_to_skip, piece_rows = skip * size, max(1, PIECE // size) * size
+        while windows and left_to_skip >= (window_rows := int(self._sizes[windows[0][1]].sum())):
+            left_to_skip -= window_rows
             del windows[0]
         if not windows:
             return
         waiting: list[Rows] = []
-        missing = wanted  # to a full piece
+        missing = piece_rows  # rows until the piece is full
         with ThreadPoolExecutor(1) as pool:
-            coming = pool.submit(self._window, windows[0][1])
+            next_window = pool.submit(self._window, windows[0][1])
             for i, (number, _) in enumerate(windows, start=1):
-                rows, places = coming.result()
+                rows, places = next_window.result()
                 if i < len(windows):
-                    coming = pool.submit(self._window, windows[i][1])
+                    next_window = pool.submit(self._window, windows[i][1])
                 if seed is not None:
                     places = np.random.default_rng([seed, epoch, number]).permutation(places)
-                at, left_out = left_out, 0
+                at, left_to_skip = left_to_skip, 0
                 while at < len(places):
-                    waiting.append(taken(rows, places[at : at + missing]))
+                    waiting.append(take_rows(rows, places[at : at + missing]))
                     at += missing
                     missing -= len(waiting[-1].label)
                     if not missing:
-                        yield joined(waiting, wanted)
-                        waiting, missing = [], wanted
+                        yield join_rows(waiting, piece_rows)
+                        waiting, missing = [], piece_rows
         if waiting:
-            yield joined(waiting, wanted - missing)
+            yield join_rows(waiting, piece_rows - missing)
 
     def _windows(self, seed: int | None, epoch: int, shuffle_rows: int) -> list[NDArray[np.int64]]:
-        """Which chunks each window has. They are of even size, so that no few rows are left to be shuffled alone."""
-        order = np.arange(len(self._chunks))
+        """Return the row groups of each window; all have about the same size, so no small rest is shuffled alone."""
+        order = np.arange(len(self._row_groups))
         if seed is None:
             return list(order[:, np.newaxis])
         order = np.random.default_rng([seed, epoch]).permutation(order)
@@ -109,28 +112,31 @@ class Fold:
         window_of = (ends - self._sizes[order]) * -(-self.rows // shuffle_rows) // max(1, self.rows)
         return [order[window_of == i] for i in np.unique(window_of)]
 
-    def _window(self, chunks: NDArray[np.int64]) -> tuple[Rows, NDArray[np.int64]]:
-        """Rows, and which of them are the chunks', in the chunks' order."""
+    def _window(self, row_groups: NDArray[np.int64]) -> tuple[Rows, NDArray[np.int64]]:
+        """Return rows, and the places in them of the rows of these row groups, in order."""
         if not self._kept_in_memory:
-            rows = joined((self._chunks[i].read() for i in chunks.tolist()), int(self._sizes[chunks].sum()))
+            rows = join_rows(
+                (self._row_groups[i].read() for i in row_groups.tolist()), int(self._sizes[row_groups].sum())
+            )
             return rows, np.arange(len(rows.label))
         starts = np.cumsum(self._sizes) - self._sizes
-        return self._kept, np.concatenate([np.arange(starts[i], starts[i] + self._sizes[i]) for i in chunks])
+        return self._kept, np.concatenate([np.arange(starts[i], starts[i] + self._sizes[i]) for i in row_groups])
 
     @cached_property
     def _sizes(self) -> NDArray[np.int64]:
-        return np.array([chunk.rows for chunk in self._chunks], np.int64)
+        return np.array([chunk.rows for chunk in self._row_groups], np.int64)
 
     @cached_property
     def _kept(self) -> Rows:
-        return joined((chunk.read() for chunk in self._chunks), self.rows)
+        return join_rows((chunk.read() for chunk in self._row_groups), self.rows)
 
 
 def read_folds(folder: Path, spec: Spec, group: str | None = None) -> dict[str, Fold]:
-    """Open the dataset's folds: only the files' footers are read. One without rows is an empty fold.
+    """Open the folds of a dataset; only the footers of its files are read. A fold may be empty.
 
-    `group`: a key column that `Fold.pieces` is to give along. Raises DataError for no dataset, one made with another
-    encoding, a file that cannot be read or has other columns, rows that were lost, or no rows to train on.
+    `group`: a key column that is read with the rows. Raises DataError if there is no dataset, it was made with another
+    encoding, a file cannot be read or has other columns, the number of rows is not the one that the feature job wrote,
+    or the train fold is empty.
     """
     marker = folder / DATASET_MARKER
     try:
@@ -142,19 +148,21 @@ def read_folds(folder: Path, spec: Spec, group: str | None = None) -> dict[str, 
         ) from error
     if made_with != spec.fingerprint:
         raise DataError(
-            f"{folder} was written with the encoding {made_with[:12]}…, but the encoding beside it is "
+            f"{folder} was written with the encoding {made_with[:12]}…, but the encoding folder contains "
             f"{spec.fingerprint[:12]}…: they do not belong together. Run jobs/features.py again."
         )
     folds = {}
     for fold in FOLDS:
         files = open_files(folder, f"fold={fold}", spec, group)
-        folds[fold] = Fold(spec, files.chunks, files.array_bytes <= KEPT_BYTES, files.digest)
-    for name, opened in folds.items():
-        if opened.rows != rows[name]:
+        folds[fold] = Fold(spec, files.row_groups, files.array_bytes <= KEPT_BYTES, files.digest)
+    for name, fold_read in folds.items():
+        if fold_read.rows != rows[name]:
             raise DataError(
-                f"{folder}/fold={name} holds {opened.rows} rows where {marker.name} says {rows[name]}: files were "
-                "taken away or added. Run jobs/features.py again."
+                f"{folder}/fold={name} has {fold_read.rows} rows, but {marker.name} says {rows[name]}: files were "
+                "removed or added. Run jobs/features.py again."
             )
     if not folds["train"].rows:
-        raise DataError(f"The train fold of {folder} is empty: there is nothing to learn from. Check split.")
+        raise DataError(
+            f"The train fold of {folder} is empty, so no model can be trained. Check the shares under split."
+        )
     return folds

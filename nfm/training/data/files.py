@@ -1,4 +1,4 @@
-"""The dataset's Parquet files: what they hold, and their row groups as arrays."""
+"""Parquet files of the dataset: their footers, and their row groups as arrays."""
 
 import hashlib
 import json
@@ -19,8 +19,8 @@ from nfm.contract.values import decode_dictionary
 from nfm.training.data.rows import Rows
 
 
-class Chunk(NamedTuple):
-    """A row group, which is read at once."""
+class RowGroup(NamedTuple):
+    """A row group of a file, which is read as a whole."""
 
     rows: int
     read: Callable[[], Rows]
@@ -29,36 +29,36 @@ class Chunk(NamedTuple):
 class Files(NamedTuple):
     """The files of a fold, in the order of their names."""
 
-    chunks: tuple[Chunk, ...]
-    array_bytes: int  # of all rows as arrays, about
+    row_groups: tuple[RowGroup, ...]
+    array_bytes: int  # estimate for all rows as arrays
     digest: str  # SHA-256 of the files' names, sizes and row groups
 
 
 def open_files(folder: Path, below: str, spec: Spec, group: str | None) -> Files:
-    """Read the footers of all files of a fold, `below` its dataset/; DataError if one is damaged or has other columns.
+    """Read the footers of all files of a fold, which is in `folder`/`below`.
 
-    `group`: a column that is read, too.
+    `group`: a key column that is read with the rows. Raises DataError if a file is damaged or has other columns.
     """
-    chunks: list[Chunk] = []
-    found, size = hashlib.sha256(), 0
-    for path in sorted((folder / below).rglob("*.parquet")):  # in folders of their own with dataset.partition_by
+    row_groups: list[RowGroup] = []
+    digest, size = hashlib.sha256(), 0
+    for path in sorted((folder / below).rglob("*.parquet")):  # in subfolders with dataset.partition_by
         with _opened(path, spec, group) as file:
             groups = [file.metadata.row_group(i) for i in range(file.num_row_groups)]
-            chunks += [
-                Chunk(one.num_rows, partial(_read, path, i, one.num_rows, spec, group))
-                for i, one in enumerate(groups)
-                if one.num_rows
+            row_groups += [
+                RowGroup(metadata.num_rows, partial(_read, path, i, metadata.num_rows, spec, group))
+                for i, metadata in enumerate(groups)
+                if metadata.num_rows
             ]
-            size += sum(_array_bytes(one, spec, group) for one in groups)
-            told = [path.relative_to(folder).as_posix(), path.stat().st_size, [one.num_rows for one in groups]]
-            found.update(json.dumps(told).encode())
-    return Files(tuple(chunks), size, found.hexdigest())
+            size += sum(_array_bytes(metadata, spec, group) for metadata in groups)
+            rows = [metadata.num_rows for metadata in groups]
+            digest.update(json.dumps([path.relative_to(folder).as_posix(), path.stat().st_size, rows]).encode())
+    return Files(tuple(row_groups), size, digest.hexdigest())
 
 
 def _array_bytes(row_group: Any, spec: Spec, group: str | None) -> int:
-    """Estimate the bytes of a row group as arrays: every number has four."""
+    """Estimate the bytes of a row group as arrays; each number takes four."""
     columns = [row_group.column(i) for i in range(row_group.num_columns)]
-    lists = [f"{name}." for one in spec.fields if one.bag is not None for name in one.outputs]
+    lists = [f"{name}." for field in spec.fields if field.bag is not None for name in field.outputs]
     members = sum(c.num_values for c in columns if any(c.path_in_schema.startswith(name) for name in lists))
     plain = len(spec.outputs) - len(lists) + 2 + 2  # label, weight, splits
     return int(4 * (plain * row_group.num_rows + members) + (64 * row_group.num_rows if group else 0))
@@ -79,17 +79,17 @@ def _opened(path: Path, spec: Spec, group: str | None) -> Iterator[pq.ParquetFil
 def _read(path: Path, row_group: int, count: int, spec: Spec, group: str | None) -> Rows:
     names = [*spec.outputs, "label", "weight"]
     with _opened(path, spec, group) as file:
-        # One thread: the others are the model's.
+        # One thread, because the training uses the others.
         table = file.read_row_group(row_group, columns=[*names, *([group] if group else [])], use_threads=False)
     if len(table) != count:
         raise DataError(
-            f"Row group {row_group} of {path} holds {len(table)} rows, and held {count} when the training began: the "
+            f"Row group {row_group} of {path} has {len(table)} rows, but had {count} when the training started: the "
             "file was changed meanwhile. Run the training again."
         )
     columns = {name: read_column(name, table[name].combine_chunks(), str(path)) for name in names}
-    arranged = check_and_arrange(spec, columns, str(path))
+    inputs = check_and_arrange(spec, columns, str(path))
     groups = None
     if group is not None:
         groups = decode_dictionary(table[group].combine_chunks())
         groups = np.array(groups.to_pylist(), object) if groups.null_count else groups.to_numpy(zero_copy_only=False)
-    return Rows(arranged, columns["label"], columns["weight"], groups)
+    return Rows(inputs, columns["label"], columns["weight"], groups)

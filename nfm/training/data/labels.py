@@ -1,4 +1,4 @@
-"""The labels: whether they are of the task, and what follows from their counts."""
+"""Labels: check them against the model task, and compute the constant baseline and class weights from them."""
 
 import math
 from collections.abc import Iterator
@@ -11,26 +11,27 @@ from nfm.contract.errors import DataError
 from nfm.contract.schema import Spec
 from nfm.training.data.batches import Fold
 from nfm.training.metrics.names import Task
-from nfm.training.metrics.tally import train_mean
+from nfm.training.metrics.tally import compute_constant
 
 
-def constant_and_weights(
+def compute_constant_and_class_weights(
     spec: Spec, task: Task, settings: Train, train: Fold
 ) -> tuple[tuple[float, ...], NDArray[np.float32] | None]:
-    """Return the best constant for rows as they come, and each class's weight where there are any.
+    """Return the constant baseline of the train fold, and a weight for each class, or None without class weights.
 
-    Raises DataError for labels that are not of the task, or a weight for a class that does not exist.
+    The constant is corrected for negatives that were left out. Raises DataError if a label is not valid for the task,
+    or if `train.class_weights` names a class that does not exist.
     """
     counts: NDArray[np.float64] = np.zeros(max(2, len(spec.classes)))
 
     def pieces() -> Iterator[tuple[NDArray[np.float32], NDArray[np.float32]]]:
-        for label, weight in checked(spec, task, "train", train):
+        for label, weight in check_labels(spec, task, "train", train):
             if task != "regression":
                 counts[:] += np.bincount(label.astype(np.int64), weight, len(counts))
             yield label, weight
 
-    constant = train_mean(task, spec.classes, pieces())
-    if task == "binary":  # of all negatives, so many were kept
+    constant = compute_constant(task, spec.classes, pieces())
+    if task == "binary":  # only this share of the negatives was kept
         ones, zeros = constant[0] * spec.negative_rate, 1 - constant[0]
         constant = (ones / (ones + zeros),)
     if settings.class_weights is None:
@@ -42,15 +43,17 @@ def constant_and_weights(
         unknown = sorted(set(settings.class_weights) - set(names))
         if unknown:
             raise DataError(
-                f"train.class_weights: {', '.join(map(repr, unknown))} given, but the label's classes are "
-                f"{', '.join(map(repr, names[:20]))}. Name these, or leave train.class_weights out."
+                f"train.class_weights names {', '.join(map(repr, unknown))}, but the label's classes are "
+                f"{', '.join(map(repr, names[:20]))}. Use these names, or leave train.class_weights out."
             )
         weights = np.array([settings.class_weights.get(name, 1.0) for name in names])
     return constant, weights.astype(np.float32)
 
 
-def checked(spec: Spec, task: Task, name: str, fold: Fold) -> Iterator[tuple[NDArray[np.float32], NDArray[np.float32]]]:
-    """Yield the labels and weights of a fold, in pieces; DataError at the end if some were not of the task."""
+def check_labels(
+    spec: Spec, task: Task, name: str, fold: Fold
+) -> Iterator[tuple[NDArray[np.float32], NDArray[np.float32]]]:
+    """Yield the labels and weights of a fold, in pieces; at the end, raise DataError if a label is not valid."""
     if task == "regression":
         allowed = "numbers"
     else:
@@ -65,13 +68,15 @@ def checked(spec: Spec, task: Task, name: str, fold: Fold) -> Iterator[tuple[NDA
     if wrong:
         raise DataError(
             f"The labels of a {task} task are {allowed}, but {wrong:,} of the {fold.rows:,} rows of the {name} fold "
-            f"have another, {example:g} for one. Set model.task to what the label is, and run jobs/features.py again."
+            f"have other labels, for example {example:g}. Set model.task to match the label, and run jobs/features.py "
+            "again."
         )
 
 
 def correct_bias(bias: NDArray[np.float32], negative_rate: float) -> None:
-    """Make the probabilities of a model that saw this share of the negatives those of a model that saw all, in place.
+    """Correct the bias of a model that was fitted to this share of the negatives, in place.
 
-    Down-sampling divides the odds by the rate, which adds -log(rate) to the logit (King & Zeng 2001, section 4.1).
+    Down-sampling divides the odds by the rate, which adds -log(rate) to the logit (King & Zeng 2001, section 4.1). With
+    the corrected bias, probabilities are those for all rows.
     """
     bias += np.float32(math.log(negative_rate))

@@ -1,1 +1,1 @@
-"""Metrics of each task, computed in one pass over a fold."""
+"""Metrics of each model task, computed in one pass over a fold."""

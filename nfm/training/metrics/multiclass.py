@@ -1,4 +1,4 @@
-"""Metrics of a fold whose labels are classes (`names` says where to add a metric)."""
+"""Metrics of a fold whose labels are classes (`names` describes how to add a metric)."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -8,15 +8,15 @@ from numpy.typing import NDArray
 
 from nfm.contract.cells import CellTable, auc
 from nfm.training.metrics import curves
-from nfm.training.metrics.names import TINY, Array, Floats, finite, share
+from nfm.training.metrics.names import TINY, Array, Floats, check_finite, share
 
-MOST_CLASSES = 30  # of which a confusion matrix is kept
-MOST_RANKED = 100  # classes of which an AUC is measured: each costs a sort of the fold
-_MOST_CELLS = 1 << 22  # of all classes together
+MOST_CLASSES = 30  # most classes with a confusion matrix
+MOST_RANKED = 100  # most classes with AUCs: each AUC costs a sort of the fold
+_MOST_CELLS = 1 << 22  # cells of all classes together
 
 
 class _ClassScores:
-    """Sums of one predictor's logits of C classes."""
+    """Sums over the logits of one predictor, for C classes."""
 
     def __init__(self, classes: int) -> None:
         self.loss = 0.0
@@ -35,13 +35,13 @@ class _ClassScores:
         self.predicted += np.bincount(guess, weight, size)
         self.right += np.bincount(label, weight * (guess == label), size)
         for number, scores in enumerate(self.scores):
-            mine = label == number
-            scores.add(log_p[:, number], np.stack([weight * mine, weight * ~mine], axis=1))
+            is_class = label == number
+            scores.add(log_p[:, number], np.stack([weight * is_class, weight * ~is_class], axis=1))
         return guess
 
     def areas(self) -> list[float | None]:
-        """AUC of each class against all others."""
-        return [auc(*one.cells().counts.T) for one in self.scores] or [None] * len(self.right)
+        """Return the AUC of each class against all others; None for each if there are more than MOST_RANKED classes."""
+        return [auc(*scores.cells().counts.T) for scores in self.scores] or [None] * len(self.right)
 
     def metrics(self, weight: float, areas: list[float | None]) -> dict[str, float | None]:
         defined = [area for area in areas if area is not None]
@@ -53,11 +53,11 @@ class _ClassScores:
 
 
 class MulticlassTally:
-    """Metrics of C classes.
+    """Metrics of a multiclass model.
 
-    log_loss, accuracy, macro_auc (one against the rest, the plain mean over the classes that have one; None beyond
-    MOST_RANKED classes), the same of `constant` and `linear`; and `classes`: precision, recall, f1, auc and rows of
-    each, by its text.
+    log_loss, accuracy, and macro_auc: the unweighted mean of the defined AUCs of one class against the rest, None for
+    more than MOST_RANKED classes. The baselines `constant` and `linear` have the same. `classes` has precision, recall,
+    f1, auc and rows of each class, by its name.
     """
 
     def __init__(self, classes: Sequence[str], constant: Sequence[float]) -> None:  # noqa: D107 (see `tally`)
@@ -69,8 +69,8 @@ class MulticlassTally:
         self._confusion = np.zeros((size, size)) if size <= MOST_CLASSES else None
 
     def add(self, label_B: Array, weight_B: Array, logits_BC: Array, linear_BC: Array, group_B: Any = None) -> None:
-        """Add B rows: the classes' numbers, and (B, C) logits of the model and of its linear part."""
-        label, weight = finite(label_B, weight_B, logits_BC, linear_BC)
+        """Add B rows: class numbers, weights, and (B, C) logits of the model and of its linear part."""
+        label, weight = check_finite(label_B, weight_B, logits_BC, linear_BC)
         number, size = label.astype(np.int64), len(self.classes)
         self.rows += len(number)
         self.weight += float(weight.sum())
@@ -82,12 +82,12 @@ class MulticlassTally:
             self._confusion += np.bincount(number * size + guess, weight, size**2).reshape(size, size)
 
     def metrics(self) -> dict[str, Any]:
-        """The metrics by name."""
+        """Return the metrics by name, with those of the baselines under `constant` and `linear`."""
         areas, right, predicted = self._model.areas(), self._model.right, self._model.predicted
         return {
             "rows": self.rows,
             **self._model.metrics(self.weight, areas),
-            "constant": self._of_constant(),
+            "constant": self._constant_metrics(),
             "linear": self._linear.metrics(self.weight, self._linear.areas()),
             "classes": {
                 name: {
@@ -101,7 +101,7 @@ class MulticlassTally:
             },
         }
 
-    def _of_constant(self) -> dict[str, float | None]:
+    def _constant_metrics(self) -> dict[str, float | None]:
         if not self.weight:
             return dict.fromkeys(("log_loss", "accuracy", "macro_auc"))
         rates = self._actual / self.weight
@@ -113,5 +113,5 @@ class MulticlassTally:
         }
 
     def confusion(self) -> Floats | None:
-        """(C, C) weight of the rows of each class (down) that each class was predicted for; None where C is large."""
+        """Return (C, C) weight of rows by actual (first axis) and predicted class; None for more than MOST_CLASSES."""
         return self._confusion

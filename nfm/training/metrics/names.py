@@ -1,4 +1,4 @@
-"""Metrics of each model task, and what their tallies share.
+"""Metrics of each model task, and functions that their tallies share.
 
 To add a metric, add it to `METRICS`, with its direction, and compute it, as a float, in `metrics()` of its task's tally
 (`binary`, `regression`, `multiclass`); add it to `config.train.MONITORS` if early stopping may watch it.
@@ -16,18 +16,18 @@ from nfm.contract.schema import FOLDS
 Task = Literal["binary", "regression", "multiclass"]
 Array = NDArray[Any]
 Floats = NDArray[np.float64]
-TINY = 1e-15  # no constant is surer than this
+TINY = 1e-15  # least probability of a constant prediction in the log loss
 
 
 class Metric(NamedTuple):
-    """How a metric is shown."""
+    """Name and direction of a metric."""
 
     key: str
     name: str
     higher_is_better: bool = False
 
 
-METRICS: dict[str, tuple[Metric, ...]] = {  # of each task; the first three say most
+METRICS: dict[str, tuple[Metric, ...]] = {  # by task; the first three are the most important
     "binary": (
         Metric("auc", "AUC", True),
         Metric("log_loss", "log loss"),
@@ -46,24 +46,24 @@ METRICS: dict[str, tuple[Metric, ...]] = {  # of each task; the first three say 
 
 
 def share(part: float, whole: float) -> float | None:
-    """Return part / whole; None where the whole is 0."""
+    """Return part / whole; None if the whole is 0."""
     return float(part / whole) if whole > 0 else None
 
 
-def finite(label_B: Array, weight_B: Array, *outputs: Array) -> tuple[Floats, Floats]:
-    """Return labels and weights of B rows as float64; raise DivergedError if a (B, C) output is not finite."""
+def check_finite(label_B: Array, weight_B: Array, *outputs: Array) -> tuple[Floats, Floats]:
+    """Return labels and weights of B rows as float64; raises DivergedError if a (B, C) output is not finite."""
     for output_BC in outputs:
         bad = ~np.isfinite(output_BC).all(axis=1)
         if bad.any():
             raise DivergedError(
-                f"Every output of the model must be a number, but those of {int(bad.sum())} of {len(output_BC)} rows "
-                f"are not, {output_BC[bad][0].tolist()} for one: its weights grew too large, or the fold has numbers "
-                "far beyond those of the train fold. Lower train.learning_rate, or scale and clip under "
+                f"Every output of the model must be finite, but the outputs of {int(bad.sum())} of {len(output_BC)} "
+                f"rows are not, for example {output_BC[bad][0].tolist()}: its weights grew too large, or the fold has "
+                "numbers far beyond those of the train fold. Lower train.learning_rate, or set scale and clip under "
                 "columns.numeric."
             )
     return np.asarray(label_B, np.float64), np.asarray(weight_B, np.float64)
 
 
-def judged_fold(metrics: Mapping[str, Mapping[str, Any]]) -> str:
-    """Return the fold that predicts best how the model does on new rows: test, else valid, else train."""
+def choose_judged_fold(metrics: Mapping[str, Mapping[str, Any]]) -> str:
+    """Return the fold whose metrics best predict those of new rows: test, else valid, else train."""
     return next(fold for fold in reversed(FOLDS) if metrics.get(fold, {}).get("rows"))

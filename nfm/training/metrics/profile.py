@@ -1,4 +1,4 @@
-"""The folds as the health report of a later table needs them: `contract.profile`, collected while they are measured."""
+"""Collect the profile that later health reports compare tables with (`contract.profile`), while folds are measured."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ from nfm.training.data.rows import Rows
 
 
 class Collector:
-    """Counts of the train fold's ids and numbers, and the scores of the fold that stands for unseen rows."""
+    """Counts of the train fold's ids and numbers, and of the scores of a fold that represents unseen rows."""
 
     def __init__(self, spec: Spec, task: str, outputs: int) -> None:
         """Create an empty collector for C outputs."""
@@ -25,35 +25,35 @@ class Collector:
         self._offsets = np.array(singles, np.int64)
 
     def add_rows(self, rows: Rows) -> None:
-        """Count the ids and the numbers of some rows. Where negatives were left out, one stands for several."""
-        spec, given, rate = self._spec, rows.inputs, self._spec.negative_rate
+        """Count ids and numbers of rows; a negative counts 1 / negative_rate times, for those that were left out."""
+        spec, inputs, rate = self._spec, rows.inputs, self._spec.negative_rate
         weight_B = np.where(rows.label > 0, 1.0, 1 / rate) if rate != 1 else np.ones(len(rows.label))
-        np.add.at(self._ids, given.ids_BF + self._offsets, weight_B[:, None])
-        np.add.at(self._ids, given.bag_rows, np.repeat(weight_B, np.diff(given.bag_splits)))
-        kept = ((rows.label > 0) if rate != 1 else np.zeros(len(rows.label))).astype(np.int64)
-        for number, found in zip(spec.numbers, self._numbers, strict=True):
+        np.add.at(self._ids, inputs.ids_BF + self._offsets, weight_B[:, None])
+        np.add.at(self._ids, inputs.bag_rows, np.repeat(weight_B, np.diff(inputs.bag_splits)))
+        group = ((rows.label > 0) if rate != 1 else np.zeros(len(rows.label))).astype(np.int64)
+        for number, table in zip(spec.numbers, self._numbers, strict=True):
             dense = number.placement == "dense"
-            values, names = (given.dense_BD, spec.dense) if dense else (given.values_BN, spec.field_numbers)
-            found.add(values[:, names.index(number.name)], kept)
+            values, names = (inputs.dense_BD, spec.dense) if dense else (inputs.values_BN, spec.field_numbers)
+            table.add(values[:, names.index(number.name)], group)
 
     def add_scores(self, logits_BC: NDArray[Any]) -> None:
-        """Count the scores of some rows."""
+        """Count the scores of rows with (B, C) logits; scores that are not finite are left out."""
         scores_BC = compute_scores(self._task, logits_BC.astype(np.float64)).astype(np.float32)
-        for of_class, found in zip(scores_BC.T, self._scores, strict=True):
-            found.add(of_class[np.isfinite(of_class)], np.zeros(len(of_class), np.int64))
+        for scores_B, table in zip(scores_BC.T, self._scores, strict=True):
+            table.add(scores_B[np.isfinite(scores_B)], np.zeros(len(scores_B), np.int64))
 
-    def profile(self, fold: str) -> Profile:
-        """The profile of all that was added; the scores are those of `fold`."""
+    def make_profile(self, fold: str) -> Profile:
+        """Make the profile of all rows and scores that were added; `fold` is the name of the fold of the scores."""
         spec = self._spec
-        parts = zip(spec.fields, spec.offsets, strict=True)
-        fields = {field.name: make_id_bins(field, self._ids[start : start + field.size]) for field, start in parts}
+        blocks = zip(spec.fields, spec.offsets, strict=True)
+        fields = {field.name: make_id_bins(field, self._ids[start : start + field.size]) for field, start in blocks}
         numbers = {
-            number.name: Bins.from_cells(self._as_they_were(found.cells()))
-            for number, found in zip(spec.numbers, self._numbers, strict=True)
+            number.name: Bins.from_cells(self._restore_dropped_negatives(table.cells()))
+            for number, table in zip(spec.numbers, self._numbers, strict=True)
         }
-        return Profile(fields, numbers, fold, tuple(found.cells() for found in self._scores))
+        return Profile(fields, numbers, fold, tuple(table.cells() for table in self._scores))
 
-    def _as_they_were(self, found: Cells) -> Cells:
-        """Counts that include the negatives that were left out."""
-        counts = found.counts / np.array([self._spec.negative_rate, 1.0])
-        return Cells(found.bits, found.keys, counts.sum(axis=1, keepdims=True))
+    def _restore_dropped_negatives(self, cells: Cells) -> Cells:
+        """Add the counts of label 0, scaled up for the negatives that were left out, and of label 1."""
+        counts = cells.counts / np.array([self._spec.negative_rate, 1.0])
+        return Cells(cells.bits, cells.keys, counts.sum(axis=1, keepdims=True))

@@ -1,16 +1,16 @@
-"""Metrics of a fold whose labels are numbers (`names` says where to add a metric)."""
+"""Metrics of a fold whose labels are numbers (`names` describes how to add a metric)."""
 
 from typing import Any
 
 import numpy as np
 
-from nfm.training.metrics.names import Array, Floats, finite, share
+from nfm.training.metrics.names import Array, Floats, check_finite, share
 
-SAMPLED_ROWS = 20_000  # for the pictures
+SAMPLED_ROWS = 20_000  # for the charts
 
 
 class _Errors:
-    """Sums of one predictor's errors."""
+    """Sums over the errors of one predictor."""
 
     def __init__(self) -> None:
         self.squared = self.absolute = 0.0
@@ -29,7 +29,7 @@ class _Errors:
 
 
 class RegressionTally:
-    """Metrics of numbers: rmse, mae, r2 (None where all labels are equal); and the same of `constant` and `linear`."""
+    """Metrics of a regression: rmse, mae, r2 (None if all labels are equal); the same for `constant` and `linear`."""
 
     def __init__(self, constant: float) -> None:  # noqa: D107 (see `tally`)
         self.rows, self.weight, self.constant = 0, 0.0, constant
@@ -39,23 +39,23 @@ class RegressionTally:
         self._random, self._sample = np.random.default_rng(0), np.empty((0, 4))
 
     def add(self, label_B: Array, weight_B: Array, logits_BC: Array, linear_BC: Array, group_B: Any = None) -> None:
-        """Add B rows: labels, and (B, 1) predictions of the model and of its linear part."""
-        label, weight = finite(label_B, weight_B, logits_BC, linear_BC)
+        """Add B rows: labels, weights, and (B, 1) predictions of the model and of its linear part."""
+        label, weight = check_finite(label_B, weight_B, logits_BC, linear_BC)
         predicted = logits_BC[:, 0].astype(np.float64)
         self.rows += len(label)
-        of_batch = float(weight.sum())
-        if of_batch:  # two means and spreads are one (Chan, Golub & LeVeque 1979)
-            mean = float(weight @ label) / of_batch
-            apart, self.weight = mean - self._mean, self.weight + of_batch
+        batch_weight = float(weight.sum())
+        if batch_weight:  # merge the means and spreads (Chan, Golub & LeVeque 1979)
+            mean = float(weight @ label) / batch_weight
+            difference, self.weight = mean - self._mean, self.weight + batch_weight
             self._spread += float(weight @ (label - mean) ** 2)
-            self._spread += apart**2 * of_batch * (self.weight - of_batch) / self.weight
-            self._mean += apart * of_batch / self.weight
+            self._spread += difference**2 * batch_weight * (self.weight - batch_weight) / self.weight
+            self._mean += difference * batch_weight / self.weight
             counted = label[weight > 0]
             self._low, self._high = min(self._low, counted.min()), max(self._high, counted.max())
         linear = linear_BC[:, 0].astype(np.float64)
         for name, value in (("model", predicted), ("constant", self.constant), ("linear", linear)):
             self._predictors[name].add(value - label, weight)
-        # The rows with the smallest random numbers are a sample in which every row is as likely.
+        # The rows with the smallest random numbers are a uniform sample.
         drawn = np.stack([self._random.random(len(label)), label, predicted, weight], axis=1)
         sample = np.concatenate([self._sample, drawn])
         if len(sample) > SAMPLED_ROWS:
@@ -63,12 +63,12 @@ class RegressionTally:
         self._sample = sample
 
     def metrics(self) -> dict[str, Any]:
-        """The metrics by name."""
+        """Return the metrics by name, with those of the baselines under `constant` and `linear`."""
         spread = self._spread if self._low < self._high else None
-        found = {name: errors.metrics(self.weight, spread) for name, errors in self._predictors.items()}
-        return {"rows": self.rows, **found.pop("model"), **found}
+        metrics = {name: errors.metrics(self.weight, spread) for name, errors in self._predictors.items()}
+        return {"rows": self.rows, **metrics.pop("model"), **metrics}
 
     def sample(self) -> tuple[Floats, Floats, Floats]:
-        """(S,) label, prediction and weight of up to SAMPLED_ROWS rows, drawn at random."""
+        """Return (S,) label, prediction and weight of at most SAMPLED_ROWS rows, drawn at random."""
         label, predicted, weight = self._sample[:, 1:].T
         return label, predicted, weight

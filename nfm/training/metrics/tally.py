@@ -1,8 +1,8 @@
-"""Metrics of a fold in one pass: what is kept does not grow with its rows, except for an AUC within groups.
+"""Metrics of a fold in one pass, in memory that does not grow with its rows, except for the AUC within groups.
 
 Every metric is weighted by the sample weights, and None where it is not defined: without rows, without weight, or with
-one class only. Two baselines stand beside the model: a constant, and the linear part of the same model alone. `names`
-says where to add a metric.
+only one class. The model is compared with two baselines: a constant, and the linear part of the same model alone.
+`names` describes how to add a metric.
 """
 
 from collections.abc import Iterable, Sequence
@@ -19,23 +19,23 @@ from nfm.training.metrics.regression import RegressionTally
 Tally = BinaryTally | RegressionTally | MulticlassTally
 
 
-def tally(task: Task, classes: Sequence[str], constant: Sequence[float]) -> Tally:
-    """An empty tally of a task's metrics.
+def make_tally(task: Task, classes: Sequence[str], constant: Sequence[float]) -> Tally:
+    """Make an empty tally for the metrics of a task.
 
-    `classes`: the texts of a multiclass label, by number. `constant`: the constant baseline, from `train_mean`.
+    `classes`: names of a multiclass label's classes, by number. `constant`: the baseline, from `compute_constant`.
     """
     if task == "multiclass":
         return MulticlassTally(classes, constant)
     return BinaryTally(constant[0]) if task == "binary" else RegressionTally(constant[0])
 
 
-def train_mean(
+def compute_constant(
     task: Task, classes: Sequence[str], pieces: Iterable[tuple[NDArray[Any], NDArray[Any]]]
 ) -> tuple[float, ...]:
-    """The best constant of the train fold, from pieces of its labels and weights.
+    """Return the best constant prediction for the train fold, from pieces of its labels and weights.
 
-    One number, the weighted mean label; for multiclass one a class, its share of the weight. A fold without any
-    weight counts as evenly weighted, one without rows has 0.
+    The result is one number, the weighted mean label; for multiclass a number for each class, its share of the weight.
+    Rows of a fold without any weight count equally; the constant of a fold without rows is 0.
     """
     size = len(classes) if task == "multiclass" else 1
     sums, weight, rows_sums, rows = np.zeros(size), 0.0, np.zeros(size), 0

@@ -1,1 +1,1 @@
-"""Output for people: the HTML page beside the model, the summary, TensorBoard's event files."""
+"""Output for users: the HTML report in the model folder, the summary, and event files for TensorBoard."""

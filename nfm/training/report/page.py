@@ -1,4 +1,4 @@
-"""report.html of a trained model."""
+"""Write report.html of a trained model."""
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -15,25 +15,25 @@ from nfm.reports.charts import Chart
 from nfm.reports.data import CLASSES, data_tables
 from nfm.training.metrics.binary import BinaryTally
 from nfm.training.metrics.multiclass import MulticlassTally
-from nfm.training.metrics.names import METRICS, Metric, judged_fold
+from nfm.training.metrics.names import METRICS, Metric, choose_judged_fold
 from nfm.training.metrics.regression import RegressionTally
 from nfm.training.report import pictures
-from nfm.training.report.parameters import parameter_counts
+from nfm.training.report.parameters import count_parameters
 from nfm.training.result import Trained
 
 
 def write(path: Path, config: Config, trained: Trained) -> None:
-    """Write the report of a trained model: metrics, layers, curves, data, configuration."""
-    page.write(path, "training/report/report.html.jinja", _content(config, trained), metric=metric_text)
+    """Write the HTML report of a trained model: metrics, architecture, curves, data, configuration."""
+    page.write(path, "training/report/report.html.jinja", _make_content(config, trained), metric=format_metric)
 
 
-def _content(config: Config, trained: Trained) -> dict[str, Any]:
+def _make_content(config: Config, trained: Trained) -> dict[str, Any]:
     spec = trained.spec
     metrics = {fold: trained.metrics[fold] for fold in FOLDS if trained.metrics.get(fold, {}).get("rows")}
-    judged = judged_fold(metrics)
+    judged = choose_judged_fold(metrics)
     tally = trained.tallies[judged]
     shown = [metric for metric in METRICS[config.model.task] if metric.key in metrics[judged]]
-    by_rows = sorted(metrics[judged].get("classes", {}).items(), key=lambda one: -one[1]["rows"])
+    by_rows = sorted(metrics[judged].get("classes", {}).items(), key=lambda item: -item[1]["rows"])
     return {
         "config": config,
         "task": config.model.task,
@@ -46,12 +46,12 @@ def _content(config: Config, trained: Trained) -> dict[str, Any]:
         "judged": judged,
         "constant": tally.constant,
         "beaten": [metric.name for metric in shown[:3] if _is_beaten(metric, metrics[judged])],
-        "parameters": parameter_counts(trained.model),
-        "field_rows": field_rows(spec, trained.statistics),
+        "parameters": count_parameters(trained.model),
+        "field_rows": count_field_rows(spec, trained.statistics),
         "dim": config.model.embedding_dim,
-        "curves": _curves(config.model, trained),
+        "curves": _draw_curves(config.model, trained),
         "pairs": trained.pairs,
-        "charts": _charts(trained, metrics, judged),
+        "charts": _draw_charts(trained, metrics, judged),
         "class_metrics": by_rows[:CLASSES],
         "confusion": tally.confusion() if isinstance(tally, MulticlassTally) else None,
         "yaml": yaml.safe_dump(config.model_dump(mode="json", by_alias=True), sort_keys=False, allow_unicode=True),
@@ -65,66 +65,66 @@ def _is_beaten(metric: Metric, values: Mapping[str, Any]) -> bool:
     return bool(model <= constant if metric.higher_is_better else model >= constant)
 
 
-def field_rows(spec: Spec, statistics: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return the rows of each field in the embedding table, then those of each number in the pooling.
+def count_field_rows(spec: Spec, statistics: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Count the rows of the embedding table for each field, then for each number in the pooling.
 
-    `reserved` are for missing and unseen values. The literature counts every `distinct` value of the whole table,
-    missing being one of them, and one reserved row.
+    `values` are rows of the vocabulary's values, `reserved` rows for missing and out-of-vocabulary values. The
+    literature counts each `distinct` value of the whole table, missing as one of them, and one reserved row.
     """
-    found = []
+    counts = []
     for field in spec.fields:
         bucketed = field.edges is not None
         facts = statistics["numbers" if bucketed else "fields"][field.name]
-        # The values of a hashed field are not known: its buckets take their place.
+        # The values of a hashed field are not known: count its buckets instead.
         distinct = field.values if bucketed else field.oov_buckets if field.hashed else facts["distinct"]["table"]
         distinct += any(facts["missing"].values())
-        found.append((field.name, field.values, 1 + field.oov_buckets, distinct, distinct + 1))
-    found += [(name, 1, 0, 1, 1) for name in spec.field_numbers]
+        counts.append((field.name, field.values, 1 + field.oov_buckets, distinct, distinct + 1))
+    counts += [(name, 1, 0, 1, 1) for name in spec.field_numbers]
     return [
         {"name": name, "values": values, "reserved": reserved, "rows": values + reserved}
         | {"distinct": distinct, "literature_rows": literature_rows}
-        for name, values, reserved, distinct, literature_rows in found
+        for name, values, reserved, distinct, literature_rows in counts
     ]
 
 
-def _curves(settings: Model, trained: Trained) -> dict[str, Chart]:
-    """Draw what is measured after each epoch, by the name of the metric."""
+def _draw_curves(settings: Model, trained: Trained) -> dict[str, Chart]:
+    """Draw the values of each epoch, by the name of the metric."""
     history, best = trained.fitted.history, trained.fitted.best_epoch
     names = {metric.key: metric.name for metric in METRICS[settings.task]}
-    found = {"loss": pictures.curve(history, "loss", "loss", best)}
+    charts = {"loss": pictures.draw_curve(history, "loss", "loss", best)}
     for key in MONITORS[settings.task]:
         if key in history:
-            found[names[key]] = pictures.curve(history, key, names[key], best)
+            charts[names[key]] = pictures.draw_curve(history, key, names[key], best)
     if len(set(history.get("learning_rate", ()))) > 1:
-        found["learning rate"] = pictures.curve(history, "learning_rate", "learning rate", best)
-    return found
+        charts["learning rate"] = pictures.draw_curve(history, "learning_rate", "learning rate", best)
+    return charts
 
 
-def _charts(trained: Trained, metrics: Mapping[str, Any], judged: str) -> dict[str, Chart | None]:
-    """Draw the scores of the judged fold; None where there is nothing to draw."""
+def _draw_charts(trained: Trained, metrics: Mapping[str, Any], judged: str) -> dict[str, Chart | None]:
+    """Draw the charts of the scores; the value is None if a chart has no data."""
     tally = trained.tallies[judged]
     if isinstance(tally, RegressionTally):
         label, predicted, weight = tally.sample()
         if not weight.any():
             return {"predicted_and_actual": None, "residuals": None}
         return {
-            "predicted_and_actual": pictures.predicted_and_actual(label, predicted, weight),
-            "residuals": pictures.residuals(label - predicted, weight),
+            "predicted_and_actual": pictures.draw_predicted_and_actual(label, predicted, weight),
+            "residuals": pictures.draw_residuals(label - predicted, weight),
         }
     if not isinstance(tally, BinaryTally):
         return {}
-    tallies = {fold: one for fold in metrics if isinstance(one := trained.tallies[fold], BinaryTally)}
-    rocs = {fold: points for fold, one in tallies.items() if (points := one.roc()) is not None}
-    ranked = {fold: found for fold, one in tallies.items() if (found := one.precision_recall()) is not None}
+    tallies = {fold: counted for fold in metrics if isinstance(counted := trained.tallies[fold], BinaryTally)}
+    rocs = {fold: roc for fold, counted in tallies.items() if (roc := counted.roc()) is not None}
+    ranked = {fold: curve for fold, counted in tallies.items() if (curve := counted.precision_recall()) is not None}
     bins, (scores, ones, zeros) = tally.calibration(), tally.scores()
     return {
-        "roc": pictures.roc(rocs, tally.linear_roc()) if rocs else None,
-        "precision_recall": pictures.precision_recall(ranked) if ranked else None,
-        "calibration": pictures.calibration(bins, judged) if bins is not None else None,
-        "scores": pictures.scores_by_label(scores, ones, zeros) if len(scores) else None,
+        "roc": pictures.draw_roc(rocs, tally.linear_roc()) if rocs else None,
+        "precision_recall": pictures.draw_precision_recall(ranked) if ranked else None,
+        "calibration": pictures.draw_calibration(bins, judged) if bins is not None else None,
+        "scores": pictures.draw_scores_by_label(scores, ones, zeros) if len(scores) else None,
     }
 
 
-def metric_text(value: float | None, key: str, digits: int = 4) -> str:
-    """Format a metric: shares of 1 with fixed digits, errors in the label's unit with significant ones."""
+def format_metric(value: float | None, key: str, digits: int = 4) -> str:
+    """Format a metric: shares of 1 with fixed digits, errors in the label's unit with significant digits."""
     return page.compact(value) if key in ("rmse", "mae") else page.number(value, digits)

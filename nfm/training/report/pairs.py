@@ -1,4 +1,4 @@
-"""The pairs of features that move the pooled vector most."""
+"""Find the pairs of features that change the pooled vector most."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -6,18 +6,18 @@ from numpy.typing import NDArray
 from nfm.contract.encoder import Inputs
 from nfm.contract.schema import Spec
 
-MOST_ROWS = 10_000
-_CHUNK = 500  # rows at a time
+MOST_ROWS = 10_000  # rows that the strengths are computed from
+_BATCH = 500  # rows at a time
 
 
 def strongest_pairs(
     spec: Spec, embedding_RK: NDArray[np.floating], inputs: Inputs, most: int = 20
 ) -> list[tuple[str, str, float]]:
-    """Return (feature, feature, strength), the strongest first; features are fields and numbers in the pooling.
+    """Return at most `most` (feature, feature, strength), strongest first; a feature is a field or a pooled number.
 
-    The strength is the mean of |x_i v_i ⊙ x_j v_j| over rows and K: the terms of the Bi-Interaction pooling (paper,
-    eq. 3). A bag's vector is the sum of its members' x v; its members do not pair with each other. If there are more
-    than MOST_ROWS rows, MOST_ROWS at even distances are taken.
+    The strength is the mean of |x_i v_i ⊙ x_j v_j| over rows and dimensions, from the terms of the Bi-Interaction
+    pooling (paper, eq. 3). The vector of a bag is the sum of its members' x v; pairs within a bag are not counted. Of
+    more than MOST_ROWS rows, MOST_ROWS rows at even distances are used.
     """
     single = [i for i, field in enumerate(spec.fields) if field.bag is None]
     bags = [i for i, field in enumerate(spec.fields) if field.bag is not None]
@@ -28,13 +28,13 @@ def strongest_pairs(
     table = np.asarray(embedding_RK)
     dim = table.shape[1]
     gram = np.zeros((len(names), len(names)))
-    for begin in range(0, len(rows), _CHUNK):
-        chunk = rows[begin : begin + _CHUNK]
-        ids = inputs.ids_BF[chunk] + np.array([spec.offsets[i] for i in single], np.int64)
-        values = inputs.values_BN[chunk]
-        of_numbers = table[len(table) - values.shape[1] :] * values[:, :, np.newaxis]
-        parts = [table[ids], _bag_vectors(spec, table, inputs, chunk, bags), of_numbers]
-        vectors_BMK = np.abs(np.concatenate(parts, axis=1, dtype=np.float32))
+    for begin in range(0, len(rows), _BATCH):
+        rows_B = rows[begin : begin + _BATCH]
+        ids = inputs.ids_BF[rows_B] + np.array([spec.offsets[i] for i in single], np.int64)
+        values = inputs.values_BN[rows_B]
+        number_vectors = table[len(table) - values.shape[1] :] * values[:, :, np.newaxis]
+        vectors = [table[ids], _sum_bags(spec, table, inputs, rows_B, bags), number_vectors]
+        vectors_BMK = np.abs(np.concatenate(vectors, axis=1, dtype=np.float32))
         flat_MN = vectors_BMK.transpose(1, 0, 2).reshape(len(names), -1)
         gram += flat_MN @ flat_MN.T
     strength = gram / (len(rows) * dim)
@@ -43,12 +43,12 @@ def strongest_pairs(
     return [(names[i], names[j], float(strength[i, j])) for i, j in zip(first[order], second[order], strict=True)]
 
 
-def _bag_vectors(
-    spec: Spec, table: NDArray[np.floating], inputs: Inputs, chunk: NDArray[np.int64], bags: list[int]
+def _sum_bags(
+    spec: Spec, table: NDArray[np.floating], inputs: Inputs, rows_B: NDArray[np.int64], bags: list[int]
 ) -> NDArray[np.float32]:
-    """Return (B, bags, K) Σ x v over the members of each bag."""
-    summed = np.zeros((len(chunk), len(bags), table.shape[1]), np.float32)
-    for i, row in enumerate(chunk) if bags else ():
+    """Return (B, number of bags, K) Σ x v over the members of each bag."""
+    summed = np.zeros((len(rows_B), len(bags), table.shape[1]), np.float32)
+    for i, row in enumerate(rows_B) if bags else ():
         members = slice(inputs.bag_splits[row], inputs.bag_splits[row + 1])
         places = inputs.bag_rows[members]
         vectors = table[places] * inputs.bag_values[members, np.newaxis]

@@ -1,4 +1,4 @@
-"""Layers of a Keras model with their shapes and parameters, for the summary and the report."""
+"""List the layers of a Keras model with shapes and parameters, for the summary and the report."""
 
 from typing import Any, NamedTuple
 
@@ -6,8 +6,8 @@ import keras
 import numpy as np
 
 
-def parameter_counts(model: keras.Model) -> dict[str, int]:
-    """Return the parameters of each layer by its name, without the padding row of the tables, as in the artifact."""
+def count_parameters(model: keras.Model) -> dict[str, int]:
+    """Count the parameters of each layer, by its name, without the tables' padding rows, which are not published."""
     padding = {name: model.get_layer(name).width for name in ("embedding", "linear")}
     return {layer.name: layer.count_params() - padding.get(layer.name, 0) for layer in model.layers}
 
@@ -22,9 +22,9 @@ class Layer(NamedTuple):
     trainable: int
 
 
-def layers(model: keras.Model) -> list[Layer]:
-    """Return the layers in the order of the paper: inputs, interactions, linear part, sum."""
-    operations, parameters = list(model.operations), parameter_counts(model)
+def list_layers(model: keras.Model) -> list[Layer]:
+    """List the layers in this order: inputs, interactions, linear part, sum."""
+    operations, parameters = list(model.operations), count_parameters(model)
     last = operations[-1]
 
     def order(operation: Any) -> int:
@@ -33,7 +33,7 @@ def layers(model: keras.Model) -> list[Layer]:
         interactions = isinstance(operation, keras.layers.Layer) and "linear" not in operation.name
         return 1 if interactions else 2
 
-    found = []
+    listed = []
     for operation in sorted(operations, key=order):
         is_layer = isinstance(operation, keras.layers.Layer)
         output = operation.output
@@ -41,10 +41,10 @@ def layers(model: keras.Model) -> list[Layer]:
         trained = sum(int(np.prod(weight.shape)) for weight in weights)
         all_trained = is_layer and not operation.non_trainable_weights
         shape = (output[0] if isinstance(output, list | tuple) else output).shape
-        if shape[-1] != 0:  # an input without columns does not exist in the artifact
-            found.append(
+        if shape[-1] != 0:  # an input without columns is left out
+            listed.append(
                 Layer(
-                    # The name of a sum itself counts the models of the process.
+                    # Keras names a sum by the number of models in the process.
                     operation.name if is_layer else ("score" if operation is last else "linear_sum"),
                     type(operation).__name__,
                     " × ".join(["B", *("…" if size is None else f"{size:,}" for size in shape[1:])]),
@@ -52,4 +52,4 @@ def layers(model: keras.Model) -> list[Layer]:
                     parameters.get(operation.name, 0) if all_trained else trained,
                 )
             )
-    return found
+    return listed

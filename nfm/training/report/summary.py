@@ -1,4 +1,4 @@
-"""The train job's plan, network table and summary."""
+"""Plan, network table and summary of the train job."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,20 +9,20 @@ from nfm.contract.encoder import Encoding
 from nfm.contract.schema import FOLDS, Spec
 from nfm.training import checkpoint
 from nfm.training.data.batches import Fold
-from nfm.training.fit import depends_on
-from nfm.training.metrics.names import METRICS, judged_fold
+from nfm.training.fit import list_dependencies
+from nfm.training.metrics.names import METRICS, choose_judged_fold
 from nfm.training.model import build
-from nfm.training.report.page import metric_text
-from nfm.training.report.parameters import layers, parameter_counts
+from nfm.training.report.page import format_metric
+from nfm.training.report.parameters import count_parameters, list_layers
 from nfm.training.result import Trained
 from nfm.training.train import checkpoint_folder
-from nfm.training.warm_start import FM, from_artifact
+from nfm.training.warm_start import FM, start_from_model
 
 
 def plan(config: Config, encoding: Encoding, folds: Mapping[str, Fold]) -> str:
-    """Describe what the job would do; DataError if the model to start from cannot be used."""
+    """Describe what the job would do; raises DataError if the model in `train.init_from` cannot be used."""
     settings, spec = config.train, encoding.spec
-    parameters = sum(parameter_counts(build(spec, config.model)).values())
+    parameters = sum(count_parameters(build(spec, config.model)).values())
     rows = ", ".join(f"{fold} {folds[fold].rows:,}" for fold in FOLDS)
     lines = [
         f"Plan of {config.name}: no row of the dataset was read, nothing was trained or written.",
@@ -33,61 +33,59 @@ def plan(config: Config, encoding: Encoding, folds: Mapping[str, Fold]) -> str:
     ]
     started_from, checkpoints = None, checkpoint_folder(config)
     if settings.init_from is not None:
-        started_from = from_artifact(Path(settings.init_from), spec, config.model).name
+        started_from = start_from_model(Path(settings.init_from), spec, config.model).name
         lines.append(f"  starts    from the model in {settings.init_from} ({started_from[:12]}…)")
     elif settings.pretrain is not None:
         started_from = FM
         lines.append("  starts    from a factorization machine, which is trained first")
-    found = checkpoint.look(checkpoints, depends_on(spec, config.model, settings, folds, started_from))
-    if found is None and (checkpoints / FM / checkpoint.FILE).exists():
-        found = (
-            f"a factorization machine's checkpoint is in {checkpoints / FM}, and is gone on from if it is of this one"
-        )
-    if found is not None:
-        lines.append(f"  resumes   {found}")
+    resumes = checkpoint.preview(checkpoints, list_dependencies(spec, config.model, settings, folds, started_from))
+    if resumes is None and (checkpoints / FM / checkpoint.FILE).exists():
+        resumes = f"the factorization machine from its checkpoint in {checkpoints / FM}, if its settings are the same"
+    if resumes is not None:
+        lines.append(f"  resumes   {resumes}")
     return "\n".join([*lines, f"  output    {config.workdir}/model"])
 
 
 def network(config: Config, spec: Spec) -> str:
-    """The layers of the network: kind, shape of the output, parameters."""
-    found = layers(build(spec, config.model))
+    """Describe the layers of the network: kind, output shape, parameters."""
+    layers = list_layers(build(spec, config.model))
     rows = [("layer", "kind", "output", "parameters")]
-    rows += [(layer.name, layer.kind, layer.shape, f"{layer.parameters:,}") for layer in found]
-    rows.append(("sum", "", "", f"{sum(layer.parameters for layer in found):,}"))
+    rows += [(layer.name, layer.kind, layer.shape, f"{layer.parameters:,}") for layer in layers]
+    rows.append(("sum", "", "", f"{sum(layer.parameters for layer in layers):,}"))
     widths = [max(len(row[i]) for row in rows) for i in range(4)]
     lines = [
         f"  {name:<{widths[0]}}  {kind:<{widths[1]}}  {shape:<{widths[2]}}  {parameters:>{widths[3]}}"
         for name, kind, shape, parameters in rows
     ]
     rule = "  " + "─" * (sum(widths) + 6)
-    fixed = sum(layer.parameters - layer.trainable for layer in found)
+    fixed = sum(layer.parameters - layer.trainable for layer in layers)
     return "\n".join(
         [
             f"Network of {config.name}: task {config.model.task}, {len(spec.fields)} fields, {len(spec.field_numbers)} "
-            f"numbers in the pooling, {len(spec.dense)} dense columns; B is the size of a batch",
+            f"numbers in the pooling, {len(spec.dense)} dense columns; B is the batch size",
             *lines[:1],
             rule,
             *lines[1:-1],
             rule,
             *lines[-1:],
-            f"  {fixed:,} of them are not trained by gradients: of batch norm, or an h of ones.",
-            f"  The embedding table has {spec.rows:,} rows; each has a weight w_i in the linear part, too.",
-            "  Two rows of a field are reserved: for a missing value, and for values out of the vocabulary (more with",
-            "  oov_buckets, none for a bucketed number). Where the literature counts parameters, it is one a field.",
+            f"  {fixed:,} parameters are not trained by gradients: those of batch norm, and h if it is fixed at ones.",
+            f"  The embedding table has {spec.rows:,} rows; each also has a weight w_i in the linear part.",
+            "  Each field reserves one row for missing and one for out-of-vocabulary values (more with oov_buckets;",
+            "  a bucketed number has only the former). The literature usually counts one reserved row per field.",
         ]
     )
 
 
 def summary(config: Config, trained: Trained) -> str:
-    """Describe what the job did, how good the model is, and where it is."""
+    """Describe the trained model: its metrics and the place of its files."""
     fitted = trained.fitted
     epochs = len(fitted.history["loss"])
     kept = "the last weights" if config.train.early_stopping is None else f"the weights of epoch {fitted.best_epoch}"
-    judged, parameters = judged_fold(trained.metrics), sum(parameter_counts(trained.model).values())
+    judged, parameters = choose_judged_fold(trained.metrics), sum(count_parameters(trained.model).values())
     shown = [metric for metric in METRICS[config.model.task] if metric.key in trained.metrics[judged]]
 
     def line(name: str, rows: str, values: Mapping[str, Any]) -> str:
-        cells = (f"{metric_text(values.get(metric.key), metric.key):>11}" for metric in shown)
+        cells = (f"{format_metric(values.get(metric.key), metric.key):>11}" for metric in shown)
         return f"  {name:<14}{rows:>12}{''.join(cells)}"
 
     lines = [

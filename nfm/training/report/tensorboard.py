@@ -1,4 +1,4 @@
-"""Event files, as TensorBoard shows them; written without the tensorboard package."""
+"""Write event files for TensorBoard, without the tensorboard package."""
 
 import logging
 from collections.abc import Callable, Iterator, Mapping
@@ -11,7 +11,7 @@ log = logging.getLogger(__name__)
 
 Write = Callable[[int, Mapping[str, float]], None]
 
-# What TensorBoard knows a scalar by.
+# Metadata by which TensorBoard recognizes a scalar.
 _SCALAR = tf.compat.v1.SummaryMetadata(
     plugin_data=tf.compat.v1.SummaryMetadata.PluginData(plugin_name="scalars"),
     data_class=1,  # DATA_CLASS_SCALAR
@@ -19,11 +19,12 @@ _SCALAR = tf.compat.v1.SummaryMetadata(
 
 
 @contextmanager
-def events(folder: Path | None, fresh: bool) -> Iterator[Write]:
-    """Yield a function that writes an epoch's values, by name, so that they can be seen at once; no folder: nothing.
+def open_writer(folder: Path | None, fresh: bool) -> Iterator[Write]:
+    """Yield a function that writes the values of an epoch, by name, and flushes them; without a folder it does nothing.
 
-    A killed training may write its last epoch's values again, and they are the same. A folder that cannot be written to
-    is logged, and the training continues. `fresh`: earlier event files are deleted; otherwise they are continued.
+    `fresh`: earlier event files are deleted; otherwise new ones are added to them. A resumed training may write the
+    values of its last epoch again; they are the same. A folder that cannot be written to is logged, and the training
+    continues without events.
     """
     writer = None
 
@@ -37,7 +38,7 @@ def events(folder: Path | None, fresh: bool) -> Iterator[Write]:
                     tf.summary.write(name, tf.constant(value, tf.float32), metadata=_SCALAR)
                 writer.flush()
         except tf.errors.OpError as error:
-            _told(folder, error)
+            _log_failure(folder, error)
             writer = None
 
     if folder is not None:
@@ -46,7 +47,7 @@ def events(folder: Path | None, fresh: bool) -> Iterator[Write]:
                 clear(folder)
             writer = tf.summary.create_file_writer(str(folder))
         except (OSError, tf.errors.OpError) as error:
-            _told(folder, error)
+            _log_failure(folder, error)
     try:
         yield write
     finally:
@@ -55,18 +56,20 @@ def events(folder: Path | None, fresh: bool) -> Iterator[Write]:
 
 
 def clear(folder: Path) -> None:
-    """Remove the event files of an earlier training, and nothing else."""
+    """Delete the event files of an earlier training, and no other files."""
     for old in folder.glob("events.out.tfevents.*"):
         old.unlink()
 
 
 def remove(folder: Path) -> None:
-    """Clear a folder that nothing is to be written to any more; the folder goes, too, if nothing else is in it."""
-    with suppress(OSError):  # what others have put there keeps the folder
+    """Delete the event files of a folder that is no longer used, and the folder if it is then empty."""
+    with suppress(OSError):  # the folder stays if it contains other files
         clear(folder)
         folder.rmdir()
 
 
-def _told(folder: Path | None, error: Exception) -> None:
+def _log_failure(folder: Path | None, error: Exception) -> None:
     reason = str(error).splitlines()[0]
-    log.warning("TensorBoard's events cannot be written to %s (%s): the training goes on without", folder, reason)
+    log.warning(
+        "events for TensorBoard cannot be written to %s (%s): the training continues without them", folder, reason
+    )

@@ -1,1 +1,1 @@
-"""Search for better settings (Optuna)."""
+"""Search for better settings with Optuna."""

@@ -1,4 +1,4 @@
-"""The plan and summary of a search for better settings."""
+"""Plan and summary of a search for better settings."""
 
 from collections.abc import Iterable
 
@@ -12,9 +12,9 @@ def plan(space: Space, search: Search, trials: int) -> str:
     width = max(map(len, space.settings))
     lines = [
         f"Plan of {space.base.name}: the dataset was read, nothing was trained or written.",
-        f"  trials    {left} to come, {len(search.trials)} done of an earlier call",
+        f"  trials    {left} to run, {len(search.trials)} done in earlier runs",
         f"  judged by {search.metric}, {_better(search)}",
-        f"  each      at most {space.base.train.epochs} epochs; the first is the configuration as it is",
+        f"  each      at most {space.base.train.epochs} epochs; the first trial uses the unchanged configuration",
     ]
     for key, setting in space.settings.items():
         if isinstance(setting, Numbers):
@@ -27,35 +27,36 @@ def plan(space: Space, search: Search, trials: int) -> str:
 
 
 def summary(space: Space, search: Search, trials: int) -> str:
-    """Describe what was found, how the configuration did as it is, and what to run next."""
+    """Describe the best settings, the value of the unchanged configuration, and the command to run next."""
     best, count = search.best, len(search.trials)
     assert best is not None
-    ended = sum(trial.value is not None for trial in search.trials)
-    others = f", {count - ended} of them stopped early or refused" if count > ended else ""
+    finished = sum(trial.value is not None for trial in search.trials)
+    others = f", {count - finished} of them stopped early or refused" if count > finished else ""
     lines = [f"Search of {space.base.name}: {count} trials{others}; judged by {search.metric}, {_better(search)}"]
-    first = next((trial for trial in search.trials if trial.as_it_is), None)
+    first = next((trial for trial in search.trials if trial.is_unchanged), None)
     if first is not None:
-        lines.append(f"  as it is  {f'{first.value:.4f}' if first.value is not None else f'no value: {first.reason}'}")
+        value = f"{first.value:.4f}" if first.value is not None else f"no value: {first.reason}"
+        lines.append(f"  unchanged {value}")
     lines += _best_line(search)
     width = max(map(len, space.settings))
-    if not best.as_it_is:
+    if not best.is_unchanged:
         lines += [f"            {key:<{width}}  {as_text(value)}" for key, value in best.settings.items()]
     if search.importance:
-        shares = sorted(search.importance.items(), key=lambda one: -one[1])
-        lines.append("  matters   " + ", ".join(f"{key} {share:.0%}" for key, share in shares))
+        shares = sorted(search.importance.items(), key=lambda item: -item[1])
+        lines.append("  important " + ", ".join(f"{key} {share:.0%}" for key, share in shares))
     if search.exhausted:
-        lines.append("  the end   every combination of the space was tried")
+        lines.append("  complete  every combination of the space was tried")
     elif count > trials:
-        lines.append(f"  note      {trials} trials were asked for, and there are more: a larger --trials continues")
+        lines.append(f"  note      there are already more than {trials} trials; a larger --trials continues the search")
     path = search.folder / BEST
-    lines.append(f"  file      {path} ({space.origin} with these settings and those of --set; without its comments)")
+    lines.append(f"  file      {path} ({space.origin} with these settings and those of --set; without comments)")
     return "\n".join([*lines, f"  next      nfm train --config {path}"])
 
 
 def _best_line(search: Search) -> Iterable[str]:
     best = search.best
     if best is not None:
-        which = "the configuration as it is" if best.as_it_is else f"trial {best.number}"
+        which = "the unchanged configuration" if best.is_unchanged else f"trial {best.number}"
         yield f"  best      {best.value:.4f}, {which}"
 
 

@@ -27,7 +27,7 @@ from nfm.training.parity import keras_scores
 from tests.scoring.examples import ROWS, SCHEMA, config
 from tests.scoring.test_tasks import config as bags_config
 from tests.scoring.test_tasks import made as of_bags  # noqa: F401 (a fixture)
-from tests.training.test_model import shaken
+from tests.training.test_model import build_random
 from tests.training.trained import weights_of
 
 SCANS = pytest.mark.parametrize("scan", ["parquet", "spark"])
@@ -38,7 +38,7 @@ def save(folder: Path, target: Path, *, keras_of: int = 0, classes: tuple[str, .
     encoding = folder / "encoding"
     spec = replace(Encoding.load(encoding).spec, classes=classes)
     settings = Model.model_validate({"embedding_dim": 3, "hidden_units": (4,), **form})
-    models = [shaken(spec, settings, seed) for seed in (0, keras_of)]
+    models = [build_random(spec, settings, seed) for seed in (0, keras_of)]
     for model in models:
         if settings.embedding_dtype == "float16":  # as the training does it
             table = model.get_layer("embedding").table

@@ -1,4 +1,4 @@
-"""Batches from the dataset: every row once an epoch, in an order that only the seed decides."""
+"""Batches of the dataset: every row once in each epoch, in an order that depends only on the seed."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -15,14 +15,14 @@ from nfm.contract.encoder import Inputs
 from nfm.contract.schema import Spec
 from nfm.training.data import batches as data
 from nfm.training.data.batches import Fold, Rows
-from nfm.training.layers import features_of
+from nfm.training.layers import make_keras_inputs
 from tests.training.examples import fold_in_memory
 from tests.training.numbered import FILES, PLAIN, SPEC, table, train_fold, write
 
 
 @pytest.fixture(params=["kept", "streamed"])
-def how(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Folds that are kept in memory, and folds read anew each epoch."""
+def fold_storage(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Keep folds in memory, or read them again in each epoch."""
     if request.param == "streamed":
         monkeypatch.setattr(data, "KEPT_BYTES", -1)
     return str(request.param)
@@ -36,34 +36,34 @@ def flat(batches: list[list[int]]) -> list[int]:
     return [row for batch in batches for row in batch]
 
 
-def by_hand(columns: pa.Table, spec: Spec, batch_labels: NDArray[Any]) -> dict[str, NDArray[Any]]:
-    """The features of the rows that have these labels, row by row from the table."""
-    found = {int(row["label"]): row for row in columns.to_pylist()}
-    rows = [found[int(label)] for label in batch_labels]
+def arrange_by_hand(columns: pa.Table, spec: Spec, batch_labels: NDArray[Any]) -> dict[str, NDArray[Any]]:
+    """Return the features of the rows with these labels, arranged row by row from the table."""
+    by_label = {int(row["label"]): row for row in columns.to_pylist()}
+    rows = [by_label[int(label)] for label in batch_labels]
     members = []
     for row in rows:
-        of_row: list[tuple[int, float]] = []
+        row_members: list[tuple[int, float]] = []
         for field, offset in zip(spec.fields, spec.offsets, strict=True):
             if field.bag is not None:
                 pairs = zip(row[field.name], row[f"{field.name}_weights"], strict=True)
-                of_row += [(id_ + offset, weight) for id_, weight in pairs]
-        members.append(of_row)
-    widest = max(1, *(len(of_row) for of_row in members))
-    padded = [of_row + [(spec.rows, 0.0)] * (widest - len(of_row)) for of_row in members]
+                row_members += [(id_ + offset, weight) for id_, weight in pairs]
+        members.append(row_members)
+    widest = max(1, *(len(row_members) for row_members in members))
+    padded = [row_members + [(spec.rows, 0.0)] * (widest - len(row_members)) for row_members in members]
     features = {
         "ids": np.array([[row[f.name] for f in spec.fields if f.bag is None] for row in rows]),
         "values": np.array([[row[name] for name in spec.field_numbers] for row in rows]),
         "dense": np.array([[row[name] for name in spec.dense] for row in rows]),
     }
     if any(field.bag for field in spec.fields):
-        features["bag_rows"] = np.array([[place for place, _ in of_row] for of_row in padded])
-        features["bag_values"] = np.array([[value for _, value in of_row] for of_row in padded])
+        features["bag_rows"] = np.array([[place for place, _ in row_members] for row_members in padded])
+        features["bag_values"] = np.array([[value for _, value in row_members] for row_members in padded])
     return features
 
 
 def check_batches(batches: Iterable[Rows], columns: pa.Table, spec: Spec) -> None:
     for rows in batches:
-        features, expected = features_of(rows.inputs, spec), by_hand(columns, spec, rows.label)
+        features, expected = make_keras_inputs(rows.inputs, spec), arrange_by_hand(columns, spec, rows.label)
         assert features.keys() == expected.keys()
         for name, array in features.items():
             np.testing.assert_array_equal(array, expected[name], err_msg=name)
@@ -77,31 +77,33 @@ TOTAL = 93
 
 @pytest.mark.parametrize("spec", [SPEC, PLAIN], ids=["bags", "plain"])
 @pytest.mark.parametrize("seed", [None, 3])
-def test_batches_hold_the_rows_of_the_files(
-    tmp_path: Path, how: str, small_pieces: None, spec: Spec, seed: int | None
+def test_batches_have_the_rows_of_the_files(
+    tmp_path: Path, fold_storage: str, small_pieces: None, spec: Spec, seed: int | None
 ) -> None:
     fold = train_fold(write(tmp_path, spec, FILES), spec)
     found = list(fold.batches(8, seed=seed, shuffle_rows=30))
     assert len(found) == fold.steps(8) == 12
     assert [len(rows.label) for rows in found] == [8] * 11 + [5]
-    check_batches(found, whole(spec), spec)
+    check_batches(found, read_all(spec), spec)
     rows = flat(labels(found))
     assert sorted(rows) == list(range(TOTAL))
     if seed is None:  # the files by name: country=DE comes first
         assert rows == [*range(48, 93), *range(48)]
 
 
-def whole(spec: Spec) -> pa.Table:
-    """All rows of FILES, drawn as `write` draws them."""
-    parts, start = [], 0
+def read_all(spec: Spec) -> pa.Table:
+    """Return all rows of FILES, as `write` makes them."""
+    tables, start = [], 0
     for groups in FILES.values():
         for rows in groups:
-            parts.append(table(spec, start, rows))
+            tables.append(table(spec, start, rows))
             start += rows
-    return pa.concat_tables(parts)
+    return pa.concat_tables(tables)
 
 
-def test_the_size_of_the_pieces_makes_no_difference(tmp_path: Path, how: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_batches_do_not_depend_on_the_size_of_pieces(
+    tmp_path: Path, fold_storage: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     fold = train_fold(write(tmp_path, SPEC, FILES), SPEC)
     for skip in (0, 3, 12):
         few = list(fold.batches(8, seed=1, epoch=2, skip=skip, shuffle_rows=30))
@@ -109,11 +111,11 @@ def test_the_size_of_the_pieces_makes_no_difference(tmp_path: Path, how: str, mo
             patch.setattr(data, "PIECE", 16)
             many = list(fold.batches(8, seed=1, epoch=2, skip=skip, shuffle_rows=30))
         assert len(few) == len(many) == 12 - skip
-        check_batches(few, whole(SPEC), SPEC)
+        check_batches(few, read_all(SPEC), SPEC)
         assert labels(few) == labels(many)
 
 
-def test_the_same_seed_and_epoch_give_the_same_batches_and_others_other_ones(
+def test_the_order_depends_on_seed_and_epoch(
     tmp_path: Path, small_pieces: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = write(tmp_path, PLAIN, FILES)
@@ -151,7 +153,7 @@ def in_memory(rows: int) -> Fold:
     piece=st.integers(1, 50),
 )
 @settings(max_examples=40)
-def test_every_row_is_in_one_batch_and_an_epoch_goes_on_where_it_is_entered(
+def test_every_row_is_in_one_batch_and_an_epoch_can_start_partway(
     tmp_path_factory: pytest.TempPathFactory,
     files: list[list[int]],
     size: int,
@@ -167,7 +169,7 @@ def test_every_row_is_in_one_batch_and_an_epoch_goes_on_where_it_is_entered(
         patch.setattr(data, "KEPT_BYTES", 1 << 20 if kept else -1)
         patch.setattr(data, "PIECE", piece)
         fold = train_fold(folder, SPEC)
-        # Pieces of whole batches.
+        # Each piece consists of whole batches.
         pieces = list(fold._shuffled(size, 5, epoch, 0, shuffle_rows))
         assert all(len(p.label) % size == 0 for p in pieces[:-1])
         order = np.concatenate([p.label for p in pieces]).astype(int).tolist()
@@ -178,7 +180,9 @@ def test_every_row_is_in_one_batch_and_an_epoch_goes_on_where_it_is_entered(
 
 
 @pytest.mark.parametrize("skip", [0, 1, 5, 11, 12, 20])
-def test_skipping_leaves_out_exactly_the_first_batches(tmp_path: Path, how: str, small_pieces: None, skip: int) -> None:
+def test_skip_leaves_out_exactly_the_first_batches(
+    tmp_path: Path, fold_storage: str, small_pieces: None, skip: int
+) -> None:
     fold = train_fold(write(tmp_path, SPEC, FILES), SPEC)
     all_batches = list(fold.batches(8, seed=1, epoch=1, shuffle_rows=30))
     rest = list(fold.batches(8, seed=1, epoch=1, skip=skip, shuffle_rows=30))
@@ -188,7 +192,7 @@ def test_skipping_leaves_out_exactly_the_first_batches(tmp_path: Path, how: str,
             np.testing.assert_array_equal(array, right)
 
 
-def test_what_is_skipped_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_skipped_files_are_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(data, "KEPT_BYTES", -1)
     folder = write(tmp_path, PLAIN, {f"part-{i}.parquet": [10] for i in range(10)})
     fold = train_fold(folder)
@@ -200,7 +204,7 @@ def test_what_is_skipped_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert flat(labels(fold.batches(10, seed=1, skip=8, shuffle_rows=20))) == order[80:]
 
 
-def test_rows_of_different_files_meet_in_a_batch_and_a_window_is_no_larger_than_asked(tmp_path: Path, how: str) -> None:
+def test_batches_mix_files_within_windows_of_shuffle_rows(tmp_path: Path, fold_storage: str) -> None:
     fold = train_fold(write(tmp_path, PLAIN, {f"part-{i:02}.parquet": [25, 25] for i in range(20)}))
     order = np.array(flat(labels(fold.batches(50, seed=1, shuffle_rows=250))))
     windows = order.reshape(4, 250)  # five row groups each
@@ -209,13 +213,13 @@ def test_rows_of_different_files_meet_in_a_batch_and_a_window_is_no_larger_than_
         for batch in window.reshape(5, 50):
             assert len(set(batch // 50)) >= 4  # files
     assert len({row // 25 for row in order[:250]} & {row // 25 for row in order[250:]}) == 0
-    # Places in an epoch say nothing of places in the files.
+    # The place in the epoch is independent of the place in the files.
     assert abs(np.corrcoef(order, np.arange(1000))[0, 1]) < 0.5
     within = windows[0]
     assert abs(np.corrcoef(within, np.arange(250))[0, 1]) < 0.2
 
 
-def test_pieces_come_in_the_files_order_with_the_groups(tmp_path: Path, how: str) -> None:
+def test_pieces_have_the_order_of_the_files_and_the_groups(tmp_path: Path, fold_storage: str) -> None:
     fold = train_fold(write(tmp_path, SPEC, FILES), SPEC, "k")
     pieces = list(fold.pieces(12))
     assert max(len(piece.label) for piece in pieces) == 12
@@ -223,11 +227,11 @@ def test_pieces_come_in_the_files_order_with_the_groups(tmp_path: Path, how: str
     assert rows.tolist() == [*range(48, 93), *range(48)]
     groups = np.concatenate([piece.group for piece in pieces if piece.group is not None])
     assert groups.tolist() == [f"g{i % 3}" if i % 5 else None for i in rows]
-    check_batches(pieces, whole(SPEC), SPEC)
+    check_batches(pieces, read_all(SPEC), SPEC)
     assert all(piece.group is None for piece in train_fold(tmp_path, SPEC).pieces())
 
 
-def test_a_fold_in_memory_is_a_fold_like_any_other() -> None:
+def test_a_fold_in_memory_yields_batches_and_pieces() -> None:
     fold = in_memory(100)
     epochs = [labels(fold.batches(32, seed=1, epoch=epoch)) for epoch in range(2)]
     assert [len(batch) for batch in epochs[0]] == [32, 32, 32, 4]
@@ -240,10 +244,10 @@ def test_a_fold_in_memory_is_a_fold_like_any_other() -> None:
     assert (empty.rows, empty.steps(5), list(empty.pieces()), list(empty.batches(5, seed=1))) == (0, 0, [], [])
 
 
-def test_rows_without_members_are_all_padding() -> None:
-    ids, nothing = np.zeros((2, 2), np.int32), np.zeros((2, 0), np.float32)
-    none = Inputs(ids, nothing, nothing, np.empty(0, np.int32), np.empty(0, np.float32), np.zeros(3, np.int64))
-    features = features_of(none, SPEC)
+def test_rows_without_members_are_padding() -> None:
+    ids, no_numbers = np.zeros((2, 2), np.int32), np.zeros((2, 0), np.float32)
+    none = Inputs(ids, no_numbers, no_numbers, np.empty(0, np.int32), np.empty(0, np.float32), np.zeros(3, np.int64))
+    features = make_keras_inputs(none, SPEC)
     assert features["bag_rows"].tolist() == [[SPEC.rows], [SPEC.rows]]
     assert features["bag_values"].tolist() == [[0.0], [0.0]]
     three = none._replace(
@@ -251,11 +255,11 @@ def test_rows_without_members_are_all_padding() -> None:
         bag_values=np.array([1, 2, 3], np.float32),
         bag_splits=np.array([0, 0, 3]),
     )
-    assert features_of(three, SPEC)["bag_rows"].tolist() == [[SPEC.rows] * 3, [5, 7, 5]]
-    assert "bag_rows" not in features_of(none, PLAIN)
+    assert make_keras_inputs(three, SPEC)["bag_rows"].tolist() == [[SPEC.rows] * 3, [5, 7, 5]]
+    assert "bag_rows" not in make_keras_inputs(none, PLAIN)
 
 
-def test_a_digest_says_whether_the_files_are_the_same(tmp_path: Path) -> None:
+def test_equal_digests_mean_equal_files(tmp_path: Path) -> None:
     first = train_fold(write(tmp_path / "one", PLAIN, FILES)).digest
     assert train_fold(write(tmp_path / "two", PLAIN, FILES)).digest == first
     renamed = {name.replace("part-1", "part-2"): groups for name, groups in FILES.items()}

@@ -1,4 +1,4 @@
-"""Files that are not what the feature job wrote, or do not stay so: each is refused by its name."""
+"""Files that differ from those that the feature job wrote are refused by name."""
 
 from pathlib import Path
 from typing import Any
@@ -14,13 +14,13 @@ from tests.training.numbered import FILES, PLAIN, SPEC, table, train_fold, write
 
 
 def rewrite(path: Path, change: dict[str, pa.Array | None]) -> None:
-    """Other columns in a file, or (None) fewer."""
-    found = pq.read_table(path, partitioning=None)
-    columns = {name: found[name] for name in found.column_names} | change
+    """Replace columns of a file, or remove them (None)."""
+    old = pq.read_table(path, partitioning=None)
+    columns = {name: old[name] for name in old.column_names} | change
     pq.write_table(pa.table({name: column for name, column in columns.items() if column is not None}), path)
 
 
-def test_a_dataset_that_is_not_there_lost_a_file_or_has_another_encoding_is_refused(tmp_path: Path) -> None:
+def test_a_missing_incomplete_or_foreign_dataset_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"There is no dataset in .*_dataset\.json cannot be read"):
         read_folds(tmp_path, PLAIN)
     (tmp_path / "_dataset.json").write_text("[1]")
@@ -30,7 +30,7 @@ def test_a_dataset_that_is_not_there_lost_a_file_or_has_another_encoding_is_refu
     with pytest.raises(DataError, match="they do not belong together"):
         read_folds(tmp_path, SPEC)
     (tmp_path / "fold=train" / "part-1.parquet").unlink()
-    with pytest.raises(DataError, match=r"fold=train holds 92 rows where _dataset\.json says 93"):
+    with pytest.raises(DataError, match=r"fold=train has 92 rows, but _dataset\.json says 93"):
         read_folds(tmp_path, PLAIN)
     write(tmp_path / "empty", PLAIN, {"part-0.parquet": [0]})
     with pytest.raises(DataError, match=r"The train fold of .* is empty"):
@@ -52,7 +52,7 @@ def test_a_dataset_that_is_not_there_lost_a_file_or_has_another_encoding_is_refu
         ({"y_missing": None}, r"part-1\.parquet has no column 'y_missing'"),
     ],
 )
-def test_a_file_of_another_schema_is_refused_by_name(tmp_path: Path, change: dict[str, Any], message: str) -> None:
+def test_a_file_with_another_schema_is_refused(tmp_path: Path, change: dict[str, Any], message: str) -> None:
     write(tmp_path, SPEC, FILES)
     rewrite(tmp_path / "fold=train" / "part-1.parquet", change)
     with pytest.raises(DataError, match=message):
@@ -70,7 +70,7 @@ WRONG_ROWS = [
 
 
 @pytest.mark.parametrize(("change", "message"), WRONG_ROWS)
-def test_rows_that_the_feature_job_never_writes_are_refused_by_their_file(
+def test_invalid_rows_are_refused_with_their_file(
     tmp_path: Path, small_pieces: None, change: dict[str, Any], message: str
 ) -> None:
     write(tmp_path, SPEC, FILES)
@@ -82,7 +82,7 @@ def test_rows_that_the_feature_job_never_writes_are_refused_by_their_file(
         list(fold.batches(8, seed=1))
 
 
-def test_a_file_that_vanishes_or_changes_during_the_training_is_told_as_what_it_is(
+def test_a_file_that_is_deleted_or_changed_during_a_training_is_refused(
     tmp_path: Path, small_pieces: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(data, "KEPT_BYTES", -1)
@@ -97,5 +97,5 @@ def test_a_file_that_vanishes_or_changes_during_the_training_is_told_as_what_it_
     with pytest.raises(DataError, match=r"part-0\.parquet cannot be read"):
         list(fold.batches(8, seed=1, shuffle_rows=30))
     pq.write_table(table(PLAIN, 0, 47), path)
-    with pytest.raises(DataError, match=r"of .*part-0\.parquet holds 47 rows, and held|part-0\.parquet cannot be read"):
+    with pytest.raises(DataError, match=r"of .*part-0\.parquet has 47 rows, but had|part-0\.parquet cannot be read"):
         list(fold.pieces())

@@ -1,4 +1,4 @@
-"""Metrics of labels 0 and 1 against scikit-learn and by hand: weights, ties, one class, curves, groups."""
+"""Binary metrics against scikit-learn and by hand: weights, ties, one class, curves, groups."""
 
 import json
 
@@ -11,13 +11,13 @@ from hypothesis import strategies as st
 
 from nfm.kernels.activations import sigmoid
 from nfm.training.metrics import curves
-from tests.training.judging import Array, binary, close
+from tests.training.tallies import Array, binary, close
 
 SCORES = [-2.0, -0.0, 0.0, 1e-9, 3.0]
 
 
 def random_fold(rows: int, seed: int = 0) -> tuple[Array, Array, Array, Array]:
-    """Labels, weights (some 0), logits with ties, and a worse predictor."""
+    """Draw labels, weights (some are 0), logits with ties, and the logits of a worse predictor."""
     rng = np.random.default_rng(seed)
     logit = rng.normal(size=rows).round(1).astype(np.float32)
     label = (rng.uniform(size=rows) < sigmoid(logit.astype(float))).astype(np.float32)
@@ -25,17 +25,17 @@ def random_fold(rows: int, seed: int = 0) -> tuple[Array, Array, Array, Array]:
     return label, weight, logit, (logit + rng.normal(size=rows)).astype(np.float32)
 
 
-def test_binary_metrics_are_scikit_learns() -> None:
+def test_binary_metrics_equal_scikit_learn() -> None:
     label, weight, logit, linear = random_fold(500)
     found = binary(label, logit, weight, linear).metrics()
     for name, scores in (("", logit), ("linear", linear)):
-        of = found[name] if name else found
+        metrics = found[name] if name else found
         z = scores.astype(np.float64)
         p = 1 / (1 + np.exp(-z))
-        assert of["auc"] == close(reference.roc_auc_score(label, z, sample_weight=weight))
-        assert of["pr_auc"] == close(reference.average_precision_score(label, z, sample_weight=weight))
-        assert of["log_loss"] == close(reference.log_loss(label, p, sample_weight=weight))
-        assert of["accuracy"] == close(reference.accuracy_score(label, p > 0.5, sample_weight=weight))
+        assert metrics["auc"] == close(reference.roc_auc_score(label, z, sample_weight=weight))
+        assert metrics["pr_auc"] == close(reference.average_precision_score(label, z, sample_weight=weight))
+        assert metrics["log_loss"] == close(reference.log_loss(label, p, sample_weight=weight))
+        assert metrics["accuracy"] == close(reference.accuracy_score(label, p > 0.5, sample_weight=weight))
     constant = np.full(500, 0.3)
     assert found["constant"]["auc"] == 0.5
     assert found["constant"]["log_loss"] == close(reference.log_loss(label, constant, sample_weight=weight))
@@ -47,14 +47,14 @@ def test_binary_metrics_are_scikit_learns() -> None:
 
 
 def test_the_calibration_error_by_hand() -> None:
-    # Bins of 1/15: p = ½ in the 8th, p = 0.8 in the 13th.
+    # Bins of 1/15: p = ½ is in the 8th, p = 0.8 in the 13th.
     found = binary([1, 0, 0, 1, 0], [0, 0, 0, np.log(4), np.log(4)], [1, 1, 2, 1, 3]).metrics()
     assert found["ece"] == pytest.approx((4 * abs(0.5 - 1 / 4) + 4 * abs(0.8 - 1 / 4)) / 8)
     assert found["constant"]["ece"] == pytest.approx(0.3 - 0.25)
 
 
 @pytest.mark.parametrize("label", [0, 1])
-def test_one_class_has_no_ranking(label: int) -> None:
+def test_ranking_metrics_are_undefined_with_one_class(label: int) -> None:
     counted = binary([label] * 9, np.linspace(-1, 1, 9))
     found = counted.metrics()
     assert found["auc"] is found["pr_auc"] is found["constant"]["auc"] is found["linear"]["auc"] is None
@@ -71,17 +71,17 @@ def test_one_class_has_no_ranking(label: int) -> None:
         max_size=30,
     )
 )
-def test_the_auc_is_the_share_of_pairs_in_order(rows: list[tuple[int, float, float]]) -> None:
-    label, weight, logit = (np.array(part, np.float32) for part in zip(*rows, strict=True))
+def test_the_auc_is_the_share_of_ordered_pairs(rows: list[tuple[int, float, float]]) -> None:
+    label, weight, logit = (np.array(values, np.float32) for values in zip(*rows, strict=True))
     pairs = np.outer(weight * (label == 1), weight * (label == 0)).astype(float)
-    apart = logit[:, np.newaxis] - logit[np.newaxis, :]
-    expected = (pairs * ((apart > 0) + 0.5 * (apart == 0))).sum() / pairs.sum() if pairs.sum() else None
+    difference = logit[:, np.newaxis] - logit[np.newaxis, :]
+    expected = (pairs * ((difference > 0) + 0.5 * (difference == 0))).sum() / pairs.sum() if pairs.sum() else None
     assert binary(label, logit, weight).metrics()["auc"] == close(expected)
 
 
-def test_curves_are_scikit_learns_and_thinned() -> None:
+def test_curves_equal_scikit_learn_and_are_thinned() -> None:
     label, weight, logit, _ = random_fold(400, 3)
-    weight += 0.25  # scikit-learn leaves out thresholds without weight
+    weight += 0.25  # because scikit-learn leaves out thresholds without weight
     counted = binary(label, logit, weight)
     roc, ranked = counted.roc(), counted.precision_recall()
     assert roc is not None and ranked is not None
@@ -111,14 +111,14 @@ def test_calibration_bins_have_equal_weight_and_equal_scores_share_one() -> None
     assert binary([0, 1], [1, 2], [0, 0]).calibration() is None
 
 
-def test_a_weight_counts_as_so_many_rows() -> None:
+def test_a_weight_equals_repeated_rows() -> None:
     label, _, logit, linear = random_fold(200, 7)
     times = np.random.default_rng(2).integers(0, 3, 200)
     weighted = binary(label, logit, times, linear)
     repeated = binary(np.repeat(label, times), np.repeat(logit, times), None, np.repeat(linear, times))
     found, expected = weighted.metrics(), repeated.metrics()
-    for part in ("constant", "linear"):
-        assert found.pop(part) == pytest.approx(expected.pop(part))
+    for baseline in ("constant", "linear"):
+        assert found.pop(baseline) == pytest.approx(expected.pop(baseline))
     del found["rows"], expected["rows"]
     assert found == pytest.approx(expected)
     assert weighted.scores()[1] == pytest.approx(repeated.scores()[1])
@@ -133,13 +133,13 @@ def test_the_auc_within_groups(as_arrow: bool) -> None:
     label[[name == "only ones" for name in group]] = 1
     areas, weights = [], []
     for name in names[:4]:
-        mine = np.array([one == name for one in group])
-        areas.append(reference.roc_auc_score(label[mine], logit[mine], sample_weight=weight[mine]))
-        weights.append(weight[mine].sum())
+        is_group = np.array([value == name for value in group])
+        areas.append(reference.roc_auc_score(label[is_group], logit[is_group], sample_weight=weight[is_group]))
+        weights.append(weight[is_group].sum())
     groups = pa.array(group) if as_arrow else np.array(group, object)
     found = binary(label, logit, weight, group=groups).metrics()["gauc"]
     assert found == pytest.approx(np.average(areas, weights=weights))
-    assert binary(label, logit, group=np.arange(300)).metrics()["gauc"] is None  # each row a group
+    assert binary(label, logit, group=np.arange(300)).metrics()["gauc"] is None  # each row is a group
     assert binary(label, logit, group=np.zeros(300, int)).metrics()["gauc"] == pytest.approx(
         reference.roc_auc_score(label, logit)
     )

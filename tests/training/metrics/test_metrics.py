@@ -1,4 +1,4 @@
-"""What the metrics of all tasks share: nothing at all, huge logits, the constant; and scores put into cells."""
+"""Metrics of all tasks: empty folds, huge logits, the constant; and scores in cells."""
 
 import json
 import re
@@ -12,20 +12,22 @@ from nfm.contract.errors import DataError
 from nfm.kernels.activations import sigmoid
 from nfm.training.metrics import curves
 from nfm.training.metrics.names import Task
-from nfm.training.metrics.tally import tally, train_mean
-from tests.training.judging import NAMES, binary
+from nfm.training.metrics.tally import compute_constant, make_tally
+from tests.training.tallies import NAMES, binary
 
 
 @pytest.mark.parametrize("task", ["binary", "regression", "multiclass"])
 @pytest.mark.parametrize("rows", [0, 3])
-def test_without_rows_or_weight_nothing_is_defined(task: Task, rows: int) -> None:
-    counted = tally(task, NAMES, (0.2, 0.3, 0.5))
+def test_no_metric_is_defined_without_rows_or_weight(task: Task, rows: int) -> None:
+    counted = make_tally(task, NAMES, (0.2, 0.3, 0.5))
     logits = np.ones((rows, 3 if task == "multiclass" else 1), np.float32)
     counted.add(np.arange(rows) % 2, np.zeros(rows), logits, logits)
     found = counted.metrics()
     assert found["rows"] == rows
     measured = [found, found["constant"], found["linear"]]
-    assert {value for one in measured for name, value in one.items() if not isinstance(value, dict | int)} == {None}
+    assert {value for metrics in measured for name, value in metrics.items() if not isinstance(value, dict | int)} == {
+        None
+    }
     json.dumps(found, allow_nan=False)
 
 
@@ -35,18 +37,18 @@ def test_huge_logits_do_not_overflow() -> None:
     assert found["linear"]["log_loss"] == 0
     assert found["auc"] == 0.5
     assert found["linear"]["auc"] == 1.0
-    many = tally("multiclass", NAMES, (0.2, 0.3, 0.5))
+    many = make_tally("multiclass", NAMES, (0.2, 0.3, 0.5))
     logits = np.array([[1e4, 0, -1e4], [1e4, 0, -1e4]], np.float32)
     many.add(np.array([0, 2]), np.ones(2), logits, logits)
     assert many.metrics()["log_loss"] == pytest.approx(1e4)
 
 
-def test_outputs_that_are_no_numbers_are_refused() -> None:
-    with pytest.raises(DataError, match=re.escape("those of 1 of 2 rows are not, [nan] for one")):
+def test_outputs_that_are_not_finite_are_refused() -> None:
+    with pytest.raises(DataError, match=re.escape("the outputs of 1 of 2 rows are not, for example [nan]")):
         binary([0, 1], [0, np.nan])
 
 
-def test_many_scores_are_cells_and_the_areas_nearly_exact() -> None:
+def test_areas_from_merged_cells_are_nearly_exact() -> None:
     rng = np.random.default_rng(1)
     rows = 200_000
     score = rng.normal(-4, 1.5, rows).astype(np.float32)
@@ -68,15 +70,17 @@ def test_many_scores_are_cells_and_the_areas_nearly_exact() -> None:
     assert auc(*exact.cells().counts.T) == pytest.approx(expected, abs=1e-9)
     assert auc(*coarse.cells().counts.T) == pytest.approx(expected, abs=1e-4)
     precision = reference.average_precision_score(label, score, sample_weight=weight)
-    few, all_of_them = (curves.precision_recall(*cells.cells().counts.T) for cells in (coarse, exact))
-    assert few is not None and all_of_them is not None
-    assert all_of_them.average_precision == pytest.approx(precision, abs=1e-9)
-    assert few.average_precision == pytest.approx(precision, abs=1e-4)
+    merged, separate = (curves.precision_recall(*cells.cells().counts.T) for cells in (coarse, exact))
+    assert merged is not None and separate is not None
+    assert separate.average_precision == pytest.approx(precision, abs=1e-9)
+    assert merged.average_precision == pytest.approx(precision, abs=1e-4)
 
 
 def test_the_constant_is_the_weighted_mean_of_the_train_fold() -> None:
     pieces = [(np.array([1, 0], np.float32), np.array([3, 1])), (np.array([0.0]), np.array([2]))]
-    assert train_mean("binary", (), pieces) == pytest.approx((0.5,))
-    assert train_mean("multiclass", NAMES, pieces) == pytest.approx((0.5, 0.5, 0))
-    assert train_mean("regression", (), [(label, 0 * weight) for label, weight in pieces]) == pytest.approx((1 / 3,))
-    assert train_mean("multiclass", NAMES, []) == (0, 0, 0)
+    assert compute_constant("binary", (), pieces) == pytest.approx((0.5,))
+    assert compute_constant("multiclass", NAMES, pieces) == pytest.approx((0.5, 0.5, 0))
+    assert compute_constant("regression", (), [(label, 0 * weight) for label, weight in pieces]) == pytest.approx(
+        (1 / 3,)
+    )
+    assert compute_constant("multiclass", NAMES, []) == (0, 0, 0)

@@ -1,4 +1,4 @@
-"""Metrics of classes against scikit-learn: of all, of each, of one without rows; and of too many."""
+"""Multiclass metrics against scikit-learn: of all classes, of each class, of a class without rows, of many classes."""
 
 import json
 from typing import Any
@@ -8,8 +8,8 @@ import pytest
 import sklearn.metrics as reference
 
 from nfm.training.metrics.multiclass import MOST_RANKED, MulticlassTally
-from nfm.training.metrics.tally import tally
-from tests.training.judging import NAMES, Array, close
+from nfm.training.metrics.tally import make_tally
+from tests.training.tallies import NAMES, Array, close
 
 
 def log_softmax(logits: Array) -> Array:
@@ -22,14 +22,14 @@ def softmax(logits: Array) -> Array:
 
 
 def multiclass(label: Any, logits: Any, weight: Any, linear: Any) -> MulticlassTally:
-    counted = tally("multiclass", NAMES, (0.2, 0.3, 0.5))
+    counted = make_tally("multiclass", NAMES, (0.2, 0.3, 0.5))
     assert isinstance(counted, MulticlassTally)
     for piece in np.array_split(np.arange(len(label)), 4):
         counted.add(label[piece], weight[piece], logits[piece], linear[piece])
     return counted
 
 
-def test_multiclass_metrics_are_scikit_learns() -> None:
+def test_multiclass_metrics_equal_scikit_learn() -> None:
     rng = np.random.default_rng(8)
     label = rng.integers(0, 3, 400)
     weight = rng.choice([0.0, 1.0, 2.5], 400)
@@ -37,30 +37,32 @@ def test_multiclass_metrics_are_scikit_learns() -> None:
     counted = multiclass(label.astype(np.float32), logits, weight.astype(np.float32), linear)
     found = counted.metrics()
     for name, z in (("", logits), ("linear", linear)):
-        of, p = found[name] if name else found, softmax(z)
-        assert of["log_loss"] == close(reference.log_loss(label, p, sample_weight=weight))
-        assert of["accuracy"] == close(reference.accuracy_score(label, p.argmax(1), sample_weight=weight))
+        metrics, p = found[name] if name else found, softmax(z)
+        assert metrics["log_loss"] == close(reference.log_loss(label, p, sample_weight=weight))
+        assert metrics["accuracy"] == close(reference.accuracy_score(label, p.argmax(1), sample_weight=weight))
         areas = [reference.roc_auc_score(label == i, p[:, i], sample_weight=weight) for i in range(3)]
-        assert of["macro_auc"] == close(float(np.mean(areas)))
+        assert metrics["macro_auc"] == close(float(np.mean(areas)))
     constant = np.tile([0.2, 0.3, 0.5], (400, 1))
     assert found["constant"]["log_loss"] == close(reference.log_loss(label, constant, sample_weight=weight))
     assert found["constant"]["accuracy"] == close(reference.accuracy_score(label, [2] * 400, sample_weight=weight))
     guess = logits.argmax(1)
-    parts = reference.precision_recall_fscore_support(label, guess, sample_weight=weight)[:3]
+    expected = reference.precision_recall_fscore_support(label, guess, sample_weight=weight)[:3]
     for i, name in enumerate(NAMES):
-        of = found["classes"][name]
-        assert [of["precision"], of["recall"], of["f1"]] == pytest.approx([part[i] for part in parts])
-        assert of["auc"] == close(
+        metrics = found["classes"][name]
+        assert [metrics["precision"], metrics["recall"], metrics["f1"]] == pytest.approx(
+            [values[i] for values in expected]
+        )
+        assert metrics["auc"] == close(
             float(reference.roc_auc_score(label == i, softmax(logits)[:, i], sample_weight=weight))
         )
-        assert of["rows"] == (label == i).sum()
+        assert metrics["rows"] == (label == i).sum()
     matrix = counted.confusion()
     assert matrix is not None
     np.testing.assert_allclose(matrix, reference.confusion_matrix(label, guess, sample_weight=weight))
     json.dumps(found, allow_nan=False)
 
 
-def test_a_class_without_rows_and_one_never_predicted() -> None:
+def test_a_class_without_rows_and_a_class_that_is_never_predicted() -> None:
     logits = np.array([[2, 1, 0], [0, 0.5, 0], [3, 0, 0]], np.float32)
     found = multiclass(np.array([0, 0, 1.0]), logits, np.ones(3), logits).metrics()
     red, green, blue = (found["classes"][name] for name in NAMES)
@@ -73,9 +75,9 @@ def test_a_class_without_rows_and_one_never_predicted() -> None:
     assert (red["auc"], green["auc"], found["macro_auc"]) == (0, 0, 0)
 
 
-def test_many_classes_have_no_confusion_matrix_and_too_many_no_auc() -> None:
+def test_many_classes_have_neither_confusion_matrix_nor_auc() -> None:
     names = tuple(map(str, range(MOST_RANKED + 1)))
-    counted = tally("multiclass", names, [1 / len(names)] * len(names))
+    counted = make_tally("multiclass", names, [1 / len(names)] * len(names))
     assert isinstance(counted, MulticlassTally)
     logits = np.eye(len(names), dtype=np.float32)
     counted.add(np.arange(len(names)), np.ones(len(names)), logits, logits)

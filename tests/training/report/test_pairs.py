@@ -1,4 +1,4 @@
-"""The strongest pairs are those of a sum over all rows and pairs in plain Python."""
+"""The strongest pairs against a sum over all rows and pairs in plain Python."""
 
 import numpy as np
 import pyarrow as pa
@@ -9,7 +9,7 @@ from nfm.contract.schema import Bag, Field, Number, Spec
 from nfm.training.report.pairs import strongest_pairs
 
 
-def test_the_strongest_pairs_are_those_of_brute_force() -> None:
+def test_strongest_pairs_equal_a_brute_force_sum() -> None:
     spec = Spec(
         ("k",),
         (
@@ -38,10 +38,10 @@ def test_the_strongest_pairs_are_those_of_brute_force() -> None:
         members = zip(bags[row], weights[row], strict=True)
         vectors["tags"] = sum((table[starts["tags"] + i] * w for i, w in members), np.zeros(5))
         vectors["x"] = table[-1] * columns["x"][row]
-        for one, other in expected:
-            expected[one, other] += float(np.abs(vectors[one] * vectors[other]).mean()) / rows
+        for first, second in expected:
+            expected[first, second] += float(np.abs(vectors[first] * vectors[second]).mean()) / rows
     found = strongest_pairs(spec, table, arrange_inputs(spec, columns))
-    assert {(one, other): strength for one, other, strength in found} == pytest.approx(expected, rel=1e-5)
+    assert {(first, second): strength for first, second, strength in found} == pytest.approx(expected, rel=1e-5)
     assert found == sorted(found, key=lambda pair: -pair[2])
     assert strongest_pairs(spec, table, arrange_inputs(spec, columns), most=2) == found[:2]
     nothing = {name: values[:0] for name, values in columns.items()}

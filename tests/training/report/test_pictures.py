@@ -1,4 +1,4 @@
-"""Charts and architecture: what they show of a model, and every range and name that must not break them."""
+"""Charts and the architecture diagram: their content, and ranges and names that must not break them."""
 
 import re
 from dataclasses import replace
@@ -14,7 +14,7 @@ from nfm.reports.charts import Chart
 from nfm.training.metrics import curves
 from nfm.training.model import build
 from nfm.training.report import pictures
-from nfm.training.report.parameters import parameter_counts
+from nfm.training.report.parameters import count_parameters
 from tests.parsed import Parsed
 
 MODELS = {
@@ -40,33 +40,33 @@ def forty_fields() -> tuple[Field, ...]:
 
 
 def architecture(spec: Spec, settings: Model, parameters: dict[str, int] | None = None) -> str:
-    """The text of the drawing alone, as a browser reads it."""
+    """Return the text of the diagram, as a browser reads it."""
     macro = (
         '{% from "training/report/architecture.html.jinja" import architecture %}'
         "{{ architecture(spec, settings, parameters) }}"
     )
-    counts = parameters or parameter_counts(build(spec, settings))
-    drawn = page._environment().from_string(macro).render(spec=spec, settings=settings, parameters=counts)
-    Parsed(drawn)  # every tag is closed
-    return " ".join(unescape(re.sub(r"<[^>]*>", " ", drawn)).split())
+    counts = parameters or count_parameters(build(spec, settings))
+    diagram = page._environment().from_string(macro).render(spec=spec, settings=settings, parameters=counts)
+    Parsed(diagram)  # every tag is closed
+    return " ".join(unescape(re.sub(r"<[^>]*>", " ", diagram)).split())
 
 
 @pytest.mark.parametrize("settings", [MODELS[name] for name in MODELS if name != "classes"])
-def test_the_architecture_is_the_models(spec: Spec, settings: Model) -> None:
-    written = architecture(spec, settings)
+def test_the_diagram_has_the_layers_of_the_model(spec: Spec, settings: Model) -> None:
+    text = architecture(spec, settings)
     layers = len(settings.hidden_units)
-    assert written.count("Hidden layer") == layers
-    assert written.count("batch norm") == (layers + 1) * settings.batch_norm
-    assert written.count("dropout") == bool(settings.pooling_dropout) + layers * bool(settings.hidden_dropout)
-    assert written.count(settings.activation) == layers
-    assert ("Dense numbers" in written) == bool(spec.dense)
-    assert ("Join the dense numbers" in written) == bool(spec.dense and layers)
-    assert ("factorization machine" in written) == (settings.output == "ones")
+    assert text.count("Hidden layer") == layers
+    assert text.count("batch norm") == (layers + 1) * settings.batch_norm
+    assert text.count("dropout") == bool(settings.pooling_dropout) + layers * bool(settings.hidden_dropout)
+    assert text.count(settings.activation) == layers
+    assert ("Dense numbers" in text) == bool(spec.dense)
+    assert ("Concatenate the dense numbers" in text) == bool(spec.dense and layers)
+    assert ("factorization machine" in text) == (settings.output == "ones")
 
 
-def test_the_architecture_counts_parameters(mixed: Spec) -> None:
+def test_the_diagram_counts_parameters(mixed: Spec) -> None:
     # 5 + 9 + 5 ids, x and its flag: 21 rows; y and z are dense.
-    written = architecture(mixed, Model(embedding_dim=4, hidden_units=(3, 2)))
+    text = architecture(mixed, Model(embedding_dim=4, hidden_units=(3, 2)))
     for expected in [
         "B × 5 × 4 table 21 × 4 = 84 parameters",
         "batch norm · 16",
@@ -78,115 +78,119 @@ def test_the_architecture_counts_parameters(mixed: Spec) -> None:
         "Output weights h B × 1 2 parameters",
         "1 + 21 + 2 = 24 parameters",
     ]:
-        assert written.count(expected) == 1, expected
+        assert text.count(expected) == 1, expected
 
 
-def test_many_fields_are_summed_up(mixed: Spec) -> None:
-    written = architecture(replace(mixed, fields=forty_fields(), numbers=()), Model())
-    assert "field 23 25 ids" in written
-    assert "field 24" not in written
-    assert "16 more" in written
+def test_many_fields_are_abbreviated(mixed: Spec) -> None:
+    text = architecture(replace(mixed, fields=forty_fields(), numbers=()), Model())
+    assert "field 23 25 ids" in text
+    assert "field 24" not in text
+    assert "16 more" in text
 
 
 @pytest.mark.parametrize("name", ["x" * 300, "$\\alpha^$", "名前", "two\nlines", "<b>&]]>--c"])
-def test_any_name_can_be_drawn(name: str, mixed: Spec) -> None:
+def test_any_name_can_be_shown(name: str, mixed: Spec) -> None:
     fields = (replace(mixed.fields[0], name=name), *mixed.fields[1:])
     numbers = (replace(mixed.numbers[0], name=name), replace(mixed.numbers[1], name=name))
-    written = architecture(replace(mixed, fields=fields, numbers=numbers), Model())
+    text = architecture(replace(mixed, fields=fields, numbers=numbers), Model())
     short = " ".join(name.split()) if len(name) < 40 else f"{name[:39]}…"
-    assert written.count(short) == 4  # the field, the number, its flag, the dense number
-    assert "x" * 40 not in written
+    assert text.count(short) == 4  # the field, the number, its flag, the dense number
+    assert "x" * 40 not in text
 
 
-def test_the_architecture_ends_as_the_task_does(mixed: Spec) -> None:
+def test_the_last_layer_of_the_diagram_depends_on_the_task(mixed: Spec) -> None:
     classes = replace(mixed, classes=("red", "green", "blue"))
     parameters = {"embedding": 84, "linear": 66, "dense_linear": 6, "output": 6, "hidden_0": 10}
-    of_classes = architecture(classes, MODELS["classes"], parameters)
-    assert "Softmax B × 3" in of_classes
-    assert "3 + 63 + 6 = 72 parameters" in of_classes
-    of_numbers = architecture(mixed, Model(task="regression"))
-    assert "the predicted number" in of_numbers
-    assert "Sigmoid" not in of_numbers
+    multiclass = architecture(classes, MODELS["classes"], parameters)
+    assert "Softmax B × 3" in multiclass
+    assert "3 + 63 + 6 = 72 parameters" in multiclass
+    regression = architecture(mixed, Model(task="regression"))
+    assert "the predicted number" in regression
+    assert "Sigmoid" not in regression
 
 
-def test_a_bag_is_named_as_one(mixed: Spec) -> None:
+def test_the_diagram_marks_bags(mixed: Spec) -> None:
     bag = replace(mixed.fields[0], bag=Bag(None, "|", None))
     parameters = dict.fromkeys(("embedding", "linear", "output"), 1)
-    written = architecture(replace(mixed, fields=(bag, *mixed.fields[1:])), MODELS["machine"], parameters)
-    assert "a 5 ids, bag" in written
-    assert "B × (4 + members of bags) × 64" in written  # two fields, a number and its flag
+    text = architecture(replace(mixed, fields=(bag, *mixed.fields[1:])), MODELS["machine"], parameters)
+    assert "a 5 ids, bag" in text
+    assert "B × (4 + members of bags) × 64" in text  # two fields, a number and its flag
 
 
 @pytest.mark.parametrize("epochs", [1, 2, 50])
-def test_the_marked_epoch_is_one_of_the_epochs(epochs: int) -> None:
+def test_a_curve_marks_the_best_epoch(epochs: int) -> None:
     history = {"loss": [0.5] * epochs, "val_loss": [float("nan")] * epochs}
-    drawn = pictures.curve(history, "loss", "loss", epochs)
-    assert [name for _, name in drawn.legend] == [f"weights of epoch {epochs}", "train", "valid"]
-    assert {int(text) for _, text in drawn.x_ticks} <= set(range(1, epochs + 1))
-    dots = [path.count("h0") for path, style in drawn.lines if "points" in style]
+    chart = pictures.draw_curve(history, "loss", "loss", epochs)
+    assert [name for _, name in chart.legend] == [f"weights of epoch {epochs}", "train", "valid"]
+    assert {int(text) for _, text in chart.x_ticks} <= set(range(1, epochs + 1))
+    dots = [path.count("h0") for path, style in chart.lines if "points" in style]
     assert dots == [epochs if epochs < 50 else 1, 0]  # a loss that is not a number has no point
 
 
 @pytest.mark.parametrize(("largest", "end"), [(0.04, 0.04), (0.7, 1.0), (0.0, 1.0)])
-def test_the_axis_of_the_scores_ends_where_they_do(largest: float, end: float) -> None:
-    drawn = pictures.scores_by_label(np.array([0.0, largest]), np.array([0.0, 1]), np.array([1.0, 0]))
-    assert float(drawn.x_ticks[-1][1]) == end
-    assert drawn.x_ticks[-1][0] == drawn.right
+def test_the_axis_of_small_scores_ends_at_the_largest(largest: float, end: float) -> None:
+    chart = pictures.draw_scores_by_label(np.array([0.0, largest]), np.array([0.0, 1]), np.array([1.0, 0]))
+    assert float(chart.x_ticks[-1][1]) == end
+    assert chart.x_ticks[-1][0] == chart.right
 
 
-def test_scores_of_each_label_by_hand() -> None:
+def test_the_score_distributions_equal_a_hand_count() -> None:
     # Label 0: a quarter at 0, the rest at 0.5; label 1 at 1.
-    drawn = pictures.scores_by_label(np.array([0, 0.5, 1.0]), np.array([0, 0, 2.0]), np.array([1.0, 3, 0]))
-    height = drawn.bottom - drawn.top
-    assert [(bar.style, bar.height) for bar in drawn.bars] == [
+    chart = pictures.draw_scores_by_label(np.array([0, 0.5, 1.0]), np.array([0, 0, 2.0]), np.array([1.0, 3, 0]))
+    height = chart.bottom - chart.top
+    assert [(bar.style, bar.height) for bar in chart.bars] == [
         ("train", height / 4),
         ("train", 3 * height / 4),
         ("one", height),
     ]
-    assert [name for _, name in drawn.legend] == ["label 0", "label 1"]
+    assert [name for _, name in chart.legend] == ["label 0", "label 1"]
 
 
-def test_a_roc_and_its_linear_part_by_hand() -> None:
+def test_the_roc_chart_by_hand() -> None:
     points = curves.Roc(np.array([0, 0.5, 1]), np.array([0, 1.0, 1]), 0.75)
-    drawn = pictures.roc({"train": points, "test": points}, points)
-    left, right, top, bottom = map(float, (drawn.left, drawn.right, drawn.top, drawn.bottom))
+    chart = pictures.draw_roc({"train": points, "test": points}, points)
+    left, right, top, bottom = map(float, (chart.left, chart.right, chart.top, chart.bottom))
     bent = f"M{left} {bottom}L{(left + right) / 2} {top}L{right} {top}"
-    assert drawn.lines == [
+    assert chart.lines == [
         (f"M{left} {bottom}L{right} {top}", "faint dashed"),
         *((bent, style) for style in ("linear dashed", "train thin", "test")),
     ]
-    assert [name for _, name in drawn.legend] == ["linear part, AUC 0.750", "train, AUC 0.750", "test, AUC 0.750"]
+    assert [name for _, name in chart.legend] == ["linear part, AUC 0.750", "train, AUC 0.750", "test, AUC 0.750"]
 
 
-def test_a_calibration_has_an_interval_for_each_bin() -> None:
+def test_each_calibration_bin_has_an_interval() -> None:
     bins = curves.Calibration(*(np.array(x) for x in ([0.2, 0.8], [0.25, 0.75], [0.1, 0.6], [0.4, 0.9])))
-    drawn = pictures.calibration(bins, "test")
-    height = drawn.bottom - drawn.top
-    interval, _ = drawn.lines[1]
+    chart = pictures.draw_calibration(bins, "test")
+    height = chart.bottom - chart.top
+    interval, _ = chart.lines[1]
     ends = [float(end) for end in re.findall(r" ([\d.]+)", interval)]
-    assert [(drawn.bottom - end) / height for end in ends] == pytest.approx([0.1, 0.4, 0.6, 0.9], abs=0.001)
+    assert [(chart.bottom - end) / height for end in ends] == pytest.approx([0.1, 0.4, 0.6, 0.9], abs=0.001)
     assert interval.count("M") == 2
 
 
-def test_a_calibration_of_labels_that_are_all_0() -> None:
+def test_a_calibration_chart_without_positive_labels() -> None:
     nothing = np.zeros(1)
-    drawn = pictures.calibration(curves.Calibration(nothing, nothing, nothing, nothing), "test")
-    assert drawn.y_ticks[-1][1] == "1"
+    chart = pictures.draw_calibration(curves.Calibration(nothing, nothing, nothing, nothing), "test")
+    assert chart.y_ticks[-1][1] == "1"
 
 
 @pytest.mark.parametrize("rows", [1, 2, 3000])
 def test_predictions_of_any_number_of_rows_can_be_drawn(rows: int) -> None:
     label = np.linspace(-1, 1, rows)
     weight = np.arange(rows, 0.0, -1)
-    drawn: list[Chart] = [
-        pictures.predicted_and_actual(label, np.zeros(rows), weight),  # all predictions are equal
-        pictures.residuals(np.zeros(rows), weight),
-        pictures.residuals(label, weight),
-        pictures.residuals(label + 5, weight),
+    charts: list[Chart] = [
+        pictures.draw_predicted_and_actual(label, np.zeros(rows), weight),  # all predictions are equal
+        pictures.draw_residuals(np.zeros(rows), weight),
+        pictures.draw_residuals(label, weight),
+        pictures.draw_residuals(label + 5, weight),
     ]
-    assert [one.labels[0] for one in drawn] == ["predicted", *["label − prediction"] * 3]
-    assert sum(path.count("h0") for path, _ in drawn[0].lines) <= 800 + 15
-    assert [len(one.lines) for one in drawn[1:]] == [1, int(rows > 1), 0]  # a line at 0, where 0 is among the errors
-    for one in drawn:
-        heights = [bar.height for bar in one.bars]
-        assert all(0 < height <= one.bottom - one.top for height in heights)
+    assert [chart.labels[0] for chart in charts] == ["predicted", *["label − prediction"] * 3]
+    assert sum(path.count("h0") for path, _ in charts[0].lines) <= 800 + 15
+    assert [len(chart.lines) for chart in charts[1:]] == [
+        1,
+        int(rows > 1),
+        0,
+    ]  # a line at 0 if 0 is in the range of the errors
+    for chart in charts:
+        heights = [bar.height for bar in chart.bars]
+        assert all(0 < height <= chart.bottom - chart.top for height in heights)

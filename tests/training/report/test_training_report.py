@@ -1,4 +1,4 @@
-"""The report: every number against a hand count, every case it has to cope with, and a page that stands alone."""
+"""The training report: numbers against hand counts, edge cases, and a page without external resources."""
 
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -16,12 +16,11 @@ from nfm.contract.schema import FOLDS, Field, Number, Placement, Spec
 from nfm.reports.data import CLASSES
 from nfm.training.metrics.multiclass import MOST_CLASSES
 from nfm.training.metrics.names import METRICS
-from nfm.training.metrics.tally import tally, train_mean
+from nfm.training.metrics.tally import compute_constant, make_tally
 from nfm.training.model import build, initial_weights
 from nfm.training.network import Network
 from nfm.training.report import page as report
-from nfm.training.report.parameters import layers as list_layers
-from nfm.training.report.parameters import parameter_counts
+from nfm.training.report.parameters import count_parameters, list_layers
 from nfm.training.report.summary import summary
 from nfm.training.result import Fitted, Trained
 from nfm.training.step import make_measure
@@ -77,18 +76,18 @@ def trained_of(
     history: Mapping[str, list[float]] | None = None,
     pairs: Sequence[tuple[str, str, float]] = (("a", "b", 0.02), ("b", "z", 0.01)),
 ) -> Trained:
-    """What a training would hand over: an untrained model, and outputs that know something of the labels."""
+    """Return the result of a made-up training: an untrained model, and outputs that correlate with the labels."""
     rng, task = np.random.default_rng(7), config.model.task
     label = {fold: np.array(labels[fold], np.float32) for fold in FOLDS}
     train = label["train"]
-    constant = train_mean(task, spec.classes, [(train, np.ones(len(train)))])
+    constant = compute_constant(task, spec.classes, [(train, np.ones(len(train)))])
     tallies = {}
     for fold in FOLDS:
         known = np.eye(len(spec.classes))[label[fold].astype(int)] if spec.classes else label[fold][:, np.newaxis]
         noise = rng.normal(size=(2, *known.shape))
-        tallies[fold] = tally(task, spec.classes, constant)
+        tallies[fold] = make_tally(task, spec.classes, constant)
         tallies[fold].add(label[fold], np.ones(len(label[fold])), known + noise[0], known + 2 * noise[1])
-    facts_of_label: dict[str, dict[str, Any]] = {
+    label_facts: dict[str, dict[str, Any]] = {
         "binary": {"positive": {fold: int(label[fold].sum()) for fold in FOLDS}},
         "regression": {"by_fold": {fold: {"mean": 1.25, "std": 0.5, "min": -3.0, "max": 4321.0} for fold in FOLDS[:2]}},
         "multiclass": {
@@ -101,7 +100,7 @@ def trained_of(
     rows = {fold: len(label[fold]) for fold in FOLDS}
     statistics = {
         "rows": rows,
-        "label": {"column": config.columns.label, "task": task, **facts_of_label[task]},
+        "label": {"column": config.columns.label, "task": task, **label_facts[task]},
         **facts,
     }
     metric = {"binary": "auc", "regression": "rmse", "multiclass": "accuracy"}[task]
@@ -117,26 +116,26 @@ def trained_of(
 
 @pytest.fixture
 def write(tmp_path: Path) -> Write:
-    """Write the report of an untrained model and return the page."""
+    """Return a function that writes the report of an untrained model and returns the page."""
 
-    def written(
+    def write_report(
         spec: Spec = TINY,
         facts: Mapping[str, Any] = TINY_FACTS,
         config: Config | None = None,
         history: Mapping[str, list[float]] | None = None,
         pairs: Sequence[tuple[str, str, float]] = (("a", "b", 0.02), ("b", "z", 0.01)),
-        **labels_of: Sequence[float],
+        **changed_labels: Sequence[float],
     ) -> str:
-        labels = {"train": [0, 1] * 20, "valid": [0, 1] * 10, "test": [0, 0, 0, 1] * 10} | labels_of
+        labels = {"train": [0, 1] * 20, "valid": [0, 1] * 10, "test": [0, 0, 0, 1] * 10} | changed_labels
         config = config or config_of()
         report.write(tmp_path / "report.html", config, trained_of(config, spec, facts, labels, history, pairs))
         return (tmp_path / "report.html").read_text(encoding="utf-8")
 
-    return written
+    return write_report
 
 
 class Page(Parsed):
-    """A page whose rows are found by the columns of their table, too."""
+    """A parsed page whose table rows can be found by name and number of columns."""
 
     def row_of(self, name: str, columns: int) -> list[str]:
         cells = [[" ".join(cell.split()) for cell in row] for row in self.rows]
@@ -150,10 +149,10 @@ def prose(page: str) -> str:
     return " ".join(re.sub(r"<[^>]*>", " ", page).split())
 
 
-def test_the_parameters_of_a_tiny_model_by_hand(categories: Spec) -> None:
+def test_parameter_counts_of_a_tiny_model_by_hand(categories: Spec) -> None:
     model = build(TINY, SMALL)
     # 6 + 4 + 5 + 1 rows; K = 4; dense: x and its flag; a norm has 4 arrays.
-    assert {name: n for name, n in parameter_counts(model).items() if n} == {
+    assert {name: n for name, n in count_parameters(model).items() if n} == {
         "embedding": 16 * 4,
         "linear": 16 + 1,
         "dense_linear": 2,
@@ -169,16 +168,16 @@ def test_the_parameters_of_a_tiny_model_by_hand(categories: Spec) -> None:
     assert layers["hidden_0_norm"] == ("B × 3", 12, 6)
     assert not {"values", "dense", "linear_sum"} & {layer.name for layer in list_layers(build(categories, SMALL))}
     assert (
-        sum(of for _, of, _ in layers.values())
-        == sum(parameter_counts(model).values())
+        sum(parameters for _, parameters, _ in layers.values())
+        == sum(count_parameters(model).values())
         == model.count_params() - (4 + 1)
         == 135
     )
 
 
-def test_the_rows_of_each_field_by_hand() -> None:
-    # name; values, reserved, rows; distinct values with missing as one, and one row more
-    assert [tuple(row.values()) for row in report.field_rows(TINY, TINY_FACTS)] == [
+def test_field_rows_by_hand() -> None:
+    # name; values, reserved, rows; distinct values with missing as one of them, and one row more
+    assert [tuple(row.values()) for row in report.count_field_rows(TINY, TINY_FACTS)] == [
         ("a", 3, 3, 6, 8, 9),  # missing in the test fold only
         ("b", 2, 2, 4, 2, 3),
         ("c", 4, 1, 5, 5, 6),
@@ -186,7 +185,7 @@ def test_the_rows_of_each_field_by_hand() -> None:
     ]
 
 
-def test_the_published_parameter_counts_can_be_read_off(write: Write) -> None:
+def test_the_report_shows_published_parameter_counts(write: Write) -> None:
     known = {"Pclass": (3, 3, 0), "Sex": (2, 2, 0), "Cabin": (122, 147, 9), "Embarked": (3, 3, 1)}
     fields = tuple(Field(name, (name,), ("text",), 1, values, name) for name, (values, _, _) in known.items())
     numbers = tuple(number(name) for name in ("Age", "SibSp", "Parch", "Fare"))
@@ -206,7 +205,7 @@ def test_the_published_parameter_counts_can_be_read_off(write: Write) -> None:
     assert f"{138 * 64 + 139 + 4 + 25_344 + 128:,} parameters" in page.text
 
 
-def test_the_page_stands_alone_and_explains_its_curves(write: Write) -> None:
+def test_the_page_needs_no_other_file_and_explains_its_curves(write: Write) -> None:
     text = write()
     page = Page(text)
     namespaces = {value for _, attributes in page.tags for name, value in attributes.items() if "xmlns" in name}
@@ -226,7 +225,7 @@ def test_the_page_stands_alone_and_explains_its_curves(write: Write) -> None:
     assert page.row_of("x", 11)[3:] == ["0.0%", "0.0%", "0.0%", "1.5", "0.5", "-1,234", "1", "2"]
 
 
-def test_what_users_wrote_is_text_and_never_markup(write: Write) -> None:
+def test_names_from_users_are_escaped(write: Write) -> None:
     nasty = '<script>alert("1")</script><img src=x>&amp;'
     numbers = (number(f"{nasty}2"), number(f"{nasty}3", "field"))
     facts = {"fields": {nasty: field_facts(3, 3, 0)}, "numbers": {f"{nasty}2": TINY_FACTS["numbers"]["x"]}}
@@ -239,7 +238,7 @@ def test_what_users_wrote_is_text_and_never_markup(write: Write) -> None:
     assert "<script>" not in text
 
 
-def test_metrics_stand_beside_those_of_the_linear_part_and_the_constant(write: Write) -> None:
+def test_metrics_are_shown_with_those_of_the_linear_part_and_the_constant(write: Write) -> None:
     labels = {"train": [0, 1] * 20, "valid": [], "test": [0] * 39 + [1]}
     expected = trained_of(config_of(), TINY, TINY_FACTS, labels).metrics["test"]
     text = write(**labels)
@@ -250,14 +249,14 @@ def test_metrics_stand_beside_those_of_the_linear_part_and_the_constant(write: W
     assert model[1:3] == ["40", "the model"]
     for shown, values in ((model, expected), (linear, expected["linear"])):
         assert shown[3:] == [f"{values[key]:.4f}" for key in ("auc", "log_loss", "accuracy", "pr_auc", "ece")]
-    # The train fold's rate, ½, says 0.
+    # The constant is the train fold's rate, ½, which predicts label 0.
     assert constant[2:] == ["the train fold’s label rate", "0.5000", f"{np.log(2):.4f}", "0.9750", "0.0250", "0.4750"]
-    assert "Measured on the test fold (40 rows), beside" in prose(text)
+    assert "Measured on the test fold (40 rows), compared with" in prose(text)
     assert f"{expected['auc']:.3f} linear part {expected['linear']['auc']:.3f} · constant 0.500" in prose(text)
-    assert "<strong>In log loss and accuracy the model is no better than that constant.</strong>" in text
+    assert "<strong>In log loss and accuracy the model is not better than this constant.</strong>" in text
 
 
-def test_only_a_train_fold_and_losses_that_are_not_numbers(write: Write) -> None:
+def test_a_report_with_only_a_train_fold_and_nan_losses(write: Write) -> None:
     settings = config_of(train={"early_stopping": None, "epochs": 1})
     page = write(config=settings, valid=[], test=[], history={"loss": [float("nan")], "auc": [0.5]}, pairs=())
     shown = prose(page[page.index("<main>") : page.index("<pre>")])
@@ -270,7 +269,7 @@ def test_only_a_train_fold_and_losses_that_are_not_numbers(write: Write) -> None
     assert not re.search(r"\b(nan|inf|None|Undefined)\b", shown)
 
 
-def test_no_test_fold_and_a_validation_fold_with_one_label(write: Write) -> None:
+def test_a_report_without_test_fold_and_with_one_label_in_the_validation_fold(write: Write) -> None:
     page = write(valid=[0] * 30, test=[])
     assert "Measured on the validation fold (30 rows)" in prose(page)
     assert "There is no test fold. If the validation fold decided when to stop" in prose(page)
@@ -280,14 +279,14 @@ def test_no_test_fold_and_a_validation_fold_with_one_label(write: Write) -> None
     assert Page(page).row_of("valid", 8)[3] == "–"
 
 
-def test_one_label_everywhere_and_a_test_fold_of_one_row(write: Write) -> None:
+def test_a_report_with_one_label_and_a_test_fold_of_one_row(write: Write) -> None:
     page = write(train=[0] * 30, valid=[0] * 30, test=[0])
     assert "No fold has rows of both labels, so the ROC is not defined." in prose(page)
     assert "Measured on the test fold (1 row)" in prose(page)
     assert Page(page).count("svg") == 4  # two curves, calibration and scores; neither a ROC nor precision and recall
 
 
-def test_a_regression_tells_of_its_errors(write: Write) -> None:
+def test_a_regression_report_shows_the_errors(write: Write) -> None:
     config, spec = config_of(Model(task="regression", embedding_dim=4, hidden_units=(3,))), TINY
     rng = np.random.default_rng(1)
     labels = {fold: list(rng.normal(50, 9, 60)) for fold in FOLDS}
@@ -307,7 +306,7 @@ def test_a_regression_tells_of_its_errors(write: Write) -> None:
     assert page.count("svg") == 4  # two curves, two of the errors
 
 
-def test_classes_have_a_table_and_a_confusion_matrix(write: Write) -> None:
+def test_a_multiclass_report_has_a_table_and_a_confusion_matrix(write: Write) -> None:
     nasty = "<script>blue"
     spec, config = replace(TINY, classes=("red", nasty, "none")), config_of(Model(task="multiclass", embedding_dim=4))
     labels = {fold: [0, 1, 1, 0, 1] * 8 for fold in FOLDS}
@@ -328,35 +327,35 @@ def test_classes_have_a_table_and_a_confusion_matrix(write: Write) -> None:
     assert f"Accuracy {expected.metrics['test']['accuracy']:.3f} linear part" in prose(text)
 
 
-def test_of_many_classes_the_largest_are_told(write: Write) -> None:
+def test_a_report_lists_only_the_most_frequent_of_many_classes(write: Write) -> None:
     names = tuple(f"class {i}" for i in range(MOST_CLASSES + 40))
     config = config_of(Model(task="multiclass", embedding_dim=4))
     labels = {fold: [*range(len(names)), 7, 7] for fold in FOLDS}
     text = write(replace(TINY, classes=names), config=config, **labels)
     page = Page(text)
     assert page.row_of("class 7", 7)[1] == "3"
-    told = [row[0] for row in page.rows if len(row) == 7 and row[0].startswith("class ")]
-    assert told[0] == "class 7"
-    assert len(told) == CLASSES
+    names_shown = [row[0] for row in page.rows if len(row) == 7 and row[0].startswith("class ")]
+    assert names_shown[0] == "class 7"
+    assert len(names_shown) == CLASSES
     assert len([row for row in page.rows if len(row) == 8 and row[0].startswith("class ")]) == CLASSES  # of the table
     assert "Predicted classes" not in text
     assert f"These are the {CLASSES} most frequent of {len(names)} classes" in prose(text)
 
 
-def test_a_learning_rate_that_changes_is_drawn(write: Write) -> None:
+def test_the_learning_rate_is_drawn_only_if_it_changes(write: Write) -> None:
     history = {"loss": [3.0, 2.0, 1.0], "auc": [0.5, 0.6, 0.7], "learning_rate": [0.1, 0.1, 0.05]}
     assert "Learning rate by epoch" in write(history=history)
     assert "Learning rate by epoch" not in write(history=history | {"learning_rate": [0.1] * 3})
 
 
-def test_what_is_beaten_by_the_constant_is_said() -> None:
+def test_metrics_not_better_than_the_constant_are_found() -> None:
     higher, lower = (METRICS["binary"][i] for i in (0, 1))
     for metric, model, expected in ((higher, 0.5, True), (higher, 0.6, False), (lower, 0.4, False), (lower, 0.6, True)):
         assert report._is_beaten(metric, {metric.key: model, "constant": {metric.key: 0.5}}) is expected
     assert not report._is_beaten(higher, {"auc": None, "constant": {"auc": None}})
 
 
-def test_the_summary_has_the_metrics_of_each_fold_and_the_baselines_of_one() -> None:
+def test_the_summary_has_metrics_of_each_fold_and_baselines_of_the_judged_fold() -> None:
     labels = {"train": [0, 1] * 20, "valid": [], "test": [0] * 39 + [1]}
     config = config_of()
     trained = trained_of(config, TINY, TINY_FACTS, labels)

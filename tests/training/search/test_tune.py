@@ -1,4 +1,4 @@
-"""The search: its first trial, its best file, going on after a kill, and what it refuses. Its trainings are real."""
+"""The search: first trial, best.yaml, resuming after a kill, and refusals, with real trainings."""
 
 import json
 import os
@@ -26,8 +26,8 @@ from nfm.contract.schema import Field, Spec
 from nfm.training import train
 from nfm.training.fit import Places
 from nfm.training.search import summary as tune_summary
-from nfm.training.search.study import JOURNAL, _storage, done
-from nfm.training.search.tune import Search, _importance, begun, tune
+from nfm.training.search.study import JOURNAL, _open_storage, list_counted_trials
+from nfm.training.search.tune import Search, _importance, read_search, tune
 
 ROOT = Path(__file__).parents[3]
 BUCKETS = 6
@@ -45,7 +45,7 @@ SPACE = "{train.learning_rate: {low: 0.001, high: 0.1, log: true}, model.hidden_
 
 
 def write_dataset(workdir: Path, seed: int = 0) -> None:
-    """Whether a + b is even; a is missing (0) in some rows."""
+    """Write a dataset whose label is whether a + b is even; a is missing (0) in some rows."""
     rng = np.random.default_rng(seed)
     rows = {"train": 300, "valid": 120, "test": 40}
     for fold, count in rows.items():
@@ -61,7 +61,7 @@ def write_dataset(workdir: Path, seed: int = 0) -> None:
 
 
 def prepare(folder: Path) -> Path:
-    """A dataset, and the configuration file of a model for it."""
+    """Write a dataset and the configuration file of a model for it, and return the path of the file."""
     write_dataset(folder / "work")
     path = folder / "c.yaml"
     path.write_text(TEXT.format(workdir=folder / "work"))
@@ -73,14 +73,14 @@ def space_of(path: Path, *changes: str, space: str = SPACE) -> Space:
 
 
 def by_epoch(search: Search) -> list[list[float]]:
-    """The metric of each trial by epoch, from the journal."""
-    study = optuna.load_study(study_name="nfm", storage=_storage(search.folder))
-    return [[value for _, value in sorted(trial.intermediate_values.items())] for trial in done(study)]
+    """Return the metric of each trial by epoch, from the journal."""
+    study = optuna.load_study(study_name="nfm", storage=_open_storage(search.folder))
+    return [[value for _, value in sorted(trial.intermediate_values.items())] for trial in list_counted_trials(study)]
 
 
 def outcome(search: Search) -> list[tuple[Any, ...]]:
     trials = zip(search.trials, by_epoch(search), strict=True)
-    return [(t.number, t.value, dict(t.settings), t.as_it_is, values, t.reason) for t, values in trials]
+    return [(t.number, t.value, dict(t.settings), t.is_unchanged, values, t.reason) for t, values in trials]
 
 
 @pytest.fixture(scope="module")
@@ -89,13 +89,13 @@ def searched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Space, 
     yield space, tune(space, 3)
 
 
-def test_the_first_trial_is_the_configuration_and_best_yaml_is_the_best_ones(searched: tuple[Space, Search]) -> None:
+def test_the_first_trial_is_the_configuration_and_best_yaml_has_the_best_trial(searched: tuple[Space, Search]) -> None:
     space, search = searched
     first, best = search.trials[0], search.best
     assert (search.metric, search.sign, len(search.trials)) == ("val_auc", 1, 3)
-    assert first.as_it_is
+    assert first.is_unchanged
     assert dict(first.settings) == {"train.learning_rate": 0.001, "model.hidden_units": [8]}
-    assert not any(trial.as_it_is for trial in search.trials[1:])
+    assert not any(trial.is_unchanged for trial in search.trials[1:])
     assert best is not None
     values = [trial.value for trial in search.trials if trial.value is not None]
     assert best.value == max(values)
@@ -113,13 +113,13 @@ def test_the_first_trial_is_the_configuration_and_best_yaml_is_the_best_ones(sea
     fitted = train.fit_from(config, encoding.spec, folds, Places())
     assert fitted.history["val_auc"][fitted.best_epoch - 1] == best.value
 
-    told = tune_summary.summary(space, search, 3)
-    assert f"best      {best.value:.4f}, trial {best.number}" in told
-    assert f"as it is  {first.value:.4f}" in told
-    assert f"nfm train --config {path}" in told
+    text = tune_summary.summary(space, search, 3)
+    assert f"best      {best.value:.4f}, trial {best.number}" in text
+    assert f"unchanged {first.value:.4f}" in text
+    assert f"nfm train --config {path}" in text
 
 
-def test_a_killed_search_goes_on_to_the_trials_of_an_undisturbed_one(
+def test_a_killed_search_resumes_to_the_trials_of_an_uninterrupted_one(
     searched: tuple[Space, Search], tmp_path: Path
 ) -> None:
     path = prepare(tmp_path)
@@ -133,28 +133,28 @@ def test_a_killed_search_goes_on_to_the_trials_of_an_undisturbed_one(
         stderr=subprocess.DEVNULL,
     )
     try:
-        # One trial is over, and the second has measured an epoch.
+        # One trial has finished, and the second has measured an epoch.
         while job.poll() is None and (not journal.exists() or len(re.findall(r'"step":1,', journal.read_text())) < 2):
             time.sleep(0.005)
-        assert job.poll() is None, "the search was over before it could be killed"
+        assert job.poll() is None, "the search ended before it could be killed"
         job.send_signal(signal.SIGKILL)
     finally:
         job.kill()
         job.wait()
     lock = Path(f"{journal}.lock")
     lock.unlink(missing_ok=True)
-    lock.symlink_to(journal)  # as a kill in the midst of a write leaves it
+    lock.symlink_to(journal)  # as after a kill during a write
     with journal.open("a") as file:
         file.write('{"op_code":6,"wor')
     space = space_of(path)
-    assert outcome(begun(space)) == outcome(searched[1])[:1]
-    assert "2 to come, 1 done" in tune_summary.plan(space, begun(space), 3)
+    assert outcome(read_search(space)) == outcome(searched[1])[:1]
+    assert "2 to run, 1 done" in tune_summary.plan(space, read_search(space), 3)
     assert outcome(tune(space, 2)) == outcome(searched[1])[:2]
-    assert outcome(tune(space, 3)) == outcome(searched[1])  # more are asked for, later
-    assert outcome(tune(space, 2)) == outcome(searched[1])  # there are more already
+    assert outcome(tune(space, 3)) == outcome(searched[1])  # a later run with more trials
+    assert outcome(tune(space, 2)) == outcome(searched[1])  # there are already more
 
 
-def test_what_has_changed_since_is_named(searched: tuple[Space, Search], tmp_path: Path) -> None:
+def test_changed_settings_and_data_are_named(searched: tuple[Space, Search], tmp_path: Path) -> None:
     path = prepare(tmp_path)
     tune(space_of(path), 1)
     for changed, name in (
@@ -167,7 +167,7 @@ def test_what_has_changed_since_is_named(searched: tuple[Space, Search], tmp_pat
     ):
         with pytest.raises(DataError, match=f"this changed: {re.escape(name)}") as error:
             tune(changed, 2)
-        assert f"delete {tmp_path}/work/tune or give it another name" in str(error.value)
+        assert f"delete or rename {tmp_path}/work/tune" in str(error.value)
     write_dataset(tmp_path / "work", seed=1)
     pq.write_table(
         pq.read_table(tmp_path / "work/dataset/fold=train/part-0.parquet"),
@@ -175,10 +175,10 @@ def test_what_has_changed_since_is_named(searched: tuple[Space, Search], tmp_pat
         compression="none",
     )
     with pytest.raises(DataError, match="this changed: train fold"):
-        begun(space_of(path))
+        read_search(space_of(path))
 
 
-def test_a_journal_that_cannot_be_read_and_a_search_that_is_on(tmp_path: Path) -> None:
+def test_unreadable_journals_and_concurrent_searches_are_refused(tmp_path: Path) -> None:
     path = prepare(tmp_path)
     folder = tmp_path / "work" / "tune"
     with locked(folder), pytest.raises(BusyError, match="Another run is writing"):
@@ -204,8 +204,8 @@ def test_refused_combinations_and_divergence_are_trials_with_a_reason(tmp_path: 
         settings = trial.settings
         refused = settings["train.optimizer"] == "adagrad" and settings["train.momentum"]
         diverged = settings["train.learning_rate"] > 1
-        if "once more: not trained again" in (trial.reason or ""):
-            twin = search.trials[int((trial.reason or "").split()[4]) - 1]
+        if "not trained again" in (trial.reason or ""):
+            twin = search.trials[int((trial.reason or "").split()[5].rstrip(":")) - 1]
             assert (twin.settings, twin.value) == (settings, trial.value)
         elif refused:
             assert trial.value is None
@@ -222,29 +222,31 @@ def test_refused_combinations_and_divergence_are_trials_with_a_reason(tmp_path: 
     assert search.best.value == min(trial.value for trial in search.trials if trial.value is not None)
 
 
-def test_a_space_without_the_configuration_and_of_few_combinations(tmp_path: Path) -> None:
+def test_a_small_space_without_the_configuration_is_exhausted(tmp_path: Path) -> None:
     space = space_of(prepare(tmp_path), "train.epochs=1", space="{model.embedding_dim: [2, 3]}")  # it is 4
     search = tune(space, 30)
     first = search.trials[0]
-    assert (first.as_it_is, dict(first.settings)) == (True, {})
+    assert (first.is_unchanged, dict(first.settings)) == (True, {})
     assert first.value is not None
     assert search.exhausted
     assert {trial.settings.get("model.embedding_dim") for trial in search.trials} == {None, 2, 3}
     assert "every combination of the space was tried" in tune_summary.summary(space, search, 30)
 
 
-def test_nothing_came_to_its_end(tmp_path: Path) -> None:
+def test_a_search_without_a_finished_trial_is_an_error(tmp_path: Path) -> None:
     space = space_of(prepare(tmp_path), "train.optimizer=sgd", space="{train.learning_rate: [1.0e+30, 1.0e+31]}")
     space = read_space(space.path, put(space.content, "train.learning_rate", 1e30, ""))
-    with pytest.raises(DataError, match=r"None of the \d trials came to its end:\n  trial 1: .*the training diverged"):
+    with pytest.raises(DataError, match=r"None of the \d trials finished:\n  trial 1: .*the training diverged"):
         tune(space, 2)
     assert not (tmp_path / "work/tune/best.yaml").exists()
 
 
-def test_trials_are_judged_by_rows_they_do_not_learn_from(tmp_path: Path) -> None:
+def test_the_metric_must_be_of_the_validation_fold(tmp_path: Path) -> None:
     path = prepare(tmp_path)
-    with pytest.raises(ConfigError, match=r"judged by loss of the rows that they learn from.*such as val_loss"):
-        begun(space_of(path, "train.early_stopping.monitor=loss"))
+    with pytest.raises(
+        ConfigError, match=r"compared by loss, measured on the rows that they learn from.*such as val_loss"
+    ):
+        read_search(space_of(path, "train.early_stopping.monitor=loss"))
     valid = tmp_path / "work/dataset/fold=valid/part-0.parquet"
     table = pq.read_table(valid)
     pq.write_table(table.set_column(0, "label", pa.array(np.ones(len(table), np.float32))), valid)
@@ -254,18 +256,18 @@ def test_trials_are_judged_by_rows_they_do_not_learn_from(tmp_path: Path) -> Non
     facts["rows"]["valid"] = 0
     valid.unlink()
     (tmp_path / "work/dataset/_dataset.json").write_text(json.dumps(facts))
-    with pytest.raises(DataError, match=r"no row of .* fell to the validation fold"):
-        begun(space_of(path))
+    with pytest.raises(DataError, match=r"the validation fold of .* has no rows"):
+        read_search(space_of(path))
 
 
-def test_what_moves_the_metric_is_what_matters() -> None:
+def test_importance_is_highest_for_the_setting_that_changes_the_metric() -> None:
     rng, study = np.random.default_rng(0), optuna.create_study()
     unit: dict[str, BaseDistribution] = {name: FloatDistribution(0, 1) for name in ("moves", "noise")}
-    told = []
+    importances = []
     for _ in range(40):
         drawn = dict(zip(unit, rng.random(2).tolist(), strict=True))
         study.add_trial(optuna.create_trial(params=drawn, distributions=unit, value=drawn["moves"] ** 2))
-        told.append(_importance(study))
-    assert [bool(shares) for shares in told[:10]] == [False] * 9 + [True]
-    assert told[-1]["moves"] > 0.9
-    assert sum(told[-1].values()) == pytest.approx(1)
+        importances.append(_importance(study))
+    assert [bool(shares) for shares in importances[:10]] == [False] * 9 + [True]
+    assert importances[-1]["moves"] > 0.9
+    assert sum(importances[-1].values()) == pytest.approx(1)

@@ -1,4 +1,4 @@
-"""Tallies that are fed in pieces, and what their metrics are held against."""
+"""Tallies that are filled in pieces, and comparisons of their metrics."""
 
 from typing import Any
 
@@ -7,7 +7,7 @@ import pytest
 from numpy.typing import NDArray
 
 from nfm.training.metrics.binary import BinaryTally
-from nfm.training.metrics.tally import tally
+from nfm.training.metrics.tally import make_tally
 
 Array = NDArray[Any]
 NAMES = ("red", "green", "blue")
@@ -18,8 +18,8 @@ def column(values: Any) -> Array:
 
 
 def binary(label: Any, logit: Any, weight: Any = None, linear: Any = None, group: Any = None) -> BinaryTally:
-    """A tally with constant 0.3, fed in pieces of 7 rows."""
-    counted = tally("binary", (), (0.3,))
+    """Return a tally with constant 0.3, filled in pieces of 7 rows."""
+    counted = make_tally("binary", (), (0.3,))
     assert isinstance(counted, BinaryTally)
     label = np.asarray(label, np.float32)
     weight = np.ones_like(label) if weight is None else np.asarray(weight, np.float32)
