@@ -27,7 +27,7 @@ from nfm.features.labels import Label
 from nfm.features.split import LEFT_OUT, Split, folds
 from nfm.features.sums import SCHEMA, SUMMARY, ranked, summary, sums
 from nfm.table.scan import Scan
-from nfm.table.spark import through_files
+from nfm.table.spark import save_and_reload
 
 PACKETS = pa.schema([("bucket", pa.int32()), ("packet", pa.binary())])
 _GROUPS = 6  # fold × label
@@ -78,7 +78,7 @@ def count(
     # them up writes the sums; only a summary goes back to Spark.
     packets = scan.map(needed, counted, PACKETS)
     together = packets.repartition(buckets, "bucket") if splits else packets.repartition("bucket")
-    return through_files(together.mapInArrow(summed, from_arrow_schema(SUMMARY)), target / "summary")
+    return save_and_reload(together.mapInArrow(summed, from_arrow_schema(SUMMARY)), target / "summary")
 
 
 def meeting(parts: int, vocabularies: Sequence[Sequence[int]]) -> NDArray[np.uint64]:

@@ -31,7 +31,7 @@ from nfm.scoring.output import finish, layout, rank_columns
 from nfm.scoring.prepare import model_inputs, open_all, output_columns
 from nfm.scoring.tasks import Output, score_rows
 from nfm.table.errors import translate_spark_errors
-from nfm.table.relation import versions
+from nfm.table.relation import read_file_versions
 from nfm.table.scan import Scan
 from nfm.table.write import Writer
 
@@ -101,7 +101,7 @@ def _run(
     """Return all that the chunks depend on, as `open_chunks` takes it."""
     files: Any = uuid.uuid4().hex  # a table that is more than files may have changed
     if scan.is_resumable:
-        files = sorted(scan.read_files or versions(spark, scan.uris))
+        files = sorted(scan.read_files or read_file_versions(spark, scan.uris))
     return {
         "model": artifact.fingerprint,
         "table": hashlib.sha256(canonical_json([files, scan.skipped, scan.method]).encode()).hexdigest(),
@@ -161,7 +161,7 @@ def _score(
     numbers = [chunk.number for chunk in done]
     parts = len(scan.splits) if scan.method == "parquet" else None
     with chunks.progress(parts, spark.sparkContext.defaultParallelism):
-        records = scan.map_parts(read, work, _RECORD, numbers, delivered).collect()
+        records = scan.map_splits(read, work, _RECORD, numbers, delivered).collect()
     shutil.rmtree(staging / _MODEL)
     new = [Chunk.from_json(row.record) for row in records]
     done = sorted([*done, *new], key=lambda chunk: chunk.number)

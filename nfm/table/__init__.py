@@ -1,1 +1,1 @@
-"""Read raw tables in Spark tasks, and write files; shared by the feature job and the score job."""
+"""Read raw tables in Spark tasks and write Parquet files, for the feature job and the score job."""

@@ -1,4 +1,4 @@
-"""Put rows into folders that are named by the values of columns, as Spark names them: country=DE."""
+"""Write rows into partition folders, named by column values as in Spark: country=DE."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -13,9 +13,9 @@ from nfm.contract.values import canonical_text, check_kind, dictionary_indices, 
 from nfm.table.write import Writer
 
 _ESCAPED = re.compile(r"""[\x01-\x1f\x7f"#%'*/:=?\\{\[\]^]""")  # the characters that Spark escapes
-_LONGEST = 200  # bytes of a folder's name
+_MAX_NAME_BYTES = 200
 _NULL_FOLDER = "__HIVE_DEFAULT_PARTITION__"  # Spark's name for the partition of null
-NOWHERE = -1
+NO_FOLDER = -1
 
 
 def add_by_folder(
@@ -26,9 +26,15 @@ def add_by_folder(
     partitions: Mapping[str, pa.Array],
     key: str,
 ) -> None:
-    """Write N rows into their folders by (N,) code, and inside these into partitions by columns of (N,) values.
+    """Write N rows into folders, and below these into partition folders.
 
-    The code NOWHERE leaves a row out. Messages name the settings' `key` for partitions.
+    Args:
+        writer: Writes the rows into files.
+        table: The N rows.
+        folders: Names of the folders.
+        code: (N,) index of each row's folder; rows with NO_FOLDER are not written.
+        partitions: (N,) values of each partition column, by its name.
+        key: The setting that names the partition columns, for messages.
 
     Raises:
         DataError: a column is not categorical, or a value is too long for a folder's name.
@@ -38,24 +44,25 @@ def add_by_folder(
         kind = check_kind(name, values.type, "the table")
         encoded = encode_dictionary(values)
         texts = canonical_text(encoded.dictionary, kind, name).to_pylist()
-        steps = [f"{_escaped(name, key)}={_escaped(text, key) if text else _NULL_FOLDER}" for text in [*texts, None]]
+        subfolders = [f"{_escape(name, key)}={_escape(text, key) if text else _NULL_FOLDER}" for text in [*texts, None]]
         kept = code >= 0
-        combined = np.where(kept, code * len(steps) + dictionary_indices(encoded), NOWHERE)
-        seen = np.unique(combined[kept])
-        labels = [f"{labels[i // len(steps)]}/{steps[i % len(steps)]}".lstrip("/") for i in seen]
-        code = np.where(kept, np.searchsorted(seen, combined), NOWHERE)
+        n = len(subfolders)
+        combined = np.where(kept, code * n + dictionary_indices(encoded), NO_FOLDER)
+        used = np.unique(combined[kept])
+        labels = [f"{labels[i // n]}/{subfolders[i % n]}".lstrip("/") for i in used]
+        code = np.where(kept, np.searchsorted(used, combined), NO_FOLDER)
     for i, label in enumerate(labels):
         rows = np.flatnonzero(code == i)
         if len(rows):
             writer.add(label, table.take(to_arrow(rows)) if len(rows) < len(table) else table)
 
 
-def _escaped(text: str, key: str) -> str:
+def _escape(text: str, key: str) -> str:
     """Escape a folder's name as Spark does. (Spark reads an empty text as null.)"""
-    name = _ESCAPED.sub(lambda found: f"%{ord(found[0]):02X}", text)
-    if len(name.encode()) > _LONGEST:
+    name = _ESCAPED.sub(lambda match: f"%{ord(match[0]):02X}", text)
+    if len(name.encode()) > _MAX_NAME_BYTES:
         raise DataError(
             f"{key}: the value {text[:40]!r}… is too long for the name of a folder "
-            f"({len(name.encode())} bytes, {_LONGEST} at most). Choose a column of short values."
+            f"({len(name.encode())} bytes, {_MAX_NAME_BYTES} at most). Choose a column with short values."
         )
     return name

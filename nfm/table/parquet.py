@@ -1,7 +1,7 @@
-"""Read Parquet files in tasks: a row group at a time, each column when it is asked for.
+"""Read Parquet files in tasks: one row group at a time, and a column only when it is requested.
 
-Spark delivers rows to Python by converting each to Arrow's layout, value by value. Parquet read by pyarrow has that
-layout already, and its texts arrive as dictionaries, so that each distinct text of a row group is processed once.
+To send rows to Python, Spark converts every value to Arrow. Files that pyarrow reads are Arrow tables already. Their
+texts arrive as dictionaries, so each distinct text of a row group is processed once.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -15,13 +15,13 @@ import pyarrow.parquet as pq
 
 from nfm.contract.errors import DataError
 from nfm.table.splits import Piece, Split
-from nfm.table.store import in_store, open_file
+from nfm.table.store import is_in_store, open_file
 
-# Bytes of a column beyond which Arrow must return the memory that reading it took (several times as much): many
-# distinct texts. Returning it after each of many small columns would make reading 50 % slower.
+# Reading a column takes several times its size. Arrow returns this memory only for columns larger than this many
+# bytes (those with many distinct texts): returning it after each of many small columns makes reading 50 % slower.
 _LARGE = 4 << 20
 _OLD_CALENDAR = (b"org.apache.spark.legacyDateTime", b"org.apache.spark.legacyINT96")
-_IN_1900 = -2_208_988_800  # seconds since 1970
+_YEAR_1900 = -2_208_988_800  # seconds since 1970
 
 
 class UnreadableFileError(DataError):
@@ -30,30 +30,30 @@ class UnreadableFileError(DataError):
 
 @dataclass(frozen=True)
 class Files:
-    """How the files of a table are read: all that a task needs besides its split."""
+    """Reader of a table's files in tasks; together with a split, it is all that a task needs."""
 
-    where: str  # the table, for messages
-    schema: pa.Schema  # the columns of the table, with the types that a task gets
-    partitions: pa.RecordBatch  # values of the columns that are in folders' names, a row for each combination
-    exact_case: bool  # whether Id and id are two columns
+    where: str  # description of the table, for messages
+    schema: pa.Schema  # the table's columns, with the types that a task receives
+    partitions: pa.RecordBatch  # values of the columns in the folders' names, a row for each combination
+    exact_case: bool  # whether Id and id are different columns
 
-    def only(self, names: Iterable[str]) -> "Files":
-        """Restrict the files to these columns."""
+    def select(self, names: Iterable[str]) -> "Files":
+        """Return the same files, restricted to these columns."""
         return replace(self, schema=pa.schema([self.schema.field(name) for name in names]))
 
-    def rows(self, split: Split) -> "Iterator[RowGroup]":
-        """Return the row groups of a split, each once, in order."""
+    def read(self, split: Split) -> "Iterator[RowGroup]":
+        """Yield the row groups of a split, each once and in order."""
         for piece in split:
             yield from self._row_groups(piece)
 
-    def counts(self, path: str) -> list[int]:
-        """Return the rows of each row group, from a file's footer."""
-        with reading(self.where, path):
+    def row_group_sizes(self, path: str) -> list[int]:
+        """Return the number of rows of each row group, from the file's footer."""
+        with translate_file_errors(self.where, path):
             metadata = pq.read_metadata(_open(path))
             return [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)]
 
-    def unreadable(self, split: Split) -> Iterator[tuple[str, str]]:
-        """Read all of a split; returns path and reason of each file that cannot be read."""
+    def find_unreadable(self, split: Split) -> Iterator[tuple[str, str]]:
+        """Read all columns of a split, and yield path and reason for each file that cannot be read."""
         for piece in split:
             try:
                 for group in self._row_groups(piece):
@@ -64,18 +64,18 @@ class Files:
 
     def _row_groups(self, piece: Piece) -> "Iterator[RowGroup]":
         path, size, partition, _ = piece.file
-        remote = in_store(path)
-        with reading(self.where, path):
+        remote = is_in_store(path)
+        with translate_file_errors(self.where, path):
             source = _open(path)
             if source.size() != size:
                 raise DataError(
-                    f"{path} of {self.where} had {size} bytes when the job began, and has {source.size()} now: "
-                    "another process writes to the table while it is read. Run the job again when that is done."
+                    f"{path} of {self.where} had {size} bytes when the job started, and has {source.size()} now: "
+                    "another process is writing to the table. Run the job again when it has finished."
                 )
             metadata = pq.read_metadata(source)
-            names = self._names_in(metadata.schema.to_arrow_schema().names, path)
-            texts = [inside for name, inside in names.items() if is_text(self.schema.field(name).type)]
-            # If the writer added checksums to the pages, they detect flipped bits.
+            names = self._map_columns(metadata.schema.to_arrow_schema().names, path)
+            texts = [in_file for name, in_file in names.items() if is_text(self.schema.field(name).type)]
+            # Checksums of the pages, if the writer added them, detect flipped bits.
             parquet = pq.ParquetFile(
                 source,
                 metadata=metadata,
@@ -84,41 +84,41 @@ class Files:
                 page_checksum_verification=True,
                 pre_buffer=remote,
             )
-            groups = [(i, metadata.row_group(i).num_rows) for i in _groups_in(piece, metadata)]
+            groups = [(i, metadata.row_group(i).num_rows) for i in _select_row_groups(piece, metadata)]
         constants = {name: self.partitions[name][partition] for name in self.partitions.schema.names}
         for i, num_rows in groups:
             if num_rows:
-                with reading(self.where, path):
-                    # A store answers many requests at once as fast as one.
-                    at_once = parquet.read_row_group(i, list(names.values()), use_threads=False) if remote else None
-                yield RowGroup(self.where, path, parquet, i, num_rows, self.schema, names, constants, at_once)
+                with translate_file_errors(self.where, path):
+                    # Requests to a store take about as long together as one alone.
+                    preloaded = parquet.read_row_group(i, list(names.values()), use_threads=False) if remote else None
+                yield RowGroup(self.where, path, parquet, i, num_rows, self.schema, names, constants, preloaded)
 
-    def _names_in(self, columns: Sequence[str], path: str) -> dict[str, str]:
-        """Map the table's columns to a file's; those that the file does not have are left out."""
+    def _map_columns(self, columns: Sequence[str], path: str) -> dict[str, str]:
+        """Map the table's columns to the file's columns; columns that the file lacks are left out."""
 
         def key(name: str) -> str:
             return name if self.exact_case else name.lower()
 
-        found: dict[str, str] = {}
-        wanted = {key(name): name for name in self.schema.names if name not in self.partitions.schema.names}
+        in_file: dict[str, str] = {}
+        needed = {key(name): name for name in self.schema.names if name not in self.partitions.schema.names}
         for column in columns:
-            name = wanted.get(key(column))
-            if name in found:
+            name = needed.get(key(column))
+            if name in in_file:
                 raise DataError(
-                    f"Column '{name}' is in {path} twice, as '{found[name]}' and '{column}', so it is ambiguous. "
+                    f"Column '{name}' is in {path} twice, as '{in_file[name]}' and '{column}', so it is ambiguous. "
                     "Rename one of them, or set spark.sql.caseSensitive."
                 )
             if name is not None:
-                found[name] = column
-        return found
+                in_file[name] = column
+        return in_file
 
 
 def _open(path: str) -> Any:
-    return open_file(path) if in_store(path) else pa.OSFile(path)
+    return open_file(path) if is_in_store(path) else pa.OSFile(path)
 
 
-def _groups_in(piece: Piece, metadata: Any) -> list[int]:
-    """Return the row groups whose middle is in a piece of the file."""
+def _select_row_groups(piece: Piece, metadata: Any) -> list[int]:
+    """Return the indices of the row groups whose middle is in a piece of the file."""
     size = piece.file.size
     if (piece.start, piece.stop) == (0, size):
         return list(range(metadata.num_row_groups))
@@ -127,7 +127,7 @@ def _groups_in(piece: Piece, metadata: Any) -> list[int]:
         group = metadata.row_group(i)
         first = group.column(0) if group.num_columns else None
         starts.append((first.dictionary_page_offset or first.data_page_offset) if first else 0)
-    # Even if the offsets are wrong, the middle is a byte of the file, and so in exactly one piece.
+    # The limits keep a middle inside the file even if the offsets are wrong, and so in exactly one piece.
     middles = [
         min(max((start + end) // 2, 0), size - 1) for start, end in zip(starts, [*starts[1:], size], strict=True)
     ]
@@ -136,25 +136,28 @@ def _groups_in(piece: Piece, metadata: Any) -> list[int]:
 
 @dataclass(frozen=True)
 class RowGroup:
-    """The rows of a row group. A column is read when it is asked for, and not kept."""
+    """Rows of a row group. A column is read when it is requested, and not cached."""
 
-    where: str
+    where: str  # description of the table, for messages
     path: str
     parquet: Any = field(repr=False)
     index: int
     num_rows: int
     schema: pa.Schema
-    names: Mapping[str, str]  # of the schema's columns in the file
-    constants: Mapping[str, pa.Scalar]
-    at_once: pa.Table | None = field(repr=False)  # all columns, if they were read together
+    names: Mapping[str, str]  # the schema's columns → their names in the file
+    constants: Mapping[str, pa.Scalar]  # values of the columns in the folders' names
+    preloaded: pa.Table | None = field(repr=False)  # all columns, if they were read together
 
     @property
     def rows_of_file(self) -> int:
-        """The number of rows in all row groups of the file."""
+        """Number of rows of the whole file."""
         return int(self.parquet.metadata.num_rows)
 
     def column(self, name: str) -> pa.Array:
-        """Return (N,) the column's values in the schema's type; texts as a DictionaryArray with indices of int32."""
+        """Return the column's (N,) values in the schema's type; texts as a DictionaryArray with int32 indices.
+
+        A column that the file lacks is null. DataError if values do not fit the type, or the file cannot be read.
+        """
         type_ = self.schema.field(name).type
         if name in self.constants:
             values = pa.repeat(self.constants[name], self.num_rows)
@@ -165,16 +168,16 @@ class RowGroup:
         try:
             return _cast(values, type_)
         except pa.ArrowException as error:
-            its_type = values.type.value_type if pa.types.is_dictionary(values.type) else values.type
+            file_type = values.type.value_type if pa.types.is_dictionary(values.type) else values.type
             raise DataError(
-                f"Column '{name}' is {type_} in {self.where}, but {its_type} in {self.path}, and its "
+                f"Column '{name}' is {type_} in {self.where}, but {file_type} in {self.path}, and its "
                 f"values there do not fit ({_first_line(error)}). Write that file again with the table's type, or "
                 "leave it out of source.path."
             ) from error
 
     def _read(self, name: str) -> pa.Array:
-        with reading(self.where, self.path):
-            table = self.at_once
+        with translate_file_errors(self.where, self.path):
+            table = self.preloaded
             if table is None:
                 table = self.parquet.read_row_group(self.index, columns=[name], use_threads=False)
             values = table.column(name)
@@ -183,10 +186,10 @@ class RowGroup:
             array = values.combine_chunks()
         if array.nbytes > _LARGE:
             pa.default_memory_pool().release_unused()
-        dated = pa.types.is_timestamp(array.type) or pa.types.is_date(array.type)
+        is_time = pa.types.is_timestamp(array.type) or pa.types.is_date(array.type)
         old_calendar = any(key in (self.parquet.metadata.metadata or {}) for key in _OLD_CALENDAR)
-        first = pc.min(array.cast(pa.timestamp("s"), safe=False)).value if dated and old_calendar else None
-        if first is not None and first < _IN_1900:
+        earliest = pc.min(array.cast(pa.timestamp("s"), safe=False)).value if is_time and old_calendar else None
+        if earliest is not None and earliest < _YEAR_1900:
             raise DataError(
                 f"Column '{name}' of {self.path} has times before 1900 in the calendar of Spark 2, which only Spark "
                 "itself can convert. Set source.scan: spark."
@@ -195,31 +198,31 @@ class RowGroup:
 
 
 @contextmanager
-def reading(where: str, path: str) -> Iterator[None]:
-    """Translate pyarrow's errors about a file into a DataError of one line (UnreadableFileError if it is damaged)."""
+def translate_file_errors(where: str, path: str) -> Iterator[None]:
+    """Raise pyarrow's errors about a file as a one-line DataError (UnreadableFileError if the file is damaged)."""
     try:
         yield
     except (DataError, MemoryError):
         raise
-    except (FileNotFoundError, PermissionError) as error:  # the file is not damaged: never skipped
+    except (FileNotFoundError, PermissionError) as error:  # not damaged, so on_corrupt: skip does not apply
         raise DataError(
-            f"{where} has a file that cannot be opened: {path} ({_first_line(error)}). Every machine must see it "
-            "at the same path and be allowed to read it; if it was deleted meanwhile, run the job again."
+            f"{where} has a file that cannot be opened: {path} ({_first_line(error)}). Every machine must have access "
+            "to it at the same path; if it was deleted after the job started, run the job again."
         ) from error
     except pa.ArrowNotImplementedError as error:
         raise DataError(
-            f"{where} has a file that is not read by tasks: {path} ({_first_line(error)}). Set source.scan: spark."
+            f"{where} has a file that pyarrow cannot read: {path} ({_first_line(error)}). Set source.scan: spark."
         ) from error
     except (OSError, ValueError, pa.ArrowException) as error:
         problem = f"{where} has a file that cannot be read: {path} ({_first_line(error)})."
-        if isinstance(error, OSError) and in_store(path):
+        if isinstance(error, OSError) and is_in_store(path):
             raise DataError(
-                f"{problem} Every machine must reach the store through pyarrow and be allowed to read it; or let Spark "
-                "read the table with source.scan: spark."
+                f"{problem} Every machine must have access to the store through pyarrow. Otherwise set source.scan: "
+                "spark, and Spark reads the table."
             ) from error
         raise UnreadableFileError(
-            f"{problem} Repair or delete it, or leave such files out with on_corrupt: skip beside its path, and run "
-            "the job again."
+            f"{problem} Repair or delete it, or set on_corrupt: skip next to the table's path to leave such files "
+            "out. Then run the job again."
         ) from error
 
 
@@ -228,12 +231,12 @@ def _first_line(error: BaseException) -> str:
 
 
 def is_text(type_: pa.DataType) -> bool:
-    """Return whether a column of this type arrives as a dictionary."""
+    """Return whether columns of this type are read as dictionaries."""
     return bool(pa.types.is_string(type_) or pa.types.is_large_string(type_))
 
 
 def _cast(values: pa.Array, type_: pa.DataType) -> pa.Array:
-    """Convert values to another type; raises ArrowException if one of them would change."""
+    """Convert values to another type; ArrowException if a value would change."""
     if is_text(type_):
         encoded = values if pa.types.is_dictionary(values.type) else values.dictionary_encode()
         if encoded.type.value_type == type_ and encoded.type.index_type == pa.int32():
@@ -246,24 +249,24 @@ def _cast(values: pa.Array, type_: pa.DataType) -> pa.Array:
         values = values.dictionary_decode()
     if values.type == type_:
         return values
-    one_is_boolean = pa.types.is_boolean(values.type) != pa.types.is_boolean(type_)
-    if one_is_boolean or (is_text(values.type) and not _is_bytes(type_)):
+    only_one_is_boolean = pa.types.is_boolean(values.type) != pa.types.is_boolean(type_)
+    if only_one_is_boolean or (is_text(values.type) and not _is_bytes(type_)):
         raise pa.ArrowInvalid("its values are of another kind")
-    made = values.cast(type_)
-    _check_same(values, made)
-    return made
+    converted = values.cast(type_)
+    _check_lossless(values, converted)
+    return converted
 
 
 def _is_bytes(type_: pa.DataType) -> bool:
     return bool(pa.types.is_binary(type_) or pa.types.is_large_binary(type_) or pa.types.is_fixed_size_binary(type_))
 
 
-def _check_same(values: pa.Array, made: pa.Array) -> None:
+def _check_lossless(values: pa.Array, converted: pa.Array) -> None:
     """Check that a cast kept the values. Arrow's cast refuses overflows, but rounds a double to a float silently."""
     while isinstance(values, pa.ListArray | pa.LargeListArray | pa.FixedSizeListArray):
-        values, made = values.flatten(), made.flatten()
+        values, converted = values.flatten(), converted.flatten()
     if pa.types.is_primitive(values.type) or pa.types.is_decimal(values.type):
-        back = made.cast(values.type, safe=False)
+        back = converted.cast(values.type, safe=False)
         if pa.types.is_floating(values.type):  # NaN is not equal to itself
             values, back = (pc.if_else(pc.is_nan(x), None, x) for x in (values, back))
         if not back.equals(values):

@@ -1,7 +1,7 @@
-"""Read a raw table in tasks: Parquet files directly, or rows of any table through Spark.
+"""Read a raw table in tasks: Parquet files directly, or the rows of any table through Spark.
 
-Both methods deliver the same values to the same work. In both, Spark decides what the table is: its files, its columns
-with their types, and the values in the names of its folders.
+Both methods give the same values to the tasks. In both, Spark determines the table's files, its columns with their
+types, and the values in the names of its folders.
 """
 
 import logging
@@ -16,20 +16,34 @@ from pyspark.sql import functions as F
 
 from nfm.contract.columns import Rows
 from nfm.contract.errors import ConfigError, DataError
-from nfm.table.corrupt import check_any, empty_files, file_path, load_readable, unreadable_by_spark, without
+from nfm.table.corrupt import (
+    check_any_readable,
+    exclude_files,
+    file_path_column,
+    find_empty_files,
+    find_unreadable_by_spark,
+    load_readable,
+)
 from nfm.table.errors import translate_spark_errors
 from nfm.table.parquet import Files
-from nfm.table.relation import Relation, files_of, hindrance, parquet_relation, path_of, with_empty_columns
-from nfm.table.spark import arrow_schema
-from nfm.table.splits import File, Split, cut
+from nfm.table.relation import (
+    Relation,
+    find_obstacle,
+    find_parquet_relation,
+    list_files,
+    mark_empty_columns,
+    uri_to_path,
+)
+from nfm.table.spark import to_arrow_schema
+from nfm.table.splits import File, Split, make_splits
 from nfm.table.tasks import map_rows, run_tasks
 
-if TYPE_CHECKING:  # workers import this module and need no settings
+if TYPE_CHECKING:  # workers import this module, and do not need the settings classes
     from nfm.config.settings import Source
 
 log = logging.getLogger(__name__)
 
-_FILE_FORMATS = ("avro", "csv", "json", "orc", "parquet", "text")  # Spark's formats that are plain files
+_FILE_FORMATS = ("avro", "csv", "json", "orc", "parquet", "text")  # Spark formats whose tables are plain files
 _PARTITION_SETTINGS = (
     "spark.sql.files.maxPartitionBytes",
     "spark.sql.files.openCostInBytes",
@@ -46,25 +60,25 @@ Work = Callable[[Iterator[Rows]], Iterator[pa.RecordBatch]]
 class Scan:
     """A raw table, and how tasks read it."""
 
-    table: DataFrame  # Spark's view: the rows that meet `where`, without those of skipped files
+    table: DataFrame  # in Spark: the rows that satisfy `where`, without those of skipped files
     method: Literal["parquet", "spark"]
-    reason: str  # why this method, one clause
-    splits: tuple[Split, ...]  # parquet only: what each task reads
-    schema: pa.Schema  # the columns' types as they reach a task; a text may come as a dictionary
+    reason: str  # why this method was chosen, as a clause
+    splits: tuple[Split, ...]  # parquet only: the input of each task
+    schema: pa.Schema  # the columns' types in a task; texts may arrive as dictionaries
     skipped: tuple[str, ...]  # files left out because they cannot be read
     uris: tuple[str, ...]  # of the files that are read; empty where Spark reports no files
-    # Spark only: the settings by which its reader makes partitions; None if the table is more than files.
+    # spark only: the settings that determine the partitions of its reader; None if the table is not plain files
     partitioning: Mapping[str, str] | None
-    files: Files | None = field(repr=False)  # parquet only: how they are read
+    files: Files | None = field(repr=False)  # parquet only: the reader of the files
 
     def map(self, names: Iterable[str], work: Work, schema: pa.Schema) -> DataFrame:
-        """Call `work` once a task, on a worker, with these columns of its rows: a row group or a batch at a time.
+        """Call `work` once per task, on a worker, with these columns of the task's rows, by row group or batch.
 
-        `schema` is of what it yields. Use the result within `translate_spark_errors`.
+        `schema` describes the batches that `work` yields. Use the result within `translate_spark_errors`.
         """
-        return self.map_parts(names, lambda _, rows: work(rows), schema)
+        return self.map_splits(names, lambda _, rows: work(rows), schema)
 
-    def map_parts(
+    def map_splits(
         self,
         names: Iterable[str],
         work: Callable[[int, Iterator[Rows]], Iterator[pa.RecordBatch]],
@@ -72,14 +86,14 @@ class Scan:
         done: Collection[int] = (),
         observed: Observation | None = None,
     ) -> DataFrame:
-        """Call `work` with each part's number and rows. A part is a split, or one of Spark's partitions.
+        """Call `work` with the number and the rows of each split. With method `spark`, a split is a Spark partition.
 
-        The parts in `done` are left out. `observed` receives the number of `rows` that Spark delivers; spark only.
+        Splits in `done` are skipped. `observed` receives the number of `rows` that Spark delivers (`spark` only).
         """
         if self.files is not None:
-            files, splits = self.files.only(names), self.splits
-            left = sorted(set(range(len(splits))) - set(done))
-            return run_tasks(self.table.sparkSession, left, lambda i: work(i, files.rows(splits[i])), schema)
+            files, splits = self.files.select(names), self.splits
+            remaining = sorted(set(range(len(splits))) - set(done))
+            return run_tasks(self.table.sparkSession, remaining, lambda i: work(i, files.read(splits[i])), schema)
 
         def work_on_partition(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
             context = TaskContext.get()
@@ -94,26 +108,26 @@ class Scan:
 
     @property
     def read_files(self) -> list[File]:
-        """The files that tasks read, as they were when the scan was opened; parquet only."""
+        """Files that tasks read, with size and time of change when the scan was opened; parquet only."""
         return list(dict.fromkeys(piece.file for split in self.splits for piece in split))
 
     @property
     def is_resumable(self) -> bool:
-        """Return whether another session divides the same table into the same parts."""
+        """Return whether another session divides the same table into the same splits."""
         return self.files is not None or self.partitioning is not None
 
     def check_complete(self, read: Mapping[str, tuple[int, int]]) -> None:
-        """Raise a DataError unless every row of every file has been read once; parquet only.
+        """Raise a DataError unless every row of every file has been read exactly once; parquet only.
 
-        `read` contains for each file the rows that tasks have read, and the rows that the file had then.
+        `read` maps each file's path to the number of rows that tasks have read, and the number that its footer gave.
         """
         assert self.files is not None
         for file in self.read_files:
-            rows, expected = read.get(file.path) or (0, sum(self.files.counts(file.path)))
+            rows, expected = read.get(file.path) or (0, sum(self.files.row_group_sizes(file.path)))
             if rows != expected:
                 raise DataError(
-                    f"{rows} rows of {file.path} were read, but it has {expected}: another process writes to the table "
-                    "while it is read. Run the job again when that is done."
+                    f"{rows} rows of {file.path} were read, but it has {expected}: another process is writing to the "
+                    "table. Run the job again when it has finished."
                 )
 
 
@@ -123,78 +137,84 @@ def open_scan(
     needed: Callable[[pa.Schema], Iterable[str]],
     split_bytes: int | None = None,
 ) -> Scan:
-    """Inspect a table and choose how its rows are read.
+    """Inspect a table, and choose how tasks read its rows.
 
-    This reads only what Spark needs to know the columns; with `on_corrupt: skip`, all needed columns once. `needed`
-    chooses the columns that will be read, and may refuse the table. A task reads at most `split_bytes` of Parquet, by
-    default as much as with Spark's own reader (spark.sql.files.maxPartitionBytes, 128 MB).
+    Only what Spark needs to infer the columns is read; with `on_corrupt: skip`, all needed columns are read once.
+
+    Args:
+        spark: The session.
+        source: The table.
+        needed: Returns the columns that will be read, given the table's schema. May raise DataError.
+        split_bytes: Maximum size of a split; by default that of Spark's reader (spark.sql.files.maxPartitionBytes,
+            128 MB).
 
     Raises:
-        DataError: the table cannot be read, a file of Parquet is empty, no file can be read, or `needed` says so.
+        DataError: the table cannot be read, a Parquet file is empty, no file can be read, or `needed` raised it.
         ConfigError: the table does not allow `scan: parquet` or `on_corrupt: skip`.
     """
     source.check_filled()
     with translate_spark_errors(str(source)):
-        raw, broken = load_readable(spark, source)
-        schema = arrow_schema(raw)
+        raw, skipped = load_readable(spark, source)
+        schema = to_arrow_schema(raw)
         names = _needed_columns(needed, schema, raw)
         if source.on_corrupt == "skip":
-            file_path(source, raw)
+            file_path_column(source, raw)  # fails early if files cannot be left out of this table
         uris = sorted(raw.inputFiles())
-        relation = parquet_relation(raw, uris)
-        why_spark = _why_spark(spark, source, relation)
-        broken |= empty_files(source, relation)
-        uris = [uri for uri in uris if uri not in broken]
+        relation = find_parquet_relation(raw, uris)
+        why_spark = _explain_spark(spark, source, relation)
+        skipped |= find_empty_files(source, relation)
+        uris = [uri for uri in uris if uri not in skipped]
         files, splits, unreadable = None, tuple[Split, ...](), dict[str, str]()
         if relation is not None and why_spark is None:
-            files, listed = files_of(spark, source, relation, uris)
+            files, listed = list_files(spark, source, relation, uris)
             uris = list(listed) or uris
-            splits, unreadable = _split_files(spark, source, files.only(names), listed, split_bytes)
+            splits, unreadable = _split_files(spark, source, files.select(names), listed, split_bytes)
         elif source.on_corrupt == "skip":
-            unreadable = unreadable_by_spark(source, raw, names, uris)
-        broken |= unreadable
-        check_any(source, [*uris, *broken], broken)
-        table = without(source, raw, broken)
+            unreadable = find_unreadable_by_spark(source, raw, names, uris)
+        skipped |= unreadable
+        check_any_readable(source, [*uris, *skipped], skipped)
+        table = exclude_files(source, raw, skipped)
         table = table if source.where is None else table.where(source.where)
-    for uri, reason in sorted(broken.items()):
-        log.warning("%s is left out of %s: it cannot be read (%s)", path_of(uri), source, reason)
-    set_by_user = "source.scan says so" if source.scan == "parquet" else None
+    for uri, reason in sorted(skipped.items()):
+        log.warning("%s is left out of %s: it cannot be read (%s)", uri_to_path(uri), source, reason)
+    set_by_user = "set by source.scan" if source.scan == "parquet" else None
     return Scan(
         table=table,
         method="spark" if files is None else "parquet",
-        reason=why_spark or set_by_user or "its files are Parquet, and tasks can reach them",
+        reason=why_spark or set_by_user or "its files are Parquet, and tasks can read them",
         splits=splits,
         schema=schema,
-        skipped=tuple(sorted(map(path_of, broken))),
-        uris=tuple(uri for uri in uris if uri not in broken),
+        skipped=tuple(sorted(map(uri_to_path, skipped))),
+        uris=tuple(uri for uri in uris if uri not in skipped),
         partitioning=None if files is not None else _partitioning(spark, source),
         files=files,
     )
 
 
 def _needed_columns(needed: Callable[[pa.Schema], Iterable[str]], schema: pa.Schema, raw: DataFrame) -> list[str]:
-    """Return the columns that will be read. A refused table is checked again without the types of empty columns."""
+    """Return the columns that will be read. If the table is refused, try again with type null for its empty columns."""
     try:
         return list(dict.fromkeys(needed(schema)))
     except DataError:
-        better = with_empty_columns(schema, parquet_relation(raw, sorted(raw.inputFiles())))
-        if better == schema:
+        corrected = mark_empty_columns(schema, find_parquet_relation(raw, sorted(raw.inputFiles())))
+        if corrected == schema:
             raise
-        return list(dict.fromkeys(needed(better)))
+        return list(dict.fromkeys(needed(corrected)))
 
 
-def _why_spark(spark: SparkSession, source: "Source", relation: Relation | None) -> str | None:
+def _explain_spark(spark: SparkSession, source: "Source", relation: Relation | None) -> str | None:
     """Return why Spark must read the table, as a clause; None if tasks can read its files."""
-    why = "source.scan says so" if source.scan == "spark" else hindrance(spark, source, relation)
+    why = "set by source.scan" if source.scan == "spark" else find_obstacle(spark, source, relation)
     if why is not None and source.scan == "parquet":
         raise ConfigError(
-            f"source.scan: 'parquet' given, but tasks cannot read {source} themselves: {why}. Take auto or spark."
+            f"source.scan: 'parquet' given, but tasks cannot read {source} directly: {why}. Set source.scan: auto or "
+            "spark."
         )
     return why
 
 
 def _partitioning(spark: SparkSession, source: "Source") -> dict[str, str] | None:
-    """Return the settings that decide, besides the files, which rows make a partition; None if not plain files."""
+    """Return the settings that, with the files, determine the rows of each partition; None if not plain files."""
     if source.format not in _FILE_FORMATS or source.table is not None:
         return None
     settings = {key: str(spark.conf.get(key, None)) for key in _PARTITION_SETTINGS}
@@ -204,18 +224,18 @@ def _partitioning(spark: SparkSession, source: "Source") -> dict[str, str] | Non
 def _split_files(
     spark: SparkSession, source: "Source", files: Files, listed: Mapping[str, File], split_bytes: int | None
 ) -> tuple[tuple[Split, ...], dict[str, str]]:
-    """Return the splits of the files, and with `on_corrupt: skip` the files that cannot be read, with the reasons."""
-    session: Any = spark  # only the JVM knows a size such as 64m as a number
-    most = split_bytes or int(session._jsparkSession.sessionState().conf().filesMaxPartitionBytes())
+    """Return the splits of the files, and with `on_corrupt: skip` the files that cannot be read: URI → reason."""
+    session: Any = spark  # only the JVM converts a size such as 64m to a number
+    max_bytes = split_bytes or int(session._jsparkSession.sessionState().conf().filesMaxPartitionBytes())
     cores = spark.sparkContext.defaultParallelism
-    splits = cut(list(listed.values()), cores, most)
+    splits = make_splits(list(listed.values()), cores, max_bytes)
     if source.on_corrupt != "skip":
         return splits, {}
 
     def check(split: Split) -> Iterator[pa.RecordBatch]:
-        found = [{"path": path, "reason": reason} for path, reason in files.unreadable(split)]
-        yield pa.RecordBatch.from_pylist(found, _UNREADABLE)
+        unreadable = [{"path": path, "reason": reason} for path, reason in files.find_unreadable(split)]
+        yield pa.RecordBatch.from_pylist(unreadable, _UNREADABLE)
 
     reasons = {row.path: row.reason for row in run_tasks(spark, splits, check, _UNREADABLE).collect()}
-    broken = {uri: reasons[file.path] for uri, file in listed.items() if file.path in reasons}
-    return cut([file for uri, file in listed.items() if uri not in broken], cores, most), broken
+    corrupt = {uri: reasons[file.path] for uri, file in listed.items() if file.path in reasons}
+    return make_splits([file for uri, file in listed.items() if uri not in corrupt], cores, max_bytes), corrupt

@@ -1,4 +1,4 @@
-"""Divide files into splits, one for each task."""
+"""Divide the files of a table into splits, one per task."""
 
 import math
 import os
@@ -12,41 +12,41 @@ class File(NamedTuple):
 
     path: str
     size: int  # bytes
-    partition: int  # the row of Files.partitions with the values of its folders' names
-    changed: int = 0  # nanoseconds since 1970, as precise as its file system
+    partition: int  # row of Files.partitions: the values in the names of its folders
+    changed: int = 0  # last change in nanoseconds since 1970, as precise as its file system
 
 
 class Piece(NamedTuple):
-    """The row groups of a file whose middle is in a range of its bytes."""
+    """A byte range of a file; contains the row groups whose middle is in the range."""
 
     file: File
     start: int
     stop: int  # exclusive
 
 
-Split = tuple[Piece, ...]  # what one task reads
+Split = tuple[Piece, ...]  # the input of one task
 
 
 def file_at(path: str, partition: int = 0) -> File:
-    """Return a file in its present state."""
+    """Return a file with its current size and time of change."""
     status = os.stat(path)  # noqa: PTH116 (faster, for thousands of files)
     return File(path, status.st_size, partition, status.st_mtime_ns)
 
 
-def cut(files: Sequence[File], cores: int, most: int = 128 << 20) -> tuple[Split, ...]:
-    """Cut files into splits of at most `most` bytes and equal size. Needs no footers: every byte is in one piece.
+def make_splits(files: Sequence[File], cores: int, max_bytes: int = 128 << 20) -> tuple[Split, ...]:
+    """Divide files into splits of equal size, at most `max_bytes` each. No footer is read: every byte is in one piece.
 
-    Each file has at least one byte; opening it counts as 1/128 of `most`. The number of splits is a multiple of
-    `cores`, unless the files are tiny; without files there is one empty split.
+    Each file must have at least one byte; opening it counts as 1/128 of `max_bytes`. The number of splits is a
+    multiple of `cores`, unless the files are tiny. Without files, the result is one empty split.
     """
-    opening = most // 128
+    opening = max_bytes // 128
     total = sum(file.size + opening for file in files)
-    tasks = math.ceil(total * 32 / most)
+    tasks = math.ceil(total * 32 / max_bytes)
     if tasks > cores:
-        tasks = cores * math.ceil(total / (most * cores))
+        tasks = cores * math.ceil(total / (max_bytes * cores))
     tasks = max(tasks, 1)
-    # The files form one line, which is cut at equal distances. The middle of a row group decides where it belongs, so a
-    # cut close to a file's edge moves none.
+    # Put the files one after another, and divide their bytes at equal distances. A row group belongs to the split of
+    # its middle byte, so an edge close to the start or end of a file moves no row group.
     edges = [i * total // tasks for i in range(tasks + 1)]
     splits: list[list[Piece]] = [[] for _ in range(tasks)]
     position = 0

@@ -1,4 +1,4 @@
-"""Run Python functions in Spark tasks. An Arrow schema declares what they return."""
+"""Run Python functions in Spark tasks. An Arrow schema declares their result."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TypeVar
@@ -11,7 +11,7 @@ from pyspark.sql.pandas.types import from_arrow_schema
 
 from nfm.table.spark import column
 
-Part = TypeVar("Part")
+Item = TypeVar("Item")
 
 
 def map_rows(
@@ -20,7 +20,10 @@ def map_rows(
     work: Callable[[Iterator[pa.RecordBatch]], Iterator[pa.RecordBatch]],
     schema: pa.Schema,
 ) -> DataFrame:
-    """Apply `mapInArrow` to these columns. They travel in a struct: Spark would take a dot in a name for a path."""
+    """Apply `mapInArrow` to these columns.
+
+    The columns are sent as one struct, because Spark would read a dot in a column's name as the path of a nested field.
+    """
 
     def unpack(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         limit_arrow_threads()
@@ -31,22 +34,22 @@ def map_rows(
 
 
 def run_tasks(
-    spark: SparkSession, parts: Sequence[Part], work: Callable[[Part], Iterable[pa.RecordBatch]], schema: pa.Schema
+    spark: SparkSession, items: Sequence[Item], work: Callable[[Item], Iterable[pa.RecordBatch]], schema: pa.Schema
 ) -> DataFrame:
-    """Call `work` on each part, in a task of its own; returns what all of them yield."""
+    """Call `work` on each item in a separate task, and return the batches that the tasks yield as one table."""
 
     def run(numbers: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         limit_arrow_threads()
         for batch in numbers:
             for number in batch.column(0).to_pylist():
-                yield from work(parts[number])
+                yield from work(items[number])
 
-    tasks = spark.range(0, len(parts), 1, max(len(parts), 1))
+    tasks = spark.range(0, len(items), 1, max(len(items), 1))
     return tasks.mapInArrow(run, from_arrow_schema(schema))
 
 
 def limit_arrow_threads() -> None:
-    """Let Arrow use the cores of this task. By default each worker would use all cores of the machine."""
+    """Limit Arrow to the cores of this task. By default, each worker would use all cores of the machine."""
     context = TaskContext.get()
     cores = context.cpus() if context else 1
     if pa.cpu_count() != cores:

@@ -1,8 +1,8 @@
 """Write rows into files by folder, and compact small files into larger ones.
 
-Tasks write the files themselves, so that rows do not go through Spark one by one. A file counts only when its task has
-ended and reported it; the driver then moves it to its place. Files of tasks that died or ran twice stay in the folder
-`written` and are deleted with it.
+Tasks write the files themselves, so that Spark does not convert the rows one by one. A task reports its files when it
+ends, and the driver moves the reported files into the output. Files of tasks that failed or ran twice stay in the
+folder `written`, and are deleted with it.
 """
 
 import uuid
@@ -17,9 +17,9 @@ from pyspark.sql import DataFrame, SparkSession
 
 from nfm.table.tasks import run_tasks
 
-ROW_GROUP = 1 << 17  # rows: some megabytes that training reads, and shuffles, at a time
-FILE_BYTES = 128 << 20  # a file that has reached this is closed; files below half of it are compacted
-_OPEN_FILES = 100  # of one task
+ROW_GROUP = 1 << 17  # rows: a few megabytes, which training reads and shuffles together
+FILE_BYTES = 128 << 20  # a file that has reached this size is closed; files smaller than half of it are compacted
+_OPEN_FILES = 100  # maximum per task
 FILES = pa.schema([("folder", pa.string()), ("path", pa.string()), ("rows", pa.int64()), ("bytes", pa.int64())])
 
 
@@ -27,24 +27,26 @@ FILES = pa.schema([("folder", pa.string()), ("path", pa.string()), ("rows", pa.i
 class WrittenFile:
     """A file that a task has written; a row of FILES."""
 
-    folder: str  # its place in the output, for example fold=train; may be empty
-    path: str  # where it is now
+    folder: str  # its folder in the output, for example fold=train; may be empty
+    path: str  # its current path
     rows: int
     bytes: int
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Encoding of the columns. A dictionary packs ids into few bits, and floats with many values do not compress:
-    snappy on top saved 9 % of the space and took 60 % more time, to write and to read in every epoch.
+    """How the columns are stored: with a dictionary, with compression, or plain.
+
+    Other columns are not compressed. A dictionary already packs ids into few bits, and floats with many values do not
+    compress: snappy saved 9 % more space, but writing, and reading in every epoch, took 60 % longer.
     """
 
-    repeating: tuple[str, ...]  # columns whose values repeat: a dictionary saves space
-    texts: tuple[str, ...]  # columns that are compressed
+    repeating: tuple[str, ...]  # columns with few distinct values, stored with a dictionary
+    texts: tuple[str, ...]  # columns compressed with snappy
 
 
 class Writer:
-    """Writes one task's rows into files, by folder. All row groups are full, except the last of a file."""
+    """Writer of one task's rows into files by folder. All row groups are full, except the last one of a file."""
 
     def __init__(self, written: Path, layout: Layout, file_bytes: int = FILE_BYTES) -> None:
         """Write files below `written`."""
@@ -67,7 +69,7 @@ class Writer:
             self._waiting[folder], self._waiting_rows[folder] = [table.slice(full)], len(table) - full
 
     def close(self) -> list[WrittenFile]:
-        """Write the remaining rows; returns every file."""
+        """Write the remaining rows, and return all files."""
         for folder, waiting in self._waiting.items():
             table = pa.concat_tables(waiting)
             if len(table):
@@ -97,19 +99,19 @@ class Writer:
 
 
 def file_batch(files: Sequence[WrittenFile]) -> pa.RecordBatch:
-    """Return the files as a batch of FILES, for the driver."""
+    """Return the files as a batch with the schema FILES, to report them to the driver."""
     return pa.RecordBatch.from_pylist([vars(file) for file in files], FILES)
 
 
 def collect_files(reported: DataFrame) -> list[WrittenFile]:
-    """Run the tasks that report files, and return these files."""
+    """Run the tasks, and return the files that they report."""
     return [WrittenFile(**row.asDict()) for row in reported.collect()]
 
 
 def compact_files(
     spark: SparkSession, files: Sequence[WrittenFile], written: Path, layout: Layout, file_bytes: int = FILE_BYTES
 ) -> list[WrittenFile]:
-    """Compact the small files of each folder into files of about `file_bytes`. Large files stay as they are."""
+    """Compact the small files of each folder into files of about `file_bytes`. Large files are not changed."""
 
     def compact(group: Iterable[WrittenFile]) -> Iterator[pa.RecordBatch]:
         writer = Writer(written, layout, 2 * file_bytes)
@@ -119,31 +121,31 @@ def compact_files(
                 writer.add(file.folder, parquet.read_row_group(i, use_threads=False))
         yield file_batch(writer.close())
 
-    groups = merge_plan(files, file_bytes)
+    groups = plan_compaction(files, file_bytes)
     compacted = {file.path for group in groups for file in group}
     large = [file for file in files if file.path not in compacted]
     return large + collect_files(run_tasks(spark, groups, compact, FILES)) if groups else large
 
 
-def merge_plan(files: Sequence[WrittenFile], file_bytes: int = FILE_BYTES) -> list[list[WrittenFile]]:
-    """Group small files of the same folder, up to `file_bytes` a group; the largest groups come first."""
+def plan_compaction(files: Sequence[WrittenFile], file_bytes: int = FILE_BYTES) -> list[list[WrittenFile]]:
+    """Group the small files of each folder, about `file_bytes` per group; the largest groups come first."""
     groups: list[list[WrittenFile]] = []
     for small in _by_folder(file for file in files if file.bytes < file_bytes // 2).values():
         total = sum(file.bytes for file in small)
         count = max(1, round(total / file_bytes))
-        share: list[list[WrittenFile]] = [[] for _ in range(count)]
+        shares: list[list[WrittenFile]] = [[] for _ in range(count)]
         size = 0
         for file in small:
-            share[min(count - 1, size * count // max(total, 1))].append(file)
+            shares[min(count - 1, size * count // max(total, 1))].append(file)
             size += file.bytes
-        groups += [group for group in share if len(group) > 1]
+        groups += [group for group in shares if len(group) > 1]
     return sorted(groups, key=lambda group: -sum(file.bytes for file in group))
 
 
 def move_into_place(files: Sequence[WrittenFile], target: Path) -> list[WrittenFile]:
-    """Move the files into their folders below `target`; returns them with their new paths.
+    """Move the files into their folders below `target`, and return them with their new paths.
 
-    Where the file system has hard links, the old names stay valid, too: a run that is killed now loses no file.
+    Where the file system has hard links, the old names stay valid too, so that a killed run loses no file.
     """
     moved = []
     for folder, members in _by_folder(files).items():
@@ -159,7 +161,7 @@ def move_into_place(files: Sequence[WrittenFile], target: Path) -> list[WrittenF
 
 
 def _by_folder(files: Iterable[WrittenFile]) -> Mapping[str, list[WrittenFile]]:
-    found: dict[str, list[WrittenFile]] = defaultdict(list)
+    by_folder: dict[str, list[WrittenFile]] = defaultdict(list)
     for file in files:
-        found[file.folder].append(file)
-    return found
+        by_folder[file.folder].append(file)
+    return by_folder

@@ -191,7 +191,7 @@ files = Files("the table", columns, pa.RecordBatch.from_arrays([], schema=pa.sch
 split = tuple(Piece(file_at(str(path)), 0, path.stat().st_size) for path in paths)
 output = Output(("id",), (), encoded=False, explain=2)
 schema = output.schema(model, columns)
-chunk = score_rows(0, files.rows(split), model, output, schema, Writer(written, Layout((), ())))
+chunk = score_rows(0, files.read(split), model, output, schema, Writer(written, Layout((), ())))
 print(json.dumps([sum(file.rows for file in chunk.files), chunk.tally.new, "pandas" in sys.modules]))
 """
     new = {"tags": {"unseen": 1, "new": 1}, "colour": {"unseen": 1}}

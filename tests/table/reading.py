@@ -1,4 +1,4 @@
-"""Tables written, and read in both ways."""
+"""Helpers that write a table, and read it with both scan methods."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,11 +18,11 @@ ROW = pa.schema([("row", pa.string())])
 METHODS: tuple[Method, ...] = ("parquet", "spark")
 
 
-def everything(schema: pa.Schema) -> list[str]:
+def all_columns(schema: pa.Schema) -> list[str]:
     return list(schema.names)
 
 
-def as_text(names: list[str]) -> Callable[[Iterator[Rows]], Iterator[pa.RecordBatch]]:
+def to_text(names: list[str]) -> Callable[[Iterator[Rows]], Iterator[pa.RecordBatch]]:
     def work(groups: Iterator[Rows]) -> Iterator[pa.RecordBatch]:
         for rows in groups:
             columns = [rows.column(name).to_pylist() for name in names]
@@ -32,27 +32,27 @@ def as_text(names: list[str]) -> Callable[[Iterator[Rows]], Iterator[pa.RecordBa
     return work
 
 
-def rows_of(scan: Scan, *names: str) -> list[str]:
-    """What reaches the tasks, as texts, sorted."""
-    chosen = list(names) or scan.schema.names
+def read_rows(scan: Scan, *names: str) -> list[str]:
+    """Return the rows that reach the tasks, as sorted texts."""
+    columns = list(names) or scan.schema.names
     with translate_spark_errors("the table"):
-        return sorted(row.row for row in scan.map(chosen, as_text(chosen), ROW).collect())
+        return sorted(row.row for row in scan.map(columns, to_text(columns), ROW).collect())
 
 
-def texts(rows: list[tuple[Any, ...]]) -> list[str]:
+def to_texts(rows: list[tuple[Any, ...]]) -> list[str]:
     return sorted(map(repr, rows))
 
 
-def both(spark: SparkSession, path: Path | tuple[str, ...], **settings: Any) -> list[str]:
-    """The rows of a table, which both ways of reading must agree on."""
-    where = str(path) if isinstance(path, Path) else path
-    parquet, through_spark = (
-        open_scan(spark, Source(path=where, scan=method, **settings), everything) for method in METHODS
+def read_by_both(spark: SparkSession, path: Path | tuple[str, ...], **settings: Any) -> list[str]:
+    """Read a table with both scan methods, check that they agree, and return its rows as sorted texts."""
+    source_path = str(path) if isinstance(path, Path) else path
+    by_parquet, by_spark = (
+        open_scan(spark, Source(path=source_path, scan=method, **settings), all_columns) for method in METHODS
     )
-    assert (parquet.method, through_spark.method) == METHODS
-    assert parquet.schema == through_spark.schema
-    rows = rows_of(parquet)
-    assert rows == rows_of(through_spark)
+    assert (by_parquet.method, by_spark.method) == METHODS
+    assert by_parquet.schema == by_spark.schema
+    rows = read_rows(by_parquet)
+    assert rows == read_rows(by_spark)
     return rows
 
 

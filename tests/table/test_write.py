@@ -1,4 +1,4 @@
-"""Files of the dataset: full row groups, sizes within bounds, and no row lost when small ones are compacted."""
+"""Files of the dataset: row groups are full, sizes are within bounds, and compaction loses no row."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ import pytest
 from pyspark.sql import SparkSession
 
 from nfm.table import write as module
-from nfm.table.write import Layout, Writer, WrittenFile, compact_files, merge_plan, move_into_place
+from nfm.table.write import Layout, Writer, WrittenFile, compact_files, move_into_place, plan_compaction
 
 MIB = 1 << 20
 LAYOUT = Layout(("f",), ("id",))
@@ -19,7 +19,7 @@ def table(start: int, rows: int) -> pa.Table:
     return pa.table({"id": np.arange(start, start + rows), "f": np.arange(rows, dtype=np.int32) % 3})
 
 
-def test_row_groups_are_full_whatever_the_batches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_row_groups_are_full_for_any_batch_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "ROW_GROUP", 100)
     writer = Writer(tmp_path, LAYOUT)
     start = 0
@@ -34,7 +34,7 @@ def test_row_groups_are_full_whatever_the_batches(tmp_path: Path, monkeypatch: p
     assert (files["fold=train"].rows, files["fold=test"].rows) == (353, 7)
 
 
-def test_a_file_that_is_large_enough_is_closed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_large_file_is_closed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "ROW_GROUP", 10_000)
     writer = Writer(tmp_path, Layout((), ()), file_bytes=200_000)
     for i in range(10):
@@ -46,7 +46,7 @@ def test_a_file_that_is_large_enough_is_closed(tmp_path: Path, monkeypatch: pyte
     assert ids == list(range(100_000))
 
 
-def sized(folder: str, *sizes: int) -> list[WrittenFile]:
+def files_of_sizes(folder: str, *sizes: int) -> list[WrittenFile]:
     return [WrittenFile(folder, f"{folder}/{i}", 1, size * MIB) for i, size in enumerate(sizes)]
 
 
@@ -54,7 +54,7 @@ def sized(folder: str, *sizes: int) -> list[WrittenFile]:
     ("sizes", "groups"),
     [
         ((), []),
-        ((30,), []),  # one alone stays as it is
+        ((30,), []),  # one small file stays
         ((128, 130, 70), []),
         ((30, 30), [[30, 30]]),
         ((30, 128, 30), [[30, 30]]),
@@ -63,19 +63,19 @@ def sized(folder: str, *sizes: int) -> list[WrittenFile]:
     ],
 )
 def test_small_files_are_compacted(sizes: tuple[int, ...], groups: list[list[int]]) -> None:
-    found = [[file.bytes // MIB for file in group] for group in merge_plan(sized("fold=train", *sizes))]
-    assert sorted(found) == sorted(groups)
+    plan = plan_compaction(files_of_sizes("fold=train", *sizes))
+    assert sorted([file.bytes // MIB for file in group] for group in plan) == sorted(groups)
 
 
-def test_files_of_two_folders_are_never_compacted_into_one() -> None:
-    plan = merge_plan(sized("fold=train", 5, 6) + sized("fold=test", 7, 8))
+def test_files_of_different_folders_are_not_compacted_together() -> None:
+    plan = plan_compaction(files_of_sizes("fold=train", 5, 6) + files_of_sizes("fold=test", 7, 8))
     assert sorted([file.path for file in group] for group in plan) == [
         ["fold=test/0", "fold=test/1"],
         ["fold=train/0", "fold=train/1"],
     ]
 
 
-def test_no_row_is_lost_when_files_are_compacted(spark: SparkSession, tmp_path: Path) -> None:
+def test_compaction_loses_no_row(spark: SparkSession, tmp_path: Path) -> None:
     written = tmp_path / "written"
     written.mkdir()
     files: list[WrittenFile] = []

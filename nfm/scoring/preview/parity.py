@@ -23,7 +23,7 @@ from nfm.scoring.hosts import Placed, open_model, place_read_only
 from nfm.scoring.prepare import model_inputs, open_all
 from nfm.scoring.scorer import score_batch, score_columns
 from nfm.table.errors import translate_spark_errors
-from nfm.table.relation import partitions_of
+from nfm.table.relation import count_partitions
 from nfm.table.scan import Scan
 
 log = logging.getLogger(__name__)
@@ -153,14 +153,14 @@ def _sample(spark: SparkSession, config: Config, artifact: Artifact, scan: Scan,
     spec, encoded = artifact.encoding.spec, config.score.encoded
     placed = place_read_only(spark, artifact, config.scores_folder)
     names = tuple(dict.fromkeys([*spec.key, *model_inputs(spec, encoded)]))
-    count = partitions_of(scan.table, even_if_costly=True) if scan.files is None else len(scan.splits)
+    count = count_partitions(scan.table, even_if_costly=True) if scan.files is None else len(scan.splits)
     left, done = list(range(count or 0)), dict.fromkeys(range(count or 0), 0)
     taken: dict[int, list[Part]] = {}
     missing, wave = rows, _spread(left, min(_SPREAD, rows))
     while missing and wave:
         quota = math.ceil(missing / len(wave))
         begin = {number: done[number] for number in wave}
-        mapped = scan.map_parts(names, _scoring_task(placed, begin, quota, names, encoded), _SCORED)
+        mapped = scan.map_splits(names, _scoring_task(placed, begin, quota, names, encoded), _SCORED)
         # Run these tasks only. A task that read nothing of what Spark sends it would cost its worker.
         for row in spark.sparkContext.runJob(mapped.rdd, list, wave):
             scores_NC, batch = _unpack(row.content, artifact.network.outputs)

@@ -18,7 +18,7 @@ from nfm.scoring.scorer import score_columns
 from nfm.scoring.summary import few
 from nfm.table.errors import translate_spark_errors
 from nfm.table.parquet import UnreadableFileError
-from nfm.table.relation import partitions_of
+from nfm.table.relation import count_partitions
 from nfm.table.scan import Scan
 from nfm.table.splits import File
 
@@ -111,7 +111,7 @@ def measure(scan: Scan, skip: bool = False) -> Size:
     """Measure the table from the footers of its files at most; `skip` leaves out files that cannot be read."""
     if scan.files is None:
         unknown = "not known before the table is read"
-        return Size(partitions_of(scan.table), len(scan.table.inputFiles()), None, None, unknown, None, 0)
+        return Size(count_partitions(scan.table), len(scan.table.inputFiles()), None, None, unknown, None, 0)
     files = scan.read_files
     count = min(len(files), MOST_FOOTERS)
     inspected = [files[i * len(files) // count] for i in range(count)]
@@ -133,7 +133,7 @@ def measure(scan: Scan, skip: bool = False) -> Size:
 def _counts(scan: Scan, file: File, skip: bool) -> list[int] | None:
     assert scan.files is not None
     try:
-        return scan.files.counts(file.path)
+        return scan.files.row_group_sizes(file.path)
     except UnreadableFileError:
         if not skip:
             raise

@@ -20,7 +20,7 @@ from nfm.scoring.preview.plan import measure, needed_bytes, plan, room, seconds_
 from nfm.scoring.preview.probe import Probe, probe
 from nfm.table.scan import open_scan
 from tests.scoring.examples import ROWS, SCHEMA, config
-from tests.table.reading import everything
+from tests.table.reading import all_columns
 from tests.table.test_store import BUCKET, events, s3  # noqa: F401 (fixtures)
 
 MIB = 1 << 20
@@ -175,7 +175,7 @@ def test_a_dataset_has_a_plan(spark: SparkSession, made: Path, tmp_path: Path) -
 
 @pytest.mark.usefixtures("events")
 def test_a_table_in_a_store_is_measured_there(spark: SparkSession) -> None:
-    scan = open_scan(spark, Source(path=f"s3a://{BUCKET}/events"), everything, split_bytes=1500)
+    scan = open_scan(spark, Source(path=f"s3a://{BUCKET}/events"), all_columns, split_bytes=1500)
     size, client = measure(scan), boto3.client("s3")
     listed = client.list_objects_v2(Bucket=BUCKET)["Contents"]
     client.close()
