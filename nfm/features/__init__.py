@@ -1,1 +1,1 @@
-"""The feature job: Spark counts, splits and writes the dataset."""
+"""The feature job: count the values of a raw table, learn the encoding, and write the dataset."""

@@ -1,8 +1,8 @@
 """Count everything that the encoding is made of, in one pass over the raw table.
 
-Categories are counted by their canonical text, numbers in cells (`contract.cells`). Counts merge in any order to the
-same result. They stay on the executors, which add them up (`features.sums`) and leave them in files: sorted runs, which
-vocabularies are made of, and a summary for the facts.
+Categories are counted by their canonical text, numbers in cells (`contract.cells`). The result does not depend on the
+order in which counts are merged. The executors sum the counts (`features.sums`) and write them into files: sorted runs,
+from which vocabularies are made, and a summary for the statistics.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -24,8 +24,8 @@ from nfm.contract.schema import FOLDS, Bag, Kind
 from nfm.contract.values import to_floats
 from nfm.features import labels, runs
 from nfm.features.labels import Label
-from nfm.features.split import LEFT_OUT, Split, folds
-from nfm.features.sums import SCHEMA, SUMMARY, ranked, summary, sums
+from nfm.features.split import LEFT_OUT, Split, assign_folds
+from nfm.features.sums import SCHEMA, SUMMARY, select_train_values, sum_packets, summarize
 from nfm.table.scan import Scan
 from nfm.table.spark import save_and_reload
 
@@ -33,12 +33,12 @@ PACKETS = pa.schema([("bucket", pa.int32()), ("packet", pa.binary())])
 _GROUPS = 6  # fold × label
 _PACKET_ROWS = 1 << 20
 _BUCKET_SEED = 0xB0C
-_PROBE = 32768  # rows that tell how fine a number's cells can be at most
+_PROBE = 32768  # first rows of a number, from which the finest width of its cells is chosen
 
 
 @dataclass(frozen=True)
 class Part:
-    """A part of the table to count: a field's values, or with kinds () a column's numbers."""
+    """A part of the table that is counted separately: the values of a field, or (without kinds) a column of numbers."""
 
     name: str
     columns: tuple[str, ...]
@@ -49,68 +49,68 @@ class Part:
 def count(
     scan: Scan, label: Label, parts: Sequence[Part], vocabularies: Sequence[Sequence[int]], split: Split, target: Path
 ) -> DataFrame:
-    """Count each part's values in each fold, and leave the counts in files below `target`.
+    """Count each part's values in each fold, and write the counts into files below `target`, a new folder.
 
-    The label is part 0, `parts` are 1, 2, …; `vocabularies` lists the parts of each. The `runs` below `target`, a new
-    folder, are the values that occur in the train fold. Returns rows as `features.sums.summary` makes them.
+    The label is part 0, and `parts` are 1, 2, …; `vocabularies` lists the parts of each vocabulary. `target/runs`
+    receives the values that occur in the train fold. Returns the rows of `features.sums.summarize`.
     """
     spark = scan.table.sparkSession
     weights = [part.bag.weights for part in parts if part.bag and part.bag.weights]
     needed = dict.fromkeys([label.column, *(c for part in parts for c in part.columns), *weights, *split.columns])
-    # What meets in one task has to fit there: with two buckets a split, it is less than what a task reads. Without
-    # splits the size is unknown: buckets are many then, and Spark gives a task several small ones.
+    # A bucket has to fit into a task's memory. With two buckets per split, a bucket is smaller than a task's input.
+    # Without splits the size is unknown: then there are many buckets, and Spark gives several small ones to a task.
     splits = len(scan.splits)
     buckets = 2 * splits or int(spark.conf.get("spark.sql.shuffle.partitions") or 200)
-    # The closures take these small values and nothing else.
-    the_parts, the_vocabularies, the_split = tuple(parts), tuple(vocabularies), split
-    meets = meeting(len(parts), vocabularies)
+    # The closures take only small values.
+    parts, vocabularies = tuple(parts), tuple(vocabularies)
+    groups = group_parts(len(parts), vocabularies)
 
-    def counted(rows: Iterator[Rows]) -> Iterator[pa.RecordBatch]:
-        return packed(count_rows(rows, label, the_parts, the_split), meets, buckets)
+    def count_split(rows: Iterator[Rows]) -> Iterator[pa.RecordBatch]:
+        return pack_counts(count_rows(rows, label, parts, split), groups, buckets)
 
-    def summed(packets: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        rows, task = list(sums(packets)), TaskContext.get()
+    def sum_buckets(packets: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        rows, task = list(sum_packets(packets)), TaskContext.get()
         if rows and task:
-            runs.write(target / "runs", f"{task.partitionId():06}", ranked(rows, the_vocabularies))
-        return summary(rows)
+            runs.write(target / "runs", f"{task.partitionId():06}", select_train_values(rows, vocabularies))
+        return summarize(rows)
 
-    # Counts travel in packets: Spark moves and sorts a few large rows, not a million small ones. The task that adds
-    # them up writes the sums; only a summary goes back to Spark.
-    packets = scan.map(needed, counted, PACKETS)
-    together = packets.repartition(buckets, "bucket") if splits else packets.repartition("bucket")
-    return save_and_reload(together.mapInArrow(summed, from_arrow_schema(SUMMARY)), target / "summary")
+    # Counts are sent in packets, so that Spark moves and sorts a few large rows instead of a million small ones. The
+    # task that sums them writes the runs, and returns only a summary to Spark.
+    packets = scan.map(needed, count_split, PACKETS)
+    by_bucket = packets.repartition(buckets, "bucket") if splits else packets.repartition("bucket")
+    return save_and_reload(by_bucket.mapInArrow(sum_buckets, from_arrow_schema(SUMMARY)), target / "summary")
 
 
-def meeting(parts: int, vocabularies: Sequence[Sequence[int]]) -> NDArray[np.uint64]:
-    """(parts + 1,) for each part the first one that shares its vocabulary: their equal values go to one bucket."""
-    meets = np.arange(parts + 1, dtype=np.uint64)
+def group_parts(parts: int, vocabularies: Sequence[Sequence[int]]) -> NDArray[np.uint64]:
+    """Return (parts + 1,) for each part the first part of its vocabulary, so that equal values share a bucket."""
+    groups = np.arange(parts + 1, dtype=np.uint64)
     for shared in vocabularies:
-        meets[list(shared)] = shared[0]
-    return meets
+        groups[list(shared)] = shared[0]
+    return groups
 
 
-def packed(counts: Iterable[pa.RecordBatch], meets: NDArray[np.uint64], buckets: int) -> Iterator[pa.RecordBatch]:
-    """Rows like SCHEMA → packets, by bucket: equal values meet in one bucket, and so do all cells of a part."""
-    waiting: list[pa.RecordBatch] = []
+def pack_counts(counts: Iterable[pa.RecordBatch], groups: NDArray[np.uint64], buckets: int) -> Iterator[pa.RecordBatch]:
+    """Pack rows with SCHEMA into packets by bucket; equal values of a group and all cells of a part share a bucket."""
+    pending: list[pa.RecordBatch] = []
     rows = 0
     for batch in counts:
-        waiting.append(batch)
+        pending.append(batch)
         rows += len(batch)
         if rows >= _PACKET_ROWS:
-            yield _pack(waiting, meets, buckets)
-            waiting, rows = [], 0
-    if waiting:
-        yield _pack(waiting, meets, buckets)
+            yield _pack(pending, groups, buckets)
+            pending, rows = [], 0
+    if pending:
+        yield _pack(pending, groups, buckets)
 
 
-def _pack(batches: Sequence[pa.RecordBatch], meets: NDArray[np.uint64], buckets: int) -> pa.RecordBatch:
+def _pack(batches: Sequence[pa.RecordBatch], groups: NDArray[np.uint64], buckets: int) -> pa.RecordBatch:
     rows = pa.Table.from_batches(batches).combine_chunks()
     texts = pa.concat_arrays([pa.array([], pa.large_string()), *rows["text"].chunks])
-    part = meets[rows["part"].to_numpy()]
-    hashes = np.where(rows["cell"].is_valid().to_numpy(), part, hash64(texts, _BUCKET_SEED) + part)
+    group = groups[rows["part"].to_numpy()]
+    hashes = np.where(rows["cell"].is_valid().to_numpy(), group, hash64(texts, _BUCKET_SEED) + group)
     bucket = (hashes % np.uint64(buckets)).astype(np.int32)
     order = np.argsort(bucket, kind="stable")
-    found, starts = np.unique(bucket[order], return_index=True)
+    used, starts = np.unique(bucket[order], return_index=True)
     rows = rows.take(pa.array(order))
     packets = []
     for start, stop in zip(starts, [*starts[1:], len(rows)], strict=True):
@@ -118,35 +118,35 @@ def _pack(batches: Sequence[pa.RecordBatch], meets: NDArray[np.uint64], buckets:
         with pa.ipc.new_stream(sink, SCHEMA) as writer:
             writer.write_table(rows.slice(start, stop - start).combine_chunks())
         packets.append(sink.getvalue().to_pybytes())
-    return pa.RecordBatch.from_arrays([pa.array(found), pa.array(packets, pa.binary())], schema=PACKETS)
+    return pa.RecordBatch.from_arrays([pa.array(used), pa.array(packets, pa.binary())], schema=PACKETS)
 
 
 def count_rows(all_rows: Iterable[Rows], label: Label, parts: Sequence[Part], split: Split) -> Iterator[pa.RecordBatch]:
-    """Counts of one task's rows, like SCHEMA; needs no Spark."""
-    found: dict[int, Cells] = {}
+    """Count one task's rows; yields rows with SCHEMA. Does not need Spark."""
+    merged: dict[int, Cells] = {}
     for rows in all_rows:
-        of_rows = labels.read(rows, label)
-        fold = folds(split, rows, of_rows.is_zero)
-        groups = np.where(fold == LEFT_OUT, LEFT_OUT, fold * 2 + of_rows.is_one).astype(np.int64)
-        if of_rows.numbers is None:
-            yield _count_values(0, of_rows.texts, groups)
+        row_labels = labels.read(rows, label)
+        fold = assign_folds(split, rows, row_labels.is_zero)
+        groups = np.where(fold == LEFT_OUT, LEFT_OUT, fold * 2 + row_labels.is_one).astype(np.int64)
+        if row_labels.numbers is None:
+            yield _count_values(0, row_labels.texts, groups)
         else:
-            right = ~np.isnan(of_rows.numbers)
-            yield _count_values(0, of_rows.texts, groups[~right])
-            yield from _count_numbers(0, of_rows.numbers[right], groups[right], found)
+            usable = ~np.isnan(row_labels.numbers)
+            yield _count_values(0, row_labels.texts, groups[~usable])
+            yield from _count_numbers(0, row_labels.numbers[usable], groups[usable], merged)
         for i, part in enumerate(parts, start=1):
             if part.kinds:
                 yield _count_values(i, read_field_values(part.columns, part.kinds, part.bag, rows), groups)
             else:
                 x = to_floats(rows.column(part.columns[0]), part.columns[0])
-                yield from _count_numbers(i, x, groups, found)
-    for i, part_cells in found.items():
+                yield from _count_numbers(i, x, groups, merged)
+    for i, part_cells in merged.items():
         yield _rows(i, part_cells.counts, cell=pa.array(part_cells.keys), bits=part_cells.bits)
 
 
 def _count_values(part: int, values: Values, groups: NDArray[np.int64]) -> pa.RecordBatch:
     if values.offsets is not None:
-        groups = np.repeat(groups, np.diff(values.offsets))  # a member belongs where its bag does
+        groups = np.repeat(groups, np.diff(values.offsets))  # members have the fold and label of their row
     indices = values.indices
     if LEFT_OUT in groups:
         indices, groups = indices[groups != LEFT_OUT], groups[groups != LEFT_OUT]
@@ -158,18 +158,18 @@ def _count_values(part: int, values: Values, groups: NDArray[np.int64]) -> pa.Re
 
 
 def _count_numbers(
-    part: int, x: NDArray[np.float64], groups: NDArray[np.int64], found: dict[int, Cells]
+    part: int, x: NDArray[np.float64], groups: NDArray[np.int64], merged: dict[int, Cells]
 ) -> Iterator[pa.RecordBatch]:
-    """Yield the missing ones; merge the others into `found`."""
+    """Yield the counts of missing numbers, and merge the other numbers into `merged`."""
     x, groups = (x[groups != LEFT_OUT], groups[groups != LEFT_OUT]) if LEFT_OUT in groups else (x, groups)
     present = ~np.isnan(x)
     yield _rows(part, np.bincount(groups[~present], minlength=_GROUPS)[np.newaxis])
     x, groups = x[present], groups[present]
     if not len(x):
         return
-    so_far = [found[part]] if part in found else []
-    probed = so_far or [count_cells(x[:_PROBE], groups[:_PROBE], _GROUPS)]
-    found[part] = merge([*so_far, count_cells(x, groups, _GROUPS, probed[0].bits)])
+    earlier = [merged[part]] if part in merged else []
+    probed = earlier or [count_cells(x[:_PROBE], groups[:_PROBE], _GROUPS)]
+    merged[part] = merge([*earlier, count_cells(x, groups, _GROUPS, probed[0].bits)])
 
 
 def _rows(

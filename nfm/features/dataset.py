@@ -1,4 +1,4 @@
-"""The feature job: count, learn the encoding, encode every row, publish dataset and encoding together."""
+"""The feature job: count, learn the encoding, encode every row, and publish dataset and encoding together."""
 
 import json
 import logging
@@ -22,11 +22,11 @@ from nfm.contract.values import check_kind, check_number
 from nfm.features import vocabularies
 from nfm.features.counted import Counted, Summed
 from nfm.features.encode import RawColumns, encode
-from nfm.features.encoding import bag_of, check_growth, grown, number_part, specify
+from nfm.features.encoding import build_spec, check_growth, get_bag, grow_spec, number_part
 from nfm.features.labels import Label, check_task, open_label
 from nfm.features.report import facts
 from nfm.features.report.page import write as write_report
-from nfm.features.split import Split, moment
+from nfm.features.split import Split, parse_bound
 from nfm.features.statistics import Distribution
 from nfm.table.errors import translate_spark_errors
 from nfm.table.scan import Scan, open_scan
@@ -41,23 +41,23 @@ class Growth:
     """The options `--grow-from` and `--refresh-numbers`."""
 
     folder: Path  # the encoding/ to grow from
-    refresh_numbers: bool  # learn the numbers again instead of keeping them
+    refresh_numbers: bool  # learn the transformations of numbers again instead of keeping them
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """A table that was checked against the settings."""
+    """A table that has been checked against the configuration."""
 
     scan: Scan
     split: Split
     label: Label
-    kinds: Mapping[str, Kind]  # of each categorical column
+    kinds: Mapping[str, Kind]  # kind of each categorical column
     growth: Growth | None
     old: Encoding | None  # the encoding to grow from
 
 
 def prepare(spark: SparkSession, config: Config, growth: Growth | None = None) -> Prepared:
-    """Check the table's columns, and the encoding to grow from, before any work; DataError if one does not fit."""
+    """Check the table's columns and the encoding to grow from, before any work; DataError if one does not match."""
     columns, where = config.columns, str(config.source)
     for folder, marker in ((config.encoding_folder, ENCODING_MARKER), (config.dataset_folder, DATASET_MARKER)):
         check_replaceable(folder, marker)
@@ -68,20 +68,18 @@ def prepare(spark: SparkSession, config: Config, growth: Growth | None = None) -
         key=columns.key,
     )
     weight = (columns.weight,) if columns.weight else ()
-    wanted = dict.fromkeys(
+    needed = dict.fromkeys(
         [*columns.key, columns.label, *weight, *split.columns, *columns.inputs, *config.dataset.partition_by]
     )
 
-    def needed(schema: pa.Schema) -> Iterable[str]:
-        check_columns(
-            wanted, schema, where, "The configuration's columns, split and dataset.partition_by say what it needs."
-        )
-        return wanted
+    def check_needed(schema: pa.Schema) -> Iterable[str]:
+        check_columns(needed, schema, where, "The needed columns are set in columns, split and dataset.partition_by.")
+        return needed
 
-    scan = open_scan(spark, config.source, needed)
+    scan = open_scan(spark, config.source, check_needed)
     label = open_label(columns.label, scan.schema.field(columns.label).type, config.model.task, where)
     kinds = _categorical_kinds(config, scan.schema)
-    _check_others(config, split, scan.schema)
+    _check_other_columns(config, split, scan.schema)
     old = None
     if growth is not None:
         old = Encoding.load(growth.folder)
@@ -95,28 +93,29 @@ def _categorical_kinds(config: Config, schema: pa.Schema) -> dict[str, Kind]:
     fields, where = config.columns.categorical, str(config.source)
     kinds: dict[str, Kind] = {}
     for name, field in fields.items():
-        kinds |= check_categorical(field.columns(name), bag_of(field), schema, where)
+        kinds |= check_categorical(field.columns(name), get_bag(field), schema, where)
     for name, field in fields.items():
         if field.share_with is None:
             continue
         owner = fields[field.share_with].columns(field.share_with)[0]
-        mine, other = kinds[field.columns(name)[0]], kinds[owner]
-        if mine != other:
+        kind, owner_kind = kinds[field.columns(name)[0]], kinds[owner]
+        if kind != owner_kind:
             raise DataError(
-                f"Field '{name}' of {where} shares its vocabulary with column '{owner}', but holds {mine} values where "
-                f"that holds {other}: the same value would not be the same text. Cast one of them in the source."
+                f"Field '{name}' of {where} shares its vocabulary with column '{owner}', but has {kind} values while "
+                f"that column has {owner_kind} values: equal values would have different texts. Cast one of them in "
+                "the source."
             )
     return kinds
 
 
-def _check_others(config: Config, split: Split, schema: pa.Schema) -> None:
+def _check_other_columns(config: Config, split: Split, schema: pa.Schema) -> None:
     """Check the types of all columns except the label and the categorical ones."""
     columns, where = config.columns, str(config.source)
     for name in (*columns.key, *split.by):
         if pa.types.is_nested(schema.field(name).type):
             raise DataError(
-                f"Column '{name}' of {where} is {schema.field(name).type}: a key, or what a row's fold is decided by, "
-                "is one plain value. Take another column, or make one of it in the source."
+                f"Column '{name}' of {where} is {schema.field(name).type}, but the columns of columns.key and split.by "
+                "must have one plain value per row. Set another column, or derive one in the source."
             )
     for name in (*config.dataset.partition_by, *([split.column] if split.column else [])):
         check_kind(name, schema.field(name).type, where)
@@ -125,16 +124,16 @@ def _check_others(config: Config, split: Split, schema: pa.Schema) -> None:
             check_number(column, schema.field(column).type, where)
     for bound in (split.valid_from, split.test_from):
         if split.time is not None and bound is not None:
-            moment(bound, schema.field(split.time).type, split.time)
+            parse_bound(bound, schema.field(split.time).type, split.time)
 
 
 def build(spark: SparkSession, config: Config, prepared: Prepared | None = None) -> Mapping[str, Any]:
-    """Raw table → `dataset/` and `encoding/`; calls `prepare` unless given its result. Returns the statistics.
+    """Write `dataset/` and `encoding/` from the raw table, and return the statistics.
 
-    Raises DataError if the table breaks its contract; nothing is published then.
+    Calls `prepare` unless its result is given. If DataError is raised for the table, nothing is published.
     """
     prepared = prepared or prepare(spark, config)
-    # The folders are locked before the work: a conflict with another run or with files of others shows at once.
+    # Lock the folders before the work, so that a conflict with another run or with foreign files shows at once.
     with (
         translate_spark_errors(str(config.source)),
         publish(config.encoding_folder, ENCODING_MARKER) as encoding,
@@ -145,13 +144,13 @@ def build(spark: SparkSession, config: Config, prepared: Prepared | None = None)
         write_report(encoding / "report.html", statistics)
         marker = {"encoding_fingerprint": statistics["fingerprint"], "rows": statistics["rows"]}
         (dataset / DATASET_MARKER).write_text(json.dumps(marker | {"settings": config.of_dataset}, indent=1))
-        # Before the dataset is swapped in: they belong together.
+        # The dataset must not be published without its encoding, so check before either is replaced.
         check_replaceable(config.encoding_folder, ENCODING_MARKER)
     return statistics
 
 
 def _build(spark: SparkSession, config: Config, prepared: Prepared, encoding: Path, dataset: Path) -> dict[str, Any]:
-    """Count, learn the specification and encode, into two folders; returns the statistics."""
+    """Count, learn the specification and encode into the two folders; returns the statistics."""
     scan, split, label, columns = prepared.scan, prepared.split, prepared.label, config.columns
     scratch = encoding / "_scratch"
     log.info("counting the values of %s", config.source)
@@ -159,29 +158,29 @@ def _build(spark: SparkSession, config: Config, prepared: Prepared, encoding: Pa
     log.info("ranking the values of %s fields", len(columns.categorical))
     grow_from = (prepared.growth.folder, prepared.old) if prepared.growth and prepared.old else None
     with ThreadPoolExecutor() as pool:
-        # What only the report needs is summed up beside the work that leaves Spark's cores idle.
+        # Facts that only the report needs are summed during work that leaves some of Spark's cores idle.
         making = pool.submit(vocabularies.make, spark, counted.runs, counted.recipes, encoding, grow_from)
         summed = Summed.of(counted, config, label, prepared.old.spec.classes if prepared.old else ())
-        valued = pool.submit(facts.count_values, counted, summed.labels)
-        made, growths = making.result()
+        counting_values = pool.submit(facts.count_values, counted, summed.labels)
+        written, growths = making.result()
         cells = {name: summed.cells.get(number_part(name)) for name in columns.numeric}
-        distributions = {name: Distribution.of_fold(found, "train") for name, found in cells.items()}
-        spec = specify(columns, prepared.kinds, made, distributions, split.negative_rate, summed.labels.classes)
+        distributions = {name: Distribution.of_fold(part_cells, "train") for name, part_cells in cells.items()}
+        spec = build_spec(columns, prepared.kinds, written, distributions, split.negative_rate, summed.labels.classes)
         if prepared.growth and prepared.old:
-            spec = grown(spec, prepared.old, prepared.growth.refresh_numbers)
+            spec = grow_spec(spec, prepared.old, prepared.growth.refresh_numbers)
         (encoding / ENCODING_MARKER).write_text(spec.to_json())
 
         rows, folders = summed.labels.rows, config.dataset.partition_by
         log.info("encoding %s rows", f"{sum(rows.values()):,}")
         raw = RawColumns(columns.key_names(folders), label, columns.weight, folders)
-        few = {name for name, found in cells.items() if found is None or found.exact}
-        encoded = encode(spark, scan, spec, encoding, raw, split, few, dataset)
+        repeating = {name for name, part_cells in cells.items() if part_cells is None or part_cells.exact}
+        encoded = encode(spark, scan, spec, encoding, raw, split, repeating, dataset)
         if encoded.rows != rows:
             raise DataError(
                 f"{config.source} changed while it was read: {sum(rows.values())} rows were counted, and then "
-                f"{sum(encoded.rows.values())} encoded. The old dataset was left as it was; run the job again."
+                f"{sum(encoded.rows.values())} rows were encoded. The old dataset is unchanged; run the job again."
             )
-        values = valued.result()
-    statistics = facts.gather(config, scan, spec, summed, values, encoded, made, growths)
+        values = counting_values.result()
+    statistics = facts.gather(config, scan, spec, summed, values, encoded, written, growths)
     shutil.rmtree(scratch)
     return statistics

@@ -1,4 +1,4 @@
-"""The second pass: every raw row → the dataset's files, and counts of what the encoder met."""
+"""The second pass over the table: encode every row into the dataset's files, and count values per field."""
 
 import shutil
 from collections import Counter
@@ -18,7 +18,7 @@ from nfm.contract.schema import FOLDS, MISSING, Spec
 from nfm.contract.values import decode_dictionary, to_floats
 from nfm.features import labels
 from nfm.features.labels import Label
-from nfm.features.split import LEFT_OUT, Split, folds
+from nfm.features.split import LEFT_OUT, Split, assign_folds
 from nfm.table.folders import add_by_folder
 from nfm.table.scan import Scan
 from nfm.table.write import FILES, Layout, Writer, WrittenFile, compact_files, file_batch, move_into_place
@@ -28,7 +28,7 @@ _REPORTED = pa.schema([*FILES, ("counts", pa.map_(pa.string(), pa.int64()))])
 
 @dataclass(frozen=True)
 class RawColumns:
-    """Columns of the raw table that go into the dataset beside the encoded ones."""
+    """Columns of the raw table that the dataset contains besides the encoded ones."""
 
     key: Mapping[str, str]  # name in the dataset → raw column
     label: Label
@@ -37,18 +37,18 @@ class RawColumns:
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """The raw columns, each once."""
+        """Names of the raw columns, each once."""
         weight = (self.weight,) if self.weight else ()
         return tuple(dict.fromkeys([*self.key.values(), self.label.column, *weight, *self.partition_by]))
 
 
 @dataclass(frozen=True)
 class Encoded:
-    """Counts of what the encoder met, by fold."""
+    """Counts of the encoded rows and values, by fold."""
 
     rows: Mapping[str, int]
-    left_out: int  # negatives that the train fold does without
-    # By field: `values`, `missing` and `out_of_vocabulary`; of a bag, its members are counted.
+    left_out: int  # negatives left out of the train fold
+    # By field, then `values`, `missing` or `out_of_vocabulary`, then fold; for a bag, members are counted.
     fields: Mapping[str, Mapping[str, Mapping[str, int]]]
 
 
@@ -59,31 +59,39 @@ def encode(
     encoding_folder: Path,
     raw: RawColumns,
     split: Split,
-    few: Collection[str],
+    repeating: Collection[str],
     target: Path,
 ) -> Encoded:
-    """Encode every row of a scan and write the dataset's files into `target`, an empty folder that every machine sees.
+    """Encode every row of a scan, and write the dataset's files.
 
-    The workers map `encoding_folder`. `raw`: columns carried along; `few`: the numbers that have few values.
+    Args:
+        spark: The session.
+        scan: The raw table.
+        spec: Specification of the encoding.
+        encoding_folder: Folder of the encoding, which the workers map into memory.
+        raw: Raw columns that are copied into the dataset.
+        split: How rows are assigned to folds.
+        repeating: Numbers with few distinct values, which are stored with a dictionary.
+        target: An empty folder that every machine can access; receives the files.
     """
     written = target / "_written"
     written.mkdir()
-    layout = _layout(spec, raw, few)
+    layout = _layout(spec, raw, repeating)
     fingerprint = spec.fingerprint
 
-    # The closure takes small values: a worker maps the encoding from its folder.
-    def encoded(all_rows: Iterator[Rows]) -> Iterator[pa.RecordBatch]:
+    # The closure takes only small values: each worker maps the encoding from its folder.
+    def encode_split(all_rows: Iterator[Rows]) -> Iterator[pa.RecordBatch]:
         writer, counts = Writer(written, layout), Counter[str]()
         encode_rows(all_rows, load_once(encoding_folder, fingerprint), raw, split, writer, counts)
         files = file_batch(writer.close()).to_pylist()
         yield pa.RecordBatch.from_pylist([*files, {"counts": list(counts.items())}], _REPORTED)
 
     needed = dict.fromkeys([*raw.columns, *split.columns, *spec.columns])
-    told_rows = scan.map(needed, encoded, _REPORTED).collect()
-    files = [WrittenFile(row.folder, row.path, row.rows, row.bytes) for row in told_rows if row.path is not None]
+    reports = scan.map(needed, encode_split, _REPORTED).collect()
+    files = [WrittenFile(row.folder, row.path, row.rows, row.bytes) for row in reports if row.path is not None]
     move_into_place(compact_files(spark, files, written, layout), target)
-    shutil.rmtree(written, ignore_errors=True)  # with what tasks have left that died, or ran twice
-    return _sum(spec, [row.counts for row in told_rows if row.counts is not None])
+    shutil.rmtree(written, ignore_errors=True)  # including files of tasks that failed or ran twice
+    return _sum_counts(spec, [row.counts for row in reports if row.counts is not None])
 
 
 def encode_rows(
@@ -94,12 +102,12 @@ def encode_rows(
     writer: Writer,
     counts: Counter[str],
 ) -> None:
-    """Encode one task's rows into a writer, and count by `what\tname\tfold`; needs no Spark."""
+    """Encode one task's rows into a writer, and add to `counts` by `what\tname\tfold`. Does not need Spark."""
     for rows in all_rows:
-        of_rows = labels.read(rows, raw.label)
-        fold = folds(split, rows, of_rows.is_zero)
+        row_labels = labels.read(rows, raw.label)
+        fold = assign_folds(split, rows, row_labels.is_zero)
         columns: dict[str, Any] = {name: decode_dictionary(rows.column(source)) for name, source in raw.key.items()}
-        columns["label"] = labels.column(of_rows, raw.label, encoding.spec.classes)
+        columns["label"] = labels.encode(row_labels, raw.label, encoding.spec.classes)
         weight = np.ones(rows.num_rows) if raw.weight is None else to_floats(rows.column(raw.weight), raw.weight)
         columns["weight"] = weight.astype(np.float32)
         columns |= encoding.encode(rows, same_table=True)
@@ -110,33 +118,35 @@ def encode_rows(
 
 
 def _count(spec: Spec, columns: Mapping[str, Any], fold: NDArray[np.int8], counts: Counter[str]) -> None:
-    def add(what: str, name: str, of_fold: NDArray[np.int8]) -> None:
-        for name_of_fold, n in zip(FOLDS, np.bincount(of_fold[of_fold >= 0], minlength=len(FOLDS)), strict=True):
-            counts[f"{what}\t{name}\t{name_of_fold}"] += int(n)
+    def add(what: str, name: str, folds: NDArray[np.int8]) -> None:
+        for fold_name, n in zip(FOLDS, np.bincount(folds[folds >= 0], minlength=len(FOLDS)), strict=True):
+            counts[f"{what}\t{name}\t{fold_name}"] += int(n)
 
     counts["left_out\t\t"] += int(np.count_nonzero(fold == LEFT_OUT))
     add("rows", "", fold)
     for field in spec.fields:
-        ids, of_value = columns[field.name], fold
+        ids, value_folds = columns[field.name], fold
         if field.bag is not None:
-            of_value = np.repeat(fold, np.diff(ids.offsets.to_numpy()))
+            value_folds = np.repeat(fold, np.diff(ids.offsets.to_numpy()))
             ids = ids.flatten().to_numpy()
-        add("values", field.name, of_value)
-        add("missing", field.name, of_value[ids == MISSING])
+        add("values", field.name, value_folds)
+        add("missing", field.name, value_folds[ids == MISSING])
         if not field.hashed:
-            add("out_of_vocabulary", field.name, of_value[(ids != MISSING) & (ids < field.first_value)])
+            add("out_of_vocabulary", field.name, value_folds[(ids != MISSING) & (ids < field.first_value)])
 
 
-def _layout(spec: Spec, raw: RawColumns, few: Collection[str]) -> Layout:
+def _layout(spec: Spec, raw: RawColumns, repeating: Collection[str]) -> Layout:
     members = [f"{name}.list.element" for field in spec.fields if field.bag for name in field.outputs]
     plain = [field.name for field in spec.fields if field.bag is None]
-    numbers = [name for number in spec.numbers for name in number.outputs if number.name in few or name != number.name]
+    numbers = [
+        name for number in spec.numbers for name in number.outputs if number.name in repeating or name != number.name
+    ]
     return Layout(("label", "weight", *plain, *members, *numbers), tuple(raw.key))
 
 
-def _sum(spec: Spec, told_counts: Sequence[Mapping[str, int]]) -> Encoded:
+def _sum_counts(spec: Spec, task_counts: Sequence[Mapping[str, int]]) -> Encoded:
     total: Counter[str] = Counter()
-    for counts in told_counts:
+    for counts in task_counts:
         total.update(counts)
     by_fold = {
         name: {

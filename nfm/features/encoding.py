@@ -1,4 +1,4 @@
-"""Counts → the encoding's specification: what each field and number becomes, learned from the train fold."""
+"""Build the encoding's specification from the counts of the train fold, and grow an older specification."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, replace
@@ -10,18 +10,18 @@ from nfm.contract.messages import differences, listed
 from nfm.contract.scaling import SCALES
 from nfm.contract.schema import Bag, Field, Kind, Spec
 from nfm.features.count import Part
-from nfm.features.statistics import Distribution, bucket_edges, transformation
-from nfm.features.vocabularies import Made, Recipe
+from nfm.features.statistics import Distribution, compute_bucket_edges, learn_transformation
+from nfm.features.vocabularies import Recipe, WrittenVocabulary
 
 
-def parts(columns: Columns, kinds: Mapping[str, Kind]) -> list[Part]:
-    """Return the parts to count, for a table whose categorical columns are of these kinds.
+def list_parts(columns: Columns, kinds: Mapping[str, Kind]) -> list[Part]:
+    """Return the parts to count, given the kinds of the categorical columns.
 
-    Hashed fields are left out: they have no vocabulary, and may have too many values to count.
+    Hashed fields are not counted: they have no vocabulary, and may have too many values.
     """
     counted = [Part(WEIGHT, (columns.weight,))] if columns.weight is not None else []
     counted += [
-        Part(field_part(name), field.columns(name), tuple(kinds[c] for c in field.columns(name)), bag_of(field))
+        Part(field_part(name), field.columns(name), tuple(kinds[c] for c in field.columns(name)), get_bag(field))
         for name, field in columns.categorical.items()
         if field.hash_buckets is None
     ]
@@ -32,56 +32,61 @@ WEIGHT = "weight"
 
 
 def field_part(name: str) -> str:
-    """Name of the part that counts a field's values."""
+    """Return the name of the part that counts a field's values."""
     return f"field:{name}"
 
 
 def number_part(name: str) -> str:
-    """Name of the part that counts a number's cells."""
+    """Return the name of the part that counts a number's cells."""
     return f"number:{name}"
 
 
-def bag_of(field: Categorical) -> Bag | None:
-    """The settings of a bag as the specification has them."""
+def get_bag(field: Categorical) -> Bag | None:
+    """Return the bag of a field for the specification; None if the field is not a bag."""
     return Bag(field.weights, field.delimiter, field.max_length) if field.bag else None
 
 
-def recipes(columns: Columns, places: Mapping[str, int]) -> list[Recipe]:
-    """The vocabularies to make, from the places of the parts that were counted."""
-    sharing: dict[str, list[str]] = {}  # in the order of their first use, as in Spec.vocabularies
+def list_recipes(columns: Columns, places: Mapping[str, int]) -> list[Recipe]:
+    """Return a recipe for each vocabulary; `places` are the numbers of the counted parts."""
+    sharing: dict[str, list[str]] = {}  # in the order of first use, as in Spec.vocabularies
     for name, field in columns.categorical.items():
         if field.hash_buckets is None:
             sharing.setdefault(field.share_with or name, []).append(name)
-    found = []
+    recipes = []
     for name, users in sharing.items():
-        field, of_parts = columns.categorical[name], tuple(places[field_part(user)] for user in users)
-        found.append(Recipe(name, of_parts, 1 + field.oov_buckets, field.min_count, field.max_size))
-    return found
+        field, parts = columns.categorical[name], tuple(places[field_part(user)] for user in users)
+        recipes.append(Recipe(name, parts, 1 + field.oov_buckets, field.min_count, field.max_size))
+    return recipes
 
 
-def specify(
+def build_spec(
     columns: Columns,
     kinds: Mapping[str, Kind],
-    made: Mapping[str, Made],
+    written: Mapping[str, WrittenVocabulary],
     distributions: Mapping[str, Distribution],
     negative_rate: float,
     classes: tuple[str, ...] = (),
 ) -> Spec:
     """Build the specification.
 
-    `kinds`: of each categorical column; `made`: the vocabularies, by the fields they were made for; `distributions`:
-    each number's values in the train fold; `negative_rate`: share of the train fold's negatives that was kept.
+    Args:
+        columns: Settings of the columns.
+        kinds: Kind of each categorical column.
+        written: Vocabularies by the fields that own them.
+        distributions: Each number's values in the train fold.
+        negative_rate: Share of the train fold's negatives that is kept.
+        classes: Labels of a multiclass task.
     """
     edges = {
-        name: bucket_edges(number.buckets, distributions[name])
+        name: compute_bucket_edges(number.buckets, distributions[name])
         for name, number in columns.numeric.items()
         if number.buckets is not None
     }
     return Spec(
         columns.key,
-        tuple(_fields(columns, kinds, {name: one.size for name, one in made.items()}, edges)),
-        tuple(transformation(n, s, distributions[n]) for n, s in columns.numeric.items() if s.buckets is None),
-        tuple(one.digest for one in made.values()),
+        tuple(_fields(columns, kinds, {name: vocabulary.size for name, vocabulary in written.items()}, edges)),
+        tuple(learn_transformation(n, s, distributions[n]) for n, s in columns.numeric.items() if s.buckets is None),
+        tuple(vocabulary.digest for vocabulary in written.values()),
         negative_rate,
         classes=classes,
     )
@@ -90,24 +95,24 @@ def specify(
 def _fields(
     columns: Columns, kinds: Mapping[str, Kind], sizes: Mapping[str, int], edges: Mapping[str, tuple[float, ...]]
 ) -> Iterator[Field]:
-    """The fields, of vocabularies of these sizes and buckets with these edges."""
+    """Yield the specification's fields, from the sizes of the vocabularies and the edges of the bucketed numbers."""
     for name, settings in columns.categorical.items():
         raw, owner = settings.columns(name), settings.share_with or name
-        of_kinds, bag = tuple(kinds[column] for column in raw), bag_of(settings)
+        raw_kinds, bag = tuple(kinds[column] for column in raw), get_bag(settings)
         if settings.hash_buckets is not None:
-            yield Field(name, raw, of_kinds, settings.hash_buckets, 0, None, None, bag)
+            yield Field(name, raw, raw_kinds, settings.hash_buckets, 0, None, None, bag)
         else:
             buckets = columns.categorical[owner].oov_buckets
-            yield Field(name, raw, of_kinds, buckets, sizes[owner], owner, None, bag)
+            yield Field(name, raw, raw_kinds, buckets, sizes[owner], owner, None, bag)
     for name, inner in edges.items():
         column = columns.numeric[name].column or name
         yield Field(name, (column,), ("number",), 0, len(inner) + 1, None, inner)
 
 
-def grown(new: Spec, old: Encoding, refresh_numbers: bool) -> Spec:
-    """The new specification as one that grew from the old: ids stay, and numbers unless they are refreshed.
+def grow_spec(new: Spec, old: Encoding, refresh_numbers: bool) -> Spec:
+    """Return the new specification as a growth of the old one: ids are kept, and numbers unless they are refreshed.
 
-    Buckets of a number are ids, and always keep their edges.
+    Buckets of a number are ids, so they always keep their edges.
     """
     fields = [
         replace(field, edges=before.edges, values=before.values) if field.edges is not None else field
@@ -121,40 +126,39 @@ def grown(new: Spec, old: Encoding, refresh_numbers: bool) -> Spec:
 def check_growth(
     columns: Columns, kinds: Mapping[str, Kind], old: Spec, where: str, refresh_numbers: bool = False
 ) -> None:
-    """Raise DataError unless the settings make the same fields, and the same numbers unless they are refreshed.
+    """Raise DataError unless the settings give the same fields, and the same numbers unless they are refreshed.
 
-    The message names the differences.
+    The message names the differences; `where` is the folder of the old encoding.
     """
     no_sizes = dict.fromkeys(columns.categorical, 0)
     no_edges: dict[str, tuple[float, ...]] = {name: () for name, s in columns.numeric.items() if s.buckets}
-    now = {field.name: _fixed(field) for field in _fields(columns, kinds, no_sizes, no_edges)}
-    _check_same("fields", {field.name: _fixed(field) for field in old.fields}, now, where)
+    fields = {field.name: _fixed_settings(field) for field in _fields(columns, kinds, no_sizes, no_edges)}
+    _check_same("fields", {field.name: _fixed_settings(field) for field in old.fields}, fields, where)
     numbers: dict[str, dict[str, object]] = {
         name: {"column": s.column or name, "as": s.as_, "missing_flag": s.missing_flag}
         | ({} if refresh_numbers else {"scale curve": SCALES[s.scale].curve, "clip": s.clip is not None})
         for name, s in columns.numeric.items()
         if not s.buckets
     }
-    numbers_then: dict[str, dict[str, object]] = {
+    old_numbers: dict[str, dict[str, object]] = {
         n.name: {"column": n.column, "as": n.placement, "missing_flag": n.missing_flag}
         | ({} if refresh_numbers else {"scale curve": n.curve, "clip": n.clip is not None})
         for n in old.numbers
     }
-    _check_same("numbers", numbers_then, numbers, where)
+    _check_same("numbers", old_numbers, numbers, where)
 
 
-def _fixed(field: Field) -> dict[str, object]:
-    """Return the settings that must not change, or the field's ids lose their meaning."""
+def _fixed_settings(field: Field) -> dict[str, object]:
+    """Return the settings that give the field's ids their meaning, and so must not change."""
     return {key: value for key, value in asdict(field).items() if key not in ("name", "values", "edges")}
 
 
-def _check_same(what: str, then: Mapping[str, object], now: Mapping[str, object], where: str) -> None:
-    changed = listed(differences(then, now), "; ")
-    if not changed and list(then) != list(now):
-        changed = f"their order was {', '.join(then)} and is {', '.join(now)} now"
+def _check_same(what: str, old: Mapping[str, object], new: Mapping[str, object], where: str) -> None:
+    changed = listed(differences(old, new), "; ")
+    if not changed and list(old) != list(new):
+        changed = f"their order was {', '.join(old)} and is {', '.join(new)} now"
     if changed:
         raise DataError(
-            f"The encoding in {where} cannot grow: its {what} are not those of the configuration ({changed}). An id or "
-            "a number that meant one thing must not come to mean another. Put the settings back, or make the features "
-            "again without --grow-from."
+            f"The encoding in {where} cannot grow: its {what} differ from those of the configuration ({changed}). Ids "
+            "and numbers must keep their meaning. Restore these settings, or run the feature job without --grow-from."
         )

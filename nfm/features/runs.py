@@ -1,7 +1,8 @@
-"""Sorted runs: how counted values get from the tasks that add them up to the one that writes their vocabulary.
+"""Sorted runs: files that pass counted values from the tasks that sum them to the task that writes their vocabulary.
 
-A task writes the values of its buckets as one file, sorted within each vocabulary by (count descending, value). The
-order of ids is a merge of these files, a block of each at a time: nobody sorts, or holds, a vocabulary as a whole.
+A task writes the values of its buckets as one file, sorted within each vocabulary by (count descending, value). Merging
+the files, one block of each at a time, gives the order of the ids. No task sorts a whole vocabulary or keeps it in
+memory.
 """
 
 import json
@@ -18,81 +19,86 @@ from nfm.contract.replace import replacing
 
 SCHEMA = pa.schema([("text", pa.large_string()), ("count", pa.int64())])
 _ORDER = [("count", "descending"), ("text", "ascending")]
-_BLOCK = 1 << 16  # rows of a batch in the file, at most
-_HELD = 1 << 20  # rows of all runs that a merge holds
+_BLOCK = 1 << 16  # maximum rows of a batch in a file
+_MERGE_ROWS = 1 << 20  # rows of all runs that a merge keeps in memory
 _NUMBERS, _ROWS = b"vocabularies of the batches", b"rows of the batches"
 
 
 def write(folder: Path, name: str, values: Sequence[tuple[int, pa.Table]]) -> None:
-    """Write a run of this name; a second attempt of the same task replaces it with an equal one.
+    """Write a run under this name; a second attempt of the same task replaces it with an equal run.
 
-    `values`: rows like SCHEMA, by the numbers of their vocabularies; each value of a vocabulary is in one run only.
+    `values` are pairs of a vocabulary's number and its rows with SCHEMA. Each value of a vocabulary must be in one run.
     """
-    batches = [(n, batch) for n, rows in values for batch in _sorted(rows).to_batches(max_chunksize=_BLOCK)]
-    known = {_NUMBERS: [n for n, _ in batches], _ROWS: [len(batch) for _, batch in batches]}
+    batches = [(n, batch) for n, rows in values for batch in _sort(rows).to_batches(max_chunksize=_BLOCK)]
+    metadata = {_NUMBERS: [n for n, _ in batches], _ROWS: [len(batch) for _, batch in batches]}
     folder.mkdir(parents=True, exist_ok=True)
-    schema = SCHEMA.with_metadata({key: json.dumps(value) for key, value in known.items()})
+    schema = SCHEMA.with_metadata({key: json.dumps(value) for key, value in metadata.items()})
     with replacing(folder / name, shared=True) as attempt, pa.ipc.new_file(attempt, schema) as file:
         for _, batch in batches:
             file.write_batch(batch)
 
 
-def sizes(folder: Path) -> Counter[int]:
-    """Number of values of each vocabulary in all runs."""
-    found: Counter[int] = Counter()
+def count_values(folder: Path) -> Counter[int]:
+    """Return the number of values of each vocabulary in all runs."""
+    sizes: Counter[int] = Counter()
     for path in _paths(folder):
-        for number, rows in zip(*_known(_open(path)), strict=True):
-            found[number] += rows
-    return found
+        for number, rows in zip(*_read_metadata(_open(path)), strict=True):
+            sizes[number] += rows
+    return sizes
 
 
-def batches(folder: Path, number: int) -> list[Iterator[pa.RecordBatch]]:
-    """A vocabulary's rows in each run, in order; mapped, not read. Sized so that `merged` can hold one of each."""
+def open_runs(folder: Path, number: int) -> list[Iterator[pa.RecordBatch]]:
+    """Return, for each run, the sorted rows of one vocabulary as memory-mapped batches.
+
+    The batches are small enough for `merge` to keep one batch of each run in memory.
+    """
     files = [_open(path) for path in _paths(folder)]
-    step = max(_HELD // max(len(files), 1), 1024)
+    step = max(_MERGE_ROWS // max(len(files), 1), 1024)
 
-    def of_run(file: pa.ipc.RecordBatchFileReader) -> Iterator[pa.RecordBatch]:
-        for i, n in enumerate(_known(file)[0]):
+    def read(file: pa.ipc.RecordBatchFileReader) -> Iterator[pa.RecordBatch]:
+        for i, n in enumerate(_read_metadata(file)[0]):
             if n == number:
                 batch = file.get_batch(i)
                 yield from (batch.slice(start, step) for start in range(0, len(batch), step))
 
-    return [of_run(file) for file in files]
+    return [read(file) for file in files]
 
 
-def merged(runs: Sequence[Iterator[pa.RecordBatch]]) -> Iterator[pa.Table]:
-    """Sorted runs → tables in the order of all their rows. Holds one batch of each run."""
+def merge(runs: Sequence[Iterator[pa.RecordBatch]]) -> Iterator[pa.Table]:
+    """Merge sorted runs into tables whose rows are in order across all runs. Keeps one batch of each run in memory."""
     heads = [_Head(SCHEMA.empty_table(), next(run, None), run) for run in runs]
-    while heads := [head for head in map(_filled, heads) if len(head.rows)]:
-        # Behind the last row of a batch rows may follow that nobody has seen: what comes before all of these is known.
+    while heads := [head for head in map(_fill, heads) if len(head.rows)]:
+        # Rows that are not read yet come after the last row of their run's batch. So all rows up to the first of these
+        # last rows can be sorted now.
         last = [head.rows.slice(len(head.rows) - 1).to_pylist()[0] for head in heads if head.following is not None]
         bound = min(((-row["count"], row["text"].encode()) for row in last), default=None)
         cuts = [len(head.rows) if bound is None else _rows_up_to(head.rows, bound) for head in heads]
-        yield _sorted(pa.concat_tables([head.rows.slice(0, cut) for head, cut in zip(heads, cuts, strict=True)]))
+        yield _sort(pa.concat_tables([head.rows.slice(0, cut) for head, cut in zip(heads, cuts, strict=True)]))
         heads = [head._replace(rows=head.rows.slice(cut)) for head, cut in zip(heads, cuts, strict=True)]
 
 
 class _Head(NamedTuple):
-    rows: pa.Table  # that were not merged yet
-    following: pa.RecordBatch | None  # comes after them
+    rows: pa.Table  # not merged yet
+    following: pa.RecordBatch | None  # the batch after `rows`
     rest: Iterator[pa.RecordBatch]
 
 
-def _filled(head: _Head) -> _Head:
+def _fill(head: _Head) -> _Head:
+    """Load the following batch once all rows are merged."""
     if len(head.rows) or head.following is None:
         return head
     return _Head(pa.Table.from_batches([head.following]), next(head.rest, None), head.rest)
 
 
 def _rows_up_to(rows: pa.Table, bound: tuple[int, bytes]) -> int:
-    """Number of the sorted rows that are not after the row of this (-count, text)."""
-    falling, text = -rows["count"].to_numpy(), bound[1].decode()
-    more, at_least = (np.searchsorted(falling, bound[0], side) for side in ("left", "right"))
-    ties = rows["text"].slice(more, at_least - more)
-    return int(more) + (pc.sum(pc.less_equal(ties, pa.scalar(text, pa.large_string()))).as_py() or 0)
+    """Return how many of the sorted rows come before the bound (-count, text) or are equal to it."""
+    negative_counts, text = -rows["count"].to_numpy(), bound[1].decode()
+    start, stop = (np.searchsorted(negative_counts, bound[0], side) for side in ("left", "right"))
+    ties = rows["text"].slice(start, stop - start)
+    return int(start) + (pc.sum(pc.less_equal(ties, pa.scalar(text, pa.large_string()))).as_py() or 0)
 
 
-def _sorted(rows: pa.Table) -> pa.Table:
+def _sort(rows: pa.Table) -> pa.Table:
     rows = rows.combine_chunks()
     return rows.take(pc.sort_indices(rows, _ORDER))
 
@@ -105,6 +111,6 @@ def _open(path: Path) -> pa.ipc.RecordBatchFileReader:
     return pa.ipc.open_file(pa.memory_map(str(path)))
 
 
-def _known(file: pa.ipc.RecordBatchFileReader) -> tuple[list[int], list[int]]:
+def _read_metadata(file: pa.ipc.RecordBatchFileReader) -> tuple[list[int], list[int]]:
     numbers, rows = (json.loads(file.schema.metadata[key]) for key in (_NUMBERS, _ROWS))
     return numbers, rows

@@ -1,4 +1,4 @@
-"""Statistics of a number from its counts: quantiles, mean and spread, and the transformation that follows from them."""
+"""Statistics of a number from its counts: quantiles, mean, standard deviation, and the transformation."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -14,21 +14,21 @@ from nfm.contract.errors import DataError
 from nfm.contract.scaling import SCALES, TrainStatistics
 from nfm.contract.schema import FOLDS, Number
 
-# How often a value occurs in each fold; and with a label of 1 in the train fold, and in the other two.
+# Counts of a value: its rows in each fold, and its rows with label 1 in the train fold and in the other two folds.
 COUNTS = (*FOLDS, "positive", "held_positive")
-_BINS = 40  # of a histogram
+_BINS = 40  # in a histogram
 
 
 @dataclass(frozen=True)
 class Distribution:
-    """The distinct values of a number in a fold, ascending, and how often each occurs; without missing ones."""
+    """Distinct values of a number in a fold, ascending, with their counts; missing values are not included."""
 
     values: NDArray[np.float64]
     counts: NDArray[np.int64]
 
     @classmethod
     def of_fold(cls, cells: Cells | None, fold: str) -> Self:
-        """A fold's values of a number; `cells` is None where it is always missing."""
+        """Return a number's distribution in a fold; `cells` is None if the number is always missing."""
         if cells is None:
             return cls(np.empty(0), np.empty(0, np.int64))
         counts = cells.counts[:, COUNTS.index(fold)]
@@ -45,39 +45,39 @@ class Distribution:
         """Arithmetic mean."""
         scale = self._scale
         mean = math.fsum(self.values / scale * self.counts) / self.rows * scale
-        return float(np.clip(mean, self.values[0], self.values[-1]))  # a constant is its own mean, to the last bit
+        return float(np.clip(mean, self.values[0], self.values[-1]))  # the mean of a constant is exactly the constant
 
     @property
     def std(self) -> float:
-        """Standard deviation of the population."""
+        """Population standard deviation."""
         scale = self._scale
         return math.sqrt(math.fsum((self.values / scale - self.mean / scale) ** 2 * self.counts) / self.rows) * scale
 
     @property
     def _scale(self) -> float:
-        """A power of two: divided by it, the largest numbers can be squared and added without losing digits."""
+        """Power of two by which values are divided, so that squares and sums of the largest numbers do not overflow."""
         return 2.0 ** int(np.frexp(np.max(np.abs(self.values)))[1] - 1)
 
     def facts(self) -> dict[str, float]:
-        """Mean, spread and range of at least one row."""
+        """Return mean, standard deviation, minimum and maximum; needs at least one row."""
         return {"mean": self.mean, "std": self.std, "min": float(self.values[0]), "max": float(self.values[-1])}
 
     def quantile(self, q: float) -> float:
-        """The q-quantile of the rows (`contract.cells.quantile`)."""
+        """Return the q-quantile of the rows (`contract.cells.quantile`)."""
         return quantile(self.values, self.counts, q)
 
 
-def transformation(name: str, settings: Numeric, train: Distribution) -> Number:
-    """Learn a number's transformation from the train fold: clip, impute, curve, shift and divide.
+def learn_transformation(name: str, settings: Numeric, train: Distribution) -> Number:
+    """Learn a number's transformation from the train fold: clip, impute, curve, shift and divisor.
 
-    Raises DataError if the range of the number is not finite.
+    Raises DataError if the difference between maximum and minimum is not finite.
     """
     column = settings.column or name
     if train.rows and not math.isfinite(float(train.values[-1]) - float(train.values[0])):
         raise DataError(
-            f"Column '{column}' holds numbers from {train.values[0]:.6g} to {train.values[-1]:.6g}, too far apart to "
-            "be scaled. If one stands for a missing value, make it null in the source, or leave such rows out with "
-            "source.where."
+            f"Column '{column}' has numbers from {train.values[0]:.6g} to {train.values[-1]:.6g}, a range too large "
+            "to be scaled. If one of them marks a missing value, make it null in the source, or leave such rows out "
+            "with source.where."
         )
     clip = None
     if settings.clip is not None and train.rows:
@@ -99,20 +99,23 @@ def transformation(name: str, settings: Numeric, train: Distribution) -> Number:
         clip=clip,
         curve=scale.curve,
         shift=shift,
-        divisor=divisor or 1.0,  # a constant stays 0 instead of dividing by it
+        divisor=divisor or 1.0,  # a constant has a standard deviation and a range of 0
     )
 
 
-def bucket_edges(buckets: int, train: Distribution) -> tuple[float, ...]:
-    """Inner edges of quantile buckets, ascending; fewer where many rows share a value. x < first edge is bucket 0."""
+def compute_bucket_edges(buckets: int, train: Distribution) -> tuple[float, ...]:
+    """Return the inner edges of quantile buckets, ascending. Bucket 0 contains x < first edge.
+
+    There are fewer buckets than requested if many rows share a value.
+    """
     if not train.rows:
         return ()
     quantiles = {train.quantile(i / buckets) for i in range(1, buckets)}
     return tuple(sorted(edge for edge in quantiles if edge > train.values[0]))
 
 
-def number_facts(cells: Cells | None, train: Distribution, missing: Mapping[str, int]) -> dict[str, Any]:
-    """A number's facts: mean, spread, quantiles and histogram of the train fold; how well it ranks the labels."""
+def describe_number(cells: Cells | None, train: Distribution, missing: Mapping[str, int]) -> dict[str, Any]:
+    """Return the statistics of a number: moments and histogram of the train fold, AUC of the other folds' labels."""
     facts: dict[str, Any] = {"missing": dict(missing), "histogram": None, "log": False, "exact": True, "auc": None}
     if cells is None or not train.rows:
         return facts
@@ -132,11 +135,11 @@ def number_facts(cells: Cells | None, train: Distribution, missing: Mapping[str,
 
 
 def _histogram(train: Distribution) -> tuple[dict[str, Sequence[float]], bool]:
-    """Counts in bins of equal width; of equal ratio where the values are positive and far apart."""
+    """Return a histogram with bins of equal width, or of equal ratio (True) for skewed positive values."""
     low, high = float(train.values[0]), float(train.values[-1])
     log = low > 0 and high / low > 100 and train.mean > 3 * train.quantile(0.5) / 2
     x = np.log10(train.values) if log else train.values
-    if len(x) <= _BINS:  # a bin for each value, between the middles
+    if len(x) <= _BINS:  # one bin for each value, with edges halfway between neighbours
         edges = np.concatenate([x[:1], (x[1:] + x[:-1]) / 2, x[-1:]])
         counts = train.counts
     else:

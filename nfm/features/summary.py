@@ -1,4 +1,4 @@
-"""The feature job's plan and summary."""
+"""Plan and summary of the feature job."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -9,11 +9,11 @@ from nfm.contract.schema import FOLDS
 from nfm.features.dataset import Prepared
 
 _COVERAGE = ("coverage_before", "coverage_after")
-_NAMED = 10  # of the classes that were added
+_NAMED = 10  # maximum number of new classes that are named
 
 
 def plan(config: Config, prepared: Prepared) -> str:
-    """Describe what the job would do."""
+    """Describe a run of the job without starting it."""
     scan, spec = prepared.scan, config.columns
     forms = {
         "hashed": [name for name, s in spec.categorical.items() if s.hash_buckets],
@@ -23,7 +23,7 @@ def plan(config: Config, prepared: Prepared) -> str:
     fields = [*spec.categorical, *(n for n, s in spec.numeric.items() if s.buckets)]
     numbers = [n for n, s in spec.numeric.items() if not s.buckets]
     lines = [
-        f"Plan of {config.name}: nothing was read but the table's columns, nothing was written.",
+        f"Plan of {config.name}: only the table's columns were read, and nothing was written.",
         f"  source    {config.source} ({len(scan.schema)} columns: {', '.join(scan.schema.names)})",
         f"  where     {config.source.where or 'all rows'}",
         f"  scan      {scan.method}: {scan.reason}",
@@ -32,9 +32,9 @@ def plan(config: Config, prepared: Prepared) -> str:
         pieces = [piece for split in scan.splits for piece in split]
         size = sum(piece.stop - piece.start for piece in pieces) / 2**20
         files = len({piece.file.path for piece in pieces})
-        lines.append(f"  splits    {len(scan.splits)}, one a task, of {files} files with {size:,.1f} MiB; read twice")
+        lines.append(f"  splits    {len(scan.splits)}, one per task, of {files} files with {size:,.1f} MiB; read twice")
     if config.source.on_corrupt == "skip":
-        lines.append("  corrupt   files are looked for first, in one more pass, and left out")
+        lines.append("  corrupt   files were searched for in an extra pass, and are left out")
     lines.append(f"  label     {prepared.label.column}, {prepared.label.task}")
     lines += [f"  fields    {', '.join(fields) or 'none'}", f"  numbers   {', '.join(numbers) or 'none'}"]
     lines += [f"  {form:<10}{', '.join(names)}" for form, names in forms.items() if names]
@@ -43,26 +43,26 @@ def plan(config: Config, prepared: Prepared) -> str:
         lines.append(f"  folders   fold, then {', '.join(config.dataset.partition_by)}")
     if prepared.growth:
         kept = "learned again" if prepared.growth.refresh_numbers else "kept"
-        lines.append(f"  grows     from {prepared.growth.folder}: its ids stay, its numbers are {kept}")
+        lines.append(f"  grows     from {prepared.growth.folder}: its ids are kept, its numbers are {kept}")
     return "\n".join([*lines, *_outputs(config)])
 
 
 def summary(config: Config, statistics: Mapping[str, Any]) -> str:
-    """Describe what the job did: rows, labels and fields of each fold, and where the output is."""
+    """Describe the result of the job: rows and labels of each fold, fields, numbers, findings, and the output paths."""
     rows = statistics["rows"]
     lines = [f"Features of {config.name}: {sum(rows.values()):,} rows of {config.source}"]
     lines += [f"  skipped   {path}, which cannot be read" for path in statistics["skipped_files"]]
     if statistics["left_out"]:
-        lines.append(f"  left out  {statistics['left_out']:,} of train's negatives (split.negative_rate)")
+        lines.append(f"  left out  {statistics['left_out']:,} negatives of the train fold (split.negative_rate)")
     for fold in FOLDS:
         lines.append(f"  {fold:<7}{rows[fold]:>12,} rows{_labels(statistics, fold) if rows[fold] else ''}")
     if statistics["label"]["task"] == "multiclass":
         lines.append(f"  classes{len(statistics['label']['classes']):>12,} of {config.columns.label}")
     lines += [*_fields(statistics["fields"]), *_numbers(statistics["numbers"], rows["train"])]
     for name, settings in config.columns.numeric.items():
-        made = statistics["numbers"][name].get("buckets")
-        if settings.buckets is not None and made < settings.buckets:
-            lines.append(f"  note      {name} has {made} of {settings.buckets} buckets: many rows share a value")
+        buckets = statistics["numbers"][name].get("buckets")
+        if settings.buckets is not None and buckets < settings.buckets:
+            lines.append(f"  note      {name} has {buckets} of {settings.buckets} buckets: many rows share a value")
     if statistics["grown"]:
         lines += _growth(statistics["grown"], config.columns.label)
     lines += [f"  look at   {finding['about']}: {finding['text']}" for finding in statistics["findings"]]
@@ -77,12 +77,12 @@ def _outputs(config: Config) -> list[str]:
 def _fields(fields: Mapping[str, Any]) -> Iterator[str]:
     width = max([12, *map(len, fields)])
     if fields:
-        yield f"  {'field':<{width}}  vocabulary  missing in train  unseen in valid+test"
+        yield f"  {'field':<{width}}  vocabulary  missing in train  out of vocabulary in valid+test"
     for name, facts in fields.items():
-        unseen, values = (sum(facts[what][fold] for fold in FOLDS[1:]) for what in ("out_of_vocabulary", "values"))
+        lacking, values = (sum(facts[what][fold] for fold in FOLDS[1:]) for what in ("out_of_vocabulary", "values"))
         size = "hashed" if facts["form"] == "hashed" else f"{facts['vocabulary']:,}"
         missing = _share(facts["missing"]["train"], facts["values"]["train"])
-        yield f"  {name:<{width}}{size:>12}{missing:>18}{_share(unseen, values):>22}"
+        yield f"  {name:<{width}}{size:>12}{missing:>18}{_share(lacking, values):>29}"
 
 
 def _numbers(numbers: Mapping[str, Any], rows: int) -> Iterator[str]:
@@ -95,10 +95,10 @@ def _numbers(numbers: Mapping[str, Any], rows: int) -> Iterator[str]:
 
 
 def _growth(grown: Mapping[str, Any], label: str) -> Iterator[str]:
-    yield f"  grown from {grown['from'][:12]}…: no id has moved"
-    same = [name for name, facts in grown["fields"].items() if not facts["added"]]
-    if same:
-        yield f"    nothing new in {', '.join(same)}"
+    yield f"  grown from {grown['from'][:12]}…: all ids are unchanged"
+    unchanged = [name for name, facts in grown["fields"].items() if not facts["added"]]
+    if unchanged:
+        yield f"    no new values in {', '.join(unchanged)}"
     added, before = grown["classes"]["added"], grown["classes"]["before"]
     if added:
         yield f"    {label}: {len(added):,} classes added to {before:,}: {listed(added, most=_NAMED)}"
@@ -106,21 +106,22 @@ def _growth(grown: Mapping[str, Any], label: str) -> Iterator[str]:
         if facts["added"]:
             covered = [f"{facts[when]:.1%}" if facts[when] is not None else "–" for when in _COVERAGE]
             yield (
-                f"    {name}: {facts['added']:,} values added to {facts['before']:,}, which covers {covered[1]} of the "
-                f"new rows' values instead of {covered[0]}"
+                f"    {name}: {facts['added']:,} values added to {facts['before']:,}; the vocabulary now covers "
+                f"{covered[1]} of the new rows' values instead of {covered[0]}"
             )
 
 
 def _labels(statistics: Mapping[str, Any], fold: str) -> str:
-    """The labels of a fold that has rows."""
+    """Describe the labels of a fold that has rows."""
     label = statistics["label"]
     if label["task"] == "binary":
         return f"   {label['column']} = 1 in {label['rate'][fold]:.1%}"
     if label["task"] == "regression":
         facts = label["by_fold"][fold]
         return f"   {label['column']} {facts['mean']:.4g} ± {facts['std']:.4g} (mean ± std)"
-    most = max(label["classes"], key=lambda one: int(one[fold]))
-    return f"   {label['column']} is most often {most['class']}, in {_share(most[fold], statistics['rows'][fold])}"
+    largest = max(label["classes"], key=lambda facts: int(facts[fold]))
+    share = _share(largest[fold], statistics["rows"][fold])
+    return f"   {label['column']} is most often {largest['class']}, in {share}"
 
 
 def _share(part: int, whole: int) -> str:

@@ -1,4 +1,4 @@
-"""Counts of many tasks → each value's counts once; what becomes vocabularies, and a summary for everything else."""
+"""Sum the counts of many tasks by value, select the values of vocabularies, and summarize everything else."""
 
 from collections.abc import Iterable, Iterator, Sequence
 
@@ -10,23 +10,23 @@ from nfm.contract.cells import Cells, merge
 from nfm.features import runs
 from nfm.features.statistics import COUNTS
 
-# A row's part is the place of what is counted. Of its value, text or (cell, bits) is set; neither where it is missing.
+# `part` is the number of the counted part. A value is either a text or (cell, bits); both are null for missing values.
 SCHEMA = pa.schema(
     [("part", pa.int32()), ("text", pa.large_string()), ("cell", pa.int64()), ("bits", pa.int32())]
     + [(name, pa.int64()) for name in COUNTS]
 )
-# How many values a row of the summary stands for, and how many of them occur in each fold.
+# Number of values that a row of the summary represents, and how many of them occur in each fold.
 VALUES = ("values", *(f"{fold}_values" for fold in COUNTS[:3]))
 SUMMARY = pa.schema(
     [("part", pa.int32()), ("missing", pa.bool_()), *(SCHEMA.field(i) for i in range(1, len(SCHEMA)))]
     + [(name, pa.int64()) for name in VALUES]
 )
 _BATCH = 1 << 20
-_LABELS = 4096  # different ones that a summary tells of
+_MAX_LABELS = 4096  # distinct labels in a summary
 
 
-def sums(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-    """Packets → rows like SCHEMA, each (part, value) of these buckets once."""
+def sum_packets(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    """Sum the packets of some buckets; yields rows with SCHEMA, each (part, value) once."""
     packets = [packet.as_buffer() for batch in batches for packet in batch.column("packet")]
     if not packets:
         return
@@ -40,81 +40,87 @@ def sums(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
     for part, cells in read_cells(rows.filter(is_cell).to_batches()).items():
         n = len(cells.keys)
         value = [pa.nulls(n, pa.large_string()), cells.keys, np.full(n, cells.bits, np.int32)]
-        columns = [pa.array(of) for of in (np.full(n, part, np.int32), *value, *np.ascontiguousarray(cells.counts.T))]
-        yield pa.RecordBatch.from_arrays(columns, schema=SCHEMA)
+        columns = [np.full(n, part, np.int32), *value, *np.ascontiguousarray(cells.counts.T)]
+        yield pa.RecordBatch.from_arrays([pa.array(column) for column in columns], schema=SCHEMA)
 
 
-def ranked(rows: Sequence[pa.RecordBatch], vocabularies: Sequence[Sequence[int]]) -> list[tuple[int, pa.Table]]:
-    """Select each vocabulary's values that occur in the train fold from the rows of `sums`, like `runs.SCHEMA`."""
+def select_train_values(
+    rows: Sequence[pa.RecordBatch], vocabularies: Sequence[Sequence[int]]
+) -> list[tuple[int, pa.Table]]:
+    """Select, from the rows of `sum_packets`, each vocabulary's values that occur in the train fold.
+
+    `vocabularies` lists the parts of each. Returns pairs of a vocabulary's number and its rows with `runs.SCHEMA`.
+    """
     table = pa.Table.from_batches(rows)
     table = table.filter(pc.and_(table["text"].is_valid(), pc.greater(table["train"], 0)))
-    found = []
+    selected = []
     for number, parts in enumerate(vocabularies):
-        mine = table.filter(pc.is_in(table["part"], pa.array(parts, pa.int32())))
+        values = table.filter(pc.is_in(table["part"], pa.array(parts, pa.int32())))
         if len(parts) > 1:
-            mine = mine.group_by("text", use_threads=False).aggregate([("train", "sum")])
-            mine = mine.rename_columns(["text", "train"])
-        if len(mine):
-            found.append((number, mine.select(["text", "train"]).rename_columns(runs.SCHEMA.names)))
-    return found
+            values = values.group_by("text", use_threads=False).aggregate([("train", "sum")])
+            values = values.rename_columns(["text", "train"])
+        if len(values):
+            selected.append((number, values.select(["text", "train"]).rename_columns(runs.SCHEMA.names)))
+    return selected
 
 
-def summary(rows: Sequence[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-    """Summarize the rows of `sums` in few rows like SUMMARY: values of a part with equal train counts share a row.
+def summarize(rows: Sequence[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    """Summarize the rows of `sum_packets` in a few rows with SUMMARY.
 
-    Labels (part 0) keep their texts, the most frequent ones; numbers keep their cells.
+    Values of a part with equal `train` and `positive` counts share a row. Numbers keep their cells, and the most
+    frequent labels (part 0) keep their texts.
     """
     if not rows:
         return
     table = pa.Table.from_batches(rows)
-    one = pa.array(np.ones(len(table), np.int64))
-    seen = [pc.greater(table[fold], 0).cast(pa.int64()) for fold in COUNTS[:3]]
-    for name, values in zip(VALUES, [one, *seen], strict=True):
+    ones = pa.array(np.ones(len(table), np.int64))
+    in_fold = [pc.greater(table[fold], 0).cast(pa.int64()) for fold in COUNTS[:3]]
+    for name, values in zip(VALUES, [ones, *in_fold], strict=True):
         table = table.append_column(name, values)
     table = table.append_column("missing", pc.and_(table["text"].is_null(), table["cell"].is_null()))
     is_cell = table["cell"].is_valid()
-    label = pc.and_not(pc.equal(table["part"], 0), is_cell)
-    alone = pc.or_(label, is_cell)
-    # Ranking by label rates asks for these two of each value.
+    is_label = pc.and_not(pc.equal(table["part"], 0), is_cell)
+    # The ranking by label rates needs train and positive for each value, so only values that agree in both are grouped.
     keys = ["part", "missing", "train", "positive"]
-    added = [name for name in (*COUNTS, *VALUES) if name not in keys]
-    grouped = table.filter(pc.invert(alone)).group_by(keys, use_threads=False)
-    together = grouped.aggregate([(name, "sum") for name in added]).rename_columns([*keys, *added])
+    summed = [name for name in (*COUNTS, *VALUES) if name not in keys]
+    rest = table.filter(pc.invert(pc.or_(is_label, is_cell))).group_by(keys, use_threads=False)
+    groups = rest.aggregate([(name, "sum") for name in summed]).rename_columns([*keys, *summed])
     for name in ("train", "positive"):
-        of_all = pc.multiply(together[name], together["values"])
-        together = together.set_column(together.schema.get_field_index(name), name, of_all)
+        total = pc.multiply(groups[name], groups["values"])
+        groups = groups.set_column(groups.schema.get_field_index(name), name, total)
     for name in ("text", "cell", "bits"):
-        together = together.append_column(name, pa.nulls(len(together), SCHEMA.field(name).type))
-    for part in (_few(table.filter(label)), table.filter(is_cell), together):
+        groups = groups.append_column(name, pa.nulls(len(groups), SCHEMA.field(name).type))
+    for part in (_limit_labels(table.filter(is_label)), table.filter(is_cell), groups):
         yield from part.select(SUMMARY.names).cast(SUMMARY).to_batches(max_chunksize=_BATCH)
 
 
-def _few(labels: pa.Table) -> pa.Table:
-    """The most frequent labels: no task takes more, and the driver must be able to hold them.
+def _limit_labels(labels: pa.Table) -> pa.Table:
+    """Keep the most frequent labels, those of the train fold first. No model task accepts more.
 
-    Those of the train fold come first. The others count as if they were the most frequent one of them.
+    The counts of the other labels are added up in one row, under the most frequent of them, so that the driver's
+    memory suffices for any table.
     """
-    if len(labels) <= _LABELS:
+    if len(labels) <= _MAX_LABELS:
         return labels
     rows = np.sum([labels[fold].to_numpy() for fold in COUNTS[:3]], axis=0)
     labels = labels.take(pa.array(np.lexsort([-rows, labels["train"].to_numpy() == 0])))
-    rest = labels.slice(_LABELS)
+    rest = labels.slice(_MAX_LABELS)
     totals = {name: [pc.sum(rest[name]).as_py()] for name in (*COUNTS, *VALUES)}
     first = {name: rest[name].slice(0, 1).to_pylist() for name in labels.column_names}
-    return pa.concat_tables([labels.slice(0, _LABELS), pa.table(first | totals, labels.schema)])
+    return pa.concat_tables([labels.slice(0, _MAX_LABELS), pa.table(first | totals, labels.schema)])
 
 
 def read_cells(batches: Iterable[pa.RecordBatch]) -> dict[int, Cells]:
-    """Rows of cells, like SCHEMA or SUMMARY → each part's cells, merged."""
-    found: dict[int, Cells] = {}
+    """Return the merged cells of each part, from rows of cells with SCHEMA or SUMMARY."""
+    merged: dict[int, Cells] = {}
     for batch in batches:
         part, bits = (batch.column(name).to_numpy() for name in ("part", "bits"))
         keys = batch.column("cell").to_numpy()
         counts = np.stack([batch.column(name).to_numpy() for name in COUNTS], axis=1)
         for i in np.unique(part).tolist():
-            pieces = [found[i]] if i in found else []
+            pieces = [merged[i]] if i in merged else []
             for b in np.unique(bits[part == i]):
                 rows = np.flatnonzero((part == i) & (bits == b))
                 pieces.append(Cells(int(b), keys[rows], counts[rows]))
-            found[i] = merge(pieces)
-    return found
+            merged[i] = merge(pieces)
+    return merged

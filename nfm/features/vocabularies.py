@@ -1,6 +1,6 @@
-"""Counts → vocabularies: sorted runs are merged, and written and indexed, by one streaming task each.
+"""Write vocabularies: a task merges the sorted runs of each vocabulary, and writes and indexes it as a stream.
 
-The driver sees sizes, digests and the ten most frequent values; never a vocabulary.
+The driver receives sizes, digests and the ten most frequent values, but never a whole vocabulary.
 """
 
 import heapq
@@ -21,9 +21,9 @@ from nfm.contract.encoder import Encoding, load_once
 from nfm.features import runs
 from nfm.table.tasks import run_tasks
 
-_PART_ROWS = 1 << 18
+_BATCH_ROWS = 1 << 18
 _TOP = 10
-_TOLD = pa.schema(
+_REPORT = pa.schema(
     [(name, pa.int64()) for name in ("number", "size", "present", "known")]
     + [(name, pa.string()) for name in ("digest", "top")]
 )
@@ -31,30 +31,30 @@ _TOLD = pa.schema(
 
 @dataclass(frozen=True)
 class Recipe:
-    """Which counts make a vocabulary, and which of their values enter it."""
+    """Which counts a vocabulary is made from, and which of their values it contains."""
 
-    field: str  # its name
-    parts: tuple[int, ...]  # of the counts; several where fields share it
+    field: str  # name of the vocabulary: the field that owns it
+    parts: tuple[int, ...]  # counted parts; several if fields share the vocabulary
     first_id: int
     min_count: int
     max_size: int | None
 
 
 @dataclass(frozen=True)
-class Made:
-    """A vocabulary that was written, as the driver knows it."""
+class WrittenVocabulary:
+    """Facts that the driver receives about a new vocabulary."""
 
     size: int
     digest: str
-    top: tuple[tuple[str, int], ...]  # the most frequent values, with their counts in the train fold
+    top: tuple[tuple[str, int], ...]  # most frequent values with their counts in the train fold
 
 
 @dataclass(frozen=True)
 class Growth:
-    """How an older vocabulary covers the new table's values."""
+    """How much of a new table's values an older vocabulary covers."""
 
-    before: int  # values
-    coverage_before: float | None  # share of the train fold's present values
+    before: int  # number of values in the older vocabulary
+    coverage_before: float | None  # share of the train fold's non-missing values
 
 
 def make(
@@ -63,38 +63,39 @@ def make(
     recipes: Sequence[Recipe],
     folder: Path,
     old: tuple[Path, Encoding] | None = None,
-) -> tuple[dict[str, Made], dict[str, Growth]]:
-    """Write each recipe's vocabulary and index below `folder`, the new `encoding/`, from sorted runs (`counted`).
+) -> tuple[dict[str, WrittenVocabulary], dict[str, Growth]]:
+    """Write the vocabulary and the index of each recipe into `folder`, the new `encoding/`.
 
-    The values of an `old` encoding keep their ids; new ones follow. Returns, by the vocabularies' names, what was
-    made, and how it grew.
+    The values come from the sorted runs in the folder `counted`. Values of the `old` encoding (its folder and content)
+    keep their ids; new values follow. Returns the facts of each vocabulary, and of its growth, by its name.
     """
     if not recipes:
         return {}, {}
-    the_recipes = tuple(recipes)
+    # The closure takes only small values: each worker maps the old encoding from its folder.
+    recipes = tuple(recipes)
     grown_from = old and (old[0], old[1].spec.fingerprint)
-    shares = _shares(runs.sizes(counted), len(recipes), spark.sparkContext.defaultParallelism)
+    shares = _assign_to_tasks(runs.count_values(counted), len(recipes), spark.sparkContext.defaultParallelism)
 
     def write(share: Sequence[int]) -> Iterator[pa.RecordBatch]:
         for number in share:
-            yield _write(number, the_recipes[number], folder, counted, grown_from)
+            yield _write(number, recipes[number], folder, counted, grown_from)
 
-    told = {row.number: row for row in run_tasks(spark, shares, write, _TOLD).collect()}
-    for place in ("index", "vocabulary.parquet"):
-        for path in (folder / place).glob(".*"):  # of tasks that died, or ran twice
+    reports = {row.number: row for row in run_tasks(spark, shares, write, _REPORT).collect()}
+    for name in ("index", "vocabulary.parquet"):
+        for path in (folder / name).glob(".*"):  # temporary files of tasks that failed or ran twice
             shutil.rmtree(path) if path.is_dir() else path.unlink()
-    made, growth = {}, {}
+    written, growth = {}, {}
     for number, recipe in enumerate(recipes):
-        row = told[number]
-        made[recipe.field] = Made(row.size, row.digest, tuple((v, n) for v, n in json.loads(row.top)))
+        row = reports[number]
+        written[recipe.field] = WrittenVocabulary(row.size, row.digest, tuple((v, n) for v, n in json.loads(row.top)))
         if old is not None:
             covered = row.known / row.present if row.present else None
             growth[recipe.field] = Growth(old[1].spec.vocabularies[recipe.field], covered)
-    return made, growth
+    return written, growth
 
 
-def _shares(sizes: Mapping[int, int], count: int, cores: int) -> list[list[int]]:
-    """Spread vocabularies over one task a core: the largest first, each to the task with the fewest values."""
+def _assign_to_tasks(sizes: Mapping[int, int], count: int, cores: int) -> list[list[int]]:
+    """Distribute vocabularies over one task per core: the largest first, each to the task with the fewest values."""
     shares: list[tuple[int, list[int]]] = [(0, []) for _ in range(min(cores, count))]
     for number in sorted(range(count), key=lambda number: -sizes.get(number, 0)):
         values, numbers = heapq.heappop(shares)
@@ -103,14 +104,14 @@ def _shares(sizes: Mapping[int, int], count: int, cores: int) -> list[list[int]]
 
 
 def _write(number: int, recipe: Recipe, folder: Path, counted: Path, old: tuple[Path, str] | None) -> pa.RecordBatch:
-    """On a worker: stream one vocabulary from the older one and the sorted runs."""
+    """Write one vocabulary from the older one and the sorted runs, on a worker; returns a row of _REPORT."""
     before, known = 0, None
     if old is not None:
         encoding = load_once(*old)
         known = encoding.vocabulary.fields[recipe.field]
         before = encoding.spec.vocabularies[recipe.field]
     new = present = covered = 0
-    for run in runs.batches(counted, number):
+    for run in runs.open_runs(counted, number):
         for batch in run:
             counts, is_new = batch.column("count").to_numpy(), _is_new(batch, known)
             new += int(np.count_nonzero(is_new & (counts >= recipe.min_count)))
@@ -119,33 +120,35 @@ def _write(number: int, recipe: Recipe, folder: Path, counted: Path, old: tuple[
         new = min(new, max(0, recipe.max_size - before))
     top: list[tuple[str, int]] = []
 
-    def parts() -> Iterator[pa.Table]:
+    def read_values() -> Iterator[pa.Table]:
         if old is not None:
             table = vocabulary.parquet_path(old[0], list(load_once(*old).spec.vocabularies).index(recipe.field))
-            for batch in pq.ParquetFile(table).iter_batches(_PART_ROWS, columns=["value", "count"], use_threads=False):
+            for batch in pq.ParquetFile(table).iter_batches(_BATCH_ROWS, columns=["value", "count"], use_threads=False):
                 yield pa.Table.from_batches([batch])
-        left = new
-        for rows in runs.merged(runs.batches(counted, number)):
-            if left == 0:
+        remaining = new
+        for rows in runs.merge(runs.open_runs(counted, number)):
+            if remaining == 0:
                 return
-            # Counts fall from here on: those below the minimum come after all others.
-            part = rows.filter(pa.array(_is_new(rows, known))).slice(0, left)
-            left -= len(part)
-            yield part.rename_columns(["value", "count"])
+            # Counts are in descending order: values below the minimum come after the `new` values.
+            values = rows.filter(pa.array(_is_new(rows, known))).slice(0, remaining)
+            remaining -= len(values)
+            yield values.rename_columns(["value", "count"])
 
-    def seen() -> Iterator[pa.Table]:
-        for part in parts():
+    def record_top(batches: Iterator[pa.Table]) -> Iterator[pa.Table]:
+        for batch in batches:
             if len(top) < _TOP:
-                top.extend(zip(*(c.to_pylist() for c in part.slice(0, _TOP - len(top)).columns), strict=True))
-            yield part
+                top.extend(zip(*(c.to_pylist() for c in batch.slice(0, _TOP - len(top)).columns), strict=True))
+            yield batch
 
-    digest = vocabulary.write_vocabulary(folder, number, recipe.field, recipe.first_id, before + new, seen())
+    digest = vocabulary.write_vocabulary(
+        folder, number, recipe.field, recipe.first_id, before + new, record_top(read_values())
+    )
     row = {"number": number, "size": before + new, "digest": digest, "top": json.dumps(top)}
-    return pa.RecordBatch.from_pylist([row | {"present": present, "known": covered}], _TOLD)
+    return pa.RecordBatch.from_pylist([row | {"present": present, "known": covered}], _REPORT)
 
 
 def _is_new(rows: pa.RecordBatch | pa.Table, known: vocabulary.FieldIndex | None) -> NDArray[np.bool_]:
-    """(N,) which values the older vocabulary lacks."""
+    """Return (N,) whether the older vocabulary lacks each value."""
     if known is None:
         return np.ones(len(rows), bool)
     texts = rows.column("text")

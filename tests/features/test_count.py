@@ -11,11 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nfm.contract.schema import Bag
-from nfm.features.count import Part, count_rows, meeting, packed
+from nfm.features.count import Part, count_rows, group_parts, pack_counts
 from nfm.features.labels import Label
 from nfm.features.split import Split
 from nfm.features.statistics import COUNTS
-from nfm.features.sums import ranked, summary, sums
+from nfm.features.sums import select_train_values, sum_packets, summarize
 
 BY_COLUMN = Split((), 0.0, 0.0, 1, None, None, None, "fold", 1.0, ("id",))
 FOLDS = ["train", "valid", "test"]
@@ -43,7 +43,7 @@ PARTS = [
 
 
 VOCABULARIES = [(1, 3), (4,)]  # the bag and the column share one
-MEETS = meeting(len(PARTS), VOCABULARIES)
+MEETS = group_parts(len(PARTS), VOCABULARIES)
 
 
 def counts_of(fold: str, label: bool) -> list[int]:
@@ -74,7 +74,7 @@ def test_counts_are_those_of_plain_python(batches: list[list[tuple[Any, ...]]], 
     packets = [
         packet
         for task in (records[:half], records[half:])
-        for packet in packed(count_rows(task, Label("label", "boolean"), PARTS, BY_COLUMN), MEETS, buckets)
+        for packet in pack_counts(count_rows(task, Label("label", "boolean"), PARTS, BY_COLUMN), MEETS, buckets)
     ]
     found: Counter[tuple[int, Any, int]] = Counter()
     seen = set()
@@ -82,12 +82,12 @@ def test_counts_are_those_of_plain_python(batches: list[list[tuple[Any, ...]]], 
     told: Counter[tuple[int, str, str]] = Counter()
     for bucket in range(buckets):
         mine = [packet.filter(pc.equal(packet.column("bucket"), bucket)) for packet in packets]
-        rows = list(sums(mine))
-        for number, table in ranked(rows, VOCABULARIES) if rows else ():
+        rows = list(sum_packets(mine))
+        for number, table in select_train_values(rows, VOCABULARIES) if rows else ():
             for row in table.to_pylist():
                 assert (number, row["text"]) not in in_runs  # in one bucket, and so in one run
                 in_runs[number, row["text"]] = row["count"]
-        for row in (row for batch in summary(rows) for row in batch.to_pylist()):
+        for row in (row for batch in summarize(rows) for row in batch.to_pylist()):
             for name in (*COUNTS, "values", "train_values", "valid_values", "test_values"):
                 told[row["part"], "missing" if row["missing"] else "present", name] += row[name]
         for row in (row for batch in rows for row in batch.to_pylist()):

@@ -8,9 +8,9 @@ from nfm.config.columns import Columns
 from nfm.contract.errors import DataError
 from nfm.contract.schema import Bag, Field, Spec
 from nfm.features.count import Part
-from nfm.features.encoding import check_growth, parts, recipes, specify
+from nfm.features.encoding import build_spec, check_growth, list_parts, list_recipes
 from nfm.features.statistics import Distribution
-from nfm.features.vocabularies import Made, Recipe
+from nfm.features.vocabularies import Recipe, WrittenVocabulary
 from tests.features.test_statistics import distribution
 
 
@@ -35,7 +35,7 @@ BAG = Bag("tw", "|", 4)
 
 
 def test_every_field_but_a_hashed_one_is_counted() -> None:
-    assert parts(EVERYTHING, KINDS) == [  # type: ignore[arg-type]
+    assert list_parts(EVERYTHING, KINDS) == [  # type: ignore[arg-type]
         Part("weight", ("w",)),
         Part("field:c", ("c",), ("text",)),
         Part("field:again", ("c",), ("text",)),
@@ -48,11 +48,11 @@ def test_every_field_but_a_hashed_one_is_counted() -> None:
 
 
 def places() -> dict[str, int]:
-    return {part.name: i for i, part in enumerate(parts(EVERYTHING, KINDS), start=1)}  # type: ignore[arg-type]
+    return {part.name: i for i, part in enumerate(list_parts(EVERYTHING, KINDS), start=1)}  # type: ignore[arg-type]
 
 
 def test_fields_that_share_are_one_vocabulary() -> None:
-    assert recipes(EVERYTHING, places()) == [
+    assert list_recipes(EVERYTHING, places()) == [
         Recipe("c", (2, 4), 3, 3, None),
         Recipe("again", (3,), 2, 1, 5),
         Recipe("tags", (5,), 2, 1, None),
@@ -63,16 +63,19 @@ def test_fields_that_share_are_one_vocabulary() -> None:
 def test_vocabularies_stand_in_the_order_of_their_first_use() -> None:
     settings = columns(categorical={"a": {"share_with": "c"}, "b": {}, "c": {"oov_buckets": 2}})
     kinds: Any = dict.fromkeys("abc", "text")
-    found = recipes(settings, {f"field:{name}": i for i, name in enumerate("abc", start=1)})
+    found = list_recipes(settings, {f"field:{name}": i for i, name in enumerate("abc", start=1)})
     assert found == [Recipe("c", (1, 3), 3, 1, None), Recipe("b", (2,), 2, 1, None)]
-    made = {recipe.field: Made(5, recipe.field, ()) for recipe in found}
-    assert list(specify(settings, kinds, made, {}, 1.0).vocabularies) == ["c", "b"]
+    made = {recipe.field: WrittenVocabulary(5, recipe.field, ()) for recipe in found}
+    assert list(build_spec(settings, kinds, made, {}, 1.0).vocabularies) == ["c", "b"]
 
 
 def specification(x: Distribution | None = None) -> Spec:
-    made = {name: Made(size, name.upper(), ()) for name, size in (("c", 10), ("again", 5), ("tags", 7), ("pair", 20))}
+    made = {
+        name: WrittenVocabulary(size, name.upper(), ())
+        for name, size in (("c", 10), ("again", 5), ("tags", 7), ("pair", 20))
+    }
     train = x or distribution([float(i) for i in range(8)])
-    return specify(EVERYTHING, KINDS, made, {"x": train, "x_bucket": train}, 0.5)  # type: ignore[arg-type]
+    return build_spec(EVERYTHING, KINDS, made, {"x": train, "x_bucket": train}, 0.5)  # type: ignore[arg-type]
 
 
 def test_the_specification_by_hand() -> None:
@@ -120,7 +123,7 @@ def test_what_would_change_the_meaning_of_an_id_cannot_grow(changes: dict[str, A
     then: dict[str, Any] = {"categorical": {"c": {"oov_buckets": 2}}, "numeric": {"x": {}}}
     kinds: Any = {"c": "text", "other": "text", "new": "text"}
     of_x = {"x": distribution([1.0])}
-    old = specify(columns(**then), kinds, {"c": Made(3, "C", ())}, of_x, 1.0)
+    old = build_spec(columns(**then), kinds, {"c": WrittenVocabulary(3, "C", ())}, of_x, 1.0)
     check_growth(columns(**then), kinds, old, "encoding")
     check_growth(
         columns(categorical={"c": {"oov_buckets": 2, "min_count": 9}}, numeric={"x": {}}), kinds, old, "encoding"
@@ -130,6 +133,6 @@ def test_what_would_change_the_meaning_of_an_id_cannot_grow(changes: dict[str, A
 
 
 def test_a_kind_that_changed_cannot_grow() -> None:
-    old = specify(columns(), {"c": "text"}, {"c": Made(3, "C", ())}, {}, 1.0)
+    old = build_spec(columns(), {"c": "text"}, {"c": WrittenVocabulary(3, "C", ())}, {}, 1.0)
     with pytest.raises(DataError, match="cannot grow"):
         check_growth(columns(), {"c": "number"}, old, "encoding")

@@ -19,13 +19,12 @@ from nfm.config.settings import Config
 from nfm.contract.encoder import Encoding
 from nfm.contract.errors import DataError
 from nfm.features import labels
-from nfm.features.count import count_rows, meeting, packed
+from nfm.features.count import count_rows, group_parts, pack_counts
 from nfm.features.dataset import Growth, build, prepare
 from nfm.features.labels import Label, Labels, Task, check_task, open_label
 from nfm.features.split import Split
 from nfm.features.summary import plan, summary
-from nfm.features.sums import read_cells, sums
-from nfm.features.sums import summary as summed
+from nfm.features.sums import read_cells, sum_packets, summarize
 
 BY_COLUMN = Split((), 0.0, 0.0, 1, None, None, None, "fold", 1.0, ("id",))
 FOLDS = ["train", "valid", "test"]
@@ -39,9 +38,9 @@ def checked(task: Task, values: pa.Array, folds: list[str] | None = None, old: t
     packets = [
         packet
         for part in (batch.slice(0, half), batch.slice(half))
-        for packet in packed(count_rows([part], label, [], BY_COLUMN), meeting(0, []), 1)
+        for packet in pack_counts(count_rows([part], label, [], BY_COLUMN), group_parts(0, []), 1)
     ]
-    counts = pa.Table.from_batches(summed(list(sums(packets))))
+    counts = pa.Table.from_batches(summarize(list(sum_packets(packets))))
     is_cell = pc.is_valid(counts["cell"])
     cells = read_cells(counts.filter(is_cell).to_batches())
     return labels.check(label, counts.filter(pc.invert(is_cell)), cells.get(0), old, "lake")
@@ -348,6 +347,6 @@ def test_wrong_labels_write_nothing(spark: SparkSession, tmp_path: Path) -> None
 def test_a_class_that_appears_between_the_passes_is_told() -> None:
     label = Label("y", "text", "multiclass")
     read = labels.read(pa.record_batch({"y": ["a", "b"]}), label)
-    assert labels.column(read, label, ("b", "a")).tolist() == [1.0, 0.0]
+    assert labels.encode(read, label, ("b", "a")).tolist() == [1.0, 0.0]
     with pytest.raises(DataError, match="the table changed while it was read"):
-        labels.column(read, label, ("a",))
+        labels.encode(read, label, ("a",))

@@ -28,7 +28,7 @@ def test_merging_in_small_batches(values: dict[str, int], count: int, steps: lis
         step = steps[i % len(steps)]
         batches = [table(mine[start : start + step]).to_batches()[0] for start in range(0, len(mine), step)]
         sorted_runs.append(iter(batches))
-    found = [pair for part in runs.merged(sorted_runs) for pair in zip(*part.to_pydict().values(), strict=True)]
+    found = [pair for part in runs.merge(sorted_runs) for pair in zip(*part.to_pydict().values(), strict=True)]
     assert found == in_order(values)
 
 
@@ -43,9 +43,9 @@ def test_files_hold_each_vocabulary_in_order_and_a_second_attempt_changes_nothin
             mine = [(text, n) for j, (text, n) in enumerate(values.items()) if j % 3 == i]
             other = [] if i else [("only", 5)]
             runs.write(folder, f"{i:03}", [(4, table(mine if attempt else mine[::-1])), (7, table(other))])
-    assert runs.sizes(folder) == {4: 1000, 7: 1}
-    parts = list(runs.merged(runs.batches(folder, 4)))
+    assert runs.count_values(folder) == {4: 1000, 7: 1}
+    parts = list(runs.merge(runs.open_runs(folder, 4)))
     assert [pair for part in parts for pair in zip(*part.to_pydict().values(), strict=True)] == in_order(values)
-    assert [part.to_pylist() for part in runs.merged(runs.batches(folder, 7))] == [[{"text": "only", "count": 5}]]
-    assert list(runs.merged(runs.batches(folder, 5))) == []
+    assert [part.to_pylist() for part in runs.merge(runs.open_runs(folder, 7))] == [[{"text": "only", "count": 5}]]
+    assert list(runs.merge(runs.open_runs(folder, 5))) == []
     assert sorted(path.name for path in folder.iterdir()) == ["000", "001", "002"]

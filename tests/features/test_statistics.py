@@ -6,8 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nfm.config.columns import Numeric
-from nfm.contract.cells import count_cells
-from nfm.features.statistics import Distribution, bucket_edges, number_facts, transformation
+from nfm.features.statistics import Distribution, compute_bucket_edges, describe_number, learn_transformation
 
 
 def distribution(numbers: list[float]) -> Distribution:
@@ -36,7 +35,7 @@ def test_mean_and_spread_are_numpys(numbers: list[float]) -> None:
 def test_standard_scale_after_clipping() -> None:
     # 1 … 10 and an outlier; clipped at the 0.1 and 0.9 quantiles of 11 rows: the 2nd and the 10th, exactly
     train = distribution([1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 1000])
-    made = transformation("x", numeric(clip=(0.1, 0.9), missing_flag=True, impute="median"), train)
+    made = learn_transformation("x", numeric(clip=(0.1, 0.9), missing_flag=True, impute="median"), train)
     clipped = [2, 2, 3, 4, 5, 6, 7, 8, 9, 10, 10]
     assert made.clip == (2.0, 10.0)
     assert made.impute == 6.0
@@ -47,31 +46,31 @@ def test_standard_scale_after_clipping() -> None:
 
 def test_minmax_log1p_and_none() -> None:
     train = distribution([-2, 0, 6])
-    minmax = transformation("x", numeric(scale="minmax", impute=7), train)
+    minmax = learn_transformation("x", numeric(scale="minmax", impute=7), train)
     assert (minmax.shift, minmax.divisor, minmax.impute, minmax.curve) == (-2.0, 8.0, 7.0, "none")
-    log = transformation("x", numeric(scale="log1p"), train)
+    log = learn_transformation("x", numeric(scale="log1p"), train)
     assert (log.shift, log.divisor, log.curve) == (0.0, 1.0, "log1p")
     assert log.impute == pytest.approx(4 / 3)
-    plain = transformation("x", numeric(scale="none", **{"as": "field"}), train)
+    plain = learn_transformation("x", numeric(scale="none", **{"as": "field"}), train)
     assert (plain.shift, plain.divisor, plain.curve, plain.placement) == (0.0, 1.0, "none", "field")
 
 
 def test_a_constant_is_not_divided_by_its_spread_of_zero() -> None:
-    assert transformation("x", numeric(), distribution([3, 3])).divisor == 1.0
-    assert transformation("x", numeric(scale="minmax"), distribution([3, 3])).divisor == 1.0
+    assert learn_transformation("x", numeric(), distribution([3, 3])).divisor == 1.0
+    assert learn_transformation("x", numeric(scale="minmax"), distribution([3, 3])).divisor == 1.0
 
 
 def test_a_number_that_is_always_missing_becomes_zero() -> None:
-    made = transformation("x", numeric(clip=(0.1, 0.9)), distribution([]))
+    made = learn_transformation("x", numeric(clip=(0.1, 0.9)), distribution([]))
     assert (made.clip, made.impute, made.shift, made.divisor) == (None, 0.0, 0.0, 1.0)
 
 
 def test_bucket_edges() -> None:
-    assert bucket_edges(4, distribution(list(range(8)))) == (1.75, 3.5, 5.25)
+    assert compute_bucket_edges(4, distribution(list(range(8)))) == (1.75, 3.5, 5.25)
     # Most rows share the lowest value: no bucket below it, and fewer buckets than asked for.
-    assert bucket_edges(8, distribution([0, 0, 0, 0, 0, 0, 1, 2])) == (0.25, 1.125)
-    assert bucket_edges(4, distribution([5, 5])) == ()
-    assert bucket_edges(4, distribution([])) == ()
+    assert compute_bucket_edges(8, distribution([0, 0, 0, 0, 0, 0, 1, 2])) == (0.25, 1.125)
+    assert compute_bucket_edges(4, distribution([5, 5])) == ()
+    assert compute_bucket_edges(4, distribution([])) == ()
 
 
 def test_the_facts_of_a_number() -> None:
@@ -82,7 +81,7 @@ def test_the_facts_of_a_number() -> None:
     by_fold = found.counts.reshape(-1, 3, 2)
     counts = np.column_stack([by_fold.sum(2), by_fold[:, 0, 1], by_fold[:, 1:, 1].sum(1)])
     counted = type(found)(found.bits, found.keys, counts)
-    facts = number_facts(counted, Distribution.of_fold(counted, "train"), {"train": 3, "valid": 0, "test": 1})
+    facts = describe_number(counted, Distribution.of_fold(counted, "train"), {"train": 3, "valid": 0, "test": 1})
     assert (facts["mean"], facts["median"], facts["min"], facts["max"]) == (3.5, 2.0, 1.0, 9.0)
     assert facts["std"] == pytest.approx(np.std([1, 2, 2, 9]))
     assert (facts["exact"], facts["auc"], facts["log"]) == (True, 1.0, False)

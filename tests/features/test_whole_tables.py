@@ -118,8 +118,8 @@ def members(name: str, row: Any) -> list[str | None]:
 def vocabulary(raw: pd.DataFrame, names: list[str], min_count: int, max_size: int | None) -> list[str]:
     train = [row for row in raw.itertuples() if row.fold == "train"]
     seen = Counter(m for row in train for name in names for m in members(name, row) if m is not None)
-    ranked = sorted((v for v, n in seen.items() if n >= min_count), key=lambda v: (-seen[v], v.encode()))
-    return ranked[:max_size]
+    select_train_values = sorted((v for v, n in seen.items() if n >= min_count), key=lambda v: (-seen[v], v.encode()))
+    return select_train_values[:max_size]
 
 
 def numbers_by_hand(raw: pd.DataFrame) -> dict[str, list[float]]:

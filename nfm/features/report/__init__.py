@@ -1,1 +1,1 @@
-"""The feature job's report: one HTML page beside the encoding."""
+"""The feature job's report: an HTML page in the folder of the encoding."""

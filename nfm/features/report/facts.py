@@ -1,4 +1,4 @@
-"""Content of statistics.json: the labels, each field and number, and how well each of them ranks the labels alone."""
+"""Collect statistics.json: statistics of the labels, fields and numbers, and how well each input ranks the labels."""
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -15,13 +15,13 @@ from nfm.features.encode import Encoded
 from nfm.features.encoding import field_part, number_part
 from nfm.features.labels import Labels
 from nfm.features.report.findings import findings
-from nfm.features.statistics import COUNTS, Distribution, number_facts
+from nfm.features.statistics import COUNTS, Distribution, describe_number
 from nfm.features.sums import VALUES
-from nfm.features.vocabularies import Growth, Made
+from nfm.features.vocabularies import Growth, WrittenVocabulary
 from nfm.table.scan import Scan
 
-_LEVELS = 1000  # of the label rates by which a field's values are sorted
-_PRIOR_ROWS = 10  # a rare value's label rate is drawn to that of all
+_LEVELS = 1000  # levels of the label rates by which a field's values are sorted
+_PRIOR_ROWS = 10  # rows with the overall label rate that are added to each value, so that rare values have no extremes
 
 
 def gather(
@@ -31,10 +31,13 @@ def gather(
     summed: Summed,
     values: Mapping[str, Mapping[str, Any]],
     encoded: Encoded,
-    made: Mapping[str, Made],
+    written: Mapping[str, WrittenVocabulary],
     growths: Mapping[str, Growth],
 ) -> dict[str, Any]:
-    """Return the content of statistics.json; `values` come from `count_values`, `made` and `growths` by vocabulary."""
+    """Return the content of statistics.json.
+
+    `values` is the result of `count_values`; `written` and `growths` are by vocabulary.
+    """
     fields = {field.name: field for field in spec.fields}
     statistics: dict[str, Any] = {
         "name": config.name,
@@ -48,7 +51,7 @@ def gather(
         "left_out": encoded.left_out,
         "label": summed.labels.facts,
         "fields": {
-            name: _field_facts(settings, fields[name], encoded, values.get(field_part(name), {}), made)
+            name: _field_facts(settings, fields[name], encoded, values.get(field_part(name), {}), written)
             for name, settings in config.columns.categorical.items()
         },
         "numbers": {},
@@ -59,7 +62,7 @@ def gather(
         cells = summed.cells.get(part)
         statistics["numbers"][name] = {
             "columns": [number.column or name],
-            **number_facts(cells, Distribution.of_fold(cells, "train"), values[part]["missing"]),
+            **describe_number(cells, Distribution.of_fold(cells, "train"), values[part]["missing"]),
             **({"buckets": fields[name].values} if number.buckets is not None else {}),
         }
     statistics["findings"] = findings(statistics, config.columns.key, config.columns.label)
@@ -67,40 +70,44 @@ def gather(
 
 
 def _field_facts(
-    settings: Categorical, field: Field, encoded: Encoded, of_value: Mapping[str, Any], made: Mapping[str, Made]
+    settings: Categorical,
+    field: Field,
+    encoded: Encoded,
+    values: Mapping[str, Any],
+    written: Mapping[str, WrittenVocabulary],
 ) -> dict[str, Any]:
-    of_fold = encoded.fields[field.name]
-    present = {fold: of_fold["values"][fold] - of_fold["missing"][fold] for fold in FOLDS}
-    known = {fold: present[fold] - of_fold["out_of_vocabulary"][fold] for fold in FOLDS}
-    vocabulary = made.get(field.vocabulary or "")
+    counts = encoded.fields[field.name]
+    present = {fold: counts["values"][fold] - counts["missing"][fold] for fold in FOLDS}
+    known = {fold: present[fold] - counts["out_of_vocabulary"][fold] for fold in FOLDS}
+    vocabulary = written.get(field.vocabulary or "")
     cross = len(field.columns) > 1
     form = "bag" if field.bag else "cross" if cross else "hashed" if field.hashed else "vocabulary"
     return {
         "columns": list(field.columns),
         "form": form if settings.share_with is None else f"shared:{settings.share_with}",
         "vocabulary": field.values,
-        **of_fold,
-        "distinct": of_value.get("distinct"),
+        **counts,
+        "distinct": values.get("distinct"),
         "coverage": {fold: known[fold] / present[fold] if present[fold] else None for fold in FOLDS},
         "top": [list(pair) for pair in vocabulary.top] if vocabulary else [],
-        "auc": of_value.get("auc"),
+        "auc": values.get("auc"),
     }
 
 
 def _growth_facts(spec: Spec, labels: Labels, encoded: Encoded, growths: Mapping[str, Growth]) -> dict[str, Any]:
-    """Return by how much each vocabulary has grown, over all the fields that share it."""
+    """Return how much each vocabulary has grown, with the coverage over all fields that share it, and the classes."""
     fields = {}
     for name, growth in growths.items():
-        of_fields = [encoded.fields[field.name] for field in spec.fields if field.vocabulary == name]
-        values, missing, unknown = (
-            sum(facts[what]["train"] for facts in of_fields) for what in ("values", "missing", "out_of_vocabulary")
+        users = [encoded.fields[field.name] for field in spec.fields if field.vocabulary == name]
+        values, missing, lacking = (
+            sum(counts[what]["train"] for counts in users) for what in ("values", "missing", "out_of_vocabulary")
         )
         present = values - missing
         fields[name] = {
             "before": growth.before,
             "added": spec.vocabularies[name] - growth.before,
             "coverage_before": growth.coverage_before,
-            "coverage_after": (present - unknown) / present if present else None,
+            "coverage_after": (present - lacking) / present if present else None,
         }
     before = labels.classes_before
     return {
@@ -111,26 +118,26 @@ def _growth_facts(spec: Spec, labels: Labels, encoded: Encoded, growths: Mapping
 
 
 def count_values(counted: Counted, labels: Labels) -> dict[str, dict[str, Any]]:
-    """Return by part its `distinct` values by fold, its `missing` rows by fold, and its `auc`.
+    """Return, for each part, its `distinct` values by fold, its `missing` rows by fold, and its `auc`.
 
-    The driver gets at most 2,002 rows a part, however many values there are.
+    The driver receives at most 2,002 rows per part, for any number of values.
     """
     prior = labels.positive["train"] / labels.rows["train"]
-    positive_train, train = (F.col(name) / F.col("values") for name in ("positive", "train"))  # of one value
+    positive_train, train = (F.col(name) / F.col("values") for name in ("positive", "train"))  # per value
     rate = (positive_train + _PRIOR_ROWS * prior) / (train + _PRIOR_ROWS)
     grouped = counted.counts.where("cell is null").groupBy("part", "missing", F.round(rate * _LEVELS).alias("level"))
     table = grouped.agg(*(F.sum(name).alias(name) for name in (*COUNTS, *VALUES))).toPandas()
-    found = {}
+    facts = {}
     for name, part in counted.places.items():
-        mine = table[table["part"] == part]
-        present, absent = mine[~mine["missing"]], mine[mine["missing"]]
+        counts = table[table["part"] == part]
+        present, missing = counts[~counts["missing"]], counts[counts["missing"]]
         distinct = {fold: int(present[f"{fold}_values"].sum()) for fold in FOLDS}
-        by_level = mine.groupby("level")[["held_positive", "valid", "test"]].sum()  # ascending
+        by_level = counts.groupby("level")[["held_positive", "valid", "test"]].sum()  # ascending
         ones = by_level["held_positive"].to_numpy()
-        ranked = auc(ones, by_level["valid"].to_numpy() + by_level["test"].to_numpy() - ones)
-        found[name] = {
+        field_auc = auc(ones, by_level["valid"].to_numpy() + by_level["test"].to_numpy() - ones)
+        facts[name] = {
             "distinct": {**distinct, "table": int(present["values"].sum())},
-            "missing": {fold: int(absent[fold].sum()) for fold in FOLDS},
-            "auc": None if ranked is None else max(ranked, 0.5),
+            "missing": {fold: int(missing[fold].sum()) for fold in FOLDS},
+            "auc": None if field_auc is None else max(field_auc, 0.5),
         }
-    return found
+    return facts

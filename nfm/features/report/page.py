@@ -1,4 +1,4 @@
-"""report.html of an encoding: what the feature job found in the table."""
+"""Write report.html of an encoding: statistics of the table, and findings."""
 
 from collections.abc import Mapping, Sequence
 from itertools import groupby
@@ -12,13 +12,13 @@ from nfm.reports.data import data_tables
 
 def write(path: Path, statistics: Mapping[str, Any]) -> None:
     """Write the report of an encoding from the content of its statistics.json."""
-    found = statistics.get("findings") or []
+    findings = statistics.get("findings") or []
     content = {
         "statistics": statistics,
         "data": data_tables(statistics),
-        "groups": group_findings(found),
-        "serious": sum(finding["kind"] in SERIOUS for finding in found),
-        "noticed": {finding["about"] for finding in found},
+        "groups": group_findings(findings),
+        "serious": sum(finding["kind"] in SERIOUS for finding in findings),
+        "flagged": {finding["about"] for finding in findings},
         "grown": statistics.get("grown"),
         "skipped": statistics.get("skipped_files") or [],
         "left_out": statistics.get("left_out") or 0,
@@ -26,10 +26,10 @@ def write(path: Path, statistics: Mapping[str, Any]) -> None:
     page.write(path, "features/report/report.html.jinja", content)
 
 
-def group_findings(found: Sequence[Mapping[str, str]]) -> list[dict[str, Any]]:
+def group_findings(findings: Sequence[Mapping[str, str]]) -> list[dict[str, Any]]:
     """Group findings by kind, the most serious kind first."""
-    ordered = sorted(found, key=lambda finding: list(KINDS).index(finding["kind"]))
+    ordered = sorted(findings, key=lambda finding: list(KINDS).index(finding["kind"]))
     return [
-        {"kind": kind, "meaning": KINDS[kind].meaning, "serious": kind in SERIOUS, "findings": list(same)}
-        for kind, same in groupby(ordered, key=lambda finding: finding["kind"])
+        {"kind": kind, "meaning": KINDS[kind].meaning, "serious": kind in SERIOUS, "findings": list(group)}
+        for kind, group in groupby(ordered, key=lambda finding: finding["kind"])
     ]
