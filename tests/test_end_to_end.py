@@ -280,5 +280,5 @@ def test_spark_jobs_exit_with_their_code_and_a_line(workdir: Path, tmp_path: Pat
     done = job("features", "--set", f"workdir={tmp_path}/work", f"source.path={tmp_path}/raw.csv")
     assert done.returncode == 3
     (line,) = told(done)
-    assert "342 labels that are something else, '2' for one" in line
+    assert "342 other labels, for example '2'" in line
     assert not (tmp_path / "work/dataset").exists()

@@ -1,4 +1,4 @@
-"""A small shop: its raw table, the settings of its feature job, and the rows of the dataset that the job wrote."""
+"""A small shop: its raw table, the configuration of its feature job, and the rows of its dataset."""
 
 import math
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The counts of a task are those of plain Python; needs no Spark."""
+"""The counts equal those of plain Python. These tests do not need Spark."""
 
 import math
 from collections import Counter
@@ -42,17 +42,17 @@ PARTS = [
 ]
 
 
-VOCABULARIES = [(1, 3), (4,)]  # the bag and the column share one
-MEETS = group_parts(len(PARTS), VOCABULARIES)
+VOCABULARIES = [(1, 3), (4,)]  # the bag and the column share a vocabulary
+GROUPS = group_parts(len(PARTS), VOCABULARIES)
 
 
 def counts_of(fold: str, label: bool) -> list[int]:
-    """What a value of such a row adds to COUNTS: train, valid, test, positive, held_positive."""
-    return [*(int(fold == one) for one in FOLDS), int(label and fold == "train"), int(label and fold != "train")]
+    """Return what a value of such a row adds to COUNTS: train, valid, test, positive, held_positive."""
+    return [*(int(fold == name) for name in FOLDS), int(label and fold == "train"), int(label and fold != "train")]
 
 
 @given(st.lists(ROWS, max_size=4), st.integers(1, 5))
-def test_counts_are_those_of_plain_python(batches: list[list[tuple[Any, ...]]], buckets: int) -> None:
+def test_counts_equal_those_of_plain_python(batches: list[list[tuple[Any, ...]]], buckets: int) -> None:
     records = [
         pa.RecordBatch.from_arrays(
             [pa.array([r[i] for r in rows], f.type) for i, f in enumerate(SCHEMA)], schema=SCHEMA
@@ -69,27 +69,27 @@ def test_counts_are_those_of_plain_python(batches: list[list[tuple[Any, ...]]], 
             for i, n in enumerate(counts_of(fold, label)):
                 expected[part, value, i] += n
 
-    # Packets of two tasks, by bucket, as Spark brings them together.
+    # Packets of two tasks, by bucket, as Spark would distribute them.
     half = len(records) // 2
     packets = [
         packet
         for task in (records[:half], records[half:])
-        for packet in pack_counts(count_rows(task, Label("label", "boolean"), PARTS, BY_COLUMN), MEETS, buckets)
+        for packet in pack_counts(count_rows(task, Label("label", "boolean"), PARTS, BY_COLUMN), GROUPS, buckets)
     ]
-    found: Counter[tuple[int, Any, int]] = Counter()
+    counted: Counter[tuple[int, Any, int]] = Counter()
     seen = set()
     in_runs: Counter[tuple[int, str]] = Counter()
-    told: Counter[tuple[int, str, str]] = Counter()
+    summarized: Counter[tuple[int, str, str]] = Counter()
     for bucket in range(buckets):
-        mine = [packet.filter(pc.equal(packet.column("bucket"), bucket)) for packet in packets]
-        rows = list(sum_packets(mine))
+        in_bucket = [packet.filter(pc.equal(packet.column("bucket"), bucket)) for packet in packets]
+        rows = list(sum_packets(in_bucket))
         for number, table in select_train_values(rows, VOCABULARIES) if rows else ():
             for row in table.to_pylist():
                 assert (number, row["text"]) not in in_runs  # in one bucket, and so in one run
                 in_runs[number, row["text"]] = row["count"]
         for row in (row for batch in summarize(rows) for row in batch.to_pylist()):
             for name in (*COUNTS, "values", "train_values", "valid_values", "test_values"):
-                told[row["part"], "missing" if row["missing"] else "present", name] += row[name]
+                summarized[row["part"], "missing" if row["missing"] else "present", name] += row[name]
         for row in (row for batch in rows for row in batch.to_pylist()):
             key = row["text"]
             if row["cell"] is not None:
@@ -99,11 +99,11 @@ def test_counts_are_those_of_plain_python(batches: list[list[tuple[Any, ...]]], 
             assert (row["part"], key) not in seen  # each value once
             seen.add((row["part"], key))
             for i, name in enumerate(COUNTS):
-                found[row["part"], key, i] += row[name]
-    assert +found == +expected
+                counted[row["part"], key, i] += row[name]
+    assert +counted == +expected
 
     in_train: Counter[tuple[int, str]] = Counter()
-    by_hand: Counter[tuple[int, str, str]] = Counter()
+    expected_summary: Counter[tuple[int, str, str]] = Counter()
     present = {(part, value) for part, value, _ in expected}
     for part, value in present:
         counts = dict(zip(COUNTS, (expected[part, value, i] for i in range(len(COUNTS))), strict=True))
@@ -111,16 +111,16 @@ def test_counts_are_those_of_plain_python(batches: list[list[tuple[Any, ...]]], 
             in_train[{1: 0, 3: 0, 4: 1}[part], value] += counts["train"]
         kind = "missing" if value is None else "present"
         for name, n in counts.items():
-            by_hand[part, kind, name] += n
-        by_hand[part, kind, "values"] += 1
+            expected_summary[part, kind, name] += n
+        expected_summary[part, kind, "values"] += 1
         for fold in FOLDS:
-            by_hand[part, kind, f"{fold}_values"] += counts[fold] > 0
+            expected_summary[part, kind, f"{fold}_values"] += counts[fold] > 0
     assert +in_runs == +in_train
-    # How many values a row of missing ones stands for says nothing.
-    for counts_told in (told, by_hand):
-        for empty in [one for one in counts_told if one[1] == "missing" and one[2] not in COUNTS]:
-            del counts_told[empty]
-    assert +told == +by_hand
+    # The number of values in a row for missing values has no meaning.
+    for summary in (summarized, expected_summary):
+        for key in [key for key in summary if key[1] == "missing" and key[2] not in COUNTS]:
+            del summary[key]
+    assert +summarized == +expected_summary
 
 
 def test_left_out_negatives_are_not_counted() -> None:

@@ -1,4 +1,4 @@
-"""The feature job on a real Spark session: the dataset equals one made row by row in plain Python."""
+"""The feature job on a real Spark session: the dataset equals one computed row by row in plain Python."""
 
 import json
 import math
@@ -17,14 +17,14 @@ from nfm.features.dataset import build
 from tests.features.examples import ROWS, SCHEMA, by_key, config, dataset_rows
 
 
-def test_the_dataset_equals_one_made_by_hand(spark: SparkSession, table: Path, tmp_path: Path) -> None:
+def test_the_dataset_equals_one_computed_in_plain_python(spark: SparkSession, table: Path, tmp_path: Path) -> None:
     statistics = build(spark, config(tmp_path, table))
     rows = dataset_rows(tmp_path / "dataset")
     assert len(rows) == len(ROWS)
     assert Counter(row["fold"] for row in rows) == {k: v for k, v in statistics["rows"].items() if v}
     fold = {row["id"]: row["fold"] for row in rows}
 
-    # The oracle: plain Python over the rows that fell to the train fold.
+    # The expected encoding, in plain Python from the rows of the train fold.
     train = [row for row in ROWS if fold[row[0]] == "train"]
     colours = Counter(row[1] for row in train if row[1] is not None)
     sizes = Counter(str(row[2]) for row in train if row[2] is not None)
@@ -48,9 +48,9 @@ def test_the_dataset_equals_one_made_by_hand(spark: SparkSession, table: Path, t
         assert row["price_missing"] == float(missing)
         assert (row["label"], row["weight"]) == (label, 1.0)
 
-    told = json.loads((tmp_path / "dataset/_dataset.json").read_text())
-    assert told["rows"] == Counter(fold.values())
-    assert told["settings"] == {  # which are not the defaults
+    marker = json.loads((tmp_path / "dataset/_dataset.json").read_text())
+    assert marker["rows"] == Counter(fold.values())
+    assert marker["settings"] == {  # without defaults
         "columns": {
             "key": ["id"],
             "label": "label",
@@ -61,7 +61,7 @@ def test_the_dataset_equals_one_made_by_hand(spark: SparkSession, table: Path, t
     }
 
 
-def test_types_on_disk_are_those_of_the_contract(spark: SparkSession, table: Path, tmp_path: Path) -> None:
+def test_types_on_disk(spark: SparkSession, table: Path, tmp_path: Path) -> None:
     build(spark, config(tmp_path, table))
     for path in (tmp_path / "dataset").glob("fold=*/*.parquet"):
         schema = pq.read_schema(path)
@@ -76,7 +76,9 @@ def test_types_on_disk_are_those_of_the_contract(spark: SparkSession, table: Pat
         }
 
 
-def test_order_and_partitions_of_the_table_change_nothing(spark: SparkSession, table: Path, tmp_path: Path) -> None:
+def test_the_result_does_not_depend_on_order_and_partitions_of_the_table(
+    spark: SparkSession, table: Path, tmp_path: Path
+) -> None:
     build(spark, config(tmp_path / "one", table))
     shuffled = tmp_path / "shuffled"
     spark.read.parquet(str(table)).orderBy("price", "colour").repartition(7, "colour").write.parquet(str(shuffled))
@@ -89,9 +91,7 @@ def test_order_and_partitions_of_the_table_change_nothing(spark: SparkSession, t
     assert datasets[0] == datasets[1]
 
 
-def test_a_key_that_is_also_a_field_is_kept_under_a_name_of_its_own(
-    spark: SparkSession, table: Path, tmp_path: Path
-) -> None:
+def test_a_key_that_is_also_a_field_has_another_name(spark: SparkSession, table: Path, tmp_path: Path) -> None:
     columns = {"key": ("id", "colour"), "label": "label", "categorical": {"colour": {}}}
     build(spark, config(tmp_path, table, columns=columns))
     rows = by_key(dataset_rows(tmp_path / "dataset"))
@@ -130,13 +130,13 @@ def test_names_with_dots_and_spaces(spark: SparkSession, table: Path, tmp_path: 
     assert (rows[4]["geo.colour"], rows[0]["unit price"], rows[3]["unit price"]) == (0, 1.0, 8.0)
 
 
-def test_where_leaves_rows_out(spark: SparkSession, table: Path, tmp_path: Path) -> None:
+def test_where_selects_rows(spark: SparkSession, table: Path, tmp_path: Path) -> None:
     source = {"path": str(table), "where": "colour = 'red' and id < 10"}
     build(spark, config(tmp_path, table, source=source))
     assert {row["id"] for row in dataset_rows(tmp_path / "dataset")} == {0, 2, 5, 7}
 
 
-def test_a_table_of_the_catalog(spark: SparkSession, table: Path, tmp_path: Path) -> None:
+def test_a_table_in_the_catalog(spark: SparkSession, table: Path, tmp_path: Path) -> None:
     spark.read.parquet(str(table)).createOrReplaceTempView("shop")
     build(spark, config(tmp_path, table, source={"table": "shop"}))
     assert len(dataset_rows(tmp_path / "dataset")) == len(ROWS)
@@ -148,15 +148,15 @@ def test_pandas_and_spark_read_the_dataset(spark: SparkSession, table: Path, tmp
     assert set(pd.read_parquet(tmp_path / "dataset")["fold"]) <= {"train", "valid", "test"}
 
 
-def test_folds_by_time_and_as_a_column_says(spark: SparkSession, tmp_path: Path) -> None:
+def test_folds_by_time_and_by_column(spark: SparkSession, tmp_path: Path) -> None:
     rows = [(i, f"2026-{i:02d}-15", ["train", "valid", "test"][i % 3], "a", i % 2) for i in range(1, 13)]
     frame = spark.createDataFrame(rows, "id int, day string, part string, c string, y int")
     frame.selectExpr("id", "cast(day as date) day", "part", "c", "y").write.parquet(str(tmp_path / "raw"))
     columns = {"key": ("id",), "label": "y", "categorical": {"c": {}}}
     split: dict[str, Any] = {"time": "day", "valid_from": "2026-09-01", "test_from": "2026-11-15"}
     build(spark, config(tmp_path, tmp_path / "raw", columns=columns, split=split))
-    found = {row["id"]: row["fold"] for row in dataset_rows(tmp_path / "dataset")}
-    assert found == {i: "train" if i < 9 else "valid" if i < 11 else "test" for i in range(1, 13)}
+    folds = {row["id"]: row["fold"] for row in dataset_rows(tmp_path / "dataset")}
+    assert folds == {i: "train" if i < 9 else "valid" if i < 11 else "test" for i in range(1, 13)}
 
     build(spark, config(tmp_path, tmp_path / "raw", columns=columns, split={"column": "part"}))
     assert {row["id"]: row["fold"] for row in dataset_rows(tmp_path / "dataset")} == {
@@ -168,7 +168,7 @@ def test_folds_by_time_and_as_a_column_says(spark: SparkSession, tmp_path: Path)
         build(spark, config(tmp_path, tmp_path / "null", columns=columns, split=split))
 
 
-def test_fewer_negatives_and_the_rate_is_recorded(spark: SparkSession, tmp_path: Path) -> None:
+def test_negatives_are_left_out_and_the_rate_is_recorded(spark: SparkSession, tmp_path: Path) -> None:
     frame = spark.range(2000).selectExpr("id", "cast(id % 10 = 0 as int) y", "concat('v', id % 50) c")
     frame.write.parquet(str(tmp_path / "raw"))
     columns = {"key": ("id",), "label": "y", "categorical": {"c": {}}}
@@ -182,24 +182,26 @@ def test_fewer_negatives_and_the_rate_is_recorded(spark: SparkSession, tmp_path:
     negatives = sum(row["label"] == 0 for row in train)
     assert abs(negatives / (negatives + statistics["left_out"]) - 0.2) < 0.04
     assert Encoding.load(tmp_path / "encoding").spec.negative_rate == 0.2
-    # What is left out is counted nowhere: the vocabulary is that of the rows which remain.
+    # Rows that are left out are not counted in the vocabulary.
     vocabulary = pq.read_table(tmp_path / "encoding/vocabulary.parquet")
     assert sum(vocabulary["count"].to_pylist()) == len(train) == statistics["rows"]["train"]
 
 
-def test_folders_for_the_values_of_a_column(spark: SparkSession, table: Path, tmp_path: Path) -> None:
+def test_partition_by(spark: SparkSession, table: Path, tmp_path: Path) -> None:
     content = {"key": ("id", "colour"), "label": "label", "categorical": {"size": {}}}
     build(spark, config(tmp_path, table, columns=content, dataset={"partition_by": ("colour",)}))
-    back = spark.read.parquet(str(tmp_path / "dataset"))
-    # An empty text and null share Spark's folder for null; the key says which is which.
+    dataset = spark.read.parquet(str(tmp_path / "dataset"))
+    # An empty text and null share Spark's folder for null; the key column distinguishes them.
     assert {path.name for path in (tmp_path / "dataset/fold=train").iterdir()} <= {
         "colour=red", "colour=blue", "colour=green", "colour=__HIVE_DEFAULT_PARTITION__",
     }  # fmt: skip
-    rows = {row.id: (row.key_colour, row.colour) for row in back.collect()}
+    rows = {row.id: (row.key_colour, row.colour) for row in dataset.collect()}
     assert rows == {row[0]: (row[1], row[1] or None) for row in ROWS}
 
 
-def test_a_rerun_replaces_and_leaves_nothing_behind(spark: SparkSession, table: Path, tmp_path: Path) -> None:
+def test_a_rerun_replaces_the_output_and_leaves_no_other_files(
+    spark: SparkSession, table: Path, tmp_path: Path
+) -> None:
     build(spark, config(tmp_path, table))
     first = sorted(map(repr, dataset_rows(tmp_path / "dataset")))
     build(spark, config(tmp_path, table))
@@ -213,7 +215,7 @@ def test_a_rerun_replaces_and_leaves_nothing_behind(spark: SparkSession, table: 
     }  # fmt: skip
 
 
-def test_several_paths_and_an_empty_file_among_them(spark: SparkSession, table: Path, tmp_path: Path) -> None:
+def test_several_paths_with_an_empty_file(spark: SparkSession, table: Path, tmp_path: Path) -> None:
     spark.createDataFrame([], SCHEMA).coalesce(1).write.parquet(str(tmp_path / "none"))
     spark.createDataFrame([(100, "red", 1, 1.0, 1)], SCHEMA).write.parquet(str(tmp_path / "one"))
     paths = (str(table), str(tmp_path / "none"), str(tmp_path / "one"))

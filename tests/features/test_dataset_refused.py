@@ -1,4 +1,4 @@
-"""What the feature job refuses on a real Spark session: each is told by name, and an old dataset stays as it was."""
+"""Tables that the feature job refuses on a real Spark session. Errors name the problem; an old dataset is unchanged."""
 
 import json
 import shutil
@@ -12,20 +12,18 @@ from nfm.features.dataset import build
 from tests.features.examples import SCHEMA, config
 
 
-def test_a_missing_column_is_told_before_any_work(spark: SparkSession, table: Path, tmp_path: Path) -> None:
+def test_a_missing_column_is_an_error_before_any_work(spark: SparkSession, table: Path, tmp_path: Path) -> None:
     columns = {"key": ("id",), "label": "label", "categorical": {"color": {}, "shape": {}}}
     with pytest.raises(DataError) as error:
         build(spark, config(tmp_path, table, columns=columns))
     assert str(error.value) == (
         f"Columns 'color', 'shape' are missing from {table}; the table has id, colour, size, price, label. "
-        "Did you mean 'colour'? The configuration's columns, split and dataset.partition_by say what it needs."
+        "Did you mean 'colour'? The needed columns are set in columns, split and dataset.partition_by."
     )
     assert not (tmp_path / "dataset").exists()
 
 
-def test_a_path_that_is_not_there_and_a_condition_that_is_wrong(
-    spark: SparkSession, table: Path, tmp_path: Path
-) -> None:
+def test_a_missing_path_and_invalid_conditions(spark: SparkSession, table: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"nowhere cannot be read: .*PATH_NOT_FOUND"):
         build(spark, config(tmp_path, Path("nowhere")))
     with pytest.raises(DataError, match=r"cannot be read: .*UNRESOLVED_COLUMN"):
@@ -34,9 +32,7 @@ def test_a_path_that_is_not_there_and_a_condition_that_is_wrong(
         build(spark, config(tmp_path, table, source={"path": str(table), "where": "colour == == 1"}))
 
 
-def test_a_file_of_another_format_and_a_format_that_is_not_there(
-    spark: SparkSession, table: Path, tmp_path: Path
-) -> None:
+def test_a_file_of_another_format_and_an_unknown_format(spark: SparkSession, table: Path, tmp_path: Path) -> None:
     (tmp_path / "raw.csv").write_text("id,colour\n1,red\n")
     with pytest.raises(DataError, match=r"raw.csv has a file that cannot be read: file:/.*\. Repair or delete it"):
         build(spark, config(tmp_path, tmp_path / "raw.csv"))
@@ -44,18 +40,18 @@ def test_a_file_of_another_format_and_a_format_that_is_not_there(
         build(spark, config(tmp_path, table, source={"path": str(table), "format": "parquett"}))
 
 
-def test_a_corrupt_file_among_many_is_named(spark: SparkSession, table: Path, tmp_path: Path) -> None:
+def test_the_error_names_a_corrupt_file(spark: SparkSession, table: Path, tmp_path: Path) -> None:
     shutil.copytree(table, tmp_path / "raw")
-    wrong = sorted((tmp_path / "raw").glob("*.parquet"))[1]
-    wrong.with_name(f".{wrong.name}.crc").unlink()
-    content = wrong.read_bytes()
-    wrong.write_bytes(content[:4] + bytes(len(content) - 20) + content[-16:])
-    with pytest.raises(DataError, match=rf"raw has a file that cannot be read: /.*{wrong.name}"):
+    corrupt = sorted((tmp_path / "raw").glob("*.parquet"))[1]
+    corrupt.with_name(f".{corrupt.name}.crc").unlink()
+    content = corrupt.read_bytes()
+    corrupt.write_bytes(content[:4] + bytes(len(content) - 20) + content[-16:])
+    with pytest.raises(DataError, match=rf"raw has a file that cannot be read: /.*{corrupt.name}"):
         build(spark, config(tmp_path, tmp_path / "raw"))
     assert not (tmp_path / "dataset").exists()
 
 
-def test_a_text_in_a_numeric_column_is_told_from_the_worker(spark: SparkSession, tmp_path: Path) -> None:
+def test_a_text_in_a_numeric_column_is_an_error_raised_on_a_worker(spark: SparkSession, tmp_path: Path) -> None:
     frame = spark.createDataFrame([(1, "1.5", 0), (2, "n/a", 1)], "id int, price string, label int")
     frame.write.parquet(str(tmp_path / "raw"))
     columns = {"key": ("id",), "label": "label", "numeric": {"price": {"as": "field"}}}
@@ -63,21 +59,22 @@ def test_a_text_in_a_numeric_column_is_told_from_the_worker(spark: SparkSession,
         build(spark, config(tmp_path, tmp_path / "raw", columns=columns))
 
 
-def test_wrong_labels_leave_the_old_dataset_as_it_was(spark: SparkSession, table: Path, tmp_path: Path) -> None:
+def test_invalid_labels_leave_the_old_dataset_unchanged(spark: SparkSession, table: Path, tmp_path: Path) -> None:
     build(spark, config(tmp_path, table))
     before = json.loads((tmp_path / "dataset/_dataset.json").read_text())
     frame = spark.read.parquet(str(table)).selectExpr("id", "colour", "size", "price", "label * 2 as label")
     frame.write.parquet(str(tmp_path / "raw"))
-    with pytest.raises(DataError, match="31 labels that are something else, '2' for one"):
+    with pytest.raises(DataError, match="31 other labels, for example '2'"):
         build(spark, config(tmp_path, tmp_path / "raw"))
     assert json.loads((tmp_path / "dataset/_dataset.json").read_text()) == before
     assert not list(tmp_path.glob(".*staging*"))
 
 
-def test_a_full_disk_leaves_the_old_dataset_as_it_was(spark: SparkSession, table: Path, small_disk: Path) -> None:
+def test_a_full_disk_leaves_the_old_dataset_unchanged(spark: SparkSession, table: Path, small_disk: Path) -> None:
     build(spark, config(small_disk, table))
     before = {path: path.read_bytes() for path in small_disk.rglob("*") if path.is_file()}
-    (small_disk / "others").write_bytes(bytes((1 << 20) - sum(-(-len(one) // 4096) * 4096 for one in before.values())))
+    used = sum(-(-len(content) // 4096) * 4096 for content in before.values())
+    (small_disk / "others").write_bytes(bytes((1 << 20) - used))
     with pytest.raises(NfmError, match=r"^A disk is full: there is no room for .*disk/(dataset|encoding), .*Make room"):
         build(spark, config(small_disk, table))
     (small_disk / "others").unlink()
@@ -85,21 +82,21 @@ def test_a_full_disk_leaves_the_old_dataset_as_it_was(spark: SparkSession, table
     build(spark, config(small_disk, table))
 
 
-def test_a_file_that_comes_into_the_encoding_meanwhile_leaves_the_pair_as_it_was(
+def test_a_foreign_file_that_appears_during_the_job_leaves_both_folders_unchanged(
     spark: SparkSession, table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def everything() -> dict[Path, bytes]:
+    def read_all() -> dict[Path, bytes]:
         folders = (tmp_path / "dataset", tmp_path / "encoding")
         return {path: path.read_bytes() for folder in folders for path in folder.rglob("*") if path.is_file()}
 
     build(spark, config(tmp_path, table))
-    before, notes = everything(), tmp_path / "encoding/notes.txt"
-    # The report is the last that is written.
+    before, notes = read_all(), tmp_path / "encoding/notes.txt"
+    # The report is written late: after the files of dataset and encoding.
     monkeypatch.setattr("nfm.features.dataset.write_report", lambda *_: notes.write_text("mine"))
     columns = {"key": ("id",), "label": "label", "categorical": {"colour": {}}}
     with pytest.raises(DataError, match=r"encoding contains notes\.txt, which this job did not write"):
         build(spark, config(tmp_path, table, columns=columns))
-    assert everything() == before | {notes: b"mine"}
+    assert read_all() == before | {notes: b"mine"}
 
 
 def test_an_empty_table_is_refused(spark: SparkSession, tmp_path: Path) -> None:
@@ -108,13 +105,13 @@ def test_an_empty_table_is_refused(spark: SparkSession, tmp_path: Path) -> None:
         build(spark, config(tmp_path, tmp_path / "raw"))
 
 
-def test_shared_vocabularies_need_one_kind(spark: SparkSession, table: Path, tmp_path: Path) -> None:
+def test_fields_that_share_a_vocabulary_need_the_same_kind(spark: SparkSession, table: Path, tmp_path: Path) -> None:
     columns = {"key": ("id",), "label": "label", "categorical": {"colour": {}, "size": {"share_with": "colour"}}}
-    with pytest.raises(DataError, match=r"Field 'size' .* with column 'colour', but holds number values where"):
+    with pytest.raises(DataError, match=r"Field 'size' .* with column 'colour', but has number values while"):
         build(spark, config(tmp_path, table, columns=columns))
 
 
-def test_a_bag_whose_weights_do_not_fit_is_refused(spark: SparkSession, tmp_path: Path) -> None:
+def test_a_bag_with_too_few_weights_is_refused(spark: SparkSession, tmp_path: Path) -> None:
     rows = [(1, ["a", "b"], [1.0], 0), (2, None, None, 1)]
     frame = spark.createDataFrame(rows, "id int, tags array<string>, w array<double>, y int")
     frame.write.parquet(str(tmp_path / "raw"))

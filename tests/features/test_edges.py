@@ -1,4 +1,4 @@
-"""Odd tables and settings, each of which once lost something or ended in a traceback."""
+"""Unusual tables and settings. Each of them once lost data or caused a traceback."""
 
 import json
 from collections import Counter
@@ -22,7 +22,7 @@ from nfm.table.write import Layout, Writer
 
 
 def raw(path: Path, **columns: Any) -> Path:
-    """A table of twelve rows, `id` and `y` among its columns."""
+    """Write a table of twelve rows with `id`, `y` and the given columns."""
     rows = {"id": list(range(12)), "y": [i % 2 for i in range(12)], **columns}
     path.mkdir(parents=True)
     pq.write_table(pa.table(rows), path / "0.parquet")
@@ -54,14 +54,12 @@ C: dict[str, Any] = {"categorical": {"c": {}}}
 LETTERS = ["a", "b", "c", "d"] * 3
 
 
-def test_a_vocabulary_may_be_shared_before_its_owner_stands_in_the_settings(
-    spark: SparkSession, tmp_path: Path
-) -> None:
+def test_a_field_may_share_the_vocabulary_of_a_later_field(spark: SparkSession, tmp_path: Path) -> None:
     table = raw(tmp_path / "raw", first=LETTERS, between=["x", "y", "z"] * 4, owner=["d", "e"] * 6)
     fields = {"first": {"share_with": "owner"}, "between": {}, "owner": {}}
     build(spark, settings(tmp_path, table, {"categorical": fields}))
     Encoding.load(tmp_path / "encoding").verify("encoding")
-    # d is 3 + 6 times there, e 6 times, and a, b and c 3 times each.
+    # d occurs 3 + 6 times, e 6 times, and a, b and c 3 times each.
     assert ids(tmp_path, "first") == [4, 5, 6, 2] * 3
     assert ids(tmp_path, "owner") == [2, 3] * 6
     assert ids(tmp_path, "between") == [2, 3, 4] * 4
@@ -79,7 +77,7 @@ def test_growing_twice_in_one_session_adds_a_value_once(spark: SparkSession, tmp
     assert pq.read_table(tmp_path / "encoding/vocabulary.parquet")["value"].to_pylist() == ["a", "b", "x", "y"]
 
 
-def test_growth_stops_at_max_size_and_says_so(spark: SparkSession, tmp_path: Path) -> None:
+def test_growth_stops_at_max_size_and_reports_the_coverage(spark: SparkSession, tmp_path: Path) -> None:
     columns = {"categorical": {"c": {"max_size": 3}}}
     build(spark, settings(tmp_path / "old", raw(tmp_path / "one", c=["a", "b"] * 6), columns))
     config = settings(tmp_path / "new", raw(tmp_path / "two", c=["x"] * 5 + ["y"] * 4 + ["z"] * 3), columns)
@@ -87,7 +85,7 @@ def test_growth_stops_at_max_size_and_says_so(spark: SparkSession, tmp_path: Pat
     assert found["c"] == {"before": 2, "added": 1, "coverage_before": 0.0, "coverage_after": 5 / 12}
 
 
-def test_more_folders_than_files_may_be_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_more_folders_than_open_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(writing, "_OPEN_FILES", 3)
     monkeypatch.setattr(writing, "ROW_GROUP", 10)
     writer = Writer(tmp_path, Layout((), ()))
@@ -99,9 +97,9 @@ def test_more_folders_than_files_may_be_open(tmp_path: Path, monkeypatch: pytest
 
 
 @pytest.mark.parametrize("where", ["c", "label"])
-def test_bytes_that_are_no_text_are_refused(spark: SparkSession, tmp_path: Path, where: str) -> None:
-    wrong = pa.array([b"\xff\xfe", b"a"] * 6).view(pa.string())
-    table = raw(tmp_path / "raw", **{"c": LETTERS, "label": ["0", "1"] * 6, where: wrong})
+def test_invalid_utf8_is_refused(spark: SparkSession, tmp_path: Path, where: str) -> None:
+    invalid = pa.array([b"\xff\xfe", b"a"] * 6).view(pa.string())
+    table = raw(tmp_path / "raw", **{"c": LETTERS, "label": ["0", "1"] * 6, where: invalid})
     with pytest.raises(DataError, match=rf"Column '{where}' contains invalid UTF-8"):
         build(spark, settings(tmp_path, table, {"label": "label", **C}))
 
@@ -120,7 +118,7 @@ def test_a_key_of_bytes(spark: SparkSession, tmp_path: Path) -> None:
     assert folds[0] == folds[1]
 
 
-def test_a_fold_is_decided_by_plain_values(spark: SparkSession, tmp_path: Path) -> None:
+def test_columns_that_decide_the_fold_must_be_plain(spark: SparkSession, tmp_path: Path) -> None:
     table = raw(tmp_path / "raw", c=LETTERS, tags=[["a"]] * 12)
     for split in ({"by": ("tags",)}, {"column": "tags"}):
         with pytest.raises(DataError, match=r"Column 'tags' of .* is list<"):
@@ -128,25 +126,25 @@ def test_a_fold_is_decided_by_plain_values(spark: SparkSession, tmp_path: Path) 
 
 
 @pytest.mark.parametrize("name", ["run[1]", "q?*", "{a,b}", "ü 100%"])
-def test_the_working_folder_may_have_any_name(spark: SparkSession, tmp_path: Path, name: str) -> None:
+def test_workdir_may_have_any_name(spark: SparkSession, tmp_path: Path, name: str) -> None:
     table = raw(tmp_path / "raw", c=LETTERS)
     build(spark, settings(tmp_path / name, table, C))
     assert ids(tmp_path / name, "c") == [2, 3, 4, 5] * 3
 
 
-def test_left_out_negatives_hide_no_wrong_label(spark: SparkSession, tmp_path: Path) -> None:
+def test_invalid_labels_are_refused_also_if_negatives_are_left_out(spark: SparkSession, tmp_path: Path) -> None:
     table = raw(tmp_path / "raw", c=LETTERS, y=[0] * 10 + [2, 1])
-    with pytest.raises(DataError, match="holds 1 labels that are something else, '2' for one"):
+    with pytest.raises(DataError, match="it has 1 other labels, for example '2'"):
         build(spark, settings(tmp_path, table, C, split={"valid": 0.0, "test": 0.0, "negative_rate": 0.01}))
 
 
-def test_a_weight_has_to_fit_into_the_dataset(spark: SparkSession, tmp_path: Path) -> None:
+def test_a_weight_must_fit_into_float32(spark: SparkSession, tmp_path: Path) -> None:
     table = raw(tmp_path / "raw", c=LETTERS, w=[1.0] * 11 + [1e39])
-    with pytest.raises(DataError, match=r"sample weight, .* but 1 rows break that, 1e\+39 for one"):
+    with pytest.raises(DataError, match=r"sample weight, .* but 1 rows have other values, for example 1e\+39"):
         build(spark, settings(tmp_path, table, {"weight": "w", **C}))
 
 
-def test_a_constant_and_numbers_that_are_very_large(spark: SparkSession, tmp_path: Path) -> None:
+def test_a_constant_and_very_large_numbers(spark: SparkSession, tmp_path: Path) -> None:
     table = raw(tmp_path / "raw", c=LETTERS, k=[0.1] * 12, x=[1e200, -1e200] * 6)
     build(spark, settings(tmp_path, table, {**C, "numeric": {"k": {}, "x": {}}}))
     assert ids(tmp_path, "k") == [0.0] * 12
@@ -154,23 +152,23 @@ def test_a_constant_and_numbers_that_are_very_large(spark: SparkSession, tmp_pat
     facts = json.loads((tmp_path / "encoding/statistics.json").read_text())["numbers"]
     assert (facts["k"]["std"], facts["x"]["std"]) == (0.0, pytest.approx(1e200))
     beyond = raw(tmp_path / "beyond", c=LETTERS, x=[1.7e308, -1.7e308] * 6)
-    with pytest.raises(DataError, match=r"Column 'x' holds numbers from -1.7e\+308 to 1.7e\+308, too far apart"):
+    with pytest.raises(DataError, match=r"Column 'x' has numbers from -1.7e\+308 to 1.7e\+308, a range too large"):
         build(spark, settings(tmp_path, beyond, {**C, "numeric": {"x": {}}}))
 
 
-def test_folders_are_named_as_spark_names_them(spark: SparkSession, tmp_path: Path) -> None:
+def test_folders_are_named_as_by_spark(spark: SparkSession, tmp_path: Path) -> None:
     places = ["Zürich", "a/b", "50%", "x=y", "", None] * 2
     table = raw(tmp_path / "raw", c=LETTERS, **{"km/h": places})
     build(spark, settings(tmp_path, table, C, dataset={"partition_by": ("km/h",)}))
-    found = {row["id"]: row["km/h"] for row in spark.read.parquet(str(tmp_path / "dataset")).collect()}
-    assert found == {i: place or None for i, place in enumerate(places)}
+    by_id = {row["id"]: row["km/h"] for row in spark.read.parquet(str(tmp_path / "dataset")).collect()}
+    assert by_id == {i: place or None for i, place in enumerate(places)}
     long = raw(tmp_path / "long", c=LETTERS, p=["é" * 150] * 12)
     with pytest.raises(DataError, match=r"dataset.partition_by: the value 'é+'… is too long .* \(300 bytes, 200 at"):
         build(spark, settings(tmp_path, long, C, dataset={"partition_by": ("p",)}))
 
 
 @pytest.mark.parametrize(
-    ("columns", "folders", "told"),
+    ("columns", "folders", "message"),
     [
         ({"key": ("id", "key_id"), "categorical": {"id": {}}}, (), "'id' would be called 'key_id'"),
         ({"key": ("id",), "categorical": {"id": {}, "key_id": {}}}, (), "'id' would be called 'key_id'"),
@@ -178,14 +176,14 @@ def test_folders_are_named_as_spark_names_them(spark: SparkSession, tmp_path: Pa
         (C, ("fold",), "the folders of 'fold' would be taken"),
     ],
 )
-def test_no_column_takes_the_place_of_another(
-    tmp_path: Path, columns: dict[str, Any], folders: tuple[str, ...], told: str
+def test_columns_of_the_dataset_must_have_different_names(
+    tmp_path: Path, columns: dict[str, Any], folders: tuple[str, ...], message: str
 ) -> None:
-    with pytest.raises(ValidationError, match=told):
+    with pytest.raises(ValidationError, match=message):
         settings(tmp_path, tmp_path, columns, dataset={"partition_by": folders})
 
 
-def test_a_corrupt_column_that_only_the_condition_reads_is_found(spark: SparkSession, tmp_path: Path) -> None:
+def test_a_corrupt_column_is_found_if_only_the_condition_needs_it(spark: SparkSession, tmp_path: Path) -> None:
     folder = raw(tmp_path / "raw", c=LETTERS, x=[1.0] * 12)
     whole = pa.table(
         {

@@ -1,4 +1,4 @@
-"""What is counted, which vocabularies are made of it, and the specification that comes of it."""
+"""The parts that are counted, the recipes of vocabularies, and the specification."""
 
 from typing import Any
 
@@ -34,7 +34,7 @@ KINDS = {"y": "boolean", "c": "text", "d": "text", "tags": "number"}
 BAG = Bag("tw", "|", 4)
 
 
-def test_every_field_but_a_hashed_one_is_counted() -> None:
+def test_all_fields_except_hashed_ones_are_counted() -> None:
     assert list_parts(EVERYTHING, KINDS) == [  # type: ignore[arg-type]
         Part("weight", ("w",)),
         Part("field:c", ("c",), ("text",)),
@@ -51,7 +51,7 @@ def places() -> dict[str, int]:
     return {part.name: i for i, part in enumerate(list_parts(EVERYTHING, KINDS), start=1)}  # type: ignore[arg-type]
 
 
-def test_fields_that_share_are_one_vocabulary() -> None:
+def test_fields_that_share_have_one_recipe() -> None:
     assert list_recipes(EVERYTHING, places()) == [
         Recipe("c", (2, 4), 3, 3, None),
         Recipe("again", (3,), 2, 1, 5),
@@ -60,13 +60,13 @@ def test_fields_that_share_are_one_vocabulary() -> None:
     ]
 
 
-def test_vocabularies_stand_in_the_order_of_their_first_use() -> None:
+def test_vocabularies_are_in_the_order_of_first_use() -> None:
     settings = columns(categorical={"a": {"share_with": "c"}, "b": {}, "c": {"oov_buckets": 2}})
     kinds: Any = dict.fromkeys("abc", "text")
-    found = list_recipes(settings, {f"field:{name}": i for i, name in enumerate("abc", start=1)})
-    assert found == [Recipe("c", (1, 3), 3, 1, None), Recipe("b", (2,), 2, 1, None)]
-    made = {recipe.field: WrittenVocabulary(5, recipe.field, ()) for recipe in found}
-    assert list(build_spec(settings, kinds, made, {}, 1.0).vocabularies) == ["c", "b"]
+    recipes = list_recipes(settings, {f"field:{name}": i for i, name in enumerate("abc", start=1)})
+    assert recipes == [Recipe("c", (1, 3), 3, 1, None), Recipe("b", (2,), 2, 1, None)]
+    written = {recipe.field: WrittenVocabulary(5, recipe.field, ()) for recipe in recipes}
+    assert list(build_spec(settings, kinds, written, {}, 1.0).vocabularies) == ["c", "b"]
 
 
 def specification(x: Distribution | None = None) -> Spec:
@@ -101,11 +101,11 @@ def test_the_specification_by_hand() -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "message"),
     [
         (
             {"categorical": {"c": {"oov_buckets": 3}}},
-            r"its fields are not those .*\(c.oov_buckets was 2 and is 3 now\)",
+            r"its fields differ from those .*\(c.oov_buckets was 2 and is 3 now\)",
         ),
         ({"categorical": {"c": {"oov_buckets": 2}, "new": {}}}, r"\(new was not set and is .* now\)"),
         (
@@ -115,24 +115,24 @@ def test_the_specification_by_hand() -> None:
         ({"numeric": {"x": {"scale": "log1p"}}}, r"x.scale curve was \"none\" and is \"log1p\" now"),
         (
             {"numeric": {"x": {"missing_flag": True}}},
-            r"its numbers are not those .*x.missing_flag was false and is true now",
+            r"its numbers differ from those .*x.missing_flag was false and is true now",
         ),
     ],
 )
-def test_what_would_change_the_meaning_of_an_id_cannot_grow(changes: dict[str, Any], told: str) -> None:
-    then: dict[str, Any] = {"categorical": {"c": {"oov_buckets": 2}}, "numeric": {"x": {}}}
+def test_changes_in_the_meaning_of_ids_and_numbers_are_refused(changes: dict[str, Any], message: str) -> None:
+    settings: dict[str, Any] = {"categorical": {"c": {"oov_buckets": 2}}, "numeric": {"x": {}}}
     kinds: Any = {"c": "text", "other": "text", "new": "text"}
-    of_x = {"x": distribution([1.0])}
-    old = build_spec(columns(**then), kinds, {"c": WrittenVocabulary(3, "C", ())}, of_x, 1.0)
-    check_growth(columns(**then), kinds, old, "encoding")
+    distributions = {"x": distribution([1.0])}
+    old = build_spec(columns(**settings), kinds, {"c": WrittenVocabulary(3, "C", ())}, distributions, 1.0)
+    check_growth(columns(**settings), kinds, old, "encoding")
     check_growth(
         columns(categorical={"c": {"oov_buckets": 2, "min_count": 9}}, numeric={"x": {}}), kinds, old, "encoding"
     )
-    with pytest.raises(DataError, match=rf"The encoding in encoding cannot grow: .*{told}"):
-        check_growth(columns(**then | changes), kinds, old, "encoding")
+    with pytest.raises(DataError, match=rf"The encoding in encoding cannot grow: .*{message}"):
+        check_growth(columns(**settings | changes), kinds, old, "encoding")
 
 
-def test_a_kind_that_changed_cannot_grow() -> None:
+def test_a_change_of_a_columns_kind_is_refused() -> None:
     old = build_spec(columns(), {"c": "text"}, {"c": WrittenVocabulary(3, "C", ())}, {}, 1.0)
     with pytest.raises(DataError, match="cannot grow"):
         check_growth(columns(), {"c": "number"}, old, "encoding")

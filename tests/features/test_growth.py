@@ -1,4 +1,4 @@
-"""A vocabulary that grows from one table to the next: no id moves; and an encoding that cannot grow."""
+"""Growth of a vocabulary from one table to the next keeps all ids; incompatible encodings are refused."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,7 +20,7 @@ def grow(spark: SparkSession, old: Path, new: Config, refresh: bool = False) -> 
     return dict(build(spark, new, prepare(spark, new, Growth(old, refresh))))
 
 
-def test_a_vocabulary_grows_and_no_id_moves(spark: SparkSession, tmp_path: Path) -> None:
+def test_growth_keeps_all_ids(spark: SparkSession, tmp_path: Path) -> None:
     def raw(name: str, colours: Sequence[str | None], x: float) -> Path:
         rows = [(i, colour, x + i, i % 2, "train") for i, colour in enumerate(colours)]
         spark.createDataFrame(rows, "id int, c string, x double, y int, part string").write.parquet(
@@ -54,16 +54,15 @@ def test_a_vocabulary_grows_and_no_id_moves(spark: SparkSession, tmp_path: Path)
     assert statistics["grown"]["fields"] == {
         "c": {"before": 2, "added": 2, "coverage_before": 1 / 9, "coverage_after": 8 / 9}
     }
-    old, new = (Encoding.load(one.encoding_folder).spec for one in (first, tuesday))
+    old, new = (Encoding.load(settings.encoding_folder).spec for settings in (first, tuesday))
     assert statistics["grown"]["from"] == old.fingerprint
     assert new.ancestors == (old.fingerprint,)
-    assert (new.numbers, new.fields[1]) == (old.numbers, old.fields[1])  # kept, buckets too
+    assert (new.numbers, new.fields[1]) == (old.numbers, old.fields[1])  # numbers and buckets are kept
     rows = by_key(dataset_rows(tuesday.dataset_folder))
     assert [rows[i]["c"] for i in (0, 4, 7, 8, 9)] == [4, 5, 2, 1, 0]
-    assert rows[0]["x"] > 10  # in Monday's units
-    assert "2 values added to 2, which covers 88.9% of the new rows' values instead of 11.1%" in summary(
-        tuesday, statistics
-    )
+    assert rows[0]["x"] > 10  # scaled with Monday's statistics
+    text = summary(tuesday, statistics)
+    assert "2 values added to 2; the vocabulary now covers 88.9% of the new rows' values instead of 11.1%" in text
 
     refreshed = settings("third", tmp_path / "tuesday")
     grow(spark, tuesday.encoding_folder, refreshed, refresh=True)
@@ -74,11 +73,11 @@ def test_a_vocabulary_grows_and_no_id_moves(spark: SparkSession, tmp_path: Path)
     assert vocabulary(refreshed) == vocabulary(tuesday)
 
 
-def test_an_encoding_that_cannot_grow_is_left_alone(spark: SparkSession, table: Path, tmp_path: Path) -> None:
+def test_an_encoding_that_cannot_grow_is_refused(spark: SparkSession, table: Path, tmp_path: Path) -> None:
     first = config(tmp_path, table)
     build(spark, first)
     other = config(tmp_path, table, columns={"key": ("id",), "label": "label", "categorical": {"colour": {}}})
-    with pytest.raises(DataError, match="cannot grow: its fields are not those"):
+    with pytest.raises(DataError, match="cannot grow: its fields differ from those"):
         grow(spark, first.encoding_folder, other)
     with pytest.raises(DataError, match="There is no encoding in"):
         grow(spark, tmp_path / "nowhere", first)

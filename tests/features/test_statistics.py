@@ -1,4 +1,4 @@
-"""Quantiles and moments agree with NumPy; a transformation by hand."""
+"""Quantiles and moments compared with NumPy; transformations compared with values computed by hand."""
 
 import numpy as np
 import pytest
@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nfm.config.columns import Numeric
+from nfm.contract.cells import count_cells
 from nfm.features.statistics import Distribution, compute_bucket_edges, describe_number, learn_transformation
 
 
@@ -22,18 +23,18 @@ NUMBERS = st.lists(st.integers(-1000, 1000).map(float), min_size=1, max_size=60)
 
 
 @given(NUMBERS, st.sampled_from([0.0, 0.001, 0.1, 0.25, 0.3, 0.5, 0.9, 0.999, 1.0]))
-def test_quantiles_are_numpys(numbers: list[float], q: float) -> None:
+def test_quantiles_equal_those_of_numpy(numbers: list[float], q: float) -> None:
     assert distribution(numbers).quantile(q) == pytest.approx(np.quantile(numbers, q), rel=1e-12, abs=1e-12)
 
 
 @given(NUMBERS)
-def test_mean_and_spread_are_numpys(numbers: list[float]) -> None:
+def test_mean_and_standard_deviation_equal_those_of_numpy(numbers: list[float]) -> None:
     assert distribution(numbers).mean == pytest.approx(np.mean(numbers), abs=1e-9)
     assert distribution(numbers).std == pytest.approx(np.std(numbers), abs=1e-9)
 
 
 def test_standard_scale_after_clipping() -> None:
-    # 1 … 10 and an outlier; clipped at the 0.1 and 0.9 quantiles of 11 rows: the 2nd and the 10th, exactly
+    # 1 … 10 and an outlier. The 0.1 and 0.9 quantiles of 11 rows are exactly the 2nd and the 10th row.
     train = distribution([1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 1000])
     made = learn_transformation("x", numeric(clip=(0.1, 0.9), missing_flag=True, impute="median"), train)
     clipped = [2, 2, 3, 4, 5, 6, 7, 8, 9, 10, 10]
@@ -55,7 +56,7 @@ def test_minmax_log1p_and_none() -> None:
     assert (plain.shift, plain.divisor, plain.curve, plain.placement) == (0.0, 1.0, "none", "field")
 
 
-def test_a_constant_is_not_divided_by_its_spread_of_zero() -> None:
+def test_a_constant_has_divisor_one() -> None:
     assert learn_transformation("x", numeric(), distribution([3, 3])).divisor == 1.0
     assert learn_transformation("x", numeric(scale="minmax"), distribution([3, 3])).divisor == 1.0
 
@@ -67,20 +68,20 @@ def test_a_number_that_is_always_missing_becomes_zero() -> None:
 
 def test_bucket_edges() -> None:
     assert compute_bucket_edges(4, distribution(list(range(8)))) == (1.75, 3.5, 5.25)
-    # Most rows share the lowest value: no bucket below it, and fewer buckets than asked for.
+    # Most rows share the lowest value, so there are fewer buckets than requested, and none below that value.
     assert compute_bucket_edges(8, distribution([0, 0, 0, 0, 0, 0, 1, 2])) == (0.25, 1.125)
     assert compute_bucket_edges(4, distribution([5, 5])) == ()
     assert compute_bucket_edges(4, distribution([])) == ()
 
 
-def test_the_facts_of_a_number() -> None:
+def test_describe_number() -> None:
     # Train: 1, 2, 2, 9. Valid and test: 1 and 2 with label 0, 9 with label 1: larger numbers mean 1.
     x = np.array([1.0, 2, 2, 9, 1, 2, 9])
     groups = np.array([0, 0, 1, 1, 2, 4, 5])  # fold × 2 + label
-    found = count_cells(x, groups, 6)
-    by_fold = found.counts.reshape(-1, 3, 2)
+    by_group = count_cells(x, groups, 6)
+    by_fold = by_group.counts.reshape(-1, 3, 2)
     counts = np.column_stack([by_fold.sum(2), by_fold[:, 0, 1], by_fold[:, 1:, 1].sum(1)])
-    counted = type(found)(found.bits, found.keys, counts)
+    counted = type(by_group)(by_group.bits, by_group.keys, counts)
     facts = describe_number(counted, Distribution.of_fold(counted, "train"), {"train": 3, "valid": 0, "test": 1})
     assert (facts["mean"], facts["median"], facts["min"], facts["max"]) == (3.5, 2.0, 1.0, 9.0)
     assert facts["std"] == pytest.approx(np.std([1, 2, 2, 9]))

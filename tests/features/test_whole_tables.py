@@ -1,4 +1,4 @@
-"""Random tables through the whole job, by both scans, against pandas and plain Python, row by row."""
+"""The whole job on random tables with both scan methods, compared row by row with pandas and plain Python."""
 
 import json
 import math
@@ -70,7 +70,7 @@ def config(workdir: Path, path: Path, scan: str) -> Config:
 
 
 def write_raw(folder: Path, rows: list[tuple[Any, ...]], files: int) -> pd.DataFrame:
-    """The raw table, in files of small row groups; returns it as plain Python values."""
+    """Write the raw table into files with small row groups, and return it as plain Python values."""
     folder.mkdir()
     folds = [name for name, n in SPLITS.items() for _ in range(n)]
     columns: dict[str, Any] = {"id": list(range(len(rows)))}
@@ -87,7 +87,7 @@ def write_raw(folder: Path, rows: list[tuple[Any, ...]], files: int) -> pd.DataF
 
 
 def text_of(value: Any) -> str | None:
-    """Canonical text of a plain value."""
+    """Return the canonical text of a plain value."""
     if value is None or (isinstance(value, float) and not math.isfinite(value)):
         return None
     if isinstance(value, bool):
@@ -100,26 +100,26 @@ def text_of(value: Any) -> str | None:
 
 
 def members(name: str, row: Any) -> list[str | None]:
-    """Values of a field in a row."""
+    """Return the values of a field in a row."""
     if name == "tags":
         return [None] if row.tags is None else [*row.tags][:3]
     if name == "csv":
         return [None] if row.csv is None else row.csv.split(";") if row.csv else []
     if name == "pair":
-        parts = [text_of(row.text), text_of(row.bool)]
+        texts = [text_of(row.text), text_of(row.bool)]
         return [
             None
-            if None in parts
-            else "|".join(p.replace("\\", "\\\\").replace("|", "\\|") for p in parts if p is not None)
+            if None in texts
+            else "|".join(t.replace("\\", "\\\\").replace("|", "\\|") for t in texts if t is not None)
         ]
     return [text_of(getattr(row, FIELDS[name].get("column", name)))]
 
 
 def vocabulary(raw: pd.DataFrame, names: list[str], min_count: int, max_size: int | None) -> list[str]:
     train = [row for row in raw.itertuples() if row.fold == "train"]
-    seen = Counter(m for row in train for name in names for m in members(name, row) if m is not None)
-    select_train_values = sorted((v for v, n in seen.items() if n >= min_count), key=lambda v: (-seen[v], v.encode()))
-    return select_train_values[:max_size]
+    counts = Counter(m for row in train for name in names for m in members(name, row) if m is not None)
+    ranked = sorted((v for v, n in counts.items() if n >= min_count), key=lambda v: (-counts[v], v.encode()))
+    return ranked[:max_size]
 
 
 def numbers_by_hand(raw: pd.DataFrame) -> dict[str, list[float]]:
@@ -135,11 +135,11 @@ def numbers_by_hand(raw: pd.DataFrame) -> dict[str, list[float]]:
         filled, mean, std = x.fillna(0.0), 0.0, 1.0
     n = pd.to_numeric(raw["n"]).astype(float)
     known = n[train].dropna()
-    least, most, middle = (known.min(), known.max(), known.mean()) if len(known) else (0.0, 1.0, 0.0)
+    smallest, largest, n_mean = (known.min(), known.max(), known.mean()) if len(known) else (0.0, 1.0, 0.0)
     return {
         "x": ((filled - mean) / (std or 1.0)).tolist(),
         "x_missing": missing.astype(float).tolist(),
-        "n": ((n.fillna(middle) - least) / ((most - least) or 1.0)).tolist(),
+        "n": ((n.fillna(n_mean) - smallest) / ((largest - smallest) or 1.0)).tolist(),
     }
 
 
@@ -151,7 +151,7 @@ def rows_of(folder: Path) -> pd.DataFrame:
     return rows
 
 
-# Each example runs four jobs on Spark.
+# Each example runs several Spark jobs.
 @settings(max_examples=4, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(rows=st.lists(ROW, min_size=12, max_size=60), files=st.integers(1, 4))
 def test_every_row_is_encoded_as_by_hand(
@@ -163,21 +163,21 @@ def test_every_row_is_encoded_as_by_hand(
     shutil.rmtree(tmp_path, ignore_errors=True)
     tmp_path.mkdir()
     raw = write_raw(tmp_path / "raw", rows, files)
-    found = {}
+    datasets = {}
     for scan in ("parquet", "spark"):
         build(spark, config(tmp_path / scan, tmp_path / "raw", scan))
-        found[scan] = rows_of(tmp_path / scan / "dataset")
+        datasets[scan] = rows_of(tmp_path / scan / "dataset")
     spec = Encoding.load(tmp_path / "parquet/encoding").spec
     assert spec.fingerprint == Encoding.load(tmp_path / "spark/encoding").spec.fingerprint
-    pd.testing.assert_frame_equal(found["parquet"], found["spark"])
+    pd.testing.assert_frame_equal(datasets["parquet"], datasets["spark"])
 
-    dataset = found["parquet"]
+    dataset = datasets["parquet"]
     assert dataset["id"].tolist() == raw["id"].tolist()
     assert dataset["fold"].tolist() == raw["fold"].tolist()
     assert dataset["label"].tolist() == raw["label"].tolist()
     for name, field in FIELDS.items():
         owner = field.get("share_with", name)
-        sharing = [one for one in FIELDS if FIELDS[one].get("share_with", one) == owner]
+        sharing = [other for other in FIELDS if FIELDS[other].get("share_with", other) == owner]
         buckets = field.get("hash_buckets") or FIELDS[owner].get("oov_buckets", 1)
         known = vocabulary(raw, sharing, FIELDS[owner].get("min_count", 1), FIELDS[owner].get("max_size"))
         known = [] if "hash_buckets" in field else known

@@ -1,4 +1,4 @@
-"""The page holds the numbers it was given, as text and nothing else, and stands alone."""
+"""The report shows the statistics as escaped text, and needs no other file."""
 
 import copy
 from collections.abc import Callable, Iterator
@@ -25,7 +25,7 @@ STATISTICS: dict[str, Any] = {
     "source": "lake/ads",
     "created": "2026-10-11T02:14:09+02:00",
     "fingerprint": "9f1c2b7a",
-    "scan": "parquet: files hold the columns",
+    "scan": "parquet: its files are Parquet",
     "rows": ROWS,
     "left_out": 0,
     "negative_rate": 1.0,
@@ -110,9 +110,9 @@ def changed(**others: Any) -> dict[str, Any]:
 
 def test_header(page: Page) -> None:
     text = page(STATISTICS).text
-    for shown in ("ads", "lake/ads", "created 2026-10-11 00:14 UTC", "9f1c2b7a", "10,000", "7,000 to learn from"):
+    for shown in ("ads", "lake/ads", "created 2026-10-11 00:14 UTC", "9f1c2b7a", "10,000", "7,000 in the train fold"):
         assert shown in text
-    assert "Read by parquet: files hold the columns." in text
+    assert "Scan method: parquet: its files are Parquet." in text
 
 
 def test_folds(page: Page) -> None:
@@ -162,32 +162,32 @@ def test_numbers(page: Page) -> None:
     assert "≈ marks a number" in parsed.text
 
 
-def test_the_most_telling_fields_come_first(page: Page) -> None:
+def test_fields_with_the_highest_auc_come_first(page: Page) -> None:
     text = page(STATISTICS).page
     assert text.index(">pair<") < text.index(">device<") < text.index(">site<")
 
 
-def test_nothing_stands_out(page: Page) -> None:
-    assert "Nothing stands out" in page(STATISTICS).text
+def test_no_findings(page: Page) -> None:
+    assert "No problems found" in page(STATISTICS).text
 
 
-def test_findings_on_top_and_beside_the_field(page: Page) -> None:
+def test_findings_come_first_and_flag_their_fields(page: Page) -> None:
     found = findings(STATISTICS, ["id"], "clicked")
-    assert {one["kind"] for one in found} == {"unseen", "nearly all missing"}
+    assert {finding["kind"] for finding in found} == {"unseen", "nearly all missing"}
     parsed = page(changed(findings=found))
     text = " ".join(parsed.text.split())
-    for one in found:
-        assert f"{one['about']} {one['text']}" in text
+    for finding in found:
+        assert f"{finding['about']} {finding['text']}" in text
     assert "none serious" in text
     assert text.index(found[0]["text"]) < text.index("label rate")
     assert sum(tag == "a" and attrs.get("class") == "flag" for tag, attrs in parsed.tags) == 2
 
 
-def test_many_findings_of_a_kind_are_folded_up(page: Page) -> None:
+def test_many_findings_of_a_kind_are_collapsed(page: Page) -> None:
     found = [{"about": f"f{i}", "kind": "missing", "text": f"Missing, {i}."} for i in range(6)]
-    folded = page(changed(findings=found, fields={}))
-    assert "6 are missing in most rows: f0, f1, f2, f3, f4, f5" in " ".join(folded.text.split())
-    assert sum(tag == "details" for tag, _ in folded.tags) == 1
+    collapsed = page(changed(findings=found, fields={}))
+    assert "6 are missing in most rows: f0, f1, f2, f3, f4, f5" in " ".join(collapsed.text.split())
+    assert sum(tag == "details" for tag, _ in collapsed.tags) == 1
     assert not any(tag == "details" for tag, _ in page(changed(findings=found[:5], fields={})).tags)
 
 
@@ -220,7 +220,7 @@ def test_skipped_files(page: Page) -> None:
     assert "10 more are listed in statistics.json" in many.text
 
 
-def test_a_path_that_is_no_text(page: Page) -> None:
+def test_a_path_that_is_not_valid_utf8(page: Page) -> None:
     assert "raw/\\udcff.parquet" in page(changed(skipped_files=["raw/\udcff.parquet"])).text
 
 
@@ -235,7 +235,7 @@ def texts(value: Any) -> Iterator[str]:
         yield value
 
 
-def test_every_text_comes_out_as_text(page: Page) -> None:
+def test_every_text_is_escaped(page: Page) -> None:
     evil = "<script>alert('1')</script>&amp;\"x"
     statistics = changed(
         name=evil,
@@ -261,7 +261,7 @@ def test_every_text_comes_out_as_text(page: Page) -> None:
     assert parsed.text.count(evil) >= 15
 
 
-def test_the_page_needs_nothing_beside_it(page: Page) -> None:
+def test_the_page_needs_no_other_file(page: Page) -> None:
     parsed = page(STATISTICS)
     links = [attrs["href"] for tag, attrs in parsed.tags if "href" in attrs]
     assert links
@@ -271,12 +271,12 @@ def test_the_page_needs_nothing_beside_it(page: Page) -> None:
     assert "default-src 'none'" in parsed.page
 
 
-def test_links_lead_somewhere(page: Page) -> None:
+def test_links_have_targets(page: Page) -> None:
     for statistics in (STATISTICS, changed(fields={}, numbers={}, findings=[], skipped_files=["a"])):
         parsed = page(statistics)
         ids = [attrs["id"] for _, attrs in parsed.tags if "id" in attrs]
         assert len(ids) == len(set(ids))
-        assert {attrs["href"] for tag, attrs in parsed.tags if tag == "a"} == {f"#{one}" for one in ids}
+        assert {attrs["href"] for tag, attrs in parsed.tags if tag == "a"} == {f"#{id_}" for id_ in ids}
 
 
 def test_the_same_statistics_make_the_same_page(page: Page) -> None:
@@ -295,7 +295,7 @@ def test_a_fold_without_rows(page: Page) -> None:
     assert parsed.row("device")[7:13] == ["99.9%", "–", "–", "1.0%", "–", "–"]
 
 
-def test_nothing_to_show(page: Page) -> None:
+def test_no_fields_and_no_numbers(page: Page) -> None:
     parsed = page(changed(fields={}, numbers={}))
     assert not parsed.section("fields")
     assert not parsed.section("numbers")
@@ -324,7 +324,7 @@ def test_values_need_not_be_texts(page: Page) -> None:
     assert parsed.row("True") == ["True", "7", "0.1%"]
 
 
-def test_what_may_be_left_out(page: Page) -> None:
+def test_optional_statistics(page: Page) -> None:
     optional = ("left_out", "skipped_files", "findings", "grown", "created")
     parsed = page({key: value for key, value in STATISTICS.items() if key not in optional})
     assert "created" not in parsed.text

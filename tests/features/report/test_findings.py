@@ -1,4 +1,4 @@
-"""Every kind of finding, by hand: what must be told, and what comes near it and must not."""
+"""Every kind of finding: cases that must be reported, and similar cases that must not."""
 
 from typing import Any
 
@@ -15,7 +15,7 @@ def folds(train: float, valid: float, test: float) -> dict[str, Any]:
 
 
 def field(**others: Any) -> dict[str, Any]:
-    """A field of 10 values about which there is nothing to say."""
+    """Return the statistics of a field with 10 values and without findings."""
     return {
         "columns": ["color"],
         "form": "vocabulary",
@@ -44,14 +44,14 @@ def statistics(**others: Any) -> dict[str, Any]:
 
 
 def found(label: str = "bought", **others: Any) -> list[tuple[str, str]]:
-    return [(one["about"], one["kind"]) for one in findings(statistics(**others), ["order"], label)]
+    return [(finding["about"], finding["kind"]) for finding in findings(statistics(**others), ["order"], label)]
 
 
 def text(kind: str, **others: Any) -> str:
-    return next(one["text"] for one in findings(statistics(**others), ["order"], "bought") if one["kind"] == kind)
+    return next(f["text"] for f in findings(statistics(**others), ["order"], "bought") if f["kind"] == kind)
 
 
-def test_nothing_stands_out() -> None:
+def test_no_findings() -> None:
     assert found() == []
 
 
@@ -60,36 +60,36 @@ def test_without_fields_and_numbers() -> None:
 
 
 @pytest.mark.parametrize(
-    ("distinct", "missing", "told"),
+    ("distinct", "missing", "is_found"),
     [(1000, 0, True), (950, 0, True), (949, 0, False), (475, 500, True), (474, 500, False), (50, 950, True)],
 )
-def test_a_field_that_is_unique_per_row(distinct: int, missing: int, told: bool) -> None:
+def test_a_field_that_is_unique_per_row(distinct: int, missing: int, is_found: bool) -> None:
     facts = field(distinct={**folds(distinct, 9, 10), "table": distinct}, missing=folds(missing, 0, 0))
-    assert (("color", "unique") in found(fields={"color": facts})) == told
+    assert (("color", "unique") in found(fields={"color": facts})) == is_found
 
 
-def test_few_values_may_all_differ() -> None:
+def test_few_values_may_be_unique() -> None:
     few = field(distinct={**folds(49, 9, 10), "table": 49}, missing=folds(951, 0, 0))
     assert ("color", "unique") not in found(fields={"color": few})
 
 
-def test_the_values_of_an_id_are_not_unseen_on_top() -> None:
+def test_a_unique_field_has_no_second_finding_for_its_coverage() -> None:
     facts = field(distinct={**folds(1000, 200, 400), "table": 1600}, coverage=folds(1.0, 0.0, 0.0))
     assert found(fields={"color": facts}) == [("color", "unique")]
 
 
-def test_a_unique_key_is_told_to_be_one() -> None:
+def test_the_finding_for_a_unique_key_names_the_setting() -> None:
     unique = field(distinct={**folds(1000, 9, 10), "table": 1000})
     assert "columns.key" not in text("unique", fields={"color": unique})
-    said = text("unique", fields={"color": unique | {"columns": ["order"]}})
-    assert "columns.key" in said
-    assert "1,000 different values among 1,000" in said
+    key_text = text("unique", fields={"color": unique | {"columns": ["order"]}})
+    assert "columns.key" in key_text
+    assert "1,000 different values among 1,000" in key_text
 
 
-@pytest.mark.parametrize(("distinct", "missing", "told"), [(1, 0, True), (1, 1, False), (2, 0, False)])
-def test_a_constant_field(distinct: int, missing: int, told: bool) -> None:
+@pytest.mark.parametrize(("distinct", "missing", "is_found"), [(1, 0, True), (1, 1, False), (2, 0, False)])
+def test_a_constant_field(distinct: int, missing: int, is_found: bool) -> None:
     facts = field(distinct={**folds(distinct, 1, 1), "table": 2}, missing=folds(missing, 0, 0))
-    assert (found(fields={"color": facts}) == [("color", "constant")]) == told
+    assert (found(fields={"color": facts}) == [("color", "constant")]) == is_found
 
 
 def test_a_constant_number() -> None:
@@ -103,8 +103,8 @@ def test_a_constant_number() -> None:
 )
 def test_mostly_missing(missing: int, kinds: list[str]) -> None:
     absent = folds(missing, 0, 0)
-    told = found(fields={"color": field(missing=absent)}, numbers={"age": number(missing=absent)})
-    assert told == [(name, kind) for kind in kinds for name in ("color", "age")]
+    result = found(fields={"color": field(missing=absent)}, numbers={"age": number(missing=absent)})
+    assert result == [(name, kind) for kind in kinds for name in ("color", "age")]
 
 
 def test_missing_everywhere_is_one_finding() -> None:
@@ -112,14 +112,14 @@ def test_missing_everywhere_is_one_finding() -> None:
     empty = field(
         missing=ROWS, distinct={**folds(0, 0, 0), "table": 0}, coverage=folds(1, 1, 1), vocabulary=0, auc=None
     )
-    told = found(fields={"color": empty}, numbers={"age": nothing})
-    assert told == [("color", "nearly all missing"), ("age", "nearly all missing")]
+    result = found(fields={"color": empty}, numbers={"age": nothing})
+    assert result == [("color", "nearly all missing"), ("age", "nearly all missing")]
     assert "Missing in every row" in text("nearly all missing", fields={"color": empty})
 
 
-def test_a_bag_misses_a_share_of_its_members() -> None:
-    many = field(values=folds(3000, 600, 1200), missing=folds(900, 0, 0))
-    assert found(fields={"color": many}) == []
+def test_the_missing_share_of_a_bag_is_of_its_members() -> None:
+    bag = field(values=folds(3000, 600, 1200), missing=folds(900, 0, 0))
+    assert found(fields={"color": bag}) == []
 
 
 @pytest.mark.parametrize(
@@ -131,7 +131,7 @@ def test_a_leak_by_auc(auc: float, kinds: list[str]) -> None:
     assert found(numbers={"age": number(auc=auc)}) == [("age", kind) for kind in kinds]
 
 
-def test_an_auc_of_hardly_any_labels_says_nothing() -> None:
+def test_an_auc_of_very_few_labels_is_ignored() -> None:
     perfect = {"color": field(auc=1.0)}
     assert ("color", "leak") in found(positive=folds(6, 2, 3), fields=perfect)
     assert ("color", "leak") not in found(positive=folds(6, 2, 2), fields=perfect)
@@ -149,7 +149,7 @@ def test_an_auc_of_hardly_any_labels_says_nothing() -> None:
         ("Clicked2", "clicked"),
         ("click_time", "clicked"),
         ("clicks", "clicked"),
-        ("clcked", "clicked"),  # a slip of the pen
+        ("clcked", "clicked"),  # a typing error
         ("fraud_score", "is_fraud"),
         ("cancel_reason", "cancelled"),
         ("converted", "converted_7d"),
@@ -160,8 +160,8 @@ def test_an_auc_of_hardly_any_labels_says_nothing() -> None:
 )
 def test_named_like_the_label(column: str, label: str) -> None:
     assert names_label(column, label)
-    told = found(label, fields={"f": field(columns=["other", column])})
-    assert told == [("f", "named like the label")]
+    result = found(label, fields={"f": field(columns=["other", column])})
+    assert result == [("f", "named like the label")]
 
 
 @pytest.mark.parametrize(
@@ -187,50 +187,49 @@ def test_not_named_like_the_label(column: str, label: str) -> None:
     assert found(label, fields={"f": field(columns=[column])}) == []
 
 
-def test_a_number_is_named_by_its_column_or_itself() -> None:
+def test_the_name_of_a_number_is_its_column_or_its_own() -> None:
     assert found(numbers={"bought_for": number()}) == [("bought_for", "named like the label")]
     assert found(numbers={"bought_for": number(columns=["price"])}) == []
 
 
-def test_the_raw_column_counts_and_not_the_field() -> None:
+def test_the_name_of_the_raw_column_is_compared_not_that_of_the_field() -> None:
     assert found(fields={"bought_before": field(columns=["history"])}) == []
 
 
 @pytest.mark.parametrize(
-    ("valid", "test", "told"), [(0.8, 1.0, False), (0.79, 1.0, True), (1.0, 0.79, True), (None, None, False)]
+    ("valid", "test", "is_found"), [(0.8, 1.0, False), (0.79, 1.0, True), (1.0, 0.79, True), (None, None, False)]
 )
-def test_much_unseen(valid: float | None, test: float | None, told: bool) -> None:
+def test_many_values_out_of_vocabulary(valid: float | None, test: float | None, is_found: bool) -> None:
     facts = field(coverage=folds(1.0, valid, test))  # type: ignore[arg-type]
-    assert found(fields={"color": facts}) == ([("color", "unseen")] if told else [])
+    assert found(fields={"color": facts}) == ([("color", "unseen")] if is_found else [])
 
 
-def test_few_unseen_values_are_no_finding() -> None:
+def test_few_values_out_of_vocabulary_are_not_a_finding() -> None:
     few = field(coverage=folds(1.0, 0.1, 1.0), missing=folds(0, 151, 0))
     assert found(fields={"color": few}) == []
 
 
-def test_why_values_are_unseen() -> None:
-    changed = field(coverage=folds(1.0, 0.7, 0.6))
-    said = text("unseen", fields={"color": changed})
-    assert "30.0% of the valid fold’s values and 40.0% of the test fold’s" in said
-    assert "change with time" in said
+def test_reasons_for_values_out_of_vocabulary() -> None:
+    changed = text("unseen", fields={"color": field(coverage=folds(1.0, 0.7, 0.6))})
+    assert "30.0% of the valid fold’s values and 40.0% of the test fold’s" in changed
+    assert "change with time" in changed
     small = text("unseen", fields={"color": field(coverage=folds(0.7, 0.7, 0.6))})
     assert "too small" in small
     assert "min_count" in small
 
 
-def test_a_hashed_field_has_nothing_unseen() -> None:
+def test_a_hashed_field_has_no_values_out_of_vocabulary() -> None:
     hashed = field(form="hashed", vocabulary=0, distinct=None, coverage=folds(None, None, None))  # type: ignore[arg-type]
     assert found(fields={"color": hashed}) == []
     assert found(fields={"color": hashed | {"coverage": None, "auc": None}}) == []
 
 
 @pytest.mark.parametrize(
-    ("valid", "told"),
+    ("valid", "is_found"),
     [(30, False), (29, True), (120, False), (121, True)],  # half and twice the train fold's rate of 0.3
 )
-def test_the_label_rate_differs(valid: int, told: bool) -> None:
-    assert found(positive=folds(300, valid, 120)) == ([("valid fold", "label rate")] if told else [])
+def test_the_label_rate_differs(valid: int, is_found: bool) -> None:
+    assert found(positive=folds(300, valid, 120)) == ([("valid fold", "label rate")] if is_found else [])
 
 
 def test_a_rate_that_differs_by_chance() -> None:
@@ -238,16 +237,16 @@ def test_a_rate_that_differs_by_chance() -> None:
     assert found(rows=folds(100_000, 20_000, 400), positive=folds(1000, 500, 4)) == [("valid fold", "label rate")]
 
 
-def test_left_out_negatives_are_thought_back() -> None:
-    # 300 of 1,000, but 300 of 6,000 before negatives were left out; the other folds keep theirs.
+def test_left_out_negatives_are_counted_in_the_label_rate() -> None:
+    # 300 positives of 1,000 rows, but of 6,000 before negatives were left out. The other folds keep all negatives.
     positive = folds(300, 10, 20)
     assert found(positive=positive, left_out=5000, negative_rate=0.123) == []
     assert [kind for _, kind in found(positive=positive)] == ["label rate", "label rate"]
 
 
 def test_a_fold_without_rows() -> None:
-    told = found(rows=folds(1000, 0, 400), positive=folds(300, 0, 120))
-    assert told == [("valid fold", "no rows")]
+    result = found(rows=folds(1000, 0, 400), positive=folds(300, 0, 120))
+    assert result == [("valid fold", "no rows")]
 
 
 @pytest.mark.parametrize(
@@ -259,19 +258,21 @@ def test_a_fold_without_rows() -> None:
     ],
 )
 def test_a_fold_with_one_label(positive: dict[str, int], about: list[str]) -> None:
-    told = [name for name, kind in found(positive=positive) if kind == "one label"]
-    assert told == about
+    result = [name for name, kind in found(positive=positive) if kind == "one label"]
+    assert result == about
 
 
-def test_a_train_fold_without_positives_compares_no_rates() -> None:
+def test_label_rates_are_not_compared_without_positives_in_the_train_fold() -> None:
     assert found(positive=folds(0, 60, 120)) == [("train fold", "one label")]
 
 
 def test_an_empty_train_fold() -> None:
     empty: dict[str, Any] = {"rows": folds(0, 0, 0), "positive": folds(0, 0, 0), "fields": {}, "numbers": {}}
     assert found(**empty) == [(f"{fold} fold", "no rows") for fold in FOLDS]
-    none = field(values=folds(0, 0, 0), distinct={**folds(0, 0, 0), "table": 0}, coverage=folds(1, 1, 1), auc=None)
-    assert len(found(**empty | {"fields": {"color": none}, "numbers": {"age": number()}})) == 3
+    empty_field = field(
+        values=folds(0, 0, 0), distinct={**folds(0, 0, 0), "table": 0}, coverage=folds(1, 1, 1), auc=None
+    )
+    assert len(found(**empty | {"fields": {"color": empty_field}, "numbers": {"age": number()}})) == 3
 
 
 def test_skipped_files() -> None:
@@ -281,11 +282,11 @@ def test_skipped_files() -> None:
     assert text("skipped files", skipped_files=["a", "b"]).startswith("2 files could not")
 
 
-def test_the_most_serious_comes_first() -> None:
-    told = found(
+def test_the_most_serious_finding_comes_first() -> None:
+    result = found(
         fields={"a": field(missing=folds(600, 0, 0)), "b": field(auc=1.0), "c": field(auc=0.96)},
         skipped_files=["x"],
     )
-    kinds = [kind for _, kind in told]
+    kinds = [kind for _, kind in result]
     assert kinds == ["leak", "skipped files", "possible leak", "missing"]
     assert list(KINDS)[: len(SERIOUS)] == list(SERIOUS)
