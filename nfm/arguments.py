@@ -59,8 +59,8 @@ def parse(name: str, command: Command, arguments: Sequence[str]) -> argparse.Nam
         parser.add_argument("table", nargs="?", type=Path, metavar="TABLE", help=command.table)
     for option, settings in command.options.items():
         parser.add_argument(option, **settings)
-    asked, unknown = parser.parse_known_args(arguments)
-    if asked.help:
+    parsed, unknown = parser.parse_known_args(arguments)
+    if parsed.help:
         print(parser.format_help(), end="")
         return None
     if unknown:
@@ -68,20 +68,20 @@ def parse(name: str, command: Command, arguments: Sequence[str]) -> argparse.Nam
         wrong = unknown[0].partition("=")[0]
         forgotten = "" if command.table else "Did you forget --config before it?"
         hint = did_you_mean([wrong], known) if wrong.startswith("-") else forgotten
-        what = "unknown option" if wrong.startswith("-") else "unexpected argument"
-        parser.error(" ".join(filter(None, [f"{what} {wrong}.", hint])))
+        kind = "unknown option" if wrong.startswith("-") else "unexpected argument"
+        parser.error(" ".join(filter(None, [f"{kind} {wrong}.", hint])))
     required = ("config", "--config FILE") if command.table is None else ("table", "TABLE")
-    if getattr(asked, required[0]) is None:
+    if getattr(parsed, required[0]) is None:
         parser.error(f"{required[1]} is required")
-    return asked
+    return parsed
 
 
 def spark_settings(given: Sequence[str]) -> dict[str, str]:
-    """Return Spark's settings by name. Each name of Spark begins with `spark.`, so that it may be left out."""
+    """Return Spark's settings by name. All names begin with `spark.`, so the prefix may be left out."""
     settings = {}
-    for one in given:
-        key, equals, value = one.partition("=")
+    for setting in given:
+        key, equals, value = setting.partition("=")
         if not equals or not key:
-            raise ConfigError(f"{_SPARK} {one}: write it as KEY=VALUE, for example {_SPARK} spark.driver.memory=4g")
+            raise ConfigError(f"{_SPARK} {setting}: write it as KEY=VALUE, for example {_SPARK} spark.driver.memory=4g")
         settings[key if key.startswith("spark.") else f"spark.{key}"] = value
     return settings

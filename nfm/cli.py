@@ -58,19 +58,19 @@ def _run(arguments: list[str]) -> int:
         return 0
     name = arguments[0]
     if name not in _COMMANDS:
-        what = "unknown " + ("option" if name.startswith("-") else "command")
+        kind = "unknown " + ("option" if name.startswith("-") else "command")
         hint = did_you_mean([name], [*_COMMANDS, "--help", "--version"])
-        raise ConfigError(" ".join(filter(None, [f"{what} {name}.", hint, f"Commands: {', '.join(_COMMANDS)}"])))
+        raise ConfigError(" ".join(filter(None, [f"{kind} {name}.", hint, f"Commands: {', '.join(_COMMANDS)}"])))
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
     logging.getLogger("nfm").setLevel(logging.INFO)
     # py4j logs each call that a signal interrupts, by the root logger.
     logging.getLogger().handlers[0].addFilter(lambda record: Path(record.pathname).parent.name != "py4j")
     started = time.monotonic()
-    asked = parse(name, _COMMANDS[name], arguments[1:])
-    if asked is None:  # --help
+    options = parse(name, _COMMANDS[name], arguments[1:])
+    if options is None:  # --help
         return 0
-    summary = _COMMANDS[name].work(asked)
-    only_printed = name == "init" or asked.plan or getattr(asked, "summary", False)
+    summary = _COMMANDS[name].work(options)
+    only_printed = name == "init" or options.plan or getattr(options, "summary", False)
     print(summary if only_printed else f"{summary}\nDone in {time.monotonic() - started:.0f} s.")
     return 0
 
@@ -98,63 +98,63 @@ def _help() -> str:
     )
 
 
-def _session(config: Config, job: str, asked: argparse.Namespace) -> Any:
+def _session(config: Config, job: str, options: argparse.Namespace) -> Any:
     require_extra("spark", f"the {job} job")
     from nfm.table.session import start_session
 
-    return start_session(f"{config.name} {job}", spark_settings(asked.spark))
+    return start_session(f"{config.name} {job}", spark_settings(options.spark))
 
 
-def _init(asked: argparse.Namespace) -> str:
+def _init(options: argparse.Namespace) -> str:
     from nfm.init.command import write_configuration
 
-    return write_configuration(asked.table, asked.label, asked.output)
+    return write_configuration(options.table, options.label, options.output)
 
 
-def _features(asked: argparse.Namespace) -> str:
-    config = load(asked.config, asked.set)
-    api.check_growth(asked.grow_from, asked.refresh_numbers)
-    spark = _session(config, "features", asked)
-    if asked.plan:
+def _features(options: argparse.Namespace) -> str:
+    config = load(options.config, options.set)
+    api.check_growth(options.grow_from, options.refresh_numbers)
+    spark = _session(config, "features", options)
+    if options.plan:
         from nfm.features.dataset import Growth, prepare
         from nfm.features.summary import plan
 
-        old = asked.grow_from and Growth(asked.grow_from.resolve(), asked.refresh_numbers)
+        old = options.grow_from and Growth(options.grow_from.resolve(), options.refresh_numbers)
         return plan(config, prepare(spark, config.for_plan(), old))
-    result = api.build_features(config, spark, grow_from=asked.grow_from, refresh_numbers=asked.refresh_numbers)
+    result = api.build_features(config, spark, grow_from=options.grow_from, refresh_numbers=options.refresh_numbers)
     return result.summary
 
 
-def _train(asked: argparse.Namespace) -> str:
-    config = load(asked.config, asked.set)  # TensorFlow takes seconds to import: mistakes are reported before that
-    if not (asked.plan or asked.summary):
+def _train(options: argparse.Namespace) -> str:
+    config = load(options.config, options.set)  # TensorFlow takes seconds to import: mistakes are reported before that
+    if not (options.plan or options.summary):
         return api.train(config).summary
     require_extra("train", "training")
     from nfm.training import train
     from nfm.training.report import summary
 
-    if asked.summary:
+    if options.summary:
         return summary.network(config, train.read_encoding(config).spec)
     return summary.plan(config, *train.read(config))
 
 
-def _tune(asked: argparse.Namespace) -> str:
-    api.check_trials(asked.trials)
-    space = read_space(asked.config, read(asked.config, asked.set))
-    if not asked.plan:
-        return api.tune_space(space, asked.trials).summary
+def _tune(options: argparse.Namespace) -> str:
+    api.check_trials(options.trials)
+    space = read_space(options.config, read(options.config, options.set))
+    if not options.plan:
+        return api.tune_space(space, options.trials).summary
     require_extra("train", "tuning")
     from nfm.training.search import summary, tune
 
-    return summary.plan(space, tune.read_search(space), asked.trials)
+    return summary.plan(space, tune.read_search(space), options.trials)
 
 
-def _score(asked: argparse.Namespace) -> str:
-    config = load(asked.config, asked.set)
-    if asked.parity is not None:
-        return _parity(config, asked)
-    spark = _session(config, "score", asked)
-    if asked.plan:
+def _score(options: argparse.Namespace) -> str:
+    config = load(options.config, options.set)
+    if options.parity is not None:
+        return _parity(config, options)
+    spark = _session(config, "score", options)
+    if options.plan:
         from nfm.scoring.prepare import open_all
         from nfm.scoring.preview.plan import plan
 
@@ -162,15 +162,15 @@ def _score(asked: argparse.Namespace) -> str:
     return api.score_table(config, spark).summary
 
 
-def _parity(config: Config, asked: argparse.Namespace) -> str:
-    if asked.parity < 1:
-        raise ConfigError(f"--parity {asked.parity}: give a number of rows of at least 1")
+def _parity(config: Config, options: argparse.Namespace) -> str:
+    if options.parity < 1:
+        raise ConfigError(f"--parity {options.parity}: give a number of rows of at least 1")
     require_extra("train", "--parity compares with Keras on the driver (executors need none), which")
-    spark = _session(config, "parity", asked)
+    spark = _session(config, "parity", options)
     from nfm.scoring.preview.parity import check, compare
     from nfm.training.parity import keras_scores
 
-    return check(compare(spark, config, keras_scores, asked.parity))
+    return check(compare(spark, config, keras_scores, options.parity))
 
 
 _COMMANDS = {

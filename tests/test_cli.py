@@ -175,12 +175,12 @@ def test_a_signal_ends_a_job_with_its_code_and_without_a_traceback(
             assert job.poll() is None, log.read_text()
             time.sleep(0.02)
         job.send_signal(number)
-        told, _ = job.communicate(timeout=120)
+        stdout, _ = job.communicate(timeout=120)
     text = log.read_text()
     assert job.returncode == code, text
     assert "Traceback" not in text
     assert text.splitlines()[-1] == f"error: stopped by {number.name}"
-    assert told == ""
+    assert stdout == ""
     assert not (tmp_path / "new/dataset").exists()
     assert not (tmp_path / "scores").exists()
 

@@ -17,7 +17,7 @@ _LIKELY = (
     "purchased", "converted", "conversion", "subscribed", "default", "defaulted", "fraud", "cancelled", "canceled",
 )  # fmt: skip
 _MOST_CLASSES = 1000  # of the product
-_FEW = 10  # integers of at most so many values are classes
+_FEW = 10  # integer columns with at most this many values are classes
 RARE = 8  # a class of fewer rows may be missing from the train fold
 _CHANCE = 1e-6  # below this probability, a column that is filled in for one class only reveals the label
 

@@ -16,7 +16,7 @@ from nfm.init.key import Key, choose_key
 from nfm.init.label import Label, leak
 
 Section = Literal["categorical", "numeric", "left out"]
-_MOST_CATEGORIES = 32  # integers of at most so many values are categories
+_MOST_CATEGORIES = 32  # integer columns with at most this many values are categories
 _MANY = 50  # values, from which on rare ones are left out of the vocabulary
 _HUGE = 50_000  # values in a sample
 BUCKETS = 16

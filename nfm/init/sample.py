@@ -119,7 +119,7 @@ def _folders(file: Path) -> list[tuple[str, str]]:
 
 
 def spread(items: Sequence[T], most: int = MOST_PIECES) -> list[T]:
-    """Return at most so many items, evenly spaced from the first to the last."""
+    """Return at most `most` items, evenly spaced from the first to the last."""
     places = np.unique(np.linspace(0, len(items) - 1, min(len(items), max(most, 1))).round().astype(int))
     return [items[i] for i in places]
 

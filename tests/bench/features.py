@@ -1,7 +1,7 @@
 """How fast the feature job is, beside a plain copy of the table and Spark ML; and what a large vocabulary costs.
 
 Run it with `make bench-features` (about 12 minutes on two cores). What is compared is measured in turn, in one warm
-session; the JVM's start is not counted. docs/performance.md holds what was seen.
+session; the JVM's start is not counted. docs/performance.md has the results.
 """
 
 import os
@@ -91,7 +91,7 @@ os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
 
 
 def session(memory: str, cores: int = 2) -> SparkSession:
-    """A quiet one on so many cores."""
+    """Quiet session on this number of cores."""
     builder = SparkSession.builder.master(f"local[{cores}]").config("spark.driver.memory", memory)
     for key, value in (("ui.enabled", "false"), ("ui.showConsoleProgress", "false"), ("log.level", "ERROR")):
         builder = builder.config(f"spark.{key}", value)

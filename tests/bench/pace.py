@@ -33,13 +33,13 @@ def main() -> None:
     settings = Train(optimizer=asked.optimizer, batch_size=BATCH, epochs=asked.epochs, early_stopping=None)
     ended = time.perf_counter()
 
-    def told(epoch: int, history: Mapping[str, Sequence[float]]) -> None:
+    def print_epoch(epoch: int, history: Mapping[str, Sequence[float]]) -> None:
         nonlocal ended
         seconds, ended = time.perf_counter() - ended, time.perf_counter()
         memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
         print(f"epoch {epoch}: {asked.rows / seconds:,.0f} samples/s, {memory:.2f} GiB at most", flush=True)
 
-    fit(spec, Model(), settings, folds, each_epoch=told)
+    fit(spec, Model(), settings, folds, each_epoch=print_epoch)
     shutil.rmtree(folder)
 
 

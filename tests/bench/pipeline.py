@@ -30,7 +30,7 @@ FEW, MANY = 2_000_000, 20_000_000
 
 
 def write(folder: Path, rows: int, spec: Spec = SPEC, exponent: float = 1.3) -> Path:
-    """A dataset of so many rows in its train fold, unless it is there already. Ids follow Zipf's law; 0: uniform."""
+    """Write a dataset with this many rows to train on, unless it exists. Ids follow Zipf's law; exponent 0: uniform."""
     marker = folder / DATASET_MARKER
     if marker.exists():
         return folder

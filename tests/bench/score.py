@@ -2,7 +2,7 @@
 
 Run it with `make bench-score` (about 20 minutes on two cores); or one of its parts, `prepare` first:
 `PYTHONPATH=. python tests/bench/score.py raw`. What is compared is measured in turn, in one warm session; the JVM's
-start is not counted. docs/performance.md holds what was seen.
+start is not counted. docs/performance.md has the results.
 """
 
 import os
@@ -44,8 +44,8 @@ def best_batch(run: Callable[[int, bool], object]) -> int:
     for size in BATCHES:
         run(size, True)
         seconds[size] = timed(lambda size=size: run(size, False))  # type: ignore[misc]
-    told = ", ".join(f"{size}: {s:.1f} s" for size, s in seconds.items())
-    print(f"batches of predict_batch_udf, half a million rows: {told}", flush=True)
+    text = ", ".join(f"{size}: {s:.1f} s" for size, s in seconds.items())
+    print(f"batches of predict_batch_udf, half a million rows: {text}", flush=True)
     return min(seconds, key=lambda size: seconds[size])
 
 

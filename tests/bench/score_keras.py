@@ -1,4 +1,4 @@
-"""The model that somebody without this project would write: Keras's own layers, an Embedding for each field."""
+"""The model as plain Keras code: its own layers, one Embedding for each field."""
 
 from collections.abc import Sequence
 
@@ -10,7 +10,7 @@ BATCH_NORM = {"momentum": 0.9, "epsilon": 1e-5}
 
 
 def parts_model(sizes: Sequence[int], numbers: int) -> keras.Model:
-    """Takes a matrix of one column a field, which holds ids, and one a number; returns (B, 1) probabilities."""
+    """Map a matrix with a column of ids for each field and one for each number to (B, 1) probabilities."""
     layers, ops = keras.layers, keras.ops
     row = keras.Input((len(sizes) + numbers,))
     dense = row[:, len(sizes) :]

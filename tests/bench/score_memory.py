@@ -34,7 +34,9 @@ def worker() -> None:
     own = found["written"] + found["libraries"]
     print(f"a worker's start, first batch included           {found['seconds']:7.1f} s of a core (wanted: at most 4)")
     print(f"  memory of its own                              {own:7.0f} MB (wanted: at most 200), ", end="")
-    print(f"{found['written']:.0f} of it written to, the rest of libraries that nobody else has mapped; ", end="")
+    print(
+        f"{found['written']:.0f} of it written to, the rest is of libraries that no other process has mapped; ", end=""
+    )
     print(f"{found['model']:.0f} MB of the model's files are mapped besides, as all workers of a host do", flush=True)
 
 

@@ -29,7 +29,7 @@ SMALL = 2_000_000
 
 
 def table(millions: float) -> Path:
-    """The benchmark's table with so many million rows."""
+    """Table of the benchmark with this number of million rows."""
     return write(FOLDER / f"raw-{millions:g}m", round(millions * 1_000_000))
 
 
@@ -71,7 +71,7 @@ def config(
 
 
 def quiet_session(cores: int = 2, memory: str = "4g") -> SparkSession:
-    """As the score job's, and with what somebody who knows Spark sets for functions in Python."""
+    """Session like the score job's, with the settings that an expert chooses for Python functions."""
     spark = session(memory, cores)
     spark.conf.set("spark.sql.session.timeZone", "UTC")
     spark.conf.set("spark.sql.execution.arrow.pyspark.enabled", "true")

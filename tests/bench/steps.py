@@ -46,7 +46,7 @@ Batch = tuple[NDArray[np.int32], NDArray[np.float32]]  # ids_BF, local to their 
 
 
 def table(rows: int) -> Spec:
-    """The specification of a table of so many rows in all, the reserved ones of each field counted."""
+    """Specification of an embedding table with this number of rows, reserved rows included."""
     values = rows // FIELDS - 2
     fields = tuple(Field(f"C{i}", (f"C{i}",), ("number",), 1, values, f"C{i}") for i in range(FIELDS))
     return Spec(("id",), fields, (), ("",) * FIELDS)

@@ -57,7 +57,7 @@ def write(folder: Path, rows: int, largest: int = LARGEST) -> Path:
 
 
 def write_wide_vocabulary(folder: Path, values: int) -> Path:
-    """A table whose one field has so many distinct values, each once, in files of a million rows."""
+    """Table whose one field has this number of distinct values, each once, in files of a million rows."""
     done = folder / "_done"
     if done.exists():
         return folder

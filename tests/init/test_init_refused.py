@@ -11,6 +11,7 @@ from nfm.contract.errors import NfmError
 from nfm.init.command import write_configuration
 from nfm.init.sample import CSV_ENDINGS
 
+GZIP = gzip.compress(b"a,b\n1,2\n" * 99, mtime=0)  # the same bytes in each process
 GOOD = "id,x,y\n" + "".join(f"{i},{'ab'[i % 2]},{i % 3 % 2}\n" for i in range(60))
 
 
@@ -43,8 +44,8 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("zero.csv", b"a,b\n\0,\0\n", 3, "is not a text file in UTF-8 (it has zero bytes)"),
         ("bad.parquet", b"PAR1 and nothing else", 3, "bad.parquet cannot be read as Parquet"),
         ("t.xlsx", b"PK", 3, f"t.xlsx is not Parquet, nor is its ending one of {', '.join(CSV_ENDINGS)}."),
-        ("t.csv", gzip.compress(b"a,b\n1,2\n", mtime=0), 3, "Spark decompresses a file if its name ends in .gz or .bz2"),
-        ("t.csv.gz", gzip.compress(b"a,b\n1,2\n" * 99, mtime=0)[:-9], 3, "t.csv.gz cannot be read: "),
+        ("t.csv", GZIP, 3, "Spark decompresses a file if its name ends in .gz or .bz2"),
+        ("t.csv.gz", GZIP[:-9], 3, "t.csv.gz cannot be read: "),
         ("a[1].csv", b"a,b\n1,2\n", 2, "Spark cannot read a path with one of"),
         ("_t.csv", b"a,b\n1,2\n", 2, "or a name that begins with _ or a dot"),
     ],
