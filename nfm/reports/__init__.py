@@ -1,1 +1,1 @@
-"""Shared by the HTML reports: page frame, style and number formats."""
+"""Page frame, style, charts and number formats that the HTML reports share."""

@@ -1,4 +1,4 @@
-"""Charts of the reports: where lines, points and bars are drawn. The macro `chart` writes them as SVG.
+"""Charts of the reports: positions of lines, points and bars. The macro `chart` writes them as SVG.
 
 A style is a list of CSS classes: a color (train, valid, test, one, ink, faint, linear) and for lines thin, dashed or
 points.
@@ -17,8 +17,8 @@ from nfm.reports.page import compact
 Floats = Sequence[float] | NDArray[np.float64]
 
 SQUARE, WIDE, MEDIUM, SMALL = (400, 400), (480, 300), (320, 110), (150, 50)  # width and height
-_TICKS = 6  # at most, on an axis
-_LEAST = 1.5  # height of a bar that is not empty
+_TICKS = 6  # most ticks of an axis
+_MIN_HEIGHT = 1.5  # of a bar that is not empty
 
 
 class Line(NamedTuple):
@@ -31,7 +31,7 @@ class Line(NamedTuple):
 
 
 class Bars(NamedTuple):
-    """The bars of a histogram; an empty bin has none."""
+    """Bars of a histogram; an empty bin has no bar."""
 
     edges: Floats
     heights: Floats
@@ -48,11 +48,11 @@ class Axis(NamedTuple):
     label: str = ""
     percent: bool = False
     whole: bool = False  # ticks at whole numbers only
-    ticks: Sequence[tuple[float, str]] | None = None  # None: at round numbers
+    ticks: Sequence[tuple[float, str]] | None = None  # position and label; None: at round numbers
 
 
 class Bar(NamedTuple):
-    """A rectangle as it is drawn."""
+    """Rectangle of a bar, in units of the SVG."""
 
     x: float
     y: float
@@ -63,10 +63,10 @@ class Bar(NamedTuple):
 
 
 class Chart(NamedTuple):
-    """A chart as it is drawn."""
+    """Contents of a chart, in units of the SVG."""
 
     size: tuple[int, int]
-    left: int  # the plot's edges
+    left: int  # edges of the plot
     right: int
     top: int
     bottom: int
@@ -85,10 +85,10 @@ def chart(marks: Sequence[Line | Bars], x: Axis, y: Axis, size: tuple[int, int] 
     right, bottom = size[0] - (12 if y_ticks else 0), size[1] - (36 if x.label else 16)
 
     def across(value: float) -> float:
-        return round(left + _part(value, x) * (right - left), 1)
+        return round(left + _position(value, x) * (right - left), 1)
 
     def up(value: float) -> float:
-        return round(bottom - _part(value, y) * (bottom - top), 1)
+        return round(bottom - _position(value, y) * (bottom - top), 1)
 
     bars, lines = [], []
     for mark in marks:
@@ -97,7 +97,7 @@ def chart(marks: Sequence[Line | Bars], x: Axis, y: Axis, size: tuple[int, int] 
             continue
         for i, ((start, end), height) in enumerate(zip(pairwise(mark.edges), mark.heights, strict=True)):
             if height:
-                tall = max(_LEAST, bottom - up(height))
+                tall = max(_MIN_HEIGHT, bottom - up(height))
                 begin, width = across(start), max(1.0, across(end) - across(start))
                 gap = 0.5 if width > 2 else 0
                 title = mark.titles[i] if mark.titles else ""
@@ -110,7 +110,7 @@ def chart(marks: Sequence[Line | Bars], x: Axis, y: Axis, size: tuple[int, int] 
 def histogram(
     edges: Sequence[float], counts: Sequence[float], log: bool = False, size: tuple[int, int] = SMALL
 ) -> Chart | None:
-    """Draw a small histogram, labelled with its ends; None without counts.
+    """Draw a small histogram, labelled with its ends; return None if all counts are 0.
 
     A bin is as wide as its range; on a logarithmic axis, as the ratio of its edges.
     """
@@ -130,21 +130,21 @@ def histogram(
 
 
 def steps(edges: Floats, heights: Floats, style: str, name: str = "") -> Line:
-    """The outline of a histogram."""
+    """Return the outline of a histogram."""
     xs = [edge for pair in pairwise(edges) for edge in pair]
     return Line(xs, [height for height in heights for _ in range(2)], style, name)
 
 
 def extent(values: Iterable[float]) -> tuple[float, float]:
-    """Return the range of the finite values, and 5 % of it on both sides."""
+    """Return the range of the finite values, widened by 5 % on both sides."""
     finite = [value for value in values if isfinite(value)]
     low, high = (min(finite), max(finite)) if finite else (0.0, 1.0)
     space = 0.05 * (high - low) or 0.5
     return low - space, high + space
 
 
-def _part(value: float, axis: Axis) -> float:
-    """Return where a value is on its axis, from 0 to 1."""
+def _position(value: float, axis: Axis) -> float:
+    """Return the position of a value on its axis, from 0 to 1."""
     span = axis.high - axis.low
     return min(max((value - axis.low) / span, 0.0), 1.0) if span > 0 else 0.5
 

@@ -1,4 +1,4 @@
-"""Tables of statistics.json, which the reports of features and of training share. `data.html.jinja` draws them."""
+"""Tables of statistics.json in the reports of features and of training; data.html.jinja shows them."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -6,21 +6,21 @@ from typing import Any
 from nfm.contract.schema import FOLDS
 from nfm.reports.charts import MEDIUM, SMALL, Chart, histogram
 
-CLASSES = 50  # shown, the largest
+CLASSES = 50  # largest classes, which are shown
 
 
 def data_tables(statistics: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what the template's macros draw of a table's statistics."""
+    """Return the content of the template's macros for a table's statistics."""
     label, numbers = statistics["label"], statistics["numbers"]
     return {
         "folds": FOLDS,
         "rows": statistics["rows"],
-        "label": {"column": "label", **label},  # encodings of older versions do not name it
-        "ranked": "positive" in label,  # a field alone has an AUC
+        "label": {"column": "label", **label},  # encodings of older versions lack the name
+        "ranked": "positive" in label,  # fields and numbers have an AUC
         "classes": _largest(label)[:CLASSES],
         "label_chart": _histogram(label, MEDIUM),
         "fields": by_auc(statistics["fields"]),
-        "top_of": values_counted(statistics["fields"], statistics["rows"]["train"]),
+        "top_of": count_values(statistics["fields"], statistics["rows"]["train"]),
         "numbers": by_auc(numbers),
         "charts": {name: _histogram(facts, SMALL) for name, facts in numbers.items()},
         "approximate": any(not facts.get("exact", True) for facts in numbers.values()),
@@ -33,9 +33,9 @@ def _histogram(facts: Mapping[str, Any], size: tuple[int, int]) -> Chart | None:
 
 
 def _largest(label: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """The classes with their `number`, the largest of the train fold first; none unless the task is multiclass."""
-    numbered = [{"number": number, **one} for number, one in enumerate(label.get("classes", []))]
-    return sorted(numbered, key=lambda one: -int(one["train"]))
+    """Return the classes with their `number`, the largest of the train fold first; empty unless multiclass."""
+    numbered = [{"number": number, **counts} for number, counts in enumerate(label.get("classes", []))]
+    return sorted(numbered, key=lambda counts: -int(counts["train"]))
 
 
 def by_auc(facts: Mapping[str, Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
@@ -48,8 +48,8 @@ def by_auc(facts: Mapping[str, Mapping[str, Any]]) -> dict[str, Mapping[str, Any
     return dict(sorted(facts.items(), key=order))
 
 
-def values_counted(fields: Mapping[str, Mapping[str, Any]], rows: int) -> dict[str, int]:
-    """By field, the values of the train fold that its top values are a share of: of all fields with its vocabulary."""
+def count_values(fields: Mapping[str, Mapping[str, Any]], rows: int) -> dict[str, int]:
+    """Return, by field, the number of values in the train fold, summed over the fields that share its vocabulary."""
     owners = {}
     for name, facts in fields.items():
         form = facts.get("form", "")

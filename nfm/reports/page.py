@@ -1,8 +1,8 @@
-"""HTML pages of the jobs: one style, every text escaped, no other file needed.
+"""HTML reports of the jobs: one style, every text escaped, no other file needed.
 
-page.html.jinja     frame that the template of each report extends: head, style
+page.html.jinja     frame that the template of each report extends: head and style
 macros.html.jinja   cells, tables, tiles and charts
-data.html.jinja     tables of statistics.json, in the reports of features and of training
+data.html.jinja     tables of statistics.json, for the reports of features and of training
 """
 
 from collections.abc import Callable, Mapping
@@ -14,11 +14,11 @@ from typing import Any
 
 import jinja2
 
-_LONGEST = 60  # characters of a text of the user
+_MAX_TEXT = 60  # characters of a text from the user
 
 
 def write(path: Path, template: str, content: Mapping[str, Any], **filters: Callable[..., Any]) -> None:
-    """Render a template, a path inside this package, into a page; `filters` come on top of those of `_environment`."""
+    """Render a template, a path inside this package, to a file; `filters` are added to those of `_environment`."""
     environment = _environment()
     environment.filters |= filters
     page = environment.get_template(template).render(content)
@@ -28,7 +28,7 @@ def write(path: Path, template: str, content: Mapping[str, Any], **filters: Call
 
 @cache
 def _environment() -> jinja2.Environment:
-    """Return the environment of the process: compiling a template takes a fifth of a second."""
+    """Return the process's environment, made once: compiling a template takes a fifth of a second."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("nfm", ""),
         autoescape=True,  # users choose values, columns and paths
@@ -49,24 +49,24 @@ def moment(created: str) -> str:
     return f"{time:%Y-%m-%d %H:%M} UTC"
 
 
-def short(value: object, longest: int = _LONGEST) -> str:
-    """A text on one line, cut where it is long."""
+def short(value: object, longest: int = _MAX_TEXT) -> str:
+    """Format a text on one line, cut after `longest` characters."""
     text = " ".join(str(value).split())
     return text if len(text) <= longest else f"{text[: longest - 1]}…"
 
 
 def count(value: int | None) -> str:
-    """A whole number, or a dash."""
+    """Format a whole number; None is a dash."""
     return "–" if value is None else f"{value:,}"
 
 
 def number(value: float | None, digits: int = 3) -> str:
-    """A number with fixed digits, or a dash."""
+    """Format a number with fixed digits; None and values that are not finite are a dash."""
     return "–" if value is None or not isfinite(value) else f"{value:,.{digits}f}"
 
 
 def percent(part: float | None, whole: float = 1, digits: int = 1) -> str:
-    """A share, or a dash; a share that is not quite 0 % or 100 % is not rounded to it."""
+    """Format a share; None is a dash. A share that is not exactly 0 % or 100 % is not rounded to it."""
     if part is None or not whole or not isfinite(part / whole):
         return "–"
     share = part / whole
@@ -77,7 +77,7 @@ def percent(part: float | None, whole: float = 1, digits: int = 1) -> str:
 
 
 def compact(value: float | None) -> str:
-    """A number with its significant digits, or a dash."""
+    """Format a number with four significant digits; None and values that are not finite are a dash."""
     if value is None or not isfinite(value):
         return "–"
     return f"{value:,.0f}" if 1e4 <= abs(value) < 1e10 else f"{value:,.4g}"

@@ -1,4 +1,4 @@
-"""Charts: where marks are drawn, by hand; and every range that has to be survived."""
+"""Charts: positions of lines and bars, computed by hand, and unusual ranges."""
 
 from math import inf, nan
 from typing import Any
@@ -8,7 +8,7 @@ import pytest
 from nfm.reports.charts import WIDE, Axis, Bars, Line, chart, extent, histogram, steps
 
 
-def test_lines_and_bars_lie_on_their_axes() -> None:
+def test_lines_and_bars_are_positioned_on_the_axes() -> None:
     drawn = chart(
         [Line((0, 5, 10), (0, 2, 1), "train", "one"), Bars((0, 4, 10), (1, 0), "test")],
         Axis(0, 10, "x"),
@@ -17,7 +17,7 @@ def test_lines_and_bars_lie_on_their_axes() -> None:
     )
     assert (drawn.left, drawn.right, drawn.top, drawn.bottom) == (48, 148, 24, 124)
     assert drawn.lines == [("M48.0 124.0L98.0 24.0L148.0 74.0", "train")]
-    assert [bar[:5] for bar in drawn.bars] == [(48, 74, 39.5, 50, "test")]  # with a gap; the empty bin has none
+    assert [bar[:5] for bar in drawn.bars] == [(48, 74, 39.5, 50, "test")]  # with a gap; the empty bin has no bar
     assert drawn.x_ticks == [(48, "0"), (68, "2"), (88, "4"), (108, "6"), (128, "8"), (148, "10")]
     assert drawn.y_ticks == [(124, "0"), (99, "0.5"), (74, "1"), (49, "1.5"), (24, "2")]
     assert drawn.legend == [("train", "one")]
@@ -63,30 +63,30 @@ def test_the_extent_of_values(values: list[float], expected: tuple[float, float]
     assert extent(values) == pytest.approx(expected)
 
 
-def test_a_histogram_on_a_logarithmic_axis_has_bins_as_wide_as_their_ratio() -> None:
+def test_bins_on_a_logarithmic_axis_are_as_wide_as_the_ratio_of_their_edges() -> None:
     drawn = histogram([1.0, 10.0, 100.0, 10000.0], [5, 0, 10], log=True)
     assert drawn is not None
-    # 150 wide and 26 high, four decades; the first bin is one of them, the last one two.
+    # 150 wide and 26 high, four decades; the first bin has one decade, the last one two.
     assert [(bar.x, bar.width, bar.y, bar.height) for bar in drawn.bars] == [(0, 37, 21, 13), (75, 74.5, 8, 26)]
     assert drawn.bars[1].title == "100 … 10,000: 10"
     assert drawn.x_ticks == [(0, "1"), (75, "log"), (150, "10,000")]
 
 
-def test_a_histogram_on_a_linear_axis_has_bins_as_wide_as_they_are() -> None:
+def test_bins_on_a_linear_axis_are_as_wide_as_their_range() -> None:
     drawn = histogram([0, 1, 10], [4, 1])
     assert drawn is not None
     assert [(bar.x, bar.width) for bar in drawn.bars] == [(0, 14.5), (15, 134.5)]
     assert drawn.x_ticks == [(0, "0"), (150, "10")]
 
 
-def test_a_small_bin_is_seen() -> None:
+def test_a_small_bin_is_visible() -> None:
     drawn = histogram([0, 1, 2], [1, 100_000])
     assert drawn is not None
     assert drawn.bars[0].height == 1.5
 
 
 @pytest.mark.parametrize("edges", [[3.0, 3.0], [-1.7e308, 1.7e308]])
-def test_a_histogram_without_a_span_that_can_be_divided(edges: list[float]) -> None:
+def test_a_histogram_without_a_finite_range_is_drawn(edges: list[float]) -> None:
     drawn = histogram(edges, [4])
     assert drawn is not None
     assert [(bar.x, bar.width) for bar in drawn.bars] == [(0, 149.5)]
@@ -99,5 +99,5 @@ def test_a_histogram_that_begins_at_zero_is_not_logarithmic() -> None:
 
 
 @pytest.mark.parametrize("counts", [[0], []])
-def test_no_histogram(counts: Any) -> None:
+def test_a_histogram_without_counts_is_not_drawn(counts: Any) -> None:
     assert histogram([0, 1][: len(counts) * 2], counts) is None

@@ -1,9 +1,9 @@
-"""What the tables of statistics.json are made of."""
+"""Contents of the tables of statistics.json."""
 
 from typing import Any
 
 from nfm.contract.schema import FOLDS
-from nfm.reports.data import by_auc, data_tables, values_counted
+from nfm.reports.data import by_auc, count_values, data_tables
 
 ROWS = dict(zip(FOLDS, (7000, 1000, 2000), strict=True))
 
@@ -20,12 +20,12 @@ def test_values_of_a_shared_vocabulary_are_counted_in_all_its_fields() -> None:
     }
     alone: dict[str, dict[str, Any]] = {"c": {"form": "bag", "values": ROWS}, "vocabulary": {"form": "vocabulary"}}
     expected = {"a": 14000, "b": 14000, "c": 7000, "vocabulary": 7000}
-    assert values_counted(shared | alone, 7000) == expected
+    assert count_values(shared | alone, 7000) == expected
 
 
 def test_the_largest_classes_come_first_with_their_numbers() -> None:
     classes = [{"class": name, "train": n, "valid": 0, "test": 0} for name, n in (("a", 1), ("b", 5), ("c", 3))]
     label = {"column": "color", "task": "multiclass", "classes": classes}
     data = data_tables({"rows": ROWS, "label": label, "fields": {}, "numbers": {}})
-    assert [(one["class"], one["number"]) for one in data["classes"]] == [("b", 1), ("c", 2), ("a", 0)]
+    assert [(counts["class"], counts["number"]) for counts in data["classes"]] == [("b", 1), ("c", 2), ("a", 0)]
     assert not data["ranked"]
