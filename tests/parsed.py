@@ -1,4 +1,4 @@
-"""What a browser makes of a report's page."""
+"""Parser of the reports' HTML."""
 
 from html.parser import HTMLParser
 
@@ -6,7 +6,7 @@ VOID = {"meta", "br", "wbr"}
 
 
 class Parsed(HTMLParser):
-    """A page: its tags, its text, and the cells of its tables."""
+    """Tags, text and table cells of a page."""
 
     def __init__(self, page: str) -> None:
         super().__init__()
@@ -39,9 +39,10 @@ class Parsed(HTMLParser):
             self.rows[-1][-1] += data
 
     def row(self, name: str) -> list[str]:
-        """The cells of the first row that begins with this."""
+        """Return the cells of the first row with this name."""
         cells = [[" ".join(cell.split()) for cell in row] for row in self.rows]
         return next(row for row in cells if row and row[0].removesuffix(" ▲") == name)
 
     def section(self, name: str) -> bool:
+        """Return whether the page has a section with this id."""
         return any(tag == "section" and attrs.get("id") == name for tag, attrs in self.tags)

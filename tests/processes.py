@@ -1,4 +1,4 @@
-"""Jobs and clusters in processes of their own, as users run them."""
+"""Run jobs and clusters in their own processes, like users do."""
 
 import os
 import socket
@@ -11,19 +11,19 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 BIN = Path(sys.executable).parent
-# A machine of a test lives for seconds: the compiler for code that runs for minutes, and a collector with threads of
-# its own, cost more than all else that it does.
+# A JVM of a test lives for seconds: the optimizing compiler and a multithreaded collector would cost more than the
+# test itself.
 JVM = "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC"
 
 
 def environment(more: dict[str, str] | None = None) -> dict[str, str]:
-    """The environment's programs first on the PATH, and PYSPARK_PYTHON left for the job to see to."""
+    """Return variables with this environment's programs first on the PATH. The job sets PYSPARK_PYTHON itself."""
     env = {key: value for key, value in os.environ.items() if key != "PYSPARK_PYTHON"}
     return env | {"PATH": f"{BIN}:{env['PATH']}", "SPARK_CONF_DIR": str(ROOT / "nfm/table/spark_conf"), **(more or {})}
 
 
 def run(command: list[str], more: dict[str, str] | None = None, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
-    """A command, until it ends."""
+    """Run a command until it ends."""
     return subprocess.run(command, cwd=cwd, env=environment(more), capture_output=True, text=True, timeout=300)
 
 
@@ -35,7 +35,7 @@ def _free_port() -> int:
 
 @contextmanager
 def standalone_cluster(folder: Path) -> Iterator[str]:
-    """A real standalone cluster: a master and two workers of one core each. Executors run in `folder`/work*/."""
+    """Start a standalone cluster: a master and two workers with one core each. Executors run in `folder`/work*/."""
     port = _free_port()
     url = f"spark://127.0.0.1:{port}"
     classes = "org.apache.spark.deploy"
@@ -43,8 +43,8 @@ def standalone_cluster(folder: Path) -> Iterator[str]:
     worker = ["worker.Worker", "--host", "127.0.0.1", "--webui-port", "0", "--cores", "1", "--memory", "1g"]
     commands = [master] + [[*worker, "--work-dir", str(folder / f"work{i}"), url] for i in range(2)]
     env = {**os.environ, "PATH": f"{BIN}:{os.environ['PATH']}", "SPARK_LOCAL_IP": "127.0.0.1"}
-    env["JAVA_TOOL_OPTIONS"] = JVM  # of executors, too: they inherit it
-    env.pop("SPARK_CONF_DIR", None)  # what the log says below is said at level INFO
+    env["JAVA_TOOL_OPTIONS"] = JVM  # executors inherit it
+    env.pop("SPARK_CONF_DIR", None)  # the loop below needs log messages of level INFO
     processes, logs = [], []
     try:
         for i, (name, *arguments) in enumerate(commands):

@@ -1,4 +1,4 @@
-"""Imports go one way: each package may import those below it, and what an executor imports stays small."""
+"""Imports go one way: each package may import those below it, and executors import little."""
 
 import ast
 import json
@@ -15,8 +15,8 @@ TENSORFLOW = ("tensorflow", "keras")
 STAGES = ("nfm.features", "nfm.scoring", "nfm.training")
 TOP = ("nfm.api", "nfm.arguments", "nfm.cli")  # they import the stages inside functions, when a job needs them
 ABOVE_CONFIG = ("nfm.init", "nfm.reports", "nfm.table", *TOP, *STAGES)
-# What a module may never load, neither itself nor through what it imports; the first prefix that fits holds.
-WALLS: dict[str, tuple[str, ...]] = {
+# Modules that a package may not import, directly or through other modules; the first matching package counts.
+FORBIDDEN: dict[str, tuple[str, ...]] = {
     "nfm.contract": ("pydantic", "yaml", "pandas", "numba", "pyspark", *TENSORFLOW),
     "nfm.kernels": ("pyarrow", "pydantic", "pandas", "pyspark", *TENSORFLOW),
     "nfm.config": ("pyspark", "numba", *TENSORFLOW, "nfm.kernels", *ABOVE_CONFIG),
@@ -30,11 +30,11 @@ WALLS: dict[str, tuple[str, ...]] = {
     "nfm": ("numpy", "pyarrow", "pydantic", "yaml", "pandas", "numba", "pyspark", *TENSORFLOW, *ABOVE_CONFIG),
 }
 
-# What the modules of a package may have from elsewhere, and nothing behind one of its walls. It is loaded once each.
+# Libraries that a package may import. They are loaded once, before its modules, to save time.
 NUMPY = ("numpy", "pyarrow.compute", "pyarrow.parquet")
 SPARK = (*NUMPY, "pandas", "pydantic", "yaml", "numba", "pyspark.sql.functions")
 KERAS = (*NUMPY, "pydantic", "yaml", "numba", "tensorflow", "keras", "sklearn", "optuna")
-OFFERED = {
+PRELOADED = {
     "nfm.contract": NUMPY,
     "nfm.kernels": ("numpy", "numba"),
     "nfm.config": ("pydantic", "yaml"),
@@ -48,11 +48,11 @@ OFFERED = {
     "nfm": (),
 }
 
-# Loads what is offered; then imports each module in a fork, which has nothing else, and tells what is loaded there.
+# Preloads libraries, then imports each module in a fork without other modules, and prints the modules loaded there.
 IMPORT = """
 import importlib, json, os, sys
-offered, *names = sys.argv[1:]
-for name in offered.split():
+preloaded, *names = sys.argv[1:]
+for name in preloaded.split():
     importlib.import_module(name)
 for name in names:
     if (child := os.fork()) == 0:
@@ -65,81 +65,88 @@ for name in names:
 
 
 def modules() -> list[str]:
-    """Every module of the source tree; found without importing any."""
+    """Return the names of all modules, without importing any."""
     paths = [path.relative_to(ROOT).with_suffix("") for path in sorted((ROOT / "nfm").rglob("*.py"))]
     return [".".join(path.parts).removesuffix(".__init__") for path in paths]
 
 
-def inside(name: str, package: str) -> bool:
+def is_inside(name: str, package: str) -> bool:
     return name == package or name.startswith(f"{package}.")
 
 
-def walls_of(module: str) -> tuple[str, ...]:
-    return next(walls for room, walls in WALLS.items() if inside(module, room))
+def forbidden_for(module: str) -> tuple[str, ...]:
+    return next(prefixes for package, prefixes in FORBIDDEN.items() if is_inside(module, package))
 
 
-def loaded_by(names: list[str], offered: tuple[str, ...]) -> dict[str, list[str]]:
-    """All modules that are loaded in a fresh interpreter to which something was offered, after importing each."""
-    command = [sys.executable, "-c", IMPORT, " ".join(offered), *names]
+def modules_after_import(names: list[str], preloaded: tuple[str, ...]) -> dict[str, list[str]]:
+    """Return, for each name, the modules that are loaded after its import in an interpreter with `preloaded`."""
+    command = [sys.executable, "-c", IMPORT, " ".join(preloaded), *names]
     run = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
     assert run.returncode == 0, f"importing {', '.join(names)}:\n{run.stderr}"
-    # A library may print on import: only our lines count.
+    # A library may print on import: ignore its lines.
     return dict(json.loads(line) for line in run.stdout.splitlines() if line.startswith('["nfm'))
 
 
 @pytest.fixture(scope="module")
 def loaded() -> dict[str, list[str]]:
-    """For each module of the source tree, what importing it loads, where it is the first of ours to be imported."""
-    rooms: dict[str, list[str]] = {}
+    """For each module of the project, the modules that its import loads if it is the first one imported."""
+    packages: dict[str, list[str]] = {}
     for name in modules():
-        rooms.setdefault(next(room for room in WALLS if inside(name, room)), []).append(name)
+        packages.setdefault(next(package for package in FORBIDDEN if is_inside(name, package)), []).append(name)
     with ThreadPoolExecutor(2) as pool:
-        results = list(pool.map(lambda room: loaded_by(rooms[room], OFFERED[room]), sorted(rooms, reverse=True)))
+        results = list(
+            pool.map(
+                lambda package: modules_after_import(packages[package], PRELOADED[package]),
+                sorted(packages, reverse=True),
+            )
+        )
     return {name: found for result in results for name, found in result.items()}
 
 
 @pytest.mark.unit
-@pytest.mark.parametrize("room", OFFERED)
-def test_what_is_offered_is_behind_no_wall(room: str) -> None:
-    assert [name for name in OFFERED[room] for wall in WALLS[room] if inside(name, wall)] == []
+@pytest.mark.parametrize("package", PRELOADED)
+def test_preloaded_modules_are_allowed(package: str) -> None:
+    assert [name for name in PRELOADED[package] for prefix in FORBIDDEN[package] if is_inside(name, prefix)] == []
 
 
 @pytest.mark.e2e
 @pytest.mark.parametrize("module", modules())
-def test_importing_a_module_loads_nothing_behind_a_wall(loaded: dict[str, list[str]], module: str) -> None:
-    found = [name for name in loaded[module] for wall in walls_of(module) if inside(name, wall)]
-    assert found == [], f"{module} drags in {found[:5]}"
+def test_importing_a_module_loads_no_forbidden_module(loaded: dict[str, list[str]], module: str) -> None:
+    found = [name for name in loaded[module] for prefix in forbidden_for(module) if is_inside(name, prefix)]
+    assert found == [], f"{module} imports {found[:5]}"
 
 
 @pytest.fixture(scope="module")
 def base() -> set[str]:
-    """Top-level names of what NumPy and pyarrow themselves load: cloudpickle is pyarrow's."""
+    """Top-level names of the modules that NumPy and pyarrow load, such as cloudpickle."""
     script = "import sys, numpy, pyarrow.compute, pyarrow.parquet; print(*sys.modules)"
     run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     return {name.split(".")[0] for name in run.stdout.split()}
 
 
 @pytest.mark.e2e
-@pytest.mark.parametrize("module", [name for name in modules() if inside(name, "nfm.contract")])
-def test_the_contract_needs_numpy_and_pyarrow_only(loaded: dict[str, list[str]], base: set[str], module: str) -> None:
-    assert "pandas" not in base  # pyarrow looks for it later, when it makes an array of a list
-    ours = {name.split(".")[0] for name in loaded[module]} - base - set(sys.stdlib_module_names)
-    assert ours == {"nfm"}
-    assert [name for name in loaded[module] if inside(name, "nfm") and not inside(name, "nfm.contract")] == ["nfm"]
+@pytest.mark.parametrize("module", [name for name in modules() if is_inside(name, "nfm.contract")])
+def test_the_contract_needs_only_numpy_and_pyarrow(loaded: dict[str, list[str]], base: set[str], module: str) -> None:
+    assert "pandas" not in base  # pyarrow imports it later, when it makes an array from a list
+    added = {name.split(".")[0] for name in loaded[module]} - base - set(sys.stdlib_module_names)
+    assert added == {"nfm"}
+    assert [name for name in loaded[module] if is_inside(name, "nfm") and not is_inside(name, "nfm.contract")] == [
+        "nfm"
+    ]
 
 
 @pytest.mark.e2e
-@pytest.mark.parametrize("module", [name for name in modules() if inside(name, "nfm.kernels")])
-def test_the_kernels_need_numpy_and_numba_only(loaded: dict[str, list[str]], module: str) -> None:
+@pytest.mark.parametrize("module", [name for name in modules() if is_inside(name, "nfm.kernels")])
+def test_the_kernels_need_only_numpy_and_numba(loaded: dict[str, list[str]], module: str) -> None:
     script = "import sys, numpy, numba, llvmlite; print(*sys.modules)"
     run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     base = {name.split(".")[0] for name in run.stdout.split()}
     assert {name.split(".")[0] for name in loaded[module]} - base - set(sys.stdlib_module_names) == {"nfm"}
-    assert [name for name in loaded[module] if inside(name, "nfm") and not inside(name, "nfm.kernels")] == ["nfm"]
+    assert [name for name in loaded[module] if is_inside(name, "nfm") and not is_inside(name, "nfm.kernels")] == ["nfm"]
 
 
-def imports_of(module: str) -> Iterator[str]:
-    """What a module's import statements name, those inside functions too."""
+def imported_names(module: str) -> Iterator[str]:
+    """Yield the names in a module's import statements, including those inside functions."""
     path = ROOT.joinpath(*module.split("."))
     source = (path / "__init__.py" if path.is_dir() else path.with_suffix(".py")).read_text()
     for node in ast.walk(ast.parse(source)):
@@ -152,13 +159,13 @@ def imports_of(module: str) -> Iterator[str]:
 
 @pytest.mark.unit
 @pytest.mark.parametrize("module", [name for name in modules() if name not in (*TOP, "nfm")])
-def test_no_import_inside_a_function_reaches_over_a_wall(module: str) -> None:
-    found = [name for name in imports_of(module) for wall in walls_of(module) if inside(name, wall)]
+def test_no_import_inside_a_function_is_forbidden(module: str) -> None:
+    found = [name for name in imported_names(module) for prefix in forbidden_for(module) if is_inside(name, prefix)]
     assert found == []
 
 
 @pytest.mark.unit
-def test_the_contract_works_where_nothing_else_is_installed() -> None:
+def test_the_contract_works_without_other_packages() -> None:
     script = """
 import sys
 
