@@ -1,4 +1,4 @@
-"""The whole path through the real jobs, as a user runs it: spark-submit and python in processes of their own."""
+"""All jobs from end to end, run like users do: spark-submit and python in their own processes."""
 
 import json
 import os
@@ -39,7 +39,7 @@ def job(name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture(scope="module")
 def workdir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A working folder that the three jobs have filled."""
+    """Working folder that the three jobs have filled."""
     folder = tmp_path_factory.mktemp("titanic")
     for name in ("features", "train", "score"):
         done = job(name, "--set", f"workdir={folder}", "score.columns=[Name]")
@@ -62,17 +62,17 @@ def test_every_passenger_has_one_score(workdir: Path) -> None:
     assert scores["score"].between(0, 1).all()
 
 
-def test_the_model_knows_who_was_saved(workdir: Path) -> None:
-    # Well below what the recipe reaches on average; a broken path scores near 0.5.
+def test_the_model_predicts_survival(workdir: Path) -> None:
+    # Well below the recipe's average; a broken pipeline has an AUC near 0.5.
     assert json.loads((workdir / "model/metadata.json").read_text())["metrics"]["test"]["auc"] > 0.78
     scores, raw = read_scores(workdir / "scores"), pd.read_csv(TITANIC)
     by_sex = scores["score"].groupby(raw["Sex"]).mean()
     assert by_sex["female"] > by_sex["male"] + 0.2
 
 
-def test_parity_scores_of_spark_are_those_of_encoder_and_keras_in_one_process(workdir: Path) -> None:
+def test_scores_of_spark_equal_those_of_encoder_and_keras_in_one_process(workdir: Path) -> None:
     model = Artifact.load(workdir / "model")
-    # Read by another CSV reader than Spark's.
+    # Not read with Spark's CSV reader.
     table = pc.read_csv(TITANIC, convert_options=pc.ConvertOptions(strings_can_be_null=True)).combine_chunks()
     arranged = arrange_inputs(model.encoding.spec, model.encoding.encode(table.to_batches()[0]))
     loaded = keras.models.load_model(workdir / "model/keras/model.keras")
@@ -83,7 +83,7 @@ def test_parity_scores_of_spark_are_those_of_encoder_and_keras_in_one_process(wo
     assert np.std(expected) > 0.1
 
 
-def test_the_summary_says_what_was_done_and_how_good_it_is(workdir: Path) -> None:
+def test_a_training_plan_trains_nothing_and_the_metrics_are_stored(workdir: Path) -> None:
     done = job("train", "--plan", "--set", f"workdir={workdir}")
     assert done.returncode == 0
     assert "nothing was trained" in done.stdout
@@ -92,18 +92,18 @@ def test_the_summary_says_what_was_done_and_how_good_it_is(workdir: Path) -> Non
     assert {"auc", "log_loss", "accuracy", "rows", "constant", "linear"} <= set(metadata["metrics"]["test"])
 
 
-def test_the_score_job_holds_its_own_way_against_keras(workdir: Path, tmp_path: Path) -> None:
+def test_the_score_job_compares_its_scores_with_keras(workdir: Path, tmp_path: Path) -> None:
     settings = ["--set", f"workdir={workdir}", f"score.output={tmp_path}/scores"]
     done = job("score", "--parity", "2000", *settings)
     assert done.returncode == 0, done.stderr
-    assert "Parity: 891 rows of tests/data/titanic.csv, from 1 split, have the scores that Keras" in done.stdout
+    assert "Parity: 891 rows of tests/data/titanic.csv, from 1 split, have the same scores as in Keras" in done.stdout
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.fixture(params=["where all see it", "carried by Spark"])
+@pytest.fixture(params=["linked", "broadcast"])
 def model(request: pytest.FixtureRequest, workdir: Path) -> Iterator[Path]:
-    """The trained model; the second time on a disk of its own, whose files can have no names beside the scores."""
-    if request.param == "where all see it":
+    """The trained model; for "broadcast" on another disk, so that it cannot be linked beside the scores."""
+    if request.param == "linked":
         yield workdir / "model"
         return
     with tempfile.TemporaryDirectory(dir="/dev/shm") as folder:
@@ -119,35 +119,35 @@ def test_a_standalone_cluster_gives_the_same_scores_for_the_shuffled_table(
         shuffled.iloc[i::3].to_csv(tmp_path / f"raw/part{i}.csv", index=False)
     settings = ["--set", f"workdir={workdir}", f"source.path={tmp_path}/raw", f"score.output={tmp_path}/scores"]
     settings.append(f"score.model={model}")
-    # From another folder, where no checkout lies about: what the executors import has travelled with the job.
+    # Run outside the checkout: executors must import the package that the job sends.
     submit = ["spark-submit", "--master", cluster, "--conf", "spark.executor.memory=512m"]
     config = ["--config", str(ROOT / "conf/titanic.yaml")]
     done = run([*submit, str(ROOT / "jobs/score.py"), *config, *settings], {"SPARK_LOCAL_IP": "127.0.0.1"}, tmp_path)
     assert done.returncode == 0, done.stderr
-    ours, local = read_scores(tmp_path / "scores"), read_scores(workdir / "scores")
-    assert ours["PassengerId"].tolist() == local["PassengerId"].tolist()
-    np.testing.assert_array_equal(ours["score"], local["score"])
+    on_cluster, local = read_scores(tmp_path / "scores"), read_scores(workdir / "scores")
+    assert on_cluster["PassengerId"].tolist() == local["PassengerId"].tolist()
+    np.testing.assert_array_equal(on_cluster["score"], local["score"])
 
 
-def test_a_plan_on_the_cluster_tells_the_memory_of_an_executor(
+def test_a_plan_on_the_cluster_shows_the_memory_of_an_executor(
     workdir: Path, cluster: str, model: Path, tmp_path: Path
 ) -> None:
     settings = ["--set", f"workdir={workdir}", f"score.output={tmp_path}/scores", f"score.model={model}"]
     submit = ["spark-submit", "--master", cluster, "--conf", "spark.executor.memory=512m"]
-    submit += ["--conf", "spark.executor.memoryOverhead=400m"]  # less than the room alone, in whole steps
+    submit += ["--conf", "spark.executor.memoryOverhead=400m"]  # less than the reserve alone, rounded up
     config = ["--config", "conf/titanic.yaml", "--plan"]
     done = run([*submit, str(ROOT / "jobs/score.py"), *config, *settings], {"SPARK_LOCAL_IP": "127.0.0.1"})
     assert done.returncode == 0, done.stderr
     (memory,) = re.findall(r"  memory    (.*)", done.stdout)
-    assert memory.startswith("on an executor 1 worker of ")
+    assert memory.startswith("for each executor, 1 worker of ")
     assert memory.endswith("it is 400m now, TOO LITTLE: executors may be killed")
-    there = "sent by Spark, once an executor" if model.is_relative_to("/dev/shm") else "mapped in its folder, which"
-    assert f"index, {there}" in done.stdout
+    placement = "sent by Spark, once for each" if model.is_relative_to("/dev/shm") else "mapped from its folder, which"
+    assert f"index, {placement}" in done.stdout
     assert "on 891 rows)" in done.stdout
     assert list(tmp_path.iterdir()) == []
 
 
-def test_features_of_parquet_on_the_cluster_are_those_of_csv_in_one_process(
+def test_features_of_parquet_on_a_cluster_equal_those_of_csv_in_one_process(
     workdir: Path, cluster: str, tmp_path: Path
 ) -> None:
     table = pc.read_csv(TITANIC, convert_options=pc.ConvertOptions(strings_can_be_null=True))
@@ -181,7 +181,7 @@ def test_a_killed_feature_job_leaves_the_old_dataset_and_a_rerun_replaces_it(wor
     quiet: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     command = ["spark-submit", *arguments, "split.seed=2"]
     killed = subprocess.Popen(command, cwd=ROOT, env=environment(), start_new_session=True, **quiet)
-    while not list(tmp_path.glob(".dataset.staging-*/_written/*")):  # in the middle of its last pass
+    while not list(tmp_path.glob(".dataset.staging-*/_written/*")):  # during its last pass
         assert killed.poll() is None, "it ended before it could be killed"
         time.sleep(0.01)
     os.killpg(killed.pid, signal.SIGKILL)
@@ -195,8 +195,8 @@ def test_a_killed_feature_job_leaves_the_old_dataset_and_a_rerun_replaces_it(wor
     assert sum(rows) == 891
 
 
-def test_the_readmes_five_steps_run_as_they_stand(tmp_path: Path) -> None:
-    """A table of one's own, with other column names, a null, an empty text and values that training did not see."""
+def test_the_five_steps_of_the_readme_run_unedited(tmp_path: Path) -> None:
+    """The table has other column names, a null, an empty text and values that are not in the train fold."""
     readme = (ROOT / "README.md").read_text()
     steps = readme[readme.index("## Your own table") : readme.index("## Configuration in brief")]
     (settings,) = re.findall(r"```yaml\n(.*?)```", steps, re.DOTALL)
@@ -241,9 +241,9 @@ def test_the_readmes_five_steps_run_as_they_stand(tmp_path: Path) -> None:
     assert (workdir / "model/report.html").stat().st_size > 10_000
 
 
-def told(done: subprocess.CompletedProcess[str]) -> list[str]:
-    """What a job prints, except for its own log."""
-    # spark-submit puts what its Python program writes to stderr on its own stdout.
+def output_lines(done: subprocess.CompletedProcess[str]) -> list[str]:
+    """Return the lines that a job prints, except those of its log."""
+    # spark-submit prints its Python program's stderr to its own stdout.
     return [line for line in (done.stdout + done.stderr).splitlines() if line and " INFO " not in line]
 
 
@@ -257,7 +257,7 @@ def told(done: subprocess.CompletedProcess[str]) -> list[str]:
         (["--set", "workdir={tmp}"], 3, "error: There is no encoding in {tmp}/encoding"),
     ],
 )
-def test_mistakes_are_told_without_a_traceback(tmp_path: Path, arguments: list[str], code: int, words: str) -> None:
+def test_mistakes_are_reported_without_a_traceback(tmp_path: Path, arguments: list[str], code: int, words: str) -> None:
     done = job("train", *(argument.format(tmp=tmp_path) for argument in arguments))
     assert done.returncode == code
     assert words.format(tmp=tmp_path) in done.stderr
@@ -270,7 +270,7 @@ def test_spark_jobs_exit_with_their_code_and_a_line(workdir: Path, tmp_path: Pat
     settings = ["--set", f"workdir={workdir}", f"source.path={tmp_path}/raw.csv", f"score.output={tmp_path}/scores"]
     done = job("score", *settings)
     assert done.returncode == 3
-    (line,) = told(done)
+    (line,) = output_lines(done)
     assert line.startswith(
         f"error: Column 'Sex' is missing from {tmp_path}/raw.csv; the table has PassengerId, Survived"
     )
@@ -279,6 +279,6 @@ def test_spark_jobs_exit_with_their_code_and_a_line(workdir: Path, tmp_path: Pat
     wrong.to_csv(tmp_path / "raw.csv", index=False)
     done = job("features", "--set", f"workdir={tmp_path}/work", f"source.path={tmp_path}/raw.csv")
     assert done.returncode == 3
-    (line,) = told(done)
+    (line,) = output_lines(done)
     assert "342 other labels, for example '2'" in line
     assert not (tmp_path / "work/dataset").exists()

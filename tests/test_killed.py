@@ -1,6 +1,6 @@
-"""Score jobs whose parts are killed with -9 at random moments, on a real cluster: no row is lost, none is there twice.
+"""Score jobs on a real cluster whose processes are killed with -9 at random moments: no row is lost or published twice.
 
-NFM_KILLS says how often, one kind after the other; by default once of each of the first two.
+NFM_KILLS sets the number of kills, which cycle through KINDS; by default, each of the first two is killed once.
 """
 
 import itertools
@@ -34,12 +34,12 @@ pytestmark = pytest.mark.e2e
 
 KINDS = ("driver at work", "executor", "python worker", "driver", "python daemon")
 KILLS = int(os.environ.get("NFM_KILLS", "2"))
-ROWS, PARTS = 120_000, 24
+ROWS, SPLITS = 120_000, 24
 
 
 @pytest.fixture(scope="module")
 def shop(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A table in many parts, a model, and the scores of yesterday, which lie otherwise than tonight's."""
+    """A table with many splits, a model, and a configuration."""
     folder = tmp_path_factory.mktemp("shop")
     draw = np.random.default_rng(1)
     frame = pd.DataFrame(
@@ -55,7 +55,7 @@ def shop(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in ("trained", "raw"):
         (folder / name).mkdir()
     frame.head(5000).to_parquet(folder / "trained/0.parquet", index=False)
-    frame.to_parquet(folder / "raw/0.parquet", index=False, row_group_size=ROWS // PARTS, compression=None)
+    frame.to_parquet(folder / "raw/0.parquet", index=False, row_group_size=ROWS // SPLITS, compression=None)
     settings = {
         "name": "shop",
         "workdir": str(folder),
@@ -77,11 +77,11 @@ def shop(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def start(cluster: str, shop: Path, output: Path) -> subprocess.Popen[str]:
-    """The score job; with so much speculation that parts are scored twice at once."""
-    part = (shop / "raw/0.parquet").stat().st_size // PARTS
+    """Start the score job, with enough speculation that splits are scored twice at once."""
+    split_bytes = (shop / "raw/0.parquet").stat().st_size // SPLITS
     settings = {
         "spark.executor.memory": "512m",
-        "spark.sql.files.maxPartitionBytes": part,
+        "spark.sql.files.maxPartitionBytes": split_bytes,
         "spark.speculation": "true",
         "spark.speculation.interval": "20ms",
         "spark.speculation.quantile": "0.1",
@@ -97,21 +97,21 @@ def start(cluster: str, shop: Path, output: Path) -> subprocess.Popen[str]:
         cwd=shop,
         env=environment({"SPARK_LOCAL_IP": "127.0.0.1"}),
         stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,  # the JVM puts both streams of its Python into its own stdout
+        stderr=subprocess.STDOUT,  # the JVM prints both streams of its Python to its own stdout
         text=True,
         start_new_session=True,
     )
 
 
-def ended(job: subprocess.Popen[str]) -> str:
-    """What it has said, once it has ended well."""
-    told, _ = job.communicate(timeout=300)
-    assert job.returncode == 0, told
-    return told
+def wait_for(job: subprocess.Popen[str]) -> str:
+    """Wait for the job to succeed; return its output."""
+    output_text, _ = job.communicate(timeout=300)
+    assert job.returncode == 0, output_text
+    return output_text
 
 
-def published(output: Path) -> tuple[list[tuple[Any, ...]], dict[str, Any]]:
-    """Every row as it is, and the report but for what is different each time."""
+def read_output(output: Path) -> tuple[list[tuple[Any, ...]], dict[str, Any]]:
+    """Return all rows, and the report without the fields that differ each time."""
     rows = []
     for path in output.rglob("*.parquet"):
         table = pq.ParquetFile(path).read()
@@ -121,8 +121,8 @@ def published(output: Path) -> tuple[list[tuple[Any, ...]], dict[str, Any]]:
     return sorted(rows), report
 
 
-def processes(kind: str, job: subprocess.Popen[str], cluster_folder: Path) -> list[int]:
-    """The ids of what there is of a kind. Executors and what they start run below the cluster's folder."""
+def find_processes(kind: str, job: subprocess.Popen[str], cluster_folder: Path) -> list[int]:
+    """Return the ids of the processes of a kind. Executors and their children run below the cluster's folder."""
     if kind.startswith("driver"):
         return [job.pid]
     found = []
@@ -133,12 +133,12 @@ def processes(kind: str, job: subprocess.Popen[str], cluster_folder: Path) -> li
                 continue
             parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
             forked = b"pyspark.daemon" in Path(f"/proc/{parent}/cmdline").read_bytes().split(b"\0")
-        except (OSError, ValueError):  # no process, or one that has ended meanwhile
+        except (OSError, ValueError):  # not a process, or one that has ended
             continue
-        what = "executor" if any(b"ExecutorBackend" in word for word in command) else ""
+        process_kind = "executor" if any(b"ExecutorBackend" in word for word in command) else ""
         if b"pyspark.daemon" in command:
-            what = "python worker" if forked else "python daemon"
-        if what == kind:
+            process_kind = "python worker" if forked else "python daemon"
+        if process_kind == kind:
             found.append(int(entry.name))
     return found
 
@@ -146,93 +146,93 @@ def processes(kind: str, job: subprocess.Popen[str], cluster_folder: Path) -> li
 def kill(
     kind: str, at: float, job: subprocess.Popen[str], cluster_folder: Path, output: Path, draw: random.Random
 ) -> bool:
-    """Kill one of a kind some seconds after there is one; False if the job has ended before.
+    """Kill a process of this kind, `at` seconds after the first one started; return False if the job ends before.
 
-    A driver at work is killed once some parts are done, and others are not.
+    A "driver at work" is killed when some splits are done and others are not.
     """
-    begun, least = None, draw.randint(1, PARTS // 2)
+    first_seen, least = None, draw.randint(1, SPLITS // 2)
     while job.poll() is None:
-        there = processes(kind, job, cluster_folder)
+        ids = find_processes(kind, job, cluster_folder)
         done = len(list(output.parent.glob(f".{output.name}.chunks-*/done/[0-9]*.json")))
         if kind == "driver at work":
-            at, there = 0, there if done >= least else []
-        begun = begun or (time.monotonic() if there else None)
-        if there and begun is not None and time.monotonic() >= begun + at:
+            at, ids = 0, ids if done >= least else []
+        first_seen = first_seen or (time.monotonic() if ids else None)
+        if ids and first_seen is not None and time.monotonic() >= first_seen + at:
             if kind.startswith("driver"):
                 os.killpg(job.pid, signal.SIGKILL)
             else:
-                os.kill(draw.choice(there), signal.SIGKILL)
+                os.kill(draw.choice(ids), signal.SIGKILL)
             return True
         time.sleep(0.02)
     return False
 
 
-def names(folder: Path) -> frozenset[str]:
-    """What is in a folder at one moment."""
-    return frozenset(os.listdir(folder))  # noqa: PTH208 (one look, and no more)
+def list_names(folder: Path) -> frozenset[str]:
+    """Return the names in a folder at one moment."""
+    return frozenset(os.listdir(folder))  # noqa: PTH208 (one system call)
 
 
 @contextmanager
-def watched(output: Path) -> Iterator[set[frozenset[str]]]:
-    """What a reader sees who lists the folder all the while."""
+def watch_folder(output: Path) -> Iterator[set[frozenset[str]]]:
+    """Collect what a reader sees who lists the folder continuously."""
     seen: set[frozenset[str]] = set()
-    over = threading.Event()
+    done = threading.Event()
 
-    def look() -> None:
-        while not over.is_set():
-            seen.add(names(output))
+    def watch() -> None:
+        while not done.is_set():
+            seen.add(list_names(output))
             time.sleep(0.002)
 
-    reader = threading.Thread(target=look)
+    reader = threading.Thread(target=watch)
     reader.start()
     try:
         yield seen
     finally:
-        over.set()
+        done.set()
         reader.join()
 
 
-def test_whatever_is_killed_every_row_is_published_once(
+def test_every_row_is_published_once_whatever_process_is_killed(
     shop: Path, cluster: str, cluster_folder: Path, tmp_path: Path
 ) -> None:
-    undisturbed = tmp_path / "undisturbed"
+    uninterrupted = tmp_path / "uninterrupted"
     began = time.monotonic()
-    ended(start(cluster, shop, undisturbed))
-    lasted = time.monotonic() - began
-    wanted = published(undisturbed)
+    wait_for(start(cluster, shop, uninterrupted))
+    duration = time.monotonic() - began
+    expected = read_output(uninterrupted)
     raw = pd.read_parquet(shop / "raw", columns=["id", "colour"])
-    assert [row[1] for row in sorted(wanted[0], key=lambda row: row[1])] == raw["id"].tolist()
-    assert wanted[1]["rows"] == ROWS
-    assert wanted[1]["values"]["colour"]["missing"]["count"] == raw["colour"].isna().sum()
-    new = names(undisturbed)
+    assert [row[1] for row in sorted(expected[0], key=lambda row: row[1])] == raw["id"].tolist()
+    assert expected[1]["rows"] == ROWS
+    assert expected[1]["values"]["colour"]["missing"]["count"] == raw["colour"].isna().sum()
+    new = list_names(uninterrupted)
 
     draw = random.Random(int(os.environ.get("NFM_KILLS_SEED", "1")))
-    survived, gone_on = 0, 0
+    survived, resumed = 0, 0
     for kind in itertools.islice(itertools.cycle(KINDS), KILLS):
         output = tmp_path / "scores"
         shutil.rmtree(output, ignore_errors=True)
         output.mkdir()
         pq.write_table(pa.table({"id": [0], "score": [0.5]}), output / "yesterday.parquet")
         (output / "_report.json").write_text("{}")
-        old = names(output)
-        with watched(output) as seen:
-            # A driver at any moment of its life; the others within the seconds that they live.
-            hit, longest = False, lasted if kind == "driver" else lasted / 3
+        old = list_names(output)
+        with watch_folder(output) as seen:
+            # A driver is killed at any moment of the run; the others during the seconds that they live.
+            hit, longest = False, duration if kind == "driver" else duration / 3
             while not hit:
                 job = start(cluster, shop, output)
                 hit = kill(kind, draw.uniform(0, longest), job, cluster_folder, output, draw)
                 job.communicate(timeout=300)
                 longest *= 0.7
-            if job.returncode == 0:  # the others did without it
+            if job.returncode == 0:  # the job continued without the process
                 survived += 1
             else:
-                assert names(output) in (old, new)
-                told = ended(start(cluster, shop, output))
-                gone_on += "an earlier run has already scored" in told
-                assert kind != "driver at work" or "an earlier run has already scored" in told
-        assert published(output) == wanted, kind
+                assert list_names(output) in (old, new)
+                output_text = wait_for(start(cluster, shop, output))
+                resumed += "an earlier run has already scored" in output_text
+                assert kind != "driver at work" or "an earlier run has already scored" in output_text
+        assert read_output(output) == expected, kind
         assert seen <= {old, new}
         assert not list(tmp_path.glob(".scores.[cs]*")), "chunks or staging are left"
-    print(f"{KILLS} kills: {survived} jobs went on, {gone_on} were gone on from")
-    assert gone_on
+    print(f"{KILLS} kills: {survived} jobs survived, {resumed} were resumed")
+    assert resumed
     assert survived or KILLS == 1

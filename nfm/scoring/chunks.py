@@ -1,12 +1,12 @@
-"""Keep the finished parts of a run that is killed, so that the next run resumes from them.
+"""Keep the finished chunks of a killed run, so that the next run resumes from them.
 
-    .NAME.chunks-KEY/   beside the output NAME; gone when that is published
-        _run.json       what the scores follow from, and the splits
-        done/           a record for each part of the table: its files, and its tally
-        files/          what tasks have written
+    .NAME.chunks-KEY/   beside the output NAME; deleted when the output is published
+        _run.json       everything that the scores depend on, and the splits
+        done/           a record for each chunk: its files and its tally
+        files/          files that tasks write
 
-The key is that of everything the scores follow from: the model, the table's files, the settings, this program. A task
-that outlives its driver can so do no harm: it writes into the folder of its own run.
+KEY is a digest of everything that the scores depend on: the model, the table's files, the settings and this package's
+code. A task that outlives its driver is therefore harmless: it writes into the folder of its own run.
 """
 
 import glob
@@ -33,31 +33,31 @@ from nfm.table.write import WrittenFile
 
 log = logging.getLogger(__name__)
 
-_EVERY = 30.0  # seconds between two lines of the log
+_EVERY = 30.0  # seconds between two log lines
 _RUN, _DONE, _FILES = "_run.json", "done", "files"
-_NAMES = {  # of what scores follow from, in messages
+_NAMES = {  # for messages
     "table": "the table's files",
-    "cut": "how Spark cuts the table",
+    "cut": "Spark's partitioning of the table",
     "program": "the version of nfm",
 }
 
 
 @dataclass(frozen=True)
 class Chunk:
-    """A part of the table that is scored."""
+    """Stored scores of one split."""
 
-    number: int  # of the split, or of Spark's partition
+    number: int  # of the split; with `scan: spark`, of the partition
     tally: Tally
     files: list[WrittenFile]
 
     def to_json(self) -> str:
-        """The record as text."""
+        """Return the record as JSON."""
         files = [vars(file) for file in self.files]
         return json.dumps({"number": self.number, "files": files, "tally": self.tally.to_json()})
 
     @classmethod
     def from_json(cls, text: str) -> Self:
-        """Read a record."""
+        """Read the record that `to_json` returns."""
         content = json.loads(text)
         files = [WrittenFile(**file) for file in content["files"]]
         return cls(content["number"], Tally.from_json(content["tally"]), files)
@@ -65,58 +65,58 @@ class Chunk:
 
 @dataclass(frozen=True)
 class Chunks:
-    """The folder of a run's chunks."""
+    """Folder of a run's chunks."""
 
     folder: Path
 
     @property
     def files(self) -> Path:
-        """The folder that tasks write to."""
+        """Folder that tasks write to."""
         return self.folder / _FILES
 
     def keep(self, chunk: Chunk) -> str:
-        """In a task: record that the part is done, and return the record. Of two attempts either is as good."""
+        """Record in a task that the chunk is done; return the record. Of two attempts' records, either is valid."""
         record = chunk.to_json()
         with replacing(self.folder / _DONE / f"{chunk.number:06}.json", shared=True) as attempt:
             attempt.write_text(record)
         return record
 
     def done(self) -> list[Chunk]:
-        """The parts that are done and whose files are complete."""
-        found = []
+        """Return the chunks that are done and whose files are complete."""
+        chunks = []
         for path in self._records():
             try:
                 chunk = Chunk.from_json(path.read_text())
-                whole = all(os.stat(file.path).st_size == file.bytes for file in chunk.files)  # noqa: PTH116
-            except (OSError, ValueError, KeyError, TypeError):  # the machine went down before all was on its disk
-                whole = False
-            if whole:
-                found.append(chunk)
-        return found
+                is_complete = all(os.stat(file.path).st_size == file.bytes for file in chunk.files)  # noqa: PTH116
+            except (OSError, ValueError, KeyError, TypeError):  # the machine stopped before everything was on disk
+                is_complete = False
+            if is_complete:
+                chunks.append(chunk)
+        return chunks
 
     @contextmanager
-    def progress(self, parts: int | None, at_once: int) -> Iterator[None]:
-        """Log now and then how many parts are done, and how long the others take where `parts` is known."""
-        over, began, before = threading.Event(), time.monotonic(), len(self._records())
+    def log_progress(self, splits: int | None, at_once: int) -> Iterator[None]:
+        """Log at intervals how many splits are done and, if their number is known, the time that is left."""
+        finished, began, before = threading.Event(), time.monotonic(), len(self._records())
 
-        def tell() -> None:
-            while not over.wait(_EVERY):
+        def log_at_intervals() -> None:
+            while not finished.wait(_EVERY):
                 done, left = len(self._records()), ""
-                # Those that were begun first tell nothing: their workers had to start.
-                if parts is not None and done - before >= 2 * at_once:
-                    seconds = (time.monotonic() - began) / (done - before) * (parts - done)
+                # The first tasks are slower than the others: their workers had to start.
+                if splits is not None and done - before >= 2 * at_once:
+                    seconds = (time.monotonic() - began) / (done - before) * (splits - done)
                     left = (
                         f", about {round(seconds / 60)} min left" if seconds >= 99 else f", about {seconds:.0f} s left"
                     )
-                log.info("%d%s parts of the table are scored%s", done, "" if parts is None else f" of {parts}", left)
+                log.info("%d%s splits are scored%s", done, "" if splits is None else f" of {splits}", left)
 
-        teller = threading.Thread(target=tell, daemon=True)
-        teller.start()
+        thread = threading.Thread(target=log_at_intervals, daemon=True)
+        thread.start()
         try:
             yield
         finally:
-            over.set()
-            teller.join()
+            finished.set()
+            thread.join()
 
     def _records(self) -> list[Path]:
         return sorted((self.folder / _DONE).glob("[0-9]*.json"))
@@ -127,17 +127,18 @@ class Chunks:
 
 
 def open_chunks(target: Path, run: Mapping[str, Any]) -> Chunks:
-    """Open the chunks of this run: those that a killed one has left, or none yet. Call it while the output is locked.
+    """Open this run's chunks: those of a killed run, or none yet. Call it while the output is locked.
 
-    `run` is what the scores follow from, JSON-ready. Chunks of another run are deleted; the reason is logged.
+    `run` contains everything that the scores depend on, ready for JSON. Chunks of another run are deleted; the reason
+    is logged.
     """
     target = target.resolve()
     prefix = f".{target.name}.chunks-"
     folder = target.parent / f"{prefix}{hashlib.sha256(canonical_json(run).encode()).hexdigest()[:16]}"
     for other in target.parent.glob(f"{glob.escape(prefix)}*"):
         if other != folder:
-            log.info("what an earlier run has left for %s is deleted: %s", target, _difference(other, run))
-            shutil.rmtree(other, ignore_errors=True)  # its tasks may still write there; then the next run removes it
+            log.info("the chunks of an earlier run for %s are deleted: %s", target, _difference(other, run))
+            shutil.rmtree(other, ignore_errors=True)  # its tasks may still write there; then the next run deletes it
     if not (folder / _RUN).exists():
         shutil.rmtree(folder, ignore_errors=True)
         for name in (_DONE, _FILES):
@@ -145,14 +146,14 @@ def open_chunks(target: Path, run: Mapping[str, Any]) -> Chunks:
         _write(folder / _RUN, {"run": run, "splits": None})
     chunks = Chunks(folder)
     kept = {Path(file.path).name for chunk in chunks.done() for file in chunk.files}
-    for path in chunks.files.iterdir():  # what tasks were at when the run died
+    for path in chunks.files.iterdir():  # files that tasks were writing when the run stopped
         if path.name not in kept:
             path.unlink(missing_ok=True)
     return chunks
 
 
-def splits_of(chunks: Chunks, splits: Sequence[Split]) -> tuple[Split, ...]:
-    """The splits of the run that began these chunks, however many cores there are now."""
+def reuse_splits(chunks: Chunks, splits: Sequence[Split]) -> tuple[Split, ...]:
+    """Return the splits of the run that created the chunks, even if the number of cores has changed since."""
     path = chunks.folder / _RUN
     content = json.loads(path.read_text())
     if content["splits"] is None:
@@ -172,13 +173,13 @@ def _difference(folder: Path, run: Mapping[str, Any]) -> str:
     except (OSError, ValueError, KeyError):
         return "it stopped before recording any progress"
     changed = differences(before, json.loads(canonical_json(run)))
-    named = (one._replace(name=_NAMES.get(one.name, one.name)) for one in changed)
+    named = (entry._replace(name=_NAMES.get(entry.name, entry.name)) for entry in changed)
     return f"since then, this changed: {listed(named, '; ')}"
 
 
 @cache
-def program() -> str:
-    """A digest of this package's code: other code might give other scores."""
+def code_digest() -> str:
+    """Return a digest of this package's code: different code might give different scores."""
     package, digest = Path(__file__).parent.parent, hashlib.sha256()
     for path in sorted(package.rglob("*.py")):
         digest.update(str(path.relative_to(package)).encode() + b"\0" + path.read_bytes())

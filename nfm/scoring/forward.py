@@ -1,4 +1,4 @@
-"""The forward pass over plain arrays; no TensorFlow. A parity test pins it to Keras over every option."""
+"""Forward pass over plain arrays, without TensorFlow. A parity test compares it with Keras for every option."""
 
 import threading
 from collections.abc import Callable, Mapping
@@ -15,7 +15,7 @@ from nfm.kernels.activations import activate, compute_scores
 from nfm.kernels.layers import ROWS, add_products, apply_layer, make_panels
 from nfm.kernels.pooling import Offsets, Rows, Weights, pool_rows
 
-TILE = 80 * ROWS  # rows that are computed at once: the layers' outputs stay in the second-level cache
+TILE = 80 * ROWS  # rows that are scored at once: the layers' outputs stay in the second-level cache
 
 Work = Callable[[int, int], None]  # processes the rows from start up to stop
 
@@ -34,7 +34,7 @@ def score(
     out_BC = np.empty((len(rows.ids_BF), network.outputs), np.float32)
 
     def make() -> Work:
-        layers, (tables, offsets) = Layers(spec, network, weights), pooled_from(spec, weights)
+        layers, (tables, offsets) = Layers(spec, network, weights), pooling_tables(spec, weights)
         dense_TD = layers.inputs_TX[:, network.embedding_dim :]
 
         def work(start: int, stop: int) -> None:
@@ -44,15 +44,15 @@ def score(
 
         return work
 
-    in_steps(len(out_BC), TILE, threads, make)
+    process_in_steps(len(out_BC), TILE, threads, make)
     return out_BC if network.task == "multiclass" else out_BC[:, 0]
 
 
-def in_steps(rows: int, step: int, threads: int, make: Callable[[], Work]) -> None:
-    """Process all rows in steps; each thread makes the function that does it."""
+def process_in_steps(rows: int, step: int, threads: int, make: Callable[[], Work]) -> None:
+    """Process all rows in steps; each thread calls `make` once for its own function."""
     own = threading.local()
 
-    def one(start: int) -> None:
+    def process(start: int) -> None:
         if not hasattr(own, "work"):
             own.work = make()
         with np.errstate(over="ignore", invalid="ignore"):
@@ -61,28 +61,28 @@ def in_steps(rows: int, step: int, threads: int, make: Callable[[], Work]) -> No
     starts = range(0, rows, step)
     if min(threads, len(starts)) > 1:
         with ThreadPoolExecutor(threads) as pool:
-            list(pool.map(one, starts))
+            list(pool.map(process, starts))
     else:
         for start in starts:
-            one(start)
+            process(start)
 
 
-def pooled_from(spec: Spec, weights: Mapping[str, NDArray[Any]]) -> tuple[Weights, Offsets]:
-    """Return the tables that rows are pooled from, and where each field begins in them."""
+def pooling_tables(spec: Spec, weights: Mapping[str, NDArray[Any]]) -> tuple[Weights, Offsets]:
+    """Return the embedding table, linear weights and bias, and the first row of each field in them."""
     plain = [offset for field, offset in zip(spec.fields, spec.offsets, strict=True) if field.bag is None]
     offsets = Offsets(np.array(plain, np.int64), spec.rows - len(spec.field_numbers))
     return Weights(weights["embedding"], weights["linear"], weights["bias"]), offsets
 
 
 class Layers:
-    """Computation of a thread from pooled vectors to scores, in arrays of its own."""
+    """Layers from pooled vectors to scores, with the arrays of one thread."""
 
     def __init__(self, spec: Spec, network: Network, weights: Mapping[str, NDArray[Any]], rows: int = TILE) -> None:
-        """Make arrays for `rows` rows at a time."""
+        """Allocate arrays for `rows` rows at a time."""
         rows = -(-rows // ROWS) * ROWS
         self._network = network
         self.linear_TC = np.zeros((rows, network.outputs), np.float32)
-        # The pooled vectors, and behind them the dense numbers: the first hidden layer takes both.
+        # Pooled vectors, followed by the dense numbers: the first hidden layer reads both.
         self.inputs_TX = np.zeros((rows, network.embedding_dim + len(spec.dense)), np.float32)
         hidden = range(len(network.hidden_units))
         self._hidden = [make_panels(weights[f"hidden_{i}_kernel"], weights[f"hidden_{i}_bias"]) for i in hidden]

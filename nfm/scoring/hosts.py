@@ -18,25 +18,27 @@ from nfm.contract.errors import DataError
 from nfm.contract.messages import describe_replacement
 from nfm.contract.replace import making
 
-_PIECE = 32 << 20  # bytes of the files that are in the memory of a driver or a worker at a time
+_PIECE = 32 << 20  # bytes of a file that a driver or a worker has in memory at a time
 
 Placement = Literal["linked", "in place", "sent"]
 
 
 @dataclass(frozen=True)
 class Placed:
-    """Where workers find a verified model."""
+    """Location of a verified model, for workers."""
 
     fingerprint: str
-    folder: str | None  # a folder that every machine sees
-    pieces: "tuple[tuple[str, Broadcast[bytes]], ...]"  # without such a folder: relative paths and contents, in order
+    folder: str | None  # that every machine sees
+    pieces: (
+        "tuple[tuple[str, Broadcast[bytes]], ...]"  # if there is no such folder: relative paths and contents, in order
+    )
 
 
 def place(spark: SparkSession, artifact: Artifact, shared: Path | None = None) -> Placed:
     """Make a model available to the workers.
 
-    It is verified, so that workers need not read it all again. Its files get hard links in `shared`, a folder that
-    every machine sees: workers that start late find this model even if its own folder is replaced meanwhile.
+    The model has been verified, so workers do not read all of it again. Its files get hard links in `shared`, a folder
+    that every machine sees: workers that start late find this model even if its own folder is replaced meanwhile.
     """
     paths = _files(artifact)
     if shared is not None and _link(artifact.path, paths, shared):
@@ -61,7 +63,7 @@ def placement(spark: SparkSession, artifact: Artifact, target: Path) -> Placemen
 
 
 def place_read_only(spark: SparkSession, artifact: Artifact, target: Path) -> Placed:
-    """Place a model for a job that writes nothing to `target`: without links, so it must not be replaced meanwhile."""
+    """Place a model for a job that writes nothing: without links, so the model must not be replaced meanwhile."""
     if placement(spark, artifact, target) == "sent":
         return place(spark, artifact)
     return Placed(artifact.fingerprint, str(artifact.path), ())
@@ -77,12 +79,12 @@ def _files(artifact: Artifact) -> list[Path]:
 
 
 def is_local(spark: SparkSession) -> bool:
-    """Return whether tasks run in this machine's session, without executors."""
+    """Return whether tasks run inside the driver, without executors."""
     return str(spark.sparkContext.master).startswith("local")
 
 
 def _link(folder: Path, paths: list[Path], shared: Path) -> bool:
-    """Make hard links to files in a shared folder; returns False where the file system refuses."""
+    """Make hard links to files in a shared folder; return False if the file system refuses."""
     for path in paths:
         link = shared / path.relative_to(folder)
         try:
@@ -99,11 +101,11 @@ def _pieces(path: Path) -> Iterator[bytes]:
             yield piece
 
 
-_opened: dict[str, Artifact] = {}  # of this worker: one model, or two while the model changes
+_opened: dict[str, Artifact] = {}  # models of this worker: one, or two while the model changes
 
 
 def open_model(placed: Placed) -> Artifact:
-    """Map the model on a worker, once a worker rather than once a task or batch; it must not have been replaced."""
+    """Map the model into this worker, once for all its tasks; raise a DataError if the model was replaced."""
     if placed.fingerprint not in _opened:
         folder = Path(placed.folder) if placed.folder is not None else _copy_to_disk(placed)
         artifact = Artifact.load(folder, verify=False)  # the driver has verified it
@@ -116,7 +118,7 @@ def open_model(placed: Placed) -> Artifact:
 
 
 def _copy_to_disk(placed: Placed) -> Path:
-    """Return the model's folder on this executor's disk, which the first worker writes."""
+    """Return the model's folder on this executor's disk; the first worker writes it."""
     root = Path(SparkFiles.getRootDirectory())
     folder = root / f"nfm-{placed.fingerprint}"
     with (root / f"{folder.name}.lock").open("w") as lock:
@@ -128,5 +130,5 @@ def _copy_to_disk(placed: Placed) -> Path:
                     path.parent.mkdir(parents=True, exist_ok=True)
                     with path.open("ab") as file:
                         file.write(piece.value)
-                    vars(piece).pop("_value", None)  # Spark would keep each piece in this worker's memory for good
+                    vars(piece).pop("_value", None)  # else Spark keeps each piece in this worker's memory
     return folder

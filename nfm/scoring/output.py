@@ -1,4 +1,4 @@
-"""Turn the files that tasks have written into the output: ranks, file sizes, format."""
+"""Make the output from the files that tasks wrote: ranks, file sizes, format."""
 
 import shutil
 from collections.abc import Iterator, Sequence
@@ -28,39 +28,39 @@ from nfm.table.write import (
 )
 
 RANK, QUANTILE = "score_rank", "score_quantile"
-_FEW = 8  # up to this many files are left as they are, however small: it saves a pass
+_FEW = 8  # up to this many files are not compacted, however small: it saves a pass
 _RANKED_ROWS = 1 << 20  # rows that one task sorts
-_PLACE, _BUCKET = "_nfm_rank", "_nfm_bucket"  # names that no column of a user has
+_ROW_RANK, _BUCKET = "_nfm_rank", "_nfm_bucket"  # names that users' columns do not have
 
 
 def rank_columns(settings: Score) -> list[tuple[str, pa.DataType]]:
-    """Return the columns that compare a row with all others: name and type."""
+    """Return name and type of the columns that rank a row among all rows."""
     return [(RANK, pa.int64())] * settings.rank + [(QUANTILE, pa.float64())] * settings.quantile
 
 
 def layout(schema: pa.Schema) -> Layout:
-    """Choose how columns are encoded: texts repeat, carried columns compress; scores and effects do neither."""
+    """Choose the encoding: dictionaries for texts, compression for carried columns, neither for scores and effects."""
     floats = [name for name in schema.names if schema.field(name).type == pa.float32()]
-    ours = [name for name in floats if name.startswith(("score", "reason_"))]
-    carried = [name for name in schema.names if name not in (*ours, QUANTILE)]
+    computed = [name for name in floats if name.startswith(("score", "reason_"))]
+    carried = [name for name in schema.names if name not in (*computed, QUANTILE)]
     return Layout(tuple(name for name in carried if pa.types.is_string(schema.field(name).type)), tuple(carried))
 
 
 def finish(
     spark: SparkSession, files: Sequence[WrittenFile], schema: pa.Schema, settings: Score, written: Path, target: Path
 ) -> list[WrittenFile]:
-    """Make the output in `target` from the files that tasks have reported, which have this schema.
+    """Make the output in `target` from the files that tasks reported, which have this schema.
 
-    If ranks are asked for, the files still contain the partition columns. The folder `written`, for files in between,
-    is made and deleted here.
+    If the output has ranks, the files still contain the partition columns. Intermediate files go into the folder
+    `written`, which is created and deleted here.
 
     Returns:
         The output's files; a table without rows has one file without rows.
     """
     written.mkdir()
     if rank_columns(settings):
-        files, schema = _rank(spark, files, schema, settings, written)
-    if not files:  # readers of the output find its columns even then
+        files, schema = _write_ranks(spark, files, schema, settings, written)
+    if not files:  # readers of the output need its columns
         path = written / "empty.parquet"
         pq.write_table(schema.empty_table(), path)
         files = [WrittenFile("", str(path), 0, path.stat().st_size)]
@@ -72,39 +72,39 @@ def finish(
     return placed
 
 
-def _rank(
+def _write_ranks(
     spark: SparkSession, files: Sequence[WrittenFile], schema: pa.Schema, settings: Score, written: Path
 ) -> tuple[list[WrittenFile], pa.Schema]:
-    """Write the files again, with ranks and in the folders of the partitions; returns them and their schema."""
-    total, asked = sum(file.rows for file in files), rank_columns(settings)
+    """Write the rows again, with ranks and in the partitions' folders; return the new files and their schema."""
+    total, rank_fields = sum(file.rows for file in files), rank_columns(settings)
     partition_by, file_bytes = settings.partition_by, settings.file_mb << 20
     names = [name for name in schema.names if name not in partition_by]
-    final = pa.schema([*(schema.field(name) for name in names), *asked], schema.metadata)
+    final = pa.schema([*(schema.field(name) for name in names), *rank_fields], schema.metadata)
     if not total:
         return [], final
 
     def write(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         writer = Writer(written, layout(final), file_bytes)
         for batch in batches:
-            places = batch.column(_PLACE)
+            ranks = batch.column(_ROW_RANK)
             # A row's quantile is the share of the rows that score no higher.
-            values = {RANK: places, QUANTILE: pa.array((total + 1 - places.to_numpy()) / total)}
+            values = {RANK: ranks, QUANTILE: pa.array((total + 1 - ranks.to_numpy()) / total)}
             arrays: list[Any] = [batch.column(name).cast(schema.field(name).type) for name in names]
-            rows = pa.table([*arrays, *(values[name] for name, _ in asked)], schema=final)
+            rows = pa.table([*arrays, *(values[name] for name, _ in rank_fields)], schema=final)
             partitions = {name: batch.column(name) for name in partition_by}
             add_by_folder(writer, rows, [""], np.zeros(len(rows), np.int8), partitions, "score.partition_by")
         yield file_batch(writer.close())
 
     table = spark.read.option("__globPaths__", "false").parquet(*(f"file://{file.path}" for file in files))
-    ranked = map_rows(_with_places(table, total), [*schema.names, _PLACE], write, FILES)
+    ranked = map_rows(_add_ranks(table, total), [*schema.names, _ROW_RANK], write, FILES)
     return collect_files(ranked), final
 
 
-def _with_places(table: DataFrame, rows: int) -> DataFrame:
-    """Add each row's place among all: 1 has the highest score, equal scores share the best of their places.
+def _add_ranks(table: DataFrame, rows: int) -> DataFrame:
+    """Add each row's rank among all rows: 1 for the highest score; equal scores share the best of their ranks.
 
-    Rows go into buckets by score, each small enough for one task to sort. The number of rows in the buckets above is
-    added to a row's place within its bucket.
+    Rows go into buckets by score, each small enough for one task to sort. A row's rank is its rank within its bucket
+    plus the number of rows in the buckets above.
     """
     score, count = column("score"), -(-rows // _RANKED_ROWS)
     cuts = table.approxQuantile("score", [i / count for i in range(1, count)], 0.1 / count) if count > 1 else []
@@ -112,5 +112,5 @@ def _with_places(table: DataFrame, rows: int) -> DataFrame:
     bucketed = table.withColumn(_BUCKET, F.size(F.filter(edges, lambda edge: score > edge)))
     sizes = {row[_BUCKET]: row["count"] for row in bucketed.groupBy(_BUCKET).count().collect()}
     above = [sum(n for other, n in sizes.items() if other > bucket) for bucket in range(max(sizes) + 1)]
-    place = F.rank().over(Window.partitionBy(_BUCKET).orderBy(score.desc())).cast("long")
-    return bucketed.withColumn(_PLACE, place + F.array(*(F.lit(n).cast("long") for n in above))[column(_BUCKET)])
+    rank = F.rank().over(Window.partitionBy(_BUCKET).orderBy(score.desc())).cast("long")
+    return bucketed.withColumn(_ROW_RANK, rank + F.array(*(F.lit(n).cast("long") for n in above))[column(_BUCKET)])

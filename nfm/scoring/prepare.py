@@ -25,7 +25,7 @@ from nfm.table.scan import Scan, open_scan
 
 
 def open_all(spark: SparkSession, config: Config) -> tuple[Artifact, Scan, Source]:
-    """Return the verified model and the table to score, after all checks that need no row.
+    """Return the verified model and the table to score, after all checks that do not read rows.
 
     Raises:
         DataError: the model is refused; a column is missing or has another type than in training; or the output's
@@ -38,7 +38,7 @@ def open_all(spark: SparkSession, config: Config) -> tuple[Artifact, Scan, Sourc
     if rank_columns(settings) and artifact.network.task == "multiclass":
         raise ConfigError(
             f"score.{'rank' if settings.rank else 'quantile'}: the model in {artifact.path} is multiclass and has a "
-            "score for each class; it is not defined which of them ranks the rows. Leave it out"
+            "score for each class; none of them alone ranks the rows. Leave this setting out"
         )
     check_installed(settings.format)
     check_gates(settings.gates, artifact)
@@ -54,12 +54,12 @@ def model_inputs(spec: Spec, encoded: bool) -> tuple[str, ...]:
 
 
 def carried_columns(spec: Spec, config: Config) -> list[str]:
-    """Return the key, then score.columns, each once."""
+    """Return the columns of the key, then score.columns, without duplicates."""
     return list(dict.fromkeys([*spec.key, *config.score.columns]))
 
 
 def output_columns(spec: Spec, config: Config) -> list[str]:
-    """Return the table's columns that go into the output's files or the names of its folders."""
+    """Return the table's columns that go into the output's files or into the names of its folders."""
     return list(dict.fromkeys([*carried_columns(spec, config), *config.score.partition_by]))
 
 
@@ -70,33 +70,33 @@ def added_columns(artifact: Artifact, config: Config) -> list[str]:
 
 
 def _needed(artifact: Artifact, config: Config, source: Source, table: pa.Schema) -> Iterable[str]:
-    """Check the table's columns; returns those that the job reads."""
+    """Check the table's columns; return those that the job reads."""
     settings, spec, where = config.score, artifact.encoding.spec, str(source)
     if settings.encoded:
         dataset.check_schema(spec, table, where)
     else:
         artifact.encoding.check(table, where)
     columns = output_columns(spec, config)
-    why = "The model's key, score.columns and score.partition_by name what goes into the output."
+    why = "The model's key, score.columns and score.partition_by name the columns that go into the output."
     check_columns(columns, table, where, why)
     for name in settings.partition_by:
         if kind_of(table.field(name).type) is None:
             raise DataError(
-                f"score.partition_by: column '{name}' of {where} is {table.field(name).type}, and folders are "
-                "named by texts, numbers, booleans or dates. Cast it in a view, or leave it out."
+                f"score.partition_by: column '{name}' of {where} is {table.field(name).type}, but only "
+                "texts, numbers, booleans and dates can name folders. Cast it in a view, or leave it out."
             )
     for name in carried_columns(spec, config):
         type_ = table.field(name).type
         if accepted := unsupported(settings.format, type_):
             raise DataError(
-                f"Column '{name}' of {where} is {type_}, which cannot be carried into the output: {settings.format} "
-                f"takes {accepted}. Cast it in a view, or take it out of score.columns."
+                f"Column '{name}' of {where} is {type_}, which cannot be written: {settings.format} accepts "
+                f"{accepted}. Cast it in a view, or remove it from score.columns."
             )
     return [*columns, *model_inputs(spec, settings.encoded)]
 
 
 def _check_made_with(spec: Spec, source: Source) -> None:
-    """Check that an encoded table is a dataset, or a part of one, written with the model's own encoding."""
+    """Check that an encoded table is a dataset, or a fold of one, written with the model's own encoding."""
     for path in source.paths:
         folder = next((f for f in (Path(path), *Path(path).parents) if (f / DATASET_MARKER).exists()), None)
         made_with = json.loads((folder / DATASET_MARKER).read_text())["encoding_fingerprint"] if folder else None
@@ -108,7 +108,7 @@ def _check_made_with(spec: Spec, source: Source) -> None:
                 "jobs/features.py made with the same encoding; or score the raw table."
             )
     if not source.paths:
-        raise DataError("score.encoded is for the folder of a dataset (score.source.path), not for a table's name.")
+        raise DataError("score.encoded needs the folder of a dataset in score.source.path, not the name of a table.")
 
 
 def _check_names(columns: Sequence[str], added: Sequence[str], artifact: Artifact) -> None:
@@ -119,7 +119,7 @@ def _check_names(columns: Sequence[str], added: Sequence[str], artifact: Artifac
             raise ConfigError(
                 f"score.model: the output would have the columns {before!r} and {name!r} for two classes of the model "
                 f"in {artifact.path}, but Spark column names are case-insensitive. Rename one of the classes in the "
-                "label's column, or in a view, and make the features and the model again"
+                "label column, or in a view, then run the feature job and the train job again"
             )
         taken[name.lower()] = name
     for name in columns:

@@ -1,8 +1,8 @@
-"""Reason codes: which fields moved a row's score most.
+"""Reason codes: the fields and numbers that changed a row's score most.
 
-The effect of a field is the score of the row less the score of the variant in which that field alone is missing, as the
-encoder encodes a null. A number and its missing flag are one reason. Variants pass through the same layers as rows, so
-that an effect is exactly 0 where nothing is different.
+The effect of a field is the row's score minus the score of a variant of the row in which only that field is missing,
+encoded like a null. A number and its missing flag are one reason. Variants pass through the same layers as rows, so an
+effect is exactly 0 where the variant equals the row.
 """
 
 from collections.abc import Mapping
@@ -19,21 +19,23 @@ from nfm.contract.encoder import Inputs, transform
 from nfm.contract.schema import Placement, Spec
 from nfm.kernels.pooling import Rows
 from nfm.kernels.reasons import Missing, Variants, find_strongest, make_variants, record_scores
-from nfm.scoring.forward import TILE, Layers, Work, in_steps, pooled_from
+from nfm.scoring.forward import TILE, Layers, Work, pooling_tables, process_in_steps
 
 
 def reason_columns(count: int) -> list[tuple[str, pa.DataType]]:
-    """Return names and types of the output's columns for `count` reasons: each one's name, and its effect."""
+    """Return name and type of the output columns for `count` reasons: name and effect of each reason."""
     pairs = ([(f"reason_{i}", pa.string()), (f"reason_{i}_effect", pa.float32())] for i in range(1, count + 1))
     return [column for pair in pairs for column in pair]
 
 
 def reason_arrays(spec: Spec, effects_BR: NDArray[np.float32], count: int) -> list[pa.Array]:
-    """Return the `reason_columns` of B rows: the largest effects first; of equal ones, the first in the spec.
+    """Return the `reason_columns` of B rows, the largest effects first; equal effects keep the spec's order.
 
-    Where a row has fewer than `count` effects that are finite and not 0, the others are null.
+    If a row has fewer than `count` effects that are finite and not 0, its other reasons are null.
     """
-    names = to_text_array([one.name for part in (spec.fields, spec.numbers) for one in part]).cast(pa.string())
+    names = to_text_array([column.name for columns in (spec.fields, spec.numbers) for column in columns]).cast(
+        pa.string()
+    )
     places_BE = np.empty((len(effects_BR), count), np.int64)
     find_strongest(effects_BR, places_BE)
     rows, arrays = np.arange(len(effects_BR)), list[pa.Array]()
@@ -46,16 +48,16 @@ def reason_arrays(spec: Spec, effects_BR: NDArray[np.float32], count: int) -> li
 def score_and_effects(
     spec: Spec, network: Network, weights: Mapping[str, NDArray[Any]], rows: Inputs, threads: int = 1
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Score B encoded rows, with the bits of `forward.score`, and compute the effect of each field.
+    """Score B encoded rows, bit for bit like `forward.score`, and compute the effect of each field and number.
 
     Returns:
-        The scores; and (B, R) effects of the spec's fields and numbers, in their order: score(row) - score(the row with
-        it missing). Of several classes, it is the score of the one that is the row's highest.
+        The scores; and (B, R) effects in the order of the spec's fields and numbers: score(row) - score(variant without
+        that field). With several classes, the score is that of the row's highest class.
     """
-    places_R, missing = _reasons(spec)
-    tables, offsets = pooled_from(spec, weights)
+    places_R, missing = _describe_reasons(spec)
+    tables, offsets = pooling_tables(spec, weights)
     most = 1 + len(places_R)  # a row and its variants
-    step = max(1, 2 * TILE // most)  # more rows at a time cost less for each call, fewer stay in the cache
+    step = max(1, 2 * TILE // most)  # larger steps have less overhead, smaller ones stay in the cache
     scores_BC = np.empty((len(rows.ids_BF), network.outputs), np.float32)
     effects_BR = np.zeros((len(scores_BC), len(places_R)), np.float32)
 
@@ -69,12 +71,12 @@ def score_and_effects(
 
         return work
 
-    in_steps(len(scores_BC), step, threads, make)
+    process_in_steps(len(scores_BC), step, threads, make)
     return scores_BC if network.task == "multiclass" else scores_BC[:, 0], effects_BR
 
 
-def _reasons(spec: Spec) -> tuple[NDArray[np.int64], Missing]:
-    """Return each reason's place in the spec, in the order of `Variants`, and what the reasons consist of."""
+def _describe_reasons(spec: Spec) -> tuple[NDArray[np.int64], Missing]:
+    """Return each reason's position in the spec, in the order of `Variants`, and how missing ones are encoded."""
     kinds = [field.bag is not None for field in spec.fields] + [2 + (n.placement == "dense") for n in spec.numbers]
     blocks = [
         (start, start + field.size)
@@ -82,11 +84,11 @@ def _reasons(spec: Spec) -> tuple[NDArray[np.int64], Missing]:
         if field.bag is not None
     ]
     bags = np.array(blocks, np.int64).reshape(-1, 2)
-    return np.argsort(kinds, kind="stable"), Missing(bags, *_numbers(spec, "field"), *_numbers(spec, "dense"))
+    return np.argsort(kinds, kind="stable"), Missing(bags, *_encode_nulls(spec, "field"), *_encode_nulls(spec, "dense"))
 
 
-def _numbers(spec: Spec, placement: Placement) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """Return where each number's columns begin among those of this placement, and their values where it is missing."""
+def _encode_nulls(spec: Spec, placement: Placement) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """Return the first column of each number of this placement, and the columns' values when it is missing."""
     missing = [transform(n, np.array([np.nan])) for n in spec.numbers if n.placement == placement]
     values = [float(values[0]) for columns in missing for values in columns.values()]
     return np.array([0, *accumulate(len(c) for c in missing)], np.int64), np.array(values, np.float32)

@@ -21,9 +21,9 @@ from nfm.contract.columns import Rows
 from nfm.contract.errors import DataError, GateError
 from nfm.contract.publish import check_replaceable, locked, staged
 from nfm.contract.schema import canonical_json
-from nfm.scoring.chunks import Chunk, Chunks, open_chunks, program, splits_of
+from nfm.scoring.chunks import Chunk, Chunks, code_digest, open_chunks, reuse_splits
 from nfm.scoring.health.gates import crossed_gates, lift_gates
-from nfm.scoring.health.health import health
+from nfm.scoring.health.health import compare_with_training
 from nfm.scoring.health.page import REPORT, SCORES_MARKER, refused_folder, write_report
 from nfm.scoring.health.tally import Tally
 from nfm.scoring.hosts import open_model, place
@@ -39,25 +39,25 @@ _RECORD = pa.schema([("record", pa.string())])
 
 log = logging.getLogger(__name__)
 
-_KEPT = "The output was left as it was"
-_MODEL, _WRITTEN = "_model", "_written"  # in the staging folder: the model for the tasks, and files that are written
+_KEPT = "The output is unchanged"
+_MODEL, _WRITTEN = "_model", "_written"  # folders in the staging folder: model for the tasks; files being written
 
 
 def score_table(spark: SparkSession, config: Config) -> Mapping[str, Any]:
-    """Score every row and publish. Readers see the old scores until the new ones are complete.
+    """Score every row and publish the scores. Readers see the old scores until the new ones are complete.
 
-    A killed run is resumed: rows that it has scored are not scored again.
+    A killed run is resumed: rows that it scored are not scored again.
 
     Returns:
         The content of the output's _report.json.
 
     Raises:
-        GateError: the table does not pass a gate. Its report is beside the output, which is left as it was.
+        GateError: the table does not pass a gate. Its report is beside the output, which is unchanged.
     """
     artifact, scan, source = open_all(spark, config)
     settings, target = config.score, config.scores_folder
     log.info("scoring %s with the model %s…", source, artifact.fingerprint[:12])
-    # With ranks, rows are sorted again later; only then do they go into the folders of their partitions.
+    # Ranks need all scores: `finish` adds them, and only then writes rows into the folders of the partitions.
     partition_by = () if rank_columns(settings) else settings.partition_by
     columns = output_columns(artifact.encoding.spec, config)
     output = Output(tuple(columns), partition_by, settings.encoded, settings.explain)
@@ -80,7 +80,7 @@ def score_table(spark: SparkSession, config: Config) -> Mapping[str, Any]:
                         "run the job again."
                     )
                 write_report(staging, report)
-        chunks.remove()  # under the lock: no other run may begin before
+        chunks.remove()  # under the lock, so that no other run starts before
     return report
 
 
@@ -98,8 +98,8 @@ def _total(chunks: Iterable[Chunk]) -> Tally:
 def _run(
     spark: SparkSession, artifact: Artifact, scan: Scan, source: Source, output: Output, file_mb: int
 ) -> dict[str, Any]:
-    """Return all that the chunks depend on, as `open_chunks` takes it."""
-    files: Any = uuid.uuid4().hex  # a table that is more than files may have changed
+    """Return everything that the chunks depend on, for `open_chunks`."""
+    files: Any = uuid.uuid4().hex  # a source that does not list its files may have changed
     if scan.is_resumable:
         files = sorted(scan.read_files or read_file_versions(spark, scan.uris))
     return {
@@ -107,13 +107,13 @@ def _run(
         "table": hashlib.sha256(canonical_json([files, scan.skipped, scan.method]).encode()).hexdigest(),
         "cut": scan.partitioning,
         "settings": {"source": source.model_dump(mode="json"), "output": vars(output), "file_mb": file_mb},
-        "program": program(),
+        "program": code_digest(),
     }
 
 
 @contextmanager
 def _keep_chunks(chunks: Chunks, scan: Scan) -> Iterator[None]:
-    """Keep what is done if the run fails and another one can resume it."""
+    """Keep the finished chunks of a failed run if another run can resume it; else delete them."""
     try:
         yield
     except BaseException:
@@ -139,10 +139,10 @@ def _score(
     chunks: Chunks,
     staging: Path,
 ) -> list[Chunk]:
-    """Score the parts of the table that are not done yet; returns all chunks, ordered by number."""
+    """Score the splits that are not done yet; return all chunks, ordered by number."""
     spark = scan.table.sparkSession
     if scan.method == "parquet":
-        scan = replace(scan, splits=splits_of(chunks, scan.splits))
+        scan = replace(scan, splits=reuse_splits(chunks, scan.splits))
     done = chunks.done()
     if done:
         log.info("an earlier run has already scored %s rows: they are kept", f"{_rows(done):,}")
@@ -159,8 +159,8 @@ def _score(
     read = dict.fromkeys([*output.columns, *model_inputs(artifact.encoding.spec, output.encoded)])
     delivered = Observation()
     numbers = [chunk.number for chunk in done]
-    parts = len(scan.splits) if scan.method == "parquet" else None
-    with chunks.progress(parts, spark.sparkContext.defaultParallelism):
+    splits = len(scan.splits) if scan.method == "parquet" else None
+    with chunks.log_progress(splits, spark.sparkContext.defaultParallelism):
         records = scan.map_splits(read, work, _RECORD, numbers, delivered).collect()
     shutil.rmtree(staging / _MODEL)
     new = [Chunk.from_json(row.record) for row in records]
@@ -177,8 +177,8 @@ def _check_finite(tally: Tally, source: Source) -> None:
     if tally.not_finite:
         raise DataError(
             f"{tally.not_finite} of {tally.rows} rows of {source} have a score that is not a number or is infinite: "
-            "one of their numbers is too large for the model. Look for extreme values, or give that column a clip and "
-            f"train again. {_KEPT}."
+            "one of their numbers is too large for the model. Correct extreme values, or set "
+            f"columns.numeric.COLUMN.clip and train again. {_KEPT}."
         )
 
 
@@ -195,14 +195,14 @@ def _report(config: Config, artifact: Artifact, source: Source, scan: Scan, tall
         "skipped_files": list(scan.skipped),
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "rows": tally.rows,
-        **health(artifact, tally, config.score.encoded),
+        **compare_with_training(artifact, tally, config.score.encoded),
     }
     gates = config.score.gates
     return report | {"gates": {"limits": gates.limits, "crossed": crossed_gates(gates, report)}}
 
 
 def _check_gates_passed(report: Mapping[str, Any], config: Config, source: Source) -> None:
-    """Delete the report of an earlier refusal if the table passes the gates; else write one and raise a GateError."""
+    """Delete an earlier refusal's report if the table passes the gates; else write a report and raise a GateError."""
     refused, crossed = refused_folder(config.scores_folder), report["gates"]["crossed"]
     if not crossed:
         for name in (REPORT, SCORES_MARKER):
@@ -210,16 +210,16 @@ def _check_gates_passed(report: Mapping[str, Any], config: Config, source: Sourc
         with suppress(OSError):  # it does not exist, or contains other files
             refused.rmdir()
         if not report["rows"]:
-            log.warning("%s and its scores have no rows; score.gates.min_rows: 1 would refuse that", source)
+            log.warning("%s has no rows; set score.gates.min_rows to 1 to refuse such a table", source)
         return
     check_replaceable(refused, SCORES_MARKER)
     refused.mkdir(exist_ok=True)
     write_report(refused, report)
     lines = [
         f"{source} does not pass the gates, and its scores are not published:",
-        *(f"{one['told']}; score.gates.{one['gate']} is {one['limit']}" for one in crossed),
+        *(f"{gate['told']}; score.gates.{gate['gate']} is {gate['limit']}" for gate in crossed),
         f"{_KEPT}. The report is {refused / REPORT}.",
-        f"If the table is as it should be, it passes with --set {lift_gates(crossed)}: scored rows are not scored "
+        f"If the table is correct, run the job again with --set {lift_gates(crossed)}: scored rows are not scored "
         "again.",
     ]
     raise GateError("\n  ".join(lines))

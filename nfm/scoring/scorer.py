@@ -12,7 +12,7 @@ from nfm.scoring.forward import score
 from nfm.scoring.health.tally import Tally
 from nfm.scoring.reasons import reason_arrays, reason_columns, score_and_effects
 
-_ARRANGED = 1 << 14  # rows whose columns are arranged as matrices at a time, so that these stay in the cache
+_STEP = 1 << 14  # rows that are arranged as matrices and scored at a time: the matrices stay in the cache
 
 
 def score_columns(network: Network) -> list[str]:
@@ -23,26 +23,26 @@ def score_columns(network: Network) -> list[str]:
 def score_batch(
     artifact: Artifact, rows: Rows, encoded: bool = False, tally: Tally | None = None
 ) -> NDArray[np.float32]:
-    """Return (N, C) scores of N raw or encoded rows, with as many threads as Arrow may take; count them in `tally`."""
+    """Return (N, C) scores of N raw or encoded rows, using as many threads as Arrow may; count the rows in `tally`."""
     return explain_batch(artifact, rows, 0, encoded, tally)[0]
 
 
 def explain_batch(
     artifact: Artifact, rows: Rows, count: int, encoded: bool = False, tally: Tally | None = None
 ) -> tuple[NDArray[np.float32], list[pa.Array]]:
-    """Score as `score_batch` does, and return `count` reasons a row: the arrays of `reasons.reason_columns`."""
+    """Score like `score_batch`, and also return `count` reasons for each row: the arrays of `reason_columns`."""
     spec, noticed = artifact.encoding.spec, None if tally is None else BatchCounts()
     if encoded:
         columns = {name: dataset.read_column(name, rows.column(name), "the table") for name in spec.outputs}
     else:
         columns = artifact.encoding.encode(rows, counts=noticed)
-    pa.default_memory_pool().release_unused()  # memory that reading used and scoring can use
+    pa.default_memory_pool().release_unused()  # scoring can use the memory that reading used
     scores_NC = np.empty((rows.num_rows, artifact.network.outputs), np.float32)
     reasons = list[list[pa.Array]]()
-    for start in range(0, rows.num_rows, _ARRANGED):
-        stop = start + _ARRANGED
-        part = {name: values[start:stop] for name, values in columns.items()}
-        arranged = dataset.check_and_arrange(spec, part, "the table") if encoded else arrange_inputs(spec, part)
+    for start in range(0, rows.num_rows, _STEP):
+        stop = start + _STEP
+        step = {name: values[start:stop] for name, values in columns.items()}
+        arranged = dataset.check_and_arrange(spec, step, "the table") if encoded else arrange_inputs(spec, step)
         model = spec, artifact.network, artifact.weights, arranged, pa.cpu_count()
         if count:
             scored, effects_BR = score_and_effects(*model)

@@ -1,4 +1,4 @@
-"""Work of one scoring task: a part of the table → files of scores, and a tally of its rows.
+"""One scoring task: reads the rows of a split, writes files of scores and tallies its rows.
 
 Tasks write the files themselves, so that no row goes back through Spark. A file and its tally count only when the task
 has ended and reported both: a task that is retried, or runs twice at once, counts once.
@@ -29,10 +29,10 @@ from nfm.table.write import Writer
 class Output:
     """Contents of the files that tasks write."""
 
-    columns: tuple[str, ...]  # of the table, in this order; the scores follow
-    partition_by: tuple[str, ...]  # those of the columns that are in the folders' names instead
+    columns: tuple[str, ...]  # from the table, in this order; the scores follow
+    partition_by: tuple[str, ...]  # columns that are in the folders' names instead of the files
     encoded: bool  # the table is a dataset
-    explain: int = 0  # reasons a row, after its scores
+    explain: int = 0  # reasons for each row, after its scores
 
     @property
     def carried(self) -> tuple[str, ...]:
@@ -43,17 +43,17 @@ class Output:
         """Return the schema of the files; its metadata identifies the model."""
         carried = [(name, table.field(name).type) for name in self.carried]
         scores = [(name, pa.float32()) for name in score_columns(artifact.network)]
-        prints = {
+        fingerprints = {
             "model_fingerprint": artifact.fingerprint,
             "encoding_fingerprint": artifact.encoding.spec.fingerprint,
         }
-        return pa.schema([*carried, *scores, *reason_columns(self.explain)], {"nfm": json.dumps(prints)})
+        return pa.schema([*carried, *scores, *reason_columns(self.explain)], {"nfm": json.dumps(fingerprints)})
 
 
 def score_rows(
     number: int, all_rows: Iterable[Rows], artifact: Artifact, output: Output, schema: pa.Schema, writer: Writer
 ) -> Chunk:
-    """Score a part of the table into a writer. Needs no Spark."""
+    """Score the rows of one split and write them. Does not need Spark."""
     tally = Tally()
     for rows in all_rows:
         try:
@@ -64,7 +64,7 @@ def score_rows(
             raise
         if isinstance(rows, RowGroup):
             tally.merge(Tally(read={rows.path: (rows.num_rows, rows.rows_of_file)}))
-        # Spark's settings may make it send texts as large ones.
+        # Depending on its settings, Spark sends texts as large_string.
         carried = [decode_dictionary(rows.column(name)).cast(schema.field(name).type) for name in output.carried]
         table = pa.table([*carried, *map(to_arrow, scores_NC.T), *reasons], schema=schema)
         partitions = {name: rows.column(name) for name in output.partition_by}

@@ -11,7 +11,7 @@ from tests.scoring.examples import ROWS, SCHEMA, config, save_model
 
 @pytest.fixture(scope="module")
 def made(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A working folder with the raw table, its encoding, and a model of random weights."""
+    """Working folder with the raw table, its encoding, and a model with random weights."""
     folder = tmp_path_factory.mktemp("shop")
     spark.createDataFrame(ROWS, SCHEMA).repartition(3).write.parquet(str(folder / "raw"))
     build(spark, config(folder, folder / "raw"))

@@ -1,4 +1,4 @@
-"""A small shop: its raw table, and a model of random weights whose formula is written out in plain Python."""
+"""A small shop: a raw table, a model with random weights, and the model's formula in plain Python."""
 
 import math
 from pathlib import Path
@@ -53,7 +53,7 @@ def save_model(folder: Path, seed: int) -> None:
 
 
 def expected_score(model: Artifact, colour: str | None, size: int | None, price: float | None) -> float:
-    """The paper's equation for one row, pair by pair, in plain Python."""
+    """Return the score of one row by the paper's equation, pair by pair."""
     w = {name: array.astype(float) for name, array in model.weights.items()}
     # The train fold is the whole table. colour: red 24 times, "" and blue 12 times each; size: 0, 1, 2, 20 times each.
     colour_id = 0 if colour is None else {"red": 2, "": 3, "blue": 4}.get(colour, 1)

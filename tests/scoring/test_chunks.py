@@ -1,4 +1,4 @@
-"""What a run leaves for the next one: chunks are resumed from, or deleted with the reason."""
+"""Chunks of earlier runs: the next run resumes from them, or deletes them and logs the reason."""
 
 import json
 import logging
@@ -17,20 +17,22 @@ from pyspark.sql import SparkSession
 
 from nfm.contract.errors import GateError
 from nfm.scoring import chunks as module
-from nfm.scoring.chunks import Chunk, Chunks, open_chunks, splits_of
+from nfm.scoring.chunks import Chunk, Chunks, open_chunks, reuse_splits
 from nfm.scoring.health.tally import Tally
 from nfm.scoring.score import score_table
 from nfm.table.splits import File, Piece
 from nfm.table.write import WrittenFile
 from tests.scoring.examples import ROWS, config, save_model
 
-REFUSED: dict[str, Any] = {"gates": {"min_rows": 10**6}}  # all is scored, nothing is published: as if killed at the end
+REFUSED: dict[str, Any] = {
+    "gates": {"min_rows": 10**6}
+}  # scores all rows, publishes none, like a run that is killed at its end
 RUN = {"model": "m", "table": "t", "cut": None, "settings": {"columns": ("a", "b")}, "program": "p"}
 
 
 @pytest.fixture(params=["parquet", "csv"])
 def source(request: pytest.FixtureRequest, spark: SparkSession, tmp_path: Path) -> Iterator[dict[str, Any]]:
-    """Sixty rows in six parts, read by tasks or through Spark."""
+    """Sixty rows in six splits, read by the tasks or by Spark."""
     frame = pd.DataFrame(ROWS, columns=["id", "colour", "size", "price", "label"]).astype({"id": "Int64"})
     (tmp_path / "raw").mkdir()
     for i in range(6):
@@ -51,20 +53,20 @@ def source(request: pytest.FixtureRequest, spark: SparkSession, tmp_path: Path) 
     spark.conf.unset("spark.sql.files.openCostInBytes")
 
 
-def chunks_beside(output: Path) -> list[Path]:
+def find_chunks(output: Path) -> list[Path]:
     return sorted(output.parent.glob(f".{output.name}.chunks-*"))
 
 
-def rows_of(output: Path) -> list[Any]:
+def read_rows(output: Path) -> list[Any]:
     tables = [pq.ParquetFile(path).read() for path in output.glob("*.parquet")]
     return sorted(pa.concat_tables(tables).to_pylist(), key=str)
 
 
-def unfinished(spark: SparkSession, settings: Any, output: Path) -> Path:
-    """Score all, publish nothing, and forget two of the parts."""
+def leave_unfinished(spark: SparkSession, settings: Any, output: Path) -> Path:
+    """Score all rows, publish none, and delete the records of two chunks."""
     with pytest.raises(GateError):
         score_table(spark, settings)
-    (folder,) = chunks_beside(output)
+    (folder,) = find_chunks(output)
     records = sorted((folder / "done").iterdir())
     assert len(records) == 6
     records[1].unlink()
@@ -72,23 +74,23 @@ def unfinished(spark: SparkSession, settings: Any, output: Path) -> Path:
     return folder
 
 
-def test_the_next_run_scores_what_is_left(
+def test_the_next_run_scores_the_remaining_splits(
     spark: SparkSession, made: Path, tmp_path: Path, source: dict[str, Any], caplog: pytest.LogCaptureFixture
 ) -> None:
-    undisturbed, output = tmp_path / "undisturbed", tmp_path / "scores"
-    wanted = score_table(spark, config(made, source, output=str(undisturbed)))
-    folder = unfinished(spark, config(made, source, output=str(output), **REFUSED), output)
+    uninterrupted, output = tmp_path / "uninterrupted", tmp_path / "scores"
+    expected = score_table(spark, config(made, source, output=str(uninterrupted)))
+    folder = leave_unfinished(spark, config(made, source, output=str(output), **REFUSED), output)
     kept = {path.name for path in (folder / "files").iterdir()}
     with caplog.at_level(logging.INFO, logger="nfm"):
         report = score_table(spark, config(made, source, output=str(output)))
     assert "an earlier run has already scored 40 rows" in caplog.text
-    assert rows_of(output) == rows_of(undisturbed)
-    assert len(rows_of(output)) == 60
-    assert {**report, "created": ""} == {**wanted, "created": "", "gates": report["gates"]}
-    assert (len(kept), chunks_beside(output)) == (6, [])
+    assert read_rows(output) == read_rows(uninterrupted)
+    assert len(read_rows(output)) == 60
+    assert {**report, "created": ""} == {**expected, "created": "", "gates": report["gates"]}
+    assert (len(kept), find_chunks(output)) == (6, [])
 
 
-def test_a_long_job_tells_how_far_it_is(
+def test_a_long_job_logs_its_progress(
     spark: SparkSession,
     made: Path,
     tmp_path: Path,
@@ -99,31 +101,31 @@ def test_a_long_job_tells_how_far_it_is(
     monkeypatch.setattr(module, "_EVERY", 0.02)
     with caplog.at_level(logging.INFO, logger="nfm"):
         score_table(spark, config(made, source, output=str(tmp_path / "scores")))
-    of = " of 6" if source["format"] == "parquet" else ""
-    lines = [record.getMessage() for record in caplog.records if "parts of the table are" in record.getMessage()]
+    total = " of 6" if source["format"] == "parquet" else ""
+    lines = [record.getMessage() for record in caplog.records if "splits are scored" in record.getMessage()]
     assert lines
-    line = re.compile(rf"[0-6]{of} parts of the table are scored(, about \d+ s left)?")
+    line = re.compile(rf"[0-6]{total} splits are scored(, about \d+ s left)?")
     assert [text for text in lines if not line.fullmatch(text)] == []
 
 
-def test_a_record_whose_files_are_gone_or_cut_off_does_not_count(
+def test_records_with_missing_or_truncated_files_are_ignored(
     spark: SparkSession, made: Path, tmp_path: Path, source: dict[str, Any], caplog: pytest.LogCaptureFixture
 ) -> None:
     output = tmp_path / "scores"
-    folder = unfinished(spark, config(made, source, output=str(output), **REFUSED), output)
-    one, other, third, _ = sorted((folder / "done").iterdir())
-    Path(json.loads(one.read_text())["files"][0]["path"]).unlink()
-    cut_off = Path(json.loads(other.read_text())["files"][0]["path"])
-    cut_off.write_bytes(cut_off.read_bytes()[:-3])
+    folder = leave_unfinished(spark, config(made, source, output=str(output), **REFUSED), output)
+    first, second, third, _ = sorted((folder / "done").iterdir())
+    Path(json.loads(first.read_text())["files"][0]["path"]).unlink()
+    truncated = Path(json.loads(second.read_text())["files"][0]["path"])
+    truncated.write_bytes(truncated.read_bytes()[:-3])
     third.write_text(third.read_text()[:50])
     with caplog.at_level(logging.INFO, logger="nfm"):
         score_table(spark, config(made, source, output=str(output)))
     assert "an earlier run has already scored 10 rows" in caplog.text
-    assert len(rows_of(output)) == 60
+    assert len(read_rows(output)) == 60
 
 
 @pytest.mark.parametrize("change", ["model", "input", "configuration", "more rows"])
-def test_what_something_else_follows_from_is_scored_anew(
+def test_changed_inputs_are_scored_again(
     spark: SparkSession,
     made: Path,
     tmp_path: Path,
@@ -136,14 +138,14 @@ def test_what_something_else_follows_from_is_scored_anew(
     (tmp_path / "shop/encoding").symlink_to(made / "encoding")
     save_model(tmp_path / "shop", 5)
     model = str(tmp_path / "shop/model")
-    unfinished(spark, config(made, source, output=str(output), model=model, **REFUSED), output)
+    leave_unfinished(spark, config(made, source, output=str(output), model=model, **REFUSED), output)
     match change:
         case "model":
             save_model(tmp_path / "shop", 6)
             reason = "model"
         case "input":
             file = min(Path(source["path"]).iterdir())
-            file.write_bytes(file.read_bytes())  # the same bytes, but who knows
+            file.write_bytes(file.read_bytes())  # the same bytes, but another modification time
             reason = "the table's files"
         case "configuration":
             more, reason = {"columns": ("colour",)}, 'settings.output.columns was ["id"] and is ["id", "colour"] now'
@@ -153,30 +155,30 @@ def test_what_something_else_follows_from_is_scored_anew(
             reason = "the table's files"
     with caplog.at_level(logging.INFO, logger="nfm"):
         report = score_table(spark, config(made, source, output=str(output), model=model, **more))
-    assert f"what an earlier run has left for {output} is deleted: since then, this changed: {reason}" in "\n".join(
+    assert f"the chunks of an earlier run for {output} are deleted: since then, this changed: {reason}" in "\n".join(
         caplog.messages
     )
     assert "has scored" not in caplog.text
-    assert report["rows"] == len(rows_of(output)) == (70 if change == "more rows" else 60)
-    assert chunks_beside(output) == []
+    assert report["rows"] == len(read_rows(output)) == (70 if change == "more rows" else 60)
+    assert find_chunks(output) == []
 
 
-def test_a_table_that_is_more_than_files_is_not_gone_on_from(spark: SparkSession, made: Path, tmp_path: Path) -> None:
+def test_a_view_is_not_resumed(spark: SparkSession, made: Path, tmp_path: Path) -> None:
     output = tmp_path / "scores"
     spark.read.parquet(str(made / "raw")).createOrReplaceTempView("tonight")
     with pytest.raises(GateError):
         score_table(spark, config(made, {"table": "tonight", "scan": "spark"}, output=str(output), **REFUSED))
-    assert chunks_beside(output) == []
+    assert find_chunks(output) == []
     assert score_table(spark, config(made, {"table": "tonight", "scan": "spark"}, output=str(output)))["rows"] == 60
 
 
-def test_what_tasks_were_at_is_cleared_away(tmp_path: Path) -> None:
+def test_files_without_a_record_are_deleted(tmp_path: Path) -> None:
     target = tmp_path / "scores"
     chunks = open_chunks(target, RUN)
     (chunks.files / "done.parquet").write_bytes(b"12345")
     (chunks.files / "half.parquet").write_bytes(b"123")
     chunks.keep(Chunk(3, Tally(rows=7), [WrittenFile("", str(chunks.files / "done.parquet"), 7, 5)]))
-    again = open_chunks(target, {**RUN, "settings": {"columns": ["a", "b"]}})  # JSON makes lists of tuples
+    again = open_chunks(target, {**RUN, "settings": {"columns": ["a", "b"]}})  # JSON turns tuples into lists
     assert again == chunks
     assert [path.name for path in again.files.iterdir()] == ["done.parquet"]
     (chunk,) = again.done()
@@ -185,55 +187,57 @@ def test_what_tasks_were_at_is_cleared_away(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_names_that_look_like_patterns_and_neighbours(tmp_path: Path) -> None:
-    """Chunks of an output called a[b] are not those of ab, and of `scores` not those of `scores2`."""
+def test_outputs_with_similar_names_have_separate_chunks(tmp_path: Path) -> None:
+    """The output a[b] does not match the chunks of ab, nor `scores` those of `scores2`."""
     for name in ("a[b]", "ab", "scores", "scores2"):
         chunks = open_chunks(tmp_path / name, {**RUN, "model": name})
         assert isinstance(chunks, Chunks)
     open_chunks(tmp_path / "a[b]", {**RUN, "model": "other"})
     open_chunks(tmp_path / "scores", {**RUN, "model": "other"})
-    assert [len(chunks_beside(tmp_path / name)) for name in ("ab", "scores2", "scores")] == [1, 1, 1]
+    assert [len(find_chunks(tmp_path / name)) for name in ("ab", "scores2", "scores")] == [1, 1, 1]
     assert len(list(tmp_path.glob(".a[[]b].chunks-*"))) == 1
 
 
-def test_the_table_stays_cut_as_it_was(tmp_path: Path) -> None:
+def test_a_resumed_run_has_the_same_splits(tmp_path: Path) -> None:
     file = File("/t/1.parquet", 100, 2)
     before = ((Piece(file, 0, 50),), (Piece(file, 50, 100), Piece(File("s3://b/2", 7, 0), 0, 7)))
     chunks = open_chunks(tmp_path / "scores", RUN)
-    assert splits_of(chunks, before) == before
-    assert splits_of(open_chunks(tmp_path / "scores", RUN), ((Piece(file, 0, 100),),)) == before  # fewer cores now
+    assert reuse_splits(chunks, before) == before
+    assert (
+        reuse_splits(open_chunks(tmp_path / "scores", RUN), ((Piece(file, 0, 100),),)) == before
+    )  # as if with fewer cores
 
 
 @pytest.mark.parametrize(
-    ("parts", "new", "told"),
+    ("splits", "new", "message"),
     [
-        (10, 4, "6 of 10 parts of the table are scored, about 40 s left"),  # 40 s for four more, and four to do
-        (60, 4, "6 of 60 parts of the table are scored, about 9 min left"),
-        (10, 3, "5 of 10 parts of the table are scored"),  # two at once: of the second ones one is missing
-        (None, 4, "6 parts of the table are scored"),
+        (10, 4, "6 of 10 splits are scored, about 40 s left"),  # four took 40 s, and four are left
+        (60, 4, "6 of 60 splits are scored, about 9 min left"),
+        (10, 3, "5 of 10 splits are scored"),  # two at once: the second wave is not complete
+        (None, 4, "6 splits are scored"),
     ],
 )
-def test_the_log_tells_how_far_a_run_is(
+def test_the_log_shows_the_progress(
     tmp_path: Path,
     caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
-    parts: int | None,
+    splits: int | None,
     new: int,
-    told: str,
+    message: str,
 ) -> None:
-    clock = iter([1000.0])  # and from then on
+    clock = iter([1000.0])  # then always 1040
     monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: next(clock, 1040.0)))
     monkeypatch.setattr(module, "_EVERY", 0.01)
     caplog.set_level(logging.INFO, "nfm")
     chunks = open_chunks(tmp_path / "scores", RUN)
-    for number in (7, 8):  # by a run before this one
+    for number in (7, 8):  # from an earlier run
         chunks.keep(Chunk(number, Tally(rows=10), []))
-    with chunks.progress(parts, at_once=2):
+    with chunks.log_progress(splits, at_once=2):
         for number in range(new):
             chunks.keep(Chunk(number, Tally(rows=10), []))
         caplog.clear()
         for _ in range(1000):
-            if len(caplog.messages) >= 2:  # the first one may have been on its way
+            if len(caplog.messages) >= 2:  # the first may be older than `clear`
                 break
             time.sleep(0.01)
-    assert caplog.messages[-1] == told
+    assert caplog.messages[-1] == message

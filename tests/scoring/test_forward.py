@@ -1,4 +1,4 @@
-"""The forward pass, against the paper's equations row by row and pair by pair in plain 64-bit numbers."""
+"""The forward pass, compared with the paper's equations, row by row and pair by pair, in float64."""
 
 from collections.abc import Callable
 from itertools import pairwise, product
@@ -18,13 +18,13 @@ Weights = dict[str, NDArray[Any]]
 
 
 def spec_of(bags: bool, numbers: bool, dense: bool) -> Spec:
-    """Two plain fields with a bag before, between and behind them."""
+    """Return a spec with two plain fields and, if `bags`, a bag before, between and after them."""
     names = ["tags", "colour", "shops", "size", "kinds"] if bags else ["colour", "size"]
     bag = {name: Bag(None, ",", None) for name in ("tags", "shops", "kinds")}
     fields = [Field(n, (n,), ("text",), 2, 3 + i, n, bag=bag.get(n)) for i, n in enumerate(names)]
-    of_numbers = [Number("kg", "kg", "field", 0.0, True, None, "none", 0.0, 1.0)] * numbers
-    of_dense = [Number("price", "price", "dense", 0.0, True, None, "none", 0.0, 1.0)] * dense
-    return Spec(("id",), tuple(fields), (*of_dense, *of_numbers), ())
+    field_numbers = [Number("kg", "kg", "field", 0.0, True, None, "none", 0.0, 1.0)] * numbers
+    dense_numbers = [Number("price", "price", "dense", 0.0, True, None, "none", 0.0, 1.0)] * dense
+    return Spec(("id",), tuple(fields), (*dense_numbers, *field_numbers), ())
 
 
 def network_of(
@@ -40,24 +40,24 @@ def weights_of(spec: Spec, network: Network, seed: int = 1) -> Weights:
 
 
 def rows_of(spec: Spec, lengths: list[int], seed: int = 2) -> Inputs:
-    """Random rows with so many members in their bags; each member is of any of the bags."""
+    """Return random rows with these numbers of bag members; each member belongs to a random bag."""
     random = np.random.default_rng(seed)
     count = len(lengths)
     plain = [field for field in spec.fields if field.bag is None]
     ids = [random.integers(0, field.size, count) for field in plain]
-    of_bags = [
+    bag_rows = [
         row
         for field, start in zip(spec.fields, spec.offsets, strict=True)
         if field.bag is not None
         for row in range(start, start + field.size)
     ]
-    members = sum(lengths) if of_bags else 0
-    splits = np.concatenate([[0], np.cumsum(lengths)]) if of_bags else np.zeros(count + 1)
+    members = sum(lengths) if bag_rows else 0
+    splits = np.concatenate([[0], np.cumsum(lengths)]) if bag_rows else np.zeros(count + 1)
     return Inputs(
         np.stack(ids, axis=1).astype(np.int32),
         random.normal(size=(count, len(spec.field_numbers))).astype(np.float32),
         random.normal(size=(count, len(spec.dense))).astype(np.float32),
-        np.array([of_bags[i] for i in random.integers(0, max(1, len(of_bags)), members)], np.int32),
+        np.array([bag_rows[i] for i in random.integers(0, max(1, len(bag_rows)), members)], np.int32),
         random.choice(np.array([0.0, 1.0, 0.5, -2.0, 0.3], np.float32), members),
         splits.astype(np.int64),
     )
@@ -72,7 +72,7 @@ ACTIVATIONS: dict[str, Callable[[NDArray[np.float64]], NDArray[np.float64]]] = {
 
 
 def brute_force(spec: Spec, network: Network, weights: Weights, rows: Inputs) -> NDArray[np.float64]:
-    """(B, C) scores: equations 2 to 7, a pair of features at a time."""
+    """Return (B, C) scores by equations 2 to 7, one pair of features at a time."""
     w = {name: array.astype(np.float64) for name, array in weights.items()}
     starts = [start for field, start in zip(spec.fields, spec.offsets, strict=True) if field.bag is None]
     number_rows = range(sum(field.size for field in spec.fields), spec.rows)
@@ -97,7 +97,7 @@ def brute_force(spec: Spec, network: Network, weights: Weights, rows: Inputs) ->
     return np.array(scores)
 
 
-LENGTHS = [0, 1, 3, 0, 64, 65, 2, 130]  # members of a row's bags
+LENGTHS = [0, 1, 3, 0, 64, 65, 2, 130]  # number of bag members in each row
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
@@ -107,11 +107,11 @@ def test_scores_equal_the_equations(task: str, hidden: tuple[int, ...], dtype: s
     for bags, numbers, dense in product([False, True], repeat=3):
         spec, network = spec_of(bags, numbers, dense), network_of(task, hidden, dtype=dtype)
         weights, rows = weights_of(spec, network), rows_of(spec, LENGTHS)
-        got, wanted = score(spec, network, weights, rows), brute_force(spec, network, weights, rows)
-        assert got.dtype == np.float32
-        assert got.shape == ((8, 3) if task == "multiclass" else (8,))
-        # Of a pooled sum, float32 loses what its squares are larger.
-        np.testing.assert_allclose(got.reshape(wanted.shape), wanted, rtol=2e-4, atol=2e-4)
+        actual, expected = score(spec, network, weights, rows), brute_force(spec, network, weights, rows)
+        assert actual.dtype == np.float32
+        assert actual.shape == ((8, 3) if task == "multiclass" else (8,))
+        # Pooling subtracts large squares, so float32 loses precision.
+        np.testing.assert_allclose(actual.reshape(expected.shape), expected, rtol=2e-4, atol=2e-4)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
@@ -120,16 +120,16 @@ def test_every_embedding_size(dim: int, dtype: str) -> None:
     for bags, numbers in product([False, True], repeat=2):
         spec, network = spec_of(bags, numbers, False), network_of("regression", (), dtype=dtype, dim=dim)
         weights, rows = weights_of(spec, network), rows_of(spec, LENGTHS)
-        wanted = brute_force(spec, network, weights, rows)[:, 0]
-        np.testing.assert_allclose(score(spec, network, weights, rows), wanted, rtol=2e-4, atol=1e-3)
+        expected = brute_force(spec, network, weights, rows)[:, 0]
+        np.testing.assert_allclose(score(spec, network, weights, rows), expected, rtol=2e-4, atol=1e-3)
 
 
-def test_a_row_of_no_features_is_the_bias() -> None:
+def test_the_score_of_a_row_without_features_is_the_bias() -> None:
     tags = Field("tags", ("tags",), ("text",), 2, 3, "tags", bag=Bag(None, ",", None))
     spec, network = Spec(("id",), (tags,), (), ()), network_of("regression", (), dim=70)
     weights, rows = weights_of(spec, network), rows_of(spec_of(True, False, False), [0, 2, 0])
-    nothing = rows._replace(ids_BF=np.empty((3, 0), np.int32), bag_rows=np.array([1, 2], np.int32))
-    scores = score(spec, network, weights, nothing)
+    without_ids = rows._replace(ids_BF=np.empty((3, 0), np.int32), bag_rows=np.array([1, 2], np.int32))
+    scores = score(spec, network, weights, without_ids)
     assert scores[0] == scores[2] == weights["bias"][0]
 
 
@@ -137,12 +137,12 @@ def test_a_row_of_no_features_is_the_bias() -> None:
 def test_every_activation(activation: str) -> None:
     spec, network = spec_of(True, True, True), network_of("regression", (4, 3), activation)
     weights, rows = weights_of(spec, network), rows_of(spec, [2, 0, 5])
-    wanted = brute_force(spec, network, weights, rows)[:, 0]
-    np.testing.assert_allclose(score(spec, network, weights, rows), wanted, rtol=1e-4, atol=1e-4)
+    expected = brute_force(spec, network, weights, rows)[:, 0]
+    np.testing.assert_allclose(score(spec, network, weights, rows), expected, rtol=1e-4, atol=1e-4)
 
 
-def test_the_papers_example_by_hand() -> None:
-    # A field and a bag of two: their vectors pool to [19, 10, 27, 4], whose numbers h keeps apart.
+def test_the_example_of_the_paper() -> None:
+    # A field and a bag of two members pool to [19, 10, 27, 4]; h maps each such vector to another score.
     fields = (Field("f", ("f",), ("text",), 0, 0, "f"), Field("b", ("b",), ("text",), 0, 1, "b", bag=Bag(None, ",", 9)))
     spec, network = Spec(("id",), fields, (), ()), Network("regression", 4, (), "relu")
     weights = {
@@ -166,23 +166,23 @@ def test_the_papers_example_by_hand() -> None:
     assert scored([1, 2], [0, 1]) == 12 + 6 * 32**2 + 0.625
 
 
-def part_of(rows: Inputs, chosen: list[int]) -> Inputs:
-    """These rows, in this order."""
+def select_rows(rows: Inputs, chosen: list[int]) -> Inputs:
+    """Return the chosen rows, in this order."""
     members = [range(rows.bag_splits[b], rows.bag_splits[b + 1]) for b in chosen]
-    every = [member for of_row in members for member in of_row]
-    splits = np.cumsum([0, *(len(of_row) for of_row in members)])
+    every = [member for row_members in members for member in row_members]
+    splits = np.cumsum([0, *(len(row_members) for row_members in members)])
     plain = rows.ids_BF[chosen], rows.values_BN[chosen], rows.dense_BD[chosen]
     return Inputs(*plain, rows.bag_rows[every], rows.bag_values[every], splits)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
 @pytest.mark.parametrize("task", TASKS)
-def test_a_rows_score_does_not_depend_on_its_company(task: str, dtype: str) -> None:
+def test_the_score_of_a_row_does_not_depend_on_other_rows(task: str, dtype: str) -> None:
     spec = spec_of(True, True, True)
     network = Network(task, 13, (37, 11), "tanh", TASKS[task], dtype)
     weights = weights_of(spec, network)
     random = np.random.default_rng(3)
-    count = 2500  # two full tiles, and a part of one
+    count = 2500  # two full tiles, and one that is not full
     rows = rows_of(
         spec, random.choice([0, 1, 2, 5, 64, 65, 90], count, p=[0.3, 0.3, 0.2, 0.1, 0.04, 0.04, 0.02]).tolist()
     )
@@ -195,19 +195,19 @@ def test_a_rows_score_does_not_depend_on_its_company(task: str, dtype: str) -> N
         *([b] for b in random.choice(count, 20).tolist()),
         [count - 1, 5],
     ):
-        got = score(spec, network, weights, part_of(rows, chosen))
-        np.testing.assert_array_equal(got, whole[chosen], strict=True)
-    # At every place of a tile.
-    repeated = score(spec, network, weights, part_of(rows, [11] * 1500))
+        actual = score(spec, network, weights, select_rows(rows, chosen))
+        np.testing.assert_array_equal(actual, whole[chosen], strict=True)
+    # The row has the same score at every position of a tile.
+    repeated = score(spec, network, weights, select_rows(rows, [11] * 1500))
     np.testing.assert_array_equal(repeated, np.broadcast_to(whole[11], repeated.shape))
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_no_rows_have_no_scores(task: str) -> None:
+def test_an_empty_batch_has_no_scores(task: str) -> None:
     spec, network = spec_of(True, True, True), network_of(task, (4,))
-    got = score(spec, network, weights_of(spec, network), rows_of(spec, []))
-    assert got.dtype == np.float32
-    assert got.shape == ((0, 3) if task == "multiclass" else (0,))
+    actual = score(spec, network, weights_of(spec, network), rows_of(spec, []))
+    assert actual.dtype == np.float32
+    assert actual.shape == ((0, 3) if task == "multiclass" else (0,))
 
 
 def test_probabilities_of_extreme_logits() -> None:
@@ -225,7 +225,7 @@ def test_probabilities_of_extreme_logits() -> None:
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
-def test_threads_and_the_layout_in_memory_change_no_bit(dtype: str) -> None:
+def test_threads_and_memory_layout_do_not_change_scores(dtype: str) -> None:
     spec, network = spec_of(True, True, True), network_of("multiclass", (7,), dtype=dtype)
     rows, weights = rows_of(spec, [i % 4 for i in range(5_000)]), weights_of(spec, network)
     by_column: Any = [np.asfortranarray(matrix) for matrix in (rows.ids_BF, rows.values_BN, rows.dense_BD)]
@@ -241,11 +241,11 @@ def test_threads_and_the_layout_in_memory_change_no_bit(dtype: str) -> None:
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_numbers_that_are_too_large_give_no_finite_score_in_their_row_alone(task: str) -> None:
+def test_a_number_that_is_too_large_affects_only_the_score_of_its_row(task: str) -> None:
     spec, network = spec_of(False, True, False), network_of(task, ())
     rows = rows_of(spec, [0] * 4)
     values = rows.values_BN.copy()
     values[2, 0] = 1e30
-    got = score(spec, network, weights_of(spec, network), rows._replace(values_BN=values)).reshape(4, -1)
-    assert np.isfinite(got).all(axis=1).tolist() == [True, True, False, True]
-    assert np.isfinite(got[2]).sum() == 0  # of several classes, none is finite
+    actual = score(spec, network, weights_of(spec, network), rows._replace(values_BN=values)).reshape(4, -1)
+    assert np.isfinite(actual).all(axis=1).tolist() == [True, True, False, True]
+    assert np.isfinite(actual[2]).sum() == 0  # the score of no class is finite

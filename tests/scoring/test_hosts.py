@@ -1,4 +1,4 @@
-"""One model a host: linked where links can be, mapped in place, or carried by Spark in pieces."""
+"""One copy of the model for each host: linked, mapped in place, or broadcast by Spark in pieces."""
 
 import shutil
 import subprocess
@@ -18,7 +18,7 @@ from tests.scoring.examples import save_model
 
 
 @pytest.fixture(autouse=True)
-def _nothing_opened(monkeypatch: pytest.MonkeyPatch) -> None:
+def _no_open_models(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hosts, "_opened", {})
 
 
@@ -28,9 +28,7 @@ def other_disk() -> Iterator[Path]:
         yield Path(folder)
 
 
-def test_a_model_that_is_replaced_is_still_there_for_later_workers(
-    spark: SparkSession, made: Path, tmp_path: Path
-) -> None:
+def test_late_workers_still_find_a_replaced_model(spark: SparkSession, made: Path, tmp_path: Path) -> None:
     shutil.copytree(made / "model", tmp_path / "model")
     shutil.copytree(made / "encoding", tmp_path / "encoding")
     artifact = Artifact.load(tmp_path / "model")
@@ -46,17 +44,19 @@ def test_a_model_that_is_replaced_is_still_there_for_later_workers(
     assert hosts.open_model(placed) is hosts.open_model(placed)
 
 
-def test_in_place_a_replaced_model_is_told(spark: SparkSession, made: Path, tmp_path: Path, other_disk: Path) -> None:
+def test_a_model_replaced_in_place_is_refused(
+    spark: SparkSession, made: Path, tmp_path: Path, other_disk: Path
+) -> None:
     shutil.copytree(made / "model", tmp_path / "model")
     shutil.copytree(made / "encoding", tmp_path / "encoding")
-    placed = hosts.place(spark, Artifact.load(tmp_path / "model"), other_disk)  # in local mode nothing is carried
+    placed = hosts.place(spark, Artifact.load(tmp_path / "model"), other_disk)  # in local mode, nothing is broadcast
     assert placed.folder == str(tmp_path / "model")
     save_model(tmp_path, 7)
     with pytest.raises(DataError, match=r"contains another model than when the job began: .* Run the job again"):
         hosts.open_model(placed)
 
 
-def test_a_model_that_is_carried_in_pieces_is_the_same(
+def test_a_model_broadcast_in_pieces_is_identical(
     spark: SparkSession, made: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     artifact = Artifact.load(made / "model")
@@ -71,25 +71,27 @@ def test_a_model_that_is_carried_in_pieces_is_the_same(
     placed = hosts.Placed(artifact.fingerprint, None, tuple(pieces))
     names = [str(path.relative_to(artifact.path)) for path in paths]
 
-    def look(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    def compare_model(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         for batch in batches:
-            there = hosts.open_model(placed)
-            same = all((there.path / name).read_bytes() == (artifact.path / name).read_bytes() for name in names)
+            model = hosts.open_model(placed)
+            same = all((model.path / name).read_bytes() == (artifact.path / name).read_bytes() for name in names)
             kept = sum("_value" in vars(piece) for _, piece in placed.pieces)
             yield pa.RecordBatch.from_pydict(
-                {"folder": [str(there.path)], "same": [same], "kept": [kept], "rows": [batch.num_rows]}
+                {"folder": [str(model.path)], "same": [same], "kept": [kept], "rows": [batch.num_rows]}
             )
 
-    found = spark.range(0, 4, 1, 4).mapInArrow(look, "folder string, same boolean, kept long, rows long").collect()
-    assert len(found) == 4
-    assert len({row.folder for row in found}) == 1  # a host has one copy
-    assert found[0].folder != str(artifact.path)
-    assert [(row.same, row.kept) for row in found] == [(True, 0)] * 4  # no worker keeps a piece in its memory
+    rows = (
+        spark.range(0, 4, 1, 4).mapInArrow(compare_model, "folder string, same boolean, kept long, rows long").collect()
+    )
+    assert len(rows) == 4
+    assert len({row.folder for row in rows}) == 1  # one copy for each host
+    assert rows[0].folder != str(artifact.path)
+    assert [(row.same, row.kept) for row in rows] == [(True, 0)] * 4  # no worker keeps a piece in memory
 
 
 @pytest.mark.e2e
 @pytest.mark.parametrize("home", ["home", "none"])
-def test_as_an_archive_the_package_needs_no_home_and_leaves_nothing_there(tmp_path: Path, home: str) -> None:
+def test_the_package_in_a_zip_archive_needs_no_home_folder(tmp_path: Path, home: str) -> None:
     root = Path(hosts.__file__).parents[2]
     archive = shutil.make_archive(str(tmp_path / "nfm"), "zip", root_dir=root, base_dir="nfm")
     (tmp_path / "home").mkdir()

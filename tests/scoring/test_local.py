@@ -1,4 +1,4 @@
-"""Tables in memory, scored in this process; and the model as a function of Spark's SQL."""
+"""Scoring tables in memory, and scoring with a user-defined function of Spark."""
 
 import subprocess
 import sys
@@ -31,36 +31,36 @@ def frame() -> pd.DataFrame:
     return table.set_index(pd.Index([f"row{i}" for i in range(60)]))
 
 
-def test_a_table_of_pandas_has_its_scores_in_order(made: Path) -> None:
+def test_a_pandas_table_is_scored_in_order(made: Path) -> None:
     table = frame()
     table["colour"] = table["colour"].astype("category")
-    got = nfm.scoring.load(made / "model").score(table)
-    assert (got.name, got.index.tolist(), got.dtype) == ("score", table.index.tolist(), np.float32)
-    np.testing.assert_allclose(got, expected(made), atol=1e-5)
+    scores = nfm.scoring.load(made / "model").score(table)
+    assert (scores.name, scores.index.tolist(), scores.dtype) == ("score", table.index.tolist(), np.float32)
+    np.testing.assert_allclose(scores, expected(made), atol=1e-5)
 
 
 @pytest.mark.parametrize("cuts", [60, 7, 1])
-def test_a_table_of_arrow_has_its_scores_in_order(made: Path, cuts: int) -> None:
-    whole = pa.Table.from_pylist([dict(zip(NAMES, row, strict=True)) for row in ROWS])
-    chunked = pa.concat_tables([whole.slice(i, cuts) for i in range(0, 60, cuts)])
+def test_an_arrow_table_is_scored_in_order(made: Path, cuts: int) -> None:
+    table = pa.Table.from_pylist([dict(zip(NAMES, row, strict=True)) for row in ROWS])
+    chunked = pa.concat_tables([table.slice(i, cuts) for i in range(0, 60, cuts)])
     scorer = nfm.scoring.load(str(made / "model"))
     np.testing.assert_allclose(scorer.score(chunked).to_pylist(), expected(made), atol=1e-5)
-    np.testing.assert_allclose(scorer.score(whole.to_batches()[0]).to_pylist(), expected(made), atol=1e-5)
-    assert len(scorer.score(whole.slice(0, 0))) == 0
+    np.testing.assert_allclose(scorer.score(table.to_batches()[0]).to_pylist(), expected(made), atol=1e-5)
+    assert len(scorer.score(table.slice(0, 0))) == 0
 
 
-def test_several_classes_have_a_column_each(made: Path, tmp_path: Path) -> None:
+def test_each_class_has_a_column(made: Path, tmp_path: Path) -> None:
     save_model(made, tmp_path / "model", Network("multiclass", 3, (4,), "relu", ("a", "b c")))
     scorer = nfm.scoring.load(tmp_path / "model")
-    got = scorer.score(frame())
-    assert (list(got.columns), got.index[0]) == (["score_a", "score_b c"], "row0")
-    np.testing.assert_allclose(got.sum(axis=1), 1, atol=1e-6)
+    scores = scorer.score(frame())
+    assert (list(scores.columns), scores.index[0]) == (["score_a", "score_b c"], "row0")
+    np.testing.assert_allclose(scores.sum(axis=1), 1, atol=1e-6)
     arrow = scorer.score(pa.Table.from_pandas(frame()))
     assert arrow.column_names == ["score_a", "score_b c"]
-    np.testing.assert_array_equal(np.column_stack([c.to_numpy() for c in arrow.columns]), got)
+    np.testing.assert_array_equal(np.column_stack([c.to_numpy() for c in arrow.columns]), scores)
 
 
-def test_mistakes_are_told(made: Path, tmp_path: Path) -> None:
+def test_mistakes_are_reported(made: Path, tmp_path: Path) -> None:
     scorer = nfm.scoring.load(made / "model")
     with pytest.raises(
         DataError, match=r"Column 'size' is missing from the table; the table has id, colour, price, label"
@@ -74,7 +74,7 @@ def test_mistakes_are_told(made: Path, tmp_path: Path) -> None:
         nfm.scoring.load(tmp_path)
 
 
-def test_it_needs_neither_spark_nor_tensorflow(made: Path) -> None:
+def test_a_scorer_needs_neither_spark_nor_tensorflow(made: Path) -> None:
     program = f"""
 import sys
 import pandas as pd
@@ -85,11 +85,11 @@ assert not any(name in sys.modules for name in ("pyspark", "tensorflow", "keras"
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    wanted = expected_score(Artifact.load(made / "model"), "red", 1, 2.0)
-    assert float(done.stdout) == pytest.approx(wanted, abs=1e-5)
+    score = expected_score(Artifact.load(made / "model"), "red", 1, 2.0)
+    assert float(done.stdout) == pytest.approx(score, abs=1e-5)
 
 
-def test_the_function_scores_a_struct_of_all_columns(spark: SparkSession, made: Path) -> None:
+def test_the_udf_scores_a_struct_of_all_columns(spark: SparkSession, made: Path) -> None:
     table = spark.read.parquet(str(made / "raw"))
     scored = table.select("*", nfm.scoring.score_udf(made / "model")(F.struct("*")).alias("s")).collect()
     model = Artifact.load(made / "model")
@@ -98,7 +98,7 @@ def test_the_function_scores_a_struct_of_all_columns(spark: SparkSession, made: 
         assert row["s"] == pytest.approx(expected_score(model, row["colour"], row["size"], row["price"]), abs=1e-5)
 
 
-def test_the_function_is_one_of_sql(spark: SparkSession, made: Path, tmp_path: Path) -> None:
+def test_the_udf_works_in_sql(spark: SparkSession, made: Path, tmp_path: Path) -> None:
     spark.read.parquet(str(made / "raw")).createOrReplaceTempView("visits")
     spark.udf.register("nfm_score", nfm.scoring.score_udf(made / "model"))
     rows = spark.sql("select colour, size, price, nfm_score(struct(*)) s from visits where size = 2").collect()
@@ -109,11 +109,11 @@ def test_the_function_is_one_of_sql(spark: SparkSession, made: Path, tmp_path: P
 
     save_model(made, tmp_path / "model", Network("multiclass", 3, (4,), "relu", ("a", "b c")))
     spark.udf.register("nfm_classes", nfm.scoring.score_udf(tmp_path / "model"))
-    found = spark.sql("select c.`score_a` + c.`score_b c` from (select nfm_classes(struct(*)) c from visits)").collect()
-    assert [row[0] for row in found] == pytest.approx([1.0] * 60)
+    sums = spark.sql("select c.`score_a` + c.`score_b c` from (select nfm_classes(struct(*)) c from visits)").collect()
+    assert [row[0] for row in sums] == pytest.approx([1.0] * 60)
 
 
-def test_the_function_tells_what_the_struct_lacks(spark: SparkSession, made: Path) -> None:
+def test_the_udf_reports_columns_that_the_struct_lacks(spark: SparkSession, made: Path) -> None:
     table = spark.read.parquet(str(made / "raw"))
     with pytest.raises(PythonException, match=r"Columns 'colour', 'price' are missing from the struct"):
         table.select(nfm.scoring.score_udf(made / "model")(F.struct("size", "id"))).collect()

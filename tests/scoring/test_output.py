@@ -1,4 +1,4 @@
-"""What the score job can write, and what it can read: the scores are always those of the model's formula."""
+"""Every output and input of the score job, compared with the model's formula in plain Python."""
 
 import json
 from collections import Counter
@@ -23,18 +23,18 @@ from tests.scoring.examples import ROWS, config, expected_score, scores
 
 
 def expected(made: Path) -> list[float]:
-    """The score of each of ROWS."""
+    """Return the scores of ROWS."""
     model = Artifact.load(made / "model")
     return [expected_score(model, colour, size, price) for _, colour, size, price, _ in ROWS]
 
 
-def as_read(spark: SparkSession, folder: Path) -> pd.DataFrame:
+def read_output(spark: SparkSession, folder: Path) -> pd.DataFrame:
     return spark.read.parquet(str(folder)).toPandas()
 
 
 @pytest.mark.parametrize("scan", ["parquet", "spark"])
 @pytest.mark.parametrize("rank", [False, True])
-def test_partitions_are_folders_that_spark_reads_again(
+def test_spark_reads_the_partition_folders(
     spark: SparkSession, made: Path, tmp_path: Path, scan: str, rank: bool
 ) -> None:
     settings = {"columns": ("price", "colour"), "partition_by": ("colour", "size"), "rank": rank}
@@ -42,62 +42,62 @@ def test_partitions_are_folders_that_spark_reads_again(
     report = score_table(spark, config(made, source, **settings, output=str(tmp_path / "scores")))
     assert (report["rows"], report["scan"]) == (60, scan)
     folders = {str(path.parent.relative_to(tmp_path / "scores")) for path in tmp_path.glob("scores/**/*.parquet")}
-    # An empty text has the folder of null, as in Spark.
+    # An empty text is in the same folder as null, like in Spark.
     names = {"red": "red", "blue": "blue", "": "__HIVE_DEFAULT_PARTITION__", None: "__HIVE_DEFAULT_PARTITION__"}
     assert folders == {f"colour={names[row[1]]}/size={row[2]}" for row in ROWS}
     read = spark.read.parquet(str(tmp_path / "scores"))
     assert read.columns == ["id", "price", "score", *["score_rank"] * rank, "colour", "size"]
-    got = Counter((*row[:2], round(row["score"], 4), row["colour"], row["size"]) for row in read.collect())
-    wanted = expected(made)
-    assert got == Counter(
+    actual = Counter((*row[:2], round(row["score"], 4), row["colour"], row["size"]) for row in read.collect())
+    all_expected = expected(made)
+    assert actual == Counter(
         (id_, price, round(float(np.float32(score)), 4), colour or None, size)
-        for (id_, colour, size, price, _), score in zip(ROWS, wanted, strict=True)
+        for (id_, colour, size, price, _), score in zip(ROWS, all_expected, strict=True)
     )
 
 
 @pytest.mark.parametrize("rows_a_task", [1 << 20, 7])
-def test_ranks_and_quantiles_are_those_of_pandas(
+def test_ranks_and_quantiles_equal_those_of_pandas(
     spark: SparkSession, made: Path, tmp_path: Path, rows_a_task: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "_RANKED_ROWS", rows_a_task)
     settings = {"columns": ("label",), "rank": True, "quantile": True, "output": str(tmp_path / "scores")}
     score_table(spark, config(made, made / "raw", **settings))
-    got = as_read(spark, tmp_path / "scores")
-    assert list(got.columns) == ["id", "label", "score", "score_rank", "score_quantile"]
-    assert len(got) == 60
-    assert got["score"].duplicated().any()  # equal scores share a place
-    assert got["score_rank"].tolist() == got["score"].rank(method="min", ascending=False).tolist()
-    assert got["score_quantile"].tolist() == got["score"].rank(method="max", pct=True).tolist()
-    np.testing.assert_allclose(sorted(got["score"]), sorted(expected(made)), atol=1e-5)
+    actual = read_output(spark, tmp_path / "scores")
+    assert list(actual.columns) == ["id", "label", "score", "score_rank", "score_quantile"]
+    assert len(actual) == 60
+    assert actual["score"].duplicated().any()  # equal scores share a rank
+    assert actual["score_rank"].tolist() == actual["score"].rank(method="min", ascending=False).tolist()
+    assert actual["score_quantile"].tolist() == actual["score"].rank(method="max", pct=True).tolist()
+    np.testing.assert_allclose(sorted(actual["score"]), sorted(expected(made)), atol=1e-5)
 
 
-def test_an_empty_table_has_its_ranks_too(spark: SparkSession, made: Path, tmp_path: Path) -> None:
+def test_an_empty_table_has_the_rank_column(spark: SparkSession, made: Path, tmp_path: Path) -> None:
     spark.read.parquet(str(made / "raw")).limit(0).write.parquet(str(tmp_path / "raw"))
     settings = {"rank": True, "partition_by": ("colour",), "output": str(tmp_path / "scores")}
     assert score_table(spark, config(made, tmp_path / "raw", **settings))["rows"] == 0
     assert spark.read.parquet(str(tmp_path / "scores")).columns == ["id", "score", "score_rank"]
 
 
-def test_csv_has_a_line_for_each_row(spark: SparkSession, made: Path, tmp_path: Path) -> None:
+def test_csv_has_one_line_for_each_row(spark: SparkSession, made: Path, tmp_path: Path) -> None:
     settings = {"columns": ("colour", "price"), "format": "csv", "output": str(tmp_path / "scores")}
     score_table(spark, config(made, made / "raw", **settings))
     assert not list(tmp_path.glob("scores/*.parquet"))
     files = sorted(tmp_path.glob("scores/*.csv"))
-    got = pd.concat(
+    actual = pd.concat(
         [pd.read_csv(f, dtype={"id": "Int64"}, keep_default_na=False, na_values={"id": [""]}) for f in files]
     )
-    assert list(got.columns) == ["id", "colour", "price", "score"]
-    assert Counter(got["id"].dropna()) == Counter(row[0] for row in ROWS if row[0] is not None)  # no digit is lost
-    assert Counter(got["colour"]) == Counter(row[1] or "" for row in ROWS)
-    np.testing.assert_allclose(sorted(got["score"]), sorted(expected(made)), atol=1e-5)
+    assert list(actual.columns) == ["id", "colour", "price", "score"]
+    assert Counter(actual["id"].dropna()) == Counter(row[0] for row in ROWS if row[0] is not None)  # no digit is lost
+    assert Counter(actual["colour"]) == Counter(row[1] or "" for row in ROWS)
+    np.testing.assert_allclose(sorted(actual["score"]), sorted(expected(made)), atol=1e-5)
 
 
-def test_delta_is_a_table_that_delta_reads(spark: SparkSession, made: Path, tmp_path: Path) -> None:
+def test_delta_lake_reads_the_output(spark: SparkSession, made: Path, tmp_path: Path) -> None:
     deltalake = pytest.importorskip("deltalake")  # an extra; `make test` installs all
-    # Names of folders are escaped, and so are the names of files in Delta's log.
+    # Folder names are escaped, and so are file names in Delta's log.
     raw = spark.read.parquet(str(made / "raw")).selectExpr("*", "replace(colour, 'red', 'r/é d%') wild")
     raw.write.parquet(str(tmp_path / "raw"))
-    for columns in ((), ("price",)):  # the second one replaces the first
+    for columns in ((), ("price",)):  # the second output replaces the first
         settings = {"columns": columns, "format": "delta", "partition_by": ("wild",), "output": str(tmp_path / "d")}
         score_table(spark, config(made, tmp_path / "raw", **settings))
     table = pa.table(deltalake.DeltaTable(str(tmp_path / "d")).to_pyarrow_table()).to_pandas()
@@ -106,7 +106,7 @@ def test_delta_is_a_table_that_delta_reads(spark: SparkSession, made: Path, tmp_
     np.testing.assert_allclose(sorted(table["score"]), sorted(expected(made)), atol=1e-5)
 
 
-def test_files_have_about_the_size_asked_for(
+def test_files_have_about_the_configured_size(
     spark: SparkSession, made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     count = 700_000
@@ -125,7 +125,7 @@ def test_files_have_about_the_size_asked_for(
     )
 
 
-def test_only_the_day_that_was_scored_is_replaced(spark: SparkSession, made: Path, tmp_path: Path) -> None:
+def test_only_the_scored_day_is_replaced(spark: SparkSession, made: Path, tmp_path: Path) -> None:
     for day in ("2026-11-19", "2026-11-20"):
         score_table(spark, config(made, made / "raw", output=str(tmp_path / f"scores/ds={day}")))
     before = {path: path.read_bytes() for path in tmp_path.glob("scores/ds=2026-11-19/*")}
@@ -142,17 +142,19 @@ def test_a_dataset_has_the_scores_of_its_raw_rows(spark: SparkSession, made: Pat
     source = {"path": str(made / "dataset/fold=train"), "scan": scan}
     report = score_table(spark, config(made, source, encoded=True, output=str(tmp_path / "scores")))
     rows = scores(tmp_path / "scores")
-    got = sorted((row["id"] or 0, round(row["score"], 5)) for row in rows)
+    actual = sorted((row["id"] or 0, round(row["score"], 5)) for row in rows)
     np.testing.assert_allclose(
-        [score for _, score in got],
+        [score for _, score in actual],
         [score for _, score in sorted((row[0] or 0, s) for row, s in zip(ROWS, expected(made), strict=True))],
         atol=1e-4,
     )
     assert report["values"]["colour"]["missing"]["count"] == 12
-    assert report["values"]["price"] == {"values": 60, "psi": None}  # how many were missing is not known any more
+    assert report["values"]["price"] == {"values": 60, "psi": None}  # a dataset does not show missing numbers
 
 
-def test_what_is_no_dataset_of_the_model_is_refused(spark: SparkSession, made: Path, tmp_path: Path) -> None:
+def test_a_folder_that_is_not_a_dataset_of_the_model_is_refused(
+    spark: SparkSession, made: Path, tmp_path: Path
+) -> None:
     def refused(path: Path) -> str:
         with pytest.raises(DataError) as error:
             score_table(spark, config(made, path, encoded=True, output=str(tmp_path / "scores")))
@@ -165,7 +167,7 @@ def test_what_is_no_dataset_of_the_model_is_refused(spark: SparkSession, made: P
     marker = json.loads((made / "dataset/_dataset.json").read_text())
     (other / "_dataset.json").write_text(json.dumps(marker | {"encoding_fingerprint": "0123456789abcdef"}))
     assert "was written with the encoding 0123456789ab…" in refused(other)
-    # Another's ids would be another field's rows of the table, or none of it.
+    # Other ids would select rows of another field in the embedding table, or rows beyond its end.
     table = pq.read_table(made / "dataset/fold=train")
     ids = np.array(table["size"].to_pylist(), np.int32)
     ids[3] = 99
@@ -178,16 +180,16 @@ def test_what_is_no_dataset_of_the_model_is_refused(spark: SparkSession, made: P
 @pytest.mark.parametrize(
     ("type_", "settings", "message"),
     [
-        ("interval day", {}, r"Column 'x' of .*raw is duration.*everything but intervals"),
-        ("array<int>", {"format": "csv"}, r"Column 'x' of .*raw is list.*csv takes texts, numbers"),
+        ("interval day", {}, r"Column 'x' of .*raw is duration.*every type except intervals"),
+        ("array<int>", {"format": "csv"}, r"Column 'x' of .*raw is list.*csv accepts every type except lists"),
         (
             "array<int>",
             {"partition_by": ("x",), "columns": ()},
-            r"^score\.partition_by: column 'x' of .*raw is list.*folders are named by",
+            r"^score\.partition_by: column 'x' of .*raw is list.*can name folders",
         ),
     ],
 )
-def test_a_column_that_cannot_be_written_is_told(
+def test_a_column_that_cannot_be_written_is_refused(
     spark: SparkSession, made: Path, tmp_path: Path, type_: str, settings: dict[str, Any], message: str
 ) -> None:
     values = {"interval day": "interval '1' day", "array<int>": "array(1)"}
@@ -199,7 +201,7 @@ def test_a_column_that_cannot_be_written_is_told(
         )
 
 
-def test_columns_of_every_type_are_carried_as_they_are(spark: SparkSession, made: Path, tmp_path: Path) -> None:
+def test_carried_columns_of_every_type_are_unchanged(spark: SparkSession, made: Path, tmp_path: Path) -> None:
     more = [
         "cast(size as tinyint) a",
         "cast(price as float) b",
@@ -234,18 +236,16 @@ def test_ranks_of_several_classes_are_refused(spark: SparkSession, made: Path, t
         score_table(spark, config(made, made / "raw", **settings, quantile=True))
 
 
-def test_the_plan_says_what_will_be_written(spark: SparkSession, made: Path) -> None:
+def test_the_plan_shows_the_output(spark: SparkSession, made: Path) -> None:
     settings = config(made, made / "raw", rank=True, partition_by=("colour",), format="csv", columns=("colour",))
-    told = plan(spark, settings, *open_all(spark, settings))
-    assert f"\n  source    {made}/raw\n  scan      parquet: its files are Parquet" in told
-    assert f"\n  writes    id, score, score_rank\n  folders   by colour\n  output    {made}/scores (csv)\n" in told
-    assert "; ranks come on top" in told
+    text = plan(spark, settings, *open_all(spark, settings))
+    assert f"\n  source    {made}/raw\n  scan      parquet: its files are Parquet" in text
+    assert f"\n  writes    id, score, score_rank\n  folders   by colour\n  output    {made}/scores (csv)\n" in text
+    assert "; ranks take extra time" in text
 
 
 @pytest.mark.parametrize("scan", ["parquet", "spark"])
-def test_the_job_and_the_scorer_in_one_process_agree_bit_for_bit(
-    spark: SparkSession, made: Path, tmp_path: Path, scan: str
-) -> None:
+def test_the_job_and_the_scorer_agree_bit_for_bit(spark: SparkSession, made: Path, tmp_path: Path, scan: str) -> None:
     source = {"path": str(made / "raw"), "scan": scan}
     columns = ("colour", "size", "price")
     score_table(spark, config(made, source, columns=columns, output=str(tmp_path / "scores")))

@@ -1,4 +1,4 @@
-"""The score job in trouble: a full disk, two starts at once, the lock of a dead run, folders that are not ours."""
+"""Failures of the score job: a full disk, two runs at once, the lock of a dead run, folders with other files."""
 
 import base64
 import os
@@ -19,7 +19,7 @@ from nfm.scoring.score import score_table
 from tests.processes import ROOT
 from tests.scoring.examples import ROWS, SCHEMA, config, scores
 
-HOLDS_THE_LOCK = """
+LOCK_AND_WAIT = """
 import sys
 from pathlib import Path
 from nfm.contract.publish import publish
@@ -30,18 +30,18 @@ with publish(Path(sys.argv[1]), "_report.json") as staging:
 """
 
 
-def files(folder: Path) -> dict[str, bytes]:
+def read_files(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
 @pytest.mark.parametrize("scan", ["parquet", "csv", "view"])
-def test_a_full_disk_leaves_the_old_scores_and_the_next_run_goes_on(
+def test_a_full_disk_keeps_the_old_scores_and_the_next_run_resumes(
     spark: SparkSession, made: Path, tmp_path: Path, small_disk: Path, scan: str
 ) -> None:
     output = small_disk / "scores"
     score_table(spark, config(made, made / "raw", output=str(output)))
-    before = files(output)
-    # A column that is carried along takes more room than there is.
+    before = read_files(output)
+    # A carried column needs more space than there is.
     rows = [(*row, base64.b64encode(random.Random(i).randbytes(6000)).decode()) for i, row in enumerate(ROWS)]
     wide = spark.createDataFrame(rows, f"{SCHEMA}, text string").repartition(3)
     format_ = "parquet" if scan == "view" else scan
@@ -49,14 +49,14 @@ def test_a_full_disk_leaves_the_old_scores_and_the_next_run_goes_on(
     if scan == "csv":
         source["options"] = {"header": True, "inferSchema": True}
     wide.write.options(header=True).format(format_).save(str(tmp_path / "wide"))
-    if scan == "view":  # nothing of it can be gone on from
+    if scan == "view":  # a view is not resumed
         spark.read.parquet(str(tmp_path / "wide")).createOrReplaceTempView("wide")
         source = {"table": "wide", "scan": "spark"}
     (small_disk / "others").write_bytes(bytes(700_000))
     settings = config(made, source, output=str(output), columns=("text",))
     with pytest.raises(NfmError, match=r"^A disk is full: there is no room for .*disk/scores, .*Make room and run"):
         score_table(spark, settings)
-    assert files(output) == before
+    assert read_files(output) == before
     assert not (scan == "view" and list(small_disk.glob(".scores.chunks-*")))
     (small_disk / "others").unlink()
     score_table(spark, settings)
@@ -64,9 +64,9 @@ def test_a_full_disk_leaves_the_old_scores_and_the_next_run_goes_on(
     assert [path.name for path in small_disk.iterdir() if "chunks" in path.name or "staging" in path.name] == []
 
 
-def test_the_second_of_two_starts_is_told_who_the_first_is(spark: SparkSession, made: Path, tmp_path: Path) -> None:
+def test_a_second_run_reports_the_process_of_the_first(spark: SparkSession, made: Path, tmp_path: Path) -> None:
     output = tmp_path / "scores"
-    command = [sys.executable, "-c", HOLDS_THE_LOCK, str(output)]
+    command = [sys.executable, "-c", LOCK_AND_WAIT, str(output)]
     with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as first:
         assert first.stdout is not None
         assert first.stdout.readline() == "locked\n"
@@ -74,7 +74,7 @@ def test_the_second_of_two_starts_is_told_who_the_first_is(spark: SparkSession, 
             score_table(spark, config(made, made / "raw", output=str(output)))
         assert not output.exists()
         first.send_signal(signal.SIGKILL)
-    # Its lock file lies there still, with its name; the lock itself has gone with it.
+    # The lock file remains, with the process id; the lock itself ended with the process.
     assert str(first.pid) in (tmp_path / ".scores.lock").read_text()
     assert list(tmp_path.glob(".scores.staging-*"))
     assert score_table(spark, config(made, made / "raw", output=str(output)))["rows"] == 60
@@ -82,19 +82,19 @@ def test_the_second_of_two_starts_is_told_who_the_first_is(spark: SparkSession, 
     assert len(scores(output)) == 60
 
 
-def test_a_folder_that_is_not_ours_is_never_touched(spark: SparkSession, made: Path, tmp_path: Path) -> None:
+def test_a_folder_of_other_files_is_never_changed(spark: SparkSession, made: Path, tmp_path: Path) -> None:
     mine = tmp_path / "scores"
     mine.mkdir()
     (mine / "thesis.parquet").write_text("mine")
     with pytest.raises(DataError, match="is not something this job made"):
         score_table(spark, config(made, made / "raw", output=str(mine)))
-    assert files(mine) == {"thesis.parquet": b"mine"}
+    assert read_files(mine) == {"thesis.parquet": b"mine"}
     assert os.listdir(tmp_path) == ["scores"]  # noqa: PTH208 (hidden ones, too)
-    # Not where the report of a refused run would lie, either.
+    # The same for the folder of a refused run's report.
     shutil.rmtree(mine)
     (tmp_path / "_refused_scores").mkdir()
     (tmp_path / "_refused_scores/thesis.txt").write_text("mine")
     with pytest.raises(DataError, match="_refused_scores exists, and is not something this job made"):
         score_table(spark, config(made, made / "raw", output=str(mine), gates={"min_rows": 100}))
     score_table(spark, config(made, made / "raw", output=str(mine)))
-    assert files(tmp_path / "_refused_scores") == {"thesis.txt": b"mine"}
+    assert read_files(tmp_path / "_refused_scores") == {"thesis.txt": b"mine"}

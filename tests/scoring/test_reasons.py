@@ -1,4 +1,4 @@
-"""Reason codes, against the brute force: the same rows scored anew with one column null."""
+"""Reason codes, compared with brute force: the same rows scored again with one column null."""
 
 import math
 from collections.abc import Iterator
@@ -32,36 +32,38 @@ NETWORKS = {
     "classes": Network("multiclass", 5, (6, 3), "sigmoid", CLASSES),
 }
 REASONS = ["colour", "size", "pair", "last", "url", "tags", "kinds", "depth", "age", "price", "mass", "km"]
-# Fields and numbers whose raw columns no other one reads.
+# Fields and numbers that share no raw column, with that column.
 ALONE = {"last": "last", "url": "url", "kinds": "kinds", "depth": "depth", "age": "age", "price": "price"}
 ALONE |= {"mass": "mass", "km": "km"}
 
 
 def raw_table(count: int, seed: int) -> pa.Table:
-    """Every kind of field; nulls, unseen values and empty bags in all of them."""
+    """Return a table with every kind of field, each with nulls, out-of-vocabulary values and empty bags."""
     random = np.random.default_rng(seed)
 
-    def some(make: Any) -> list[Any]:
+    def with_nulls(make: Any) -> list[Any]:
         return [None if random.random() < 0.15 else make() for _ in range(count)]
 
     def texts(values: str) -> list[Any]:
-        return some(lambda: random.choice(list(values)))
+        return with_nulls(lambda: random.choice(list(values)))
 
-    tags = some(lambda: [["x", "y", None, f"n{seed}"][random.integers(0, 4)] for _ in range(random.integers(0, 4))])
+    tags = with_nulls(
+        lambda: [["x", "y", None, f"n{seed}"][random.integers(0, 4)] for _ in range(random.integers(0, 4))]
+    )
     columns = {
         "id": list(range(count)),
         "colour": texts("rgb" + str(seed)),
-        "size": some(lambda: int(random.integers(0, 3 + seed))),
+        "size": with_nulls(lambda: int(random.integers(0, 3 + seed))),
         "last": texts("rgb"),
         "url": texts("uvwxyz"),
         "tags": tags,
         "tag_weights": [None if tag is None else random.normal(size=len(tag)).tolist() for tag in tags],
-        "kinds": some(lambda: ",".join(random.choice(list("kl"), random.integers(0, 3)))),
-        "depth": some(lambda: float(random.normal())),
-        "age": some(lambda: random.choice([float(random.normal()), math.nan])),
-        "price": some(lambda: float(random.normal(3))),
-        "mass": some(lambda: float(random.normal(3))),
-        "km": some(lambda: float(random.lognormal())),
+        "kinds": with_nulls(lambda: ",".join(random.choice(list("kl"), random.integers(0, 3)))),
+        "depth": with_nulls(lambda: float(random.normal())),
+        "age": with_nulls(lambda: random.choice([float(random.normal()), math.nan])),
+        "price": with_nulls(lambda: float(random.normal(3))),
+        "mass": with_nulls(lambda: float(random.normal(3))),
+        "km": with_nulls(lambda: float(random.lognormal())),
         "label": [i % 2 for i in range(count)],
     }
     return pa.table(columns)
@@ -101,7 +103,7 @@ def settings(workdir: Path, source: Path) -> Config:
 
 @pytest.fixture(scope="module")
 def kinds(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A working folder with a model for each network."""
+    """Working folder with a model for each network."""
     folder = tmp_path_factory.mktemp("kinds")
     (folder / "raw").mkdir()
     pa.parquet.write_table(raw_table(200, 1), folder / "raw/a.parquet")
@@ -121,20 +123,20 @@ def kinds(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Path
 
 
 def own_class(scores_BC: NDArray[np.float32], plain_BC: NDArray[np.float32]) -> NDArray[np.float64]:
-    """(B,) the scores of each row's highest class."""
+    """Return (B,) scores for the class that is each row's highest in `plain_BC`."""
     rows, highest = np.arange(len(plain_BC)), plain_BC.reshape(len(plain_BC), -1).argmax(axis=1)
-    of_highest: NDArray[np.float64] = scores_BC.reshape(len(plain_BC), -1)[rows, highest].astype(np.float64)
-    return of_highest
+    highest_scores: NDArray[np.float64] = scores_BC.reshape(len(plain_BC), -1)[rows, highest].astype(np.float64)
+    return highest_scores
 
 
-def missing_in(model: Artifact, table: pa.Table, reason: str) -> dict[str, Any]:
-    """The encoded rows, and in the one field what the encoder makes of nulls."""
+def encode_without(model: Artifact, table: pa.Table, reason: str) -> dict[str, Any]:
+    """Return the encoded rows, with one field or number encoded as if its column were null."""
     encoding = model.encoding
     columns = encoding.encode(table.combine_chunks().to_batches()[0])
     nulls = pa.table({name: pa.nulls(len(table), table.schema.field(name).type) for name in table.column_names})
-    of_nulls = encoding.encode(nulls.to_batches()[0])
-    one = next(one for part in (encoding.spec.fields, encoding.spec.numbers) for one in part if one.name == reason)
-    return columns | {name: of_nulls[name] for name in one.outputs}
+    null_columns = encoding.encode(nulls.to_batches()[0])
+    (feature,) = (f for features in (encoding.spec.fields, encoding.spec.numbers) for f in features if f.name == reason)
+    return columns | {name: null_columns[name] for name in feature.outputs}
 
 
 def raw_scores(scorer: Any, table: pa.Table) -> NDArray[np.float32]:
@@ -142,64 +144,66 @@ def raw_scores(scorer: Any, table: pa.Table) -> NDArray[np.float32]:
     return np.column_stack(scored.columns) if isinstance(scored, pa.Table) else scored.to_numpy()
 
 
-def effects_of(scored: pa.Table, rows: int) -> Iterator[dict[str, float]]:
-    """Each row's reasons in their order; checks that behind the last there is none."""
+def reasons_by_row(scored: pa.Table, rows: int) -> Iterator[dict[str, float]]:
+    """Yield each row's reasons in order; check that only nulls follow the last reason."""
     reasons = [(scored[f"reason_{i}"].to_pylist(), scored[f"reason_{i}_effect"].to_pylist()) for i in range(1, 13)]
     for row in range(rows):
-        found = [(names[row], effects[row]) for names, effects in reasons]
-        some = [pair for pair in found if pair != (None, None)]
-        assert found[: len(some)] == some
-        assert all(name is not None and effect is not None for name, effect in some)
-        yield dict(some)
+        pairs = [(names[row], effects[row]) for names, effects in reasons]
+        present = [pair for pair in pairs if pair != (None, None)]
+        assert pairs[: len(present)] == present
+        assert all(name is not None and effect is not None for name, effect in present)
+        yield dict(present)
 
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_effects_equal_the_brute_force(kinds: Path, name: str) -> None:
-    scorer, table = nfm.scoring.load(kinds / name), raw_table(250, 2)  # of 12 reasons: several tiles
+    scorer, table = nfm.scoring.load(kinds / name), raw_table(250, 2)  # 12 reasons and 250 rows fill several tiles
     model = scorer.artifact
-    assert [one.name for part in (model.encoding.spec.fields, model.encoding.spec.numbers) for one in part] == REASONS
+    assert [
+        f.name for features in (model.encoding.spec.fields, model.encoding.spec.numbers) for f in features
+    ] == REASONS
     scored, plain = scorer.score(table, explain=12), raw_scores(scorer, table)
     names = [column for column in scored.column_names if not column.startswith("reason")]
     np.testing.assert_array_equal(np.column_stack([scored[n] for n in names]).reshape(plain.shape), plain)
 
-    got = list(effects_of(scored, len(table)))
-    assert all(list(map(abs, row.values())) == sorted(map(abs, row.values()), reverse=True) for row in got)
+    actual = list(reasons_by_row(scored, len(table)))
+    assert all(list(map(abs, row.values())) == sorted(map(abs, row.values()), reverse=True) for row in actual)
     for reason in REASONS:
-        arranged = arrange_inputs(model.encoding.spec, missing_in(model, table, reason))
+        arranged = arrange_inputs(model.encoding.spec, encode_without(model, table, reason))
         without = score(model.encoding.spec, model.network, model.weights, arranged)
-        wanted = own_class(plain, plain) - own_class(without, plain)
-        of_reason = np.array([row.get(reason, 0.0) for row in got])
-        np.testing.assert_allclose(of_reason, wanted, atol=1e-5, rtol=1e-5, err_msg=reason)
-        assert np.count_nonzero(of_reason) > 100  # of 250; most others are missing
+        expected = own_class(plain, plain) - own_class(without, plain)
+        actual_effects = np.array([row.get(reason, 0.0) for row in actual])
+        np.testing.assert_allclose(actual_effects, expected, atol=1e-5, rtol=1e-5, err_msg=reason)
+        assert np.count_nonzero(actual_effects) > 100  # of 250 rows; most others have a null
         if reason in ALONE:
             at = table.column_names.index(ALONE[reason])
             nulls = pa.nulls(len(table), table.schema.field(at).type)
-            anew = raw_scores(scorer, table.set_column(at, ALONE[reason], nulls))
-            wanted = own_class(plain, plain) - own_class(anew, plain)
-            np.testing.assert_allclose(of_reason, wanted, atol=1e-5, rtol=1e-5, err_msg=f"{reason}, raw")
-        # What is missing is no reason: to set it to null changes nothing at all.
+            rescored = raw_scores(scorer, table.set_column(at, ALONE[reason], nulls))
+            expected = own_class(plain, plain) - own_class(rescored, plain)
+            np.testing.assert_allclose(actual_effects, expected, atol=1e-5, rtol=1e-5, err_msg=f"{reason}, raw")
+        # A missing value is not a reason: setting it to null changes nothing.
         is_null = np.array([value is None or value != value for value in column_of(table, reason)])
         assert is_null.sum() > 10
-        assert not of_reason[is_null].any()
+        assert not actual_effects[is_null].any()
 
 
 def column_of(table: pa.Table, reason: str) -> list[Any]:
-    if reason == "pair":  # a null makes the pair null
+    if reason == "pair":  # the pair is null if one of its values is
         pairs = zip(table["colour"].to_pylist(), table["size"].to_pylist(), strict=True)
         return [None if None in pair else pair for pair in pairs]
     return list(table[reason].to_pylist())
 
 
 def test_a_bag_set_to_null_in_the_raw_table(kinds: Path) -> None:
-    """Its weights go with it: they have one for each member."""
+    """The weights are set to null, too, because they have one entry for each member."""
     scorer, table = nfm.scoring.load(kinds / "two layers"), raw_table(100, 3)
     nulls = table
     for column in ("tags", "tag_weights"):
         at = table.column_names.index(column)
         nulls = nulls.set_column(at, column, pa.nulls(len(table), table.schema.field(at).type))
-    wanted = raw_scores(scorer, table) - raw_scores(scorer, nulls)
-    got = [row.get("tags", 0.0) for row in effects_of(scorer.score(table, explain=12), len(table))]
-    np.testing.assert_allclose(got, wanted, atol=1e-5)
+    expected = raw_scores(scorer, table) - raw_scores(scorer, nulls)
+    actual = [row.get("tags", 0.0) for row in reasons_by_row(scorer.score(table, explain=12), len(table))]
+    np.testing.assert_allclose(actual, expected, atol=1e-5)
 
 
 def test_a_row_without_values_has_no_reasons(kinds: Path) -> None:
@@ -207,15 +211,15 @@ def test_a_row_without_values_has_no_reasons(kinds: Path) -> None:
     nulls = pa.table({name: pa.nulls(3, table.schema.field(name).type) for name in table.column_names})
     for name in NETWORKS:
         scored = nfm.scoring.load(kinds / name).score(nulls, explain=2)
-        assert [scored[f"reason_{i}{what}"].null_count for i in (1, 2) for what in ("", "_effect")] == [3] * 4
+        assert [scored[f"reason_{i}{suffix}"].null_count for i in (1, 2) for suffix in ("", "_effect")] == [3] * 4
 
 
-def test_neither_threads_nor_company_change_a_bit(kinds: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_threads_and_other_rows_do_not_change_effects(kinds: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model, table = Artifact.load(kinds / "classes"), raw_table(700, 2)
     rows = arrange_inputs(model.encoding.spec, model.encoding.encode(table.to_batches()[0]))
     scores_BC, effects_BR = score_and_effects(model.encoding.spec, model.network, model.weights, rows)
     np.testing.assert_array_equal(scores_BC, score(model.encoding.spec, model.network, model.weights, rows))
-    for tile in (90, 1):  # a row with its variants has room in any
+    for tile in (90, 1):  # even a tile of one row takes a row with its variants
         monkeypatch.setattr(module, "TILE", tile)
         for threads in (1, 3):
             again = score_and_effects(model.encoding.spec, model.network, model.weights, rows, threads)
@@ -243,7 +247,7 @@ def test_more_fields_than_a_tile_has_rows() -> None:
     np.testing.assert_array_equal(effects_BR == 0, ids_BF == 0)
 
 
-def test_the_largest_come_first_and_of_equal_ones_the_first() -> None:
+def test_the_largest_effects_come_first_and_ties_keep_the_order_of_the_spec() -> None:
     fields = tuple(Field(name, (name,), ("text",), 1, 2, name) for name in "abcd")
     effects = [
         [0.1, -0.3, 0.2, 0.0],

@@ -1,4 +1,4 @@
-"""Reason codes of the small shop, against the paper's equation: what the score job writes, in every way it writes."""
+"""Reason codes that the score job writes, in every format, compared with the paper's equation."""
 
 import math
 from pathlib import Path
@@ -21,60 +21,60 @@ from tests.scoring.examples import ROWS, config, expected_score
 from tests.scoring.examples import scores as written
 
 
-def wanted_reasons(model: Artifact, row: tuple[Any, ...]) -> list[tuple[str, float]]:
-    """By the paper's equation in plain Python."""
+def expected_reasons(model: Artifact, row: tuple[Any, ...]) -> list[tuple[str, float]]:
+    """Return names and effects by the paper's equation, the largest first."""
     values = dict(zip(("colour", "size", "price"), row[1:4], strict=True))
-    whole = expected_score(model, **values)
-    effects = {name: whole - expected_score(model, **values | {name: None}) for name in values}
-    some = [(name, effect) for name, effect in effects.items() if abs(effect) > 1e-9]
-    return sorted(some, key=lambda pair: -abs(pair[1]))
+    score = expected_score(model, **values)
+    effects = {name: score - expected_score(model, **values | {name: None}) for name in values}
+    nonzero = [(name, effect) for name, effect in effects.items() if abs(effect) > 1e-9]
+    return sorted(nonzero, key=lambda pair: -abs(pair[1]))
 
 
 def check_rows(made: Path, rows: list[dict[str, Any]], count: int) -> None:
-    """Effects that float32 does not see, beside a score of 1, may be there or not."""
+    """Check the reasons of all rows. Effects too small for float32 beside a score of 1 may be missing."""
     model = Artifact.load(made / "model")
     assert len(rows) == 60
     for row in rows:
-        wanted = wanted_reasons(model, (None, row["colour"], row["size"], row["price"]))[:count]
-        got = [(row[f"reason_{i}"], row[f"reason_{i}_effect"]) for i in range(1, count + 1)]
-        padded = [effect for _, effect in wanted] + [0.0] * (count - len(wanted))
-        assert [effect or 0.0 for _, effect in got] == pytest.approx(padded, abs=1e-5)
-        for (found, _), (_, effect) in zip(got, wanted, strict=False):
-            near = [other for other, size in wanted if abs(abs(size) - abs(effect)) < 1e-5]
-            assert found in near or abs(effect) < 1e-6  # which of two equal ones is first, float32 may see otherwise
-        assert all((name is None) == (effect is None) for name, effect in got)
+        expected = expected_reasons(model, (None, row["colour"], row["size"], row["price"]))[:count]
+        actual = [(row[f"reason_{i}"], row[f"reason_{i}_effect"]) for i in range(1, count + 1)]
+        padded = [effect for _, effect in expected] + [0.0] * (count - len(expected))
+        assert [effect or 0.0 for _, effect in actual] == pytest.approx(padded, abs=1e-5)
+        for (name, _), (_, effect) in zip(actual, expected, strict=False):
+            near = [other for other, size in expected if abs(abs(size) - abs(effect)) < 1e-5]
+            assert name in near or abs(effect) < 1e-6  # float32 may order nearly equal effects otherwise
+        assert all((name is None) == (effect is None) for name, effect in actual)
 
 
 @pytest.mark.parametrize("scan", ["parquet", "spark"])
-def test_the_job_writes_them_behind_the_score(spark: SparkSession, made: Path, tmp_path: Path, scan: str) -> None:
+def test_reasons_follow_the_score(spark: SparkSession, made: Path, tmp_path: Path, scan: str) -> None:
     names = ("colour", "size", "price")
     source = {"path": str(made / "raw"), "scan": scan}
     score_table(spark, config(made, source, columns=names, explain=3, output=str(tmp_path / "scores")))
     rows = written(tmp_path / "scores")
-    reasons = [f"reason_{i}{what}" for i in (1, 2, 3) for what in ("", "_effect")]
+    reasons = [f"reason_{i}{suffix}" for i in (1, 2, 3) for suffix in ("", "_effect")]
     assert list(rows[0]) == ["id", *names, "score", *reasons]
     check_rows(made, rows, 3)
-    # The job, and a table in memory: the same, bit for bit.
+    # The job agrees with scoring in memory, bit for bit.
     alone = nfm.scoring.load(made / "model").score(pa.Table.from_pylist(rows), explain=3)
     assert alone.to_pylist() == [{name: row[name] for name in alone.column_names} for row in rows]
     plain = nfm.scoring.load(made / "model").score(pa.Table.from_pylist(rows))
     assert plain.to_pylist() == [row["score"] for row in rows]
 
 
-def test_ranks_and_folders_keep_each_rows_reasons(spark: SparkSession, made: Path, tmp_path: Path) -> None:
+def test_ranks_and_partitions_keep_the_reasons_of_each_row(spark: SparkSession, made: Path, tmp_path: Path) -> None:
     more = {"columns": ("colour", "price"), "partition_by": ("size",), "rank": True, "quantile": True, "explain": 2}
     score_table(spark, config(made, made / "raw", **more, output=str(tmp_path / "scores")))
     read = spark.read.parquet(str(tmp_path / "scores"))
     reasons = ["reason_1", "reason_1_effect", "reason_2", "reason_2_effect"]
     assert read.columns == ["id", "colour", "price", "score", *reasons, "score_rank", "score_quantile", "size"]
     alone = nfm.scoring.load(made / "model").score(read.toPandas().astype({"colour": object}), explain=2)
-    for row, wanted in zip(read.collect(), alone.to_dict("records"), strict=True):
-        assert row["score"] == wanted["score"]
-        assert [row[name] for name in reasons[::2]] == [wanted[name] for name in reasons[::2]]
+    for row, expected in zip(read.collect(), alone.to_dict("records"), strict=True):
+        assert row["score"] == expected["score"]
+        assert [row[name] for name in reasons[::2]] == [expected[name] for name in reasons[::2]]
 
 
 @pytest.mark.parametrize("format_", ["csv", "delta"])
-def test_every_format_has_them(spark: SparkSession, made: Path, tmp_path: Path, format_: str) -> None:
+def test_every_format_has_reasons(spark: SparkSession, made: Path, tmp_path: Path, format_: str) -> None:
     more = {"columns": ("size", "price"), "explain": 2, "format": format_, "output": str(tmp_path / "scores")}
     score_table(spark, config(made, made / "raw", **more))
     if format_ == "delta":
@@ -84,12 +84,12 @@ def test_every_format_has_them(spark: SparkSession, made: Path, tmp_path: Path, 
         table = pd.concat([pd.read_csv(path) for path in sorted((tmp_path / "scores").glob("*.csv"))])
     assert list(table.columns[2:]) == ["price", "score", "reason_1", "reason_1_effect", "reason_2", "reason_2_effect"]
     model = Artifact.load(made / "model")
-    wanted = [(wanted_reasons(model, row) + [("", math.nan)] * 2)[:2] for row in ROWS]
+    expected = [(expected_reasons(model, row) + [("", math.nan)] * 2)[:2] for row in ROWS]
     for i in (0, 1):
-        got = table[f"reason_{i + 1}_effect"].to_numpy(np.float64)
-        np.testing.assert_allclose(np.sort(got), np.sort([row[i][1] for row in wanted]), atol=1e-5)
+        actual = table[f"reason_{i + 1}_effect"].to_numpy(np.float64)
+        np.testing.assert_allclose(np.sort(actual), np.sort([row[i][1] for row in expected]), atol=1e-5)
         named = table[f"reason_{i + 1}"].fillna("").value_counts().to_dict()
-        assert named == pd.Series([row[i][0] for row in wanted]).value_counts().to_dict()
+        assert named == pd.Series([row[i][0] for row in expected]).value_counts().to_dict()
 
 
 def test_a_dataset_has_the_reasons_of_its_raw_rows(spark: SparkSession, made: Path, tmp_path: Path) -> None:
@@ -101,7 +101,7 @@ def test_a_dataset_has_the_reasons_of_its_raw_rows(spark: SparkSession, made: Pa
     assert encoded == raw
 
 
-def test_an_empty_table_has_their_columns(spark: SparkSession, made: Path, tmp_path: Path) -> None:
+def test_an_empty_table_has_the_columns_of_reasons(spark: SparkSession, made: Path, tmp_path: Path) -> None:
     spark.read.parquet(str(made / "raw")).limit(0).write.parquet(str(tmp_path / "raw"))
     score_table(spark, config(made, tmp_path / "raw", explain=1, output=str(tmp_path / "scores")))
     read = spark.read.parquet(str(tmp_path / "scores"))
@@ -111,26 +111,26 @@ def test_an_empty_table_has_their_columns(spark: SparkSession, made: Path, tmp_p
     assert (scored.num_rows, scored.column_names) == (0, ["score", "reason_1", "reason_1_effect"])
 
 
-def test_a_table_of_pandas_keeps_its_index(made: Path) -> None:
+def test_a_pandas_table_keeps_its_index(made: Path) -> None:
     frame = pd.DataFrame([row[1:4] for row in ROWS], columns=["colour", "size", "price"], index=range(100, 160))
-    got = nfm.scoring.load(made / "model").score(frame, explain=4)  # there are three fields
-    assert got.index.tolist() == frame.index.tolist()
-    assert list(got.columns[:3]) == ["score", "reason_1", "reason_1_effect"]
-    assert (got["reason_1_effect"].dtype, got["reason_1"].dtype) == (np.float32, object)
-    assert got["reason_4"].tolist() == [None] * 60
-    assert got["reason_4_effect"].isna().all()
-    check_rows(made, [{**a, **b} for a, b in zip(records(frame), records(got), strict=True)], 3)
+    actual = nfm.scoring.load(made / "model").score(frame, explain=4)  # the model has three fields and numbers
+    assert actual.index.tolist() == frame.index.tolist()
+    assert list(actual.columns[:3]) == ["score", "reason_1", "reason_1_effect"]
+    assert (actual["reason_1_effect"].dtype, actual["reason_1"].dtype) == (np.float32, object)
+    assert actual["reason_4"].tolist() == [None] * 60
+    assert actual["reason_4_effect"].isna().all()
+    check_rows(made, [{**a, **b} for a, b in zip(records(frame), records(actual), strict=True)], 3)
     with pytest.raises(ConfigError, match=r"^explain: -1 given; it is the number of reasons a row, 0 for none"):
         nfm.scoring.load(made / "model").score(frame, explain=-1)
 
 
 def records(frame: pd.DataFrame) -> list[dict[str, Any]]:
-    """With None where a number is missing."""
+    """Return the rows, with None for missing numbers."""
     rows = frame.to_dict("records")
     return [{str(k): None if isinstance(v, float) and math.isnan(v) else v for k, v in row.items()} for row in rows]
 
 
-def test_the_plan_and_the_settings(spark: SparkSession, made: Path, tmp_path: Path) -> None:
+def test_the_plan_lists_reasons_and_the_settings_limit_them(spark: SparkSession, made: Path, tmp_path: Path) -> None:
     settings = config(made, made / "raw", explain=1, rank=True)
     model, scan, source = open_all(spark, settings)
     assert "\n  writes    id, score, reason_1, reason_1_effect, score_rank\n" in plan(

@@ -1,4 +1,4 @@
-"""The score job on a real Spark session, against the model's formula written out in plain Python."""
+"""The score job on a real Spark session, compared with the model's formula in plain Python."""
 
 import json
 import math
@@ -22,17 +22,17 @@ from nfm.table.write import Writer
 from tests.scoring.examples import ROWS, SCHEMA, config, expected_score, save_model, scores
 
 
-def test_every_row_has_its_score_once_and_carries_key_and_columns(spark: SparkSession, made: Path) -> None:
+def test_every_row_has_one_score_with_its_key_and_columns(spark: SparkSession, made: Path) -> None:
     report = score_table(spark, config(made, made / "raw", columns=("colour", "size", "price", "id")))
     rows = scores(made / "scores")
     model = Artifact.load(made / "model")
     assert report["rows"] == 60
     assert list(rows[0]) == ["id", "colour", "size", "price", "score"]
     carried = Counter(tuple(row.values())[:4] for row in rows)
-    assert carried == Counter(row[:4] for row in ROWS)  # keys of 61 bits beside nulls lose no digit
+    assert carried == Counter(row[:4] for row in ROWS)  # keys of 61 bits beside nulls keep all digits
     for row in rows:
-        wanted = expected_score(model, row["colour"], row["size"], row["price"])
-        assert row["score"] == pytest.approx(wanted, abs=1e-5)
+        expected = expected_score(model, row["colour"], row["size"], row["price"])
+        assert row["score"] == pytest.approx(expected, abs=1e-5)
 
 
 def test_shuffled_and_repartitioned_input_gives_equal_scores(spark: SparkSession, made: Path, tmp_path: Path) -> None:
@@ -52,26 +52,26 @@ def raw(folder: Path, scan: str, **more: str) -> dict[str, str]:
 
 
 @SCANS
-def test_strange_values_are_scored_and_counted(spark: SparkSession, made: Path, tmp_path: Path, scan: str) -> None:
-    strange = [
+def test_unusual_values_are_scored_and_counted(spark: SparkSession, made: Path, tmp_path: Path, scan: str) -> None:
+    unusual = [
         (1, None, None, None),
         (2, "", 0, math.nan),
         (3, "unseen", 99, math.inf),
         (4, "red", 1, -math.inf),
         (5, "blue", 2, 1.0),
     ]
-    frame = spark.createDataFrame(strange, "id long, colour string, size int, price double")
-    frame.write.parquet(str(tmp_path / "raw"))  # no label: scoring needs none
+    frame = spark.createDataFrame(unusual, "id long, colour string, size int, price double")
+    frame.write.parquet(str(tmp_path / "raw"))  # without the label, which scoring does not need
     report = score_table(spark, config(made, raw(tmp_path, scan), output=str(tmp_path / "scores")))
     assert report["scan"] == scan
     rows = {row["id"]: row["score"] for row in scores(tmp_path / "scores")}
     model = Artifact.load(made / "model")
-    for id_, colour, size, price in strange:
-        if size != 99:  # which of the two out-of-vocabulary ids it gets is the hash's to say
+    for id_, colour, size, price in unusual:
+        if size != 99:  # a hash chooses one of the two out-of-vocabulary ids
             assert rows[id_] == pytest.approx(expected_score(model, colour, size, price), abs=1e-5)
     assert 0 < rows[3] < 1
     counts = {
-        name: {what: c["count"] for what, c in values.items() if what in ("missing", "out_of_vocabulary")}
+        name: {kind: c["count"] for kind, c in values.items() if kind in ("missing", "out_of_vocabulary")}
         for name, values in report["values"].items()
     }
     assert counts == {
@@ -84,10 +84,8 @@ def test_strange_values_are_scored_and_counted(spark: SparkSession, made: Path, 
 
 
 @SCANS
-def test_a_column_whose_type_its_writer_could_not_know_is_missing(
-    spark: SparkSession, made: Path, tmp_path: Path, scan: str
-) -> None:
-    """pandas writes a column of None as Parquet's type null, which Spark takes for integers."""
+def test_a_column_of_type_null_is_missing(spark: SparkSession, made: Path, tmp_path: Path, scan: str) -> None:
+    """pandas writes a column of None with Parquet's type null, which Spark reads as integers."""
     (tmp_path / "raw").mkdir()
     sizes, prices = [1, None, 2, 1], [0.5, 1.0, None, 2.0]
     columns = {"id": list(range(4)), "colour": pa.nulls(4), "size": sizes, "price": prices}
@@ -99,8 +97,8 @@ def test_a_column_whose_type_its_writer_could_not_know_is_missing(
     model, rows = Artifact.load(made / "model"), scores(tmp_path / "scores")
     assert sorted(row["id"] for row in rows) == sorted([*range(4)] * 2)
     for row in rows:
-        wanted = expected_score(model, None, row["size"], row["price"])
-        assert row["score"] == pytest.approx(wanted, abs=1e-5)
+        expected = expected_score(model, None, row["size"], row["price"])
+        assert row["score"] == pytest.approx(expected, abs=1e-5)
     pq.write_table(pa.table(columns | {"colour": [7] * 4}), tmp_path / "raw/c.parquet")
     with pytest.raises(DataError, match=r"'colour' of .* now contains number values"):
         score_table(spark, settings)
@@ -131,17 +129,17 @@ def test_a_type_under_which_values_would_be_lost_is_refused(
     assert not (tmp_path / "scores").exists()
 
 
-def test_a_text_among_numbers_is_told_with_its_file(spark: SparkSession, made: Path, tmp_path: Path) -> None:
+def test_a_text_among_numbers_is_reported_with_its_file(spark: SparkSession, made: Path, tmp_path: Path) -> None:
     (tmp_path / "raw").mkdir()
     for name, price in (("a", "1.5"), ("b", "n/a")):
         columns = {"id": [1], "colour": ["red"], "size": [1], "price": [price]}
         pq.write_table(pa.table(columns), tmp_path / f"raw/{name}.parquet")
-    with pytest.raises(DataError, match=r"^Column 'price' is numeric, but contains the text 'n/a'\.") as told:
+    with pytest.raises(DataError, match=r"^Column 'price' is numeric, but contains the text 'n/a'\.") as error:
         score_table(spark, config(made, tmp_path / "raw"))
-    assert str(told.value).endswith(f" It is in {tmp_path}/raw/b.parquet.")
+    assert str(error.value).endswith(f" It is in {tmp_path}/raw/b.parquet.")
 
 
-def test_column_names_of_any_kind_are_carried(spark: SparkSession, made: Path, tmp_path: Path) -> None:
+def test_unusual_column_names_are_carried(spark: SparkSession, made: Path, tmp_path: Path) -> None:
     names = ("scored", "a.b", "two words", "größe", "back`tick", "counts")
     table = spark.read.parquet(str(made / "raw"))
     for i, name in enumerate(names):
@@ -173,7 +171,7 @@ def test_an_empty_table_gives_empty_scores_with_their_columns(
 
 
 @SCANS
-def test_files_of_no_row_one_row_and_many_are_scored(
+def test_files_with_zero_one_and_many_rows_are_scored(
     spark: SparkSession, made: Path, tmp_path: Path, scan: str
 ) -> None:
     table = pa.Table.from_batches(
@@ -191,7 +189,7 @@ def test_files_of_no_row_one_row_and_many_are_scored(
 
 @SCANS
 @pytest.mark.parametrize("damage", ["cut off", "no Parquet"])
-def test_a_corrupt_file_among_many_is_refused_or_left_out(
+def test_a_corrupt_file_among_many_is_refused_or_skipped(
     spark: SparkSession, made: Path, tmp_path: Path, scan: str, damage: str
 ) -> None:
     table = spark.read.parquet(str(made / "raw")).toArrow()
@@ -211,7 +209,7 @@ def test_a_corrupt_file_among_many_is_refused_or_left_out(
 
 
 @SCANS
-def test_a_condition_leaves_rows_out(spark: SparkSession, made: Path, tmp_path: Path, scan: str) -> None:
+def test_a_condition_filters_rows(spark: SparkSession, made: Path, tmp_path: Path, scan: str) -> None:
     spark.read.parquet(str(made / "raw")).write.partitionBy("size").parquet(str(tmp_path / "raw"))
     source = raw(tmp_path, scan, where="size in (0, 2)")
     report = score_table(spark, config(made, source, columns=("size", "price"), output=str(tmp_path / "scores")))
@@ -219,7 +217,7 @@ def test_a_condition_leaves_rows_out(spark: SparkSession, made: Path, tmp_path: 
     assert Counter(row["size"] for row in scores(tmp_path / "scores")) == {0: 20, 2: 20}
 
 
-def test_a_missing_column_is_told_before_any_work(spark: SparkSession, made: Path, tmp_path: Path) -> None:
+def test_a_missing_column_is_reported_before_any_work(spark: SparkSession, made: Path, tmp_path: Path) -> None:
     spark.createDataFrame(ROWS, SCHEMA).drop("size").write.parquet(str(tmp_path / "raw"))
     with pytest.raises(DataError) as error:
         score_table(spark, config(made, tmp_path / "raw", output=str(tmp_path / "scores")))
@@ -254,26 +252,26 @@ def test_a_tampered_model_is_refused_and_yesterdays_scores_stay(
     assert {path.name: path.read_bytes() for path in (tmp_path / "scores").iterdir()} == before
 
 
-def test_a_folder_that_is_not_ours_is_never_replaced(spark: SparkSession, made: Path, tmp_path: Path) -> None:
+def test_a_folder_of_other_files_is_never_replaced(spark: SparkSession, made: Path, tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("mine")
     with pytest.raises(DataError, match="is not something this job made"):
         score_table(spark, config(made, made / "raw", output=str(tmp_path)))
-    with pytest.raises(DataError, match="is not something this job made"):  # a plan says so, too
+    with pytest.raises(DataError, match="is not something this job made"):  # the same for a plan
         open_all(spark, config(made, made / "raw", output=str(tmp_path)))
     assert (tmp_path / "thesis.txt").read_text() == "mine"
 
 
 def test_a_new_model_of_the_same_name_is_used_at_once(spark: SparkSession, made: Path, tmp_path: Path) -> None:
-    score_table(spark, config(made, made / "raw", output=str(tmp_path / "one")))
+    score_table(spark, config(made, made / "raw", output=str(tmp_path / "before")))
     save_model(made, 2)
-    score_table(spark, config(made, made / "raw", output=str(tmp_path / "two")))
-    one, two = ([row["score"] for row in scores(tmp_path / name)] for name in ("one", "two"))
-    assert one != two
+    score_table(spark, config(made, made / "raw", output=str(tmp_path / "after")))
+    before, after = ([row["score"] for row in scores(tmp_path / name)] for name in ("before", "after"))
+    assert before != after
 
 
 @pytest.mark.parametrize("cuts", [[0, 60], [0, 0, 1, 41, 41, 60]])
-def test_a_task_writes_its_rows_and_tells_of_them(made: Path, tmp_path: Path, cuts: list[int]) -> None:
-    """What runs on an executor, without Spark: an empty batch and one of a single row among the others."""
+def test_a_task_writes_and_counts_its_rows(made: Path, tmp_path: Path, cuts: list[int]) -> None:
+    """Run a task's code without Spark; one batch is empty, one has a single row."""
     model = Artifact.load(made / "model")
     table = pa.table(list(zip(*ROWS, strict=True)), ["id", "colour", "size", "price", "label"])
     output = Output(("id", "size"), (), False)
@@ -285,19 +283,22 @@ def test_a_task_writes_its_rows_and_tells_of_them(made: Path, tmp_path: Path, cu
     written = pq.read_table(file.path)
     assert (chunk.number, file.rows, written.column_names) == (7, 60, ["id", "size", "score"])
     assert written["id"].to_pylist() == [row[0] for row in ROWS]
-    wanted = [expected_score(model, colour, size, price) for _, colour, size, price, _ in ROWS]
-    np.testing.assert_allclose(written["score"].to_numpy(), wanted, atol=1e-5)
+    expected = [expected_score(model, colour, size, price) for _, colour, size, price, _ in ROWS]
+    np.testing.assert_allclose(written["score"].to_numpy(), expected, atol=1e-5)
     tally = chunk.tally
     assert (tally.rows, tally.not_finite) == (60, 0)
-    # Missing, unseen and known colours and sizes; without a profile, numbers have one bin. No empty text is missing.
+    # Missing, out-of-vocabulary and known values; numbers have one bin without a profile. An empty text is not missing.
     assert tally.values == {"colour": [12, 0, 48], "size": [0, 0, 60], "price": [60]}
     assert (tally.missing, tally.new) == ({"price": 20}, {})
-    (of_score,) = tally.scores
-    assert of_score.total == pytest.approx(sum(wanted), abs=1e-3)
-    assert (of_score.low, of_score.high) == (min(written["score"].to_pylist()), max(written["score"].to_pylist()))
+    (score_counts,) = tally.scores
+    assert score_counts.total == pytest.approx(sum(expected), abs=1e-3)
+    assert (score_counts.low, score_counts.high) == (
+        min(written["score"].to_pylist()),
+        max(written["score"].to_pylist()),
+    )
 
 
-def test_a_score_that_is_no_number_is_never_published(spark: SparkSession, made: Path, tmp_path: Path) -> None:
+def test_a_score_that_is_not_finite_is_never_published(spark: SparkSession, made: Path, tmp_path: Path) -> None:
     table = spark.createDataFrame(
         [(1, "red", 1, 1.0), (2, "red", 1, 1e300)], "id long, colour string, size int, price double"
     )
@@ -307,7 +308,7 @@ def test_a_score_that_is_no_number_is_never_published(spark: SparkSession, made:
     assert not (tmp_path / "scores").exists()
 
 
-def test_a_file_that_was_not_read_as_a_whole_is_told(spark: SparkSession, made: Path, tmp_path: Path) -> None:
+def test_a_file_that_was_read_in_part_is_refused(spark: SparkSession, made: Path, tmp_path: Path) -> None:
     _, scan, _ = open_all(spark, config(made, made / "raw"))
     paths = sorted(path for path in map(str, (made / "raw").glob("*.parquet")))
     rows = {path: pq.read_metadata(path).num_rows for path in paths}
@@ -318,4 +319,4 @@ def test_a_file_that_was_not_read_as_a_whole_is_told(spark: SparkSession, made: 
         with pytest.raises(DataError, match=rf"{wrong[paths[0]][0]} rows of {paths[0]} were read, but it has"):
             scan.check_complete(read | wrong)
     with pytest.raises(DataError, match=rf"^0 rows of {paths[-1]} were read, but it has {rows[paths[-1]]}"):
-        scan.check_complete({path: n for path, n in read.items() if path != paths[-1]})  # no task told of it
+        scan.check_complete({path: n for path, n in read.items() if path != paths[-1]})  # no task reported it

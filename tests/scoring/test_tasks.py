@@ -38,7 +38,7 @@ TRAINED_ON: list[tuple[Any, ...]] = [
     (2, [], [], "red", 0),
     (3, None, None, "blue", 1),
 ]
-# x and y are known.
+# x and y are in the vocabulary.
 TONIGHT: list[tuple[Any, ...]] = [
     (10, ["y", "unseen", "x", "x"], [0.5, 2.0, 1.0, -1.0], "red"),
     (11, None, None, "unseen"),
@@ -82,7 +82,7 @@ def save_model(folder: Path, target: Path, network: Network, **changes: Any) -> 
 
 @pytest.fixture(scope="module")
 def made(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A working folder with an encoding, tonight's table, and a model of four classes."""
+    """Working folder with an encoding, tonight's table, and a model with four classes."""
     folder = tmp_path_factory.mktemp("shop")
     spark.createDataFrame(TRAINED_ON, SCHEMA).coalesce(1).write.parquet(str(folder / "raw"))
     build(spark, config(folder, folder / "raw"))
@@ -108,25 +108,28 @@ def scores(folder: Path) -> list[dict[str, Any]]:
     return sorted(rows, key=lambda row: int(row["id"]))
 
 
-def test_every_class_has_its_column(spark: SparkSession, made: Path) -> None:
+def test_every_class_has_a_column(spark: SparkSession, made: Path) -> None:
     settings = config(made, made / "tonight", columns=("colour",))
     report = score_table(spark, settings)
     rows, model = scores(made / "scores"), Artifact.load(made / "model")
     assert list(rows[0]) == ["id", "colour", *COLUMNS]
     assert [row["id"] for row in rows] == [10, 11, 12, 13, 14]
-    got, wanted = np.array([[row[name] for name in COLUMNS] for row in rows]), expected(model)
-    np.testing.assert_allclose(got, wanted, atol=1e-4)
-    assert len(np.unique(got.round(3))) > 10  # the model tells rows and classes apart
-    np.testing.assert_allclose(got.sum(axis=1), 1, atol=1e-6)
+    actual, expected_scores = np.array([[row[name] for name in COLUMNS] for row in rows]), expected(model)
+    np.testing.assert_allclose(actual, expected_scores, atol=1e-4)
+    assert len(np.unique(actual.round(3))) > 10  # scores differ by row and class
+    np.testing.assert_allclose(actual.sum(axis=1), 1, atol=1e-6)
 
     assert report == json.loads((made / "scores/_report.json").read_text())
     assert report["task"] == "multiclass"
     assert list(report["scores"]) == COLUMNS
     for i, name in enumerate(COLUMNS):
-        of_class = got[:, i]
-        assert (report["scores"][name]["min"], report["scores"][name]["max"]) == (of_class.min(), of_class.max())
-        assert report["scores"][name]["mean"] == pytest.approx(of_class.mean())
-    # Members: 4, one that is missing for the null bag, none, 2, 70. In training 2, 3, none and the null bag's.
+        class_scores = actual[:, i]
+        assert (report["scores"][name]["min"], report["scores"][name]["max"]) == (
+            class_scores.min(),
+            class_scores.max(),
+        )
+        assert report["scores"][name]["mean"] == pytest.approx(class_scores.mean())
+    # Members: 4, 1 missing one for the null bag, 0, 2, 70. In training: 2, 3, 0, and 1 for the null bag.
     assert report["values"] == {
         "tags": {
             "values": 77,
@@ -146,31 +149,31 @@ def test_every_class_has_its_column(spark: SparkSession, made: Path) -> None:
         },
     }
     for path in (made / "scores").glob("*.parquet"):
-        prints = {"model_fingerprint": model.fingerprint, "encoding_fingerprint": model.encoding.spec.fingerprint}
-        assert json.loads(pq.read_schema(path).metadata[b"nfm"]) == prints
+        fingerprints = {"model_fingerprint": model.fingerprint, "encoding_fingerprint": model.encoding.spec.fingerprint}
+        assert json.loads(pq.read_schema(path).metadata[b"nfm"]) == fingerprints
 
-    told = summary(settings, report).splitlines()
-    assert told[1:5] == [f"  {name:<15} {_shown(report, name)}" for name in COLUMNS]
-    assert told[6].split() == ["tags", "2.6%", "(33.3%)", "2.6%", "(0.0%)", "–"]
-
-
-def _shown(report: Any, name: str) -> str:
-    of = report["scores"][name]
-    return f"{of['mean']:.4f} on average, {of['min']:.4f} to {of['max']:.4f}"
+    lines = summary(settings, report).splitlines()
+    assert lines[1:5] == [f"  {name:<15} {score_range(report, name)}" for name in COLUMNS]
+    assert lines[6].split() == ["tags", "2.6%", "(33.3%)", "2.6%", "(0.0%)", "–"]
 
 
-def test_members_of_bags_are_counted_and_new_ones_named(made: Path) -> None:
+def score_range(report: Any, name: str) -> str:
+    score = report["scores"][name]
+    return f"{score['mean']:.4f} on average, {score['min']:.4f} to {score['max']:.4f}"
+
+
+def test_bag_members_are_counted_and_new_values_named(made: Path) -> None:
     model, tally = Artifact.load(made / "model"), Tally()
-    got = score_batch(model, raw_batch(), tally=tally)
+    actual = score_batch(model, raw_batch(), tally=tally)
     assert tally.values == {"tags": [2, 2, 73], "colour": [1, 1, 3]}
     assert (tally.new, tally.dropped) == ({"tags": {"unseen": 1, "new": 1}, "colour": {"unseen": 1}}, [])
-    np.testing.assert_allclose(got, expected(model), atol=1e-4)
-    nothing, none = score_batch(model, raw_batch().slice(0, 0), tally=(empty := Tally())), empty
-    assert (nothing.shape, none.values) == ((0, 4), {"tags": [0, 0, 0], "colour": [0, 0, 0]})
+    np.testing.assert_allclose(actual, expected(model), atol=1e-4)
+    no_scores = score_batch(model, raw_batch().slice(0, 0), tally=(empty := Tally()))
+    assert (no_scores.shape, empty.values) == ((0, 4), {"tags": [0, 0, 0], "colour": [0, 0, 0]})
 
 
-def test_a_worker_does_without_pandas(made: Path, tmp_path: Path) -> None:
-    # pyarrow would import it in every worker: a third of a second, and 25 MB of which scoring uses nothing.
+def test_a_worker_does_not_import_pandas(made: Path, tmp_path: Path) -> None:
+    # Importing pandas would cost every worker a third of a second and 25 MB, and scoring does not use it.
     script = """
 import json, sys
 from pathlib import Path
@@ -201,15 +204,18 @@ print(json.dumps([sum(file.rows for file in chunk.files), chunk.tally.new, "pand
     assert json.loads(run.stdout) == [5, new, False]
 
 
-def test_a_regression_gives_the_number(spark: SparkSession, made: Path, tmp_path: Path) -> None:
+def test_a_regression_scores_numbers(spark: SparkSession, made: Path, tmp_path: Path) -> None:
     save_model(made, tmp_path / "model", Network("regression", 3, (), "relu"), bias=np.array([100], np.float32))
     settings = {"model": str(tmp_path / "model"), "output": str(tmp_path / "scores")}
     report = score_table(spark, config(made, made / "tonight", **settings))
-    got, wanted = [row["score"] for row in scores(tmp_path / "scores")], expected(Artifact.load(tmp_path / "model"))
-    np.testing.assert_allclose(got, wanted[:, 0], rtol=1e-5)
-    assert report["score"]["mean"] == pytest.approx(np.mean(got))
-    assert (report["score"]["min"], report["score"]["max"], report["task"]) == (min(got), max(got), "regression")
-    assert max(got) > 50  # no probability
+    actual, expected_scores = (
+        [row["score"] for row in scores(tmp_path / "scores")],
+        expected(Artifact.load(tmp_path / "model")),
+    )
+    np.testing.assert_allclose(actual, expected_scores[:, 0], rtol=1e-5)
+    assert report["score"]["mean"] == pytest.approx(np.mean(actual))
+    assert (report["score"]["min"], report["score"]["max"], report["task"]) == (min(actual), max(actual), "regression")
+    assert max(actual) > 50  # not a probability
 
 
 def test_an_infinite_score_is_never_published(spark: SparkSession, made: Path, tmp_path: Path) -> None:
@@ -235,7 +241,7 @@ def test_an_infinite_score_is_never_published(spark: SparkSession, made: Path, t
     ],
     ids=str,
 )
-def test_two_columns_of_one_name_are_refused_before_any_work(
+def test_two_columns_with_the_same_name_are_refused_before_any_work(
     spark: SparkSession, made: Path, tmp_path: Path, classes: tuple[str, ...], columns: tuple[str, ...], message: str
 ) -> None:
     task = "multiclass" if classes else "binary"
@@ -247,7 +253,9 @@ def test_two_columns_of_one_name_are_refused_before_any_work(
     assert not (tmp_path / "scores").exists()
 
 
-def test_of_many_classes_the_plan_and_the_summary_name_a_few(spark: SparkSession, made: Path, tmp_path: Path) -> None:
+def test_the_plan_and_the_summary_name_the_first_of_many_classes(
+    spark: SparkSession, made: Path, tmp_path: Path
+) -> None:
     names = tuple(f"c{i}" for i in range(13))
     save_model(made, tmp_path / "model", Network("multiclass", 3, (), "relu", names))
     settings = config(made, made / "tonight", model=str(tmp_path / "model"))
@@ -265,22 +273,22 @@ def test_of_many_classes_the_plan_and_the_summary_name_a_few(spark: SparkSession
         "scores": {f"score_{name}": nothing for name in names},
         "values": {"tags": {"values": 0, "missing": {"count": 0, "rate": None, "rate_in_training": 0.5}, "psi": None}},
     }
-    told = [line.split() for line in summary(settings, report).splitlines()]
-    assert told[1:12] == [*([name, "none"] for name in shown), ["…", "and", "3", "more"]]
-    assert told[13] == ["tags", "–", "–", "–"]
+    lines = [line.split() for line in summary(settings, report).splitlines()]
+    assert lines[1:12] == [*([name, "none"] for name in shown), ["…", "and", "3", "more"]]
+    assert lines[13] == ["tags", "–", "–", "–"]
 
 
 @pytest.mark.parametrize("scan", ["parquet", "spark"])
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
 @pytest.mark.parametrize("partition_by", [(), ("colour",)], ids=["whole", "folders"])
-def test_every_way_gives_the_bits_of_the_scorer_in_one_process(
+def test_the_job_scores_bit_for_bit_like_the_scorer(
     spark: SparkSession, made: Path, tmp_path: Path, scan: str, dtype: str, partition_by: tuple[str, ...]
 ) -> None:
-    """Bags with weights, both scans, both types of the table, in folders or not."""
+    """Bags with weights, both scans, both types of the embedding table, with and without partitions."""
     save_model(made, tmp_path / "model", Network("binary", 3, (4,), "tanh", (), dtype))
     settings = {"model": str(tmp_path / "model"), "output": str(tmp_path / "scores"), "partition_by": partition_by}
-    both = config(made, made / "tonight", **settings)
-    score_table(spark, both.model_copy(update={"source": both.source.model_copy(update={"scan": scan})}))
-    got = {row["id"]: row["score"] for row in spark.read.parquet(str(tmp_path / "scores")).collect()}
+    base = config(made, made / "tonight", **settings)
+    score_table(spark, base.model_copy(update={"source": base.source.model_copy(update={"scan": scan})}))
+    actual = {row["id"]: row["score"] for row in spark.read.parquet(str(tmp_path / "scores")).collect()}
     alone = nfm.scoring.load(tmp_path / "model").score(raw_batch()).to_pylist()
-    assert got == dict(zip([row[0] for row in TONIGHT], alone, strict=True))
+    assert actual == dict(zip([row[0] for row in TONIGHT], alone, strict=True))

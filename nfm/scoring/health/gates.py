@@ -11,7 +11,7 @@ from typing import Any
 from nfm.config.settings import Gates
 from nfm.contract.artifact import Artifact
 from nfm.contract.errors import ConfigError
-from nfm.scoring.health.health import has_moved, score_reports
+from nfm.scoring.health.health import has_drifted, score_reports
 
 Report = Mapping[str, Any]  # as `health` makes it, with `rows`
 Crossings = Iterator[tuple[str, float, str]]  # of one gate: the column or table, its value, both in one clause
@@ -25,14 +25,14 @@ def _min_rows(report: Report, limit: float) -> Crossings:
 
 def _max_psi(report: Report, limit: float) -> Crossings:
     for name, found in score_reports(report).items():
-        if has_moved(found, limit):
+        if has_drifted(found, limit):
             fold = found["reference"]["fold"]
             yield name, found["psi"], f"the PSI of {name!r} against the {fold} fold is {found['psi']:.3f}"
 
 
 def _max_field_psi(report: Report, limit: float) -> Crossings:
     for name, found in report["values"].items():
-        if has_moved(found, limit):
+        if has_drifted(found, limit):
             yield name, found["psi"], f"the PSI of {name!r} against the train fold is {found['psi']:.3f}"
 
 

@@ -15,49 +15,49 @@ from nfm.contract.schema import FOLDS, Field, Number
 from nfm.scoring.health.tally import Scores, Tally
 from nfm.scoring.scorer import score_columns
 
-MOVED = 0.25  # a PSI above this usually means another population
+LARGE = 0.25  # a PSI above this is a large drift: usually, the population is another one
 _QUANTILES = (0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99)
 _HISTOGRAM_BINS = 40
 _OUTER = 0.001  # share of the scores on each side that goes into a histogram's outermost bins, however far away
 _NEW_VALUES = 20  # of a field
 
 
-def health(artifact: Artifact, tally: Tally, encoded: bool) -> dict[str, Any]:
-    """Return the counts of a table, and how far they are from training.
+def compare_with_training(artifact: Artifact, tally: Tally, encoded: bool) -> dict[str, Any]:
+    """Compare the counts of a table with those of the training data.
 
-    If the table is encoded (a dataset), missing numbers are not known any more.
+    An encoded table (a dataset) does not show which numbers were missing.
 
     Returns:
         `score`, or for multiclass `scores` by column: range, quantiles, histogram, PSI against the profile's fold.
-        `values` by field and number: how many there are, missing and out-of-vocabulary ones with their rates in the
-        train fold, PSI against the train fold, the most frequent new values. A PSI is None without rows, and for a
-        model without a profile.
+        `values` by field and number: their count, missing and out-of-vocabulary values with their rates in the train
+        fold, PSI against the train fold, the most frequent new values. A PSI is None if the table has no rows or the
+        model no profile.
     """
     names, profile = score_columns(artifact.network), artifact.profile
     columns: Sequence[Scores | None] = tally.scores or [None] * len(names)
     references: Sequence[Cells | None] = profile.scores if profile else [None] * len(names)
     fold = profile.fold if profile else None
     scores = {
-        name: _scores(found, tally.rows - tally.not_finite, reference, fold)
-        for name, found, reference in zip(names, columns, references, strict=True)
+        name: _score_report(column, tally.rows - tally.not_finite, reference, fold)
+        for name, column, reference in zip(names, columns, references, strict=True)
     }
     statistics = json.loads((artifact.path / "encoding" / "statistics.json").read_text())
-    values = {field.name: _field(artifact, field, tally, statistics) for field in artifact.encoding.spec.fields}
+    values = {field.name: _field_report(artifact, field, tally, statistics) for field in artifact.encoding.spec.fields}
     for number in artifact.encoding.spec.numbers:
-        values[number.name] = _number(artifact, number, tally, None if encoded else statistics)
+        values[number.name] = _number_report(artifact, number, tally, None if encoded else statistics)
     return {**({"scores": scores} if artifact.network.task == "multiclass" else scores), "values": values}
 
 
-def _scores(found: Scores | None, rows: int, reference: Cells | None, fold: str | None) -> dict[str, Any]:
+def _score_report(scores: Scores | None, rows: int, reference: Cells | None, fold: str | None) -> dict[str, Any]:
     report: dict[str, Any] = {"min": None, "mean": None, "max": None, "quantiles": None, "psi": None}
-    if found is not None:
-        report |= {"min": found.low, "mean": found.total / rows, "max": found.high}
-        report["quantiles"] = _quantiles(found.cells)
-    both = [one for one in (found.cells if found else None, reference) if one is not None and len(one.keys)]
-    if both:
-        low, high = (pick(_at(one, q) for one in both) for pick, q in ((min, _OUTER), (max, 1 - _OUTER)))
-        if found is not None:
-            report["histogram"] = _histogram(found.cells, low, high)
+    if scores is not None:
+        report |= {"min": scores.low, "mean": scores.total / rows, "max": scores.high}
+        report["quantiles"] = _quantiles(scores.cells)
+    known = [cells for cells in (scores.cells if scores else None, reference) if cells is not None and len(cells.keys)]
+    if known:
+        low, high = (pick(_quantile(cells, q) for cells in known) for pick, q in ((min, _OUTER), (max, 1 - _OUTER)))
+        if scores is not None:
+            report["histogram"] = _histogram(scores.cells, low, high)
         if reference is not None:
             report["reference"] = {
                 "fold": fold,
@@ -65,8 +65,8 @@ def _scores(found: Scores | None, rows: int, reference: Cells | None, fold: str 
                 "quantiles": _quantiles(reference),
                 "histogram": _histogram(reference, low, high),
             }
-    if found is not None and reference is not None:
-        report |= _psi(Bins.from_cells(reference).counts, found.bins)
+    if scores is not None and reference is not None:
+        report |= _psi(Bins.from_cells(reference).counts, scores.bins)
     return report
 
 
@@ -74,16 +74,16 @@ def _psi(expected: Sequence[float], actual: Sequence[float]) -> dict[str, Any]:
     return {"psi": psi(expected, actual), "psi_by_chance": psi_by_chance(expected, actual)}
 
 
-def _at(cells: Cells, q: float) -> float:
+def _quantile(cells: Cells, q: float) -> float:
     return quantile(cells.values, cells.counts[:, 0], q)
 
 
 def _quantiles(cells: Cells) -> dict[str, float] | None:
-    return {str(q): _at(cells, q) for q in _QUANTILES} if len(cells.keys) else None
+    return {str(q): _quantile(cells, q) for q in _QUANTILES} if len(cells.keys) else None
 
 
 def _histogram(cells: Cells, low: float, high: float) -> dict[str, list[float]]:
-    """Count scores in bins of equal width. The outermost bins include what is beyond them."""
+    """Count scores in bins of equal width. The outermost bins include all scores beyond them."""
     if high <= low:
         return {"edges": [low, high], "counts": [int(cells.counts.sum())]}
     values, weights = np.clip(cells.values, low, high), cells.counts[:, 0]
@@ -91,7 +91,7 @@ def _histogram(cells: Cells, low: float, high: float) -> dict[str, list[float]]:
     return {"edges": edges.tolist(), "counts": counts.astype(np.int64).tolist()}
 
 
-def _field(artifact: Artifact, field: Field, tally: Tally, statistics: Mapping[str, Any]) -> dict[str, Any]:
+def _field_report(artifact: Artifact, field: Field, tally: Tally, statistics: Mapping[str, Any]) -> dict[str, Any]:
     reference = artifact.profile.fields[field.name] if artifact.profile else None
     bins = tally.values.get(field.name)
     values = sum(bins) if bins else 0
@@ -102,15 +102,17 @@ def _field(artifact: Artifact, field: Field, tally: Tally, statistics: Mapping[s
     if has_out_of_vocabulary(field):
         unseen = bins[1] if bins else 0
         report["out_of_vocabulary"] = _rate(unseen, values, in_training, "out_of_vocabulary")
-        new = sorted(tally.new.get(field.name, {}).items(), key=lambda one: (-one[1], one[0]))
+        new = sorted(tally.new.get(field.name, {}).items(), key=lambda item: (-item[1], item[0]))
         report["new_values"] = [{"value": value, "count": count} for value, count in new[:_NEW_VALUES]]
-        # Not exact: counts lack those of tasks in which a value was rare.
+        # Not exact if tasks dropped rare values: their counts are then missing here.
         report["new_values_exact"] = field.name not in tally.dropped
     names = None if reference is None else _id_names(artifact, field, reference)
     return report | _drift(reference, bins, names)
 
 
-def _number(artifact: Artifact, number: Number, tally: Tally, statistics: Mapping[str, Any] | None) -> dict[str, Any]:
+def _number_report(
+    artifact: Artifact, number: Number, tally: Tally, statistics: Mapping[str, Any] | None
+) -> dict[str, Any]:
     reference = artifact.profile.numbers[number.name] if artifact.profile else None
     report: dict[str, Any] = {"values": tally.rows}
     if statistics is not None:
@@ -136,12 +138,12 @@ def _drift(reference: Bins | None, bins: Sequence[int] | None, names: list[str] 
     if reference is None:
         return {"psi": None}
     counts = bins or [0] * len(reference.counts)
-    both = {"edges": list(reference.edges), "training": list(reference.counts), "counts": list(counts), "names": names}
-    return {**_psi(reference.counts, counts), "bins": both}
+    bin_report = {"edges": list(reference.edges), "training": list(reference.counts), "counts": list(counts)}
+    return {**_psi(reference.counts, counts), "bins": {**bin_report, "names": names}}
 
 
 def _id_names(artifact: Artifact, field: Field, reference: Bins) -> list[str]:
-    """Name a field's bins: by the value if a bin has one value of a vocabulary, else by ids."""
+    """Name a field's bins: by the value if a bin contains one value of a vocabulary, else by ids."""
     special = ["missing", "out-of-vocabulary"] if has_out_of_vocabulary(field) else ["missing"]
     starts = [int(edge) for edge in reference.edges[len(special) - 1 :]]
     names = []
@@ -163,11 +165,11 @@ def _range_names(number: Number, reference: Bins) -> list[str]:
 
 
 def score_reports(report: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return a report's part about each score column."""
-    found: Mapping[str, Any] = report.get("scores") or {"score": report["score"]}
-    return found
+    """Return the report's facts about each score column, by name."""
+    reports: Mapping[str, Any] = report.get("scores") or {"score": report["score"]}
+    return reports
 
 
-def has_moved(column: Mapping[str, Any], limit: float = MOVED) -> bool:
-    """Return whether a column's PSI is above a limit, and chance does not explain it in a table of this size."""
+def has_drifted(column: Mapping[str, Any], limit: float = LARGE) -> bool:
+    """Return whether a column's PSI is above a limit and larger than chance explains in a table of this size."""
     return column["psi"] is not None and column["psi"] > max(limit, column["psi_by_chance"])

@@ -9,18 +9,18 @@ from typing import Any
 from nfm.reports import page
 from nfm.reports.charts import Axis, Bars, Chart, chart, steps
 from nfm.scoring.health.gates import lift_gates
-from nfm.scoring.health.health import MOVED, has_moved, score_reports
+from nfm.scoring.health.health import LARGE, has_drifted, score_reports
 
 SCORES_MARKER = "_report.json"  # every folder of scores has one
-REPORT = "_report.html"  # a name that readers of the scores ignore
-LITTLE = 0.1  # a PSI below this is usually read as stable
+REPORT = "_report.html"  # readers of the scores ignore names with this prefix
+STABLE = 0.1  # a PSI below this is usually read as stable
 PLOTS = 6  # classes with a chart, and columns with a table of their bins
 
-Facts = Mapping[str, Any]  # about a score column, a field or a number, as `health` returns it
+Facts = Mapping[str, Any]  # about a score column, a field or a number, from `compare_with_training`
 
 
 def refused_folder(target: Path) -> Path:
-    """Return where the report of a refused run goes: beside the output, under a name that readers of tables ignore."""
+    """Return the folder for a refused run's report: beside the output, with a name that readers of tables ignore."""
     target = target.resolve()
     return target.parent / f"_refused_{target.name.replace('=', '-')}"
 
@@ -35,8 +35,8 @@ def write_report(folder: Path, report: Mapping[str, Any]) -> None:
 def _content(report: Mapping[str, Any]) -> dict[str, Any]:
     scores, columns = by_psi(score_reports(report)), by_psi(report["values"])
     crossed = report["gates"]["crossed"]
-    unseen = [one for one in columns if one[1].get("out_of_vocabulary", {}).get("count")]
-    unseen.sort(key=lambda one: one[1]["out_of_vocabulary"]["rate"], reverse=True)
+    unseen = [(name, facts) for name, facts in columns if facts.get("out_of_vocabulary", {}).get("count")]
+    unseen.sort(key=lambda column: column[1]["out_of_vocabulary"]["rate"], reverse=True)
     return {
         "report": report,
         "crossed": crossed,
@@ -47,8 +47,8 @@ def _content(report: Mapping[str, Any]) -> dict[str, Any]:
         "scores": scores,
         "plotted": [(name, facts, score_chart(facts)) for name, facts in scores[:PLOTS]],
         "columns": columns,
-        "moved_scores": [name for name, facts in scores if has_moved(facts)],
-        "moved_columns": [name for name, facts in columns if has_moved(facts)],
+        "drifted_scores": [name for name, facts in scores if has_drifted(facts)],
+        "drifted_columns": [name for name, facts in columns if has_drifted(facts)],
         "most_unseen": unseen[0] if unseen else None,
         "binned": [
             (name, facts, bin_shares(facts))
@@ -57,8 +57,8 @@ def _content(report: Mapping[str, Any]) -> dict[str, Any]:
         ],
         "new": [(name, facts) for name, facts in unseen if facts.get("new_values")],
         "skipped": report["skipped_files"],
-        "MOVED": MOVED,
-        "LITTLE": LITTLE,
+        "LARGE": LARGE,
+        "STABLE": STABLE,
         "PLOTS": PLOTS,
     }
 
@@ -68,25 +68,25 @@ def reading(facts: Facts) -> str:
     psi = facts["psi"]
     if psi is None:
         return "not known"
-    words = "stable" if psi < LITTLE else "moved a little" if psi <= MOVED else "moved"
+    words = "stable" if psi < STABLE else "moderate drift" if psi <= LARGE else "large drift"
     return f"{words}, within chance" if psi <= facts["psi_by_chance"] else words
 
 
 def level(facts: Facts) -> str:
-    """Return the CSS class of a PSI: how serious it is."""
+    """Return the CSS class for a PSI, by how serious it is."""
     psi = facts["psi"]
-    if psi is None or psi < LITTLE or psi <= facts["psi_by_chance"]:
+    if psi is None or psi < STABLE or psi <= facts["psi_by_chance"]:
         return "calm"
-    return "moved" if psi > MOVED else "little"
+    return "large" if psi > LARGE else "moderate"
 
 
 def by_psi(columns: Mapping[str, Facts]) -> list[tuple[str, Facts]]:
-    """Sort columns by PSI, the most moved first; those without a PSI keep their order, at the end."""
-    return sorted(columns.items(), key=lambda one: -1.0 if one[1]["psi"] is None else one[1]["psi"], reverse=True)
+    """Sort columns by PSI, the largest first; those without a PSI keep their order, at the end."""
+    return sorted(columns.items(), key=lambda item: -1.0 if item[1]["psi"] is None else item[1]["psi"], reverse=True)
 
 
 def score_chart(facts: Facts) -> Chart | None:
-    """Draw tonight's scores as bars and the reference as a line; None without scores."""
+    """Draw tonight's scores as bars and the reference as a line; return None if there are no scores."""
     reference = facts.get("reference") or {}
     tonight, before = facts.get("histogram"), reference.get("histogram")
     known = tonight or before
@@ -99,9 +99,9 @@ def score_chart(facts: Facts) -> Chart | None:
     if not top:
         return None
     titles = []
-    for (low, high), *both in zip(pairwise(edges), shares, expected or shares, strict=True):
-        also = f", {reference['fold']} fold {page.percent(both[1])}" if expected else ""
-        titles.append(f"{page.compact(low)} … {page.compact(high)}: tonight {page.percent(both[0])}{also}")
+    for (low, high), share, reference_share in zip(pairwise(edges), shares, expected or shares, strict=True):
+        added = f", {reference['fold']} fold {page.percent(reference_share)}" if expected else ""
+        titles.append(f"{page.compact(low)} … {page.compact(high)}: tonight {page.percent(share)}{added}")
     along = edges if edges[0] < edges[-1] else [edges[0] - 0.5, edges[0] + 0.5]
     marks: list[Any] = [Bars(along, shares, "test", "tonight", titles)]
     if expected:

@@ -1,4 +1,4 @@
-"""Per-task counts about the scored rows. Merged in any order, they are the counts of the whole table."""
+"""Per-task counts of the scored rows. Merged in any order, they give the counts of the table."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -16,9 +16,9 @@ from nfm.contract.encoder import BatchCounts
 from nfm.contract.profile import Bins, cells_as_json, cells_from_json, max_cells, special_edges
 from nfm.kernels.bins import count_in_bins
 
-_MANY = 1 << 16  # scores at once: to distinguish more of them costs more than to score them
-_COARSE = 12  # bits of the cells if there are more
-_NEW_COUNTED, _NEW_REPORTED = 4000, 200  # new values of a field: that a task counts, and that it reports
+_MANY = 1 << 16  # scores of one batch: to count more of them exactly takes longer than to compute them
+_COARSE = 12  # bits of the cells for larger batches
+_NEW_COUNTED, _NEW_REPORTED = 4000, 200  # most new values of a field that a task counts, and that it reports
 
 
 @dataclass(frozen=True)
@@ -28,13 +28,13 @@ class Scores:
     low: float
     high: float
     total: float
-    bins: list[int]  # as the profile's
+    bins: list[int]  # counts in the bins of the profile
     cells: Cells
 
     def merged(self, other: "Scores", limit: int) -> "Scores":
-        """Add the rows of another one."""
+        """Return the counts of both; `limit` is the largest number of cells."""
         low, high, total = min(self.low, other.low), max(self.high, other.high), self.total + other.total
-        return Scores(low, high, total, _added(self.bins, other.bins), merge([self.cells, other.cells], limit))
+        return Scores(low, high, total, _sum(self.bins, other.bins), merge([self.cells, other.cells], limit))
 
 
 @dataclass
@@ -62,11 +62,11 @@ class Tally:
         batch = Tally(
             rows=len(scores_NC),
             not_finite=len(scores_NC) - len(kept),
-            values={name: count_in_bins(_flat(columns[name]), first) for name, first in value_edges.items()},
+            values={name: count_in_bins(_flatten(columns[name]), edges) for name, edges in value_edges.items()},
             missing=dict(noticed.missing),
-            new={name: dict(found) for name, (found, _) in noticed.out_of_vocabulary.items()},
+            new={name: dict(counts) for name, (counts, _) in noticed.out_of_vocabulary.items()},
             dropped=[name for name, (_, all_counted) in noticed.out_of_vocabulary.items() if not all_counted],
-            scores=[_count_scores(x, first, most) for x, first in scores],
+            scores=[_count_scores(x, edges, most) for x, edges in scores],
         )
         self.merge(batch)
 
@@ -74,13 +74,13 @@ class Tally:
         """Add the rows of another tally."""
         self.rows, self.not_finite = self.rows + other.rows, self.not_finite + other.not_finite
         for name, bins in other.values.items():
-            self.values[name] = _added(self.values[name], bins) if name in self.values else bins
+            self.values[name] = _sum(self.values[name], bins) if name in self.values else bins
         for name, count in other.missing.items():
             self.missing[name] = self.missing.get(name, 0) + count
-        for name, found in other.new.items():
-            ours = self.new.setdefault(name, {})
-            for value, count in found.items():
-                ours[value] = ours.get(value, 0) + count
+        for name, new in other.new.items():
+            counts = self.new.setdefault(name, {})
+            for value, count in new.items():
+                counts[value] = counts.get(value, 0) + count
             self._drop_rare(name, _NEW_COUNTED)
         self.dropped += [name for name in other.dropped if name not in self.dropped]
         if self.scores and other.scores:
@@ -88,14 +88,14 @@ class Tally:
             self.scores = [a.merged(b, limit) for a, b in zip(self.scores, other.scores, strict=True)]
         else:
             self.scores = self.scores or other.scores
-        for path, (rows, has) in other.read.items():
-            self.read[path] = (self.read.get(path, (0, 0))[0] + rows, has)
+        for path, (rows, rows_of_file) in other.read.items():
+            self.read[path] = (self.read.get(path, (0, 0))[0] + rows, rows_of_file)
 
     def _drop_rare(self, name: str, most: int) -> None:
-        found = self.new[name]
-        if len(found) > most:
-            ordered = sorted(found.items(), key=lambda one: (-one[1], one[0]))
-            # Drop half of them at once, so that not every batch has to sort.
+        counts = self.new[name]
+        if len(counts) > most:
+            ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+            # Drop half of them, so that the next batches need no sorting.
             self.new[name] = dict(ordered[: most // 2])
             self.dropped += [name] * (name not in self.dropped)
 
@@ -103,50 +103,52 @@ class Tally:
         """Serialize the tally for the driver."""
         for name in self.new:
             self._drop_rare(name, 2 * _NEW_REPORTED)
-        scores = [{**vars(one), "cells": cells_as_json(one.cells)} for one in self.scores]
+        scores = [{**vars(column), "cells": cells_as_json(column.cells)} for column in self.scores]
         return json.dumps({**vars(self), "scores": scores})
 
     @classmethod
     def from_json(cls, text: str) -> Self:
-        """Return the tally that `to_json` has written."""
+        """Read the tally that `to_json` returns."""
         content = json.loads(text)
         content["read"] = {path: tuple(rows) for path, rows in content["read"].items()}
-        content["scores"] = [Scores(**{**one, "cells": cells_from_json(one["cells"])}) for one in content["scores"]]
+        content["scores"] = [
+            Scores(**{**column, "cells": cells_from_json(column["cells"])}) for column in content["scores"]
+        ]
         return cls(**content)
 
 
-def _added(ours: Sequence[int], theirs: Sequence[int]) -> list[int]:
-    return [a + b for a, b in zip(ours, theirs, strict=True)]
+def _sum(left: Sequence[int], right: Sequence[int]) -> list[int]:
+    return [a + b for a, b in zip(left, right, strict=True)]
 
 
 def _count_scores(x: NDArray[np.float32], edges: NDArray[np.float32], most: int) -> Scores:
     x = np.ascontiguousarray(x)
     bits = EXACT if len(x) <= _MANY else _COARSE
-    found = count_cells(x.astype(np.float64), np.zeros(len(x), np.int64), 1, bits, most)
-    return Scores(float(x.min()), float(x.max()), float(x.sum(dtype=np.float64)), count_in_bins(x, edges), found)
+    counts = count_cells(x.astype(np.float64), np.zeros(len(x), np.int64), 1, bits, most)
+    return Scores(float(x.min()), float(x.max()), float(x.sum(dtype=np.float64)), count_in_bins(x, edges), counts)
 
 
-def _flat(values: Any) -> NDArray[Any]:
+def _flatten(values: Any) -> NDArray[Any]:
     """Flatten bags; a null bag counts as one missing member."""
     flat = to_numpy(values.flatten()) if isinstance(values, pa.ListArray) else values
     return np.ascontiguousarray(flat)
 
 
 def _bin_edges(artifact: Artifact) -> tuple[dict[str, NDArray[Any]], list[NDArray[np.float32]]]:
-    """Return the first values of the profile's bins: int32 by field and float32 by number, and for each class.
+    """Return the lower edges of the profile's bins: int32 by field and float32 by number, and for each class.
 
-    A model without a profile has bins for missing and unseen values, and none for scores.
+    A model without a profile has bins for missing and out-of-vocabulary values only.
     """
     if artifact.fingerprint not in _edges:
         _edges.clear()
         spec, profile = artifact.encoding.spec, artifact.profile
-        fields = {one.name: profile.fields[one.name].edges if profile else special_edges(one) for one in spec.fields}
-        numbers = {one.name: profile.numbers[one.name].edges if profile else () for one in spec.numbers}
-        scores = [Bins.from_cells(one).edges for one in profile.scores] if profile else [()] * artifact.network.outputs
+        fields = {f.name: profile.fields[f.name].edges if profile else special_edges(f) for f in spec.fields}
+        numbers = {n.name: profile.numbers[n.name].edges if profile else () for n in spec.numbers}
+        scores = [Bins.from_cells(c).edges for c in profile.scores] if profile else [()] * artifact.network.outputs
         values: dict[str, NDArray[Any]] = {name: np.array(edges, np.int32) for name, edges in fields.items()}
         values |= {name: np.array(edges, np.float32) for name, edges in numbers.items()}
         _edges[artifact.fingerprint] = values, [np.array(edges, np.float32) for edges in scores]
     return _edges[artifact.fingerprint]
 
 
-_edges: dict[str, tuple[dict[str, NDArray[Any]], list[NDArray[np.float32]]]] = {}  # of this worker: its latest model
+_edges: dict[str, tuple[dict[str, NDArray[Any]], list[NDArray[np.float32]]]] = {}  # for the latest model of this worker

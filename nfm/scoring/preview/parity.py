@@ -1,4 +1,4 @@
-"""Compare the job's scores with a reference, such as Keras, on rows of the real table."""
+"""Compare the job's scores with those of the Keras model, on rows of the real table."""
 
 import io
 import logging
@@ -28,30 +28,30 @@ from nfm.table.scan import Scan
 
 log = logging.getLogger(__name__)
 
-ALLOWED = 1e-4  # float32 gives about 1e-6
-SHOWN = 5  # rows
+ALLOWED = 1e-4  # largest difference; float32 alone causes about 1e-6
+SHOWN = 5  # rows in messages
 _SPREAD = 8  # splits of the first wave
-_AT_ONCE = 4096  # rows that the reference scores at a time
+_BATCH = 4096  # rows that the reference scores at a time
 _SCORED = pa.schema([("split", pa.int32()), ("content", pa.binary())])
 
 Reference = Callable[[Artifact, Inputs], NDArray[Any]]  # the model and encoded rows → (N, C) scores
-Part = tuple[NDArray[np.float32], pa.RecordBatch]  # (N, C) scores, and the raw rows
+Scored = tuple[NDArray[np.float32], pa.RecordBatch]  # (N, C) scores, and the raw rows
 
 
 @dataclass(frozen=True)
-class Difference:
-    """A row, with the output column where it differs most."""
+class RowDifference:
+    """A row, and the score column where it differs most."""
 
     key: Mapping[str, Any]
     column: str
-    ours: float
-    theirs: float
+    nfm: float
+    keras: float
     delta: float
 
     def __str__(self) -> str:
         """Return a line for messages."""
         key = ", ".join(f"{name} {value!r}" for name, value in self.key.items())
-        return f"    {key}: {self.column} {self.ours:.7g}, Keras {self.theirs:.7g}, delta {self.delta:.2e}"
+        return f"    {key}: {self.column} {self.nfm:.7g}, Keras {self.keras:.7g}, delta {self.delta:.2e}"
 
 
 @dataclass(frozen=True)
@@ -59,42 +59,42 @@ class Parity:
     """Result of a comparison."""
 
     artifact: Artifact
-    where: str  # the table
+    where: str  # name of the table
     rows: int
-    splits: int  # from which the rows come
+    splits: int  # that the rows come from
     largest: float
     mean: float
     beyond: int  # rows that differ by more than `ALLOWED`
-    worst: tuple[Difference, ...]  # the largest first
+    worst: tuple[RowDifference, ...]  # the largest first
 
 
 def compare(spark: SparkSession, config: Config, reference: Reference, rows: int) -> Parity:
-    """Score `rows` rows from all over the table in Spark's tasks, and with a reference on the driver."""
+    """Score `rows` rows from across the table in Spark's tasks and with a reference on the driver; compare them."""
     artifact, scan, source = open_all(spark, config)
     log.info("scoring %s rows of %s with the model %s…", f"{rows:,}", source, artifact.fingerprint[:12])
     with translate_spark_errors(str(source)):
-        taken = _sample(spark, config, artifact, scan, rows)
+        sample = _sample(spark, config, artifact, scan, rows)
     log.info("scoring them with Keras…")
-    parts = [part for of_split in taken.values() for part in of_split]
-    none = np.empty((0, artifact.network.outputs))
-    theirs = [
-        reference(artifact, _encode(artifact, batch.slice(start, _AT_ONCE), config.score.encoded, str(source)))
-        for _, batch in parts
-        for start in range(0, batch.num_rows, _AT_ONCE)
+    batches = [scored for scored_of_split in sample.values() for scored in scored_of_split]
+    no_rows = np.empty((0, artifact.network.outputs))
+    references = [
+        reference(artifact, _encode(artifact, batch.slice(start, _BATCH), config.score.encoded, str(source)))
+        for _, batch in batches
+        for start in range(0, batch.num_rows, _BATCH)
     ]
-    ours_NC = np.concatenate([*(scores_NC for scores_NC, _ in parts), none]).astype(np.float64)
-    theirs_NC = np.concatenate([*theirs, none]).astype(np.float64)
-    delta_NC = deltas(ours_NC, theirs_NC, artifact.network.task)
+    nfm_NC = np.concatenate([*(scores_NC for scores_NC, _ in batches), no_rows]).astype(np.float64)
+    keras_NC = np.concatenate([*references, no_rows]).astype(np.float64)
+    delta_NC = deltas(nfm_NC, keras_NC, artifact.network.task)
     delta_N, column_N = delta_NC.max(axis=1), delta_NC.argmax(axis=1)
     names, keys = score_columns(artifact.network), list(artifact.encoding.spec.key)
-    key_of = [key for _, batch in parts for key in batch.select(keys).to_pylist()]
+    key_of = [key for _, batch in batches for key in batch.select(keys).to_pylist()]
     worst = [
-        Difference(key_of[i], names[c], float(ours_NC[i, c]), float(theirs_NC[i, c]), float(delta_N[i]))
+        RowDifference(key_of[i], names[c], float(nfm_NC[i, c]), float(keras_NC[i, c]), float(delta_N[i]))
         for i, c in ((i, int(column_N[i])) for i in np.argsort(-delta_N, kind="stable")[:SHOWN].tolist())
     ]
     largest, mean = float(delta_N.max(initial=0.0)), float(delta_N.mean()) if len(delta_N) else 0.0
     beyond = int(np.count_nonzero(delta_N > ALLOWED))
-    return Parity(artifact, str(source), len(delta_N), len(taken), largest, mean, beyond, tuple(worst))
+    return Parity(artifact, str(source), len(delta_N), len(sample), largest, mean, beyond, tuple(worst))
 
 
 def _encode(artifact: Artifact, rows: pa.RecordBatch, encoded: bool, where: str) -> Inputs:
@@ -106,83 +106,83 @@ def _encode(artifact: Artifact, rows: pa.RecordBatch, encoded: bool, where: str)
     return arrange_inputs(spec, artifact.encoding.encode(rows))
 
 
-def deltas(ours_NC: NDArray[np.float64], theirs_NC: NDArray[np.float64], task: str) -> NDArray[np.float64]:
-    """Return (N, C) the distances of scores; infinity where only one of the two is finite.
+def deltas(nfm_NC: NDArray[np.float64], keras_NC: NDArray[np.float64], task: str) -> NDArray[np.float64]:
+    """Return (N, C) differences of scores; infinity where only one of the two scores is finite.
 
-    For probabilities, the absolute difference. For a regression, which has its own scale, the difference relative to
-    the score, or where that is close to zero, to the mean size of all scores here.
+    Differences of probabilities are absolute. Those of a regression, which has a scale of its own, are relative to the
+    score, or to the mean size of all scores if that is larger.
     """
     with np.errstate(invalid="ignore", over="ignore"):
-        delta_NC = np.abs(ours_NC - theirs_NC)
+        delta_NC = np.abs(nfm_NC - keras_NC)
         if task == "regression":
-            size_NC = np.abs(theirs_NC)
-            usual = float(size_NC[np.isfinite(size_NC)].mean()) if np.isfinite(size_NC).any() else 0.0
-            scale_NC = np.maximum(size_NC, usual)
+            size_NC = np.abs(keras_NC)
+            mean_size = float(size_NC[np.isfinite(size_NC)].mean()) if np.isfinite(size_NC).any() else 0.0
+            scale_NC = np.maximum(size_NC, mean_size)
             delta_NC = np.where(delta_NC == 0, 0.0, delta_NC / np.where(scale_NC > 0, scale_NC, 1.0))
-    same_NC = (ours_NC == theirs_NC) | (np.isnan(ours_NC) & np.isnan(theirs_NC))
-    finite_NC = np.isfinite(ours_NC) & np.isfinite(theirs_NC)
+    same_NC = (nfm_NC == keras_NC) | (np.isnan(nfm_NC) & np.isnan(keras_NC))
+    finite_NC = np.isfinite(nfm_NC) & np.isfinite(keras_NC)
     return np.where(same_NC, 0.0, np.where(finite_NC, delta_NC, np.inf))
 
 
-def check(found: Parity) -> str:
+def check(parity: Parity) -> str:
     """Return a message if the scores agree, else raise a DataError."""
-    unit = "relative to the score" if found.artifact.network.task == "regression" else "of a probability"
-    rows = [str(row) for row in found.worst]
-    if not found.largest <= ALLOWED:
+    unit = "relative to the score" if parity.artifact.network.task == "regression" else "absolute"
+    rows = [str(row) for row in parity.worst]
+    if not parity.largest <= ALLOWED:
         raise DataError(
-            f"The scores of this job and of Keras must agree to {ALLOWED:g} ({unit}), but {found.beyond:,} of "
-            f"{found.rows:,} rows of {found.where} differ by more, by {found.largest:.3g} at most: keras/ and weights/ "
-            f"of {found.artifact.path} do not belong together. Nothing was published. Restore the model from a copy, "
-            "or run jobs/train.py again. The rows that differ most:\n" + "\n".join(rows)
+            f"The scores of this job and of Keras must agree to {ALLOWED:g} ({unit}), but {parity.beyond:,} of "
+            f"{parity.rows:,} rows of {parity.where} differ by more, by {parity.largest:.3g} at most: keras/ and "
+            f"weights/ of {parity.artifact.path} do not belong together. Nothing was published. Restore the model "
+            "from a copy, or run jobs/train.py again. The rows that differ most:\n" + "\n".join(rows)
         )
     return "\n".join(
         [
-            f"Parity: {found.rows:,} rows of {found.where}, from {found.splits} "
-            f"split{'s' * (found.splits != 1)}, have the scores that Keras gives them; nothing was published.",
-            f"  max |delta|   {found.largest:.2e} (allowed {ALLOWED:g}, {unit})",
-            f"  mean |delta|  {found.mean:.2e}",
-            f"  model         {found.artifact.path} ({found.artifact.fingerprint[:12]}…)",
+            f"Parity: {parity.rows:,} rows of {parity.where}, from {parity.splits} "
+            f"split{'s' * (parity.splits != 1)}, have the same scores as in Keras; nothing was published.",
+            f"  max |delta|   {parity.largest:.2e} (allowed {ALLOWED:g}, {unit})",
+            f"  mean |delta|  {parity.mean:.2e}",
+            f"  model         {parity.artifact.path} ({parity.artifact.fingerprint[:12]}…)",
             *["  rows that differ most:"] * bool(rows),
             *rows,
         ]
     )
 
 
-def _sample(spark: SparkSession, config: Config, artifact: Artifact, scan: Scan, rows: int) -> dict[int, list[Part]]:
-    """Score this many rows; returns them by split: a few from splits far apart, then those that are still missing."""
+def _sample(spark: SparkSession, config: Config, artifact: Artifact, scan: Scan, rows: int) -> dict[int, list[Scored]]:
+    """Score `rows` rows and return them by split: first a few from distant splits, then more until there are enough."""
     spec, encoded = artifact.encoding.spec, config.score.encoded
     placed = place_read_only(spark, artifact, config.scores_folder)
     names = tuple(dict.fromkeys([*spec.key, *model_inputs(spec, encoded)]))
     count = count_partitions(scan.table, even_if_costly=True) if scan.files is None else len(scan.splits)
     left, done = list(range(count or 0)), dict.fromkeys(range(count or 0), 0)
-    taken: dict[int, list[Part]] = {}
+    sample: dict[int, list[Scored]] = {}
     missing, wave = rows, _spread(left, min(_SPREAD, rows))
     while missing and wave:
         quota = math.ceil(missing / len(wave))
         begin = {number: done[number] for number in wave}
         mapped = scan.map_splits(names, _scoring_task(placed, begin, quota, names, encoded), _SCORED)
-        # Run these tasks only. A task that read nothing of what Spark sends it would cost its worker.
+        # Run these tasks only: Spark would stop the worker of a task that does not read its input.
         for row in spark.sparkContext.runJob(mapped.rdd, list, wave):
             scores_NC, batch = _unpack(row.content, artifact.network.outputs)
             done[row.split] += batch.num_rows
             kept = min(missing, batch.num_rows)
             if kept:
-                taken.setdefault(row.split, []).append((scores_NC[:kept], batch.slice(0, kept)))
+                sample.setdefault(row.split, []).append((scores_NC[:kept], batch.slice(0, kept)))
             missing -= kept
         left = [number for number in left if number not in begin or done[number] == begin[number] + quota]
         wave = _spread(left, 4 * len(wave))
-    return taken
+    return sample
 
 
 def _scoring_task(
     placed: Placed, begin: Mapping[int, int], quota: int, names: Sequence[str], encoded: bool
 ) -> Callable[[int, Iterator[Rows]], Iterator[pa.RecordBatch]]:
-    """Make a task that scores `quota` rows of its split, from the row `begin[split]` on."""
+    """Return a task that scores `quota` rows of its split, starting at row `begin[split]`."""
 
     # The closure takes small values or handles of broadcasts.
     def work(split: int, batches: Iterator[Rows]) -> Iterator[pa.RecordBatch]:
-        for part in _rows_between(batches, begin[split], begin[split] + quota, names):
-            content = _pack(score_batch(open_model(placed), part, encoded), part)
+        for rows in _rows_between(batches, begin[split], begin[split] + quota, names):
+            content = _pack(score_batch(open_model(placed), rows, encoded), rows)
             yield pa.RecordBatch.from_pylist([{"split": split, "content": content}], _SCORED)
 
     return work
@@ -195,13 +195,12 @@ def _spread(numbers: Sequence[int], count: int) -> list[int]:
 
 
 def _rows_between(batches: Iterator[Rows], start: int, stop: int, names: Sequence[str]) -> Iterator[pa.RecordBatch]:
-    """Return these columns of a task's rows from `start` to before `stop`; texts are decoded."""
+    """Yield these columns of a task's rows from `start` to before `stop`; texts are decoded."""
     position = 0
     for rows in batches:
-        here = slice(max(start - position, 0), min(stop - position, rows.num_rows))
-        if here.start < here.stop:
-            length = here.stop - here.start
-            arrays = [decode_dictionary(rows.column(name).slice(here.start, length)) for name in names]
+        first, end = max(start - position, 0), min(stop - position, rows.num_rows)
+        if first < end:
+            arrays = [decode_dictionary(rows.column(name).slice(first, end - first)) for name in names]
             yield pa.RecordBatch.from_arrays(arrays, names=list(names))
         position += rows.num_rows
         if position >= stop:
@@ -218,7 +217,7 @@ def _pack(scores_NC: NDArray[np.float32], rows: pa.RecordBatch) -> bytes:
     return sink.getvalue()
 
 
-def _unpack(content: bytes, outputs: int) -> Part:
+def _unpack(content: bytes, outputs: int) -> Scored:
     batch = pa.ipc.open_stream(bytes(content)).read_next_batch()
     scores_NC = np.column_stack([column.to_numpy() for column in batch.columns[:outputs]])
     return scores_NC, pa.RecordBatch.from_arrays(batch.columns[outputs:], names=batch.schema.names[outputs:])

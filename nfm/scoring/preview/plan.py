@@ -15,21 +15,21 @@ from nfm.scoring.output import rank_columns
 from nfm.scoring.prepare import added_columns, carried_columns, model_inputs, output_columns
 from nfm.scoring.preview.probe import Probe, probe
 from nfm.scoring.scorer import score_columns
-from nfm.scoring.summary import few
+from nfm.scoring.summary import shorten
 from nfm.table.errors import translate_spark_errors
 from nfm.table.parquet import UnreadableFileError
 from nfm.table.relation import count_partitions
 from nfm.table.scan import Scan
 from nfm.table.splits import File
 
-MOST_FOOTERS = 200  # that are read; of more files, this many at equal distances
-ROOM = 0.2  # share of memory beyond what was measured
-MIN_ROOM = 384 << 20  # bytes: what Spark itself leaves the JVM of a small executor outside its heap
-_STEP = 64 << 20  # bytes: memory is recommended in steps of these
+MOST_FOOTERS = 200  # footers that are read; of more files, this many at equal distances
+RESERVE = 0.2  # share of the measured memory that is added to it
+MIN_RESERVE = 384 << 20  # bytes: as much as Spark reserves outside the heap of a small executor
+_STEP = 64 << 20  # bytes: recommended memory is a multiple of this
 _PLACEMENTS: dict[Placement, str] = {
-    "linked": "mapped in its folder, which every machine sees: once a host",
-    "in place": "mapped in its folder: once",
-    "sent": "sent by Spark, once an executor",
+    "linked": "mapped from its folder, which every machine sees, once for each host",
+    "in place": "mapped from its folder, once",
+    "sent": "sent by Spark, once for each executor",
 }
 
 
@@ -37,70 +37,71 @@ _PLACEMENTS: dict[Placement, str] = {
 class Size:
     """Size of the table."""
 
-    tasks: int | None  # None: Spark decides while it shuffles
+    tasks: int | None  # None: not known before Spark has shuffled the table
     files: int
     bytes: int | None  # of the files; None if Spark reads them
     rows: int | None  # None: not known before the table is read
-    how: str  # how the rows are known, or why they are not
-    largest: File | None  # parquet only: of the inspected files, the one that begins with the largest row group
+    rows_note: str  # source of the number of rows, or why it is not known
+    largest: File | None  # parquet only: the inspected file whose first row group is the largest
     unreadable: int  # inspected files that cannot be read
 
 
 @dataclass(frozen=True)
-class Room:
+class Memory:
     """Memory, in bytes, for the workers of one executor, or in local mode of this machine."""
 
     workers: int
-    needed: int  # for the workers' own memory, the mapped model once, and some reserve
-    given: int | None  # spark.executor.memoryOverhead; None in local mode
-    default: bool  # the user has not set it
+    needed: int  # for the workers' own memory, the mapped model once, and a reserve
+    configured: int | None  # spark.executor.memoryOverhead; None in local mode
+    is_default: bool  # the user did not set it
 
 
 def plan(spark: SparkSession, config: Config, artifact: Artifact, scan: Scan, source: Source) -> str:
-    """Return the plan as text; raise a DataError if files cannot be read or rows not encoded, as the job would."""
+    """Return the plan as text. Raise a DataError, like the job, if files cannot be read or rows cannot be encoded."""
     spec, settings = artifact.encoding.spec, config.score
     carried = [name for name in carried_columns(spec, config) if name not in settings.partition_by]
     scores, added = score_columns(artifact.network), added_columns(artifact, config)
-    size, tried, why = _size_and_probe(spark, config, artifact, scan, source)
+    size, measured, reason = _size_and_probe(spark, config, artifact, scan, source)
     model_bytes = host_bytes(artifact)
     where = _PLACEMENTS[placement(spark, artifact, config.scores_folder)]
     lines = [
-        f"Plan of {config.name}: the model was verified and the table's columns were checked, nothing was written.",
+        f"Plan of {config.name}: the model was verified and the table's columns were checked; nothing was written.",
         f"  source    {source}",
         f"  scan      {scan.method}: {scan.reason}",
         f"  splits    {_splits(size)}",
-        f"  rows      {'' if size.rows is None else f'{size.rows:,} '}{size.how}",
+        f"  rows      {'' if size.rows is None else f'{size.rows:,} '}{size.rows_note}",
         f"  model     {artifact.path} ({artifact.fingerprint[:12]}…)",
         f"  weights   {_mib(model_bytes)} with the vocabulary's index, {where}",
         f"  reads     {', '.join(model_inputs(spec, settings.encoded))}",
-        f"  writes    {', '.join([*carried, *few(scores), *added[len(scores) :]])}",
+        f"  writes    {', '.join([*carried, *shorten(scores), *added[len(scores) :]])}",
         *(f"  folders   by {', '.join(settings.partition_by)}" for _ in settings.partition_by[:1]),
         f"  output    {config.scores_folder} ({settings.format})",
         f"  gates     {', '.join(f'{key} {limit}' for key, limit in settings.gates.limits.items()) or 'none'}",
     ]
-    if tried is None:
-        return "\n".join([*lines, f"  speed     not probed: {why}"])
-    lines.append(f"  memory    {_memory(room(spark, tried.worker_bytes, model_bytes), tried, model_bytes)}")
-    lines.append(f"  speed     {_speed(spark, size, tried, bool(rank_columns(settings)))}")
+    if measured is None:
+        return "\n".join([*lines, f"  speed     not probed: {reason}"])
+    memory = executor_memory(spark, measured.worker_bytes, model_bytes)
+    lines.append(f"  memory    {_memory(memory, measured, model_bytes)}")
+    lines.append(f"  speed     {_speed(spark, size, measured, bool(rank_columns(settings)))}")
     return "\n".join(lines)
 
 
 def _size_and_probe(
     spark: SparkSession, config: Config, artifact: Artifact, scan: Scan, source: Source
 ) -> tuple[Size, Probe | None, str]:
-    """Return the table's size, and what a probe measured: None if nothing, and the reason."""
+    """Return the table's size, the result of a probe or None, and the reason if there is none."""
     settings, target = config.score, config.scores_folder
-    # The scan of a plan does not search for files that cannot be read, so its source does not say what to do with them.
+    # The source of a plan's scan has no on_corrupt, because the scan does not search for files that cannot be read.
     skip = (settings.source or config.source).on_corrupt == "skip"
     with translate_spark_errors(str(source)):
         size = measure(scan, skip)
         if size.tasks is None:
-            return size, None, "Spark would have to shuffle the whole table before"
+            return size, None, "Spark would have to shuffle the whole table first"
     try:
         with translate_spark_errors(str(source)):
-            read, at_once = output_columns(artifact.encoding.spec, config), _tasks_at_once(spark, size)
-            tried = probe(artifact, scan, size.largest, settings.encoded, read, target, at_once)
-            return size, tried, "the table has no rows"
+            columns, at_once = output_columns(artifact.encoding.spec, config), _tasks_at_once(spark, size)
+            measured = probe(artifact, scan, size.largest, settings.encoded, columns, target, at_once)
+            return size, measured, "the table has no rows"
     except DataError as error:
         if not skip:
             raise
@@ -108,26 +109,27 @@ def _size_and_probe(
 
 
 def measure(scan: Scan, skip: bool = False) -> Size:
-    """Measure the table from the footers of its files at most; `skip` leaves out files that cannot be read."""
+    """Measure the table by its files' footers, without reading rows; `skip` ignores files that cannot be read."""
     if scan.files is None:
         unknown = "not known before the table is read"
         return Size(count_partitions(scan.table), len(scan.table.inputFiles()), None, None, unknown, None, 0)
     files = scan.read_files
     count = min(len(files), MOST_FOOTERS)
     inspected = [files[i * len(files) // count] for i in range(count)]
-    with ThreadPoolExecutor(16) as pool:  # they wait for the disk or the network
+    with ThreadPoolExecutor(16) as pool:  # threads wait for the disk or the network
         counts = dict(zip(inspected, pool.map(lambda file: _counts(scan, file, skip), inspected), strict=True))
     readable = {file: groups for file, groups in counts.items() if groups is not None}
-    rows, how = sum(map(sum, readable.values())), "(counted in the files' footers)"
+    rows, note = sum(map(sum, readable.values())), "(counted in the files' footers)"
     if count < len(files):
         share = sum(file.size for file in readable) / sum(file.size for file in files)
-        rows, how = round(rows / share) if share else 0, f"or so (from the footers of {count} of {len(files):,} files)"
-    begins_with = {file: next((n for n in groups if n), 0) for file, groups in readable.items()}
-    largest = max(begins_with, key=lambda file: begins_with[file], default=None)
-    if largest is not None and not begins_with[largest]:
+        rows = round(rows / share) if share else 0
+        note = f"(estimated from the footers of {count} of {len(files):,} files)"
+    first_rows = {file: next((n for n in groups if n), 0) for file, groups in readable.items()}
+    largest = max(first_rows, key=lambda file: first_rows[file], default=None)
+    if largest is not None and not first_rows[largest]:
         largest = None
     tasks, total = len(scan.splits), sum(file.size for file in files)
-    return Size(tasks, len(files), total, rows, how, largest, count - len(readable))
+    return Size(tasks, len(files), total, rows, note, largest, count - len(readable))
 
 
 def _counts(scan: Scan, file: File, skip: bool) -> list[int] | None:
@@ -140,34 +142,34 @@ def _counts(scan: Scan, file: File, skip: bool) -> list[int] | None:
         return None
 
 
-def room(spark: SparkSession, worker_bytes: int, model_bytes: int) -> Room:
-    """Return the memory that an executor's workers need beside its JVM's heap, and what is set for them."""
+def executor_memory(spark: SparkSession, worker_bytes: int, model_bytes: int) -> Memory:
+    """Return the memory that an executor's workers need outside its JVM's heap, and the memory configured for them."""
     context: Any = spark.sparkContext
     settings = context.getConf()
-    cores, given, default = context.defaultParallelism, None, False
+    cores, configured, is_default = context.defaultParallelism, None, False
     if not is_local(spark):
-        executors = max(1, context._jsc.sc().getExecutorMemoryStatus().size() - 1)  # the driver is one of them
-        alone = "1" if str(context.master).startswith(("yarn", "k8s")) else str(-(-cores // executors))
-        cores = int(settings.get("spark.executor.cores", alone))
+        executors = max(1, context._jsc.sc().getExecutorMemoryStatus().size() - 1)  # without the driver
+        default_cores = "1" if str(context.master).startswith(("yarn", "k8s")) else str(-(-cores // executors))
+        cores = int(settings.get("spark.executor.cores", default_cores))
         jvm_settings = context._jsc.sc().conf()
         heap = jvm_settings.getSizeAsMb("spark.executor.memory", "1g")
         share = float(settings.get("spark.executor.memoryOverheadFactor", "0.1"))
-        default = not settings.contains("spark.executor.memoryOverhead")
-        usual = f"{max(384, int(share * heap))}m"
-        given = jvm_settings.getSizeAsMb("spark.executor.memoryOverhead", usual) << 20
+        is_default = not settings.contains("spark.executor.memoryOverhead")
+        default = f"{max(384, int(share * heap))}m"
+        configured = jvm_settings.getSizeAsMb("spark.executor.memoryOverhead", default) << 20
     workers = max(1, cores // _task_cores(spark))
-    return Room(workers, needed_bytes(workers, worker_bytes, model_bytes), given, default)
+    return Memory(workers, needed_bytes(workers, worker_bytes, model_bytes), configured, is_default)
 
 
 def needed_bytes(workers: int, worker_bytes: int, model_bytes: int) -> int:
-    """Return the memory for the workers, the model that they map, and a reserve; in whole steps."""
-    taken = workers * worker_bytes + model_bytes
-    return math.ceil((taken + max(ROOM * taken, MIN_ROOM)) / _STEP) * _STEP
+    """Return the bytes for the workers, the model that they map, and a reserve, rounded up to a multiple of `_STEP`."""
+    used = workers * worker_bytes + model_bytes
+    return math.ceil((used + max(RESERVE * used, MIN_RESERVE)) / _STEP) * _STEP
 
 
-def seconds_for(rows: int, tried: Probe, at_once: int) -> float:
-    """Return how long a table takes with this many tasks at a time, including the start."""
-    return tried.start + rows / tried.speed / at_once
+def seconds_for(rows: int, measured: Probe, at_once: int) -> float:
+    """Return the seconds for a table with `at_once` tasks at a time, including the start."""
+    return measured.start + rows / measured.speed / at_once
 
 
 def _tasks_at_once(spark: SparkSession, size: Size) -> int:
@@ -180,38 +182,38 @@ def _task_cores(spark: SparkSession) -> int:
 
 def _splits(size: Size) -> str:
     if size.tasks is None:
-        return "as many tasks as Spark makes when it has shuffled the table"
+        return "number of tasks not known before Spark has shuffled the table"
     files = f", of {_count(size.files, 'file')}" if size.files or size.bytes is not None else ""
     total = "" if size.bytes is None else f", {_mib(size.bytes)}"
-    broken = f"; {_count(size.unreadable, 'file')} cannot be read and will be left out" if size.unreadable else ""
+    broken = f"; {_count(size.unreadable, 'file')} cannot be read and will be skipped" if size.unreadable else ""
     return f"{_count(size.tasks, 'task')}{files}{total}{broken}"
 
 
-def _memory(found: Room, tried: Probe, model_bytes: int) -> str:
-    workers = f"{_count(found.workers, 'worker')} of {_mib(tried.worker_bytes)}"
+def _memory(memory: Memory, measured: Probe, model_bytes: int) -> str:
+    workers = f"{_count(memory.workers, 'worker')} of {_mib(measured.worker_bytes)}"
     model = f"and the model once ({_mib(model_bytes)})"
-    if found.given is None:
-        return f"{workers} {model}: the machine must have {_mib(found.needed)} for them, beside the driver's JVM"
-    is_now = f"{found.given >> 20}m now" + " (Spark's default)" * found.default
-    enough = "which is enough" if found.given >= found.needed else "TOO LITTLE: executors may be killed"
+    if memory.configured is None:
+        return f"{workers} {model}: the machine needs {_mib(memory.needed)} for them, besides the driver's JVM"
+    setting = f"{memory.configured >> 20}m now" + " (Spark's default)" * memory.is_default
+    verdict = "which is enough" if memory.configured >= memory.needed else "TOO LITTLE: executors may be killed"
     return (
-        f"on an executor {workers} {model}: spark.executor.memoryOverhead should be {found.needed >> 20}m; it is "
-        f"{is_now}, {enough}"
+        f"for each executor, {workers} {model}: spark.executor.memoryOverhead should be {memory.needed >> 20}m; "
+        f"it is {setting}, {verdict}"
     )
 
 
-def _speed(spark: SparkSession, size: Size, tried: Probe, ranked: bool) -> str:
+def _speed(spark: SparkSession, size: Size, measured: Probe, has_ranks: bool) -> str:
     cores, task_cores = spark.sparkContext.defaultParallelism, _task_cores(spark)
-    unit = "a core" if task_cores == 1 else f"a task of {task_cores} cores"
+    unit = "for each core" if task_cores == 1 else f"for each task of {task_cores} cores"
     at_once = _tasks_at_once(spark, size)
-    one, all_ = (f"{float(f'{speed:.3g}'):,.0f} rows/s" for speed in (tried.speed, tried.speed * at_once))
+    per_task, total = (f"{float(f'{speed:.3g}'):,.0f} rows/s" for speed in (measured.speed, measured.speed * at_once))
     probed = (
-        f"with {_count(cores, 'core')} (probed in {_count(tried.tasks, 'task')} at a time: {one} {unit} on "
-        f"{_count(tried.rows, 'row')})"
+        f"with {_count(cores, 'core')} (probed in {_count(measured.tasks, 'task')} at a time: {per_task} {unit} on "
+        f"{_count(measured.rows, 'row')})"
     )
     if size.rows is None:
-        return f"about {all_} {probed}"
-    return f"about {_time(seconds_for(size.rows, tried, at_once))} {probed}" + "; ranks come on top" * ranked
+        return f"about {total} {probed}"
+    return f"about {_time(seconds_for(size.rows, measured, at_once))} {probed}" + "; ranks take extra time" * has_ranks
 
 
 def _count(number: int, noun: str) -> str:

@@ -1,6 +1,6 @@
 """Measure how fast tasks score a few rows of the table, and how much memory a worker takes.
 
-As many tasks run at once as in the job: two of them are seldom twice as fast as one that has the machine to itself.
+As many tasks run at once as in the job: two tasks are seldom twice as fast as one that has the machine to itself.
 """
 
 import os
@@ -23,10 +23,10 @@ from nfm.scoring.scorer import score_batch
 from nfm.table.scan import Scan, Work
 from nfm.table.splits import File, Piece
 
-ENOUGH = 1 << 17  # rows: seconds at most, and far more than the fixed cost of a task
-_EVERY = 0.01  # seconds between two measurements of the memory
+ENOUGH = 1 << 17  # rows: at most some seconds of work, and far more than a task's fixed cost
+_EVERY = 0.01  # seconds between two measurements of memory
 _MOST_TASKS = 16  # enough to keep an executor's cores busy
-_LONG = 2.0  # seconds that a task works, so that all work at once although they start one after the other
+_MIN_SECONDS = 2.0  # that a task works, so that all tasks overlap although they start one after the other
 _AT_ONCE = "spark.sql.limit.initialNumPartitions"
 _MEASURED = pa.schema([("rows", pa.int64()), ("seconds", pa.float64()), ("bytes", pa.int64())])
 
@@ -36,9 +36,9 @@ class Probe:
     """Results of the measurement."""
 
     tasks: int  # that ran at once
-    rows: int  # of the table, that each task scored repeatedly
-    speed: float  # rows/s of one task, once it has started and compiled
-    start: float  # seconds from the start of this process until then: Spark, the workers, the compiled loops
+    rows: int  # that each task scored repeatedly
+    speed: float  # rows/s of one task, after it has started and compiled
+    start: float  # seconds from the start of this process until then: Spark, workers, compilation
     worker_bytes: int  # peak of a worker's own memory, without the mapped model
 
 
@@ -51,10 +51,10 @@ def probe(
     target: Path,
     at_once: int,
 ) -> Probe | None:
-    """Score a few rows in `at_once` tasks and keep nothing; return None if there are no rows.
+    """Score a few rows in `at_once` tasks and discard the scores; return None if there are no rows.
 
-    With `scan: parquet`, every task reads rows of the file `first`, which is None if all are empty. `carried` are the
-    columns that the job reads besides the model's inputs. Nothing is written to `target`.
+    With `scan: parquet`, every task reads rows of the file `first`, which is None if all files are empty. `carried`
+    lists the columns that the job reads besides the model's inputs. Nothing is written to `target`.
     """
     spark, tasks = scan.table.sparkSession, min(at_once, _MOST_TASKS)
     if scan.method == "parquet":
@@ -64,14 +64,14 @@ def probe(
     read = list(dict.fromkeys([*model_inputs(artifact.encoding.spec, encoded), *carried]))
     work = _measuring_task(spark, artifact, encoded, tuple(carried), target)
     with _partitions_at_once(spark, tasks):
-        found = scan.map(read, work, _MEASURED).take(tasks)
-        start = _process_age() - _LONG
-        if found and scan.method == "spark":  # Spark's own part of the work is also slower the first time
-            found = scan.map(read, work, _MEASURED).take(tasks) or found
-    if not found:
+        results = scan.map(read, work, _MEASURED).take(tasks)
+        start = _process_age() - _MIN_SECONDS
+        if results and scan.method == "spark":  # Spark itself is slower the first time, too
+            results = scan.map(read, work, _MEASURED).take(tasks) or results
+    if not results:
         return None
-    speed = sum(one.rows / one.seconds for one in found) / len(found)
-    return Probe(len(found), found[0].rows, speed, max(0.0, start), max(one.bytes for one in found))
+    speed = sum(result.rows / result.seconds for result in results) / len(results)
+    return Probe(len(results), results[0].rows, speed, max(0.0, start), max(result.bytes for result in results))
 
 
 def _measuring_task(
@@ -95,7 +95,7 @@ def _measuring_task(
         with _watch_memory() as bytes_seen:
             score()
         began, times = time.perf_counter(), 0
-        while times == 0 or time.perf_counter() - began < _LONG:
+        while times == 0 or time.perf_counter() - began < _MIN_SECONDS:
             score()
             times += 1
         seconds = reading + (time.perf_counter() - began) / times
@@ -106,7 +106,7 @@ def _measuring_task(
 
 
 def _take_rows(batches: Iterator[Rows]) -> tuple[list[Rows], float]:
-    """Return enough rows, and the seconds until they arrived; scoring meanwhile would hide Spark's part of the work."""
+    """Return enough rows, and the seconds until they arrived; scoring them meanwhile would hide the time of Spark."""
     taken, count, began = list[Rows](), 0, time.perf_counter()
     for rows in batches:
         if rows.num_rows:
@@ -119,7 +119,7 @@ def _take_rows(batches: Iterator[Rows]) -> tuple[list[Rows], float]:
 
 @contextmanager
 def _partitions_at_once(spark: SparkSession, partitions: int) -> Iterator[None]:
-    """Let `take` begin with this many partitions at once. It goes on to others only if these have too few rows."""
+    """Let `take` start with this many partitions. It reads others only if these have too few rows."""
     before = spark.conf.get(_AT_ONCE)
     spark.conf.set(_AT_ONCE, str(partitions))
     try:
@@ -129,14 +129,14 @@ def _partitions_at_once(spark: SparkSession, partitions: int) -> Iterator[None]:
 
 
 def _process_age() -> float:
-    """Return the seconds since this process began."""
-    ticks = Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19]  # since the machine's start
+    """Return the seconds since this process started."""
+    ticks = Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19]  # since the machine started
     return time.clock_gettime(time.CLOCK_BOOTTIME) - int(ticks) / os.sysconf("SC_CLK_TCK")
 
 
 @contextmanager
 def _watch_memory() -> Iterator[list[int]]:
-    """Collect this process's own memory (bytes) until the block ends, without the mapped files, which are shared."""
+    """Collect this process's own memory in bytes, without mapped files, which are shared, until the block ends."""
     seen, done = [_own_bytes()], threading.Event()
 
     def watch() -> None:

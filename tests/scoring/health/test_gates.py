@@ -1,4 +1,4 @@
-"""Gates over reports written by hand: no table and no Spark session is needed."""
+"""Gates, with reports made by hand; no table or Spark session is needed."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from nfm.scoring.health.gates import GATES, crossed_gates, lift_gates
 
 
 def report(rows: int = 100, multiclass: bool = False) -> dict[str, Any]:
-    """Scores and a number that have moved, a field that has moved by chance only, and a field with unseen values."""
+    """Return a report: a score and a number with drift, a field with out-of-vocabulary values and drift by chance."""
     unseen = {"count": 30, "rate": 0.3, "rate_in_training": 0.05}
     score = {"psi": 0.5, "psi_by_chance": 0.1, "reference": {"fold": "valid"}}
     values = {
@@ -21,9 +21,9 @@ def report(rows: int = 100, multiclass: bool = False) -> dict[str, Any]:
     return {"rows": rows, "values": values, **scores}
 
 
-def found(limits: dict[str, Any], **more: Any) -> list[tuple[str, str, float, float]]:
+def find_crossings(limits: dict[str, Any], **more: Any) -> list[tuple[str, str, float, float]]:
     crossed = crossed_gates(Gates(**limits), report(**more))
-    return [(one["gate"], one["of"], one["value"], one["limit"]) for one in crossed]
+    return [(gate["gate"], gate["of"], gate["value"], gate["limit"]) for gate in crossed]
 
 
 def test_each_key_of_the_settings_is_a_gate() -> None:
@@ -44,27 +44,27 @@ def test_each_key_of_the_settings_is_a_gate() -> None:
     ],
     ids=str,
 )
-def test_a_gate_is_crossed_beyond_its_limit(limits: dict[str, Any], crossed: list[Any]) -> None:
-    assert found(limits) == crossed
+def test_a_value_beyond_the_limit_crosses_a_gate(limits: dict[str, Any], crossed: list[Any]) -> None:
+    assert find_crossings(limits) == crossed
 
 
 def test_each_class_has_its_own_psi() -> None:
-    assert found({"max_psi": 0.1}, multiclass=True) == [
+    assert find_crossings({"max_psi": 0.1}, multiclass=True) == [
         ("max_psi", "score_a", 0.5, 0.1),
         ("max_psi", "score_b", 0.2, 0.1),
     ]
 
 
-def test_a_table_without_rows_passes_no_gate_unless_min_rows_allows_it() -> None:
-    assert found({}, rows=0) == []
-    assert found({"max_oov_rate": 1}, rows=0) == [("min_rows", "table", 0, 1)]
-    assert found({"max_oov_rate": 1, "min_rows": 0}, rows=0) == []
+def test_a_table_without_rows_passes_gates_only_with_min_rows_0() -> None:
+    assert find_crossings({}, rows=0) == []
+    assert find_crossings({"max_oov_rate": 1}, rows=0) == [("min_rows", "table", 0, 1)]
+    assert find_crossings({"max_oov_rate": 1, "min_rows": 0}, rows=0) == []
 
 
 def test_crossed_gates_have_a_reason_and_settings_that_lift_them() -> None:
     limits: dict[str, Any] = {"min_rows": 1_000_000, "max_psi": 0.1, "max_field_psi": 0.1, "max_oov_rate": 0.1}
     crossed = crossed_gates(Gates(**limits), report(rows=1000))
-    assert [one["told"] for one in crossed] == [
+    assert [gate["told"] for gate in crossed] == [
         "the table has 1,000 rows",
         "the PSI of 'score' against the valid fold is 0.500",
         "the PSI of 'price' against the train fold is 0.400",

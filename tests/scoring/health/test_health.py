@@ -1,4 +1,4 @@
-"""The health report and the gates, on a real Spark session, against pandas over the same table."""
+"""The health report and the gates on a real Spark session, compared with pandas over the same table."""
 
 import json
 import math
@@ -41,7 +41,7 @@ SCANS = pytest.mark.parametrize("scan", ["parquet", "spark"])
 
 
 def day(seed: int, rows: int = 3000, shifted: bool = False) -> pd.DataFrame:
-    """A day's table; on a shifted one the frequent colours are the rare ones, some are new, and prices have doubled."""
+    """Return a day's table. If `shifted`, frequent colours are rare and vice versa, some are new, prices double."""
     random = np.random.default_rng(seed)
     place = np.minimum(random.geometric(0.3, rows) - 1, 11)
     colour: Any = np.array([*COLOURS, "new", "newer"], object)[np.where(shifted, 13 - place, place)]
@@ -93,7 +93,7 @@ def config(workdir: Path, source: Path, scan: str = "auto", **score: Any) -> Con
 
 @pytest.fixture(scope="module")
 def made(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A working folder with a model, whose profile was counted by NumPy from its dataset and its scores."""
+    """Working folder with a model whose profile NumPy counted from its dataset and its scores."""
     folder = tmp_path_factory.mktemp("health")
     settings = config(folder, write(day(0), folder / "trained"))
     build(spark, settings)
@@ -121,10 +121,10 @@ def made(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Path:
         ids = dataset[field.name].explode().dropna().to_numpy(int) if field.bag else dataset[field.name].to_numpy()
         fields[field.name] = make_id_bins(field, np.bincount(ids, minlength=field.size).astype(float))
 
-    def in_cells(x: Any) -> Any:
+    def to_cells(x: Any) -> Any:
         return count_cells(np.asarray(x, float), np.zeros(len(x), np.int64), 1)
 
-    save(Profile(fields, {"price": Bins.from_cells(in_cells(dataset["price"]))}, "valid", (in_cells(scored),)))
+    save(Profile(fields, {"price": Bins.from_cells(to_cells(dataset["price"]))}, "valid", (to_cells(scored),)))
     return folder
 
 
@@ -133,7 +133,7 @@ def read_scores(folder: Path) -> pd.DataFrame:
 
 
 def psi(expected: Any, actual: Any) -> float:
-    """Of two pandas Series of categories or intervals."""
+    """Return the PSI of two pandas Series of categories or intervals."""
     shares = pd.DataFrame({"e": expected.value_counts(), "a": actual.value_counts()}).fillna(0.0)
     shares = (shares.clip(lower=0.5) / shares.sum()).clip(lower=1e-4)
     return float(((shares.a - shares.e) * np.log(shares.a / shares.e)).sum())
@@ -160,12 +160,12 @@ def test_the_report_agrees_with_pandas(spark: SparkSession, made: Path, tmp_path
     ]
     assert values["colour"]["new_values_exact"] is True
     binned = [x.fillna("missing").where(~x.isin(["new", "newer"]), "unseen") for x in (trained, colour)]
-    rare = [name for name in COLOURS if (trained == name).mean() < 0.02]  # they share bins: not compared here
+    rare = [name for name in COLOURS if (trained == name).mean() < 0.02]  # they share bins, which are not compared here
     assert len(rare) < 6
     assert values["colour"]["psi"] > 1
     edges, counts = values["colour"]["bins"]["edges"], values["colour"]["bins"]["counts"]
     assert (sum(counts), counts[0], counts[1]) == (3000, colour.isna().sum(), unseen.sum())
-    # Ids go by frequency in training: bins that hold one id hold one colour.
+    # Ids are ordered by frequency in training, so a bin with one id has one colour.
     ranked = trained.value_counts().sort_index(kind="stable").sort_values(ascending=False, kind="stable").index
     assert edges[:2] == [1, 3]
     for low, high, count in zip(edges[1:], [*edges[2:], 3 + len(ranked)], counts[2:], strict=True):
@@ -199,27 +199,27 @@ def test_the_report_agrees_with_pandas(spark: SparkSession, made: Path, tmp_path
     encoded = [np.log1p(x.fillna(impute)).astype(np.float32) for x in (price_before, price)]
     assert values["price"]["psi"] == pytest.approx(psi(*(pd.cut(x, cuts, right=False) for x in encoded)))
     assert values["price"]["psi"] > 0.25
-    first = float(values["price"]["bins"]["names"][0].removeprefix("< "))  # as it is in the raw table
+    first = float(values["price"]["bins"]["names"][0].removeprefix("< "))  # a value of the raw table
     assert first == pytest.approx(math.expm1(values["price"]["bins"]["edges"][0]), rel=0.01)
 
     scores, trained_scores = read_scores(tmp_path / "scores")["score"], read_scores(made / "scores")["score"]
-    told = report["score"]
-    assert (told["min"], told["max"]) == (scores.min(), scores.max())
-    assert told["mean"] == pytest.approx(scores.astype(float).mean(), rel=1e-9)
-    for q, value in told["quantiles"].items():
+    score_report = report["score"]
+    assert (score_report["min"], score_report["max"]) == (scores.min(), scores.max())
+    assert score_report["mean"] == pytest.approx(scores.astype(float).mean(), rel=1e-9)
+    for q, value in score_report["quantiles"].items():
         assert value == pytest.approx(scores.astype(float).quantile(float(q)), rel=1e-12)
     edges = sorted({float(trained_scores.quantile(i / 10)) for i in range(1, 10)})
-    assert told["psi"] == pytest.approx(
+    assert score_report["psi"] == pytest.approx(
         psi(*(pd.cut(x, [-1, *edges, 2]) for x in (trained_scores, scores))), rel=0.05
-    )  # tenths may be cut one row away
-    assert told["reference"]["fold"] == "valid"
-    assert told["reference"]["rows"] == 3000
-    assert sum(told["histogram"]["counts"]) == sum(told["reference"]["histogram"]["counts"]) == 3000
-    assert told["histogram"]["edges"] == told["reference"]["histogram"]["edges"]
-    assert "  moved     " in summary(settings, report)
+    )  # deciles may differ by one row
+    assert score_report["reference"]["fold"] == "valid"
+    assert score_report["reference"]["rows"] == 3000
+    assert sum(score_report["histogram"]["counts"]) == sum(score_report["reference"]["histogram"]["counts"]) == 3000
+    assert score_report["histogram"]["edges"] == score_report["reference"]["histogram"]["edges"]
+    assert "  drift     " in summary(settings, report)
 
 
-def test_both_scans_and_the_dataset_count_alike(spark: SparkSession, made: Path, tmp_path: Path) -> None:
+def test_both_scans_and_the_dataset_give_equal_counts(spark: SparkSession, made: Path, tmp_path: Path) -> None:
     raw = write(day(2, shifted=True), tmp_path / "raw")
     reports = [
         dict(score_table(spark, config(made, raw, scan, output=str(tmp_path / scan)))) for scan in ("parquet", "spark")
@@ -227,20 +227,20 @@ def test_both_scans_and_the_dataset_count_alike(spark: SparkSession, made: Path,
     for report in reports:
         for changing in ("created", "scan"):
             del report[changing]
-        report["score"]["mean"] = round(report["score"]["mean"], 9)  # sums of parts in another order
+        report["score"]["mean"] = round(report["score"]["mean"], 9)  # sums are in another order
     assert reports[0] == reports[1]
     raw_report = score_table(spark, config(made, made / "trained", output=str(tmp_path / "scores")))
     encoded = score_table(
         spark, config(made, made / "dataset/fold=train", encoded=True, output=str(tmp_path / "encoded"))
     )
-    for name, told in raw_report["values"].items():
-        assert encoded["values"][name]["psi"] == told["psi"] == 0, name
-        assert encoded["values"][name]["bins"] == told["bins"]
+    for name, column in raw_report["values"].items():
+        assert encoded["values"][name]["psi"] == column["psi"] == 0, name
+        assert encoded["values"][name]["bins"] == column["bins"]
     assert encoded["score"]["psi"] == raw_report["score"]["psi"] < 1e-3
 
 
 @SCANS
-def test_a_shifted_day_is_refused_and_a_reshuffled_one_is_not(
+def test_a_drifted_day_is_refused_and_a_reshuffled_one_is_not(
     spark: SparkSession, made: Path, tmp_path: Path, scan: str
 ) -> None:
     gates = {"max_psi": 0.25, "max_field_psi": 0.25, "max_oov_rate": 0.01}
@@ -272,23 +272,23 @@ def test_a_shifted_day_is_refused_and_a_reshuffled_one_is_not(
     }
     assert str(tmp_path / "_refused_scores") in lines[-2]
     every = "score.gates.max_psi=null score.gates.max_field_psi=null score.gates.max_oov_rate=null"
-    assert f"it passes with --set {every}:" in lines[-1]
+    assert f"run the job again with --set {every}:" in lines[-1]
 
     shuffled = usual.sample(frac=1, random_state=1)
     report = dict(score_table(spark, config(made, write(shuffled, tmp_path / "shuffled", 7), scan, **output)))
     assert report["gates"] == {"limits": gates, "crossed": []}
-    assert not (tmp_path / "_refused_scores").exists()  # its time is over
+    assert not (tmp_path / "_refused_scores").exists()  # an accepted table deletes the report of the refusal
     assert not list(tmp_path.glob(".scores.chunks-*"))
 
 
-def test_a_refused_table_passes_with_another_limit_without_being_scored_again(
+def test_a_refused_table_is_published_without_the_gate_and_not_scored_again(
     spark: SparkSession, made: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     raw = write(day(6, shifted=True), tmp_path / "ds=2026-11-20")
     output = {"output": str(tmp_path / "scores/ds=2026-11-20")}
     with pytest.raises(GateError):
         score_table(spark, config(made, raw, gates={"max_psi": 0.25}, **output))
-    # No reader of the folder above sees anything of it.
+    # Readers of the parent folder ignore the report.
     assert sorted(path.name for path in (tmp_path / "scores").iterdir() if path.name[0] not in "._") == []
     assert (tmp_path / "scores/_refused_ds-2026-11-20/_report.json").exists()
     with caplog.at_level("INFO", logger="nfm"):
@@ -297,19 +297,19 @@ def test_a_refused_table_passes_with_another_limit_without_being_scored_again(
     assert spark.read.parquet(str(tmp_path / "scores")).count() == 3000
 
 
-def test_of_few_rows_chance_is_not_taken_for_drift(spark: SparkSession, made: Path, tmp_path: Path) -> None:
+def test_a_large_psi_of_few_rows_does_not_close_a_gate(spark: SparkSession, made: Path, tmp_path: Path) -> None:
     few = day(7, rows=40)
     gates = {"max_psi": 0.05, "max_field_psi": 0.05}
     report = score_table(
         spark, config(made, write(few, tmp_path / "raw"), output=str(tmp_path / "scores"), gates=gates)
     )
-    assert max(told["psi"] for told in report["values"].values()) > 0.05  # by chance alone
+    assert max(column["psi"] for column in report["values"].values()) > 0.05  # by chance alone
     assert report["score"]["psi_by_chance"] > 0.5
 
 
-def test_too_few_rows_are_refused_even_none(spark: SparkSession, made: Path, tmp_path: Path) -> None:
+def test_too_few_rows_and_no_rows_are_refused(spark: SparkSession, made: Path, tmp_path: Path) -> None:
     nothing = write(day(8).head(0), tmp_path / "raw", 1)
-    for gates in ({"min_rows": 1}, {"max_psi": 0.1}):  # nothing is known of nothing: that passes no gate
+    for gates in ({"min_rows": 1}, {"max_psi": 0.1}):  # without rows, no rate is known, so no gate is passed
         with pytest.raises(GateError, match=r"the table has no rows; score\.gates\.min_rows is 1\n"):
             score_table(spark, config(made, nothing, output=str(tmp_path / "scores"), gates=gates))
     report = score_table(

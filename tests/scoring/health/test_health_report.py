@@ -1,4 +1,4 @@
-"""Figures of the health report's page, against a report made by hand."""
+"""Figures of the health report's page, for a report made by hand."""
 
 import re
 
@@ -8,18 +8,18 @@ from nfm.scoring.health.page import bin_shares, by_psi, level, reading, score_ch
 from tests.scoring.health.made_report import REPORT_MADE, SCORE, Write, changed, prose
 
 
-def test_the_scores_stand_over_those_of_the_validation_fold(write: Write) -> None:
+def test_scores_are_compared_with_the_validation_fold(write: Write) -> None:
     page = write(REPORT_MADE)
     assert page.row("quantile") == ["quantile", "tonight", "validation fold"]
     assert page.row("1%") == ["1%", "0.005", "0.0025"]
     assert page.row("50%") == ["50%", "0.25", "0.125"]
     assert [page.row(name)[1] for name in ("min", "mean", "max")] == ["0.125", "0.6", "0.9375"]
-    assert "PSI 0.310: moved. In a table of this size, chance alone causes a PSI of up to 0.205." in prose(page)
+    assert "PSI 0.310: large drift. In a table of this size, chance alone causes a PSI of up to 0.205." in prose(page)
     assert "0.25 … 0.5" not in page.text  # an empty bin has no bar
     assert "0.75 … 1: tonight 50.0%, valid fold 20.0%" in page.text
     drawn = score_chart(SCORE)
     assert drawn is not None
-    # 20 %, 30 % and 50 % tonight, 40 %, 20 %, 20 % and 20 % before; half of the rows fill the height.
+    # 20 %, 30 % and 50 % tonight; 40 %, 20 %, 20 % and 20 % in the reference. 50 % fill the height.
     height, quarter = drawn.bottom - drawn.top, (drawn.right - drawn.left) / 4
     assert [(bar.x, bar.height) for bar in drawn.bars] == [
         (drawn.left, pytest.approx(0.4 * height)),
@@ -34,13 +34,13 @@ def test_the_scores_stand_over_those_of_the_validation_fold(write: Write) -> Non
     assert drawn.y_ticks[-1] == (drawn.top, "50%")
 
 
-def test_scores_that_are_all_one_are_drawn(write: Write) -> None:
+def test_equal_scores_are_drawn(write: Write) -> None:
     same = {"edges": [0.5, 0.5], "counts": [10]}
-    told = SCORE | {"histogram": same, "reference": SCORE["reference"] | {"histogram": same}}
-    drawn = score_chart(told)
+    facts = SCORE | {"histogram": same, "reference": SCORE["reference"] | {"histogram": same}}
+    drawn = score_chart(facts)
     assert drawn is not None
     assert [(bar.x, bar.y) for bar in drawn.bars] == [(drawn.left, drawn.top)]
-    assert "0.5 … 0.5: tonight 100.0%, valid fold 100.0%" in write(changed(score=told)).text
+    assert "0.5 … 0.5: tonight 100.0%, valid fold 100.0%" in write(changed(score=facts)).text
 
 
 @pytest.mark.parametrize(
@@ -48,34 +48,34 @@ def test_scores_that_are_all_one_are_drawn(write: Write) -> None:
     [
         (0.0999, 0.05, "stable"),
         (0.0999, 0.0999, "stable, within chance"),
-        (0.1, 0.05, "moved a little"),
-        (0.25, 0.24, "moved a little"),
-        (0.25, 0.3, "moved a little, within chance"),
-        (0.2501, 0.2, "moved"),
-        (3.0, 3.5, "moved, within chance"),
+        (0.1, 0.05, "moderate drift"),
+        (0.25, 0.24, "moderate drift"),
+        (0.25, 0.3, "moderate drift, within chance"),
+        (0.2501, 0.2, "large drift"),
+        (3.0, 3.5, "large drift, within chance"),
         (None, None, "not known"),
     ],
 )
-def test_a_psi_is_read_as_usual(psi: float | None, by_chance: float | None, words: str) -> None:
+def test_a_psi_is_described_by_the_usual_limits(psi: float | None, by_chance: float | None, words: str) -> None:
     facts = {"psi": psi, "psi_by_chance": by_chance}
     assert reading(facts) == words
-    assert level(facts) == {"moved a little": "little", "moved": "moved"}.get(words, "calm")
+    assert level(facts) == {"moderate drift": "moderate", "large drift": "large"}.get(words, "calm")
 
 
-def test_columns_stand_by_their_psi_with_both_rates(write: Write) -> None:
+def test_columns_are_sorted_by_psi_and_show_both_rates(write: Write) -> None:
     page = write(REPORT_MADE)
     rows = [[" ".join(cell.split()) for cell in row] for row in page.rows]
     start = rows.index(["column", "PSI", "reading", "tonight", "train", "tonight", "train"])
     assert rows[start + 1 : start + 5] == [
-        ["fare", "0.375", "moved", "10.0%", "2.5%", "–", "–"],
-        ["colour", "0.150", "moved a little, within chance", "20.0%", "10.0%", "30.0%", "5.0%"],
+        ["fare", "0.375", "large drift", "10.0%", "2.5%", "–", "–"],
+        ["colour", "0.150", "moderate drift, within chance", "20.0%", "10.0%", "30.0%", "5.0%"],
         ["size", "0.020", "stable", "0.0%", "0.0%", "–", "–"],
         ["from_dataset", "–", "not known", "–", "–", "–", "–"],
     ]
     assert by_psi({"a": {"psi": None}, "b": {"psi": 0.0}, "c": {"psi": None}, "d": {"psi": 2.0}})[-1][0] == "c"
 
 
-def test_bins_stand_side_by_side_with_those_of_the_training(write: Write) -> None:
+def test_bins_are_compared_with_the_training(write: Write) -> None:
     assert bin_shares(REPORT_MADE["values"]["fare"]) == [
         ("< -1.5", 0.1, 0.25),
         ("-1.5 … 2", 0.2, 0.25),
@@ -93,9 +93,9 @@ def test_bins_stand_side_by_side_with_those_of_the_training(write: Write) -> Non
     assert [attrs["aria-label"] for tag, attrs in page.tags if tag == "svg"] == ["histogram of score"]
 
 
-def test_new_values_and_what_is_known_of_their_counts(write: Write) -> None:
+def test_new_values_and_their_counts(write: Write) -> None:
     page = write(REPORT_MADE)
-    assert "3 values out of vocabulary: 30.0% (5.0% in training)" in prose(page)
+    assert "3 out-of-vocabulary values: 30.0% (5.0% in training)" in prose(page)
     assert page.row("mauve") == ["mauve", "at least 2", "20.0%"]
     assert page.row("empty text") == ["empty text", "at least 1", "10.0%"]
     exact = changed()

@@ -1,4 +1,4 @@
-"""What tasks count: however the rows are dealt to them, the sum is the same."""
+"""Tallies of tasks: their sum does not depend on the task that reads a row."""
 
 from functools import reduce
 from typing import Any
@@ -14,8 +14,8 @@ from nfm.scoring.health import tally as module
 from nfm.scoring.health.tally import Scores, Tally
 
 
-def of_rows(rows: list[tuple[int, str | None, float]]) -> Tally:
-    """A tally as a task would make it of rows of an id, a new value or none, and a score."""
+def tally_rows(rows: list[tuple[int, str | None, float]]) -> Tally:
+    """Return the tally of a task for rows of (id, new value or None, score)."""
     scores = np.array([score for _, _, score in rows], np.float32)
     new: dict[str, int] = {}
     for _, value, _ in rows:
@@ -53,25 +53,27 @@ ROWS = st.lists(
 
 
 @given(ROWS, st.data())
-def test_order_and_parts_change_nothing(rows: list[tuple[int, str | None, float]], data: st.DataObject) -> None:
+def test_order_and_grouping_do_not_change_the_tally(
+    rows: list[tuple[int, str | None, float]], data: st.DataObject
+) -> None:
     shuffled = data.draw(st.permutations(rows))
     cuts = sorted(data.draw(st.lists(st.integers(0, len(rows)), max_size=4)))
-    parts = [of_rows(shuffled[a:b]) for a, b in zip([0, *cuts], [*cuts, len(rows)], strict=True)]
-    told = [part.to_json() for part in parts]
+    parts = [tally_rows(shuffled[a:b]) for a, b in zip([0, *cuts], [*cuts, len(rows)], strict=True)]
+    texts = [part.to_json() for part in parts]
 
-    def merged(one: Tally, other: Tally) -> Tally:
-        one.merge(other)
-        return one
+    def merge(left: Tally, right: Tally) -> Tally:
+        left.merge(right)
+        return left
 
-    total = reduce(merged, [Tally.from_json(text) for text in told], Tally())
-    wanted = Tally()
-    wanted.merge(of_rows(rows))
+    total = reduce(merge, [Tally.from_json(text) for text in texts], Tally())
+    expected = Tally()
+    expected.merge(tally_rows(rows))
     if rows:
-        assert facts(total) == facts(wanted)
-    assert [part.to_json() for part in parts] == told  # who was merged is as before
+        assert facts(total) == facts(expected)
+    assert [part.to_json() for part in parts] == texts  # merging does not change the merged tallies
 
 
-def test_files_that_several_tasks_have_read_add_up() -> None:
+def test_rows_that_several_tasks_read_from_a_file_add_up() -> None:
     total = Tally(read={"a": (3, 10), "b": (2, 2)})
     total.merge(Tally(read={"a": (7, 10)}))
     assert total.read == {"a": (10, 10), "b": (2, 2)}
@@ -80,14 +82,16 @@ def test_files_that_several_tasks_have_read_add_up() -> None:
 
 @settings(max_examples=20)
 @given(st.integers(1, 30))
-def test_of_too_many_new_values_the_frequent_ones_stay(distinct: int) -> None:
+def test_the_most_frequent_of_too_many_new_values_are_kept(distinct: int) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "_NEW_COUNTED", 8)
         patch.setattr(module, "_NEW_REPORTED", 3)
         total = Tally()
         for _ in range(3):
             total.merge(Tally(new={"field": {f"v{i:02}": distinct - i for i in range(distinct)}}))
-        told = Tally.from_json(total.to_json())
-    assert ("field" in told.dropped) == (distinct > 6)
-    assert list(told.new["field"].items())[:3] == [(f"v{i:02}", 3 * (distinct - i)) for i in range(min(distinct, 3))]
-    assert len(told.new["field"]) <= 6
+        reported = Tally.from_json(total.to_json())
+    assert ("field" in reported.dropped) == (distinct > 6)
+    assert list(reported.new["field"].items())[:3] == [
+        (f"v{i:02}", 3 * (distinct - i)) for i in range(min(distinct, 3))
+    ]
+    assert len(reported.new["field"]) <= 6
