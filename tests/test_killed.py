@@ -125,7 +125,7 @@ def find_processes(kind: str, job: subprocess.Popen[str], cluster_folder: Path) 
     """Return the ids of the processes of a kind. Executors and their children run below the cluster's folder."""
     if kind.startswith("driver"):
         return [job.pid]
-    found = []
+    ids = []
     for entry in Path("/proc").iterdir():
         try:
             command = (entry / "cmdline").read_bytes().split(b"\0")
@@ -139,8 +139,8 @@ def find_processes(kind: str, job: subprocess.Popen[str], cluster_folder: Path) 
         if b"pyspark.daemon" in command:
             process_kind = "python worker" if forked else "python daemon"
         if process_kind == kind:
-            found.append(int(entry.name))
-    return found
+            ids.append(int(entry.name))
+    return ids
 
 
 def kill(

@@ -100,7 +100,7 @@ def loaded() -> dict[str, list[str]]:
                 sorted(packages, reverse=True),
             )
         )
-    return {name: found for result in results for name, found in result.items()}
+    return {name: names for result in results for name, names in result.items()}
 
 
 @pytest.mark.unit
@@ -112,8 +112,8 @@ def test_preloaded_modules_are_allowed(package: str) -> None:
 @pytest.mark.e2e
 @pytest.mark.parametrize("module", modules())
 def test_importing_a_module_loads_no_forbidden_module(loaded: dict[str, list[str]], module: str) -> None:
-    found = [name for name in loaded[module] for prefix in forbidden_for(module) if is_inside(name, prefix)]
-    assert found == [], f"{module} imports {found[:5]}"
+    forbidden = [name for name in loaded[module] for prefix in forbidden_for(module) if is_inside(name, prefix)]
+    assert forbidden == [], f"{module} imports {forbidden[:5]}"
 
 
 @pytest.fixture(scope="module")
@@ -160,8 +160,8 @@ def imported_names(module: str) -> Iterator[str]:
 @pytest.mark.unit
 @pytest.mark.parametrize("module", [name for name in modules() if name not in (*TOP, "nfm")])
 def test_no_import_inside_a_function_is_forbidden(module: str) -> None:
-    found = [name for name in imported_names(module) for prefix in forbidden_for(module) if is_inside(name, prefix)]
-    assert found == []
+    forbidden = [name for name in imported_names(module) for prefix in forbidden_for(module) if is_inside(name, prefix)]
+    assert forbidden == []
 
 
 @pytest.mark.unit

@@ -1,7 +1,7 @@
 """Output formats of the score job (`score.format`).
 
-Tasks write Parquet files. A new format needs its name in `config.settings.Score.format`, and a case in each of these
-functions in which it differs from Parquet.
+Tasks write Parquet files. A new format needs its name in `config.settings.Score.format`, and a case in each
+function here in which it differs from Parquet.
 """
 
 import json
@@ -28,19 +28,20 @@ def check_installed(format_: str) -> None:
 
 
 def unsupported(format_: str, type_: pa.DataType) -> str | None:
-    """Return what a format accepts if it has no place for columns of this type, None if it has."""
+    """Return None if a format can contain columns of this type, else a phrase for the types that it accepts."""
     if format_ == "csv":
         flat = not pa.types.is_nested(type_) and not pa.types.is_duration(type_)
-        return None if flat else "texts, numbers, dates and the like"
-    return "everything but intervals" if pa.types.is_duration(type_) or type_ == pa.struct([]) else None
+        return None if flat else "every type except lists, structs, maps and intervals"
+    allowed = not pa.types.is_duration(type_) and type_ != pa.struct([])
+    return None if allowed else "every type except intervals and empty structs"
 
 
 def convert_files(format_: str, spark: SparkSession, files: Sequence[WrittenFile]) -> list[WrittenFile]:
-    """Convert the Parquet files that tasks have written; the new files are beside them."""
+    """Convert the Parquet files that tasks wrote; the new files are in the same folder."""
     if format_ in ("parquet", "delta"):
         return list(files)
     if format_ != "csv":
-        raise ValueError(f"no format is called {format_!r}")  # the settings allow no other
+        raise ValueError(f"no format is called {format_!r}")  # the settings allow no other name
 
     def convert(file: WrittenFile) -> Iterator[pa.RecordBatch]:
         parquet, path = pq.ParquetFile(file.path), Path(file.path).with_suffix(".csv")
@@ -53,10 +54,10 @@ def convert_files(format_: str, spark: SparkSession, files: Sequence[WrittenFile
 
 
 def complete_folder(format_: str, folder: Path, partition_by: Sequence[str]) -> None:
-    """Add what a format needs besides its files: for Delta the first entry of its log, which lists the files."""
+    """Add the files of a format besides its data: for Delta the first entry of its log, which lists the data files."""
     if format_ != "delta":
         return
-    from deltalake import Field, Schema, convert_to_deltalake  # an optional package
+    from deltalake import Field, Schema, convert_to_deltalake  # an optional dependency
     from deltalake.schema import PrimitiveType
 
     folders = Schema([Field(name, PrimitiveType("string")) for name in partition_by]) if partition_by else None

@@ -1,8 +1,8 @@
-"""Gates: limits that a table must keep for its scores to be published.
+"""Gates: limits that a table must not exceed if its scores are to be published.
 
-A new gate needs a key in `config.settings.Gates`, and here a function with an entry in `GATES`; in `_WITH_PROFILE`,
-too, if it compares with the training's distribution. A figure that the report does not have yet is counted in `tally`
-and joins the report in `health`.
+A new gate needs a key in `config.settings.Gates`, and here a function and its entry in `GATES`; also an entry in
+`_WITH_PROFILE` if it compares with the training's distribution. Figures that the report lacks are counted in `tally`
+and added to the report in `health`.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -13,8 +13,8 @@ from nfm.contract.artifact import Artifact
 from nfm.contract.errors import ConfigError
 from nfm.scoring.health.health import has_drifted, score_reports
 
-Report = Mapping[str, Any]  # as `health` makes it, with `rows`
-Crossings = Iterator[tuple[str, float, str]]  # of one gate: the column or table, its value, both in one clause
+Report = Mapping[str, Any]  # from `compare_with_training`, with `rows`
+Crossings = Iterator[tuple[str, float, str]]  # the column or "table", its value, and the reason
 
 
 def _min_rows(report: Report, limit: float) -> Crossings:
@@ -24,24 +24,28 @@ def _min_rows(report: Report, limit: float) -> Crossings:
 
 
 def _max_psi(report: Report, limit: float) -> Crossings:
-    for name, found in score_reports(report).items():
-        if has_drifted(found, limit):
-            fold = found["reference"]["fold"]
-            yield name, found["psi"], f"the PSI of {name!r} against the {fold} fold is {found['psi']:.3f}"
+    for name, facts in score_reports(report).items():
+        if has_drifted(facts, limit):
+            fold = facts["reference"]["fold"]
+            yield name, facts["psi"], f"the PSI of {name!r} against the {fold} fold is {facts['psi']:.3f}"
 
 
 def _max_field_psi(report: Report, limit: float) -> Crossings:
-    for name, found in report["values"].items():
-        if has_drifted(found, limit):
-            yield name, found["psi"], f"the PSI of {name!r} against the train fold is {found['psi']:.3f}"
+    for name, facts in report["values"].items():
+        if has_drifted(facts, limit):
+            yield name, facts["psi"], f"the PSI of {name!r} against the train fold is {facts['psi']:.3f}"
 
 
 def _max_oov_rate(report: Report, limit: float) -> Crossings:
-    for name, found in report["values"].items():
-        unseen = found.get("out_of_vocabulary") or {"rate": None}
+    for name, facts in report["values"].items():
+        unseen = facts.get("out_of_vocabulary") or {"rate": None}
         if (unseen["rate"] or 0) > limit:
-            rate, before = unseen["rate"], unseen["rate_in_training"]
-            yield name, rate, f"{rate:.1%} of the values of {name!r} are out-of-vocabulary ({before:.1%} in training)"
+            rate, in_training = unseen["rate"], unseen["rate_in_training"]
+            yield (
+                name,
+                rate,
+                f"{rate:.1%} of the values of {name!r} are out-of-vocabulary ({in_training:.1%} in training)",
+            )
 
 
 GATES: Mapping[str, Callable[[Report, float], Crossings]] = {
@@ -51,7 +55,7 @@ GATES: Mapping[str, Callable[[Report, float], Crossings]] = {
     "max_oov_rate": _max_oov_rate,
 }
 _WITH_PROFILE = ("max_psi", "max_field_psi")
-_LIFTED = {"min_rows": "0"}  # the value that lifts a gate; null for all others
+_LIFTED = {"min_rows": "0"}  # values that disable a gate; null disables the others
 
 
 def check_gates(gates: Gates, artifact: Artifact) -> None:
@@ -60,15 +64,15 @@ def check_gates(gates: Gates, artifact: Artifact) -> None:
         if key in _WITH_PROFILE and artifact.profile is None:
             raise ConfigError(
                 f"score.gates.{key}: {limit} given, but the model in {artifact.path} was saved without a profile of "
-                "what it was trained on. Train it again with this version, or leave the gate out"
+                "its training data. Train it again with this version, or remove the gate"
             )
 
 
 def crossed_gates(gates: Gates, report: Report) -> list[dict[str, Any]]:
-    """Return the crossed gates: `gate`, `of` (column or table), `value`, `limit`, and `told`: the reason, a clause."""
+    """Return the crossed gates with `gate`, `of` (column or "table"), `value`, `limit` and `told` (the reason)."""
     limits = gates.limits
     if limits:
-        limits.setdefault("min_rows", 1)  # without rows, rates and PSI are not known: such a table passes no gate
+        limits.setdefault("min_rows", 1)  # without rows, rates and PSI are not known, so no gate is passed
     return [
         {"gate": key, "of": of, "value": value, "limit": limits[key], "told": clause}
         for key in sorted(limits, key=list(GATES).index)
@@ -77,6 +81,6 @@ def crossed_gates(gates: Gates, report: Report) -> list[dict[str, Any]]:
 
 
 def lift_gates(crossed: Sequence[Mapping[str, Any]]) -> str:
-    """Return the settings with which a table passes the gates that it has crossed."""
-    keys = dict.fromkeys(one["gate"] for one in crossed)
+    """Return the settings that disable the crossed gates."""
+    keys = dict.fromkeys(crossing["gate"] for crossing in crossed)
     return " ".join(f"score.gates.{key}={_LIFTED.get(key, 'null')}" for key in keys)

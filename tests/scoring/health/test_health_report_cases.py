@@ -41,14 +41,14 @@ def test_the_head_of_the_page_shows_the_verdict(write: Write) -> None:
 
 def test_a_refused_run_shows_the_reasons_and_that_the_output_is_unchanged(write: Write) -> None:
     limits = {"max_oov_rate": 0.2, "max_psi": 0.5, "min_rows": 2_000_000}
-    one = write(changed(gates={"limits": limits, "crossed": [TABLE]}))
+    page = write(changed(gates={"limits": limits, "crossed": [TABLE]}))
     assert (
         "Refused. The scores of 10 rows are not published, and the output is unchanged: the table has 10 "
-        "rows, and score.gates.min_rows is 2,000,000" in prose(one)
+        "rows, and score.gates.min_rows is 2,000,000" in prose(page)
     )
-    assert "--set score.gates.min_rows=0" in prose(one)
-    assert "Published." not in prose(one)
-    assert ("div", {"class": "verdict refused"}) in one.tags
+    assert "--set score.gates.min_rows=0" in prose(page)
+    assert "Published." not in prose(page)
+    assert ("div", {"class": "verdict refused"}) in page.tags
     two = prose(write(changed(gates={"limits": limits, "crossed": [TABLE, UNSEEN]})))
     assert "the table has 10 rows, and score.gates.min_rows is 2,000,000" in two
     assert "are out-of-vocabulary (5.0% in training), and score.gates.max_oov_rate is 0.2" in two

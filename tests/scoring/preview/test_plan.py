@@ -160,9 +160,9 @@ def test_tables_with_no_row_and_one_row_have_a_plan(spark: SparkSession, made: P
     assert lines["speed"] == "not probed: the table has no rows"
     assert lines["rows"].startswith("0 (" if scan == "parquet" else "not known")
     assert "memory" not in lines
-    # Most of its partitions are empty.
-    one = spark.createDataFrame([(None, None, None, None, None)], SCHEMA).repartition(4)
-    one.write.parquet(str(tmp_path / "one"))
+    # Most partitions are empty.
+    single_row = spark.createDataFrame([(None, None, None, None, None)], SCHEMA).repartition(4)
+    single_row.write.parquet(str(tmp_path / "one"))
     lines = read_plan(spark, config(made, {"path": str(tmp_path / "one"), "scan": scan}, **output))
     assert "on 1 row)" in lines["speed"]
 
