@@ -29,9 +29,7 @@ class Placed:
 
     fingerprint: str
     folder: str | None  # that every machine sees
-    pieces: (
-        "tuple[tuple[str, Broadcast[bytes]], ...]"  # if there is no such folder: relative paths and contents, in order
-    )
+    pieces: "tuple[tuple[str, Broadcast[bytes]], ...]"  # relative paths and contents in order, if there is no folder
 
 
 def place(spark: SparkSession, artifact: Artifact, shared: Path | None = None) -> Placed:
