@@ -1,4 +1,4 @@
-"""A small configuration, and what is told of one that is refused."""
+"""A small configuration, and the messages about invalid ones."""
 
 from pathlib import Path
 
@@ -20,7 +20,7 @@ columns:
 
 
 def message(file: Path, *changes: str) -> str:
-    """What is told about a configuration that is refused."""
+    """The message about an invalid configuration."""
     with pytest.raises(ConfigError) as refused:
         load(file, changes)
     assert refused.value.exit_code == 2
@@ -28,10 +28,10 @@ def message(file: Path, *changes: str) -> str:
 
 
 def problems(file: Path, *changes: str) -> list[str]:
-    """The same, a line a problem."""
-    first, *told, last = message(file, *changes).splitlines()
+    """The lines of that message, one a problem."""
+    first, *lines, last = message(file, *changes).splitlines()
     keys = ", ".join(change.split("=")[0] for change in changes)
-    assert first == (f"{file} with --set of {keys} is refused:" if changes else f"{file} is refused:")
+    assert first == (f"{file} with --set of {keys} is invalid:" if changes else f"{file} is invalid:")
     assert last == "conf/reference.yaml explains every key."
-    assert all(line.startswith("  ") for line in told)
-    return [line[2:] for line in told]
+    assert all(line.startswith("  ") for line in lines)
+    return [line[2:] for line in lines]
