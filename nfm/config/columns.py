@@ -40,15 +40,15 @@ class Categorical(Settings):
 
     column: str | None = None
     """Raw column to read; the field's own name unless set. One column can be read by several fields."""
-    cross: Annotated[tuple[str, ...], Field(min_length=2)] | None = Field(None, examples=[["Sex", "Pclass"]])
+    cross: Annotated[tuple[str, ...], Field(min_length=2)] | None = Field(default=None, examples=[["Sex", "Pclass"]])
     """Columns whose values are combined into one value, at least two."""
     min_count: Positive = 1
     """Values with fewer rows in the train fold are out-of-vocabulary."""
-    max_size: Positive | None = Field(None, examples=[100_000])
+    max_size: Positive | None = Field(default=None, examples=[100_000])
     """Largest number of values in the vocabulary; the most frequent are kept."""
     oov_buckets: Positive = 1
     """Number of ids that out-of-vocabulary values share; a hash of the value chooses the id."""
-    hash_buckets: Positive | None = Field(None, examples=[100_000])
+    hash_buckets: Positive | None = Field(default=None, examples=[100_000])
     """Use no vocabulary: the id of a value is a hash of it, one of this number of ids."""
     share_with: str | None = None
     """Another field. Both use one vocabulary, made of the values of both columns."""
@@ -58,7 +58,7 @@ class Categorical(Settings):
     """For a bag: column with the weights of its members, an array or a text with the same delimiter."""
     delimiter: Annotated[str, Field(min_length=1)] = ","
     """For a bag in a text column: separates the members."""
-    max_length: Positive | None = Field(None, examples=[20])
+    max_length: Positive | None = Field(default=None, examples=[20])
     """For a bag: members after this position are ignored."""
 
     @model_validator(mode="after")
@@ -88,19 +88,19 @@ class Numeric(Settings):
 
     column: str | None = None
     """Raw column to read; the number's own name unless set. One column can be read under several names."""
-    as_: Literal["dense", "field"] = Field("dense", alias="as")
+    as_: Literal["dense", "field"] = Field(default="dense", alias="as")
     """`dense`: an input of the hidden layers beside the pooled vector, and of the linear part. `field`: a feature of
     the pooling with x = value."""
-    impute: Annotated[str | float, PlainValidator(_impute)] = Field("mean", examples=["median", 0])
+    impute: Annotated[str | float, PlainValidator(_impute)] = Field(default="mean", examples=["median", 0])
     """Replaces a missing number before scaling: `mean` or `median` of the train fold, or a fixed number."""
     missing_flag: bool = False
     """Add a second number, NAME_missing, that is 1 where this one is missing."""
     scale: ScaleName = "standard"
     """`standard`: (x - mean) / standard deviation. `minmax`: the train fold's range becomes 0 … 1. `log1p`:
     sign(x) log(1 + |x|). `none`: unchanged."""
-    clip: tuple[Fraction, Annotated[float, Field(gt=0, le=1)]] | None = Field(None, examples=[[0.001, 0.999]])
+    clip: tuple[Fraction, Annotated[float, Field(gt=0, le=1)]] | None = Field(default=None, examples=[[0.001, 0.999]])
     """Two quantiles of the train fold. Numbers outside them are set to them, before imputing and scaling."""
-    buckets: Annotated[int, Field(ge=2)] | None = Field(None, examples=[8])
+    buckets: Annotated[int, Field(ge=2)] | None = Field(default=None, examples=[8])
     """Make a categorical field from quantile buckets of the train fold. Excludes `as`, `impute`, `missing_flag`,
     `scale` and `clip`."""
 
@@ -131,10 +131,10 @@ class Columns(Settings):
     text, a number, a boolean or a date. The score job does not read it."""
     weight: str | None = None
     """Column of sample weights, ≥ 0."""
-    categorical: dict[str, Categorical] = Field({}, examples=["Cabin"])
+    categorical: dict[str, Categorical] = Field(default={}, examples=["Cabin"])
     """Fields by name; a name with `{}` or nothing behind it has the defaults. The column is a text, a number, a boolean
     or a date, or for a bag an array."""
-    numeric: dict[str, Numeric] = Field({}, examples=["Age"])
+    numeric: dict[str, Numeric] = Field(default={}, examples=["Age"])
     """Numbers by name, with the same rule for defaults."""
 
     @model_validator(mode="before")

@@ -43,17 +43,17 @@ class Source(Settings):
     format: str = "parquet"
     """Data source of Spark: parquet, csv, json, orc, …"""
     path: Annotated[str | tuple[str, ...] | None, PlainValidator(_paths)] = Field(
-        None, examples=["tests/data/titanic.csv"]
+        default=None, examples=["raw/orders", ["2025.parquet", "2026.parquet"]]
     )
     """A file or a folder, or a list of them."""
-    table: str | None = Field(None, examples=["shop.orders"])
+    table: str | None = Field(default=None, examples=["shop.orders"])
     """A table of Spark's catalog, instead of `path`."""
     options: dict[str, Annotated[Any, PlainValidator(_scalar)]] = Field(
         default={}, examples=[{"header": True, "inferSchema": True}]
     )
     """Options of Spark's reader. Values of options named like a password, secret, token or key are not stored in the
     model."""
-    where: str | None = Field(None, examples=["country = 'NL'"])
+    where: str | None = Field(default=None, examples=["country = 'NL'"])
     """SQL condition; other rows are left out."""
     scan: Literal["auto", "parquet", "spark"] = "auto"
     """`parquet`: tasks read Parquet files themselves, which is fast. `spark`: rows come through Spark, from any source.
@@ -92,14 +92,14 @@ class Source(Settings):
 class Gates(Settings):
     """Limits for publishing scores. Beyond one, nothing is published and the exit code is 4. `null`: no limit."""
 
-    max_oov_rate: Annotated[float, Field(ge=0, le=1)] | None = Field(None, examples=[0.2])
+    max_oov_rate: Annotated[float, Field(ge=0, le=1)] | None = Field(default=None, examples=[0.2])
     """Largest out-of-vocabulary share of a field's values."""
-    max_psi: Annotated[float, Field(gt=0)] | None = Field(None, examples=[0.25])
+    max_psi: Annotated[float, Field(gt=0)] | None = Field(default=None, examples=[0.25])
     """Largest PSI (population stability index) of the scores, against the scores of the valid fold; 0.25 is usual. A
     PSI gate fires only when the shift is statistically significant for the table's size (p < 0.001)."""
-    max_field_psi: Annotated[float, Field(gt=0)] | None = Field(None, examples=[0.5])
+    max_field_psi: Annotated[float, Field(gt=0)] | None = Field(default=None, examples=[0.5])
     """Largest PSI of any field or number, against the train fold."""
-    min_rows: Annotated[int, Field(ge=0)] | None = Field(None, examples=[1_000_000])
+    min_rows: Annotated[int, Field(ge=0)] | None = Field(default=None, examples=[1_000_000])
     """Smallest number of rows of the table."""
 
     @property
@@ -115,14 +115,14 @@ class Score(Settings):
     """Table to score, with the keys of `source`, which is used unless this is set."""
     model: str | None = None
     """Folder of the model; `workdir`/model unless set."""
-    output: str | None = Field(None, examples=["scores/ds={ds}"])
+    output: str | None = Field(default=None, examples=["scores/ds={ds}"])
     """Folder of the scores; `workdir`/scores unless set. A name in braces gets its value from `--set ds=2026-11-20`;
     only that folder is replaced."""
     columns: tuple[str, ...] = ()
     """Columns to copy to the output, besides the key."""
     encoded: bool = False
     """The source is a dataset/ of the feature job, or a fold of it, instead of a raw table."""
-    partition_by: tuple[str, ...] = Field((), examples=[["country"]])
+    partition_by: tuple[str, ...] = Field(default=(), examples=[["country"]])
     """Columns of the source; the output has one folder for each of their values."""
     format: Literal["parquet", "csv", "delta"] = "parquet"
     """Format of the output; `delta` needs the package deltalake."""
@@ -146,7 +146,9 @@ class Config(Settings):
     """Name in summaries and reports."""
     workdir: str = Field(examples=["build/reference"])
     """Folder of dataset/, encoding/, model/ and scores/, at the same path on every machine."""
-    source: Source
+    source: Source = Field(
+        examples=[{"format": "csv", "path": "tests/data/titanic.csv", "options": {"header": True, "inferSchema": True}}]
+    )
     columns: Columns
     split: Split = Split()
     dataset: Dataset = Dataset()

@@ -31,9 +31,9 @@ class Split(Settings):
     """By hash: another seed gives another split."""
     time: str | None = None
     """By time: column with a date, a timestamp, or texts or whole numbers in the order of time."""
-    valid_from: Annotated[str | int | None, PlainValidator(_moment)] = Field(None, examples=["2026-10-01"])
+    valid_from: Annotated[str | int | None, PlainValidator(_moment)] = Field(default=None, examples=["2026-10-01"])
     """By time: first moment of the valid fold; earlier rows are the train fold."""
-    test_from: Annotated[str | int | None, PlainValidator(_moment)] = Field(None, examples=["2026-11-01"])
+    test_from: Annotated[str | int | None, PlainValidator(_moment)] = Field(default=None, examples=["2026-11-01"])
     """By time: first moment of the test fold."""
     column: str | None = None
     """By column: column that contains `train`, `valid` or `test`."""
@@ -74,5 +74,5 @@ class Split(Settings):
 class Dataset(Settings):
     """How the encoded rows are stored."""
 
-    partition_by: tuple[str, ...] = Field((), examples=[["country"]])
+    partition_by: tuple[str, ...] = Field(default=(), examples=[["country"]])
     """Raw columns; each fold has one folder for each of their values."""

@@ -59,7 +59,7 @@ class EarlyStopping(Settings):
 
     monitor: str = "val_loss"
     """Figure to watch: `loss`, or a metric of the model task (binary: `auc`, `accuracy`; regression: `rmse`, `mae`;
-    multiclass: `accuracy`), of the train fold, or with `val_` in front of the validation fold."""
+    multiclass: `accuracy`), for the train fold; with `val_` in front, for the valid fold."""
     mode: Literal["auto", "min", "max"] = "auto"
     """Direction of an improvement. `auto`: `max` for auc and accuracy, `min` for all others."""
     patience: Positive = 5
@@ -123,10 +123,10 @@ class Train(Settings):
     """For adagrad: initial sum of squared gradients. The paper has 1e-8."""
     momentum: Fraction = 0.0
     """For sgd: momentum."""
-    linear_optimizer: Ftrl | None = Field(None, examples=[Ftrl()])
+    linear_optimizer: Ftrl | None = Field(default=None, examples=[Ftrl()])
     """Separate optimizer of the linear weights: FTRL-proximal, which sets weights to exactly 0. `null`: the same
     optimizer for all weights."""
-    clip_norm: Annotated[float, Field(gt=0)] | None = Field(None, examples=[1.0])
+    clip_norm: Annotated[float, Field(gt=0)] | None = Field(default=None, examples=[1.0])
     """Longest gradient of a step; longer gradients are scaled down to it."""
     schedule: Schedule = Schedule()
     loss_reduction: Literal["mean", "sum"] = "mean"
@@ -143,7 +143,7 @@ class Train(Settings):
     shuffle_rows: Positive = 1_000_000
     """Rows that are shuffled together, in memory; row groups are shuffled before."""
     class_weights: Annotated[Literal["balanced"] | dict[str, NotNegative] | None, BeforeValidator(_text_keys)] = Field(
-        None, examples=["balanced", {"0": 1, "1": 10}]
+        default=None, examples=["balanced", {"0": 1, "1": 10}]
     )
     """Weight of each class, by label. `balanced`: all classes of the train fold have the same total weight. Not for
     regression."""
@@ -194,7 +194,7 @@ class Range(Settings):
 class Tune(Settings):
     """The search for better settings."""
 
-    metric: str | None = Field(None, examples=["val_auc"])
+    metric: str | None = Field(default=None, examples=["val_auc"])
     """Figure to optimize, as in early_stopping.monitor, which is used unless this is set."""
     space: dict[str, Range | tuple[Any, ...]] = Field(
         default={},

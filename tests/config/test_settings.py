@@ -4,13 +4,11 @@ from pathlib import Path
 
 import pytest
 import yaml
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
-from nfm.config.columns import Categorical, Numeric
 from nfm.config.file import load
-from nfm.config.settings import Config, Score
-from nfm.config.split import Dataset, Split
-from nfm.config.train import Ftrl, Model, Range, Schedule, Train, Tune
+from nfm.config.settings import Config
+from nfm.config.train import Range
 from nfm.contract.errors import ConfigError
 from tests.settings import MINIMAL, message, problems
 
@@ -299,38 +297,6 @@ def test_a_repeated_key_is_refused(file: Path) -> None:
     file.write_text(f"{MINIMAL}\ntrain: {{seed: 1, epochs: 2, seed: 3}}")
     with pytest.raises(ConfigError, match="the key 'seed' occurs twice"):
         load(file)
-
-
-def keys(settings: type[BaseModel]) -> set[str]:
-    return {field.alias or name for name, field in settings.model_fields.items()}
-
-
-def test_the_reference_shows_every_key_with_its_default() -> None:
-    """Sections that name columns show all keys of one entry at least; what is left at its default says the default."""
-    content = yaml.safe_load(Path("conf/reference.yaml").read_text())
-    assert content.keys() == keys(Config)
-    for name in ("source", "columns", "split", "dataset", "model", "train", "tune", "score"):
-        section = Config.model_fields[name].annotation
-        assert isinstance(section, type)
-        assert content[name].keys() == keys(section)
-    assert content["columns"]["categorical"]["Cabin"].keys() == keys(Categorical)
-    assert content["columns"]["numeric"]["Age"].keys() | {"buckets"} == keys(Numeric)
-    assert content["train"]["schedule"].keys() == keys(Schedule)
-    stated, defaults = (
-        load(Path("conf/reference.yaml")),
-        {"split": Split(), "dataset": Dataset(), "model": Model(), "train": Train(), "tune": Tune(), "score": Score()},
-    )
-    assert {name: getattr(stated, name) for name in defaults} == defaults
-    assert stated.columns.categorical["Cabin"] == Categorical()
-    assert stated.columns.numeric["Age"] == Numeric.model_validate({})
-
-
-def test_the_reference_shows_what_a_default_of_null_could_be() -> None:
-    text = Path("conf/reference.yaml").read_text()
-    for section, shown in ((Ftrl, "{learning_rate: 0.1, l1: 0, l2: 0}"), (Range, "{low: 0.001, high: 0.1, log: true}")):
-        assert shown in text
-        assert yaml.safe_load(shown).keys() == keys(section)
-    assert Ftrl.model_validate(yaml.safe_load("{learning_rate: 0.1, l1: 0, l2: 0}")) == Ftrl()
 
 
 def test_a_search_space(file: Path) -> None:
