@@ -48,7 +48,8 @@ def test_the_files_are_those_that_the_settings_give() -> None:
 
 def test_every_key_is_described() -> None:
     """The text below it, or for a key that is a section the docstring of its class."""
-    for section in [Range, *sections(Config)]:
+    every: list[type[BaseModel]] = [Range, *sections(Config)]
+    for section in every:
         assert section.__doc__
         for name, field in section.model_fields.items():
             assert field.description or list(inner(field)), f"{section.__name__}.{name}: no text below it"
