@@ -130,7 +130,7 @@ def _section(field: FieldInfo) -> type[BaseModel] | None:
 
 
 def _names_entries(field: FieldInfo) -> bool:
-    """Whether the keys of the field are names of the user's own, such as those in columns.categorical."""
+    """Return whether the keys of the field are names of the user's own, such as those in columns.categorical."""
     return get_origin(field.annotation) is dict
 
 

@@ -109,7 +109,7 @@ class Gates(Settings):
 
 
 class Score(Settings):
-    """What the score job reads and writes."""
+    """Settings of the score job: its input and output."""
 
     source: Source | None = None
     """Table to score, with the keys of `source`, which is used unless this is set."""

@@ -67,7 +67,7 @@ class Split(Settings):
 
     @property
     def has_valid(self) -> bool:
-        """Whether the settings ask for a valid fold."""
+        """The settings define a valid fold."""
         return self.column is not None or (self.valid_from is not None if self.time is not None else self.valid > 0)
 
 
