@@ -148,8 +148,8 @@ class Train(Settings):
     """Weight of each class, by label. `balanced`: all classes of the train fold have the same total weight. Not for
     regression."""
     unknown_dropout: Fraction = 0.0
-    """Share of ids that training replaces with an out-of-vocabulary id, so that unseen values get a trained
-    embedding."""
+    """Share of ids that training replaces with an out-of-vocabulary id, so that values which the vocabulary lacks get a
+    trained embedding."""
     early_stopping: EarlyStopping | None = EarlyStopping()
     pretrain: Literal["fm"] | None = None
     """`fm`: train a factorization machine first and start from its embeddings."""
