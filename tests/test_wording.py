@@ -1,6 +1,6 @@
 """Plain English: documents, docstrings, comments and messages without the phrases that readers must decode.
 
-`python tests/test_wording.py` lists every place in the whole project, and counts them by package.
+`python tests/test_wording.py` lists them; with --all in the whole project, with a count for each package.
 """
 
 import ast
@@ -115,16 +115,20 @@ def test_phrases_are_found(tmp_path: Path) -> None:
     assert [(finding.line, finding.phrase) for finding in in_code(code)] == [(1, "Of …"), (3, "told"), (3, "anew")]
 
 
-def main() -> None:
-    """List all findings, and count them by package."""
+def main() -> int:
+    """List the findings; return 1 if there is one where none may be."""
+    everything = "--all" in sys.argv
     found = [finding for path in DOCUMENTS for finding in in_document(path)]
-    found += [finding for folder in CODE for path in code_files(folder) for finding in in_code(path)]
+    found += [
+        one for folder in (CODE if everything else CHECKED) for path in code_files(folder) for one in in_code(path)
+    ]
     for finding in found:
         sys.stdout.write(f"{finding}\n")
     packages = Counter("/".join(finding.path.relative_to(ROOT).parts[:2]) for finding in found)
-    for package, count in sorted(packages.items()):
+    for package, count in sorted(packages.items()) if everything else ():
         sys.stdout.write(f"{count:5} {package}\n")
+    return 0 if everything else int(bool(found))
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
