@@ -21,15 +21,15 @@ ROOT = Path(__file__).parent.parent
 CODE = ("nfm", "jobs", "examples")
 CHECKED = ("nfm/config", "examples")  # parts of the code that must be free of them
 PATTERNS = {  # a phrase, and what to write
-    r"tell|tells|told|telling": "show, log, report, list",
+    r"(tell|tells|told|telling)(?! (\w+ )?apart)": "show, log, report, list",
     r"anew": "again",
     r"so (many|much|often)(?! (that|as))": "n, that number, that share",
     r"(some|no|any)body": "another process, a user",
-    r"(is|are|was|were) no (?!longer|more\b|less\b|later|earlier)[a-z]+": "is not a …",
+    r"(?<!there )(is|are|was|were) no (?!longer|more\b|less\b|later|earlier)[a-z]+": "is not a …",
     r"(go|goes|went|gone|going) on( from)?(?! to)": "resume, continue",
     r"lie|lies|lay": "is, are",
     r"(stand|stands|stood)(?! for)": "is, are, has",
-    r"hold|holds": "contain, has, keep",
+    r"(?<!can )(?<!cannot )(hold|holds)": "contain, has, keep",
     r"by heart": "overfit",
     r"foretells?|praises?": "show",
     r"what (it|they|one|that) (is|are|was|were|says?|takes?|notices?)\b(?= of)": "name the thing",
