@@ -122,6 +122,18 @@ def test_the_site_has_every_page() -> None:
     assert sorted(pages) == sorted(path.name for path in (ROOT / "docs").glob("*.md"))
 
 
+@pytest.mark.unit
+def test_the_architecture_names_what_the_code_has() -> None:
+    text = (ROOT / "docs/architecture.md").read_text()
+    paths = re.findall(r"`((?:nfm|tests)/[\w/.]+)`", text)
+    assert len(paths) > 20
+    assert [path for path in paths if not (ROOT / path).exists()] == []
+    placed = re.findall(r"`([\w.]+)` \(`(nfm/[\w/]+\.py)`\)", text)
+    assert len(placed) > 8
+    for name, path in placed:
+        assert re.search(rf"\b{name.split('.')[-1]}\b", (ROOT / path).read_text()), f"{path} has no {name}"
+
+
 def settings(block: dict[str, Any]) -> dict[str, Any]:
     """Return a configuration with the settings of a block, which may be a part of one."""
     content: dict[str, Any] = yaml.safe_load(MINIMAL)
