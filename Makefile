@@ -3,11 +3,12 @@
 # make test    lint, types and all tests (20 minutes)
 # make wheel-test   run the demo, install the wheel without TensorFlow elsewhere, and score the table with it again
 # make docs    build the documentation site in build/site; a broken link is an error
+# make reference    write conf/reference.yaml, the tables of docs/configuration.md and the help texts of docs/cli.md
 #
 # make bench-titanic   quality of the recipes over five splits (minutes)
 # make bench-features  speed of the feature job, compared with a copy of the table and with Spark ML (12 minutes)
 # make bench-train     speed of the training, compared with Keras's optimizers and DeepCTR (15 minutes)
-# make bench-score     speed and memory of the score job, compared with Spark's own parts (20 minutes)
+# make bench-score     speed and memory of the score job, compared with a hand-written script and Spark's parts (20 minutes)
 # make bench-paper     the paper's recipe, compared with the paper's claims (20 minutes)
 # make bench-init      configurations of nfm init, trained unedited on 17 tables (25 minutes)
 # make bench-flights   quality of the recipe on New York's flights, compared with LightGBM (15 minutes)
@@ -16,8 +17,8 @@
 
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
-.PHONY: demo check test lint types wheel-test docs bench-titanic bench-features bench-train bench-paper bench-flights \
-	bench-init bench-score java clean
+.PHONY: demo check test lint types wheel-test docs reference bench-titanic bench-features bench-train bench-paper \
+	bench-flights bench-init bench-score java clean
 
 UV_VERSION := 0.13.9
 UV := $(shell command -v uv || echo build/uv/bin/uv)
@@ -48,7 +49,7 @@ test: lint types java
 	@$(RUN) $(PYTEST)
 
 lint: .venv/made-dev
-	@$(RUN) ruff check . && ruff format --check .
+	@$(RUN) ruff check . && ruff format --check . && python tests/test_wording.py
 
 types: .venv/made-dev
 	@$(RUN) mypy
@@ -59,6 +60,9 @@ wheel-test: demo
 docs: $(UV)
 	@NO_MKDOCS_2_WARNING=1 UV_PROJECT_ENVIRONMENT=build/docs $(UV) run $(QUIET) --frozen --only-group docs \
 		mkdocs build --strict
+
+reference: .venv/made-dev
+	@$(RUN) export PYTHONPATH="$(CURDIR)"; python -m nfm.config.reference; python tests/test_documents.py
 
 bench-titanic: .venv/made-dev java
 	@$(RUN) python tests/bench/titanic.py

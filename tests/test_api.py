@@ -162,7 +162,7 @@ def test_errors_carry_the_exit_code_of_the_command(here: Path, spark: SparkSessi
 
     there = "conf/titanic.yaml"
     assert "train.sed: unknown key" in refused(nfm.ConfigError, 2, nfm.load_config, there, ["train.sed=2"])
-    assert "the configuration is refused" in refused(nfm.ConfigError, 2, nfm.load_config, {"name": "x"})
+    assert "the configuration is invalid" in refused(nfm.ConfigError, 2, nfm.load_config, {"name": "x"})
     config = nfm.load_config(there, [f"workdir={tmp_path}"])
     assert "not a loaded configuration" in refused(nfm.ConfigError, 2, nfm.load_config, config, ["train.seed=2"])
     assert "There is no encoding" in refused(nfm.DataError, 3, nfm.train, config)

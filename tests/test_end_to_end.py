@@ -19,7 +19,6 @@ import pyarrow as pa
 import pyarrow.csv as pc
 import pyarrow.parquet as pq
 import pytest
-import yaml
 
 from nfm.contract.artifact import Artifact
 from nfm.contract.encoder import arrange_inputs
@@ -193,52 +192,6 @@ def test_a_killed_feature_job_leaves_the_old_dataset_and_a_rerun_replaces_it(wor
     assert not list(tmp_path.glob(".*staging*"))
     rows = [pq.read_metadata(path).num_rows for path in tmp_path.glob("dataset/fold=*/*.parquet")]
     assert sum(rows) == 891
-
-
-def test_the_five_steps_of_the_readme_run_unedited(tmp_path: Path) -> None:
-    """The table has other column names, a null, an empty text and values that are not in the train fold."""
-    readme = (ROOT / "README.md").read_text()
-    steps = readme[readme.index("## Your own table") : readme.index("## Configuration in brief")]
-    (settings,) = re.findall(r"```yaml\n(.*?)```", steps, re.DOTALL)
-    activate, quiet, *commands = "".join(re.findall(r"```bash\n(.*?)```", steps, re.DOTALL)).splitlines()
-    assert (activate, quiet.split(" ")[:2]) == (
-        "source .venv/bin/activate",
-        ["export", "SPARK_CONF_DIR=$PWD/nfm/table/spark_conf"],
-    )
-    assert [command.split()[1] for command in commands] == [
-        *("jobs/features.py", "jobs/features.py", "jobs/train.py", "jobs/score.py")
-    ]
-
-    rng = np.random.default_rng(0)
-    rows = 600
-    orders = pd.DataFrame(
-        {
-            "order_id": [f"o{i}" for i in range(rows)],
-            "returned": rng.integers(0, 2, rows),
-            "customer": rng.choice(np.array(["ann", "bob", "cy", None]), rows),
-            "product": rng.choice(["shirt", "shoe", "hat"], rows),
-            "country": rng.choice(["NL", "FR", ""], rows),
-            "price": rng.lognormal(3, 1, rows).round(2),
-            "days_since_last": np.where(rng.random(rows) < 0.3, np.nan, rng.integers(1, 99, rows)),
-        }
-    )
-    orders.to_csv(tmp_path / "orders.csv", index=False)
-    tonight = orders.drop(columns="returned").head(50)
-    tonight.loc[[0, 1], ["customer", "product"]] = ["zoe", None]
-    tonight.to_csv(tmp_path / "tonight.csv", index=False)
-    (tmp_path / "orders.yaml").write_text(settings)
-    (tmp_path / "jobs").symlink_to(ROOT / "jobs")
-    for command in commands:
-        done = run(command.split(), cwd=tmp_path)
-        assert done.returncode == 0, done.stderr
-    workdir = tmp_path / yaml.safe_load(settings)["workdir"]
-    scores = pd.read_parquet(workdir / "scores")
-    assert sorted(scores["order_id"]) == sorted(tonight["order_id"])
-    assert scores.columns.tolist() == ["order_id", "customer", "score"]
-    values = json.loads((workdir / "scores/_report.json").read_text())["values"]
-    assert values["customer"]["out_of_vocabulary"]["count"] == 2
-    assert values["product"]["missing"]["count"] == 2
-    assert (workdir / "model/report.html").stat().st_size > 10_000
 
 
 def output_lines(done: subprocess.CompletedProcess[str]) -> list[str]:

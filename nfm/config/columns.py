@@ -1,4 +1,7 @@
-"""Settings of the columns: fields and numbers. All others are in `settings`."""
+"""Settings of the columns: fields and numbers.
+
+In all settings, the text below a key is its description in the reference (`nfm.config.reference`).
+"""
 
 import math
 from typing import Annotated, Any, Literal, Self
@@ -21,31 +24,42 @@ def _impute(value: Any) -> str | float:
 
 
 class Settings(BaseModel):
-    """A section: unknown keys and wrong types are refused, nothing is converted silently."""
+    """Base of all sections: refuses unknown keys and wrong types, converts nothing silently."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True)
 
 
 def changed(section: Settings) -> set[str]:
-    """Keys that are set to a value other than their default."""
+    """Return the keys whose value differs from the default."""
     fields = type(section).model_fields
     return {key for key in section.model_fields_set if getattr(section, key) != fields[key].default}
 
 
 class Categorical(Settings):
-    """A categorical column → a field of ids."""
+    """A categorical field: its rows have ids of values."""
 
-    column: str | None = None  # the raw column; the field's own name unless set
-    cross: Annotated[tuple[str, ...], Field(min_length=2)] | None = None  # columns whose values together are one value
-    min_count: Positive = 1  # values seen less often in the train fold are out-of-vocabulary
-    max_size: Positive | None = None  # keep at most so many values, the most frequent ones
-    oov_buckets: Positive = 1  # out-of-vocabulary values are spread over so many ids by hash
-    hash_buckets: Positive | None = None  # no vocabulary: every value's id is its hash, one of so many
-    share_with: str | None = None  # another field, whose vocabulary is made of both columns' values
-    bag: bool = False  # several values a row: an array, or a text whose members `delimiter` parts
-    weights: str | None = None  # of a bag: the column of its members' weights, an array or a text like it
+    column: str | None = None
+    """Raw column to read; the field's own name unless set. One column can be read by several fields."""
+    cross: Annotated[tuple[str, ...], Field(min_length=2)] | None = Field(default=None, examples=[["Sex", "Pclass"]])
+    """Columns whose values are combined into one value, at least two."""
+    min_count: Positive = 1
+    """Values with fewer rows in the train fold are out-of-vocabulary."""
+    max_size: Positive | None = Field(default=None, examples=[100_000])
+    """Largest number of values in the vocabulary; the most frequent are kept."""
+    oov_buckets: Positive = 1
+    """Number of ids that out-of-vocabulary values share; a hash of the value chooses the id."""
+    hash_buckets: Positive | None = Field(default=None, examples=[100_000])
+    """Use no vocabulary: the id of a value is a hash of it, one of this number of ids."""
+    share_with: str | None = None
+    """Another field. Both use one vocabulary, made of the values of both columns."""
+    bag: bool = False
+    """The column has several values a row: an array, or a text with a delimiter, such as `red,blue`."""
+    weights: str | None = None
+    """For a bag: column with the weights of its members, an array or a text with the same delimiter."""
     delimiter: Annotated[str, Field(min_length=1)] = ","
-    max_length: Positive | None = None  # of a bag: members behind it are left out
+    """For a bag in a text column: separates the members."""
+    max_length: Positive | None = Field(default=None, examples=[20])
+    """For a bag: members after this position are ignored."""
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
@@ -54,33 +68,41 @@ class Categorical(Settings):
         for key, excludes, reason in (
             ("cross", {"column", "bag", "share_with"}, "a cross is made of the columns it names"),
             ("hash_buckets", vocabulary | {"share_with"}, "a hashed field has no vocabulary"),
-            ("share_with", vocabulary, "the vocabulary is the other field's, and is set up there"),
+            ("share_with", vocabulary, "the vocabulary is the other field's, and its settings are there"),
         ):
             both = sorted(excludes & given)
             if getattr(self, key) is not None and both:
-                raise ValueError(f"{reason}, so {key} and {', '.join(both)} cannot stand together: leave out one side")
+                raise ValueError(f"{reason}, so {key} and {', '.join(both)} cannot be combined: remove one")
         of_bags = sorted({"weights", "delimiter", "max_length"} & given)
         if of_bags and not self.bag:
-            raise ValueError(f"{', '.join(of_bags)} is for bags: add bag: true, or leave it out")
+            raise ValueError(f"{', '.join(of_bags)} is only for bags: add bag: true or remove it")
         return self
 
     def columns(self, name: str) -> tuple[str, ...]:
-        """The raw columns of the field of this name."""
+        """Return the raw columns of a field with this name."""
         return self.cross or (self.column or name,)
 
 
 class Numeric(Settings):
-    """A numeric column → one float, or with `buckets` a field of ids."""
+    """A number: one float, or with `buckets` a categorical field."""
 
-    column: str | None = None  # the raw column; the number's own name unless set
-    # dense: beside the pooled vector, into the MLP and the linear part. field: a feature with x = value in the pooling
-    as_: Literal["dense", "field"] = Field("dense", alias="as")
-    impute: Annotated[str | float, PlainValidator(_impute)] = "mean"  # replaces a missing number, before scaling
-    missing_flag: bool = False  # one more number: 1 where this one is missing
-    # standard: (x - mean) / std; minmax: to 0 … 1 of the train fold; log1p: sign(x) log(1 + |x|); none: as it is
+    column: str | None = None
+    """Raw column to read; the number's own name unless set. One column can be read under several names."""
+    as_: Literal["dense", "field"] = Field(default="dense", alias="as")
+    """`dense`: an input of the hidden layers beside the pooled vector, and of the linear part. `field`: a feature of
+    the pooling with x = value."""
+    impute: Annotated[str | float, PlainValidator(_impute)] = Field(default="mean", examples=["median", 0])
+    """Replaces a missing number before scaling: `mean` or `median` of the train fold, or a fixed number."""
+    missing_flag: bool = False
+    """Add a second number, NAME_missing, that is 1 where this one is missing."""
     scale: ScaleName = "standard"
-    clip: tuple[Fraction, Annotated[float, Field(gt=0, le=1)]] | None = None  # quantiles of the train fold
-    buckets: Annotated[int, Field(ge=2)] | None = None  # quantile buckets of the train fold → a categorical field
+    """`standard`: (x - mean) / standard deviation. `minmax`: the train fold's range becomes 0 … 1. `log1p`:
+    sign(x) log(1 + |x|). `none`: unchanged."""
+    clip: tuple[Fraction, Annotated[float, Field(gt=0, le=1)]] | None = Field(default=None, examples=[[0.001, 0.999]])
+    """Two quantiles of the train fold. Numbers outside them are set to them, before imputing and scaling."""
+    buckets: Annotated[int, Field(ge=2)] | None = Field(default=None, examples=[8])
+    """Make a categorical field from quantile buckets of the train fold. Excludes `as`, `impute`, `missing_flag`,
+    `scale` and `clip`."""
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
@@ -90,26 +112,35 @@ class Numeric(Settings):
             others = {"as_", "impute", "missing_flag", "scale", "clip"} & self.model_fields_set
             if others:
                 names = ", ".join(sorted(name.rstrip("_") for name in others))
-                raise ValueError(f"buckets makes a categorical field, to which {names} cannot apply: leave it out")
+                raise ValueError(
+                    f"buckets makes a categorical field, so {names} cannot apply: remove {names} or buckets"
+                )
         return self
 
 
-DATASET_COLUMNS = ("label", "weight", "fold")  # that the dataset has anyway
+DATASET_COLUMNS = ("label", "weight", "fold")  # reserved names of the dataset
 
 
 class Columns(Settings):
     """The roles of the table's columns."""
 
-    key: Annotated[tuple[str, ...], Field(min_length=1)]  # carried into every output
-    label: str  # what the model learns; the score job does not read it
-    weight: str | None = None  # sample weight, ≥ 0
-    categorical: dict[str, Categorical] = {}
-    numeric: dict[str, Numeric] = {}
+    key: Annotated[tuple[str, ...], Field(min_length=1, examples=[["PassengerId"]])]
+    """Columns that identify a row; copied to every output."""
+    label: str = Field(examples=["Survived"])
+    """Column that the model learns to predict. Binary: 0 and 1, or false and true; regression: a number; multiclass: a
+    text, a number, a boolean or a date. The score job does not read it."""
+    weight: str | None = None
+    """Column of sample weights, ≥ 0."""
+    categorical: dict[str, Categorical] = Field(default={}, examples=["Cabin"])
+    """Fields by name; a name with `{}` or nothing behind it has the defaults. The column is a text, a number, a boolean
+    or a date, or for a bag an array."""
+    numeric: dict[str, Numeric] = Field(default={}, examples=["Age"])
+    """Numbers by name, with the same rule for defaults."""
 
     @model_validator(mode="before")
     @classmethod
     def _empty_settings(cls, data: Any) -> Any:
-        # `Pclass:` with nothing behind it means the defaults, as `Pclass: {}` does.
+        # `Pclass:` with nothing behind it means the defaults, like `Pclass: {}`.
         if isinstance(data, dict):
             for name in ("categorical", "numeric"):
                 if isinstance(data.get(name), dict):
@@ -120,18 +151,20 @@ class Columns(Settings):
     def _names(self) -> Self:
         if not self.categorical and all(s.buckets is None and s.as_ == "dense" for s in self.numeric.values()):
             raise ValueError(
-                "nothing enters the pooling: name a column under categorical, or a number with buckets or as: field"
+                "no feature enters the pooling: add a column under categorical, or a number with buckets or as: field"
             )
         taken = set(DATASET_COLUMNS)
         for name in self.outputs:
             if name.lower() in taken:
                 raise ValueError(
-                    f"two columns of the dataset would be called {name!r} (label, weight and fold are taken): "
-                    "give the field another name and say which column it reads with `column:`"
+                    f"two columns of the dataset would be named {name!r} (label, weight and fold are reserved): "
+                    "rename the field and set its raw column with `column:`"
                 )
             taken.add(name.lower())
         if self.label in self.inputs:
-            raise ValueError(f"the label {self.label!r} is also an input: the model would only learn to repeat it")
+            raise ValueError(
+                f"the label {self.label!r} is also an input, which gives the answer away: remove it from the inputs"
+            )
         return self
 
     @model_validator(mode="after")
@@ -142,36 +175,38 @@ class Columns(Settings):
                 continue
             owner = self.categorical.get(other)
             if owner is None or other == name:
-                raise ValueError(f"categorical.{name}.share_with: {other!r} given, which is no other categorical field")
+                raise ValueError(
+                    f"categorical.{name}.share_with: {other!r} given, which is not another categorical field"
+                )
             if owner.share_with or owner.hash_buckets or owner.cross:
                 raise ValueError(
                     f"categorical.{name}.share_with: {other!r} has no vocabulary of its own to share "
-                    "(it is hashed, a cross, or shares another's)"
+                    "(it is hashed, a cross, or shares another field's)"
                 )
         return self
 
     @property
     def outputs(self) -> tuple[str, ...]:
-        """The dataset's columns of fields and numbers."""
+        """Columns of the dataset that are fields and numbers."""
         bags = (weights_name(n) for n, s in self.categorical.items() if s.bag)
         flags = (flag_name(n) for n, s in self.numeric.items() if s.missing_flag)
         return (*self.categorical, *bags, *self.numeric, *flags)
 
     def key_names(self, folders: tuple[str, ...] = ()) -> dict[str, str]:
-        """Raw key columns by their names in the dataset: key_… where a field or a folder has the name."""
+        """Return the raw key columns by their names in the dataset: key_NAME where a field or a folder has the name."""
         taken = {name.lower() for name in (*self.outputs, *folders, *DATASET_COLUMNS)}
         names = {name: f"key_{name}" if name.lower() in taken else name for name in self.key}
         for name, made in names.items():
             if made.lower() in taken or [other.lower() for other in names.values()].count(made.lower()) > 1:
                 raise ValueError(
-                    f"key: the key column {name!r} would be called {made!r} in the dataset, as another column is: give "
-                    "the field of that name another one and say which column it reads with `column:`"
+                    f"key: the key column {name!r} would be named {made!r} in the dataset, like another column: rename "
+                    "the field of that name and set its raw column with `column:`"
                 )
         return {made: name for name, made in names.items()}
 
     @property
     def inputs(self) -> tuple[str, ...]:
-        """Raw columns that become fields and numbers, each once."""
+        """Raw columns that fields and numbers read, each once."""
         categorical = [
             c for n, s in self.categorical.items() for c in (*s.columns(n), *([s.weights] if s.weights else []))
         ]

@@ -1,4 +1,4 @@
-"""A configuration file → settings; every mistake is told with its key, what was given and what is allowed."""
+"""Read a configuration file and check it; a message names each wrong key, its value and the allowed values."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -13,12 +13,12 @@ from nfm.config.settings import PLACEHOLDER, Config
 from nfm.contract.errors import ConfigError
 from nfm.contract.messages import did_you_mean
 
-_FILLED = ("workdir", "source", "score")  # sections whose texts may have names in braces
+_FILLED = ("workdir", "source", "score")  # sections whose texts may contain names in braces
 _VALUE = re.compile(r"[\w.:+@ -]+")
 
 
 def load(path: Path, changes: Sequence[str] = ()) -> Config:
-    """Read a configuration file, with `a.b=value` changes (YAML); ConfigError names every wrong key at once."""
+    """Read a configuration file, apply changes (`train.seed=2`) and check it; ConfigError names all wrong keys."""
     keys = ", ".join(change.partition("=")[0] for change in changes)  # a value may be a password
     return checked(read(path, changes), f"{path} with --set of {keys}" if keys else str(path))
 
@@ -52,10 +52,10 @@ def load_config(config: str | Path | Mapping[str, Any] | Config, overrides: Sequ
 
 
 def read(path: Path, changes: Sequence[str] = ()) -> dict[str, Any]:
-    """Read a configuration file, with changes from the command line; the settings are not checked.
+    """Read a configuration file and apply changes from the command line, without checking the settings.
 
-    Where `workdir`, `source` or `score` have a name in braces, as in `scores/ds={ds}`, a change of that name fills it.
-    Raises ConfigError if the file cannot be read or is not YAML, or for a change in another form.
+    A change such as `ds=2026-11-20` fills the name in braces of `scores/ds={ds}` in `workdir`, `source` and `score`.
+    Raises ConfigError if the file cannot be read or is not YAML, or if a change has another form.
     """
     try:
         content: dict[str, Any] = _parse(path.read_text())
@@ -64,13 +64,13 @@ def read(path: Path, changes: Sequence[str] = ()) -> dict[str, Any]:
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is not YAML: {error}") from error
     if not isinstance(content, dict):
-        raise ConfigError(f"{path} holds no settings. conf/reference.yaml shows them all.")
+        raise ConfigError(f"{path} contains no settings. conf/reference.yaml lists them all.")
     return change_settings(content, changes)
 
 
 def change_settings(content: dict[str, Any], changes: Sequence[str]) -> dict[str, Any]:
     """Apply the changes that `read` describes to a file's content."""
-    for change in sorted(changes, key=lambda change: "." not in change.partition("=")[0]):  # names in braces come last
+    for change in sorted(changes, key=lambda change: "." not in change.partition("=")[0]):  # names in braces last
         key, equals, text = change.partition("=")
         if not equals or not all(key.split(".")):
             raise ConfigError(f"--set {change}: write it as section.key=value, for example --set train.seed=2")
@@ -95,8 +95,8 @@ def _texts(value: Any) -> list[str]:
 def _filled(content: dict[str, Any], name: str, value: str) -> dict[str, Any]:
     if not _VALUE.fullmatch(value) or ".." in value:
         raise ConfigError(
-            f"--set {name}={value}: what stands in for {{{name}}} may hold letters, digits, spaces and . : + @ _ -, so "
-            "that it stays one step of a path"
+            f"--set {name}={value}: the value of {{{name}}} may contain only letters, digits, spaces and . : + @ _ -, "
+            "because it becomes one folder name"
         )
 
     def fill(part: Any) -> Any:
@@ -110,9 +110,9 @@ def _filled(content: dict[str, Any], name: str, value: str) -> dict[str, Any]:
 
 
 def put(content: dict[str, Any], key: str, value: Any, where: str) -> dict[str, Any]:
-    """Return a copy of a file's content with another value for one key, such as `train.seed`; makes missing sections.
+    """Return a copy of a file's content with a new value for one key, such as `train.seed`; add missing sections.
 
-    `where` is the origin of the change, for the ConfigError if a part of the key is not a section.
+    Raises ConfigError, which names `where` as the origin of the change, if a part of the key is not a section.
     """
     first, _, rest = key.partition(".")
     if rest:
@@ -124,33 +124,33 @@ def put(content: dict[str, Any], key: str, value: Any, where: str) -> dict[str, 
 
 
 def checked(content: dict[str, Any], where: str) -> Config:
-    """Validate a file's content; the ConfigError names the origin, `where`, and every wrong key at once."""
+    """Check a file's content; the ConfigError names its origin, `where`, and all wrong keys."""
     try:
         return Config.model_validate(_lists_to_tuples(content))
     except ValidationError as error:
-        problems = "\n".join(f"  {_tell(problem)}" for problem in error.errors())
-        raise ConfigError(f"{where} is refused:\n{problems}\nconf/reference.yaml explains every key.") from error
+        problems = "\n".join(f"  {_describe(problem)}" for problem in error.errors())
+        raise ConfigError(f"{where} is invalid:\n{problems}\nconf/reference.yaml explains every key.") from error
 
 
 def as_yaml(content: dict[str, Any], flow: bool | None = None, width: float = 120) -> str:
-    """A content as YAML, in its order; without the comments of the file. `flow`: in braces; None: inner parts only."""
+    """Return a file's content as YAML, in its order, without comments; `flow`: in braces, None: inner parts only."""
     return yaml.dump(content, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=width, default_flow_style=flow)
 
 
 class _Yaml(yaml.SafeLoader):
-    """YAML with the numbers of YAML 1.2 (PyYAML alone reads 1e-3 as a text), and without repeated keys."""
+    """Loader with the numbers of YAML 1.2 (PyYAML alone reads 1e-3 as a text); refuses repeated keys."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        """Refuse a repeated key: YAML would silently take the last one."""
+        """Refuse a repeated key: YAML would silently use the last one."""
         keys = [self.construct_object(key, deep=True) for key, _ in node.value]
         for key in keys:
             if keys.count(key) > 1:
-                raise yaml.YAMLError(f"the key {key!r} stands twice in one section, {node.start_mark}")
+                raise yaml.YAMLError(f"the key {key!r} occurs twice in one section, {node.start_mark}")
         return super().construct_mapping(node, deep=deep)
 
 
 class _Dumper(yaml.SafeDumper):
-    """Writes what `_Yaml` reads: a text such as 1e-3 is quoted. Never writes aliases."""
+    """Writer that `_Yaml` reads: quotes a text such as 1e-3, writes no aliases."""
 
     def ignore_aliases(self, data: Any) -> bool:
         return True
@@ -167,14 +167,14 @@ def _parse(text: str) -> Any:
 
 
 def _lists_to_tuples(content: Any) -> Any:
-    """Settings are immutable: YAML's lists become tuples."""
+    """Replace lists by tuples, because settings are immutable."""
     if isinstance(content, dict):
         return {key: _lists_to_tuples(value) for key, value in content.items()}
     return tuple(map(_lists_to_tuples, content)) if isinstance(content, list) else content
 
 
-def _tell(problem: ErrorDetails) -> str:
-    """The key, what was given and what is allowed."""
+def _describe(problem: ErrorDetails) -> str:
+    """Return a line with the key, the value given and the allowed values."""
     where = ".".join(str(part) for part in problem["loc"])
     given = problem["input"]
     match problem["type"]:
@@ -193,14 +193,14 @@ def _tell(problem: ErrorDetails) -> str:
             shown = list(given) if isinstance(given, tuple) else given
             message = problem["msg"].replace("tuple", "list")
             a_text = isinstance(given, bool) and problem["type"] == "string_type"
-            hint = ". YAML reads yes, no, on and off so: put texts in quotes" if a_text else ""
+            hint = ". YAML reads yes, no, on and off as booleans: put texts in quotes" if a_text else ""
             return f"{where}: {shown!r} given; {message[:1].lower()}{message[1:]}{hint}"
 
 
 def _keys_at(path: tuple[int | str, ...]) -> list[str]:
-    """The keys that the section at this path may have."""
+    """Return the allowed keys of the section at this path."""
     section: type[BaseModel] = Config
-    entries = False  # inside a mapping of names of the user's own, such as columns.categorical
+    entries = False  # inside a mapping whose keys are names of the user, such as columns.categorical
     for part in path:
         if entries:
             entries = False

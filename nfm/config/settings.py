@@ -1,26 +1,26 @@
-"""The settings: frozen and validated; every key is documented where it is declared. `nfm.config.file` reads them."""
+"""Settings of all jobs: frozen and validated. `nfm.config.file` reads them from YAML."""
 
 import re
-from datetime import date, datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, PlainValidator, SerializationInfo, field_serializer, model_validator
 
-from nfm.config.columns import DATASET_COLUMNS, Columns, Fraction, Settings, changed
+from nfm.config.columns import DATASET_COLUMNS, Columns, Settings
+from nfm.config.split import Dataset, Split
 from nfm.config.train import MONITORS, Model, Train, Tune
 from nfm.contract.errors import ConfigError
 
 SECRETS = object()  # context of a serialization that keeps passwords
 _SECRET = re.compile(r"password|secret|token|key", re.IGNORECASE)
-PLACEHOLDER = re.compile(r"\{([A-Za-z_]\w*)\}")  # a name that --set gives a value: scores/ds={ds}
+PLACEHOLDER = re.compile(r"\{([A-Za-z_]\w*)\}")  # a name whose value comes from --set: scores/ds={ds}
 
 
 def check_filled(key: str, text: str | None) -> None:
-    """Raise ConfigError for a name in braces without a value."""
+    """Raise ConfigError if a name in braces has no value."""
     if text is not None and (waiting := PLACEHOLDER.search(text)):
         name = waiting.group(1)
-        raise ConfigError(f"{key}: {text!r} has no value for {{{name}}}: give it with --set {name}=…")
+        raise ConfigError(f"{key}: {text!r} has no value for {{{name}}}: set it with --set {name}=…")
 
 
 def _scalar(value: Any) -> Any:
@@ -33,30 +33,33 @@ def _paths(value: Any) -> str | tuple[str, ...] | None:
     listed = isinstance(value, tuple) and value and all(isinstance(path, str) for path in value)
     if value is not None and not listed and not isinstance(value, str):
         shown = list(value) if isinstance(value, tuple) else value
-        raise ValueError(f"{shown!r} given; a path is a text, or a list of texts")
+        raise ValueError(f"{shown!r} given; a path is a text or a list of texts")
     return value  # type: ignore[no-any-return]
 
 
-def _moment(value: Any) -> str | int | None:
-    """The first moment of a fold. YAML reads 2026-10-01 as a date, and 2026-10-01 12:00 as a text."""
-    if isinstance(value, date):  # a datetime is one, too
-        return value.isoformat(" ") if isinstance(value, datetime) else value.isoformat()
-    if value is not None and (isinstance(value, bool) or not isinstance(value, str | int)):
-        raise ValueError(f"{value!r} given; a date, a time, a text or a whole number")
-    return value
-
-
 class Source(Settings):
-    """A raw table: anything Spark reads. Either `path` with a format, or `table`."""
+    """A raw table, anything that Spark reads: `path` with a format, or `table`."""
 
-    format: str = "parquet"  # a Spark data source: parquet, csv, json, orc, …
-    path: Annotated[str | tuple[str, ...] | None, PlainValidator(_paths)] = None  # a file or a folder, or several
-    table: str | None = None  # a table of Spark's catalog, instead of path
-    options: dict[str, Annotated[Any, PlainValidator(_scalar)]] = Field(default={})  # passed to Spark's reader
-    where: str | None = None  # an SQL condition; rows that do not meet it are left out
-    # parquet: tasks read the files themselves. spark: through Spark's reader. auto: parquet where it can
+    format: str = "parquet"
+    """Data source of Spark: parquet, csv, json, orc, …"""
+    path: Annotated[str | tuple[str, ...] | None, PlainValidator(_paths)] = Field(
+        default=None, examples=["raw/orders", ["2025.parquet", "2026.parquet"]]
+    )
+    """A file or a folder, or a list of them."""
+    table: str | None = Field(default=None, examples=["shop.orders"])
+    """A table of Spark's catalog, instead of `path`."""
+    options: dict[str, Annotated[Any, PlainValidator(_scalar)]] = Field(
+        default={}, examples=[{"header": True, "inferSchema": True}]
+    )
+    """Options of Spark's reader. Values of options named like a password, secret, token or key are not stored in the
+    model."""
+    where: str | None = Field(default=None, examples=["country = 'NL'"])
+    """SQL condition; other rows are left out."""
     scan: Literal["auto", "parquet", "spark"] = "auto"
-    on_corrupt: Literal["refuse", "skip"] = "refuse"  # skip: a file that cannot be read is left out, and reported
+    """`parquet`: tasks read Parquet files themselves, which is fast. `spark`: rows come through Spark, from any source.
+    `auto`: `parquet` where possible; `--plan` shows which, and why."""
+    on_corrupt: Literal["refuse", "skip"] = "refuse"
+    """A file that cannot be read ends the job (`refuse`) or is left out and reported (`skip`)."""
 
     @model_validator(mode="after")
     def _one_place(self) -> Self:
@@ -66,87 +69,38 @@ class Source(Settings):
 
     @field_serializer("options")
     def _without_secrets(self, options: dict[str, Any], info: SerializationInfo) -> dict[str, Any]:
-        # The settings are written into every model and its report; a database's password is not.
+        # Every model and its report contain the settings, but no password of a database.
         if info.context is SECRETS:
             return options
         return {key: "***" if _SECRET.search(key) else value for key, value in options.items()}
 
     def __str__(self) -> str:
-        """The table's name in messages."""
+        """Return the table's name for messages."""
         return f"table {self.table}" if self.table else ", ".join(self.paths)
 
     @property
     def paths(self) -> tuple[str, ...]:
-        """The files and folders; empty for a table of the catalog."""
+        """Files and folders; empty for a table of the catalog."""
         return (self.path,) if isinstance(self.path, str) else self.path or ()
 
     def check_filled(self) -> None:
-        """Raise ConfigError for a name in braces without a value."""
+        """Raise ConfigError if a name in braces has no value."""
         for key, text in (*(("path", path) for path in self.paths), ("table", self.table), ("where", self.where)):
             check_filled(f"source.{key}", text)
 
 
-class Split(Settings):
-    """Which fold a row belongs to: by a hash of key columns, by time, or by a column."""
-
-    # By hash, a row keeps its fold whatever the order, the partitions and the new rows.
-    by: tuple[str, ...] = ()  # columns.key unless set
-    valid: Fraction = 0.1  # share of the rows
-    test: Fraction = 0.2
-    seed: Annotated[int, Field(ge=0, lt=2**32)] = 1
-    # By time: a date, a timestamp, or texts or whole numbers in the order of time.
-    time: str | None = None  # the column
-    valid_from: Annotated[str | int | None, PlainValidator(_moment)] = None  # the first that is no longer train
-    test_from: Annotated[str | int | None, PlainValidator(_moment)] = None  # the first that is test
-    column: str | None = None  # holds train, valid or test
-    negative_rate: Annotated[float, Field(gt=0, le=1)] = 1.0  # share of the train fold's rows of label 0 that is kept
-
-    @model_validator(mode="after")
-    def _one_way(self) -> Self:
-        ways = {
-            "by, valid, test": {"by", "valid", "test"},
-            "time, valid_from, test_from": {"time", "valid_from", "test_from"},
-            "column": {"column"},
-        }
-        given = changed(self)
-        used = [name for name, keys in ways.items() if keys & given]
-        if len(used) > 1 and (self.time is not None or self.column is not None):
-            raise ValueError(f"rows are split in one way, but this names several: {'; '.join(used)}")
-        if self.time is None and {"valid_from", "test_from"} & given:
-            raise ValueError("valid_from and test_from need time, the column they speak of")
-        if self.time is not None and self.valid_from is None and self.test_from is None:
-            raise ValueError("a split by time needs valid_from, test_from or both")
-        if self.valid_from is not None and self.test_from is not None:
-            if type(self.valid_from) is not type(self.test_from):
-                raise ValueError("valid_from and test_from are of two kinds: write them alike")
-            if self.valid_from > self.test_from:  # type: ignore[operator]
-                raise ValueError("test_from comes before valid_from: the folds follow each other train, valid, test")
-        if self.valid + self.test >= 1:
-            raise ValueError(f"valid + test is {self.valid + self.test:g}, which leaves nothing to train on")
-        return self
-
-    @property
-    def has_valid(self) -> bool:
-        """The settings ask for a validation fold."""
-        return self.column is not None or (self.valid_from is not None if self.time is not None else self.valid > 0)
-
-
-class Dataset(Settings):
-    """How the encoded rows are stored."""
-
-    partition_by: tuple[str, ...] = ()  # raw columns: a folder for each of their values, inside each fold's
-
-
 class Gates(Settings):
-    """Conditions for publishing the scores of a table; a gate that is not set never fires."""
+    """Limits for publishing scores. Beyond one, nothing is published and the exit code is 4. `null`: no limit."""
 
-    # Share of a field's values that are out of its vocabulary.
-    max_oov_rate: Annotated[float, Field(ge=0, le=1)] | None = None
-    # Population stability index of the scores, against those on the validation fold. 0.25 is a usual limit. No gate on
-    # a PSI closes where the table has so few rows that chance alone explains it.
-    max_psi: Annotated[float, Field(gt=0)] | None = None
-    max_field_psi: Annotated[float, Field(gt=0)] | None = None  # of any field or number, against the train fold
-    min_rows: Annotated[int, Field(ge=0)] | None = None  # of the table
+    max_oov_rate: Annotated[float, Field(ge=0, le=1)] | None = Field(default=None, examples=[0.2])
+    """Largest out-of-vocabulary share of a field's values."""
+    max_psi: Annotated[float, Field(gt=0)] | None = Field(default=None, examples=[0.25])
+    """Largest PSI (population stability index) of the scores, against the scores of the valid fold; 0.25 is usual. A
+    PSI gate fires only when the shift is statistically significant for the table's size (p < 0.001)."""
+    max_field_psi: Annotated[float, Field(gt=0)] | None = Field(default=None, examples=[0.5])
+    """Largest PSI of any field or number, against the train fold."""
+    min_rows: Annotated[int, Field(ge=0)] | None = Field(default=None, examples=[1_000_000])
+    """Smallest number of rows of the table."""
 
     @property
     def limits(self) -> dict[str, float]:
@@ -155,28 +109,46 @@ class Gates(Settings):
 
 
 class Score(Settings):
-    """Settings of the score job: what it reads and writes."""
+    """Settings of the score job: its input and output."""
 
-    source: Source | None = None  # the top-level source unless set
-    model: str | None = None  # workdir/model unless set
-    output: str | None = None  # workdir/scores unless set
-    columns: tuple[str, ...] = ()  # carried along, besides the key
-    encoded: bool = False  # the source is a dataset/ of the feature job, or a fold of it, rather than a raw table
-    partition_by: tuple[str, ...] = ()  # columns of the source: a folder for each of their values
-    format: Literal["parquet", "csv", "delta"] = "parquet"  # delta: the package deltalake is needed
-    file_mb: Annotated[int, Field(ge=1)] = 128  # files are about this large
-    explain: Annotated[int, Field(ge=0, le=10)] = 0  # adds so many reasons: the fields that moved the score most
-    rank: bool = False  # adds score_rank: 1 is the highest score of all
-    quantile: bool = False  # adds score_quantile: the share of the rows that score no higher
-    gates: Annotated[Gates, BeforeValidator(lambda given: {} if given is None else given)] = Gates()  # null: none
+    source: Source | None = None
+    """Table to score, with the keys of `source`, which is used unless this is set."""
+    model: str | None = None
+    """Folder of the model; `workdir`/model unless set."""
+    output: str | None = Field(default=None, examples=["scores/ds={ds}"])
+    """Folder of the scores; `workdir`/scores unless set. A name in braces gets its value from `--set ds=2026-11-20`;
+    only that folder is replaced."""
+    columns: tuple[str, ...] = ()
+    """Columns to copy to the output, besides the key."""
+    encoded: bool = False
+    """The source is a dataset/ of the feature job, or a fold of it, instead of a raw table."""
+    partition_by: tuple[str, ...] = Field(default=(), examples=[["country"]])
+    """Columns of the source; the output has one folder for each of their values."""
+    format: Literal["parquet", "csv", "delta"] = "parquet"
+    """Format of the output; `delta` needs the package deltalake."""
+    file_mb: Annotated[int, Field(ge=1)] = 128
+    """Approximate size of an output file, in MB."""
+    explain: Annotated[int, Field(ge=0, le=10)] = 0
+    """Number of reason codes: adds reason_1, reason_1_effect, …, the fields and numbers that changed the row's score
+    most. An effect is the score minus the score with that one missing; above 0, the value raised the score. Null if
+    nothing (more) changed it. For multiclass, effects are on the row's highest class."""
+    rank: bool = False
+    """Add score_rank; 1 is the highest score of the table."""
+    quantile: bool = False
+    """Add score_quantile, the share of rows whose score is not higher."""
+    gates: Annotated[Gates, BeforeValidator(lambda given: {} if given is None else given)] = Gates()
 
 
 class Config(Settings):
     """Settings of a configuration file, for all jobs."""
 
-    name: str
-    workdir: str  # holds dataset/ encoding/ model/ scores/
-    source: Source
+    name: str = Field(examples=["reference"])
+    """Name in summaries and reports."""
+    workdir: str = Field(examples=["build/reference"])
+    """Folder of dataset/, encoding/, model/ and scores/, at the same path on every machine."""
+    source: Source = Field(
+        examples=[{"format": "csv", "path": "tests/data/titanic.csv", "options": {"header": True, "inferSchema": True}}]
+    )
     columns: Columns
     split: Split = Split()
     dataset: Dataset = Dataset()
@@ -195,16 +167,16 @@ class Config(Settings):
         for name in self.dataset.partition_by:
             if name.lower() in taken:
                 raise ValueError(
-                    f"dataset.partition_by: the folders of {name!r} would be taken for the column of that name: give "
-                    "the field another name and say which column it reads with `column:`"
+                    f"dataset.partition_by: the folders of {name!r} would collide with the dataset's column of that "
+                    "name: rename the field and set its raw column with `column:`"
                 )
         self.columns.key_names(self.dataset.partition_by)
         self._check_train()
         stopping = self.train.early_stopping
         if stopping and stopping.monitor.startswith("val_") and not self.split.has_valid:
             raise ValueError(
-                "early stopping watches the validation fold, but split.valid is 0 (or, by time, valid_from is not "
-                "there): give it a share of the rows"
+                "train.early_stopping needs a valid fold, but split.valid is 0 (for a split by time: valid_from is not "
+                "set): set it, or set train.early_stopping: null"
             )
         return self
 
@@ -216,19 +188,19 @@ class Config(Settings):
             ("tune.metric", self.tune.metric),
         ):
             if name is not None and name not in monitors:
-                raise ValueError(f"{key}: {name!r} given; allowed of the task {task}: {', '.join(monitors)}")
+                raise ValueError(f"{key}: {name!r} given; allowed for the task {task}: {', '.join(monitors)}")
         if task != "binary" and self.split.negative_rate != 1:
-            raise ValueError(f"split.negative_rate is for the binary task, but model.task is {task}: leave it out")
+            raise ValueError(f"split.negative_rate is only for the binary task, but model.task is {task}: remove it")
         if task == "regression" and train.class_weights is not None:
             raise ValueError("train.class_weights: a regression has no classes; use columns.weight")
         if train.group is not None and (train.group not in self.columns.key or task != "binary"):
             raise ValueError(
-                f"train.group: {train.group!r} given; it is for the binary task, and one of columns.key "
-                f"({', '.join(self.columns.key)})"
+                f"train.group: {train.group!r} given; it must be one of columns.key ({', '.join(self.columns.key)}), "
+                f"and model.task must be binary (it is {task})"
             )
 
     def for_plan(self) -> Self:
-        """The same settings without the search for corrupt files: a plan reads no rows."""
+        """Return the settings without the search for corrupt files: a plan reads no rows."""
         refuse = {"on_corrupt": "refuse"}
         source = self.score.source and self.score.source.model_copy(update=refuse)
         score = self.score.model_copy(update={"source": source})
@@ -236,10 +208,10 @@ class Config(Settings):
 
     @property
     def of_dataset(self) -> dict[str, Any]:
-        """The settings that differ from their defaults, of the sections that determine a dataset."""
+        """Settings that determine a dataset and differ from their defaults."""
         found = self.model_dump(mode="json", by_alias=True, exclude_defaults=True, include={"columns", "split"})
         columns, split = found["columns"], found.setdefault("split", {})
-        # What only says what would be so anyway.
+        # Settings that only repeat the default.
         for name, settings in (*columns.get("categorical", {}).items(), *columns.get("numeric", {}).items()):
             if settings.get("column") == name:
                 del settings["column"]
@@ -249,23 +221,23 @@ class Config(Settings):
 
     @property
     def dataset_folder(self) -> Path:
-        """Where the features job writes the encoded rows."""
+        """Folder of the encoded rows, which the feature job writes."""
         return self._below("dataset")
 
     @property
     def encoding_folder(self) -> Path:
-        """Where the features job writes the encoding."""
+        """Folder of the encoding, which the feature job writes."""
         return self._below("encoding")
 
     @property
     def model_folder(self) -> Path:
-        """Where the train job writes the artifact and the score job reads it."""
+        """Folder of the model, which the train job writes and the score job reads."""
         check_filled("score.model", self.score.model)
         return Path(self.score.model or self._below("model"))
 
     @property
     def scores_folder(self) -> Path:
-        """Where the score job writes."""
+        """Folder of the scores."""
         check_filled("score.output", self.score.output)
         return Path(self.score.output or self._below("scores"))
 

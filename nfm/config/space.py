@@ -1,4 +1,4 @@
-"""The settings that a search may change: `tune.space` of a configuration file, checked before any work."""
+"""Search space of a tuning: `tune.space` of a configuration file, checked before any work."""
 
 import json
 import math
@@ -13,10 +13,10 @@ from nfm.config.settings import Config
 from nfm.config.train import Range
 from nfm.contract.errors import ConfigError
 
-# Settings that change nothing a search could see, or what its trials are judged by.
+# Settings that no trial can improve, or that change how trials are judged.
 _USELESS = {
     "model.task": "trials of different tasks cannot be compared",
-    "model.embedding_dtype": "it rounds the artifact, after the training",
+    "model.embedding_dtype": "it only rounds the model after the training",
     "train.group": "it only adds a metric",
     "train.checkpoint_seconds": "it changes no weight",
 }
@@ -24,7 +24,7 @@ _USELESS = {
 
 @dataclass(frozen=True)
 class Numbers:
-    """A range of numbers, both ends included."""
+    """Range of numbers, both ends included."""
 
     low: float
     high: float
@@ -33,18 +33,18 @@ class Numbers:
 
     @property
     def size(self) -> float:
-        """How many numbers there are."""
+        """Number of values."""
         return self.high - self.low + 1 if self.whole else math.inf
 
 
 @dataclass(frozen=True)
 class Space:
-    """A configuration, and which of its settings may change."""
+    """Configuration and the settings that a search may change."""
 
-    path: Path | None  # of the file; None: a program has made the settings
-    content: dict[str, Any]  # the file's, with the command line's changes
-    base: Config  # what they make
-    settings: Mapping[str, Numbers | tuple[str, ...]]  # a range; or values as JSON, because a search draws no lists
+    path: Path | None  # of the configuration file; None: a program made the settings
+    content: dict[str, Any]  # of the file, with the changes of the command line
+    base: Config  # settings from the content
+    settings: Mapping[str, Numbers | tuple[str, ...]]  # range, or values as JSON: Optuna draws no lists
 
     @property
     def origin(self) -> str:
@@ -53,26 +53,26 @@ class Space:
 
     @property
     def size(self) -> float:
-        """How many combinations there are."""
+        """Number of combinations."""
         return math.prod(one.size if isinstance(one, Numbers) else len(one) for one in self.settings.values())
 
     def changed(self, values: Mapping[str, Any]) -> dict[str, Any]:
-        """The file's content with these settings in place; values as in YAML."""
+        """Return the file's content with these settings, whose values are as in YAML."""
         content = self.content
         for key, value in values.items():
             content = put(content, key, value, f"tune.space of {self.origin}")
         return content
 
     def config(self, values: Mapping[str, Any]) -> Config:
-        """The settings with these values; ConfigError if they are refused, perhaps only in combination."""
-        return checked(self.changed(values), f"{self.origin} with {shown(values) or 'nothing changed'}")
+        """Return the settings with these values; ConfigError if one is invalid, alone or in combination."""
+        return checked(self.changed(values), f"{self.origin} with {shown(values) or 'no changes'}")
 
     def values(self, drawn: Mapping[str, Any]) -> dict[str, Any]:
-        """Drawn values as in YAML: JSON text becomes the value that it stands for."""
+        """Convert drawn values to those of YAML: a JSON text becomes its value."""
         return {key: one if isinstance(self.settings[key], Numbers) else json.loads(one) for key, one in drawn.items()}
 
     def as_it_is(self) -> dict[str, Any]:
-        """Return what a search would draw for the unchanged configuration, without settings outside the space."""
+        """Return the draw that gives the unchanged configuration, without settings outside the space."""
         base = self.base.model_dump()
         drawn: dict[str, Any] = {}
         for key, setting in self.settings.items():
@@ -90,28 +90,28 @@ class Space:
 
 
 def shown(values: Mapping[str, Any]) -> str:
-    """Settings in one line."""
+    """Return the settings in one line."""
     return ", ".join(f"{key} {as_text(value)}" for key, value in values.items())
 
 
 def as_text(value: Any) -> str:
-    """A value as in YAML; drawn numbers in four digits."""
+    """Return a value as in YAML, numbers with four digits."""
     return f"{value:.4g}" if isinstance(value, float) else json.dumps(value, ensure_ascii=False)
 
 
 def read_space(path: Path | None, content: dict[str, Any]) -> Space:
     """Read the space of a configuration file's content, and check every value.
 
-    A value is right if the configuration accepts it alone, or together with one other setting of the space: momentum
-    needs `optimizer: sgd`. The search leaves out other combinations that are refused. Raises ConfigError if the space
-    is empty, or with every setting and value that cannot be.
+    A value is valid if the configuration accepts it alone, or together with one other setting of the space: momentum
+    needs `optimizer: sgd`. The search skips other invalid combinations. Raises ConfigError if the space is empty, or
+    with all invalid settings and values.
     """
     origin = _origin(path)
     base = checked(content, origin)
     space = Space(path, content, base, {})
     if not base.tune.space:
         raise ConfigError(
-            f"{origin}: tune.space names no setting to search. Give it some, with a list of values or a range each: "
+            f"{origin}: tune.space is empty. Add settings to search, each with a list of values or a range: "
             "tune: {space: {train.learning_rate: {low: 0.01, high: 0.2, log: true}, model.embedding_dim: [16, 64]}}"
         )
     problems = [problem for key in base.tune.space for problem in _key_problems(key, base)]
@@ -119,7 +119,7 @@ def read_space(path: Path | None, content: dict[str, Any]) -> Space:
         problems = list(_value_problems(space))
     if problems:
         lines = "\n".join(f"  {problem}" for problem in problems)
-        raise ConfigError(f"tune.space of {origin} is refused:\n{lines}\nconf/reference.yaml explains every key.")
+        raise ConfigError(f"tune.space of {origin} is invalid:\n{lines}\nconf/reference.yaml explains every key.")
     settings: dict[str, Numbers | tuple[str, ...]] = {}
     for key, setting in base.tune.space.items():
         if isinstance(setting, Range):
@@ -138,17 +138,17 @@ def _key_problems(key: str, base: Config) -> Iterator[str]:
     if not key.startswith(("model.", "train.")):
         yield f"{key}: only settings of model and train can be searched: model.embedding_dim, train.learning_rate, …"
     elif key in _USELESS:
-        yield f"{key}: leave it out of the space: {_USELESS[key]}"
+        yield f"{key}: remove it from the space: {_USELESS[key]}"
     for other in base.tune.space:
         if key.startswith(f"{other}."):
-            yield f"{key}: {other} has it among its values already: leave out one of the two"
+            yield f"{key}: {other} already includes it: remove one of the two"
     setting = base.tune.space[key]
     if isinstance(setting, tuple):
         if not setting:
-            yield f"{key}: [] given; a list of at least one value, or a range such as {{low: 0.01, high: 0.1}}"
+            yield f"{key}: [] given; give a list of at least one value, or a range such as {{low: 0.01, high: 0.1}}"
         for i, value in enumerate(setting):
             if any(type(value) is type(earlier) and value == earlier for earlier in setting[:i]):
-                yield f"{key}: {as_text(value)} stands twice"
+                yield f"{key}: {as_text(value)} is listed twice"
 
 
 def _value_problems(space: Space) -> Iterator[str]:
@@ -158,11 +158,11 @@ def _value_problems(space: Space) -> Iterator[str]:
                 _accepted(space, key, value)
             except ConfigError as error:
                 first, *others = str(error).splitlines()
-                yield from (line.strip() for line in others[:-1] or [first])  # the first and the last say where
+                yield from (line.strip() for line in others[:-1] or [first])  # without the first and the last line
 
 
 def _accepted(space: Space, key: str, value: Any) -> dict[str, Any]:
-    """This value, and another setting that the configuration may need with it."""
+    """Return this value, together with another setting if the configuration needs one."""
     others = (
         {other: choice}
         for other, setting in space.base.tune.space.items()
@@ -187,7 +187,7 @@ def _checked_values(setting: Range | tuple[Any, ...]) -> tuple[Any, ...]:
 
 
 def _now(config: Config, key: str) -> Any:
-    """A setting's value; None where its section is switched off."""
+    """Return a setting's value; None if its section is null."""
     section: Any = config
     for name in key.split("."):
         section = getattr(section, name, None)

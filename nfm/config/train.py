@@ -1,4 +1,4 @@
-"""Settings of the model, the training and the search. The others are in `settings`."""
+"""Settings of the model, the training and the search for better settings."""
 
 from typing import Annotated, Any, Literal, Self
 
@@ -12,115 +12,162 @@ NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 class L2(Settings):
     """Factors of the squared weights that are added to the loss."""
 
-    embedding: NotNegative = 0.0  # over the rows of the batch, averaged over its samples
-    linear: NotNegative = 0.0  # the same, of the first-order weights
-    hidden: NotNegative = 0.0  # kernels of the hidden layers
+    embedding: NotNegative = 0.0
+    """For the embeddings of the batch's features, averaged over its rows."""
+    linear: NotNegative = 0.0
+    """For the linear weights of the batch's features, averaged over its rows."""
+    hidden: NotNegative = 0.0
+    """For the kernels of the hidden layers."""
 
 
 class Model(Settings):
-    """The Neural Factorization Machine (He & Chua 2017)."""
+    """The Neural Factorization Machine, with the names of the paper (He & Chua, SIGIR 2017)."""
 
-    # binary: log loss, the score is a probability. regression: squared loss, the score is the number. multiclass:
-    # softmax over the classes of the train fold, a score for each
     task: Literal["binary", "regression", "multiclass"] = "binary"
-    embedding_dim: Positive = 64  # K
-    hidden_units: tuple[Positive, ...] = (128, 128)  # [] for none
-    activation: Literal["relu", "sigmoid", "tanh", "linear"] = "relu"  # of the hidden layers
-    batch_norm: bool = True  # on the pooled vector and on each hidden layer, before its activation
+    """`binary`: log loss, the score is a probability. `regression`: squared loss, the score is the number.
+    `multiclass`: softmax over the classes of the train fold, one score a class."""
+    embedding_dim: Positive = 64
+    """Size K of an embedding."""
+    hidden_units: tuple[Positive, ...] = (128, 128)
+    """Width of each hidden layer; `[]` for no hidden layer."""
+    activation: Literal["relu", "sigmoid", "tanh", "linear"] = "relu"
+    """Activation of the hidden layers."""
+    batch_norm: bool = True
+    """Batch normalization of the pooled vector and of each hidden layer, before its activation."""
     pooling_dropout: Fraction = 0.5
+    """Share of the pooled vector that dropout sets to 0."""
     hidden_dropout: Fraction = 0.2
+    """Share of a hidden layer that dropout sets to 0."""
     l2: L2 = L2()
-    output: Literal["trained", "ones"] = "trained"  # h; ones without hidden layers is a factorization machine
-    embedding_dtype: Literal["float32", "float16"] = "float32"  # of the artifact's table; float16 halves its size
+    output: Literal["trained", "ones"] = "trained"
+    """The output vector h. `ones` with `hidden_units: []` makes a factorization machine; not for multiclass."""
+    embedding_dtype: Literal["float32", "float16"] = "float32"
+    """Type of the embeddings in the stored model; `float16` halves its size."""
 
     @model_validator(mode="after")
     def _machine(self) -> Self:
         if self.output == "ones" and self.hidden_units:
-            raise ValueError("output: ones makes a factorization machine, which has no hidden layers: hidden_units: []")
+            raise ValueError("output: ones makes a factorization machine without hidden layers: set hidden_units: []")
         if self.output == "ones" and self.task == "multiclass":
-            raise ValueError("output: ones has one output, and multiclass needs one for each class: output: trained")
+            raise ValueError("output: ones gives one output, multiclass needs one for each class: set output: trained")
         return self
 
 
 class EarlyStopping(Settings):
-    """When to stop; the weights of the best epoch are kept."""
+    """When to stop before the last epoch; the weights of the best epoch are kept. `null`: run all epochs and keep the
+    last weights."""
 
-    monitor: str = "val_loss"  # loss, or a metric of the task, of the validation fold with val_ before it
-    mode: Literal["auto", "min", "max"] = "auto"  # auto: auc and accuracy up, all others down
-    patience: Positive = 5  # epochs without improvement
-    min_delta: NotNegative = 0.0  # smaller changes are no improvement
+    monitor: str = "val_loss"
+    """Figure to watch: `loss`, or a metric of the model task (binary: `auc`, `accuracy`; regression: `rmse`, `mae`;
+    multiclass: `accuracy`), for the train fold; with `val_` in front, for the valid fold."""
+    mode: Literal["auto", "min", "max"] = "auto"
+    """Direction of an improvement. `auto`: `max` for auc and accuracy, `min` for all others."""
+    patience: Positive = 5
+    """Epochs without improvement before stopping."""
+    min_delta: NotNegative = 0.0
+    """Smaller changes are not an improvement."""
 
 
 MONITORS = {"binary": ("auc", "accuracy"), "regression": ("rmse", "mae"), "multiclass": ("accuracy",)}
 
 
 class Schedule(Settings):
-    """Schedule of the learning rate; constant unless a kind is set."""
+    """Change of the learning rate during a training."""
 
     kind: Literal["constant", "cosine", "plateau"] = "constant"
-    warmup_steps: Annotated[int, Field(ge=0)] = 0  # of any kind: the rate rises from 0 in a line
-    # cosine: falls to final_share of the rate at the end of the last epoch. plateau: is multiplied by `factor` after
-    # `patience` epochs in which early_stopping.monitor (val_loss without early stopping) did not improve
+    """`cosine`: the rate falls until the end of the last epoch. `plateau`: it falls when the figure of
+    early_stopping.monitor stops improving (`val_loss` without early stopping)."""
+    warmup_steps: Annotated[int, Field(ge=0)] = 0
+    """Steps in which the rate rises linearly from 0; for every kind."""
     final_share: Fraction = 0.0
+    """For cosine: the final rate as a share of the initial one."""
     factor: Annotated[float, Field(gt=0, lt=1)] = 0.5
+    """For plateau: multiplies the rate."""
     patience: Positive = 2
+    """For plateau: epochs without improvement before the rate falls."""
 
     @model_validator(mode="after")
     def _of_the_kind(self) -> Self:
         for key, kind in (("final_share", "cosine"), ("factor", "plateau"), ("patience", "plateau")):
             if key in changed(self) and self.kind != kind:
-                raise ValueError(f"{key} is for kind: {kind}, but kind is {self.kind}: leave it out")
+                raise ValueError(f"{key} is only for kind: {kind}, but it is {self.kind}: remove it")
         return self
 
 
 class Ftrl(Settings):
-    """FTRL-proximal (McMahan et al. 2013) for the first-order weights; those at exactly 0 are sparse."""
+    """FTRL-proximal (McMahan et al. 2013) for the linear weights. It sets weights to exactly 0."""
 
     learning_rate: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 0.1
+    """Learning rate of the linear weights."""
     l1: NotNegative = 0.0
+    """Factor of the absolute weights; larger values set more weights to 0."""
     l2: NotNegative = 0.0
+    """Factor of the squared weights."""
 
 
 def _text_keys(value: Any) -> Any:
-    """YAML reads {0: 1, true: 2} with keys of several types; a class is named by its text."""
+    """Convert the keys to texts, which name classes: YAML reads {0: 1, true: 2} with keys of several types."""
     if not isinstance(value, dict):
         return value
     return {str(key).lower() if isinstance(key, bool) else str(key): weight for key, weight in value.items()}
 
 
 class Train(Settings):
-    """How the model is fitted."""
+    """How the model is trained."""
 
-    optimizer: Literal["adagrad", "adam", "sgd"] = "adagrad"  # adam is lazy: of the table, only the batch's rows move
+    optimizer: Literal["adagrad", "adam", "sgd"] = "adagrad"
+    """Only the table rows of a batch are updated, also with `adam` (lazy Adam)."""
     learning_rate: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 0.05
-    initial_accumulator: NotNegative = 0.1  # of adagrad; the paper has 1e-8
-    momentum: Fraction = 0.0  # of sgd
-    linear_optimizer: Ftrl | None = None  # of the first-order weights; null: the same as all others
-    clip_norm: Annotated[float, Field(gt=0)] | None = None  # gradients of a step that are longer are shortened to it
+    """Learning rate, before the schedule."""
+    initial_accumulator: NotNegative = 0.1
+    """For adagrad: initial sum of squared gradients. The paper has 1e-8."""
+    momentum: Fraction = 0.0
+    """For sgd: momentum."""
+    linear_optimizer: Ftrl | None = Field(default=None, examples=[Ftrl()])
+    """Separate optimizer of the linear weights: FTRL-proximal, which sets weights to exactly 0. `null`: the same
+    optimizer for all weights."""
+    clip_norm: Annotated[float, Field(gt=0)] | None = Field(default=None, examples=[1.0])
+    """Longest gradient of a step; longer gradients are scaled down to it."""
     schedule: Schedule = Schedule()
-    # The loss of a batch is the mean of its samples' losses; the paper sums. A sum of B samples is the mean times B
     loss_reduction: Literal["mean", "sum"] = "mean"
+    """Loss of a batch: mean or sum of the losses of its rows. The paper sums. With B rows the sum is B times the mean:
+    sgd moves B times as far. Adagrad cancels the factor once its accumulator has grown, so with `mean` and large
+    batches it starts slowly unless `initial_accumulator` is small."""
     batch_size: Positive = 1024
-    epochs: Positive = 50  # at most
-    seed: Annotated[int, Field(ge=0, lt=2**32)] = 1  # of the initial weights, the shuffling and the dropout
-    shuffle_rows: Positive = 1_000_000  # that are shuffled together; row groups are shuffled before
-    # Each class's weight, by label: balanced gives all classes of the train fold the same sum
-    class_weights: Annotated[Literal["balanced"] | dict[str, NotNegative] | None, BeforeValidator(_text_keys)] = None
-    unknown_dropout: Fraction = 0.0  # ids become out-of-vocabulary so often in training: unseen values get an embedding
-    early_stopping: EarlyStopping | None = EarlyStopping()  # null: all epochs, the last weights
-    pretrain: Literal["fm"] | None = None  # fit a factorization machine first, and start from its embeddings
-    init_from: str | None = None  # a model/ to start from, whose encoding this one grew from
-    checkpoint_seconds: NotNegative = 300  # between checkpoints inside an epoch; there is one after each epoch
-    group: str | None = None  # a key column: AUC within its groups (gAUC) is measured, too
+    """Rows of a batch."""
+    epochs: Positive = 50
+    """Largest number of passes over the train fold."""
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 1
+    """Seed of the initial weights, the shuffling and the dropout. The same seed on the same machine gives the same
+    weights."""
+    shuffle_rows: Positive = 1_000_000
+    """Rows that are shuffled together, in memory; row groups are shuffled before."""
+    class_weights: Annotated[Literal["balanced"] | dict[str, NotNegative] | None, BeforeValidator(_text_keys)] = Field(
+        default=None, examples=["balanced", {"0": 1, "1": 10}]
+    )
+    """Weight of each class, by label. `balanced`: all classes of the train fold have the same total weight. Not for
+    regression."""
+    unknown_dropout: Fraction = 0.0
+    """Share of ids that training replaces with an out-of-vocabulary id, so that values which the vocabulary lacks get a
+    trained embedding."""
+    early_stopping: EarlyStopping | None = EarlyStopping()
+    pretrain: Literal["fm"] | None = None
+    """`fm`: train a factorization machine first and start from its embeddings."""
+    init_from: str | None = None
+    """Folder of an older model to start from. The encoding must be grown from its encoding (`--grow-from`)."""
+    checkpoint_seconds: NotNegative = 300
+    """Seconds between checkpoints inside an epoch; there is always one after each epoch."""
+    group: str | None = None
+    """A key column; adds the metric gAUC, the AUC within its groups. Only for binary."""
 
     @model_validator(mode="after")
     def _of_the_optimizer(self) -> Self:
         given = changed(self)
         for key, optimizer in (("initial_accumulator", "adagrad"), ("momentum", "sgd")):
             if key in given and self.optimizer != optimizer:
-                raise ValueError(f"{key} is of {optimizer}, but optimizer is {self.optimizer}: leave it out")
+                raise ValueError(f"{key} is only for optimizer: {optimizer}, but it is {self.optimizer}: remove it")
         if self.pretrain is not None and self.init_from is not None:
-            raise ValueError("pretrain and init_from both say what the embeddings start from: leave out one")
+            raise ValueError("pretrain and init_from both set the initial embeddings: remove one")
         return self
 
 
@@ -131,8 +178,11 @@ class Range(Settings):
     """Range of numbers for a search."""
 
     low: int | Number
+    """Smallest value."""
     high: int | Number
-    log: bool = False  # even on a logarithmic scale
+    """Largest value."""
+    log: bool = False
+    """Draw evenly on a logarithmic scale."""
 
     @model_validator(mode="after")
     def _ascending(self) -> Self:
@@ -142,8 +192,14 @@ class Range(Settings):
 
 
 class Tune(Settings):
-    """The search for better settings: jobs/tune.py."""
+    """The search for better settings."""
 
-    metric: str | None = None  # of the validation fold, as in early_stopping.monitor; its monitor unless set
-    # Setting → a range, or a list of values
-    space: dict[str, Range | tuple[Any, ...]] = Field(default={})
+    metric: str | None = Field(default=None, examples=["val_auc"])
+    """Figure to optimize, as in early_stopping.monitor, which is used unless this is set."""
+    space: dict[str, Range | tuple[Any, ...]] = Field(
+        default={},
+        examples=[
+            {"model.embedding_dim": [16, 32, 64], "train.learning_rate": {"low": 0.001, "high": 0.1, "log": True}}
+        ],
+    )
+    """Settings of `model` and `train` to search, each with a list of values or a range."""

@@ -1,8 +1,8 @@
-"""How fast the score job is, beside what Spark's own parts do; what a worker takes; and how it all grows.
+"""Speed of the score job, compared with a hand-written script and Spark's parts; memory of a worker; growth.
 
 Run it with `make bench-score` (about 20 minutes on two cores); or one of its parts, `prepare` first:
-`PYTHONPATH=. python tests/bench/score.py raw`. What is compared is measured in turn, in one warm session; the JVM's
-start is not counted. docs/performance.md has the results.
+`PYTHONPATH=. python tests/bench/score.py raw`. The ways are measured in turn in one warm session, without the
+JVM's start. docs/performance.md contains the results.
 """
 
 import os
@@ -23,7 +23,16 @@ from tests.bench.score_forward import forward
 from tests.bench.score_health import health
 from tests.bench.score_memory import wide, worker
 from tests.bench.score_model import HOME, SMALL, config, indexer, prepare, quiet_session, table
-from tests.bench.score_parts import BATCHES, encoded, indexed, keras_function, write, write_zeros
+from tests.bench.score_parts import (
+    BATCHES,
+    encoded,
+    indexed,
+    keras_function,
+    script_difference,
+    torch_script,
+    write,
+    write_zeros,
+)
 from tests.bench.table import write as write_table
 
 ROUNDS = int(os.environ.get("ROUNDS", "3"))
@@ -50,7 +59,7 @@ def best_batch(run: Callable[[int, bool], object]) -> int:
 
 
 def raw() -> None:
-    """The raw table: both scans, Spark's parts, and a function that does nothing."""
+    """Compare on the raw table: both scans, the script, Spark's parts, and a function that does nothing."""
     spark, source = quiet_session(), table(SMALL / 1e6)
     fitted, functions = indexer(), {size: keras_function(size) for size in BATCHES}
 
@@ -65,13 +74,20 @@ def raw() -> None:
             score_table(spark, config(warm, scan))
         write_zeros(spark, warm)
     best = best_batch(lambda size, only_warm: parts(warm, size, 2) if only_warm else parts(tried, size))
-    ways: dict[str, Callable[[], object]] = {
-        "score job, scan: auto": lambda: score_table(spark, config(source)),
-        "score job, scan: spark": lambda: score_table(spark, config(source, "spark")),
-        f"StringIndexer + predict_batch_udf({best})": lambda: parts(source, best),
-        "pandas function of the columns that returns 0": lambda: write_zeros(spark, source),
-    }
-    auto, through_spark, of_parts, zeros = in_turn(ways, SMALL, ROUNDS).values()
+    with torch_script(source) as by_script:
+        by_script()
+        ways: dict[str, Callable[[], object]] = {
+            "score job, scan: auto": lambda: score_table(spark, config(source)),
+            "hand-written script: pyarrow and torch": by_script,
+            "score job, scan: spark": lambda: score_table(spark, config(source, "spark")),
+            f"StringIndexer + predict_batch_udf({best})": lambda: parts(source, best),
+            "pandas function of the columns that returns 0": lambda: write_zeros(spark, source),
+        }
+        auto, script, through_spark, of_parts, zeros = in_turn(ways, SMALL, ROUNDS).values()
+    difference = script_difference()
+    print(f"largest difference between the scores of the script and of the job: {difference:.1e}", flush=True)
+    assert difference < 1e-4
+    compare("scan: auto, as fast as the script", script, auto, 1)
     compare("scan: auto, as fast as Spark's parts", of_parts, auto, 5)
     compare("scan: auto, as fast as the function", zeros, auto, 4)
     compare("scan: spark, as fast as Spark's parts", of_parts, through_spark, 1)

@@ -1,14 +1,20 @@
-"""What a user would assemble from Spark's parts: StringIndexer, and Keras in `predict_batch_udf`; and a function that
-does nothing with the rows it is handed."""
+"""Alternatives to the score job: Spark's own parts, a hand-written script, and a function that does nothing.
+
+Spark's parts are StringIndexer and Keras in `predict_batch_udf`. The script is `score_script.py`.
+"""
 
 import os
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from pyspark.ml.feature import StringIndexerModel
 from pyspark.ml.functions import predict_batch_udf
@@ -20,7 +26,8 @@ from pyspark.sql.types import FloatType
 from tests.bench.score_model import HOME, PARTS_MODEL
 from tests.bench.table import FIELDS, NUMBERS
 
-BATCHES = (1024, 8192, 32768)  # that are tried
+SCRIPT = HOME / "out-script"
+BATCHES = (1024, 8192, 32768)  # sizes to try
 
 
 def keras_function(batch: int) -> Any:
@@ -74,3 +81,40 @@ def write_zeros(spark: SparkSession, raw: Path) -> None:
         return pd.Series(np.zeros(len(rows), np.float32))
 
     write(spark.read.parquet(str(raw)), zeros(F.struct(*FIELDS, *NUMBERS)))
+
+
+@contextmanager
+def torch_script(raw: Path) -> Iterator[Callable[[], None]]:
+    """Start the hand-written script in an environment with torch; the function that is returned scores the table."""
+    uv = shutil.which("uv") or "build/uv/bin/uv"
+    command = [uv, "run", "-q", "--no-project", "--python", sys.executable]
+    command += [word for package in ("torch", "pyarrow", "numpy") for word in ("--with", package)]
+    command += ["python", str(Path(__file__).with_name("score_script.py")), str(HOME / "model"), str(raw), str(SCRIPT)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdin
+        assert process.stdout
+        to_script, from_script = process.stdin, process.stdout
+
+        def answer() -> str:
+            line = from_script.readline()
+            if not line:
+                raise RuntimeError("the script has ended: its error is above")
+            return line
+
+        def score() -> None:
+            to_script.write("go\n")
+            to_script.flush()
+            answer()
+
+        answer()  # the model is loaded
+        yield score
+        to_script.close()
+
+
+def script_difference() -> float:
+    """Return the largest difference between the scores of the script and of the job."""
+    ours, theirs = (
+        pq.read_table(folder, columns=["id", "score"]).sort_by("id") for folder in (HOME / "scores", SCRIPT)
+    )
+    assert ours["id"].equals(theirs["id"]), "the script and the job have scored different rows"
+    return float(np.abs(ours["score"].to_numpy() - theirs["score"].to_numpy()).max())

@@ -1,4 +1,4 @@
-"""Settings that go together, and those that do not."""
+"""Combinations of settings that are valid, and those that are not."""
 
 from pathlib import Path
 
@@ -9,38 +9,40 @@ from nfm.config.settings import Config
 from tests.settings import message, problems
 
 TAKEN = (
-    "columns: two columns of the dataset would be called {} (label, weight and fold are taken): "
-    "give the field another name and say which column it reads with `column:`"
+    "columns: two columns of the dataset would be named {} (label, weight and fold are reserved): "
+    "rename the field and set its raw column with `column:`"
 )
-LEAK = "columns: the label {} is also an input: the model would only learn to repeat it"
+LEAK = "columns: the label {} is also an input, which gives the answer away: remove it from the inputs"
 ONE_PLACE = "source: give either path (with format and options) or table"
 CLIP = "columns.numeric.Age: clip takes two quantiles, the lower one first"
-NEGATIVES = "split.negative_rate is for the binary task, but model.task is {}: leave it out"
-BUCKETS = "columns.numeric.Age: buckets makes a categorical field, to which as, scale cannot apply: leave it out"
-POOLING = "columns: nothing enters the pooling: name a column under categorical, or a number with buckets or as: field"
-MACHINE = "model: output: ones makes a factorization machine, which has no hidden layers: hidden_units: []"
-MONITOR = "train.early_stopping.monitor: {} given; allowed of the task {}: "
+NEGATIVES = "split.negative_rate is only for the binary task, but model.task is {}: remove it"
+BUCKETS = (
+    "columns.numeric.Age: buckets makes a categorical field, so as, scale cannot apply: remove as, scale or buckets"
+)
+POOLING = (
+    "columns: no feature enters the pooling: add a column under categorical, or a number with buckets or as: field"
+)
+MACHINE = "model: output: ones makes a factorization machine without hidden layers: set hidden_units: []"
+MONITOR = "train.early_stopping.monitor: {} given; allowed for the task {}: "
 OF_BINARY = "loss, auc, accuracy, val_loss, val_auc, val_accuracy"
 OF_REGRESSION = "loss, rmse, mae, val_loss, val_rmse, val_mae"
-ONES = "model: output: ones has one output, and multiclass needs one for each class: output: trained"
-OPTIMIZER = "train: {} is of {}, but optimizer is {}: leave it out"
-SCHEDULE = "train.schedule: {} is for kind: {}, but kind is {}: leave it out"
-GROUP = "train.group: {} given; it is for the binary task, and one of columns.key (PassengerId)"
-START = "train: pretrain and init_from both say what the embeddings start from: leave out one"
+ONES = "model: output: ones gives one output, multiclass needs one for each class: set output: trained"
+OPTIMIZER = "train: {} is only for optimizer: {}, but it is {}: remove it"
+SCHEDULE = "train.schedule: {} is only for kind: {}, but it is {}: remove it"
+GROUP = "train.group: {} given; it must be one of columns.key (PassengerId), and model.task must be binary (it is {})"
+START = "train: pretrain and init_from both set the initial embeddings: remove one"
 RANGE = "low {} and high {} given; low must be smaller, and > 0 with log"
 NO_VALID = (
-    "early stopping watches the validation fold, but split.valid is 0 (or, by time, valid_from is not there): "
-    "give it a share of the rows"
+    "train.early_stopping needs a valid fold, but split.valid is 0 (for a split by time: valid_from is not set): "
+    "set it, or set train.early_stopping: null"
 )
-CROSS = "columns.categorical.F: a cross is made of the columns it names, so cross and column cannot stand together: "
-HASHED = (
-    "columns.categorical.F: a hashed field has no vocabulary, so hash_buckets and max_size, min_count cannot stand "
-)
-SHARED = "columns: categorical.F.share_with: {} given, which is no other categorical field"
+CROSS = "columns.categorical.F: a cross is made of the columns it names, so cross and column cannot be combined: "
+HASHED = "columns.categorical.F: a hashed field has no vocabulary, so hash_buckets and max_size, min_count cannot be "
+SHARED = "columns: categorical.F.share_with: {} given, which is not another categorical field"
 NO_VOCABULARY = (
     "columns: categorical.F.share_with: 'Sex' has no vocabulary of its own to share (it is hashed, a cross, "
 )
-ONE_WAY = "split: rows are split in one way, but this names several: "
+ONE_WAY = "split: rows can be split in one way only, but several are set: "
 FOLDER = "{} given; it must be a folder that every machine sees at the same path"
 
 
@@ -59,47 +61,47 @@ FOLDER = "{} given; it must be a folder that every machine sees at the same path
         ("columns.numeric={Age: {missing_flag: true}, Age_missing: {}}", TAKEN.format("'Age_missing'")),
         ("columns.label=Sex", LEAK.format("'Sex'")),
         ("columns.numeric.leak={column: Survived}", LEAK.format("'Survived'")),
-        ("split={valid: 0.5, test: 0.5}", "split: valid + test is 1, which leaves nothing to train on"),
+        ("split={valid: 0.5, test: 0.5}", "split: valid + test is 1, which leaves no rows for training"),
         ("model.output=ones", MACHINE),
         ("model={output: ones, hidden_units: [], task: multiclass}", ONES),
         ("train.early_stopping.monitor=x", MONITOR.format("'x'", "binary") + OF_BINARY),
-        ("tune.metric=val_rmse", f"tune.metric: 'val_rmse' given; allowed of the task binary: {OF_BINARY}"),
+        ("tune.metric=val_rmse", f"tune.metric: 'val_rmse' given; allowed for the task binary: {OF_BINARY}"),
         ("train={optimizer: adam, initial_accumulator: 1}", OPTIMIZER.format("initial_accumulator", "adagrad", "adam")),
         ("train.momentum=0.9", OPTIMIZER.format("momentum", "sgd", "adagrad")),
         ("train={pretrain: fm, init_from: old}", START),
         ("train.schedule.final_share=0.1", SCHEDULE.format("final_share", "cosine", "constant")),
         ("train.schedule={kind: cosine, factor: 0.1}", SCHEDULE.format("factor", "plateau", "cosine")),
         ("train.schedule={kind: cosine, patience: 9}", SCHEDULE.format("patience", "plateau", "cosine")),
-        ("train.group=Sex", GROUP.format("'Sex'")),
+        ("train.group=Sex", GROUP.format("'Sex'", "binary")),
         ("split.valid=0", NO_VALID),
         ("split={time: t, test_from: 2026-11-01}", NO_VALID),
         ("split={time: t}", "split: a split by time needs valid_from, test_from or both"),
-        ("split.valid_from=3", "split: valid_from and test_from need time, the column they speak of"),
+        ("split.valid_from=3", "split: valid_from and test_from need time, the name of the time column"),
         ("split={time: t, valid_from: 2026-01-01, by: [a]}", ONE_WAY + "by, valid, test; time, valid_from, test_from"),
         ("split={column: fold, test: 0.3}", ONE_WAY + "by, valid, test; column"),
         (
             "split={time: t, valid_from: 2026-02-01, test_from: 2026-01-01}",
-            "split: test_from comes before valid_from: the folds follow each other train, valid, test",
+            "split: test_from is before valid_from: the order of the folds is train, valid, test",
         ),
         (
             "split={time: t, valid_from: 7, test_from: 2026-01-01}",
-            "split: valid_from and test_from are of two kinds: write them alike",
+            "split: valid_from and test_from have different types: write both in the same form",
         ),
         ("split.negative_rate=0", "split.negative_rate: 0 given; input should be greater than 0"),
-        ("source.path=[]", "source.path: [] given; a path is a text, or a list of texts"),
-        ("source.path=[a, 3]", "source.path: ['a', 3] given; a path is a text, or a list of texts"),
+        ("source.path=[]", "source.path: [] given; a path is a text or a list of texts"),
+        ("source.path=[a, 3]", "source.path: ['a', 3] given; a path is a text or a list of texts"),
         ("source.scan=fast", "source.scan: 'fast' given; allowed: 'auto', 'parquet' or 'spark'"),
-        ("columns.categorical.F={cross: [a, b], column: c}", CROSS + "leave out one side"),
-        ("columns.categorical.F={hash_buckets: 9, min_count: 2, max_size: 3}", HASHED + "together: leave out one side"),
+        ("columns.categorical.F={cross: [a, b], column: c}", CROSS + "remove one"),
+        ("columns.categorical.F={hash_buckets: 9, min_count: 2, max_size: 3}", HASHED + "combined: remove one"),
         (
             "columns.categorical.F={max_length: 3}",
-            "columns.categorical.F: max_length is for bags: add bag: true, or leave it out",
+            "columns.categorical.F: max_length is only for bags: add bag: true or remove it",
         ),
         ("columns.categorical.F={share_with: F}", SHARED.format("'F'")),
-        ("columns.categorical.F={share_with: nobody}", SHARED.format("'nobody'")),
+        ("columns.categorical.F={share_with: absent}", SHARED.format("'absent'")),
         (
             "columns.categorical={Sex: {hash_buckets: 3}, F: {share_with: Sex}}",
-            NO_VOCABULARY + "or shares another's)",
+            NO_VOCABULARY + "or shares another field's)",
         ),
         ("columns.categorical={Tags: {bag: true}, tags_weights: {}}", TAKEN.format("'Tags_weights'")),
         ("workdir=hdfs://a/b", FOLDER.format("workdir: 'hdfs://a/b'")),
@@ -128,12 +130,12 @@ def test_impossible_combinations(file: Path, change: str, problem: str) -> None:
             ["model.task=multiclass", "train.early_stopping.monitor=val_auc"],
             MONITOR.format("'val_auc'", "multiclass") + "loss, accuracy, val_loss, val_accuracy",
         ),
-        (["model.task=regression", "train.group=PassengerId"], GROUP.format("'PassengerId'")),
-        (["model.task=multiclass", "train.group=PassengerId"], GROUP.format("'PassengerId'")),
+        (["model.task=regression", "train.group=PassengerId"], GROUP.format("'PassengerId'", "regression")),
+        (["model.task=multiclass", "train.group=PassengerId"], GROUP.format("'PassengerId'", "multiclass")),
     ],
     ids=str,
 )
-def test_what_a_task_does_not_take(file: Path, changes: list[str], problem: str) -> None:
+def test_settings_that_a_task_refuses(file: Path, changes: list[str], problem: str) -> None:
     assert problems(file, *changes) == [problem]
 
 
@@ -146,8 +148,7 @@ def test_what_a_task_does_not_take(file: Path, changes: list[str], problem: str)
     ],
 )
 def test_a_range_without_numbers_in_it_is_refused(file: Path, space: str, low: str, high: str) -> None:
-    told = message(file, f"tune={{space: {{train.learning_rate: {space}}}}}")
-    assert RANGE.format(low, high) in told
+    assert RANGE.format(low, high) in message(file, f"tune={{space: {{train.learning_rate: {space}}}}}")
 
 
 @pytest.mark.parametrize(

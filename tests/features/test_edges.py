@@ -170,10 +170,10 @@ def test_folders_are_named_as_by_spark(spark: SparkSession, tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("columns", "folders", "message"),
     [
-        ({"key": ("id", "key_id"), "categorical": {"id": {}}}, (), "'id' would be called 'key_id'"),
-        ({"key": ("id",), "categorical": {"id": {}, "key_id": {}}}, (), "'id' would be called 'key_id'"),
-        (C, ("c",), "the folders of 'c' would be taken for the column of that name"),
-        (C, ("fold",), "the folders of 'fold' would be taken"),
+        ({"key": ("id", "key_id"), "categorical": {"id": {}}}, (), "'id' would be named 'key_id'"),
+        ({"key": ("id",), "categorical": {"id": {}, "key_id": {}}}, (), "'id' would be named 'key_id'"),
+        (C, ("c",), "the folders of 'c' would collide with the dataset's column of that name"),
+        (C, ("fold",), "the folders of 'fold' would collide"),
     ],
 )
 def test_columns_of_the_dataset_must_have_different_names(

@@ -209,14 +209,14 @@ def test_refused_combinations_and_divergence_are_trials_with_a_reason(tmp_path: 
             assert (twin.settings, twin.value) == (settings, trial.value)
         elif refused:
             assert trial.value is None
-            assert "momentum is of sgd, but optimizer is adagrad" in (trial.reason or "")
+            assert "momentum is only for optimizer: sgd, but it is adagrad" in (trial.reason or "")
         elif diverged:
             assert trial.value is None
             assert "the training diverged" in (trial.reason or "")
         elif trial.value is None:
             assert "worse than the median" in (trial.reason or "")
     reasons = " ".join(trial.reason or "" for trial in search.trials)
-    assert "momentum is of sgd" in reasons
+    assert "momentum is only for optimizer: sgd" in reasons
     assert "diverged" in reasons
     assert search.best is not None
     assert search.best.value == min(trial.value for trial in search.trials if trial.value is not None)
