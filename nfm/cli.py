@@ -229,7 +229,7 @@ _COMMANDS = {
         _score,
         (
             "nfm score --config conf/titanic.yaml --plan",
-            "nfm score --config conf/titanic.yaml --set score.source.path=tonight.csv",
+            "nfm score --config conf/titanic.yaml --set source.path=tonight.csv",
         ),
         {
             "--parity": {

@@ -50,7 +50,7 @@ def choose_key(columns: Sequence[Column], free: set[str], categorical: set[str],
 
 
 def _association(column: Column, label: Column | None) -> float:
-    """Return how much of the label's variance lies between the values of a column, beyond chance (adjusted R²)."""
+    """Return how much of the label's variance is explained by the values of a column, beyond chance (adjusted R²)."""
     if label is None:  # then the column that varies least
         return -float(max(column.counts.max(), column.rows - column.filled))
     groups = _few_groups(column)

@@ -20,7 +20,7 @@ from nfm.init.sample import Sample
 
 _WIDEST = 60  # characters before a comment that is in line with the others
 _LINE = 130
-_SMALL = 5_000  # rows; a large model would learn them by heart
+_SMALL = 5_000  # rows; a large model would overfit
 _GROUP = re.compile(r"user|customer|client|patient|member|account|household|session|visitor", re.IGNORECASE)
 
 Line = tuple[str, str]  # YAML and its comment

@@ -25,7 +25,7 @@ _DELIMITERS = ("|", ";", ", ", ",")
 
 @dataclass(frozen=True)
 class Role:
-    """What a column becomes."""
+    """Use of a column and the reason for it."""
 
     column: str
     section: Section

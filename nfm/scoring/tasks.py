@@ -1,4 +1,4 @@
-"""One scoring task: reads the rows of a split, writes files of scores and tallies its rows.
+"""Scoring task: reads the rows of a split, writes files of scores and tallies its rows.
 
 Tasks write the files themselves, so that no row goes back through Spark. A file and its tally count only when the task
 has ended and reported both: a task that is retried, or runs twice at once, counts once.

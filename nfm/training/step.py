@@ -1,4 +1,4 @@
-"""One training step, and the forward pass that measures a fold."""
+"""Training step, and the forward pass that measures a fold."""
 
 from collections.abc import Callable
 

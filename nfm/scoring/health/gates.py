@@ -69,7 +69,7 @@ def check_gates(gates: Gates, artifact: Artifact) -> None:
 
 
 def crossed_gates(gates: Gates, report: Report) -> list[dict[str, Any]]:
-    """Return the crossed gates with `gate`, `of` (column or "table"), `value`, `limit` and `told` (the reason)."""
+    """Return the crossed gates; each has the keys of an entry of `gates.crossed` in _report.json."""
     limits = gates.limits
     if limits:
         limits.setdefault("min_rows", 1)  # without rows, rates and PSI are not known, so no gate is passed

@@ -41,7 +41,7 @@ _UNCHANGED, _REASON = "as it is", "reason"  # keys in the journal
 
 @dataclass(frozen=True)
 class Trial:
-    """One training of the search."""
+    """Training of the search."""
 
     number: int  # counted from 1
     value: float | None  # of the metric; None if the training did not finish
