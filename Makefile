@@ -62,7 +62,7 @@ docs: $(UV)
 		mkdocs build --strict
 
 reference: .venv/made-dev
-	@$(RUN) export PYTHONPATH="$(CURDIR)"; python -m nfm.config.reference; python tests/test_documents.py
+	@$(RUN) export PYTHONPATH="$(CURDIR)"; python -c "from nfm.config.reference import write_files; write_files()"; python tests/test_documents.py
 
 bench-titanic: .venv/made-dev java
 	@$(RUN) python tests/bench/titanic.py

@@ -16,7 +16,7 @@ SPARK_OPTION = {
         "action": "extend",
         "default": [],
         "metavar": "KEY=VALUE",
-        "help": "settings of Spark: master=local[4] driver.memory=4g; the prefix spark. may be left out",
+        "help": "settings of Spark: master=local[4] driver.memory=4g; the prefix spark. is optional",
     }
 }
 

@@ -88,7 +88,7 @@ def _help() -> str:
             *(f"  {name:<10}{command.text}" for name, command in _COMMANDS.items()),
             "",
             "options:",
-            "  -h, --help  show this help; nfm COMMAND --help shows that of a command",
+            "  -h, --help  show this help; for a command: nfm COMMAND --help",
             "  --version   show the version",
             "",
             "examples:",
@@ -179,8 +179,8 @@ _COMMANDS = {
         _init,
         ("nfm init orders.csv --label returned", "nfm init events/ --label clicked --output -"),
         {
-            "--label": {"metavar": "COLUMN", "help": "column to predict; guessed if its name is a usual one"},
-            "--output": {"metavar": "FILE", "help": "file to write, by default TABLE.yaml here; - prints it"},
+            "--label": {"metavar": "COLUMN", "help": "column to predict; default: guessed from common names"},
+            "--output": {"metavar": "FILE", "help": "file to write; default: TABLE.yaml here; - prints it"},
         },
         table="a CSV, TSV or Parquet file, or a folder of them",
     ),
@@ -214,7 +214,7 @@ _COMMANDS = {
         {
             "--summary": {
                 "action": "store_true",
-                "help": "print the network's layers, shapes and parameters only; needs the encoding",
+                "help": "print layers, shapes and parameter counts only; needs the encoding",
             }
         },
     ),
@@ -222,7 +222,14 @@ _COMMANDS = {
         "Search for better settings on the dataset (TensorFlow).",
         _tune,
         ("nfm tune --config orders.yaml --trials 50", "nfm tune --config orders.yaml --plan"),
-        {"--trials": {"type": int, "default": 20, "metavar": "N", "help": "in all, earlier calls included (20)"}},
+        {
+            "--trials": {
+                "type": int,
+                "default": 20,
+                "metavar": "N",
+                "help": "number of trials, with those of earlier runs (default: 20)",
+            }
+        },
     ),
     "score": Command(
         "Score every row of a raw table (Spark).",
@@ -235,7 +242,7 @@ _COMMANDS = {
             "--parity": {
                 "type": int,
                 "metavar": "N",
-                "help": "score N rows by this job and by Keras and compare; publishes nothing",
+                "help": "compare the scores of N rows with Keras; publishes nothing",
             },
             **SPARK_OPTION,
         },

@@ -31,7 +31,7 @@ def problems(file: Path, *changes: str) -> list[str]:
     """Return the problems in that message, one line for each."""
     first, *lines, last = message(file, *changes).splitlines()
     keys = ", ".join(change.split("=")[0] for change in changes)
-    assert first == (f"{file} with --set of {keys} is refused:" if changes else f"{file} is refused:")
-    assert last == "conf/reference.yaml explains every key."
+    assert first == (f"{file} with --set of {keys} is invalid:" if changes else f"{file} is invalid:")
+    assert last == "`python -m nfm.config.reference` prints every key with its meaning."
     assert all(line.startswith("  ") for line in lines)
     return [line[2:] for line in lines]

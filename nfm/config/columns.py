@@ -45,7 +45,7 @@ class Categorical(Settings):
     min_count: Positive = 1
     """Values with fewer rows in the train fold are out-of-vocabulary."""
     max_size: Positive | None = Field(default=None, examples=[100_000])
-    """Largest number of values in the vocabulary; the most frequent are kept."""
+    """Maximum number of values in the vocabulary; the most frequent are kept."""
     oov_buckets: Positive = 1
     """Number of ids that out-of-vocabulary values share; a hash of the value chooses the id."""
     hash_buckets: Positive | None = Field(default=None, examples=[100_000])
@@ -163,7 +163,8 @@ class Columns(Settings):
             taken.add(name.lower())
         if self.label in self.inputs:
             raise ValueError(
-                f"the label {self.label!r} is also an input, which gives the answer away: remove it from the inputs"
+                f"the label {self.label!r} is also an input, so the model would see the answer: "
+                "remove it from the inputs"
             )
         return self
 

@@ -129,7 +129,9 @@ def checked(content: dict[str, Any], where: str) -> Config:
         return Config.model_validate(_lists_to_tuples(content))
     except ValidationError as error:
         problems = "\n".join(f"  {_describe(problem)}" for problem in error.errors())
-        raise ConfigError(f"{where} is invalid:\n{problems}\nconf/reference.yaml explains every key.") from error
+        raise ConfigError(
+            f"{where} is invalid:\n{problems}\n`python -m nfm.config.reference` prints every key with its meaning."
+        ) from error
 
 
 def as_yaml(content: dict[str, Any], flow: bool | None = None, width: float = 120) -> str:

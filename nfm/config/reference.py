@@ -1,4 +1,4 @@
-"""Write the reference of all settings: `python -m nfm.config.reference` in a checkout, or `make reference`.
+"""Reference of all settings: `python -m nfm.config.reference` prints it, `make reference` writes it into a checkout.
 
 conf/reference.yaml is a valid configuration that contains every key. docs/configuration.md ends with the same keys as
 tables. Both come from the settings classes: names, types, defaults, and the text below each key.
@@ -25,7 +25,7 @@ _HEAD = """\
 _COMMENT, _WIDTH = 35, 120  # columns of the YAML file where comments begin and end
 _TYPES = {
     str: "text",
-    int: "whole number",
+    int: "integer",
     float: "number",
     bool: "`true`, `false`",
     type(None): "`null`",
@@ -181,12 +181,12 @@ def _plain(value: Any) -> Any:
     return int(value) if isinstance(value, float) and value == int(value) else value
 
 
-def main() -> None:
-    """Write both files below the current folder."""
+def write_files() -> None:
+    """Write conf/reference.yaml and the tables of docs/configuration.md below the current folder."""
     Path("conf/reference.yaml").write_text(reference_yaml())
     document = Path("docs/configuration.md")
     document.write_text(document.read_text().partition(MARKER)[0] + MARKER + reference_tables())
 
 
 if __name__ == "__main__":
-    main()
+    print(reference_yaml(), end="")

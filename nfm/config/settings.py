@@ -33,7 +33,7 @@ def _paths(value: Any) -> str | tuple[str, ...] | None:
     listed = isinstance(value, tuple) and value and all(isinstance(path, str) for path in value)
     if value is not None and not listed and not isinstance(value, str):
         shown = list(value) if isinstance(value, tuple) else value
-        raise ValueError(f"{shown!r} given; a path is a text or a list of texts")
+        raise ValueError(f"{shown!r} given; a path is a string or a list of strings")
     return value  # type: ignore[no-any-return]
 
 
@@ -93,12 +93,12 @@ class Gates(Settings):
     """Limits for publishing scores. Beyond one, nothing is published and the exit code is 4. `null`: no limit."""
 
     max_oov_rate: Annotated[float, Field(ge=0, le=1)] | None = Field(default=None, examples=[0.2])
-    """Largest out-of-vocabulary share of a field's values."""
+    """Maximum rate of out-of-vocabulary values in a field."""
     max_psi: Annotated[float, Field(gt=0)] | None = Field(default=None, examples=[0.25])
-    """Largest PSI (population stability index) of the scores, against the scores of the valid fold; 0.25 is usual. A
+    """Maximum PSI (population stability index) of the scores, against the scores of the valid fold; 0.25 is usual. A
     PSI gate fires only when the shift is statistically significant for the table's size (p < 0.001)."""
     max_field_psi: Annotated[float, Field(gt=0)] | None = Field(default=None, examples=[0.5])
-    """Largest PSI of any field or number, against the train fold."""
+    """Maximum PSI of any field or number, against the train fold."""
     min_rows: Annotated[int, Field(ge=0)] | None = Field(default=None, examples=[1_000_000])
     """Smallest number of rows of the table."""
 
@@ -112,7 +112,7 @@ class Score(Settings):
     """Settings of the score job: its input and output."""
 
     source: Source | None = None
-    """Table to score, with the keys of `source`, which is used unless this is set."""
+    """Table to score, with the same keys as `source`. Default: `source`."""
     model: str | None = None
     """Folder of the model; `workdir`/model unless set."""
     output: str | None = Field(default=None, examples=["scores/ds={ds}"])
@@ -130,12 +130,12 @@ class Score(Settings):
     """Approximate size of an output file, in MB."""
     explain: Annotated[int, Field(ge=0, le=10)] = 0
     """Number of reason codes: adds reason_1, reason_1_effect, …, the fields and numbers that changed the row's score
-    most. An effect is the score minus the score with that one missing; above 0, the value raised the score. Null if
-    nothing (more) changed it. For multiclass, effects are on the row's highest class."""
+    most. An effect is the score minus the score with this value missing; above 0, the value raised the score. Null if
+    fewer fields had an effect. For multiclass, effects are on the row's highest class."""
     rank: bool = False
-    """Add score_rank; 1 is the highest score of the table."""
+    """Add score_rank; 1 is the highest score of the table. Not for multiclass."""
     quantile: bool = False
-    """Add score_quantile, the share of rows whose score is not higher."""
+    """Add score_quantile, the fraction of rows whose score is not higher. Not for multiclass."""
     gates: Annotated[Gates, BeforeValidator(lambda given: {} if given is None else given)] = Gates()
 
 

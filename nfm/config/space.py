@@ -119,7 +119,10 @@ def read_space(path: Path | None, content: dict[str, Any]) -> Space:
         problems = list(_value_problems(space))
     if problems:
         lines = "\n".join(f"  {problem}" for problem in problems)
-        raise ConfigError(f"tune.space of {origin} is invalid:\n{lines}\nconf/reference.yaml explains every key.")
+        raise ConfigError(
+            f"tune.space of {origin} is invalid:\n{lines}\n"
+            "`python -m nfm.config.reference` prints every key with its meaning."
+        )
     settings: dict[str, Numbers | tuple[str, ...]] = {}
     for key, setting in base.tune.space.items():
         if isinstance(setting, Range):

@@ -13,7 +13,7 @@ def _moment(value: Any) -> str | int | None:
     if isinstance(value, date):  # a datetime too
         return value.isoformat(" ") if isinstance(value, datetime) else value.isoformat()
     if value is not None and (isinstance(value, bool) or not isinstance(value, str | int)):
-        raise ValueError(f"{value!r} given; a date, a time, a text or a whole number")
+        raise ValueError(f"{value!r} given; allowed: a date, a time, a string or an integer")
     return value
 
 
@@ -24,13 +24,13 @@ class Split(Settings):
     by: tuple[str, ...] = ()
     """By hash: columns to hash; columns.key unless set."""
     valid: Fraction = 0.1
-    """By hash: share of the rows in the valid fold."""
+    """By hash: fraction of the rows in the valid fold."""
     test: Fraction = 0.2
-    """By hash: share of the rows in the test fold."""
+    """By hash: fraction of the rows in the test fold."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 1
     """By hash: another seed gives another split."""
     time: str | None = None
-    """By time: column with a date, a timestamp, or texts or whole numbers in the order of time."""
+    """By time: column with a date, a timestamp, or strings or integers that sort by time."""
     valid_from: Annotated[str | int | None, PlainValidator(_moment)] = Field(default=None, examples=["2026-10-01"])
     """By time: first moment of the valid fold; earlier rows are the train fold."""
     test_from: Annotated[str | int | None, PlainValidator(_moment)] = Field(default=None, examples=["2026-11-01"])
@@ -38,7 +38,7 @@ class Split(Settings):
     column: str | None = None
     """By column: column that contains `train`, `valid` or `test`."""
     negative_rate: Annotated[float, Field(gt=0, le=1)] = 1.0
-    """Binary: share of the train fold's rows with label 0 that is kept. The encoding records it, and the scores are
+    """Binary: fraction of the train fold's rows with label 0 that is kept. The encoding records it, and the scores are
     corrected for it."""
 
     @model_validator(mode="after")

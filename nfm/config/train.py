@@ -10,7 +10,7 @@ NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
 class L2(Settings):
-    """Factors of the squared weights that are added to the loss."""
+    """L2 penalties: factors of the squared weights in the loss."""
 
     embedding: NotNegative = 0.0
     """For the embeddings of the batch's features, averaged over its rows."""
@@ -58,7 +58,7 @@ class EarlyStopping(Settings):
     last weights."""
 
     monitor: str = "val_loss"
-    """Figure to watch: `loss`, or a metric of the model task (binary: `auc`, `accuracy`; regression: `rmse`, `mae`;
+    """Metric to monitor: `loss`, or a metric of the model task (binary: `auc`, `accuracy`; regression: `rmse`, `mae`;
     multiclass: `accuracy`), for the train fold; with `val_` in front, for the valid fold."""
     mode: Literal["auto", "min", "max"] = "auto"
     """Direction of an improvement. `auto`: `max` for auc and accuracy, `min` for all others."""
@@ -80,7 +80,7 @@ class Schedule(Settings):
     warmup_steps: Annotated[int, Field(ge=0)] = 0
     """Steps in which the rate rises linearly from 0; for every kind."""
     final_share: Fraction = 0.0
-    """For cosine: the final rate as a share of the initial one."""
+    """For cosine: the final rate as a fraction of the initial one."""
     factor: Annotated[float, Field(gt=0, lt=1)] = 0.5
     """For plateau: multiplies the rate."""
     patience: Positive = 2
@@ -120,28 +120,28 @@ class Train(Settings):
     learning_rate: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 0.05
     """Learning rate, before the schedule."""
     initial_accumulator: NotNegative = 0.1
-    """For adagrad: initial sum of squared gradients. The paper has 1e-8."""
+    """For adagrad: initial sum of squared gradients. The paper uses 1e-8."""
     momentum: Fraction = 0.0
     """For sgd: momentum."""
     linear_optimizer: Ftrl | None = Field(default=None, examples=[Ftrl()])
     """Separate optimizer of the linear weights: FTRL-proximal, which sets weights to exactly 0. `null`: the same
     optimizer for all weights."""
     clip_norm: Annotated[float, Field(gt=0)] | None = Field(default=None, examples=[1.0])
-    """Longest gradient of a step; longer gradients are scaled down to it."""
+    """Maximum gradient norm of a step; larger gradients are scaled down to it."""
     schedule: Schedule = Schedule()
     loss_reduction: Literal["mean", "sum"] = "mean"
-    """Loss of a batch: mean or sum of the losses of its rows. The paper sums. With B rows the sum is B times the mean:
-    sgd moves B times as far. Adagrad cancels the factor once its accumulator has grown, so with `mean` and large
-    batches it starts slowly unless `initial_accumulator` is small."""
+    """Loss of a batch: mean or sum of the losses of its rows. The paper sums. The sum of B rows is B times the mean.
+    For sgd, `sum` needs a B times smaller learning rate. Adagrad divides the factor out after some steps; with `mean`
+    its first steps are small unless `initial_accumulator` is small."""
     batch_size: Positive = 1024
     """Rows of a batch."""
     epochs: Positive = 50
-    """Largest number of passes over the train fold."""
+    """Maximum number of passes over the train fold."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 1
     """Seed of the initial weights, the shuffling and the dropout. The same seed on the same machine gives the same
     weights."""
     shuffle_rows: Positive = 1_000_000
-    """Rows that are shuffled together, in memory; row groups are shuffled before."""
+    """Rows that are shuffled together, in memory; row groups are shuffled first."""
     class_weights: Annotated[Literal["balanced"] | dict[str, NotNegative] | None, BeforeValidator(_text_keys)] = Field(
         default=None, examples=["balanced", {"0": 1, "1": 10}]
     )
@@ -195,7 +195,7 @@ class Tune(Settings):
     """The search for better settings."""
 
     metric: str | None = Field(default=None, examples=["val_auc"])
-    """Figure to optimize, as in early_stopping.monitor, which is used unless this is set."""
+    """Metric to optimize, as in early_stopping.monitor. Default: early_stopping.monitor."""
     space: dict[str, Range | tuple[Any, ...]] = Field(
         default={},
         examples=[

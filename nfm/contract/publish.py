@@ -91,7 +91,7 @@ def locked(target: Path) -> Iterator[None]:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
                 file.seek(0)
-                name = file.readline().decode().strip() or "it has not written its name yet"
+                name = file.readline().decode().strip() or "its process is not known yet"
                 raise BusyError(
                     f"Another run is writing {target}: {name}. Wait for it, or stop it, and start again."
                 ) from error

@@ -29,7 +29,7 @@ def read_csv(path: Path, files: Sequence[Path]) -> Sample:
     """Read rows spread over the files, every column as text; DataError if they are not CSV with a header."""
     wrong = [file for file in files if not file.name.lower().endswith(CSV_ENDINGS)]
     if wrong:
-        raise DataError(f"{wrong[0]} is not Parquet, nor is its ending one of {', '.join(CSV_ENDINGS)}.")
+        raise DataError(f"{wrong[0]} is not a Parquet file, and its name ends in none of {', '.join(CSV_ENDINGS)}.")
     chosen = spread(files)
     found = [_read_blocks(file, _MOST_BYTES // len(chosen)) for file in chosen]
     body, whole = b"".join(text for text, _ in found), all(all_of for _, all_of in found)
@@ -85,7 +85,7 @@ def _read_blocks(file: Path, budget: int) -> tuple[bytes, bool]:
     openers: dict[str, Any] = {".gz": gzip.open, ".bz2": bz2.open}
     opener = openers.get(file.suffix.lower())
     if compressed != (opener is not None):
-        raise DataError(f"{file}: Spark decompresses a file if its name ends in .gz or .bz2, and only then. Rename it.")
+        raise DataError(f"{file}: Spark decompresses a file only if its name ends in .gz or .bz2. Rename the file.")
     try:
         with (opener or open)(file, "rb") as opened:
             if opener is None and file.stat().st_size > budget:

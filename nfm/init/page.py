@@ -41,7 +41,8 @@ def page(
     return "\n".join(
         [
             f"# A first configuration, written by nfm init from {seen}.",
-            "# Check each column's role; the comments show what was found. conf/reference.yaml explains every key.",
+            "# Check each column's role; the comments show what was found.",
+            "# `python -m nfm.config.reference` explains all keys.",
             *_aligned([(_yaml("name", name), ""), (_yaml("workdir", f"build/{name}"), "all results")]),
             *_source(source, label),
             "columns:",

@@ -42,7 +42,7 @@ def choose_roles(columns: Mapping[str, Column], label: Label | None) -> tuple[Ke
     categorical = {name for name, role in roles.items() if role.section == "categorical"}
     candidates = [c for c in others if c.name not in revealing]
     if not candidates:
-        raise DataError("Every column other than the label reveals it, so nothing is left to learn from.")
+        raise DataError("All other columns reveal the label, so there are no inputs.")
     key = choose_key(candidates, free, categorical, label.column if label else None)
     return key, [role for name, role in roles.items() if name not in key.columns]
 

@@ -129,8 +129,8 @@ def check_table(sample: Sample) -> None:
     names, path = sample.table.column_names, sample.source["path"]
     if len(names) < 2:
         raise DataError(
-            f"{path} has {len(names)} columns ({listed(names)}), but a label and at least one input are needed. Of CSV "
-            "files, the delimiter must be a comma, semicolon, tab or |."
+            f"{path} has {len(names)} columns ({listed(names)}), but a label and at least one input are needed. The "
+            "delimiter of a CSV file must be a comma, semicolon, tab or |."
         )
     lower = [name.lower() for name in names]
     twice = sorted({name for name in names if lower.count(name.lower()) > 1})

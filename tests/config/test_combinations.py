@@ -12,7 +12,7 @@ TAKEN = (
     "columns: two columns of the dataset would be named {} (label, weight and fold are reserved): "
     "rename the field and set its raw column with `column:`"
 )
-LEAK = "columns: the label {} is also an input, which gives the answer away: remove it from the inputs"
+LEAK = "columns: the label {} is also an input, so the model would see the answer: remove it from the inputs"
 ONE_PLACE = "source: give either path (with format and options) or table"
 CLIP = "columns.numeric.Age: clip takes two quantiles, the lower one first"
 NEGATIVES = "split.negative_rate is only for the binary task, but model.task is {}: remove it"
@@ -88,8 +88,8 @@ FOLDER = "{} given; it must be a folder that every machine sees at the same path
             "split: valid_from and test_from have different types: write both in the same form",
         ),
         ("split.negative_rate=0", "split.negative_rate: 0 given; input should be greater than 0"),
-        ("source.path=[]", "source.path: [] given; a path is a text or a list of texts"),
-        ("source.path=[a, 3]", "source.path: ['a', 3] given; a path is a text or a list of texts"),
+        ("source.path=[]", "source.path: [] given; a path is a string or a list of strings"),
+        ("source.path=[a, 3]", "source.path: ['a', 3] given; a path is a string or a list of strings"),
         ("source.scan=fast", "source.scan: 'fast' given; allowed: 'auto', 'parquet' or 'spark'"),
         ("columns.categorical.F={cross: [a, b], column: c}", CROSS + "remove one"),
         ("columns.categorical.F={hash_buckets: 9, min_count: 2, max_size: 3}", HASHED + "combined: remove one"),

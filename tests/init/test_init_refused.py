@@ -43,7 +43,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("ragged.csv", b"a,b\n" + b"1,2,3\n" * 9, 3, "but 9 of 9 rows have another number of values, 3 for one"),
         ("zero.csv", b"a,b\n\0,\0\n", 3, "is not a text file in UTF-8 (it has zero bytes)"),
         ("bad.parquet", b"PAR1 and nothing else", 3, "bad.parquet cannot be read as Parquet"),
-        ("t.xlsx", b"PK", 3, f"t.xlsx is not Parquet, nor is its ending one of {', '.join(CSV_ENDINGS)}."),
+        ("t.xlsx", b"PK", 3, f"t.xlsx is not a Parquet file, and its name ends in none of {', '.join(CSV_ENDINGS)}."),
         ("t.csv", GZIP, 3, "Spark decompresses a file if its name ends in .gz or .bz2"),
         ("t.csv.gz", GZIP[:-9], 3, "t.csv.gz cannot be read: "),
         ("a[1].csv", b"a,b\n1,2\n", 2, "Spark cannot read a path with one of"),
