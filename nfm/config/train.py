@@ -142,7 +142,7 @@ class Range(Settings):
 
 
 class Tune(Settings):
-    """The search for better settings: jobs/tune.py."""
+    """The search for better settings: nfm tune."""
 
     metric: str | None = None  # of the validation fold, as in early_stopping.monitor; its monitor unless set
     # Setting → a range, or a list of values
