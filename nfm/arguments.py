@@ -52,12 +52,7 @@ def parse(name: str, command: Command, arguments: Sequence[str]) -> argparse.Nam
     if command.table is None:
         parser.add_argument("--config", type=Path, metavar="FILE", help="the YAML configuration")
         parser.add_argument(
-            "--set",
-            nargs="+",
-            action="extend",
-            default=[],
-            metavar="KEY=VALUE",
-            help="override settings: train.seed=2 …",
+            "--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="override settings: train.seed=2"
         )
         parser.add_argument("--plan", action="store_true", help="preview the run without writing anything")
     else:

@@ -180,7 +180,7 @@ _COMMANDS = {
         ("nfm init orders.csv --label returned", "nfm init events/ --label clicked --output -"),
         {
             "--label": {"metavar": "COLUMN", "help": "column to predict; by default guessed from common names"},
-            "--output": {"metavar": "FILE", "help": "file to write; by default TABLE.yaml in this folder; - prints it"},
+            "--output": {"metavar": "FILE", "help": "file to write; by default TABLE.yaml here; - prints it"},
         },
         table="a CSV, TSV or Parquet file, or a folder of them",
     ),
@@ -227,7 +227,7 @@ _COMMANDS = {
                 "type": int,
                 "default": 20,
                 "metavar": "N",
-                "help": "total number, including earlier runs (default: 20)",
+                "help": "total, including earlier runs (default: 20)",
             }
         },
     ),

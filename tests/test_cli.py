@@ -126,7 +126,7 @@ def test_the_command_and_the_script_write_the_same_scores(workdir: Path, tmp_pat
     settings = ["--set", f"workdir={workdir}", f"score.output={tmp_path}/scores"]
     done = run(["spark-submit", "jobs/score.py", *TITANIC, *settings])
     assert done.returncode == 0, done.stderr
-    # spark-submit writes the log of its Python run_program to its own stdout.
+    # spark-submit writes the log of its Python program to its own stdout.
     assert done.stderr == ""
     from_command, from_script = (
         pq.ParquetFile(next(folder.glob("*.parquet"))).read() for folder in (workdir / "scores", tmp_path / "scores")
@@ -277,7 +277,7 @@ sys.exit(main(["score", "--config", "conf/titanic.yaml"]))
 
 
 def fake_java(home: Path, version: str) -> Path:
-    """Write a run_program that prints a version as Java does; return its Java home."""
+    """Write a program that prints a version as Java does; return its Java home."""
     (home / "bin").mkdir(parents=True)
     java = home / "bin/java"
     java.write_text(f"#!/bin/sh\necho 'openjdk version \"{version}\" 2025-04-15' >&2\n")

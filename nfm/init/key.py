@@ -44,7 +44,7 @@ def choose_key(columns: Sequence[Column], free: set[str], categorical: set[str],
                 return _combine(group, free, categorical, len(plain))
     varied = [c for c in plain if c.distinct > 1] or plain or list(columns)
     left_out = [c for c in varied if c.name in free]
-    # If all columns are inputs, the model needs the one least that explains least of the label.
+    # If all columns are inputs, choose the one that explains least of the label.
     key = max(left_out, key=lambda c: c.distinct) if left_out else min(varied, key=lambda c: _association(c, label))
     by = sorted((c for c in varied if c.kind != "time"), key=lambda c: -c.distinct)
     reason = "NOT unique, and no 2 or 3 columns together are: add a row number to the table"
@@ -96,7 +96,7 @@ def _combine(columns: Sequence[Column], free: set[str], categorical: set[str], t
     can_spare_all = len(outside) == len(names) and categorical - set(names) and len(names) <= total / 2
     if not outside or can_spare_all:
         return Key(names, f"together unique in {columns[0].rows:,} rows")
-    if len(outside) == len(names):  # one of them must be the key
+    if len(outside) == len(names):  # one column must be the key
         outside = tuple(sorted(names, key=lambda name: next(c.distinct for c in columns if c.name == name)))[:-1]
     kept = tuple(name for name in names if name not in outside)
     reason = f"unique in {columns[0].rows:,} rows together with {' and '.join(outside)}, which are inputs"

@@ -26,8 +26,8 @@ def read_table(table: Any, spec: Spec) -> pa.Table:
             "call its collect() first" if hasattr(table, "collect") else "convert it, for example with pyarrow.table"
         )
         raise DataError(
-            f"score got a {type(table).__module__}.{type(table).__qualname__}, which is not a table in memory; it takes "
-            f"tables of pandas, polars, pyarrow, DuckDB and others with the method {_STREAM}; {advice}."
+            f"score got a {type(table).__module__}.{type(table).__qualname__}, which is not a table in memory; it "
+            f"takes tables of pandas, polars, pyarrow, DuckDB and others with the method {_STREAM}; {advice}."
         )
     try:
         if _is_frame(table, "pandas"):

@@ -1,4 +1,4 @@
-"""Roles that nfm init chooses, on tables made for each rule; expected roles are write_table by hand."""
+"""Roles that nfm init chooses, on tables made for each rule; expected roles are written by hand."""
 
 import datetime as dt
 from pathlib import Path
@@ -35,9 +35,7 @@ def events() -> pa.Table:
             "returned": y.astype(int),
             "returned_text": np.where(y, "yes", "no"),  # the label as text
             "refund": np.where(y, RNG.uniform(5, 90, N), 0),  # above 0 only if returned
-            "complaint": [
-                ("late" if i % 8 else "broken") if v else None for i, v in enumerate(y)
-            ],  # filled in only if returned
+            "complaint": [("late" if i % 8 else "broken") if v else None for i, v in enumerate(y)],  # if returned
             "country": RNG.choice(["DE", "FR", "Ü"], N),
             "member": RNG.random(N) < 0.5,
             "user_id": RNG.integers(10_000, 10_090, N),
