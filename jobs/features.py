@@ -1,4 +1,4 @@
-"""The command `nfm features` as a script:  spark-submit jobs/features.py --config FILE [--set a.b=c …] [--plan]."""
+"""Run the command `nfm features` as a script:  spark-submit jobs/features.py --config FILE [--set a.b=c …] [--plan]."""
 
 import sys
 

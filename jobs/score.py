@@ -1,4 +1,4 @@
-"""The command `nfm score` as a script:  spark-submit jobs/score.py --config FILE [--set a.b=c …] [--plan]."""
+"""Run the command `nfm score` as a script:  spark-submit jobs/score.py --config FILE [--set a.b=c …] [--plan]."""
 
 import sys
 

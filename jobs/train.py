@@ -1,4 +1,4 @@
-"""The command `nfm train` as a script:  python jobs/train.py --config FILE [--set a.b=c …] [--plan]."""
+"""Run the command `nfm train` as a script:  python jobs/train.py --config FILE [--set a.b=c …] [--plan]."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""The command `nfm tune` as a script:  python jobs/tune.py --config FILE [--set a.b=c …] [--plan]."""
+"""Run the command `nfm tune` as a script:  python jobs/tune.py --config FILE [--set a.b=c …] [--plan]."""
 
 import sys
 

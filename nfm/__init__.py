@@ -67,11 +67,11 @@ def __getattr__(name: str) -> Any:
     """Import an exported name when it is first used."""
     if name not in __all__:
         raise AttributeError(f"module 'nfm' has no attribute {name!r}")
-    found = getattr(import_module(_MODULE_OF.get(name, "nfm.api")), name)
-    globals()[name] = found
-    return found
+    value = getattr(import_module(_MODULE_OF.get(name, "nfm.api")), name)
+    globals()[name] = value
+    return value
 
 
 def __dir__() -> list[str]:
-    """List the exported names, too."""
+    """List the exported names as well, before they are imported."""
     return sorted({*globals(), *__all__})

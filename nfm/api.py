@@ -1,4 +1,4 @@
-"""The jobs as functions: features, train, tune and score. `nfm` exports them."""
+"""Run the jobs as functions: features, train, tune and score. `nfm` exports them."""
 
 import time
 from collections.abc import Mapping
@@ -48,10 +48,10 @@ class TuneResult:
     """Result of `tune`: the best trial."""
 
     config: Path  # the configuration with the best settings
-    trials: int  # in all, earlier calls included
+    trials: int  # total, including those of earlier calls
     metric: str  # such as val_auc
     value: float  # of the metric
-    settings: Mapping[str, Any]  # those of the search space
+    settings: Mapping[str, Any]  # of the search space, in the best trial
     seconds: float
     summary: str = field(repr=False)
 
@@ -118,15 +118,15 @@ def build_features(
 
 
 def check_growth(grow_from: str | Path | None, refresh_numbers: bool) -> None:
-    """Raise ConfigError if `refresh_numbers` has nothing to act on."""
+    """Raise ConfigError if `refresh_numbers` is set without `grow_from`."""
     if refresh_numbers and grow_from is None:
-        raise ConfigError("--refresh-numbers goes with --grow-from; without it, numbers are always learned again")
+        raise ConfigError("--refresh-numbers needs --grow-from; without --grow-from, numbers are always learned again")
 
 
 def train(config: Configuration) -> TrainResult:
     """Train the model on the dataset that `build_features` wrote, with TensorFlow.
 
-    A training that was killed is resumed from its checkpoint.
+    A killed training is resumed from its checkpoint.
 
     Args:
         config: path of a YAML file, its content as a mapping, or a loaded configuration.
@@ -167,7 +167,7 @@ def tune(config: Configuration, trials: int = 20) -> TuneResult:
 
     Args:
         config: path of a YAML file, its content as a mapping, or a loaded configuration.
-        trials: trainings in all, those of earlier calls included.
+        trials: total number of trainings, including those of earlier calls.
 
     Returns:
         The best trial, and a configuration file with its settings.
@@ -192,7 +192,7 @@ def tune(config: Configuration, trials: int = 20) -> TuneResult:
 
 
 def tune_space(space: Space, trials: int) -> TuneResult:
-    """Search a space that was read; otherwise as `tune`."""
+    """Run `tune` on a search space that is already read."""
     started = time.monotonic()
     check_trials(trials)
     require_extra("train", "tuning")
@@ -215,22 +215,22 @@ def tune_space(space: Space, trials: int) -> TuneResult:
 
 
 def check_trials(trials: int) -> None:
-    """Raise ConfigError unless there is a trial to run."""
+    """Raise ConfigError unless `trials` is at least 1."""
     if trials < 1:
-        raise ConfigError(f"--trials {trials}: give a number of at least 1")
+        raise ConfigError(f"--trials {trials}: the number of trials must be at least 1")
 
 
 def score_table(config: Configuration, spark: "SparkSession | None" = None) -> ScoreResult:
     """Score every row of a raw table with a trained model and publish the scores, with Spark.
 
-    A run that was killed is resumed: rows that it scored are not scored again.
+    A killed run is resumed: rows that are already scored are not scored again.
 
     Args:
         config: path of a YAML file, its content as a mapping, or a loaded configuration.
         spark: the session to use; by default the active one, or a new one.
 
     Returns:
-        The folder of the scores, how many rows it has, and the fingerprint of the model.
+        The folder of the scores, the number of rows, and the fingerprint of the model.
 
     Raises:
         ConfigError: the configuration is wrong, or Spark is not installed.

@@ -1,4 +1,4 @@
-"""Options of the commands, and the messages for mistakes in them."""
+"""Parse the options of the commands, and report mistakes in them."""
 
 import argparse
 from collections.abc import Callable, Mapping, Sequence
@@ -16,20 +16,20 @@ SPARK_OPTION = {
         "action": "extend",
         "default": [],
         "metavar": "KEY=VALUE",
-        "help": "settings of Spark: master=local[4] driver.memory=4g; the prefix spark. is optional",
+        "help": "Spark settings: master=local[4] driver.memory=4g; the prefix spark. is optional",
     }
 }
 
 
 @dataclass(frozen=True)
 class Command:
-    """A command."""
+    """Description, implementation and options of a command."""
 
-    text: str  # one line for --help
-    work: Callable[[argparse.Namespace], str]  # returns the summary to print
+    description: str  # one line for --help
+    run: Callable[[argparse.Namespace], str]  # returns the summary to print
     examples: tuple[str, str]
-    options: Mapping[str, Mapping[str, Any]]  # as argparse takes them
-    table: str | None = None  # help for TABLE, the argument of a command that reads no configuration
+    options: Mapping[str, Mapping[str, Any]]  # arguments of argparse's add_argument
+    table: str | None = None  # help for TABLE, which a command without --config takes instead
 
 
 class _Parser(argparse.ArgumentParser):
@@ -39,10 +39,10 @@ class _Parser(argparse.ArgumentParser):
 
 
 def parse(name: str, command: Command, arguments: Sequence[str]) -> argparse.Namespace | None:
-    """Return the options; None if the help was printed."""
+    """Return the options; None if the help was printed. Raise ConfigError for a mistake."""
     parser = _Parser(
         prog=f"nfm {name}",
-        description=command.text,
+        description=command.description,
         epilog="examples:\n" + "\n".join(f"  {example}" for example in command.examples),
         formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(prog, max_help_position=26, width=80),
         allow_abbrev=False,
@@ -52,7 +52,7 @@ def parse(name: str, command: Command, arguments: Sequence[str]) -> argparse.Nam
     if command.table is None:
         parser.add_argument("--config", type=Path, metavar="FILE", help="the YAML configuration")
         parser.add_argument(
-            "--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="change settings: train.seed=2 …"
+            "--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="override settings: train.seed=2"
         )
         parser.add_argument("--plan", action="store_true", help="preview the run without writing anything")
     else:
@@ -66,8 +66,8 @@ def parse(name: str, command: Command, arguments: Sequence[str]) -> argparse.Nam
     if unknown:
         known = [*([] if command.table else ["--config", "--set", "--plan"]), "--help", *command.options]
         wrong = unknown[0].partition("=")[0]
-        forgotten = "" if command.table else "Did you forget --config before it?"
-        hint = did_you_mean([wrong], known) if wrong.startswith("-") else forgotten
+        no_config = "" if command.table else "Did you forget --config before it?"
+        hint = did_you_mean([wrong], known) if wrong.startswith("-") else no_config
         kind = "unknown option" if wrong.startswith("-") else "unexpected argument"
         parser.error(" ".join(filter(None, [f"{kind} {wrong}.", hint])))
     required = ("config", "--config FILE") if command.table is None else ("table", "TABLE")
@@ -76,10 +76,10 @@ def parse(name: str, command: Command, arguments: Sequence[str]) -> argparse.Nam
     return parsed
 
 
-def spark_settings(given: Sequence[str]) -> dict[str, str]:
-    """Return Spark's settings by name. All names begin with `spark.`, so the prefix may be left out."""
+def parse_spark_settings(arguments: Sequence[str]) -> dict[str, str]:
+    """Return Spark's settings by name; the prefix `spark.` is added where it is left out."""
     settings = {}
-    for setting in given:
+    for setting in arguments:
         key, equals, value = setting.partition("=")
         if not equals or not key:
             raise ConfigError(f"{_SPARK} {setting}: write it as KEY=VALUE, for example {_SPARK} spark.driver.memory=4g")

@@ -1,4 +1,4 @@
-"""The command `nfm`: arguments, exit codes, and one function for each job. jobs/*.py are the same commands."""
+"""The command `nfm`: arguments, exit codes, and one function for each job. jobs/*.py run the same commands."""
 
 import argparse
 import logging
@@ -13,7 +13,7 @@ from typing import Any
 
 import nfm
 from nfm import api
-from nfm.arguments import SPARK_OPTION, Command, parse, spark_settings
+from nfm.arguments import SPARK_OPTION, Command, parse, parse_spark_settings
 from nfm.config.file import load, read
 from nfm.config.settings import Config
 from nfm.config.space import read_space
@@ -27,7 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Args:
         arguments: the command line; sys.argv unless given.
     """
-    code = 130  # of SIGINT
+    code = 130  # after SIGINT; 143 after SIGTERM
 
     def terminate(_number: int, _frame: FrameType | None) -> None:
         nonlocal code
@@ -43,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return error.exit_code
     except KeyboardInterrupt:
         print(f"error: stopped by {'SIGINT' if code == 130 else 'SIGTERM'}", file=sys.stderr)
-    except BrokenPipeError:  # the reader of the output has ended, as in `nfm --help | head -1`
+    except BrokenPipeError:  # the reader closed the pipe, as in `nfm --help | head -1`
         code = 0
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return code
@@ -63,15 +63,15 @@ def _run(arguments: list[str]) -> int:
         raise ConfigError(" ".join(filter(None, [f"{kind} {name}.", hint, f"Commands: {', '.join(_COMMANDS)}"])))
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
     logging.getLogger("nfm").setLevel(logging.INFO)
-    # py4j logs each call that a signal interrupts, by the root logger.
+    # py4j logs every call that a signal interrupts through the root logger.
     logging.getLogger().handlers[0].addFilter(lambda record: Path(record.pathname).parent.name != "py4j")
     started = time.monotonic()
     options = parse(name, _COMMANDS[name], arguments[1:])
     if options is None:  # --help
         return 0
-    summary = _COMMANDS[name].work(options)
-    only_printed = name == "init" or options.plan or getattr(options, "summary", False)
-    print(summary if only_printed else f"{summary}\nDone in {time.monotonic() - started:.0f} s.")
+    summary = _COMMANDS[name].run(options)
+    is_job = name != "init" and not options.plan and not getattr(options, "summary", False)
+    print(f"{summary}\nDone in {time.monotonic() - started:.0f} s." if is_job else summary)
     return 0
 
 
@@ -85,7 +85,7 @@ def _help() -> str:
             "with it: Spark makes features, TensorFlow trains, Spark scores.",
             "",
             "commands:",
-            *(f"  {name:<10}{command.text}" for name, command in _COMMANDS.items()),
+            *(f"  {name:<10}{command.description}" for name, command in _COMMANDS.items()),
             "",
             "options:",
             "  -h, --help  show this help; for a command: nfm COMMAND --help",
@@ -102,7 +102,7 @@ def _session(config: Config, job: str, options: argparse.Namespace) -> Any:
     require_extra("spark", f"the {job} job")
     from nfm.table.session import start_session
 
-    return start_session(f"{config.name} {job}", spark_settings(options.spark))
+    return start_session(f"{config.name} {job}", parse_spark_settings(options.spark))
 
 
 def _init(options: argparse.Namespace) -> str:
@@ -164,8 +164,8 @@ def _score(options: argparse.Namespace) -> str:
 
 def _parity(config: Config, options: argparse.Namespace) -> str:
     if options.parity < 1:
-        raise ConfigError(f"--parity {options.parity}: give a number of rows of at least 1")
-    require_extra("train", "--parity compares with Keras on the driver (executors need none), which")
+        raise ConfigError(f"--parity {options.parity}: the number of rows must be at least 1")
+    require_extra("train", "--parity compares with Keras on the driver (executors do not need Keras), so it")
     spark = _session(config, "parity", options)
     from nfm.scoring.preview.parity import check, compare
     from nfm.training.parity import keras_scores
@@ -214,7 +214,7 @@ _COMMANDS = {
         {
             "--summary": {
                 "action": "store_true",
-                "help": "print layers, shapes and parameter counts only; needs the encoding",
+                "help": "only print the network's layers, shapes and parameters; needs the encoding",
             }
         },
     ),

@@ -1,4 +1,4 @@
-"""The functions that `nfm` exports: their examples, their results and errors, and what importing them loads."""
+"""Functions that `nfm` exports: their examples, results and errors, and the libraries that importing them loads."""
 
 import dataclasses
 import doctest
@@ -29,7 +29,7 @@ SCORING = ("load_model", "score_udf")
 
 @pytest.fixture(scope="module")
 def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the files that the examples name; they write into its build/."""
+    """Folder with the files that the examples read; the examples write into its build/."""
     folder = tmp_path_factory.mktemp("checkout")
     for name in ("conf", "tests"):
         (folder / name).symlink_to(ROOT / name)
@@ -42,8 +42,8 @@ def here(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     yield checkout
 
 
-def fresh(program: str, *flags: str) -> subprocess.CompletedProcess[str]:
-    """A program in an interpreter of its own."""
+def run_program(program: str, *flags: str) -> subprocess.CompletedProcess[str]:
+    """Run a program in a new interpreter."""
     return run([sys.executable, *flags, "-c", program])
 
 
@@ -54,7 +54,7 @@ before = set(sys.modules)
 import nfm
 print(*sorted({name.split(".")[0] for name in sys.modules.keys() - before} - set(sys.stdlib_module_names)))
 """
-    done = fresh(program)
+    done = run_program(program)
     assert done.stdout.split() == ["nfm"], done.stderr
 
 
@@ -73,20 +73,20 @@ try:
 except AttributeError as error:
     print(error)
 """
-    done = fresh(program)
+    done = run_program(program)
     assert done.stdout == "module 'nfm' has no attribute 'frobnicate'\n", done.stderr
 
 
-def test_the_names_are_those_that_a_type_checker_sees() -> None:
+def test_type_checkers_see_the_exported_names() -> None:
     shown = (ROOT / "nfm/__init__.py").read_text().split("if TYPE_CHECKING:")[1].split("__version__")[0]
     typed = {name.strip(" ,()") for line in shown.splitlines() for name in line.split("import")[-1].split(",")} - {""}
     assert typed == set(nfm.__all__)
     assert (ROOT / "nfm/py.typed").exists()
 
 
-# In the order in which a user calls them: each needs what those before it have written.
+# In the order in which a user calls them: each needs the files that the earlier ones write.
 @pytest.mark.parametrize("name", ["load_config", *JOBS, *SCORING, "Scorer.score"])
-def test_the_example_of_each_function_runs(here: Path, spark: SparkSession, name: str) -> None:
+def test_the_example_in_each_docstring_runs(here: Path, spark: SparkSession, name: str) -> None:
     function = nfm.Scorer.score if name == "Scorer.score" else getattr(nfm, name)
     text = function.__doc__ or ""
     for section in ("Args:", "Returns:", "Raises:", "Example:"):
@@ -98,9 +98,9 @@ def test_the_example_of_each_function_runs(here: Path, spark: SparkSession, name
     assert results.failed == 0
 
 
-def test_results_say_what_was_written(here: Path, spark: SparkSession, tmp_path: Path) -> None:
-    file = yaml.safe_load((ROOT / "conf/titanic.yaml").read_text())
-    content = file | {"workdir": str(tmp_path), "train": file["train"] | {"epochs": 1}}
+def test_results_describe_the_files_written(here: Path, spark: SparkSession, tmp_path: Path) -> None:
+    titanic = yaml.safe_load((ROOT / "conf/titanic.yaml").read_text())
+    content = titanic | {"workdir": str(tmp_path), "train": titanic["train"] | {"epochs": 1}}
     before = {key: spark.conf.get(key) for key in ("spark.sql.session.timeZone", "spark.sql.shuffle.partitions")}
     spark.conf.set("spark.sql.session.timeZone", "America/New_York")
 
@@ -119,7 +119,7 @@ def test_results_say_what_was_written(here: Path, spark: SparkSession, tmp_path:
     assert canonical_json(trained.metrics) == canonical_json(metadata["metrics"])
     assert trained.report.is_file()
 
-    scored = nfm.score_table(nfm.load_config(content))  # in the session that is active
+    scored = nfm.score_table(nfm.load_config(content))  # in the active session
     report = json.loads((scored.scores / "_report.json").read_text())
     assert (scored.rows, scored.fingerprint) == (891, trained.fingerprint)
     assert report["model_fingerprint"] == scored.fingerprint
@@ -128,7 +128,7 @@ def test_results_say_what_was_written(here: Path, spark: SparkSession, tmp_path:
     local = nfm.load_model(trained.model).score(pl.read_csv("tests/data/titanic.csv"))
     assert local.to_list() == pytest.approx(scores.tolist(), abs=1e-6)
 
-    # The session is as it was; results are frozen and short.
+    # The session's settings are restored; results are frozen and their repr is short.
     assert spark.conf.get("spark.sql.session.timeZone") == "America/New_York"
     spark.conf.set("spark.sql.session.timeZone", "UTC")
     assert {key: spark.conf.get(key) for key in before} == before
@@ -139,7 +139,7 @@ def test_results_say_what_was_written(here: Path, spark: SparkSession, tmp_path:
             result.seconds = 0.0  # type: ignore[misc]
 
 
-def test_a_search_takes_a_loaded_configuration_with_its_passwords(here: Path, tmp_path: Path) -> None:
+def test_tune_keeps_the_passwords_of_a_loaded_configuration(here: Path, tmp_path: Path) -> None:
     overrides = [f"workdir={tmp_path}", "source.options.password=secret", "train.epochs=1", "train.early_stopping=null"]
     config = nfm.load_config("conf/titanic.yaml", [*overrides, "tune.space={model.embedding_dim: [4, 8]}"])
     for name in ("dataset", "encoding"):
@@ -152,7 +152,7 @@ def test_a_search_takes_a_loaded_configuration_with_its_passwords(here: Path, tm
     assert result.config.stat().st_mode & 0o077 == 0
 
 
-def test_errors_carry_the_exit_code_of_the_command(here: Path, spark: SparkSession, tmp_path: Path) -> None:
+def test_errors_have_the_exit_code_of_the_command(here: Path, spark: SparkSession, tmp_path: Path) -> None:
     def refused(error: type[nfm.NfmError], code: int, call: Any, *arguments: Any, **options: Any) -> str:
         with pytest.raises(error) as raised:
             call(*arguments, **options)
@@ -160,17 +160,17 @@ def test_errors_carry_the_exit_code_of_the_command(here: Path, spark: SparkSessi
         assert raised.value.exit_code == code
         return str(raised.value)
 
-    there = "conf/titanic.yaml"
-    assert "train.sed: unknown key" in refused(nfm.ConfigError, 2, nfm.load_config, there, ["train.sed=2"])
+    path = "conf/titanic.yaml"
+    assert "train.sed: unknown key" in refused(nfm.ConfigError, 2, nfm.load_config, path, ["train.sed=2"])
     assert "the configuration is invalid" in refused(nfm.ConfigError, 2, nfm.load_config, {"name": "x"})
-    config = nfm.load_config(there, [f"workdir={tmp_path}"])
+    config = nfm.load_config(path, [f"workdir={tmp_path}"])
     assert "not a loaded configuration" in refused(nfm.ConfigError, 2, nfm.load_config, config, ["train.seed=2"])
     assert "There is no encoding" in refused(nfm.DataError, 3, nfm.train, config)
     assert "There is no model" in refused(nfm.DataError, 3, nfm.score_table, config)
     assert "There is no model" in refused(nfm.DataError, 3, nfm.load_model, tmp_path)
     assert "refresh" in refused(nfm.ConfigError, 2, nfm.build_features, config, spark, refresh_numbers=True)
-    assert "at least 1" in refused(nfm.ConfigError, 2, nfm.tune, {**_content(there), "tune": _SPACE}, trials=0)
-    gates = nfm.load_config(there, [f"score.output={tmp_path}/scores", "score.gates.min_rows=1000"])
+    assert "at least 1" in refused(nfm.ConfigError, 2, nfm.tune, {**_content(path), "tune": _SPACE}, trials=0)
+    gates = nfm.load_config(path, [f"score.output={tmp_path}/scores", "score.gates.min_rows=1000"])
     assert "min_rows" in refused(nfm.GateError, 4, nfm.score_table, gates)
 
 
@@ -210,5 +210,5 @@ try:
 except nfm.ConfigError as error:
     print(error)
 """
-    done = fresh(program)
+    done = run_program(program)
     assert done.stdout == f"{message}\n", done.stderr

@@ -1,4 +1,4 @@
-"""The command `nfm`, in processes of its own: help, mistakes, signals, Spark's settings, and what a run prints."""
+"""The command `nfm` in separate processes: help, mistakes, signals, Spark settings, and printed output."""
 
 import signal
 import subprocess
@@ -23,7 +23,7 @@ NFM = [sys.executable, "-m", "nfm.cli"]
 
 
 def bare(more: dict[str, str] | None = None) -> dict[str, str]:
-    """The environment of a user who has set nothing for Java and Spark."""
+    """Return the environment of a user who has set no variable of Java or Spark."""
     kept = environment()
     for name in ("JAVA_HOME", "SPARK_CONF_DIR", "SPARK_HOME"):
         kept.pop(name, None)
@@ -35,7 +35,7 @@ def command(*arguments: str, more: dict[str, str] | None = None) -> subprocess.C
 
 
 def refusal(done: subprocess.CompletedProcess[str]) -> str:
-    """The one line that a refused command prints."""
+    """Return the only line that a refused command prints."""
     assert (done.returncode, done.stdout) == (2, "")
     (line,) = done.stderr.splitlines()
     return line
@@ -80,9 +80,9 @@ def test_the_console_script_is_installed_with_the_package() -> None:
         (["score", "a.yaml"], "error: nfm score: unexpected argument a.yaml. Did you forget --config before it?"),
         (["score"], "error: nfm score: --config FILE is required. See nfm score --help"),
         (["tune", *TITANIC, "--trials", "many"], "error: nfm tune: argument --trials: invalid int value: 'many'."),
-        (["tune", *TITANIC, "--trials", "0"], "error: --trials 0: give a number of at least 1"),
-        (["features", *TITANIC, "--refresh-numbers"], "error: --refresh-numbers goes with --grow-from"),
-        (["score", *TITANIC, "--parity", "0"], "error: --parity 0: give a number of rows of at least 1"),
+        (["tune", *TITANIC, "--trials", "0"], "error: --trials 0: the number of trials must be at least 1"),
+        (["features", *TITANIC, "--refresh-numbers"], "error: --refresh-numbers needs --grow-from"),
+        (["score", *TITANIC, "--parity", "0"], "error: --parity 0: the number of rows must be at least 1"),
         (["score", *TITANIC, "--spark", "master"], "error: --spark master: write it as KEY=VALUE, for example"),
         (["train", *TITANIC, "--set", "train.seed"], "error: --set train.seed: write it as section.key=value"),
     ],
@@ -91,7 +91,7 @@ def test_a_mistake_gives_one_line(arguments: list[str], line: str) -> None:
     assert refusal(command(*arguments)).startswith(line)
 
 
-def test_a_reader_that_ends_early_is_no_error() -> None:
+def test_a_reader_that_ends_early_is_not_an_error() -> None:
     # The pipe is closed before the command writes.
     shell = f"set -o pipefail; {' '.join(NFM)} --help | true"
     done = subprocess.run(["bash", "-c", shell], cwd=ROOT, env=bare(), capture_output=True, text=True)
@@ -100,7 +100,7 @@ def test_a_reader_that_ends_early_is_no_error() -> None:
 
 @pytest.fixture(scope="module")
 def workdir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder that the three commands have filled, and what they printed."""
+    """Folder with the results of three commands, and their output."""
     folder = tmp_path_factory.mktemp("titanic")
     for name in ("features", "train", "score"):
         spark = [] if name == "train" else ["--spark", "master=local[2]", "spark.driver.memory=700m"]
@@ -112,7 +112,7 @@ def workdir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("name", ["features", "train", "score"])
-def test_a_run_prints_its_summary_and_the_jobs_own_log_only(workdir: Path, name: str) -> None:
+def test_a_run_prints_only_its_summary_and_the_log_of_nfm(workdir: Path, name: str) -> None:
     title = {"features": "Features of titanic: 891 rows", "train": "Model of titanic", "score": "Scores of titanic"}
     lines = (workdir / f"{name}.stdout").read_text().splitlines()
     assert lines[0].startswith(title[name])
@@ -122,16 +122,16 @@ def test_a_run_prints_its_summary_and_the_jobs_own_log_only(workdir: Path, name:
     assert [line for line in log if " INFO " not in line] == []
 
 
-def test_the_commands_write_what_the_scripts_write(workdir: Path, tmp_path: Path) -> None:
+def test_the_command_and_the_script_write_the_same_scores(workdir: Path, tmp_path: Path) -> None:
     settings = ["--set", f"workdir={workdir}", f"score.output={tmp_path}/scores"]
     done = run(["spark-submit", "jobs/score.py", *TITANIC, *settings])
     assert done.returncode == 0, done.stderr
     # spark-submit writes the log of its Python program to its own stdout.
     assert done.stderr == ""
-    ours, theirs = (
+    from_command, from_script = (
         pq.ParquetFile(next(folder.glob("*.parquet"))).read() for folder in (workdir / "scores", tmp_path / "scores")
     )
-    assert ours.equals(theirs)
+    assert from_command.equals(from_script)
 
 
 def test_a_plan_previews_and_writes_nothing(workdir: Path, tmp_path: Path) -> None:
@@ -151,9 +151,9 @@ def test_a_plan_previews_and_writes_nothing(workdir: Path, tmp_path: Path) -> No
 def test_a_signal_ends_a_job_with_its_code_and_without_a_traceback(
     workdir: Path, tmp_path: Path, name: str, number: signal.Signals, code: int
 ) -> None:
-    for made in ("dataset", "encoding", "model"):
-        (tmp_path / made).symlink_to(workdir / made)
-    # Long enough to be at work when the signal comes.
+    for folder in ("dataset", "encoding", "model"):
+        (tmp_path / folder).symlink_to(workdir / folder)
+    # Long enough that the job still runs when the signal comes.
     settings = {
         "features": [f"workdir={tmp_path}/new"],
         "train": [f"workdir={tmp_path}", "train.epochs=100000", "train.early_stopping=null"],
@@ -185,15 +185,15 @@ def test_a_signal_ends_a_job_with_its_code_and_without_a_traceback(
     assert not (tmp_path / "scores").exists()
 
 
-def program(text: str, more: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+def run_program(text: str, more: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-c", text], cwd=ROOT, env=bare(more), capture_output=True, text=True, timeout=120
     )
 
 
-def test_settings_of_spark_take_effect_or_are_refused(tmp_path: Path) -> None:
+def test_spark_settings_take_effect_or_are_refused(tmp_path: Path) -> None:
     (tmp_path / "spark-defaults.conf").write_text("spark.nfm.test 7\n")
-    done = program(
+    done = run_program(
         """
 from nfm.contract.errors import ConfigError
 from nfm.table.session import start_session
@@ -212,7 +212,7 @@ for key, value in (("spark.driver.memory", "900m"), ("spark.master", "local[2]")
     )
     memory, values, *refused = done.stdout.splitlines()
     megabytes, master = memory.split()
-    assert 600 <= int(megabytes) <= 700, done.stderr  # a collector may keep a part for itself
+    assert 600 <= int(megabytes) <= 700, done.stderr  # a garbage collector may reserve some of it
     assert (master, values) == ("local[1]", "3 7")
     assert refused == [
         "--spark spark.driver.memory=900m cannot take effect: Spark's JVM already runs with 700m. Give the setting "
@@ -222,7 +222,7 @@ for key, value in (("spark.driver.memory", "900m"), ("spark.master", "local[2]")
     ]
 
 
-def test_wrong_settings_of_spark_give_one_line() -> None:
+def test_wrong_spark_settings_give_one_line() -> None:
     done = command("features", *TITANIC, "--plan", "--spark", "master=lokal")
     assert done.returncode == 2
     line = done.stderr.splitlines()[-1]
@@ -241,11 +241,11 @@ def test_a_missing_extra_gives_one_line_and_exit_code_2() -> None:
         (
             "tensorflow",
             "score --parity 9",
-            "error: --parity compares with Keras on the driver (executors need none), which needs TensorFlow: "
+            "error: --parity compares with Keras on the driver (executors do not need Keras), so it needs TensorFlow: "
             "pip install 'nfm-batch[train]'",
         ),
     ):
-        done = program(
+        done = run_program(
             f"""
 import importlib.util, sys
 found = importlib.util.find_spec
@@ -257,8 +257,8 @@ sys.exit(main([*{name!r}.split(), "--config", "conf/titanic.yaml"]))
         assert refusal(done) == line
 
 
-def test_without_java_one_line_says_what_to_install() -> None:
-    done = program(
+def test_without_java_the_message_names_the_package_to_install() -> None:
+    done = run_program(
         """
 import sys
 from pathlib import Path
@@ -277,7 +277,7 @@ sys.exit(main(["score", "--config", "conf/titanic.yaml"]))
 
 
 def fake_java(home: Path, version: str) -> Path:
-    """A program that says which version it is, as Java's does."""
+    """Write a program that prints a version as Java does; return its Java home."""
     (home / "bin").mkdir(parents=True)
     java = home / "bin/java"
     java.write_text(f"#!/bin/sh\necho 'openjdk version \"{version}\" 2025-04-15' >&2\n")
@@ -285,15 +285,15 @@ def fake_java(home: Path, version: str) -> Path:
     return home
 
 
-def test_the_first_java_that_is_new_enough_is_found(tmp_path: Path) -> None:
+def test_the_first_recent_java_is_used(tmp_path: Path) -> None:
     old, new = fake_java(tmp_path / "old", "11.0.2"), fake_java(tmp_path / "new", "21.0.1")
     system = fake_java(tmp_path / "jvm/java-17-openjdk-amd64", "17.0.15").parent
     ancient, broken = fake_java(tmp_path / "ancient", "1.8.0_292"), tmp_path / "broken"
     (broken / "bin").mkdir(parents=True)
 
     def found(home: Path | None, path: Path | None, folder: Path = system) -> Path:
-        given = {} if home is None else {"JAVA_HOME": str(home)}
-        return java_home(given | {"PATH": f"{path}/bin" if path else ""}, folder)
+        variables = {} if home is None else {"JAVA_HOME": str(home)}
+        return java_home(variables | {"PATH": f"{path}/bin" if path else ""}, folder)
 
     assert found(new, old) == new
     assert found(old, new) == new

@@ -185,7 +185,7 @@ def _read_metadata(folder: Path) -> dict[str, Any]:
         found = _compute_fingerprint(metadata)
     except OSError as error:
         raise DataError(
-            f"There is no model in {folder}: {MARKER} cannot be read ({error.strerror}). Run jobs/train.py first, "
+            f"There is no model in {folder}: {MARKER} cannot be read ({error.strerror}). Run nfm train first, "
             "or name the folder of an existing model (score.model, train.init_from)."
         ) from error
     except (ValueError, KeyError, TypeError) as error:
@@ -200,7 +200,7 @@ def _read_metadata(folder: Path) -> dict[str, Any]:
 def _refuse(path: Path, reason: str) -> NoReturn:
     raise DataError(
         f"{path} is refused: {reason}. A model must not be changed after it is written. Restore it from a copy, or run "
-        "jobs/train.py again."
+        "nfm train again."
     )
 
 

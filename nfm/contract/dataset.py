@@ -27,7 +27,7 @@ def check_schema(spec: Spec, schema: pa.Schema, where: str, extra: Iterable[str]
             expected = f"list<{lists[name]}>" if name in lists else plain[name]
             raise DataError(
                 f"Column '{name}' of {where} is {found}, not {expected}: it was not written with this encoding. Move "
-                "it away, or run jobs/features.py again."
+                "it away, or run nfm features again."
             )
 
 
@@ -36,7 +36,7 @@ def check_column(name: str, schema: pa.Schema, where: str) -> None:
     if name not in schema.names:
         raise DataError(
             f"{where} has no column '{name}'; it has {', '.join(schema.names)}. It was not written with this encoding "
-            "and configuration: move it away, or run jobs/features.py again."
+            "and configuration: move it away, or run nfm features again."
         )
 
 
@@ -46,7 +46,7 @@ def read_column(name: str, values: pa.Array, where: str) -> Any:
     if values.null_count or (listed and values.flatten().null_count):
         raise DataError(
             f"Column '{name}' of {where} has nulls, but the feature job writes none: the file was changed. Run "
-            "jobs/features.py again."
+            "nfm features again."
         )
     return values if listed else to_numpy(values)
 
@@ -64,6 +64,6 @@ def check_and_arrange(spec: Spec, columns: Mapping[str, Any], where: str) -> Inp
     if wrong is not None:
         raise DataError(
             f"{where} has ids of the field '{wrong}' that its vocabulary does not have: it is damaged, or was written "
-            "with another encoding. Run jobs/features.py again."
+            "with another encoding. Run nfm features again."
         )
     return arranged

@@ -51,7 +51,7 @@ class Encoding:
         except OSError as error:
             raise DataError(
                 f"There is no encoding in {folder}: {path.name} cannot be read ({error.strerror}). "
-                "Run jobs/features.py first."
+                "Run nfm features first."
             ) from error
         spec = Spec.from_json(content, str(path))
         return cls(spec, Vocabulary.load(folder, spec.vocabularies))
@@ -83,7 +83,7 @@ class Encoding:
             if index.digest(name) != digest or not index.is_sound():
                 raise DataError(
                     f"The vocabulary of '{name}' in {where} was changed after it was written: its content does not "
-                    "have the digest in spec.json. Restore it, or run jobs/features.py again."
+                    "have the digest in spec.json. Restore it, or run nfm features again."
                 )
 
     def encode(self, rows: Rows, same_table: bool = False, counts: "BatchCounts | None" = None) -> dict[str, Any]:

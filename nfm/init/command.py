@@ -5,11 +5,11 @@ from pathlib import Path
 
 from nfm.contract.errors import ConfigError
 from nfm.init.csv_file import read_csv
-from nfm.init.facts import column_facts
+from nfm.init.facts import inspect_column
 from nfm.init.label import Label, find_label
-from nfm.init.page import page
+from nfm.init.page import format_configuration
 from nfm.init.roles import Role, choose_roles
-from nfm.init.sample import CSV_ENDINGS, check_table, is_parquet, read_parquet, table_files
+from nfm.init.sample import CSV_ENDINGS, check_table, is_parquet, list_files, read_parquet
 
 
 def write_configuration(table: Path, label_name: str | None, output: str | None) -> str:
@@ -18,9 +18,9 @@ def write_configuration(table: Path, label_name: str | None, output: str | None)
     Args:
         table: a CSV, TSV or Parquet file, or a folder of them.
         label_name: the column to predict; guessed from the names if None.
-        output: the file to write; `-` returns the configuration instead, None means the table's name here.
+        output: the file to write, by default the table's name with .yaml; `-` returns the configuration instead.
 
-    Raises NfmError for tables that cannot be used, and for files that exist already.
+    Raises NfmError if the table cannot be used or the file exists already.
     """
     output = output or f"{table_name(table)}.yaml"
     if output != "-" and Path(output).exists():
@@ -38,32 +38,32 @@ def write_configuration(table: Path, label_name: str | None, output: str | None)
     counts = {
         section: sum(role.section == section for role in roles) for section in ("categorical", "numeric", "left out")
     }
-    found = ", ".join(f"{count} {section}" for section, count in counts.items())
+    summary = ", ".join(f"{count} {section}" for section, count in counts.items())
     if label is None:
         return (
-            f"Wrote {output} without a label ({found}): no column is clearly the one to predict. Delete the file and "
+            f"Wrote {output} without a label ({summary}): no column is clearly the label. Delete the file and "
             "run the command again with --label COLUMN."
         )
     return (
-        f"Wrote {output}: label {label.column.name} ({label.task}), {found}. Check the columns in it; then:\n"
+        f"Wrote {output}: label {label.column.name} ({label.task}), {summary}. Check its columns, then run:\n"
         f"  nfm features --config {output}\n  nfm train --config {output}\n  nfm score --config {output}"
     )
 
 
 def configure(path: Path, label_name: str | None) -> tuple[str, Label | None, list[Role]]:
     """Return the configuration's text for a table, the label (None if unclear), and the columns' roles."""
-    files = table_files(path)
+    files = list_files(path)
     sample = read_parquet(path, files) if is_parquet(files[0]) else read_csv(path, files)
     check_table(sample)
     reads_as_text = not sample.source["options"]["inferSchema"] if sample.is_csv else None
-    columns = {n: column_facts(n, sample.table[n], reads_as_text) for n in sample.table.column_names}
+    columns = {n: inspect_column(n, sample.table[n], reads_as_text) for n in sample.table.column_names}
     label = find_label(columns, label_name)
     key, roles = choose_roles(columns, label)
-    return page(table_name(path), sample, columns, label, key, roles), label, roles
+    return format_configuration(table_name(path), sample, columns, label, key, roles), label, roles
 
 
 def table_name(path: Path) -> str:
-    """Return a table's name: that of its file without the ending, in characters that need no quotes."""
+    """Return the table's name: its file name without the ending, in characters that need no quotes in YAML."""
     name = path.resolve().name
     ending = next((e for e in (*CSV_ENDINGS, ".parquet", ".pq") if name.lower().endswith(e)), "")
     return re.sub(r"[^\w.-]+", "_", name[: len(name) - len(ending)]).strip("_.-") or "table"

@@ -1,4 +1,4 @@
-"""Facts of one column of the sample: what it contains, what is missing, how often values repeat."""
+"""Facts about one column of the sample: its kind, its missing values, how often values repeat."""
 
 import re
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ _DAY = (
     r"\d{4}-\d{1,2}(-\d{1,2})?|\d{1,4}/\d{1,2}/\d{2,4}|\d{1,2}\.\d{1,2}\.\d{4}|\d{1,2}-\d{1,2}-\d{4}|"
     r"\d{1,2}[- ][A-Za-z]{3,9}[- ]\d{2,4}|[A-Za-z]{3,9} \d{1,2},? \d{4}"
 )
-# The first that all texts of a column match. Times are recognized at least where Spark reads a timestamp.
+# A column has the first kind that all its texts match. Each text that Spark reads as a timestamp must match "time".
 _PATTERNS: tuple[tuple[Kind, str], ...] = (
     ("integer", r"^\s*[+-]?\d+\s*$"),
     ("float", r"^\s*([+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d{1,3})?|(?i:[+-]?(nan|inf|infinity)))\s*$"),
@@ -37,13 +37,13 @@ _ROW = re.compile(
 )
 
 
-def kind_of_texts(texts: pa.Array) -> Kind:
-    """Return what all texts of an array or column are; "text" if they have nothing in common."""
+def infer_kind(texts: pa.Array) -> Kind:
+    """Return the first kind that all texts of an array or column match; "text" if there is none."""
     distinct = pc.unique(texts).drop_null()
     for kind, pattern in _PATTERNS:
-        # The first ones settle most columns.
+        # The first 100 texts rule out most kinds quickly.
         if len(distinct) and all(
-            pc.all(pc.match_substring_regex(part, pattern)).as_py() for part in (distinct[:100], distinct)
+            pc.all(pc.match_substring_regex(some, pattern)).as_py() for some in (distinct[:100], distinct)
         ):
             return kind
     return "text"
@@ -54,30 +54,30 @@ class Column:
     """A column of the sample."""
 
     name: str
-    values: pa.Array  # N rows; no dictionary, and null where it is NaN
+    values: pa.Array  # (N,) without dictionary encoding; null instead of NaN
     kind: Kind
-    reads_as_text: bool  # Spark reads texts, even where they are numbers
+    reads_as_text: bool  # Spark reads the column as text, even if it contains numbers
 
     @property
     def rows(self) -> int:
-        """Rows of the sample."""
+        """Number of rows in the sample."""
         return len(self.values)
 
     @property
     def filled(self) -> int:
-        """Rows with a value."""
+        """Number of rows with a value."""
         return len(self.values) - int(self.values.null_count)
 
     @cached_property
     def encoded(self) -> pa.DictionaryArray:
-        """The values as indices into their dictionary; of a list, its text."""
+        """Dictionary-encoded values; lists and other values as text."""
         if self.kind == "other" or self.kind == "list":
             return pa.array([None if v is None else str(v) for v in self.values.to_pylist()]).dictionary_encode()
         return self.values.dictionary_encode()
 
     @cached_property
     def codes(self) -> NDArray[np.int64]:
-        """(N,) the number of each row's value; -1 where it is missing."""
+        """(N,) index of each row's value in the dictionary; -1 if the value is missing."""
         codes: NDArray[np.int64] = (
             pc.fill_null(self.encoded.indices, -1).to_numpy(zero_copy_only=False).astype(np.int64)
         )
@@ -85,17 +85,17 @@ class Column:
 
     @property
     def distinct(self) -> int:
-        """Different values."""
+        """Number of different values."""
         return len(self.encoded.dictionary)
 
     @cached_property
     def counts(self) -> NDArray[np.int64]:
-        """Rows of each value, by its number."""
+        """Number of rows with each value, in the order of the dictionary."""
         return np.bincount(self.codes[self.codes >= 0], minlength=self.distinct)
 
     @cached_property
     def numbers(self) -> NDArray[np.float64]:
-        """(N,) NaN where a number is missing; only of integers, floats and booleans."""
+        """(N,) values of integers, floats or booleans as numbers; NaN if missing."""
         values = self.values
         if self.kind == "boolean" and not pa.types.is_boolean(values.type):
             values = pc.cast(pc.utf8_lower(values), pa.bool_())
@@ -110,38 +110,38 @@ class Column:
 
     @property
     def is_number(self) -> bool:
-        """Return whether it contains integers or floats."""
+        """Return whether the column contains integers or floats."""
         return self.kind in ("integer", "float")
 
     @property
     def is_unique(self) -> bool:
-        """Return whether every row has a value of its own."""
+        """Return whether every row has a different value."""
         return 0 < self.rows == self.distinct
 
     @property
     def is_nearly_unique(self) -> bool:
-        """Return whether hardly any value occurs twice."""
+        """Return whether more than 20 values, and over 90 % of them, are different."""
         return self.distinct > 0.9 * self.filled and self.distinct > 20
 
     @property
-    def named_row(self) -> bool:
-        """Return whether the name is one of row numbers: id, index, row names."""
+    def has_row_name(self) -> bool:
+        """Return whether the name is common for row numbers: id, index, row names."""
         return bool(_ROW.search(self.name.lower()))
 
     @property
-    def named_id(self) -> bool:
-        """Return whether the name is that of an id or code: user_id, zip."""
-        return self.named_row or bool(_ID.search(self.name)) or bool(_ID.search(self.name.lower()))
+    def has_id_name(self) -> bool:
+        """Return whether the name is common for ids or codes: user_id, zip."""
+        return self.has_row_name or bool(_ID.search(self.name)) or bool(_ID.search(self.name.lower()))
 
     @cached_property
     def words(self) -> float:
-        """Words of a text, on average."""
+        """Average number of words in a text."""
         if self.kind != "text" or not self.filled:
             return 1.0
         return float(pc.mean(pc.count_substring_regex(self.encoded.dictionary, r"\S+")).as_py())
 
     def examples(self, most: int = 3) -> str:
-        """The most frequent values."""
+        """Return the most frequent values as text."""
         places = np.argsort(-self.counts, kind="stable")[:most]
         texts = [_short(self.encoded.dictionary[int(i)].as_py()) for i in places]
         return ", ".join(texts) + (", …" if self.distinct > most else "")
@@ -149,13 +149,13 @@ class Column:
     @property
     def summary(self) -> str:
         """Type, values and missing share in a few words."""
-        found = f"{self.kind}, {self.distinct:,} values "
+        text = f"{self.kind}, {self.distinct:,} values "
         if self.is_number and self.distinct > 3:
-            found += f"from {np.nanmin(self.numbers):.6g} to {np.nanmax(self.numbers):.6g}"
+            text += f"from {np.nanmin(self.numbers):.6g} to {np.nanmax(self.numbers):.6g}"
         else:
-            found += f"({self.examples()})"
+            text += f"({self.examples()})"
         missing = 1 - self.filled / self.rows
-        return found + (f", {max(missing, 0.001):.1%} missing" if missing else "")
+        return text + (f", {max(missing, 0.001):.1%} missing" if missing else "")
 
 
 def _short(value: object) -> str:
@@ -163,8 +163,8 @@ def _short(value: object) -> str:
     return " ".join(text.split()) if len(text) <= 24 else f"{' '.join(text[:23].split())}…"
 
 
-def column_facts(name: str, values: pa.ChunkedArray, reads_as_text: bool | None = None) -> Column:
-    """Return a column's facts. `reads_as_text`: of CSV, whether Spark keeps the texts; None if they have types."""
+def inspect_column(name: str, values: pa.ChunkedArray, reads_as_text: bool | None = None) -> Column:
+    """Return a column's facts. `reads_as_text`: whether Spark reads a CSV file's columns as text; None if not CSV."""
     array = values.combine_chunks() if isinstance(values, pa.ChunkedArray) else values
     array = decode_dictionary(pa.concat_arrays(array.chunks) if isinstance(array, pa.ChunkedArray) else array)
     type_ = array.type
@@ -176,7 +176,7 @@ def column_facts(name: str, values: pa.ChunkedArray, reads_as_text: bool | None 
         kind = "list"
     elif stored == "text":
         array = array.cast(pa.string())
-        kind = kind_of_texts(array)
+        kind = infer_kind(array)
     elif stored == "boolean":
         kind = "boolean"
     elif stored == "number":
@@ -185,8 +185,8 @@ def column_facts(name: str, values: pa.ChunkedArray, reads_as_text: bool | None 
             array = pc.if_else(pc.is_finite(array), array, None)
     as_text = stored == "text" and (reads_as_text is None or reads_as_text or kind == "text")
     if kind == "float":
-        found = Column(name, array, kind, as_text).numbers
-        finite = found[np.isfinite(found)]
+        numbers = Column(name, array, kind, as_text).numbers
+        finite = numbers[np.isfinite(numbers)]
         if len(finite) and (finite == np.round(finite)).all() and np.abs(finite).max() < 2**53:
-            kind = "integer"  # written 1.0, or floats because some are missing
+            kind = "integer"  # written as 1.0, or stored as floats because some are missing
     return Column(name, array, kind, as_text)

@@ -1,4 +1,4 @@
-"""The configuration as commented YAML: a line for each column, and the reason of its role beside it."""
+"""Format the configuration as commented YAML: a line for each column, with the reason for its role."""
 
 import math
 import re
@@ -15,18 +15,18 @@ from nfm.contract.messages import listed
 from nfm.init.facts import Column
 from nfm.init.key import Key
 from nfm.init.label import Label
-from nfm.init.roles import BUCKETS, Role, output_names
+from nfm.init.roles import BUCKETS, Role, choose_output_names
 from nfm.init.sample import Sample
 
-_WIDEST = 60  # characters before a comment that is in line with the others
-_LINE = 130
-_SMALL = 5_000  # rows; a large model would overfit
+_WIDEST = 60  # characters of YAML before a comment that is aligned with the others
+_LINE = 130  # characters with the comment
+_SMALL = 5_000  # rows; a large model would overfit fewer
 _GROUP = re.compile(r"user|customer|client|patient|member|account|household|session|visitor", re.IGNORECASE)
 
 Line = tuple[str, str]  # YAML and its comment
 
 
-def page(
+def format_configuration(
     name: str, sample: Sample, columns: Mapping[str, Column], label: Label | None, key: Key, roles: Sequence[Role]
 ) -> str:
     """Return the text of the configuration file; DataError if no column is left as an input."""
@@ -35,13 +35,13 @@ def page(
         reasons = listed((f"{role.column}: {role.reason}" for role in roles), "; ")
         raise DataError(f"No column of {sample.source['path']} can be an input besides the key. {reasons}")
     source = dict(sample.source) | ({"where": label.where} if label and label.where else {})
-    seen = f"all {len(sample.table):,} rows"
+    read = f"all {len(sample.table):,} rows"
     if not sample.is_whole:
-        seen = f"a sample of {len(sample.table):,} rows" + (f" of {sample.rows:,}" if sample.rows else "")
+        read = f"a sample of {len(sample.table):,} rows" + (f" of {sample.rows:,}" if sample.rows else "")
     return "\n".join(
         [
-            f"# A first configuration, written by nfm init from {seen}.",
-            "# Check each column's role; the comments show what was found.",
+            f"# A first configuration, written by nfm init from {read}.",
+            "# Check each column's role; the comments describe the values.",
             "# `python -m nfm.config.reference` explains all keys.",
             *_aligned([(_yaml("name", name), ""), (_yaml("workdir", f"build/{name}"), "all results")]),
             *_source(source, label),
@@ -64,16 +64,16 @@ def _yaml(key: str, value: Any) -> str:
 
 
 def _aligned(lines: Sequence[Line], indent: int = 0) -> list[str]:
-    """Return lines with their comments in one column; where a line is too long, its comment is above it."""
+    """Return lines with aligned comments; the comment of a line that is too long is placed above it."""
     width = max((len(text) for text, comment in lines if comment and len(text) <= _WIDEST), default=0)
-    found = []
+    aligned = []
     for text, comment in lines:
         comment = "".join(c if c.isprintable() else " " for c in comment)
         if comment and len(text) + len(comment) > _LINE:
-            found += [f"# {comment}", *text.split("\n")]
+            aligned += [f"# {comment}", *text.split("\n")]
         else:
-            found += (f"{text:{width}}  # {comment}" if comment else text).split("\n")
-    return [" " * indent + line for line in found]
+            aligned += (f"{text:{width}}  # {comment}" if comment else text).split("\n")
+    return [" " * indent + line for line in aligned]
 
 
 def _source(source: Mapping[str, Any], label: Label | None) -> list[str]:
@@ -86,19 +86,19 @@ def _source(source: Mapping[str, Any], label: Label | None) -> list[str]:
 def _key_and_label(key: Key, label: Label | None) -> list[Line]:
     lines = [(_yaml("key", list(key.columns)), key.reason)]
     if label is None:
-        return [*lines, ("# label:", "choose the column to predict: write this file again with --label COLUMN")]
+        return [*lines, ("# label:", "choose the column to predict: run nfm init again with --label COLUMN")]
     return [*lines, (_yaml("label", label.column.name), label.reason)]
 
 
 def _fields(roles: Sequence[Role], columns: Mapping[str, Column]) -> list[str]:
     inputs = [role for role in roles if role.section != "left out"]
-    names = output_names(inputs)
+    names = choose_output_names(inputs)
     lines: dict[str, list[Line]] = {"categorical": [], "numeric": []}
     for role in inputs:
         name = names[role.column]
         settings = ({"column": role.column} if name != role.column else {}) | role.settings
         lines[role.section].append((_yaml(name, settings), role.reason))
-    if not lines["categorical"]:  # then nothing would enter the pooling
+    if not lines["categorical"]:  # numbers alone would leave the pooling empty
         taken = {name.lower() for name in names.values()}
         for role in inputs:
             name = f"{names[role.column]}_bucket"
@@ -107,7 +107,7 @@ def _fields(roles: Sequence[Role], columns: Mapping[str, Column]) -> list[str]:
             taken.add(name.lower())
             settings = {"column": role.column, "buckets": BUCKETS}
             lines["numeric"].append((_yaml(name, settings), "the same number as a field"))
-    return [line for section, found in lines.items() if found for line in (f"  {section}:", *_aligned(found, 4))]
+    return [line for section, some in lines.items() if some for line in (f"  {section}:", *_aligned(some, 4))]
 
 
 def _left_out(roles: Sequence[Role]) -> list[str]:
@@ -135,11 +135,11 @@ def _split(key: Key, sample: Sample, columns: Mapping[str, Column], roles: Seque
 
 
 def _is_group(column: Column) -> bool:
-    return column.named_id and bool(_GROUP.search(column.name)) and 2 * column.distinct < column.filled
+    return column.has_id_name and bool(_GROUP.search(column.name)) and 2 * column.distinct < column.filled
 
 
 def _time_bounds(column: Column) -> tuple[str, str] | None:
-    """Return the days that 70 % and 80 % of the rows come before; None if a split by this column makes no sense."""
+    """Return the days before which 70 % and 80 % of the rows are; None if this column cannot split the rows."""
     if column.kind != "time" or column.filled < column.rows:
         return None
     texts = pc.cast(column.values, pa.string())
@@ -157,27 +157,27 @@ def _training(sample: Sample, label: Label | None) -> list[str]:
         model |= {"embedding_dim": 16, "hidden_units": [32]}
     lines = []
     if label is None:
-        lines.append(("# model: {task: binary}", "or regression, or multiclass: --label chooses"))
+        lines.append(("# model: {task: binary}", "or regression, or multiclass; --label sets the task"))
     if model:
         why = "a table this small needs a small model" if rows < _SMALL else ""
         if label and label.task == "multiclass" and label.column.is_number:
-            why = "task: regression is for numbers of which the size matters" + (f"; {why}" if why else "")
+            why = "if the labels are quantities, use task: regression" + (f"; {why}" if why else "")
         lines.append((_yaml("model", model), why))
     train: dict[str, Any] = {}
     reasons = []
     if label and label.task == "regression" and (rate := _learning_rate(label.column)) > 0.05:
         train["learning_rate"] = rate
-        reasons.append("the larger the labels, the larger the steps")
+        reasons.append("large labels need large steps")
     if (batch := 2 ** int(math.log2(max(rows * 0.7 / 40, 32)))) < 1024:
         train["batch_size"] = batch
-        reasons.append("small batches, for enough steps an epoch")
+        reasons.append("small batches give enough steps per epoch")
     if train:
         lines.append((_yaml("train", train), "; ".join(reasons)))
     return _aligned(lines)
 
 
 def _learning_rate(label: Column) -> float:
-    """Return a rate for labels of any size; the trainer does not scale them, and the default is for sizes about 1."""
+    """Return a rate that fits the size of the labels, which are not scaled; the default fits sizes near 1."""
     size = math.sqrt(float(np.nanmean(label.numbers**2)))
     return float(f"{0.05 * max(size, 1) ** 0.4:.1g}")
 
@@ -185,7 +185,7 @@ def _learning_rate(label: Column) -> float:
 def _score(key: Key, sample: Sample, label: Label | None) -> list[str]:
     lines = []
     if label and label.where:  # rows without a label are scored, too
-        lines.append((_yaml("source", sample.source), "also the rows without a label"))
+        lines.append((_yaml("source", sample.source), "includes the rows without a label"))
     if key.also:
         lines.append((_yaml("columns", list(key.also)), "identify a row, together with the key"))
     return ["score:", *_aligned(lines, 2)] if lines else []

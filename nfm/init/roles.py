@@ -1,4 +1,4 @@
-"""Choose what each column becomes: a categorical field, a number, or nothing."""
+"""Choose the role of each column: categorical field, number, or left out."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,19 +13,19 @@ from nfm.contract.errors import DataError
 from nfm.contract.schema import flag_name, weights_name
 from nfm.init.facts import Column
 from nfm.init.key import Key, choose_key
-from nfm.init.label import Label, leak
+from nfm.init.label import Label, describe_leak
 
 Section = Literal["categorical", "numeric", "left out"]
 _MOST_CATEGORIES = 32  # integer columns with at most this many values are categories
-_MANY = 50  # values, from which on rare ones are left out of the vocabulary
-_HUGE = 50_000  # values in a sample
+_MANY = 50  # values; in larger vocabularies, rare values are left out
+_HUGE = 50_000  # values in a sample; larger vocabularies are limited
 BUCKETS = 16
 _DELIMITERS = ("|", ";", ", ", ",")
 
 
 @dataclass(frozen=True)
 class Role:
-    """Use of a column and the reason for it."""
+    """Role of a column in the configuration."""
 
     column: str
     section: Section
@@ -36,19 +36,19 @@ class Role:
 def choose_roles(columns: Mapping[str, Column], label: Label | None) -> tuple[Key, list[Role]]:
     """Return the key, and the role of each other column except the label."""
     others = [c for c in columns.values() if label is None or c.name != label.column.name]
-    revealing = {c.name: why for c in others if label and (why := leak(c, label))}
-    roles = {c.name: _role(c, revealing.get(c.name)) for c in others}
+    revealing = {c.name: why for c in others if label and (why := describe_leak(c, label))}
+    roles = {c.name: _choose_role(c, revealing.get(c.name)) for c in others}
     free = {name for name, role in roles.items() if role.section == "left out"}
     categorical = {name for name, role in roles.items() if role.section == "categorical"}
     candidates = [c for c in others if c.name not in revealing]
     if not candidates:
-        raise DataError("All other columns reveal the label, so there are no inputs.")
+        raise DataError("Every other column reveals the label, so no input is left. Name another column with --label.")
     key = choose_key(candidates, free, categorical, label.column if label else None)
     return key, [role for name, role in roles.items() if name not in key.columns]
 
 
-def _role(column: Column, revealed: str | None) -> Role:
-    why = _useless(column) or (revealed and f"reveals the label: {revealed}")
+def _choose_role(column: Column, revealed: str | None) -> Role:
+    why = _why_excluded(column) or (revealed and f"reveals the label: {revealed}")
     if why:
         return Role(column.name, "left out", why)
     if column.kind == "list":
@@ -62,8 +62,8 @@ def _role(column: Column, revealed: str | None) -> Role:
     return Role(column.name, "numeric", column.summary, _number_settings(column))
 
 
-def _useless(column: Column) -> str | None:
-    """Return why a column is not an input, as a clause; None if it may be one."""
+def _why_excluded(column: Column) -> str | None:
+    """Return a clause that says why a column cannot be an input; None if it can."""
     if not column.filled:
         return "null in every row"
     if column.kind == "other":
@@ -78,7 +78,7 @@ def _useless(column: Column) -> str | None:
         return "an array of numbers, a vector" if numbers and column.is_nearly_unique and len(lengths) else None
     if column.words >= 4 and column.distinct > 0.5 * column.filled:
         return f"free text: {column.distinct:,} texts of {column.words:.0f} words on average"
-    if column.is_nearly_unique and (column.kind == "text" or (column.kind == "integer" and column.named_id)):
+    if column.is_nearly_unique and (column.kind == "text" or (column.kind == "integer" and column.has_id_name)):
         return f"an id or a name: {column.distinct:,} values in {column.filled:,} rows"
     if column.kind == "integer" and column.is_unique and column.rows > 20 and _counts_up(column):
         return f"a row number: {column.examples(2)}"
@@ -92,7 +92,7 @@ def _counts_up(column: Column) -> bool:
 
 
 def _is_category(column: Column) -> bool:
-    if column.named_id or column.distinct <= 2:
+    if column.has_id_name or column.distinct <= 2:
         return True
     return column.distinct <= _MOST_CATEGORIES and column.filled >= 10 * column.distinct
 
@@ -108,20 +108,20 @@ def _number_settings(column: Column) -> dict[str, Any]:
     size = np.abs(column.numbers[np.isfinite(column.numbers)])
     low, middle, high = np.quantile(size, [0.25, 0.5, 0.99])
     heavy = size.max() > 20 and (high > 10 * middle) and size.max() > 20 * max(low, 1e-9)
-    found: dict[str, Any] = {"scale": "log1p"} if heavy else {}
-    return found | ({"missing_flag": True} if column.filled < column.rows else {})
+    settings: dict[str, Any] = {"scale": "log1p"} if heavy else {}
+    return settings | ({"missing_flag": True} if column.filled < column.rows else {})
 
 
 def _bag_delimiter(column: Column) -> str | None:
-    """Return the delimiter of a text that is a list of values, which come again in other rows; None if it is not."""
+    """Return the delimiter if the texts are lists whose values repeat in other rows; None otherwise."""
     texts = column.encoded.dictionary
     for delimiter in _DELIMITERS:
         lengths = pc.add(pc.count_substring(texts, delimiter), 1)
         if pc.mean(pc.greater(lengths, 1)).as_py() < 0.3 or len(pc.unique(lengths)) == 1:
-            continue  # always the same number of members: a code of several parts
+            continue  # a constant number of members: not a bag, but a code with several parts
         members = pc.split_pattern(texts, delimiter).flatten()
-        come_again = len(members) >= 2 * len(pc.unique(members))
-        if come_again and pc.mean(pc.count_substring_regex(members, r"\S+")).as_py() < 3:
+        values_repeat = len(members) >= 2 * len(pc.unique(members))
+        if values_repeat and pc.mean(pc.count_substring_regex(members, r"\S+")).as_py() < 3:
             return delimiter
     return None
 
@@ -129,8 +129,8 @@ def _bag_delimiter(column: Column) -> str | None:
 def _bag_settings(lists: pa.Array) -> dict[str, Any]:
     longest = pc.max(pc.list_value_length(lists)).as_py() or 0
     members = len(pc.unique(lists.flatten()))
-    found: dict[str, Any] = {"bag": True} | ({"min_count": 2} if members > 10 * _MANY else {})
-    return found | ({"max_length": 100} if longest > 100 else {})
+    settings: dict[str, Any] = {"bag": True} | ({"min_count": 2} if members > 10 * _MANY else {})
+    return settings | ({"max_length": 100} if longest > 100 else {})
 
 
 def _bag_summary(lists: pa.Array) -> str:
@@ -140,22 +140,22 @@ def _bag_summary(lists: pa.Array) -> str:
     return text + (f"; {missing:.1%} missing" if missing else "")
 
 
-def output_names(roles: Sequence[Role]) -> dict[str, str]:
-    """Return the field or number of each input column: its name, unless the dataset has another column of that name."""
-    taken, found = set(DATASET_COLUMNS), {}
+def choose_output_names(roles: Sequence[Role]) -> dict[str, str]:
+    """Return a field or number name for each input column: its own, unless another dataset column has that name."""
+    taken, names = set(DATASET_COLUMNS), {}
     for role in roles:
         name = role.column
-        while {made.lower() for made in _made(name, role)} & taken:
+        while {column.lower() for column in _dataset_columns(name, role)} & taken:
             name = f"{name}_value"
-        taken |= {made.lower() for made in _made(name, role)}
-        found[role.column] = name
-    return found
+        taken |= {column.lower() for column in _dataset_columns(name, role)}
+        names[role.column] = name
+    return names
 
 
-def _made(name: str, role: Role) -> list[str]:
-    made = [name]
+def _dataset_columns(name: str, role: Role) -> list[str]:
+    columns = [name]
     if role.settings.get("missing_flag"):
-        made.append(flag_name(name))
+        columns.append(flag_name(name))
     if role.settings.get("bag"):
-        made.append(weights_name(name))
-    return made
+        columns.append(weights_name(name))
+    return columns

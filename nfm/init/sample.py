@@ -1,4 +1,4 @@
-"""Sample the rows of a table: Parquet files, row groups spread over the table; CSV files in `csv_file`."""
+"""Sample a table: rows of Parquet files, from row groups spread over the table. `csv_file` samples CSV files."""
 
 import re
 from collections.abc import Sequence
@@ -15,12 +15,12 @@ from nfm.contract.errors import ConfigError, DataError, NfmError
 from nfm.contract.messages import listed
 
 T = TypeVar("T")
-MOST_ROWS = 200_000  # of the sample
+MOST_ROWS = 200_000  # in a sample
 _MOST_COUNTED = 200  # files whose rows are counted
 MOST_PIECES = 16  # files, row groups or blocks that the sample is read from
 CSV_ENDINGS = (".csv", ".tsv", ".txt", ".csv.gz", ".tsv.gz", ".txt.gz", ".csv.bz2", ".tsv.bz2", ".txt.bz2")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
-_SPECIAL = set("*?[]{}:\\")  # Spark or the configuration would not take them as characters of a file's name
+_SPECIAL = set("*?[]{}:\\")  # Spark or the configuration gives them a meaning of their own in a path
 
 
 class SourceMissingError(NfmError):
@@ -31,11 +31,11 @@ class SourceMissingError(NfmError):
 
 @dataclass(frozen=True)
 class Sample:
-    """Some rows of a table, or all."""
+    """Some or all rows of a table."""
 
     table: pa.Table  # CSV: every column is text
-    source: dict[str, Any]  # the configuration's section
-    rows: int | None  # of the whole table; None if they were not counted
+    source: dict[str, Any]  # section of the configuration
+    rows: int | None  # in the whole table; None if not counted
     is_csv: bool
 
     @property
@@ -44,7 +44,7 @@ class Sample:
         return self.rows == len(self.table)
 
 
-def table_files(path: Path) -> list[Path]:
+def list_files(path: Path) -> list[Path]:
     """Return the files of a table, without those that Spark ignores.
 
     Raises SourceMissingError if there is no such file or folder, ConfigError for a name that Spark cannot read, and
@@ -82,50 +82,50 @@ def is_parquet(file: Path) -> bool:
 
 def read_parquet(path: Path, files: Sequence[Path]) -> Sample:
     """Read rows from row groups that are spread over the files; DataError if a file cannot be read."""
-    chosen, parts = spread(files), []
-    each = -(-MOST_ROWS // len(chosen))
+    chosen, tables = pick_evenly(files), []
+    rows_per_file = -(-MOST_ROWS // len(chosen))
     try:
         rows = sum(pq.read_metadata(file).num_rows for file in files) if len(files) <= _MOST_COUNTED else None
         for file in chosen:
-            part = _rows_of(pq.ParquetFile(file), each)
-            for name, text in _folders(file.relative_to(path)):
+            table = _read_rows(pq.ParquetFile(file), rows_per_file)
+            for name, text in _partition_columns(file.relative_to(path)):
                 value: Any = int(text) if text.lstrip("-").isdigit() else text
-                part = part.append_column(name, pa.repeat(value, len(part)))
-            parts.append(part)
-        table = pa.concat_tables(parts, promote_options="permissive")
+                table = table.append_column(name, pa.repeat(value, len(table)))
+            tables.append(table)
+        sample = pa.concat_tables(tables, promote_options="permissive")
     except (OSError, ValueError, pa.ArrowException) as error:
         first = str(error).splitlines()[0]
         raise DataError(f"{path} cannot be read as Parquet: {first} Repair the file or leave it out.") from error
-    return Sample(table, {"format": "parquet", "path": str(path)}, rows, is_csv=False)
+    return Sample(sample, {"format": "parquet", "path": str(path)}, rows, is_csv=False)
 
 
-def _rows_of(file: pq.ParquetFile, most: int) -> pa.Table:
+def _read_rows(file: pq.ParquetFile, most: int) -> pa.Table:
     """Return the first rows of row groups that are spread over a file."""
-    groups = spread(range(file.num_row_groups))
-    each, batches = -(-most // max(len(groups), 1)), []
+    groups = pick_evenly(range(file.num_row_groups))
+    rows_per_group, batches = -(-most // max(len(groups), 1)), []
     for group in groups:
-        left = each
-        for batch in file.iter_batches(min(each, 1 << 14), row_groups=[group], use_threads=False):
-            batches.append(batch.slice(0, left))
-            left -= batch.num_rows
-            if left <= 0:
+        remaining = rows_per_group
+        for batch in file.iter_batches(min(rows_per_group, 1 << 14), row_groups=[group], use_threads=False):
+            batches.append(batch.slice(0, remaining))
+            remaining -= batch.num_rows
+            if remaining <= 0:
                 break
     return pa.Table.from_batches(batches, file.schema_arrow)
 
 
-def _folders(file: Path) -> list[tuple[str, str]]:
-    """Return the columns in the names of a file's folders: country=DE."""
+def _partition_columns(file: Path) -> list[tuple[str, str]]:
+    """Return the names and values of the partition columns in a file's path, such as country=DE."""
     return [(unquote(name), unquote(text)) for name, _, text in (p.partition("=") for p in file.parts[:-1]) if text]
 
 
-def spread(items: Sequence[T], most: int = MOST_PIECES) -> list[T]:
+def pick_evenly(items: Sequence[T], most: int = MOST_PIECES) -> list[T]:
     """Return at most `most` items, evenly spaced from the first to the last."""
-    places = np.unique(np.linspace(0, len(items) - 1, min(len(items), max(most, 1))).round().astype(int))
-    return [items[i] for i in places]
+    indices = np.unique(np.linspace(0, len(items) - 1, min(len(items), max(most, 1))).round().astype(int))
+    return [items[i] for i in indices]
 
 
 def check_table(sample: Sample) -> None:
-    """Raise DataError for a table without rows, of a single column, or with names that Spark cannot distinguish."""
+    """Raise DataError for a table without rows, with fewer than two columns, or with names that Spark cannot use."""
     names, path = sample.table.column_names, sample.source["path"]
     if len(names) < 2:
         raise DataError(
@@ -133,16 +133,16 @@ def check_table(sample: Sample) -> None:
             "delimiter of a CSV file must be a comma, semicolon, tab or |."
         )
     lower = [name.lower() for name in names]
-    twice = sorted({name for name in names if lower.count(name.lower()) > 1})
-    if twice:
+    duplicates = sorted({name for name in names if lower.count(name.lower()) > 1})
+    if duplicates:
         raise DataError(
-            f"{path} has columns whose names differ only in capitals, or not at all: {listed(twice)}. Spark column "
+            f"{path} has columns whose names are equal, or differ only in case: {listed(duplicates)}. Spark column "
             "names are case-insensitive: rename them in the table."
         )
-    odd = [name for name in names if _CONTROL.search(name)]
-    if odd:
+    unprintable = [name for name in names if _CONTROL.search(name)]
+    if unprintable:
         raise DataError(
-            f"{path} has columns with line breaks or control characters in their names: {odd}. Rename them."
+            f"{path} has columns with line breaks or control characters in their names: {unprintable}. Rename them."
         )
     if not len(sample.table):
         raise DataError(f"{path} has the columns {listed(names)}, but no rows.")

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from nfm.contract.errors import require_extra
 
-if TYPE_CHECKING:  # a worker imports this package and scores no tables in memory
+if TYPE_CHECKING:  # Spark's workers import this package, but not the scorer of tables in memory
     from nfm.scoring.local import Scorer
 
 
@@ -16,7 +16,7 @@ def load_model(model: str | Path) -> "Scorer":
         model: the `model/` folder that `train` wrote.
 
     Returns:
-        An object whose `score(table)` scores a table of pandas, polars, pyarrow, DuckDB or another library with Arrow's
+        A scorer whose `score(table)` takes a table of pandas, polars, pyarrow, DuckDB or another library with Arrow's
         PyCapsule interface.
 
     Raises:
@@ -38,7 +38,7 @@ load = load_model
 
 
 def score_udf(model: str | Path) -> Any:
-    """Return a function for SQL and data frames of Spark: a struct of raw columns → the score.
+    """Return a function for Spark SQL and data frames that maps a struct of raw columns to the score.
 
     Spark delivers rows as Arrow batches: pandas would turn an integer column with nulls into floats and lose digits of
     large ids. The struct may have more columns than the model reads; leave wide ones out.
@@ -47,13 +47,13 @@ def score_udf(model: str | Path) -> Any:
         model: the `model/` folder that `train` wrote.
 
     Returns:
-        A function whose value is a float; for the multiclass task a struct with a float for each class. It belongs to
-        the session that is active now.
+        A function that returns a float; for the multiclass task, a struct with a float for each class. It belongs to
+        the active session.
 
     Raises:
         ConfigError: Spark is not installed.
         DataError: the folder has no model, or the model is damaged; in the tasks, a column is missing or of a type
-            under which its values would be lost.
+            that cannot represent its values.
         NfmError: no session is active.
 
     Example:

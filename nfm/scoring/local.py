@@ -11,9 +11,9 @@ from nfm.contract.artifact import Artifact
 from nfm.contract.errors import ConfigError
 from nfm.scoring.reasons import reason_columns
 from nfm.scoring.scorer import explain_batch, score_columns
-from nfm.scoring.tables import in_library_of, read_table
+from nfm.scoring.tables import convert_result, read_table
 
-_BATCH = 1 << 16  # rows that are encoded at a time
+_BATCH = 1 << 16  # rows that are encoded and scored at a time
 
 
 @dataclass(frozen=True)
@@ -26,18 +26,18 @@ class Scorer:
         """Score the rows of a raw table, in their order.
 
         Args:
-            table: of pandas, polars, pyarrow, DuckDB or another library with Arrow's PyCapsule interface. It has the
-                columns that the model was trained with, and may have others.
-            explain: number of reasons a row: the fields that changed its score most, as with `score.explain`.
+            table: table of pandas, polars, pyarrow, DuckDB or another library with Arrow's PyCapsule interface. It has
+                the columns that the model was trained with, and may have others.
+            explain: number of reason codes per row: the fields that changed its score most, as `score.explain`.
 
         Returns:
-            For pandas and polars a Series `score` of that library, with the index of pandas; otherwise a float32 array
-            of Arrow. For the multiclass task a DataFrame or an Arrow table with a column for each class; with reasons
-            also one, with these after the score.
+            N scores: for pandas and polars a Series `score` of that library (pandas: with the table's index), otherwise
+            a float32 array of Arrow. For the multiclass task, a DataFrame or an Arrow table with a column for each
+            class; with `explain`, a DataFrame or an Arrow table with the reasons after the score.
 
         Raises:
-            DataError: a column is missing, or of a type under which its values would be lost.
-            ConfigError: `explain` is not a number of reasons.
+            DataError: a column is missing, or of a type that cannot represent its values.
+            ConfigError: `explain` is not an integer of at least 0.
 
         Example:
             >>> model = nfm.load_model("build/titanic/model")
@@ -46,17 +46,19 @@ class Scorer:
             ['score', 'reason_1', 'reason_1_effect', 'reason_2', 'reason_2_effect']
         """
         if isinstance(explain, bool) or not isinstance(explain, int) or explain < 0:
-            raise ConfigError(f"explain: {explain!r} given; it is the number of reasons a row, 0 for none")
+            raise ConfigError(
+                f"explain is {explain!r}, but the number of reasons per row must be 0 or a positive integer"
+            )
         names = [*score_columns(self.artifact.network), *(name for name, _ in reason_columns(explain))]
         rows = read_table(table, self.artifact.encoding.spec)
         self.artifact.encoding.check(rows.schema, "the table")
         rows = rows.combine_chunks()
         batches = rows.to_batches(max_chunksize=_BATCH) or [pa.RecordBatch.from_pylist([], rows.schema)]
-        parts = [explain_batch(self.artifact, batch, explain) for batch in batches]
-        scores_NC = np.concatenate([scores for scores, _ in parts])
-        reasons = [pa.chunked_array(arrays) for arrays in zip(*(arrays for _, arrays in parts), strict=True)]
-        result = pa.table([*map(pa.array, scores_NC.T), *reasons], names)
-        return in_library_of(table, result, alone=len(names) == 1 and self.artifact.network.task != "multiclass")
+        results = [explain_batch(self.artifact, batch, explain) for batch in batches]
+        scores_NC = np.concatenate([scores for scores, _ in results])
+        reasons = [pa.chunked_array(arrays) for arrays in zip(*(arrays for _, arrays in results), strict=True)]
+        columns = pa.table([*map(pa.array, scores_NC.T), *reasons], names)
+        return convert_result(table, columns, as_series=len(names) == 1 and self.artifact.network.task != "multiclass")
 
 
 def load(model: str | Path) -> Scorer:

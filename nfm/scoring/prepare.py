@@ -105,7 +105,7 @@ def _check_made_with(spec: Spec, source: Source) -> None:
             raise DataError(
                 f"score.encoded says that {path} contains ids of the model's encoding ({spec.fingerprint[:12]}…), but "
                 f"it {was}. Name the dataset/ that the model was trained on, one of its folds, or one that "
-                "jobs/features.py made with the same encoding; or score the raw table."
+                "nfm features made with the same encoding; or score the raw table."
             )
     if not source.paths:
         raise DataError("score.encoded needs the folder of a dataset in score.source.path, not the name of a table.")

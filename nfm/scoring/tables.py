@@ -1,4 +1,4 @@
-"""Tables in memory → Arrow, and results → the library of the table. Imports no such library."""
+"""Convert tables in memory to Arrow, and results to the library of the table, without importing that library."""
 
 import sys
 from typing import Any
@@ -14,7 +14,7 @@ _STREAM, _ARRAY = "__arrow_c_stream__", "__arrow_c_array__"  # Arrow's PyCapsule
 
 
 def read_table(table: Any, spec: Spec) -> pa.Table:
-    """Return the model's columns of a table of any library; DataError if one is missing or cannot be read."""
+    """Return the model's columns of a table of any library as Arrow; DataError if one is missing or unreadable."""
     columns = list(spec.columns)
     if _is_frame(table, "pandas"):
         _check_names(spec, [str(name) for name in table.columns])
@@ -22,9 +22,11 @@ def read_table(table: Any, spec: Spec) -> pa.Table:
         _check_names(spec, table.columns)
         table = table.select(columns)
     elif not hasattr(table, _STREAM) and not hasattr(table, _ARRAY):
-        advice = "call its collect() first" if hasattr(table, "collect") else "convert it, for example by pyarrow.table"
+        advice = (
+            "call its collect() first" if hasattr(table, "collect") else "convert it, for example with pyarrow.table"
+        )
         raise DataError(
-            f"A {type(table).__module__}.{type(table).__qualname__} was given, which is not a table in memory: score "
+            f"score got a {type(table).__module__}.{type(table).__qualname__}, which is not a table in memory; it "
             f"takes tables of pandas, polars, pyarrow, DuckDB and others with the method {_STREAM}; {advice}."
         )
     try:
@@ -38,8 +40,8 @@ def read_table(table: Any, spec: Spec) -> pa.Table:
             schema, batches = batch.schema, iter([batch])
         _check_names(spec, schema.names)
         chosen = pa.schema([schema.field(name) for name in columns])
-        found = pa.Table.from_batches((batch.select(columns) for batch in batches), chosen)
-        return pa.table([_without_views(column) for column in found.columns], columns)
+        selected = pa.Table.from_batches((batch.select(columns) for batch in batches), chosen)
+        return pa.table([_cast_views(column) for column in selected.columns], columns)
     except (pa.ArrowException, TypeError, ValueError) as error:
         raise DataError(
             f"The table's columns cannot be read: {str(error).splitlines()[0]}. Each column must have values of one "
@@ -47,22 +49,22 @@ def read_table(table: Any, spec: Spec) -> pa.Table:
         ) from error
 
 
-def in_library_of(table: Any, result: pa.Table, alone: bool) -> Any:
-    """Return a result of one row for each row of `table`: for pandas and polars as theirs, otherwise as Arrow's.
+def convert_result(table: Any, result: pa.Table, as_series: bool) -> Any:
+    """Return a result with a row for each row of `table` as a DataFrame of its library (pandas, polars), else as Arrow.
 
-    `alone`: the result is one column; it becomes a Series or an array.
+    `as_series`: return the only column of the result as a Series or an Arrow array.
     """
     if _is_frame(table, "pandas"):
         frame = result.to_pandas().set_axis(table.index, axis="index")
     elif _is_frame(table, "polars"):
         frame = sys.modules["polars"].from_arrow(result)
     else:
-        return result.column(0).combine_chunks() if alone else result
-    return frame[result.column_names[0]] if alone else frame
+        return result.column(0).combine_chunks() if as_series else result
+    return frame[result.column_names[0]] if as_series else frame
 
 
 def _is_frame(table: Any, library: str) -> bool:
-    module = sys.modules.get(library)  # a table of a library that was not imported does not exist
+    module = sys.modules.get(library)  # without this import, no such table can exist
     return module is not None and isinstance(table, module.DataFrame)
 
 
@@ -70,8 +72,8 @@ def _check_names(spec: Spec, names: list[str]) -> None:
     check_columns(spec.columns, pa.schema([(name, pa.null()) for name in names]), "the table", MODEL_NEEDS_COLUMNS)
 
 
-def _without_views(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    """Return a column with plain texts and lists instead of views, for which Arrow lacks some functions."""
+def _cast_views(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Return a column with plain strings and lists instead of views, for which Arrow lacks some functions."""
     type_ = column.type
     if pa.types.is_dictionary(type_) and pa.types.is_string_view(type_.value_type):
         chunks = [

@@ -1,4 +1,4 @@
-"""Use a model as a function in SQL and in data frames."""
+"""Create a Spark function from a model, for SQL and data frames."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,26 +18,26 @@ from nfm.table.tasks import limit_arrow_threads
 
 
 def score_udf(model: str | Path) -> Any:
-    """Return the function that `nfm.scoring.score_udf` describes."""
+    """Return the function that `nfm.scoring.score_udf` documents."""
     spark = SparkSession.getActiveSession()
     if spark is None:
         raise NfmError("score_udf needs a running Spark session: call SparkSession.builder.getOrCreate() before it.")
     artifact = Artifact.load(Path(model).resolve())  # workers may have another working folder
     names, placed = score_columns(artifact.network), place(spark, artifact)
-    several = artifact.network.task == "multiclass"
-    type_ = pa.struct([(name, pa.float32()) for name in names]) if several else pa.float32()
+    is_multiclass = artifact.network.task == "multiclass"
+    type_ = pa.struct([(name, pa.float32()) for name in names]) if is_multiclass else pa.float32()
 
-    # The closure takes small values or handles of broadcasts.
+    # The closure contains only small values and handles of broadcasts.
     def score(batches: Iterator[pa.Array]) -> Iterator[pa.Array]:
         limit_arrow_threads()
-        model, checked = open_model(placed), None
+        model, checked_schema = open_model(placed), None
         for rows in batches:
             batch = pa.RecordBatch.from_struct_array(rows)
-            if batch.schema != checked:
+            if batch.schema != checked_schema:
                 model.encoding.check(batch.schema, "the struct")
-                checked = batch.schema
+                checked_schema = batch.schema
             scores_NC = score_batch(model, batch)
             arrays = [to_arrow(scores) for scores in scores_NC.T]
-            yield pa.StructArray.from_arrays(arrays, names=names) if several else arrays[0]
+            yield pa.StructArray.from_arrays(arrays, names=names) if is_multiclass else arrays[0]
 
     return arrow_udf(from_arrow_type(type_))(score)  # type: ignore[call-overload]

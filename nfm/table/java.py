@@ -1,4 +1,4 @@
-"""Find the Java that Spark runs on."""
+"""Find a Java installation for Spark."""
 
 import os
 import re
@@ -11,24 +11,24 @@ from nfm.contract.errors import NfmError
 
 _OLDEST = 17
 _VERSION = re.compile(r'version "(\d+)')
-_SYSTEM = Path("/usr/lib/jvm")  # Debian's place
+_SYSTEM = Path("/usr/lib/jvm")  # where Debian installs Java
 
 
 def java_home(environment: Mapping[str, str] = os.environ, system: Path = _SYSTEM) -> Path:
-    """Return the home of the first Java 17 or newer: of JAVA_HOME, of the PATH, then of `system`.
+    """Return the home of the first Java 17 or newer in JAVA_HOME, on the PATH, or else in `system`.
 
     Raises NfmError, with the package to install, if there is none.
     """
-    found = []
+    rejected = []
     for origin, java in _candidates(environment, system):
         version = _version(java)
         if version >= _OLDEST:
             return java.resolve().parent.parent
-        found.append(f"{origin} has {f'Java {version}' if version else 'no Java that runs'}")
-    if environment.get("JAVA_HOME") and not any(one.startswith("JAVA_HOME") for one in found):
-        found.insert(0, f"JAVA_HOME is {environment['JAVA_HOME']}, which has no bin/java")
+        rejected.append(f"{origin} has {f'Java {version}' if version else 'a Java that does not run'}")
+    if environment.get("JAVA_HOME") and not any(reason.startswith("JAVA_HOME") for reason in rejected):
+        rejected.insert(0, f"JAVA_HOME is {environment['JAVA_HOME']}, which has no bin/java")
     raise NfmError(
-        f"Spark needs Java {_OLDEST} or newer, but {'; '.join(found) or 'there is none on the PATH'}. Install it "
+        f"Spark needs Java {_OLDEST} or newer, but {'; '.join(rejected) or 'there is none on the PATH'}. Install it "
         f"(Debian: apt-get install openjdk-{_OLDEST}-jre-headless), or set JAVA_HOME."
     )
 

@@ -19,28 +19,28 @@ from nfm.contract.errors import ConfigError, NfmError
 from nfm.table.java import java_home
 
 _BATCH = "spark.sql.execution.arrow.maxRecordsPerBatch"
-_OF_JOBS = {
+_JOB_SETTINGS = {
     "spark.sql.session.timeZone": "UTC",
     "spark.sql.execution.pyspark.udf.simplifiedTraceback.enabled": "true",
 }
 _MEMORY = "spark.driver.memory"
-# Options of the JVM: it must start with them.
-_OF_THE_JVM = (
+# These settings take effect only when the JVM starts.
+_JVM_SETTINGS = (
     _MEMORY,
     "spark.driver.extraJavaOptions",
     "spark.driver.defaultJavaOptions",
     "spark.driver.extraClassPath",
     "spark.driver.extraLibraryPath",
 )
-_CONFIGURATION = Path(__file__).with_name("spark_conf")  # logging, and defaults for clusters
+_SPARK_CONF = Path(__file__).with_name("spark_conf")  # logging, and defaults for clusters
 _sent: set[str] = set()  # applications whose executors have this package
 
 
 @contextmanager
 def session_for(name: str, spark: SparkSession | None) -> Iterator[SparkSession]:
-    """Use a session, the running one or a new one for one job; the job's settings of it are undone afterwards."""
+    """Yield `spark`, or else the running session or a new one; afterwards, undo the settings that the job changed."""
     spark = spark or _open_session(name, {})
-    before = {key: spark.conf.get(key, None) for key in (*_OF_JOBS, _BATCH)}
+    before = {key: spark.conf.get(key, None) for key in (*_JOB_SETTINGS, _BATCH)}
     try:
         _prepare(spark)
         yield spark
@@ -60,11 +60,11 @@ def start_session(name: str, settings: Mapping[str, str] = MappingProxyType({}))
     configures Spark.
 
     Args:
-        name: of the application.
-        settings: of Spark, such as `{"spark.driver.memory": "4g"}`.
+        name: name of the application.
+        settings: settings of Spark, such as `{"spark.driver.memory": "4g"}`.
 
     Raises:
-        ConfigError: Spark refuses a setting, or already runs with another value of it.
+        ConfigError: Spark refuses a setting, or already runs with another value.
         NfmError: there is no Java, or Spark does not start.
     """
     spark = _open_session(name, settings)
@@ -77,9 +77,9 @@ def _open_session(name: str, settings: Mapping[str, str]) -> SparkSession:
     if "PYSPARK_GATEWAY_PORT" not in os.environ and SparkContext._gateway is None:
         os.environ["JAVA_HOME"] = str(java_home())
         if not os.environ.get("SPARK_HOME"):
-            os.environ.setdefault("SPARK_CONF_DIR", str(_CONFIGURATION))
+            os.environ.setdefault("SPARK_CONF_DIR", str(_SPARK_CONF))
     else:
-        _refuse_options_of_the_jvm(settings)
+        _check_jvm_settings(settings)
     os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
     builder = SparkSession.builder
     if SparkContext._active_spark_context is None:
@@ -89,14 +89,14 @@ def _open_session(name: str, settings: Mapping[str, str]) -> SparkSession:
     try:
         spark = builder.getOrCreate()
     except (PySparkException, Py4JError) as error:
-        raise _not_started(settings, error) from error
+        raise _startup_error(settings, error) from error
     _check_settings(spark, settings)
     return spark
 
 
 def _prepare(spark: SparkSession) -> None:
-    """Set what every job needs, and send this package to the executors of a cluster."""
-    for key, value in _OF_JOBS.items():
+    """Apply the settings that every job needs, and send this package to the executors of a cluster."""
+    for key, value in _JOB_SETTINGS.items():
         spark.conf.set(key, value)
     context = spark.sparkContext
     if not context.getConf().contains(_BATCH):
@@ -109,27 +109,27 @@ def _prepare(spark: SparkSession) -> None:
         context.addPyFile(archive)
 
 
-def _refuse_options_of_the_jvm(settings: Mapping[str, str]) -> None:
+def _check_jvm_settings(settings: Mapping[str, str]) -> None:
     running = SparkContext._active_spark_context
-    for key in _OF_THE_JVM:
-        now = running.getConf().get(key) if running is not None else None
-        if key in settings and settings[key] != now:
+    for key in _JVM_SETTINGS:
+        current = running.getConf().get(key) if running is not None else None
+        if key in settings and settings[key] != current:
             raise ConfigError(
                 f"--spark {key}={settings[key]} cannot take effect: Spark's JVM already runs"
-                f"{f' with {now}' if now else ''}. Give the setting where the JVM is started: spark-submit --conf "
-                f"{key}={settings[key]}"
+                f"{f' with {current}' if current else ''}. Give the setting where the JVM is started: spark-submit "
+                f"--conf {key}={settings[key]}"
             )
 
 
 def _check_settings(spark: SparkSession, settings: Mapping[str, str]) -> None:
-    """Raise ConfigError for a setting that the session does not have: it was already running, or others override it."""
+    """Raise ConfigError if a setting did not take effect: the session was already running, or another overrides it."""
     conf = spark.sparkContext.getConf()
     for key, value in settings.items():
-        now = spark.conf.get(key, None) if key.startswith("spark.sql.") else conf.get(key)
-        if now != value:
+        current = spark.conf.get(key, None) if key.startswith("spark.sql.") else conf.get(key)
+        if current != value:
             raise ConfigError(
                 f"--spark {key}={value} cannot take effect: a Spark session already runs with "
-                f"{now or 'another value'}. Stop that session first, or start it with this setting"
+                f"{current or 'another value'}. Stop that session first, or start it with this setting"
             )
     if _MEMORY in settings:
         jvm = spark.sparkContext._jvm
@@ -138,25 +138,26 @@ def _check_settings(spark: SparkSession, settings: Mapping[str, str]) -> None:
         if f"-Xmx{settings[_MEMORY]}" not in options:
             raise ConfigError(
                 f"--spark {_MEMORY}={settings[_MEMORY]} did not take effect: the JVM has "
-                f"{', '.join(one for one in options if one.startswith('-Xmx'))}. PYSPARK_SUBMIT_ARGS may override it"
+                f"{', '.join(option for option in options if option.startswith('-Xmx'))}. PYSPARK_SUBMIT_ARGS may "
+                "override it"
             )
 
 
-def _not_started(settings: Mapping[str, str], error: Exception) -> NfmError:
+def _startup_error(settings: Mapping[str, str], error: Exception) -> NfmError:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     reason = next((line for line in lines if "Exception: " in line), lines[0] if lines else type(error).__name__)
     if not settings:
         return NfmError(f"Spark did not start: {reason}")
-    given = " ".join(f"{key}={value}" for key, value in settings.items())
-    return ConfigError(f"Spark did not start with --spark {given}: {reason}")
+    shown = " ".join(f"{key}={value}" for key, value in settings.items())
+    return ConfigError(f"Spark did not start with --spark {shown}: {reason}")
 
 
 def _is_terminal() -> bool:
-    """Return whether errors go to a terminal; under spark-submit, those of the JVM above this process."""
+    """Return whether stderr is a terminal; under spark-submit, the stderr of the parent JVM counts, too."""
     if "PYSPARK_GATEWAY_PORT" not in os.environ:
         return sys.stderr.isatty()
     try:
-        above = str(Path(f"/proc/{os.getppid()}/fd/2").readlink())
+        parent_stderr = str(Path(f"/proc/{os.getppid()}/fd/2").readlink())
     except OSError:
-        above = ""
-    return sys.stderr.isatty() or above.startswith(("/dev/pts/", "/dev/tty"))
+        parent_stderr = ""
+    return sys.stderr.isatty() or parent_stderr.startswith(("/dev/pts/", "/dev/tty"))

@@ -29,12 +29,12 @@ def keras_scores(artifact: Artifact, rows: Inputs) -> NDArray[np.float64]:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
         raise DataError(
             f"{path} cannot score the rows that the model's encoding makes ({reason}). The files of a model must not "
-            "be changed. Restore it from a copy, or run jobs/train.py again."
+            "be changed. Restore it from a copy, or run nfm train again."
         ) from error
     if logits_NC.shape != (len(rows.ids_BF), artifact.network.outputs):
         raise DataError(
             f"{path} returns scores of shape {logits_NC.shape}, but the model's exported weights return "
-            f"{(len(rows.ids_BF), artifact.network.outputs)}: they do not belong together. Run jobs/train.py again."
+            f"{(len(rows.ids_BF), artifact.network.outputs)}: they do not belong together. Run nfm train again."
         )
     return compute_scores(artifact.network.task, logits_NC.astype(np.float64))
 

@@ -81,7 +81,7 @@ def read(config: Config) -> tuple[Encoding, dict[str, Fold]]:
     if made_with is not None and (changed := list(differences(made_with, config.of_dataset))):
         raise DataError(
             f"{config.dataset_folder} was made with different settings from this configuration's: "
-            f"{listed(changed, '; ')}. Run jobs/features.py with this configuration, or restore these settings."
+            f"{listed(changed, '; ')}. Run nfm features with this configuration, or restore these settings."
         )
     return encoding, folds
 
@@ -99,7 +99,7 @@ def read_encoding(config: Config) -> Encoding:
         reason = "some of its negatives were left out, as only model.task: binary allows"
     if reason is not None:
         raise DataError(
-            f"The dataset of {config.workdir} was not made for model.task: {task}: {reason}. Run jobs/features.py with "
+            f"The dataset of {config.workdir} was not made for model.task: {task}: {reason}. Run nfm features with "
             "this configuration, or restore the former model.task."
         )
     return encoding

@@ -32,7 +32,7 @@ def start_from_model(folder: Path, spec: Spec, settings: Model) -> Start:
         raise DataError(
             f"train.init_from: the model in {folder} ({artifact.network.task}) was trained with the encoding "
             f"{old.fingerprint[:12]}…, but the dataset's encoding ({spec.fingerprint[:12]}…) was not grown from it, "
-            f"so its ids stand for other values. Run jobs/features.py with --grow-from {folder}/encoding, or leave "
+            f"so its ids stand for other values. Run nfm features with --grow-from {folder}/encoding, or leave "
             "train.init_from out."
         )
     before = artifact.metadata["configuration"]["model"]

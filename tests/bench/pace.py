@@ -1,7 +1,7 @@
-"""How many samples a second the train job learns from, its dataset on disk; and the memory that it takes.
+"""Measure the samples per second and the memory of the train job, with its dataset on disk.
 
-Run it with `PYTHONPATH=. python tests/bench/pace.py [--rows N]`. Ten fields of 100,000 values, uniform, K 64, hidden
-layers 128-128, batch 4096; tests/bench/train_deepctr.py has the same.
+Run it with `PYTHONPATH=. python tests/bench/pace.py [--rows N]`. Ten fields with 100,000 values each, uniform; K 64,
+hidden layers 128-128, batch 4096, as in tests/bench/train_deepctr.py.
 """
 
 import argparse
@@ -20,24 +20,24 @@ BATCH = 4096
 
 
 def main() -> None:
-    """Print samples a second of every epoch, and the largest resident memory."""
-    parser = argparse.ArgumentParser(description="The pace of the train job.")
+    """Print samples per second for each epoch, and the peak resident memory."""
+    parser = argparse.ArgumentParser(description="Measure the pace of the train job.")
     parser.add_argument("--rows", type=int, default=2_000_000)
     parser.add_argument("--epochs", type=int, default=2)
     parser.add_argument("--optimizer", choices=("adagrad", "adam"), default="adagrad")
-    asked = parser.parse_args()
-    folder = FOLDER / f"pace-{asked.rows}"
+    arguments = parser.parse_args()
+    folder = FOLDER / f"pace-{arguments.rows}"
     spec = Spec(("id",), tuple(Field(f"C{i}", (f"C{i}",), ("text",), 1, 100_000, f"C{i}") for i in range(10)), (), ())
-    write(folder, asked.rows, spec, exponent=0)
+    write(folder, arguments.rows, spec, exponent=0)
     folds = read_folds(folder, spec)
-    settings = Train(optimizer=asked.optimizer, batch_size=BATCH, epochs=asked.epochs, early_stopping=None)
+    settings = Train(optimizer=arguments.optimizer, batch_size=BATCH, epochs=arguments.epochs, early_stopping=None)
     ended = time.perf_counter()
 
     def print_epoch(epoch: int, history: Mapping[str, Sequence[float]]) -> None:
         nonlocal ended
         seconds, ended = time.perf_counter() - ended, time.perf_counter()
         memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-        print(f"epoch {epoch}: {asked.rows / seconds:,.0f} samples/s, {memory:.2f} GiB at most", flush=True)
+        print(f"epoch {epoch}: {arguments.rows / seconds:,.0f} samples/s, peak {memory:.2f} GiB", flush=True)
 
     fit(spec, Model(), settings, folds, each_epoch=print_epoch)
     shutil.rmtree(folder)

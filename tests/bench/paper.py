@@ -1,9 +1,9 @@
-"""Whether the paper's recipe does here what the paper says of it: RMSE on a table like its Frappe, part by part.
+"""Check the paper's claims about its recipe: RMSE of variants on a table like the paper's Frappe.
 
-Run it with `make bench-paper` (minutes). The table is made up: users, items and contexts whose label, -1 or +1, depends
-on pairs of them and, not linearly, on the sum of these. The paper (He & Chua 2017, section 5) says:
-a hidden layer beats none, NFM without one (but with dropout) beats the factorization machine, dropout on the pooling
-beats none, and starting from the machine's embeddings needs fewer epochs.
+Run it with `make bench-paper` (20 minutes). The table is synthetic: users, items and contexts, whose label, -1 or +1,
+is a nonlinear function of pairwise interactions. The paper (He & Chua 2017, section 5) claims: one hidden layer is
+better than none; NFM without a hidden layer, but with dropout, is better than a factorization machine; dropout on the
+pooling is better than none; pretrained embeddings of a factorization machine need fewer epochs.
 """
 
 import json
@@ -37,7 +37,7 @@ VARIANTS = {
 
 
 def write_table() -> None:
-    """Write the table, unless it is there already."""
+    """Write the table, unless it exists."""
     path = TABLE / "part-00000.parquet"
     if path.exists():
         return
@@ -51,9 +51,9 @@ def write_table() -> None:
         first += 0.3 * rng.normal(size=size)[ids]
         columns[name] = pa.array([f"{name}-{i}" for i in ids])
     total = np.sum(vectors, axis=0)
-    pairs = 0.5 * (total**2 - np.sum(np.square(vectors), axis=0))  # (N, 6): the pooling of the truth
-    bent = np.tanh(pairs[:, :3] / 4).prod(axis=1) * 6 + np.abs(pairs[:, 3:]).sum(axis=1) / 6
-    logit = first + bent - np.quantile(first + bent, 2 / 3)  # two negatives for a positive
+    pairs = 0.5 * (total**2 - np.sum(np.square(vectors), axis=0))  # (N, 6) pooling of the true model
+    nonlinear = np.tanh(pairs[:, :3] / 4).prod(axis=1) * 6 + np.abs(pairs[:, 3:]).sum(axis=1) / 6
+    logit = first + nonlinear - np.quantile(first + nonlinear, 2 / 3)  # two negatives per positive
     columns["label"] = pa.array(np.where(rng.random(ROWS) < 1 / (1 + np.exp(-2 * logit)), 1, -1))
     pq.write_table(pa.table(columns), path)
 

@@ -1,8 +1,8 @@
-"""How fast batches come from the dataset, without a model; and what memory an epoch takes, of few rows and of many.
+"""Measure how fast batches are read from the dataset, without a model, and the memory of an epoch by dataset size.
 
 Run it with `PYTHONPATH=. python tests/bench/pipeline.py` (about a minute on two cores). The files are like those of the
-feature job: ten fields as int32, dictionaries, uncompressed, row groups of 131,072 rows. Each epoch is iterated in a
-process of its own, op determinism on as in training; its highest resident memory includes TensorFlow.
+feature job: ten int32 fields, dictionary-encoded, uncompressed, row groups of 131,072 rows. Each case runs in its own
+process; its peak resident memory includes TensorFlow.
 """
 
 import json
@@ -25,12 +25,12 @@ FOLDER = Path("build/bench/pipeline")
 SIZES = np.geomspace(10, 200_000, 10).round().astype(int).tolist()
 SPEC = Spec(("id",), tuple(Field(f"C{i}", (f"C{i}",), ("text",), 1, n, f"C{i}") for i, n in enumerate(SIZES)), (), ())
 ROW_GROUP = 1 << 17
-FILE_ROWS = 16 * ROW_GROUP  # some 60 MB
+FILE_ROWS = 16 * ROW_GROUP  # about 60 MB
 FEW, MANY = 2_000_000, 20_000_000
 
 
 def write(folder: Path, rows: int, spec: Spec = SPEC, exponent: float = 1.3) -> Path:
-    """Write a dataset with this many rows to train on, unless it exists. Ids follow Zipf's law; exponent 0: uniform."""
+    """Write a dataset with `rows` train rows, unless it exists. Ids follow Zipf's law; exponent 0: uniform."""
     marker = folder / DATASET_MARKER
     if marker.exists():
         return folder
@@ -68,8 +68,8 @@ def write(folder: Path, rows: int, spec: Spec = SPEC, exponent: float = 1.3) -> 
 
 
 def epoch(folder: Path, size: int, kept: bool) -> None:
-    """In a process of its own: iterate two epochs, and tell of the second."""
-    import tensorflow  # noqa: F401 (a training has it in memory)
+    """Iterate two epochs, and print the figures of the second; runs in a separate process."""
+    import tensorflow  # noqa: F401 (a training has it in memory, too)
 
     from nfm.training.data import batches as data
 
@@ -87,12 +87,12 @@ def epoch(folder: Path, size: int, kept: bool) -> None:
     assert rows == fold.rows
     how = "kept in memory" if kept else "from the files"
     print(f"{rows / 1e6:4.0f} M rows, batches of {size:>5}, {how}:  {rows / seconds / 1e6:5.2f} M rows/s", end="  ")
-    print(f"{rows / used / 1e6:5.2f} M a second of a core's time  first batch after {first:4.2f} s", end="  ")
-    print(f"memory at most {peak:5.0f} MB, {before:.0f} MB of it TensorFlow", flush=True)
+    print(f"{rows / used / 1e6:5.2f} M rows per core-second  first batch after {first:4.2f} s", end="  ")
+    print(f"peak memory {peak:5.0f} MB, including TensorFlow's {before:.0f} MB", flush=True)
 
 
 def main() -> None:
-    """Everything; or, with arguments, one epoch."""
+    """Run all cases in separate processes; with arguments, run one."""
     if len(sys.argv) > 1:
         epoch(Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3] == "kept")
         return

@@ -1,4 +1,4 @@
-"""How the score job's pace depends on the table's rows, fields and values, on K and on the workers; and a picture."""
+"""Measure how the score job's pace depends on rows, fields, values, K and workers, and draw the curves."""
 
 import json
 import resource
@@ -21,27 +21,29 @@ from nfm.contract.encoder import Encoding
 from nfm.features.dataset import build
 from nfm.scoring.score import score_table
 from tests.bench.features import FOLDER, timed
-from tests.bench.score_model import DIM, HOME, SMALL, config, quiet_session, save_random, table, twice
+from tests.bench.score_model import DIM, HOME, SMALL, config, link_twice, quiet_session, save_random, table
 from tests.bench.table import FIELDS, write, write_all_values
 
 LARGE = 16_000_000
-LARGEST = (2_200, 2_000_000)  # cardinalities of the field with most values: 10,000 and 5 million values in all
+LARGEST = (2_200, 2_000_000)  # cardinalities of the largest field: 10,000 and 5 million values in total
 POINTS = HOME / "points"
 PICTURE = Path("docs/score-throughput.png")
 COLOR, INK, MUTED, LINE = "#2b6cb0", "#1f2a37", "#5f6b7a", "#9aa7b6"
 
-Curve = list[tuple[float, float]]  # what is varied, rows a second
+Curve = list[tuple[float, float]]  # (varied quantity, rows per second)
 
 
-def _keep(name: str, curve: Curve) -> None:
+def _store(name: str, curve: Curve) -> None:
     POINTS.mkdir(exist_ok=True)
     (POINTS / f"{name}.json").write_text(json.dumps(sorted(curve)))
     for x, pace in sorted(curve):
         print(f"{name:<12} {x:12,.0f} {pace / 1000:8.0f} k rows/s", flush=True)
 
 
-def _paces(spark: SparkSession, jobs: Mapping[float | str, tuple[Config, int]], rounds: int) -> dict[Any, float]:
-    """Rows a second of whole jobs, measured in turn; the workers are warm and have the models."""
+def _measure_paces(
+    spark: SparkSession, jobs: Mapping[float | str, tuple[Config, int]], rounds: int
+) -> dict[Any, float]:
+    """Return rows per second of whole jobs, measured in turn, after each job has warmed up the workers."""
     warm = config(write(FOLDER / "raw-warm", 50_000)).source
     for settings, _ in jobs.values():
         score_table(spark, settings.model_copy(update={"source": warm}))
@@ -49,49 +51,50 @@ def _paces(spark: SparkSession, jobs: Mapping[float | str, tuple[Config, int]], 
     for _ in range(rounds):
         for name, (settings, _) in jobs.items():
             seconds[name].append(timed(partial(score_table, spark, settings)))
-    return {name: jobs[name][1] / statistics.median(each) for name, each in seconds.items()}
+    return {name: jobs[name][1] / statistics.median(times) for name, times in seconds.items()}
 
 
 def rows() -> None:
-    """Tables of several sizes; time and the driver's memory of the largest against those of two million rows."""
-    spark, few, more = quiet_session(), table(SMALL / 1e6), table(8)
-    warm, many = write(FOLDER / "raw-warm", 50_000), twice(more, f"raw-{LARGE / 1e6:g}m")
+    """Score tables of several sizes; compare time and driver memory of the largest with two million rows."""
+    spark, small, medium = quiet_session(), table(SMALL / 1e6), table(8)
+    warm, large = write(FOLDER / "raw-warm", 50_000), link_twice(medium, f"raw-{LARGE / 1e6:g}m")
     for _ in range(2):
-        score_table(spark, config(few))
-    least = statistics.median(timed(lambda: score_table(spark, config(warm))) for _ in range(5))
-    print(f"a table of 50,000 rows                           {least:7.1f} s: what a job takes before the rows count")
+        score_table(spark, config(small))
+    fixed = statistics.median(timed(lambda: score_table(spark, config(warm))) for _ in range(5))
+    print(f"a table of 50,000 rows                           {fixed:7.1f} s, mostly the fixed cost of a job")
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    jobs = {500_000: table(0.5), SMALL: few, 8_000_000: more, LARGE: many}
-    paces = _paces(spark, {n: (config(source), n) for n, source in jobs.items()}, rounds=2)
+    jobs = {500_000: table(0.5), SMALL: small, 8_000_000: medium, LARGE: large}
+    paces = _measure_paces(spark, {n: (config(source), n) for n, source in jobs.items()}, rounds=2)
     after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    times = LARGE / paces[LARGE] / (SMALL / paces[SMALL])
-    print(f"16 M rows over 2 M rows                          {times:7.2f} × (wanted: at most 8.5)")
+    ratio = LARGE / paces[LARGE] / (SMALL / paces[SMALL])
+    print(f"time of 16 M rows / 2 M rows                     {ratio:7.2f} × (target: at most 8.5)")
     print(
-        f"  the driver's Python process                    {after:7.0f} MB, {after - before:+.0f} by the larger tables"
+        f"  the driver's Python process                    {after:7.0f} MB, {after - before:+.0f} MB by larger tables"
     )
-    _keep("rows", list(paces.items()))
+    _store("rows", list(paces.items()))
     spark.stop()
 
 
 def curves() -> None:
-    """Everything else, two million rows each; then the picture."""
+    """Vary fields, K, values and workers, with two million rows each; then draw the curves."""
     spark, source = quiet_session(), table(SMALL / 1e6)
     jobs: dict[float | str, tuple[Config, int]] = {"base": (config(source), SMALL)}
-    jobs |= {f"fields {n}": (_with_fields(spark, source, n), SMALL) for n in (6, 13)}
-    jobs |= {f"K {dim}": (_with_dim(source, dim), SMALL) for dim in (16, 128)}
-    jobs |= {f"values {n}": (_with_values(spark, n), SMALL) for n in LARGEST}
-    paces = _paces(spark, jobs, rounds=3)
+    jobs |= {f"fields {n}": (_configure_fields(spark, source, n), SMALL) for n in (6, 13)}
+    jobs |= {f"K {dim}": (_configure_dim(source, dim), SMALL) for dim in (16, 128)}
+    jobs |= {f"values {n}": (_configure_values(spark, n), SMALL) for n in LARGEST}
+    paces = _measure_paces(spark, jobs, rounds=3)
     base = paces["base"]
-    _keep("fields", [(len(FIELDS), base), *((n, paces[f"fields {n}"]) for n in (6, 13))])
-    _keep("K", [(DIM, base), *((dim, paces[f"K {dim}"]) for dim in (16, 128))])
-    known = [_values(settings) for settings, _ in (jobs[f"values {n}"] for n in LARGEST)]
-    _keep(
-        "values", [(_values(config(source)), base), *zip(known, (paces[f"values {n}"] for n in LARGEST), strict=True)]
+    _store("fields", [(len(FIELDS), base), *((n, paces[f"fields {n}"]) for n in (6, 13))])
+    _store("K", [(DIM, base), *((dim, paces[f"K {dim}"]) for dim in (16, 128))])
+    values = [_count_values(settings) for settings, _ in (jobs[f"values {n}"] for n in LARGEST)]
+    _store(
+        "values",
+        [(_count_values(config(source)), base), *zip(values, (paces[f"values {n}"] for n in LARGEST), strict=True)],
     )
     spark.stop()
     spark = quiet_session(cores=1)
-    alone = _paces(spark, {"one": (config(source), SMALL)}, rounds=3)
-    _keep("workers", [(2, base), (1, alone["one"])])
+    one_worker = _measure_paces(spark, {"one": (config(source), SMALL)}, rounds=3)
+    _store("workers", [(2, base), (1, one_worker["one"])])
     spark.stop()
     for settings, _ in jobs.values():
         if settings.workdir != str(HOME):
@@ -99,11 +102,11 @@ def curves() -> None:
     draw()
 
 
-def _values(settings: Config) -> int:
+def _count_values(settings: Config) -> int:
     return sum(field.values for field in Encoding.load(settings.encoding_folder).spec.fields)
 
 
-def _with_fields(spark: SparkSession, source: Path, count: int) -> Config:
+def _configure_fields(spark: SparkSession, source: Path, count: int) -> Config:
     chosen = [FIELDS[i] for i in np.linspace(0, len(FIELDS) - 1, count).round().astype(int)]
     settings = config(source, workdir=HOME / f"fields-{count}", fields=chosen)
     build(spark, settings)
@@ -111,14 +114,14 @@ def _with_fields(spark: SparkSession, source: Path, count: int) -> Config:
     return settings
 
 
-def _with_dim(source: Path, dim: int) -> Config:
+def _configure_dim(source: Path, dim: int) -> Config:
     settings = config(source, dim=dim, model=str(HOME / f"k-{dim}"), output=str(HOME / f"k-{dim}-scores"))
     save_random(settings)
     return settings
 
 
-def _with_values(spark: SparkSession, largest: int) -> Config:
-    """An encoding that knows every value; a table that has the frequent ones often, and the rare ones rarely."""
+def _configure_values(spark: SparkSession, largest: int) -> Config:
+    """Return a configuration whose encoding has every value; its table follows the usual frequencies."""
     workdir = HOME / f"values-{largest}"
     build(spark, config(write_all_values(FOLDER / f"raw-all-{largest}", largest), workdir=workdir, all_train=True))
     settings = config(write(FOLDER / f"raw-values-{largest}", SMALL, largest), workdir=workdir, all_train=True)
@@ -127,7 +130,7 @@ def _with_values(spark: SparkSession, largest: int) -> Config:
 
 
 def draw() -> None:
-    """The picture, of what was kept."""
+    """Draw the stored curves."""
     style: Any = {
         "font.size": 10.5,
         "text.color": INK,
@@ -147,27 +150,29 @@ def draw() -> None:
     with matplotlib.rc_context(style):
         figure = Figure(figsize=(10, 5.8), dpi=100, layout="constrained")
         axes = figure.subplots(2, 3, sharey=True)
-        kept = {name: json.loads((POINTS / f"{name}.json").read_text()) for name in panels}
+        curves = {name: json.loads((POINTS / f"{name}.json").read_text()) for name in panels}
         for place, (name, (label, logarithmic)) in zip(axes.flat, panels.items(), strict=False):
-            _panel(place, kept[name], label, logarithmic)
-        axes.flat[0].set_ylim(0, 1.15 * max(pace for curve in kept.values() for _, pace in curve) / 1000)
+            _draw_panel(place, curves[name], label, logarithmic)
+        axes.flat[0].set_ylim(0, 1.15 * max(pace for curve in curves.values() for _, pace in curve) / 1000)
         for place in axes[:, 0]:
             place.set_ylabel("thousand rows/s")
         text = axes.flat[-1]
         text.set_axis_off()
         note = "Unless stated otherwise:\n2 million rows of Parquet,\n26 text fields, 13 numbers,\n230,000 values,\n"
-        note += f"K {DIM}, hidden layers 128-128,\n2 workers.\n\nThe whole job is timed, but for\nthe start of the JVM."
+        note += f"K {DIM}, hidden layers 128-128,\n2 workers.\n\nThe whole job is timed, without\nthe start of the JVM."
         text.text(0.08, 0.95, note, transform=text.transAxes, va="top", linespacing=1.5)
         figure.savefig(PICTURE)
-    print(f"drawn: {PICTURE}")
+    print(f"wrote {PICTURE}")
 
 
-def _panel(axes: Axes, curve: Sequence[tuple[float, float]], label: str, logarithmic: bool) -> None:
+def _draw_panel(axes: Axes, curve: Sequence[tuple[float, float]], label: str, logarithmic: bool) -> None:
     x, pace = zip(*curve, strict=True)
     heights = [y / 1000 for y in pace]
     axes.plot(x, heights, color=COLOR, marker="o", markersize=5, linewidth=1.8)
-    for at, height in zip(x, heights, strict=True):
-        axes.annotate(f"{height:.0f}", (at, height), (0, 9), textcoords="offset points", ha="center", fontsize=9.5)
+    for position, height in zip(x, heights, strict=True):
+        axes.annotate(
+            f"{height:.0f}", (position, height), (0, 9), textcoords="offset points", ha="center", fontsize=9.5
+        )
     if logarithmic:
         axes.set_xscale("log")
         axes.xaxis.set_minor_locator(NullLocator())

@@ -1,4 +1,4 @@
-"""What reason codes cost: a batch of raw rows in memory and the whole job, with three reasons a row and without."""
+"""Measure the cost of reason codes: a batch in memory and the whole job, with and without three reasons per row."""
 
 import statistics
 from collections.abc import Callable, Sequence
@@ -15,17 +15,17 @@ from tests.bench.features import FOLDER, timed
 from tests.bench.score_model import HOME, SMALL, config, quiet_session, save_random, table
 from tests.bench.table import FIELDS, NUMBERS, write
 
-ROWS, ROUNDS, REASONS, WANTED = 1 << 17, 5, 3, 3
+ROWS, ROUNDS, REASONS, TARGET = 1 << 17, 5, 3, 3
 TEN: tuple[Sequence[str], Sequence[str]] = (
     [*FIELDS[:25:3], FIELDS[-1]],
     [],
-)  # the fewest and the most values among them
+)  # includes the fields with fewest and most values
 ALL = FIELDS, NUMBERS
 CASES = (TEN, (64,)), (TEN, (128,)), (TEN, (128, 128)), (ALL, (128, 128))
 
 
 def explain() -> None:
-    """K 64, several networks, random weights."""
+    """Compare with and without reasons for several networks with K 64 and random weights."""
     spark, raw, warm = quiet_session(), table(SMALL / 1e6), write(FOLDER / "raw-warm", 50_000)
     for (fields, numbers), hidden in CASES:
         name = f"{len(fields)} fields, {len(numbers)} numbers, {'-'.join(map(str, hidden))}"
@@ -47,13 +47,13 @@ def explain() -> None:
     spark.stop()
 
 
-def _compare(what: str, rows: int, run: Callable[[int], object]) -> None:
+def _compare(name: str, rows: int, run: Callable[[int], object]) -> None:
     for count in (0, REASONS):
         run(count)
     rounds = [[timed(partial(run, count)) for count in (0, REASONS)] for _ in range(ROUNDS)]
-    plain, explained = (statistics.median(each) for each in zip(*rounds, strict=True))
+    plain, explained = (statistics.median(seconds) for seconds in zip(*rounds, strict=True))
     print(
-        f"{what:<48} {rows / plain / 1000:6.0f} k rows/s, with reasons {rows / explained / 1000:6.0f} k rows/s: "
-        f"{explained / plain:.2f} × the time (wanted: at most {WANTED})",
+        f"{name:<48} {rows / plain / 1000:6.0f} k rows/s, with reasons {rows / explained / 1000:6.0f} k rows/s: "
+        f"{explained / plain:.2f} × the time (target: at most {TARGET})",
         flush=True,
     )

@@ -1,6 +1,6 @@
-"""The forward pass alone, one thread, on encoded rows in memory: ours, NumPy's straightforward one, TensorFlow's.
+"""Compare forward passes on one thread, on encoded rows in memory: nfm, plain NumPy, TensorFlow.
 
-`score.py` starts it with the libraries of the matrix products on one thread.
+`score.py` starts it with the matrix libraries limited to one thread.
 """
 
 import statistics
@@ -21,23 +21,23 @@ from tests.bench.features import timed
 from tests.bench.score_model import HOME, PARTS_MODEL
 
 ROWS, ROUNDS = 1 << 17, 5
-BATCHES = (64, 128, 256, 512, 1024, 2048, 4096, 8192)  # the best of them counts
+BATCHES = (64, 128, 256, 512, 1024, 2048, 4096, 8192)  # the fastest one is reported
 
-OURS = "tf.function of the Keras model"
-WANTED = ("NumPy", OURS)  # what there is a target for
+KERAS_FUNCTION = "tf.function of the Keras model"
+WITH_TARGET = ("NumPy", KERAS_FUNCTION)  # comparisons that have a target
 
 Floats = NDArray[np.float32]
 
 
 def encoded_rows(spec: Spec) -> Inputs:
-    """Of the dataset, arranged as the score job does it."""
+    """Read rows of the dataset, and arrange them as the score job does."""
     path = min((HOME / "dataset" / "fold=train").glob("*.parquet"))
     columns = pq.read_table(path, columns=list(spec.outputs), partitioning=None).slice(0, ROWS)
     return arrange_inputs(spec, {name: columns[name].combine_chunks().to_numpy() for name in spec.outputs})
 
 
 def straightforward(spec: Spec, weights: Mapping[str, Any], rows: Inputs, size: int) -> Floats:
-    """Batches of a size: gather all embeddings, pool by equation 4, multiply through the layers."""
+    """Score in batches with NumPy: gather all embeddings, pool (paper, eq. 4), apply the layers."""
     offsets = np.array(spec.offsets, np.int32)
     scores = []
     for start in range(0, len(rows.ids_BF), size):
@@ -54,19 +54,19 @@ def straightforward(spec: Spec, weights: Mapping[str, Any], rows: Inputs, size: 
 
 
 def tensorflow(spec: Spec, rows: Inputs) -> dict[str, Callable[[int], Floats]]:
-    """Of the artifact's Keras model, and of one with a table for each field; each takes the size of its batches."""
+    """Return functions of the model's Keras model and of one with an Embedding per field; each takes a batch size."""
     import keras
     import tensorflow as tf
 
     from nfm.training import layers
 
-    assert layers  # what the artifact's model consists of
+    assert layers  # registers the layers of the Keras model
     tf.config.threading.set_intra_op_parallelism_threads(1)
     tf.config.threading.set_inter_op_parallelism_threads(1)
-    whole = [rows.ids_BF, rows.values_BN, rows.dense_BD]
+    inputs = [rows.ids_BF, rows.values_BN, rows.dense_BD]
     matrix = np.concatenate([rows.ids_BF.astype(np.float32), rows.dense_BD], axis=1)
-    ours = keras.models.load_model(HOME / "model" / "keras" / "model.keras", compile=False)
-    parts = keras.models.load_model(PARTS_MODEL, compile=False)
+    nfm_model = keras.models.load_model(HOME / "model" / "keras" / "model.keras", compile=False)
+    parts_model = keras.models.load_model(PARTS_MODEL, compile=False)
 
     def batches(arrays: Sequence[NDArray[Any]], compute: Callable[..., Any], xla: bool) -> Callable[[int], Floats]:
         signature = [tf.TensorSpec((None, array.shape[1]), array.dtype) for array in arrays]
@@ -78,57 +78,55 @@ def tensorflow(spec: Spec, rows: Inputs) -> dict[str, Callable[[int], Floats]]:
 
         return run
 
-    def of_ours(ids: Any, values: Any, dense: Any) -> Any:
-        return tf.sigmoid(ours({"ids": ids, "values": values, "dense": dense}, training=False))
+    def run_nfm_model(ids: Any, values: Any, dense: Any) -> Any:
+        return tf.sigmoid(nfm_model({"ids": ids, "values": values, "dense": dense}, training=False))
 
-    def of_parts(row: Any) -> Any:
-        return parts(row, training=False)
+    def run_parts_model(row: Any) -> Any:
+        return parts_model(row, training=False)
 
     return {
-        OURS: batches(whole, of_ours, xla=False),
-        "tf.function, Embedding layers": batches([matrix], of_parts, xla=False),
-        "the same with XLA": batches([matrix], of_parts, xla=True),
+        KERAS_FUNCTION: batches(inputs, run_nfm_model, xla=False),
+        "tf.function, Embedding layers": batches([matrix], run_parts_model, xla=False),
+        "the same with XLA": batches([matrix], run_parts_model, xla=True),
     }
 
 
 def forward() -> None:
-    """Check that all compute the same, then measure them in turn."""
+    """Check that all compute the same scores, then time them in turn."""
     artifact = Artifact.load(HOME / "model", verify=False)
     spec, weights, network = artifact.encoding.spec, artifact.weights, artifact.network
     assert network.hidden_units and not spec.field_numbers
     rows = encoded_rows(spec)
     half = dict(weights) | {"embedding": weights["embedding"].astype(np.float16)}
-    of_half = replace(network, embedding_dtype="float16")
-    # Each row together, as NumPy and TensorFlow like it best.
+    half_network = replace(network, embedding_dtype="float16")
+    # Rows are contiguous, which is fastest for NumPy and TensorFlow.
     by_row = rows._replace(ids_BF=np.ascontiguousarray(rows.ids_BF), dense_BD=np.ascontiguousarray(rows.dense_BD))
     ways: dict[str, Callable[[], Floats]] = {
-        "ours": lambda: score(spec, network, weights, rows),
-        "ours, float16 table": lambda: score(spec, of_half, half, rows),
+        "nfm": lambda: score(spec, network, weights, rows),
+        "nfm, float16 table": lambda: score(spec, half_network, half, rows),
     }
-    expected = ways["ours"]()
+    expected = ways["nfm"]()
     others: dict[str, Callable[[int], Floats]] = {
         "NumPy, straightforward": partial(straightforward, spec, weights, by_row),
         **tensorflow(spec, by_row),
     }
     for name, run in others.items():
-        if name.startswith(WANTED):  # the others have weights of their own
+        if name.startswith(WITH_TARGET):  # the others have other weights
             np.testing.assert_allclose(run(BATCHES[-1]), expected, atol=1e-5)
-        tried = {size: _best_of_two(partial(run, size)) for size in BATCHES}
-        best = min(tried, key=lambda size: tried[size])
+        seconds_by_size = {size: _time_second_call(partial(run, size)) for size in BATCHES}
+        best = min(seconds_by_size, key=lambda size: seconds_by_size[size])
         ways[f"{name}, batches of {best}"] = partial(run, best)
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(ROUNDS):
         for name, way in ways.items():
             seconds[name].append(timed(way))
-    base = statistics.median(seconds["ours"])
-    for name, each in seconds.items():
-        median = statistics.median(each)
-        wanted = " (wanted: at least 2)" if name.startswith(WANTED) else ""
-        print(
-            f"forward, {name:<52} {ROWS / median / 1000:5.0f} k rows/s; ours is {median / base:.2f} × as fast{wanted}"
-        )
+    base = statistics.median(seconds["nfm"])
+    for name, times in seconds.items():
+        median = statistics.median(times)
+        target = " (target: at least 2)" if name.startswith(WITH_TARGET) else ""
+        print(f"forward, {name:<52} {ROWS / median / 1000:5.0f} k rows/s; nfm is {median / base:.2f} × as fast{target}")
 
 
-def _best_of_two(run: Callable[[], object]) -> float:
+def _time_second_call(run: Callable[[], object]) -> float:
     run()
     return timed(run)

@@ -1,4 +1,4 @@
-"""What a trusted job costs: the score job beside tasks that only read, encode, score and write."""
+"""Measure the overhead of the safety checks: the score job, compared with tasks that only score and write."""
 
 import shutil
 from collections.abc import Callable, Iterator
@@ -26,28 +26,28 @@ from nfm.table.write import Writer
 from tests.bench.features import in_turn
 from tests.bench.score_model import HOME, SMALL, config, quiet_session, save_random, table
 
-ROUNDS, WANTED = 7, 1.1
+ROUNDS, TARGET = 7, 1.1
 
 
 def health() -> None:
-    """The raw table by tasks: with health report, gates, chunks, staging and publishing, and without, in turn."""
+    """Score the raw table with and without health report, gates, chunks and publication, in turn."""
     spark, raw = quiet_session(), table(SMALL / 1e6)
     settings = config(raw, workdir=HOME / "health")
     if not settings.encoding_folder.exists():
         build(spark, settings)
     save_random(settings)
     _add_profile(settings, raw)
-    bare = Path(settings.workdir, "bare")
+    folder = Path(settings.workdir, "bare")
 
     def only_score() -> None:
-        shutil.rmtree(bare, ignore_errors=True)
-        bare.mkdir()
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir()
         artifact, scan, _ = open_all(spark, settings)
         output, placed = Output(artifact.encoding.spec.key, (), False), place(spark, artifact)
         schema = output.schema(artifact, scan.schema)
 
         def work(all_rows: Iterator[Rows]) -> Iterator[pa.RecordBatch]:
-            writer = Writer(bare, layout(schema))
+            writer = Writer(folder, layout(schema))
             for rows in all_rows:
                 scores_NC = score_batch(open_model(placed), rows)
                 columns = [decode_dictionary(rows.column(name)) for name in output.columns]
@@ -59,24 +59,24 @@ def health() -> None:
 
     ways: dict[str, Callable[[], object]] = {
         "score job": lambda: score_table(spark, settings),
-        "only scores": only_score,
+        "scores only": only_score,
     }
     for way in ways.values():
         way()
-    trusted, alone = in_turn(ways, SMALL, ROUNDS).values()
-    print(f"health, chunks, publishing: {trusted / alone:.2f} × the time (wanted: at most {WANTED})", flush=True)
+    with_checks, without = in_turn(ways, SMALL, ROUNDS).values()
+    print(f"health, chunks, publication: {with_checks / without:.2f} × the time (target: at most {TARGET})", flush=True)
     spark.stop()
 
 
 def _add_profile(settings: Config, raw: Path) -> None:
-    """What a training would have left in the model, of one file's rows."""
+    """Save a profile in the model, as a training does, from the rows of one file."""
     artifact = Artifact.load(settings.model_folder, verify=False)
     spec = artifact.encoding.spec
     (batch,) = pq.read_table(min(raw.glob("*.parquet"))).combine_chunks().to_batches()
     columns = artifact.encoding.encode(batch)
     scores = score_batch(artifact, batch)[:, 0].astype(np.float64)
 
-    def in_cells(x: Any) -> Cells:
+    def count_in_cells(x: Any) -> Cells:
         values = np.asarray(x, np.float64)
         return count_cells(values, np.zeros(len(values), np.int64), 1)
 
@@ -84,6 +84,6 @@ def _add_profile(settings: Config, raw: Path) -> None:
         field.name: make_id_bins(field, np.bincount(columns[field.name], minlength=field.size).astype(float))
         for field in spec.fields
     }
-    numbers = {number.name: Bins.from_cells(in_cells(columns[number.name])) for number in spec.numbers}
-    profile = Profile(fields, numbers, "valid", (in_cells(scores),))
+    numbers = {number.name: Bins.from_cells(count_in_cells(columns[number.name])) for number in spec.numbers}
+    profile = Profile(fields, numbers, "valid", (count_in_cells(scores),))
     save_random(settings, profile.save)

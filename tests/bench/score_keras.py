@@ -1,4 +1,4 @@
-"""The model as plain Keras code: its own layers, one Embedding for each field."""
+"""The model written with Keras layers only, with one Embedding layer per field."""
 
 from collections.abc import Sequence
 
@@ -10,7 +10,7 @@ BATCH_NORM = {"momentum": 0.9, "epsilon": 1e-5}
 
 
 def parts_model(sizes: Sequence[int], numbers: int) -> keras.Model:
-    """Map a matrix with a column of ids for each field and one for each number to (B, 1) probabilities."""
+    """Return a model that maps a matrix, with a column per field (ids) and number, to (B, 1) probabilities."""
     layers, ops = keras.layers, keras.ops
     row = keras.Input((len(sizes) + numbers,))
     dense = row[:, len(sizes) :]

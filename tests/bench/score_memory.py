@@ -1,4 +1,4 @@
-"""What a scoring worker takes: processor time and memory of its own; and four of them with a table of a gigabyte."""
+"""Measure a scoring worker's start and memory, and four workers that share one gigabyte of embeddings."""
 
 import json
 import os
@@ -24,24 +24,24 @@ _EVERY = 0.25  # seconds
 
 
 def worker() -> None:
-    """Start three of them, one after the other."""
+    """Start three workers one after the other, and print the medians."""
     script, rows = Path(__file__).with_name("score_worker.py"), HOME / "thousand.parquet"
     first = pq.ParquetFile(min(table(SMALL / 1e6).glob("*.parquet")))
     pq.write_table(pa.Table.from_batches([next(first.iter_batches(1000))]), rows)
     command = [sys.executable, str(script), str(HOME / "model"), str(rows)]
-    each = [json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout) for _ in range(3)]
-    found = {what: statistics.median(one[what] for one in each) for what in each[0]}
-    own = found["written"] + found["libraries"]
-    print(f"a worker's start, first batch included           {found['seconds']:7.1f} s of a core (wanted: at most 4)")
-    print(f"  memory of its own                              {own:7.0f} MB (wanted: at most 200), ", end="")
+    runs = [json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout) for _ in range(3)]
+    medians = {name: statistics.median(run[name] for run in runs) for name in runs[0]}
+    private = medians["written"] + medians["libraries"]
     print(
-        f"{found['written']:.0f} of it written to, the rest is of libraries that no other process has mapped; ", end=""
+        f"start of a worker, with its first batch          {medians['seconds']:7.1f} core-seconds (target: at most 4)"
     )
-    print(f"{found['model']:.0f} MB of the model's files are mapped besides, as all workers of a host do", flush=True)
+    print(f"  private memory                                 {private:7.0f} MB (target: at most 200), ", end="")
+    print(f"{medians['written']:.0f} MB of it written to, the rest mapped from libraries by no other process; ", end="")
+    print(f"besides, {medians['model']:.0f} MB of the model's files, which all workers of a host share", flush=True)
 
 
 def wide() -> None:
-    """One field of four million values, K 64: a table of a gigabyte, and four workers."""
+    """Score with four workers and one field of four million values, K 64: a gigabyte of embeddings."""
     spark = quiet_session(WORKERS)
     source = write_wide_vocabulary(FOLDER / "raw-wide", VALUES)
     columns = {"key": ("id",), "label": "label", "categorical": {"user": {}}}
@@ -52,29 +52,29 @@ def wide() -> None:
         build(spark, settings)
     spec = save_random(settings)
     size = spec.rows * DIM * 4 / 2**20
-    samples: list[list[tuple[float, float]]] = []  # at each look, of each worker
+    samples: list[list[tuple[float, float]]] = []  # per sample, per worker: (PSS, anonymous) in MB
     done = threading.Event()
 
     def watch() -> None:
         while not done.wait(_EVERY):
-            samples.append([_proportional(process) for process in _python_workers()])
+            samples.append([_read_memory(process) for process in _python_workers()])
 
-    watching = threading.Thread(target=watch)
-    watching.start()
+    watcher = threading.Thread(target=watch)
+    watcher.start()
     seconds = timed(lambda: score_table(spark, settings))
     done.set()
-    watching.join()
+    watcher.join()
     spark.stop()
-    most = max(samples, key=lambda workers: sum(pss for pss, _ in workers))
-    together, anonymous = (sum(column) for column in zip(*most, strict=True))
-    wanted = size + WORKERS * 250
-    print(f"{len(most)} workers, embeddings of {size:.0f} MB              {together:7.0f} MB together", end="")
-    print(f" (wanted: at most {wanted:.0f}), {anonymous:.0f} of it no mapped files; {seconds:.1f} s, ", end="")
-    print(f"{len(samples)} looks", flush=True)
+    peak = max(samples, key=lambda workers: sum(pss for pss, _ in workers))
+    total, anonymous = (sum(column) for column in zip(*peak, strict=True))
+    target = size + WORKERS * 250
+    print(f"{len(peak)} workers, embeddings of {size:.0f} MB              {total:7.0f} MB in total", end="")
+    print(f" (target: at most {target:.0f}), {anonymous:.0f} MB of it anonymous; {seconds:.1f} s, ", end="")
+    print(f"{len(samples)} samples", flush=True)
 
 
 def _python_workers() -> Iterator[int]:
-    """Children of pyspark.daemon that are ours."""
+    """Return the Python workers among the descendants of this process."""
     parents, daemons = dict[int, int](), set[int]()
     for folder in Path("/proc").iterdir():
         if folder.name.isdigit():
@@ -82,19 +82,19 @@ def _python_workers() -> Iterator[int]:
                 parents[int(folder.name)] = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
                 if b"pyspark.daemon" in (folder / "cmdline").read_bytes():
                     daemons.add(int(folder.name))
-            except OSError:  # it has ended meanwhile
+            except OSError:  # the process has ended
                 continue
 
-    def ours(process: int) -> bool:
+    def is_descendant(process: int) -> bool:
         while process in parents and process != os.getpid():
             process = parents[process]
         return process == os.getpid()
 
-    return (process for process in daemons if parents.get(process) in daemons and ours(process))
+    return (process for process in daemons if parents.get(process) in daemons and is_descendant(process))
 
 
-def _proportional(process: int) -> tuple[float, float]:
-    """Megabytes, and those of no file; a page that several processes have counts for each with its share."""
+def _read_memory(process: int) -> tuple[float, float]:
+    """Return a process's megabytes, with shared pages divided among processes (PSS), and the anonymous ones."""
     try:
         lines = dict(line.split(":", 1) for line in Path(f"/proc/{process}/smaps_rollup").read_text().splitlines()[1:])
     except OSError:

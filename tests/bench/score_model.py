@@ -1,4 +1,4 @@
-"""What the scoring benchmark scores with: the encoding of the benchmark's table, and a model with random weights."""
+"""Inputs of the scoring benchmarks: tables, the encoding, and models with random weights."""
 
 import json
 import os
@@ -29,16 +29,16 @@ SMALL = 2_000_000
 
 
 def table(millions: float) -> Path:
-    """Table of the benchmark with this number of million rows."""
+    """Write the benchmark's table with this number of million rows, and return its folder."""
     return write(FOLDER / f"raw-{millions:g}m", round(millions * 1_000_000))
 
 
-def twice(of: Path, name: str) -> Path:
-    """The rows of a table twice, as files of their own that take no room."""
+def link_twice(source: Path, name: str) -> Path:
+    """Return a folder with two hard links to each file of a table: twice the rows, no extra disk space."""
     folder = FOLDER / name
     folder.mkdir(exist_ok=True)
     for copy in ("a", "b"):
-        for path in of.glob("*.parquet"):
+        for path in source.glob("*.parquet"):
             linked = folder / f"{copy}-{path.name}"
             if not linked.exists():
                 os.link(path.resolve(), linked)
@@ -55,7 +55,7 @@ def config(
     all_train: bool = False,
     **score: Any,
 ) -> Config:
-    """All settings at their defaults but the model's size, and on demand the folds."""
+    """Return a configuration with default settings except for the arguments; `all_train`: no valid and test folds."""
     columns = {
         "key": ("id",),
         "label": "label",
@@ -71,18 +71,18 @@ def config(
 
 
 def quiet_session(cores: int = 2, memory: str = "4g") -> SparkSession:
-    """Session like the score job's, with the settings that an expert chooses for Python functions."""
+    """Start a session like the score job's, with settings that make Python functions fast."""
     spark = session(memory, cores)
     spark.conf.set("spark.sql.session.timeZone", "UTC")
     spark.conf.set("spark.sql.execution.arrow.pyspark.enabled", "true")
     spark.conf.set("spark.sql.execution.arrow.maxRecordsPerBatch", "65536")
-    # A task for each file: two cores would share the three tasks that Spark makes of two million rows badly.
+    # One task per file: by default, Spark makes three tasks of two million rows, which balance badly on two cores.
     spark.conf.set("spark.sql.files.maxPartitionBytes", "64m")
     return spark
 
 
 def random_weights(network: Network, spec: Spec) -> dict[str, Any]:
-    """Arrays as a training would export them."""
+    """Return random arrays in the form that a training exports."""
     rng = np.random.default_rng(7)
     shapes = network.weight_shapes(spec)
     return {name: rng.standard_normal(shape, np.float32) * np.float32(0.05) for name, shape in shapes.items()}
@@ -91,7 +91,7 @@ def random_weights(network: Network, spec: Spec) -> dict[str, Any]:
 def save_random(
     settings: Config, write_more: Callable[[Path], None] = lambda _: None, hidden: tuple[int, ...] = HIDDEN
 ) -> Spec:
-    """An artifact without TensorFlow: weights that are no Keras model's."""
+    """Save a model with random weights, without TensorFlow and without a Keras model."""
     spec = Encoding.load(settings.encoding_folder).spec
     network = Network("binary", settings.model.embedding_dim, hidden, "relu")
     publish(settings, network, random_weights(network, spec), write_more)
@@ -99,7 +99,7 @@ def save_random(
 
 
 def publish(settings: Config, network: Network, weights: Mapping[str, Any], write_more: Callable[[Path], None]) -> None:
-    """Save an artifact where the score job looks for it."""
+    """Save a model in the configuration's model folder."""
     shutil.rmtree(settings.model_folder, ignore_errors=True)
     save(
         settings.model_folder,
@@ -112,18 +112,18 @@ def publish(settings: Config, network: Network, weights: Mapping[str, Any], writ
 
 
 def prepare() -> None:
-    """The encoding and the dataset of two million rows, a fitted StringIndexer, and both models."""
-    shutil.rmtree(HOME, ignore_errors=True)  # what an earlier version has made
+    """Build the encoding and the dataset of two million rows, fit a StringIndexer, and save both Keras models."""
+    shutil.rmtree(HOME, ignore_errors=True)  # results of an earlier run
     spark, raw = quiet_session(), table(SMALL / 1e6)
     settings = config(raw)
     build(spark, settings)
     indexer = StringIndexer(inputCols=FIELDS, outputCols=[f"{name}_id" for name in FIELDS], handleInvalid="keep")
     fitted = indexer.fit(spark.read.parquet(str(raw)))
     fitted.write().overwrite().save(str(INDEXER))
-    labels = [len(of_field) + 1 for of_field in fitted.labelsArray]  # one more for what was not seen
+    labels = [len(values) + 1 for values in fitted.labelsArray]  # one more for out-of-vocabulary values
     spark.stop()
     spec = Encoding.load(settings.encoding_folder).spec
-    sizes = [max(field.size, seen) for field, seen in zip(spec.fields, labels, strict=True)]
+    sizes = [max(field.size, count) for field, count in zip(spec.fields, labels, strict=True)]
     _save_keras_models(settings, spec, sizes)
     values = sum(field.values for field in spec.fields)
     print(f"prepared: {values:,} values in the vocabularies, {sum(labels):,} in the indexer")
@@ -148,5 +148,5 @@ def _save_keras_models(settings: Config, spec: Spec, sizes: Sequence[int]) -> No
 
 
 def indexer() -> StringIndexerModel:
-    """The fitted one."""
+    """Load the fitted StringIndexer."""
     return StringIndexerModel.load(str(INDEXER))

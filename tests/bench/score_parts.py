@@ -31,7 +31,7 @@ BATCHES = (1024, 8192, 32768)  # sizes to try
 
 
 def keras_function(batch: int) -> Any:
-    """Keras in the workers: the model is loaded once a worker, and takes the one thread that a task has."""
+    """Return a Spark function that scores with Keras; each worker loads the model once, and uses one thread."""
     model_path = str(PARTS_MODEL.resolve())
 
     def make() -> Callable[[NDArray[np.float32]], NDArray[np.float32]]:
@@ -39,7 +39,7 @@ def keras_function(batch: int) -> Any:
         import keras
         import tensorflow as tf
 
-        with suppress(RuntimeError):  # an earlier function has started TensorFlow in this worker
+        with suppress(RuntimeError):  # TensorFlow was started by an earlier function in this worker
             tf.config.threading.set_intra_op_parallelism_threads(1)
             tf.config.threading.set_inter_op_parallelism_threads(1)
         model = keras.models.load_model(model_path, compile=False)
@@ -52,29 +52,29 @@ def keras_function(batch: int) -> Any:
 
         return predict
 
-    # What it takes is one matrix; a struct of floats reaches it with the least copying (an array does not).
+    # The input is one matrix; a struct of floats needs less copying than an array.
     return predict_batch_udf(make, return_type=FloatType(), batch_size=batch)
 
 
 def indexed(raw: DataFrame, indexer: StringIndexerModel) -> DataFrame:
-    """Ids and numbers in one struct of floats, which hold every id exactly; 0 for a missing number, the mean."""
+    """Return ids and numbers as a struct of floats, which represent every id exactly; missing numbers are 0."""
     ids = [F.col(f"{name}_id").cast("float") for name in FIELDS]
     numbers = [F.coalesce(F.col(name), F.lit(0.0)).cast("float").alias(name) for name in NUMBERS]
     return indexer.transform(raw).select("id", F.struct(*ids, *numbers).alias("row"))
 
 
 def encoded(dataset: DataFrame, names: Sequence[str]) -> DataFrame:
-    """The same of the feature job's columns."""
+    """Return the columns of the feature job as a struct of floats."""
     return dataset.select("id", F.struct(*(F.col(name).cast("float") for name in names)).alias("row"))
 
 
 def write(table: DataFrame, score: Column) -> None:
-    """Key and score, as Parquet."""
+    """Write key and score as Parquet."""
     table.select("id", score.alias("score")).write.mode("overwrite").parquet(str(HOME / "out-parts"))
 
 
 def write_zeros(spark: SparkSession, raw: Path) -> None:
-    """Hand all columns to Python, which returns zeros."""
+    """Send all columns to a Python function that returns zeros."""
 
     @pandas_udf("float")  # type: ignore[call-overload,untyped-decorator]
     def zeros(rows: pd.DataFrame) -> pd.Series:

@@ -1,4 +1,4 @@
-"""A process that does what a scoring worker does first; prints what it took, as JSON. `score_memory.py` runs it."""
+"""Start as a scoring worker does, and print time and memory as JSON. `score_memory.py` runs it."""
 
 import json
 import sys
@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def main(model: Path, rows: Path) -> None:
-    """Import what a worker imports, open the model, score a small batch."""
+    """Import the modules of a worker, open the model, score a small batch."""
     import pyarrow.parquet as pq
     import pyspark.worker  # noqa: F401
 
@@ -23,7 +23,7 @@ def main(model: Path, rows: Path) -> None:
 
 
 def _memory(model: Path) -> dict[str, float]:
-    """Megabytes that no other process has mapped: written to, of the model's files, and of other files."""
+    """Return megabytes that no other process has mapped: written pages, the model's files, other files."""
     megabytes, kind = dict.fromkeys(("written", "model", "libraries"), 0.0), "libraries"
     for line in Path("/proc/self/smaps").read_text().splitlines():
         name, *values = line.split()

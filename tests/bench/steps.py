@@ -1,11 +1,11 @@
-"""How long a training step takes on a large table of embeddings: Keras's own layers and optimizers, beside ours.
+"""Time a training step with large embedding tables: Keras's own layers and optimizers, compared with the train job.
 
 Run it with `PYTHONPATH=. python tests/bench/steps.py [--tables 5000 1000000 5000000] [--steps 5] [--rounds 15]` (the
 largest table takes 12 GB with Adam). Ten fields of uniform ids, K 64, Bi-Interaction pooling, hidden layers 128-128,
 batch norm and dropout, batch 4096. The batches are in memory; the first steps, which compile, are not counted. Both
-train in processes of their own (what one leaves of memory and threads slows the other) and take turns of a few steps,
-as the pace of a shared machine changes within a minute. Keras runs without XLA, which `compile` would turn on: with it,
-a step of the smallest table took seven times as long.
+train in separate processes, so that memory and threads of one do not slow the other, and take turns of a few steps,
+because the pace of a shared machine changes within a minute. Keras runs without XLA, which `compile` turns on by
+default: with XLA, a step of the smallest table took seven times as long.
 """
 
 import argparse
@@ -39,31 +39,31 @@ from nfm.training.tables import TableReader
 FIELDS, DIM, HIDDEN, BATCH = 10, 64, (128, 128), 4096
 POOLING_DROPOUT, HIDDEN_DROPOUT = 0.5, 0.2
 BATCH_NORM = {"momentum": 0.9, "epsilon": 1e-5}
-DIFFERENT, WARM_UP = 8, 1  # batches that take turns; steps of a turn that are not counted
+BATCHES, WARM_UP = 8, 1  # different batches, used in turn; steps of a turn that are not counted
 OPTIMIZERS: tuple[Literal["adagrad", "adam"], ...] = ("adagrad", "adam")
 
 Batch = tuple[NDArray[np.int32], NDArray[np.float32]]  # ids_BF, local to their fields, and label_B
 
 
 def table(rows: int) -> Spec:
-    """Specification of an embedding table with this number of rows, reserved rows included."""
+    """Return the specification of embedding tables with this total number of rows, including reserved rows."""
     values = rows // FIELDS - 2
     fields = tuple(Field(f"C{i}", (f"C{i}",), ("number",), 1, values, f"C{i}") for i in range(FIELDS))
     return Spec(("id",), fields, (), ("",) * FIELDS)
 
 
-def uniform(spec: Spec) -> list[Batch]:
-    """Batches of uniform ids and labels that are chance."""
+def make_batches(spec: Spec) -> list[Batch]:
+    """Return batches of uniform ids and random labels."""
     rng = np.random.default_rng(7)
     sizes = np.array([field.size for field in spec.fields], np.int32)
     return [
         (rng.integers(0, sizes, (BATCH, FIELDS), dtype=np.int32), rng.integers(0, 2, BATCH).astype(np.float32))
-        for _ in range(DIFFERENT)
+        for _ in range(BATCHES)
     ]
 
 
 def keras_model(spec: Spec) -> keras.Model:
-    """The same architecture of Keras's layers alone: two embedding layers a field."""
+    """Return the same architecture in Keras layers only, with two embedding layers per field."""
     ids = keras.Input((FIELDS,), dtype="int32")
     columns = [ids[:, i] for i in range(FIELDS)]
     layers = keras.layers
@@ -79,41 +79,44 @@ def keras_model(spec: Spec) -> keras.Model:
     return keras.Model(ids, linear + bias)
 
 
-Turn = Callable[[Batch], object]
+Step = Callable[[Batch], object]
 
 
-def keras_step(optimizer: str, spec: Spec) -> Turn:
-    """Keras's own training loop: it takes a batch, and waits for the result."""
+def keras_step(optimizer: str, spec: Spec) -> Step:
+    """Return a step of Keras's own training loop, which waits for the result."""
     model = keras_model(spec)
     chosen = keras.optimizers.Adagrad(0.05) if optimizer == "adagrad" else keras.optimizers.Adam(1e-3)
     model.compile(chosen, keras.losses.BinaryCrossentropy(from_logits=True), jit_compile=False)
     return lambda batch: model.train_on_batch(tf.constant(batch[0]), tf.constant(batch[1][:, np.newaxis]))
 
 
-def our_step(optimizer: Literal["adagrad", "adam"], spec: Spec) -> Turn:
-    """The train job's."""
+def nfm_step(optimizer: Literal["adagrad", "adam"], spec: Spec) -> Step:
+    """Return a step of the train job."""
     model_settings = Model(hidden_units=HIDDEN, pooling_dropout=POOLING_DROPOUT, hidden_dropout=HIDDEN_DROPOUT)
     settings = Train(optimizer=optimizer, batch_size=BATCH)
     weights, network = initial_weights(spec, model_settings, 1), Network(spec, model_settings, settings, 10**9)
     reader = TableReader(spec, weights.tables)
     optimizer_of_weights = Optimizer(settings, weights, list(network.trained), reader)
     step = make_step(spec, model_settings, settings, reader, network, optimizer_of_weights)
-    none, number = np.empty((BATCH, 0), np.float32), itertools.count(1)
+    no_numbers, count = np.empty((BATCH, 0), np.float32), itertools.count(1)
     no_bags = np.empty(0, np.int32), np.empty(0, np.float32), np.zeros(BATCH + 1, np.int64)
 
     def run(batch: Batch) -> float:
-        rows = Rows(Inputs(batch[0], none, none, *no_bags), batch[1], np.ones(BATCH, np.float32), None)
-        return step(rows, 0.05, next(number))
+        rows = Rows(Inputs(batch[0], no_numbers, no_numbers, *no_bags), batch[1], np.ones(BATCH, np.float32), None)
+        return step(rows, 0.05, next(count))
 
     return run
 
 
-def train(whose: str, rows: int, optimizer: Literal["adagrad", "adam"], turns: Connection) -> None:
-    """In a process of its own: for each number of steps that arrives, send the median seconds of one."""
+def train(trainer: str, rows: int, optimizer: Literal["adagrad", "adam"], turns: Connection) -> None:
+    """For each number of steps received, train and send the median seconds per step; runs in a separate process."""
     keras.utils.set_random_seed(1)
     tf.config.experimental.enable_op_determinism()  # as in the train job
     spec = table(rows)
-    step, batches = (keras_step if whose == "Keras" else our_step)(optimizer, spec), itertools.cycle(uniform(spec))
+    step, batches = (
+        (keras_step if trainer == "Keras" else nfm_step)(optimizer, spec),
+        itertools.cycle(make_batches(spec)),
+    )
     for steps in iter(turns.recv, None):
         seconds = []
         for batch in itertools.islice(batches, WARM_UP + steps):
@@ -123,37 +126,45 @@ def train(whose: str, rows: int, optimizer: Literal["adagrad", "adam"], turns: C
         turns.send(statistics.median(seconds[WARM_UP:]))
 
 
-def in_turns(rows: int, optimizer: str, steps: int, rounds: int) -> list[list[float]]:
-    """Median seconds of a step in each round, Keras's and ours."""
+def measure_in_turn(rows: int, optimizer: str, steps: int, rounds: int) -> list[list[float]]:
+    """Return the median seconds per step of Keras and of the train job in each round."""
     spawn, ends = get_context("spawn"), []
-    for whose in ("Keras", "ours"):
-        here, there = spawn.Pipe()
-        spawn.Process(target=train, args=(whose, rows, optimizer, there), daemon=True).start()
-        ends.append(here)
-    found: list[list[float]] = []
-    for number in range(1 + rounds):  # the first one compiles
-        found.append([])
+    for trainer in ("Keras", "nfm"):
+        parent_end, child_end = spawn.Pipe()
+        spawn.Process(target=train, args=(trainer, rows, optimizer, child_end), daemon=True).start()
+        ends.append(parent_end)
+    medians: list[list[float]] = []
+    for number in range(1 + rounds):  # the first round compiles
+        medians.append([])
         for end in ends:
             end.send(steps)
-            found[number].append(end.recv())
+            medians[number].append(end.recv())
     for end in ends:
         end.send(None)
-    return found[1:]
+    return medians[1:]
 
 
 def main() -> None:
     """Print a line for each table and optimizer."""
-    parser = argparse.ArgumentParser(description="The time of a training step.")
-    parser.add_argument("--tables", type=int, nargs="+", default=[5_000, 1_000_000, 5_000_000], help="rows in all")
-    parser.add_argument("--steps", type=int, default=5, help="of a turn")
-    parser.add_argument("--rounds", type=int, default=15, help="in each of which Keras and ours take turns")
+    parser = argparse.ArgumentParser(description="Time a training step.")
+    parser.add_argument(
+        "--tables",
+        type=int,
+        nargs="+",
+        default=[5_000, 1_000_000, 5_000_000],
+        help="total rows of the embedding tables",
+    )
+    parser.add_argument("--steps", type=int, default=5, help="steps per turn")
+    parser.add_argument("--rounds", type=int, default=15, help="rounds, in each of which Keras and nfm take one turn")
     parser.add_argument("--optimizers", nargs="+", choices=OPTIMIZERS, default=OPTIMIZERS)
-    asked = parser.parse_args()
-    print(f"{platform.machine()}, {os.cpu_count()} cores; K {DIM}, hidden {HIDDEN}, batch {BATCH}; milliseconds a step")
-    print(f"{'table':>10}  {'optimizer':<9} {'Keras':>9} {'ours':>9}           a round's ratio: median, quartiles")
-    for rows, optimizer in itertools.product(asked.tables, asked.optimizers):
-        rounds = in_turns(rows, optimizer, asked.steps, asked.rounds)
-        shown = " ".join(f"{1000 * statistics.median(of):9.1f}" for of in zip(*rounds, strict=True))
+    arguments = parser.parse_args()
+    print(
+        f"{platform.machine()}, {os.cpu_count()} cores; K {DIM}, hidden {HIDDEN}, batch {BATCH}; milliseconds per step"
+    )
+    print(f"{'table':>10}  {'optimizer':<9} {'Keras':>9} {'nfm':>9}           ratio in a round: median, quartiles")
+    for rows, optimizer in itertools.product(arguments.tables, arguments.optimizers):
+        rounds = measure_in_turn(rows, optimizer, arguments.steps, arguments.rounds)
+        shown = " ".join(f"{1000 * statistics.median(seconds):9.1f}" for seconds in zip(*rounds, strict=True))
         ratios = np.percentile([slow / fast for slow, fast in rounds], (50, 25, 75))
         print(f"{rows:>10,}  {optimizer:<9} {shown} {ratios[0]:6.1f} ×  {ratios[1]:.1f} – {ratios[2]:.1f}", flush=True)
 

@@ -1,4 +1,4 @@
-"""The benchmark's table: 26 text fields, 13 numbers, as Parquet; the same rows on every machine."""
+"""Write the benchmarks' table as Parquet: 26 text fields and 13 numbers, the same rows on every machine."""
 
 from pathlib import Path
 
@@ -14,21 +14,21 @@ FILE_ROWS = 250_000
 
 
 def cardinalities(largest: int) -> NDArray[np.int64]:
-    """Of each field, from 4 to the largest."""
+    """Return the cardinality of each field, from 4 to the largest."""
     return np.geomspace(4, largest, len(FIELDS)).round().astype(np.int64)
 
 
 def values(field: int, size: int) -> pa.Array:
-    """The values of a field, the most frequent one first."""
+    """Return the values of a field, the most frequent first."""
     numbers = np.arange(size, dtype=np.uint64) * np.uint64(2654435761) + np.uint64(field * 40503)
     return pa.array([f"{n:08x}" for n in numbers & np.uint64(2**32 - 1)])
 
 
 def write(folder: Path, rows: int, largest: int = LARGEST) -> Path:
-    """Write the table, unless it is there already.
+    """Write the table, unless it exists, and return its folder.
 
-    Fields have cardinalities from 4 to the largest, Zipf's law with exponent 1.3, values of 8 hexadecimal digits and
-    3 % nulls; numbers are log-normal with 10 % nulls. The label depends on two fields and a number.
+    Fields have cardinalities from 4 to the largest, values of 8 hexadecimal digits that follow Zipf's law with exponent
+    1.3, and 3 % nulls; numbers are log-normal with 10 % nulls. The label depends on two fields and a number.
     """
     done = folder / "_done"
     if done.exists():
@@ -57,7 +57,7 @@ def write(folder: Path, rows: int, largest: int = LARGEST) -> Path:
 
 
 def write_wide_vocabulary(folder: Path, values: int) -> Path:
-    """Table whose one field has this number of distinct values, each once, in files of a million rows."""
+    """Write a table whose only field has this number of different values, each once, in files of a million rows."""
     done = folder / "_done"
     if done.exists():
         return folder
@@ -73,7 +73,7 @@ def write_wide_vocabulary(folder: Path, values: int) -> Path:
 
 
 def write_all_values(folder: Path, largest: int) -> Path:
-    """A table that has each value of each field once, so that an encoding made of it knows them all."""
+    """Write a table with each value of each field once, so that its encoding has all values."""
     done = folder / "_done"
     if done.exists():
         return folder
@@ -82,9 +82,9 @@ def write_all_values(folder: Path, largest: int) -> Path:
     for start in range(0, largest, FILE_ROWS):
         n = min(FILE_ROWS, largest - start)
         columns: dict[str, pa.Array] = {"id": pa.array(np.arange(start, start + n))}
-        for name, of_field in zip(FIELDS, texts, strict=True):
-            here = of_field.slice(start, n)
-            columns[name] = pa.concat_arrays([here, pa.nulls(n - len(here), pa.string())])
+        for name, all_values in zip(FIELDS, texts, strict=True):
+            some = all_values.slice(start, n)
+            columns[name] = pa.concat_arrays([some, pa.nulls(n - len(some), pa.string())])
         x = np.random.default_rng([8, start]).lognormal(size=(len(NUMBERS), n))
         columns |= {name: pa.array(number) for name, number in zip(NUMBERS, x, strict=True)}
         columns["label"] = pa.array((np.arange(n) % 7 == 0).astype(np.int32))

@@ -1,6 +1,6 @@
-"""How good the recipes on the Titanic are: test metrics over split seeds, beside logistic regression on the same folds.
+"""Measure the Titanic recipes over several split seeds, compared with logistic regression on the same folds.
 
-Run it with `make bench-titanic`. Every figure comes from the real jobs, each in a process of its own.
+Run it with `make bench-titanic`. Each job runs in a separate process.
 """
 
 import json
@@ -24,7 +24,7 @@ CATEGORIES, NUMBERS = ["Pclass", "Sex", "Embarked"], ["Age", "SibSp", "Parch", "
 
 
 def run_jobs(config: str, seed: int, workdir: Path) -> dict[str, dict[str, float]]:
-    """Metrics by fold of the recipe with this split."""
+    """Run the feature and train jobs with this split, and return the metrics by fold."""
     for job in ("features", "train"):
         command = [sys.executable, f"jobs/{job}.py", "--config", config, "--set"]
         subprocess.run([*command, f"split.seed={seed}", f"workdir={workdir}"], check=True, capture_output=True)
@@ -33,7 +33,7 @@ def run_jobs(config: str, seed: int, workdir: Path) -> dict[str, dict[str, float
 
 
 def logistic_regression(workdir: Path, fold: str) -> tuple[float, float]:
-    """AUC and accuracy of one-hot logistic regression, trained on the same train fold."""
+    """Return AUC and accuracy of one-hot logistic regression, trained on the same train fold."""
     raw = pd.read_csv("tests/data/titanic.csv").set_index("PassengerId")
     keys = {
         name: pq.read_table(workdir / f"dataset/fold={name}", columns=["PassengerId"])["PassengerId"].to_pylist()

@@ -288,7 +288,7 @@ def test_a_folder_without_metadata_is_not_a_model(model: Path, tmp_path: Path, v
     for folder in (model, tmp_path / "nowhere"):
         assert refusal(folder, verify) == (
             f"There is no model in {folder}: metadata.json cannot be read (No such file or directory). "
-            "Run jobs/train.py first, or name the folder of an existing model (score.model, train.init_from)."
+            "Run nfm train first, or name the folder of an existing model (score.model, train.init_from)."
         )
 
 

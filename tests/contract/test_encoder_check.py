@@ -107,7 +107,7 @@ def test_a_missing_encoding_is_refused(tmp_path: Path) -> None:
         DataError, match=r"There is no encoding in .*: spec.json cannot be read \(No such file"
     ) as error:
         Encoding.load(tmp_path)
-    assert "Run jobs/features.py first." in str(error.value)
+    assert "Run nfm features first." in str(error.value)
 
 
 def test_every_damaged_byte_of_the_specification_is_detected(write_encoding: Write, tmp_path: Path) -> None:

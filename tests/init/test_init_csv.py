@@ -1,4 +1,4 @@
-"""nfm init reads CSV files as Spark does with the options that it writes. Spark is the oracle."""
+"""nfm init reads the same values from CSV files as Spark does with the options that it writes."""
 
 import bz2
 import gzip
@@ -10,43 +10,43 @@ import pytest
 from pyspark.sql import SparkSession
 
 from nfm.init.csv_file import read_csv
-from nfm.init.facts import column_facts, kind_of_texts
+from nfm.init.facts import infer_kind, inspect_column
 from nfm.init.sample import Sample, check_table
 
 ROWS = 30
 
 
-def lines(header: str, row: str) -> bytes:
-    """A header, and rows in which {i} is the row's number."""
+def repeat_row(header: str, row: str) -> bytes:
+    """Return a header and rows, in which {i} is replaced by the row's number."""
     return "\n".join([header, *(row.replace("{i}", str(i)) for i in range(ROWS)), ""]).encode()
 
 
 TABLES = {
-    "comma": lines("id,x,y", "{i},a,1.5"),
-    "semicolon": lines("id;x;y", '{i};"a;b";1,5'),
-    "tab": lines("id\tx\ty", "{i}\ta, b\t"),
-    "pipe": lines("id|x|y", "{i}|a|2026-01-01 10:00"),
-    "windows": lines("id,x,y", "{i},a,b").replace(b"\n", b"\r\n"),
-    "bom": b"\xef\xbb\xbf" + lines("id,x,y", "{i},a,"),
+    "comma": repeat_row("id,x,y", "{i},a,1.5"),
+    "semicolon": repeat_row("id;x;y", '{i};"a;b";1,5'),
+    "tab": repeat_row("id\tx\ty", "{i}\ta, b\t"),
+    "pipe": repeat_row("id|x|y", "{i}|a|2026-01-01 10:00"),
+    "windows": repeat_row("id,x,y", "{i},a,b").replace(b"\n", b"\r\n"),
+    "bom": b"\xef\xbb\xbf" + repeat_row("id,x,y", "{i},a,"),
     "latin": "id,Straße,y\n".encode("latin-1") + b"".join(f"{i},Köln,1\n".encode("latin-1") for i in range(ROWS)),
-    "quotes": lines("id,x,y", '{i},"say ""hi"", please",""'),
-    "backslash": lines("id,x,y", r'{i},"say \"hi\", please",1'),
-    "lines": lines("id,x,y", '{i},"two\nlines",1'),
-    "padded": lines("id, x, y", "{i}, a, 3"),
-    "missing": lines("id,x,y", "{i},NA,NA") + b"99,NA,2.5\n100,a,3\n",
-    "unnamed": lines(",x,", "{i},a,3"),
-    "zeros": lines("id,x,y", "{i},007,3"),
-    "odd names": lines("a.b,x y,`z,#1,yes", "{i},a,b,c,d"),
+    "quotes": repeat_row("id,x,y", '{i},"say ""hi"", please",""'),
+    "backslash": repeat_row("id,x,y", r'{i},"say \"hi\", please",1'),
+    "lines": repeat_row("id,x,y", '{i},"two\nlines",1'),
+    "padded": repeat_row("id, x, y", "{i}, a, 3"),
+    "missing": repeat_row("id,x,y", "{i},NA,NA") + b"99,NA,2.5\n100,a,3\n",
+    "unnamed": repeat_row(",x,", "{i},a,3"),
+    "zeros": repeat_row("id,x,y", "{i},007,3"),
+    "odd names": repeat_row("a.b,x y,`z,#1,yes", "{i},a,b,c,d"),
 }
 
 
-def written(folder: Path, content: bytes, name: str = "t.csv") -> Path:
+def write_table(folder: Path, content: bytes, name: str = "t.csv") -> Path:
     path = folder / name
     path.write_bytes(content)
     return path
 
 
-def sampled(path: Path) -> Sample:
+def read_sample(path: Path) -> Sample:
     sample = read_csv(path, [path])
     check_table(sample)
     return sample
@@ -54,16 +54,16 @@ def sampled(path: Path) -> Sample:
 
 @pytest.mark.parametrize("name", TABLES)
 def test_spark_reads_the_same_columns_and_values(spark: SparkSession, tmp_path: Path, name: str) -> None:
-    path = written(tmp_path, TABLES[name])
-    sample = sampled(path)
+    path = write_table(tmp_path, TABLES[name])
+    sample = read_sample(path)
     table = spark.read.format("csv").options(**sample.source["options"]).load(str(path))
     assert table.columns == sample.table.column_names
-    found = table.selectExpr(*(f"cast(`{c.replace('`', '``')}` as string)" for c in table.columns)).toArrow()
-    assert found.num_rows == len(sample.table) == sample.rows
-    for mine, theirs in zip(sample.table.columns, found.columns, strict=True):
-        assert mine.null_count == theirs.null_count
-        if kind_of_texts(mine) == "text" or not sample.source["options"]["inferSchema"]:
-            assert mine.to_pylist() == theirs.to_pylist()
+    spark_table = table.selectExpr(*(f"cast(`{c.replace('`', '``')}` as string)" for c in table.columns)).toArrow()
+    assert spark_table.num_rows == len(sample.table) == sample.rows
+    for column, expected in zip(sample.table.columns, spark_table.columns, strict=True):
+        assert column.null_count == expected.null_count
+        if infer_kind(column) == "text" or not sample.source["options"]["inferSchema"]:
+            assert column.to_pylist() == expected.to_pylist()
 
 
 TEXTS = (
@@ -72,10 +72,10 @@ TEXTS = (
 )  # fmt: skip
 
 
-def test_what_spark_takes_for_a_time_or_a_number_is_one(spark: SparkSession, tmp_path: Path) -> None:
+def test_kinds_agree_with_the_types_that_spark_infers(spark: SparkSession, tmp_path: Path) -> None:
     names = [f"x{i}" for i in range(len(TEXTS))]
-    path = written(tmp_path, lines(",".join(names), ",".join(TEXTS)))
-    sample = sampled(path)
+    path = write_table(tmp_path, repeat_row(",".join(names), ",".join(TEXTS)))
+    sample = read_sample(path)
     schema = spark.read.format("csv").options(**sample.source["options"]).load(str(path)).schema
     times = {"2020-1-5", "2020-01-05 10:00", "2013-01", "10:30", "5:4"}
     assert {TEXTS[i] for i, field in enumerate(schema) if field.dataType.typeName() == "timestamp"} >= times
@@ -84,20 +84,20 @@ def test_what_spark_takes_for_a_time_or_a_number_is_one(spark: SparkSession, tmp
         "boolean": {"boolean"}, "string": {"text", "time", "float"},
     }  # fmt: skip
     for name, text in zip(names, TEXTS, strict=True):
-        assert kind_of_texts(sample.table[name]) in allowed[schema[name].dataType.typeName()], text
+        assert infer_kind(sample.table[name]) in allowed[schema[name].dataType.typeName()], text
 
 
 @pytest.mark.parametrize(("ending", "compress"), [("gz", gzip.compress), ("bz2", bz2.compress)])
-def test_compressed_files(tmp_path: Path, ending: str, compress: "object") -> None:
+def test_compressed_files_are_read(tmp_path: Path, ending: str, compress: "object") -> None:
     assert callable(compress)
-    path = written(tmp_path, compress(TABLES["comma"]), f"t.csv.{ending}")
-    assert sampled(path).table["id"].to_pylist() == [str(i) for i in range(ROWS)]
+    path = write_table(tmp_path, compress(TABLES["comma"]), f"t.csv.{ending}")
+    assert read_sample(path).table["id"].to_pylist() == [str(i) for i in range(ROWS)]
 
 
 def test_a_large_file_is_sampled_to_its_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("nfm.init.csv_file._MOST_BYTES", 20_000)
-    path = written(tmp_path, b"id,x,y\n" + b"".join(b"%d,%d,z\n" % (i, i // 5000) for i in range(50_000)))
-    sample = sampled(path)
+    path = write_table(tmp_path, b"id,x,y\n" + b"".join(b"%d,%d,z\n" % (i, i // 5000) for i in range(50_000)))
+    sample = read_sample(path)
     assert sample.rows is None
     assert 500 < len(sample.table) < 2_500
     assert set(sample.table["x"].to_pylist()) == {str(i) for i in range(10)}
@@ -106,13 +106,13 @@ def test_a_large_file_is_sampled_to_its_end(tmp_path: Path, monkeypatch: pytest.
 
 
 def test_folders_of_files_are_one_table(spark: SparkSession, tmp_path: Path) -> None:
-    files = [written(tmp_path, lines("id,x", f"{{i}},only {n}"), f"{n}.csv") for n in range(3)]
+    files = [write_table(tmp_path, repeat_row("id,x", f"{{i}},only {n}"), f"{n}.csv") for n in range(3)]
     sample = read_csv(tmp_path, files)
     assert (sample.rows, sorted(set(sample.table["x"].to_pylist()))) == (90, ["only 0", "only 1", "only 2"])
     assert spark.read.format("csv").options(**sample.source["options"]).load(str(tmp_path)).count() == 90
 
 
 def test_whole_numbers_written_as_floats_are_integers() -> None:
-    column = column_facts("x", pa.chunked_array([pa.array(["1.0", "2.0", None])]), reads_as_text=False)
+    column = inspect_column("x", pa.chunked_array([pa.array(["1.0", "2.0", None])]), reads_as_text=False)
     assert (column.kind, column.filled, column.distinct) == ("integer", 2, 2)
-    assert pc.sum(pa.array(column.numbers), skip_nulls=True).as_py() != 3.0  # NaN where it is missing
+    assert pc.sum(pa.array(column.numbers), skip_nulls=True).as_py() != 3.0  # NaN where the value is missing

@@ -1,4 +1,4 @@
-"""Tables and options that nfm init refuses: each with the message and the exit code that a user meets."""
+"""Tables and options that nfm init refuses, with the message and the exit code."""
 
 import gzip
 from pathlib import Path
@@ -11,7 +11,7 @@ from nfm.contract.errors import NfmError
 from nfm.init.command import write_configuration
 from nfm.init.sample import CSV_ENDINGS
 
-GZIP = gzip.compress(b"a,b\n1,2\n" * 99, mtime=0)  # the same bytes in each process
+GZIP = gzip.compress(b"a,b\n1,2\n" * 99, mtime=0)  # mtime: the same bytes in each process
 GOOD = "id,x,y\n" + "".join(f"{i},{'ab'[i % 2]},{i % 3 % 2}\n" for i in range(60))
 
 
@@ -38,26 +38,26 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("empty.csv", b"", 3, "empty.csv is empty (0 bytes)"),
         ("header.csv", b"id,x\n", 3, "header.csv has the columns id, x, but no rows."),
         ("one.csv", b"id\n1\n2\n", 3, "one.csv has 1 columns (id), but a label and at least one input are needed."),
-        ("twice.csv", b"id,x,X\n1,2,3\n", 3, "names differ only in capitals, or not at all: X, x."),
+        ("twice.csv", b"id,x,X\n1,2,3\n", 3, "names are equal, or differ only in case: X, x."),
         ("data.csv", b"5.1,3.5,a\n" * 9, 3, "no header: its first line looks like a row ('5.1', '3.5', 'a')"),
-        ("ragged.csv", b"a,b\n" + b"1,2,3\n" * 9, 3, "but 9 of 9 rows have another number of values, 3 for one"),
+        ("ragged.csv", b"a,b\n" + b"1,2,3\n" * 9, 3, "9 of 9 rows have a different number of values, for example 3"),
         ("zero.csv", b"a,b\n\0,\0\n", 3, "is not a text file in UTF-8 (it has zero bytes)"),
         ("bad.parquet", b"PAR1 and nothing else", 3, "bad.parquet cannot be read as Parquet"),
-        ("t.xlsx", b"PK", 3, f"t.xlsx is not a Parquet file, and its name ends in none of {', '.join(CSV_ENDINGS)}."),
-        ("t.csv", GZIP, 3, "Spark decompresses a file if its name ends in .gz or .bz2"),
+        ("t.xlsx", b"PK", 3, f"t.xlsx is not Parquet, and its ending is not one of {', '.join(CSV_ENDINGS)}."),
+        ("t.csv", GZIP, 3, "t.csv is compressed, but Spark decompresses a file if, and only if, its name"),
         ("t.csv.gz", GZIP[:-9], 3, "t.csv.gz cannot be read: "),
         ("a[1].csv", b"a,b\n1,2\n", 2, "Spark cannot read a path with one of"),
         ("_t.csv", b"a,b\n1,2\n", 2, "or a name that begins with _ or a dot"),
     ],
 )  # fmt: skip
-def test_files_without_a_usable_table(name: str, content: bytes, code: int, message: str) -> None:
+def test_a_file_without_a_usable_table_is_refused(name: str, content: bytes, code: int, message: str) -> None:
     Path(name).write_bytes(content)
-    found = refused(name)
-    assert (found[0], message in found[1]) == (code, True), found
+    exit_code, text = refused(name)
+    assert (exit_code, message in text) == (code, True), text
     assert not list(Path().glob("*.yaml"))
 
 
-def test_a_missing_table_and_an_empty_folder(tmp_path: Path) -> None:
+def test_a_missing_table_and_an_empty_folder_are_refused(tmp_path: Path) -> None:
     assert refused("none.csv")[0] == 5
     (tmp_path / "folder").mkdir()
     assert refused("folder") == (
@@ -65,7 +65,7 @@ def test_a_missing_table_and_an_empty_folder(tmp_path: Path) -> None:
     )  # fmt: skip
 
 
-def test_a_label_that_is_not_in_the_table() -> None:
+def test_a_label_that_is_not_in_the_table_is_refused() -> None:
     code, message = refused("good.csv", label="Y")
     assert (code, message) == (
         2, "--label Y: the table has no such column. Did you mean 'y'? Its columns: id, x, y",
@@ -84,14 +84,14 @@ def test_a_label_that_is_not_in_the_table() -> None:
         (pa.array(["a"] * 53 + ["b"] * 7), "1 of its 2 classes have at least 8 rows"),
     ],
 )
-def test_columns_that_cannot_be_labels(values: pa.Array, message: str) -> None:
+def test_a_column_that_cannot_be_the_label_is_refused(values: pa.Array, message: str) -> None:
     pq.write_table(pa.table({"id": range(60), "x": ["a", "b"] * 30, "goal": values}), "t.parquet")
-    code, found = refused("t.parquet", label="goal")
+    code, text = refused("t.parquet", label="goal")
     assert code == 3
-    assert message in found
+    assert message in text
 
 
-def test_a_table_without_inputs() -> None:
+def test_a_table_without_inputs_is_refused() -> None:
     pq.write_table(pa.table({"id": range(60), "c": ["x"] * 60, "y": [0, 1] * 30}), "t.parquet")
     code, message = refused("t.parquet")
     assert (code, message) == (

@@ -1,4 +1,4 @@
-"""The roles that nfm init chooses, on tables made for each rule; expectations are by hand."""
+"""Roles that nfm init chooses, on tables made for each rule; expected roles are written by hand."""
 
 import datetime as dt
 from pathlib import Path
@@ -17,7 +17,7 @@ from nfm.config.file import load
 from nfm.config.settings import Config
 from nfm.contract.errors import ConfigError
 from nfm.init.command import configure
-from nfm.init.facts import column_facts
+from nfm.init.facts import inspect_column
 from nfm.init.label import find_label
 from nfm.init.page import _yaml
 
@@ -26,16 +26,16 @@ RNG = np.random.default_rng(7)
 
 
 def events() -> pa.Table:
-    """A table with one column for each kind of role."""
+    """Return a table with one column for each kind of role."""
     y = np.arange(N) % 4 == 0
     words = ["the", "quick", "brown", "fox", "jumps", "over", "lazy", "dogs", "while", "it", "rains", "in", "Spain"]
     return pa.table(
         {
             "event_id": [f"e{i:04}" for i in RNG.permutation(N)],
             "returned": y.astype(int),
-            "returned_text": np.where(y, "yes", "no"),  # 1:1
-            "refund": np.where(y, RNG.uniform(5, 90, N), 0),  # above 0 for returned only
-            "complaint": [("late" if i % 8 else "broken") if v else None for i, v in enumerate(y)],  # filled for 1 only
+            "returned_text": np.where(y, "yes", "no"),  # the label as text
+            "refund": np.where(y, RNG.uniform(5, 90, N), 0),  # above 0 only if returned
+            "complaint": [("late" if i % 8 else "broken") if v else None for i, v in enumerate(y)],  # if returned
             "country": RNG.choice(["DE", "FR", "Ü"], N),
             "member": RNG.random(N) < 0.5,
             "user_id": RNG.integers(10_000, 10_090, N),
@@ -54,7 +54,7 @@ def events() -> pa.Table:
     )
 
 
-def written(table: pa.Table, path: Path) -> Path:
+def write_table(table: pa.Table, path: Path) -> Path:
     if path.suffix == ".parquet":
         pq.write_table(table, path)
     else:
@@ -62,7 +62,7 @@ def written(table: pa.Table, path: Path) -> Path:
     return path
 
 
-def config_of(path: Path, label: str | None = None) -> tuple[Config, str]:
+def load_configured(path: Path, label: str | None = None) -> tuple[Config, str]:
     text, _, _ = configure(path, label)
     file = path.with_name("config.yaml")
     file.write_text(text)
@@ -81,11 +81,11 @@ def comment(text: str, name: str) -> str:
 
 @pytest.fixture
 def table(tmp_path: Path) -> Path:
-    return written(events(), tmp_path / "events.parquet")
+    return write_table(events(), tmp_path / "events.parquet")
 
 
 def test_each_column_has_its_role(table: Path) -> None:
-    config, text = config_of(table)  # "returned" is a usual name of a label
+    config, text = load_configured(table)  # "returned" is a common name for a label
     assert (config.columns.key, config.columns.label, config.model.task) == (("event_id",), "returned", "binary")
     assert set(config.columns.categorical) == {"country", "member", "user_id", "tags", "genres", "hour"}
     assert inputs(config) == {
@@ -100,7 +100,7 @@ def test_each_column_has_its_role(table: Path) -> None:
     }
     for name, reason in {
         "returned_text": "reveals the label: its values are those of returned, one to one",
-        "refund": "reveals the label: its numbers separate the values of returned without an exception",
+        "refund": "reveals the label: its numbers separate the values of returned without exception",
         "complaint": "reveals the label: it is filled in (nearly) only where returned is 1",
         "comment": "free text: 400 texts of 9 words on average",
         "at": "a time;",
@@ -116,9 +116,9 @@ def test_each_column_has_its_role(table: Path) -> None:
 
 
 def test_without_a_label_the_configuration_asks_for_one(tmp_path: Path) -> None:
-    path = written(events().drop_columns(["returned", "tags", "raw", "place"]), tmp_path / "e.csv")
+    path = write_table(events().drop_columns(["returned", "tags", "raw", "place"]), tmp_path / "e.csv")
     with pytest.raises(ConfigError, match=r"columns\.label: this key is required"):
-        config_of(path)
+        load_configured(path)
     assert "# label:" in (tmp_path / "config.yaml").read_text()
 
 
@@ -139,14 +139,14 @@ def test_without_a_label_the_configuration_asks_for_one(tmp_path: Path) -> None:
 def test_the_task_fits_the_labels(tmp_path: Path, values: list[Any], task: str, ending: str) -> None:
     goal = pa.array([values[int(i)] for i in RNG.integers(0, len(values), N)])
     table = pa.table({"id": np.arange(N), "x": RNG.choice(["a", "b", "c"], N), "goal": goal})
-    config, _ = config_of(written(table, tmp_path / f"t.{ending}"), "goal")
+    config, _ = load_configured(write_table(table, tmp_path / f"t.{ending}"), "goal")
     assert config.model.task == task
 
 
-def test_rows_that_training_would_refuse_are_left_out_and_scored_all_the_same(tmp_path: Path) -> None:
+def test_rows_without_a_usable_label_are_scored_but_not_trained_on(tmp_path: Path) -> None:
     goal = ["a", "b", None, "it's"] * 3 + ["a", "b"] * (N // 2 - 6)
     table = pa.table({"id": np.arange(N), "x": RNG.choice(["a", "b", "c"], N), "the goal": goal})
-    config, _ = config_of(written(table, tmp_path / "t.parquet"), "the goal")
+    config, _ = load_configured(write_table(table, tmp_path / "t.parquet"), "the goal")
     assert config.source.where == r"`the goal` is not null and `the goal` not in ('it\'s')"
     assert config.score.source is not None
     assert (config.score.source.where, config.score.source.path) == (None, str(tmp_path / "t.parquet"))
@@ -164,24 +164,24 @@ def test_a_number_that_is_the_label_up_to_scale_or_order_is_left_out(tmp_path: P
             "c": ["u", "v"] * 200,
         }
     )
-    config, text = config_of(written(table, tmp_path / "t.parquet"))
+    config, text = load_configured(write_table(table, tmp_path / "t.parquet"))
     assert set(inputs(config)) == {"x", "c"}
     assert comment(text, "cents") == "reveals the label: it is y up to scale"
     assert comment(text, "log") == "reveals the label: it has the same order as y in every row"
 
 
-def test_a_combination_of_columns_is_the_key_where_no_column_is_unique(tmp_path: Path) -> None:
+def test_a_combination_of_columns_is_the_key_if_no_column_is_unique(tmp_path: Path) -> None:
     country = np.repeat([f"Land {i}" for i in range(40)], 10)
     year = np.tile(np.arange(2000, 2010), 40)
     more = {"x": RNG.normal(size=N).round(1), "c": RNG.choice(["u", "v"], N), "d": RNG.choice(["u", "v"], N)}
     table = pa.table({"country": country, "year": year, **more, "y": RNG.integers(0, 2, N)})
-    config, text = config_of(written(table, tmp_path / "t.csv"))
+    config, text = load_configured(write_table(table, tmp_path / "t.csv"))
     assert config.columns.key == ("country", "year")
     assert set(inputs(config)) == {"x", "c", "d"}
     assert comment(text, "key") == "together unique in 400 rows"
 
 
-def test_users_and_items_remain_inputs_where_a_time_can_be_the_key(tmp_path: Path) -> None:
+def test_users_and_items_remain_inputs_if_a_time_can_be_the_key(tmp_path: Path) -> None:
     pairs = [(u, i) for u in range(20) for i in range(20)]
     table = pa.table(
         {
@@ -191,7 +191,7 @@ def test_users_and_items_remain_inputs_where_a_time_can_be_the_key(tmp_path: Pat
             "rating": RNG.integers(1, 6, N),
         }
     )
-    config, _ = config_of(written(table, tmp_path / "t.csv"), "rating")
+    config, _ = load_configured(write_table(table, tmp_path / "t.csv"), "rating")
     assert config.columns.key == ("at",)
     assert set(inputs(config)) == {"user_id", "item_id"}
     assert set(config.score.columns) <= {"user_id", "item_id"} and config.score.columns
@@ -203,7 +203,7 @@ def test_without_a_unique_combination_the_least_informative_column_is_the_key(tm
     table = pa.table(
         {"a": y ^ (RNG.random(N) < 0.1), "b": RNG.integers(0, 3, N), "c": y ^ (RNG.random(N) < 0.2), "y": y}
     )
-    config, text = config_of(written(table, tmp_path / "t.csv"))
+    config, text = load_configured(write_table(table, tmp_path / "t.csv"))
     assert config.columns.key == ("b",)
     assert "NOT unique" in comment(text, "key")
     assert set(config.split.by) == {"a", "b", "c"}
@@ -213,7 +213,7 @@ def test_numbers_alone_enter_the_pooling_in_buckets(tmp_path: Path) -> None:
     table = pa.table(
         {"id": np.arange(N), "x": RNG.normal(size=N), "weight": RNG.normal(size=N), "y": RNG.integers(0, 2, N)}
     )
-    config, _ = config_of(written(table, tmp_path / "t.parquet"))
+    config, _ = load_configured(write_table(table, tmp_path / "t.parquet"))
     assert inputs(config) == {
         "x": {},
         "weight_value": {"column": "weight"},  # the dataset has a column weight
@@ -223,24 +223,24 @@ def test_numbers_alone_enter_the_pooling_in_buckets(tmp_path: Path) -> None:
 
 
 def test_a_commented_split_by_time_can_be_used(table: Path) -> None:
-    _, text = config_of(table)
+    _, text = load_configured(table)
     line = next(line for line in text.splitlines() if line.startswith("# split: {time: at"))
     changed = text.replace("\nsplit:", "\n# split:").replace(line, line.removeprefix("# "))
     file = table.with_name("changed.yaml")
     file.write_text(changed)
-    # 400 hours from the 1st: 70 % and 80 % of the rows come before the 12th and the 14th.
+    # 400 hours from the 1st: 70 % of the rows are before the 12th, 80 % before the 14th.
     assert load(file).split.model_dump(exclude_unset=True) == {
         "time": "at", "valid_from": "2026-01-12", "test_from": "2026-01-14",
     }  # fmt: skip
 
 
-def test_wide_parquet_folders_are_sampled_from_all_files(tmp_path: Path) -> None:
+def test_folders_of_parquet_files_are_sampled_from_all_files(tmp_path: Path) -> None:
     folder = tmp_path / "days"
     for day in range(5):
         (folder / f"day={day}").mkdir(parents=True)
         part = pa.table({"id": np.arange(80) + 80 * day, "x": [f"only {day}"] * 80, "y": np.arange(80) % 2})
         pq.write_table(part, folder / f"day={day}/part.parquet", row_group_size=20)
-    config, text = config_of(folder)
+    config, text = load_configured(folder)
     assert config.source.model_dump(exclude_unset=True) == {"format": "parquet", "path": str(folder)}
     assert comment(text, "x") == "text, 5 values ('only 0', 'only 1', 'only 2', …)"
     assert set(config.columns.categorical) == {"x", "day"}
@@ -263,14 +263,14 @@ def test_every_name_round_trips_through_the_yaml(names: list[str]) -> None:
 )
 def test_odd_names_round_trip_through_the_file(tmp_path: Path, name: str) -> None:
     table = pa.table({"id": np.arange(N), name: ["u", "v"] * 200, "y": RNG.integers(0, 2, N)})
-    config, _ = config_of(written(table, tmp_path / "t.parquet"))
+    config, _ = load_configured(write_table(table, tmp_path / "t.parquet"))
     assert inputs(config) == {name: {}}
 
 
-def test_a_label_is_guessed_from_a_clear_name_only() -> None:
+def test_a_label_is_guessed_only_from_an_unambiguous_name() -> None:
     def guess(**columns: list[Any]) -> str | None:
-        found = {n: column_facts(n, pa.chunked_array([pa.array(v)])) for n, v in columns.items()}
-        label = find_label(found, None)
+        facts = {n: inspect_column(n, pa.chunked_array([pa.array(v)])) for n, v in columns.items()}
+        label = find_label(facts, None)
         return label.column.name if label else None
 
     binary, many = [0, 1] * 20, list(range(40))

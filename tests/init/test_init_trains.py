@@ -1,4 +1,4 @@
-"""From a file to scores with a configuration that nfm init wrote, unedited: real jobs in processes of their own."""
+"""A configuration that nfm init wrote trains and scores unedited: each job runs in its own process."""
 
 import json
 import sys
@@ -17,7 +17,7 @@ N = 1_200
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A table with ids, dates, free text, a list, nulls in label and inputs, a copy of the label, and odd names."""
+    """Results for a table with ids, dates, free text, a list, nulls, a copy of the label, and unusual names."""
     folder, rng = tmp_path_factory.mktemp("init"), np.random.default_rng(5)
     lines = ["Order ID;placed at;customer.no;Größe;tags;note;weight;#returns;churned?;score"]
     for i in range(N):
@@ -41,7 +41,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_the_roles_are_those_that_a_reader_of_the_table_would_choose(folder: Path) -> None:
+def test_the_roles_fit_the_columns(folder: Path) -> None:
     columns = load(folder / "orders.yaml").columns
     assert (columns.key, columns.label) == (("Order ID",), "score")
     assert set(columns.categorical) == {"customer.no", "Größe", "tags", "#returns"}
@@ -49,7 +49,7 @@ def test_the_roles_are_those_that_a_reader_of_the_table_would_choose(folder: Pat
     assert {name: number.column for name, number in columns.numeric.items()} == {"weight_value": "weight"}
 
 
-def test_the_model_has_learned_from_the_rows_with_a_label(folder: Path) -> None:
+def test_the_model_learns_from_the_rows_with_a_label(folder: Path) -> None:
     metadata = json.loads((folder / "work/model/metadata.json").read_text())
     assert metadata["metrics"]["test"]["auc"] > 0.7
     assert sum(metadata["rows"].values()) == N - N // 50

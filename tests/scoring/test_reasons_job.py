@@ -120,7 +120,7 @@ def test_a_pandas_table_keeps_its_index(made: Path) -> None:
     assert actual["reason_4"].tolist() == [None] * 60
     assert actual["reason_4_effect"].isna().all()
     check_rows(made, [{**a, **b} for a, b in zip(records(frame), records(actual), strict=True)], 3)
-    with pytest.raises(ConfigError, match=r"^explain: -1 given; it is the number of reasons a row, 0 for none"):
+    with pytest.raises(ConfigError, match=r"^explain is -1, but the number of reasons per row must be 0 or a positive"):
         nfm.scoring.load(made / "model").score(frame, explain=-1)
 
 

@@ -1,4 +1,4 @@
-"""Tables of pandas, polars, pyarrow and DuckDB: the same values get the same scores, in the type of the table."""
+"""Tables of pandas, polars, pyarrow and DuckDB get the same scores for the same values, in the table's own library."""
 
 import datetime as dt
 import subprocess
@@ -25,7 +25,7 @@ from nfm.scoring.tables import read_table
 from tests.scoring.examples import save_model
 from tests.scoring.test_tasks import save_model as save_network
 
-# Every kind of column that a field or a number can be made of, with a null in each.
+# Every type of column that a field or a number can have, with a null in each.
 TYPES: dict[str, Any] = {
     "id": pl.Int64,
     "text": pl.String,
@@ -46,15 +46,15 @@ ROWS: list[tuple[Any, ...]] = [
 
 
 def frame(rows: int = 40) -> pl.DataFrame:
-    made = pl.DataFrame(
+    table = pl.DataFrame(
         [(i, *ROWS[i % 4][1:]) for i in range(rows)], schema={**TYPES, "money": pl.String}, orient="row"
     )
-    return made.cast({"money": TYPES["money"]})
+    return table.cast({"money": TYPES["money"]})
 
 
 @pytest.fixture(scope="module")
 def folder(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model of random weights with a field of each type."""
+    """Folder of a model with random weights and a field of each type."""
     folder = tmp_path_factory.mktemp("types")
     frame().with_columns(label=pl.col("id") % 2).write_parquet(folder / "raw.parquet")
     fields: dict[str, Any] = {name: {} for name in ("text", "whole", "share", "yes", "day", "money")}
@@ -85,7 +85,7 @@ def scorer(folder: Path) -> Scorer:
 
 
 def expected(scorer: Scorer, rows: int = 40) -> np.ndarray[Any, Any]:
-    """Scores of the table as the feature job read it, in batches of one row."""
+    """Return the scores of the table as the feature job reads it, in batches of one row."""
     table = frame(rows).to_arrow(compat_level=pl.CompatLevel.oldest())
     return np.concatenate([scorer.score(table.slice(i, 1)).to_numpy() for i in range(rows)])
 
@@ -99,20 +99,20 @@ def from_duckdb(sql: str, **tables: Any) -> duckdb.DuckDBPyRelation:
 
 def as_pandas(table: pl.DataFrame) -> pd.DataFrame:
     arrow: Any = table.to_arrow(compat_level=pl.CompatLevel.oldest())
-    made: pd.DataFrame = arrow.to_pandas(types_mapper={pa.int64(): pd.Int64Dtype()}.get, date_as_object=True)
-    return made
+    frame: pd.DataFrame = arrow.to_pandas(types_mapper={pa.int64(): pd.Int64Dtype()}.get, date_as_object=True)
+    return frame
 
 
-def in_parts(table: pl.DataFrame) -> pl.DataFrame:
+def in_chunks(table: pl.DataFrame) -> pl.DataFrame:
     return pl.concat((table[i : i + 7] for i in range(0, 40, 7)), rechunk=False)
 
 
 FORMS: dict[str, Callable[[pl.DataFrame], Any]] = {
     "polars": lambda table: table,
-    "polars in chunks": in_parts,
+    "polars in chunks": in_chunks,
     "polars, other columns between": lambda table: table.select(pl.lit(1).alias("more"), pl.all().reverse()).reverse(),
     "polars, categorical": lambda table: table.cast({"text": pl.Categorical}),
-    "polars, categorical in chunks": lambda table: in_parts(table.cast({"text": pl.Categorical})),
+    "polars, categorical in chunks": lambda table: in_chunks(table.cast({"text": pl.Categorical})),
     "polars, enum": lambda table: table.cast({"text": pl.Enum(["b", "unused", "", "a"])}),
     "polars, small types": lambda table: table.cast({"id": pl.UInt8, "whole": pl.UInt64, "price": pl.Float32}),
     "polars, texts": lambda table: table.cast({"whole": pl.String, "day": pl.String, "price": pl.String}),
@@ -132,12 +132,11 @@ FORMS: dict[str, Callable[[pl.DataFrame], Any]] = {
 
 @pytest.mark.parametrize("form", FORMS)
 def test_the_same_values_have_the_same_scores_in_every_library(folder: Path, scorer: Scorer, form: str) -> None:
-    given = FORMS[form](frame())
-    got = scorer.score(given)
-    wanted = expected(scorer)
-    assert len(np.unique(wanted)) == 4
-    np.testing.assert_array_equal(np.asarray(got, np.float32), wanted)
-    # The dataset that the feature job wrote has these ids, too.
+    scores = scorer.score(FORMS[form](frame()))
+    expected_scores = expected(scorer)
+    assert len(np.unique(expected_scores)) == 4
+    np.testing.assert_array_equal(np.asarray(scores, np.float32), expected_scores)
+    # The dataset that the feature job wrote has the same ids.
     encoding = scorer.artifact.encoding
     (batch,) = read_table(FORMS[form](frame()), encoding.spec).combine_chunks().to_batches()
     encoded = encoding.encode(batch)
@@ -145,7 +144,7 @@ def test_the_same_values_have_the_same_scores_in_every_library(folder: Path, sco
     for name in ("text", "whole", "share", "yes", "day", "money", "tags"):
         assert pl.Series(encoded[name]).to_list() == stored[name].to_list(), name
     library = {"pandas": pd.Series, "polars": pl.Series}.get(form.split(",")[0].split(" ")[0], pa.Array)
-    assert isinstance(got, library)
+    assert isinstance(scores, library)
 
 
 def test_a_result_is_a_series_in_row_order_or_an_arrow_array(scorer: Scorer) -> None:
@@ -171,14 +170,14 @@ def test_reasons_and_classes_are_a_frame_of_the_same_library(folder: Path, score
     assert scorer.score(from_duckdb("from t", t=table.to_arrow()), explain=2).column_names == names
 
     save_network(folder, tmp_path / "model", Network("multiclass", 3, (4,), "relu", ("a", "b c")))
-    several = nfm.scoring.load_model(tmp_path / "model")
-    classes = several.score(table)
+    multiclass = nfm.scoring.load_model(tmp_path / "model")
+    classes = multiclass.score(table)
     assert (type(classes), classes.columns) == (pl.DataFrame, ["score_a", "score_b c"])
     np.testing.assert_allclose(classes.sum_horizontal().to_numpy(), 1, atol=1e-6)
 
 
 @pytest.mark.parametrize("explain", [0, 1])
-def test_no_rows_have_no_scores(scorer: Scorer, explain: int) -> None:
+def test_an_empty_table_has_no_scores(scorer: Scorer, explain: int) -> None:
     empty = frame().clear()
     for table in (empty, as_pandas(empty), empty.to_arrow(), from_duckdb("from t limit 0", t=frame().to_arrow())):
         assert len(scorer.score(table, explain)) == 0
@@ -190,18 +189,18 @@ def test_mistakes_are_reported(scorer: Scorer) -> None:
         scorer.score(table.drop("text"))
     with pytest.raises(DataError, match=r"Column 'text' is missing from the table; the table has id, whole"):
         scorer.score(from_duckdb("select * exclude (text) from t", t=table.to_arrow()))
-    with pytest.raises(DataError, match=r"polars.*LazyFrame was given, which is not a table in memory.*collect\(\)"):
+    with pytest.raises(DataError, match=r"score got a polars.*LazyFrame, which is not a table in memory.*collect\(\)"):
         scorer.score(table.lazy())
-    with pytest.raises(DataError, match=r"A builtins.dict was given, which is not a table in memory"):
+    with pytest.raises(DataError, match=r"score got a builtins.dict, which is not a table in memory"):
         scorer.score({"text": ["a"]})
     with pytest.raises(DataError, match=r"The table's columns cannot be read"):
         scorer.score(table["text"])
     with pytest.raises(DataError, match="Column 'whole' of the table now holds floats, but the vocabulary was made"):
         scorer.score(table.cast({"whole": pl.Float64}))
-    twice = pa.table([*table.to_arrow().columns, table.to_arrow()["text"]], [*table.columns, "text"])
+    duplicated = pa.table([*table.to_arrow().columns, table.to_arrow()["text"]], [*table.columns, "text"])
     with pytest.raises(DataError, match="Column 'text' is 2 times in the table"):
-        scorer.score(twice)
-    with pytest.raises(ConfigError, match="explain: -1 given"):
+        scorer.score(duplicated)
+    with pytest.raises(ConfigError, match="explain is -1, but the number of reasons"):
         scorer.score(table, explain=-1)
 
 

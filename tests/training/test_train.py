@@ -152,7 +152,7 @@ def test_a_dataset_made_with_different_settings_is_refused(tmp_path: Path) -> No
 
     split: dict[str, Any] = {"valid": 0.2, "seed": 1}  # the default seed
     problem = f"{tmp_path}/dataset was made with different settings from this configuration's: "
-    remedy = ". Run jobs/features.py with this configuration, or restore these settings."
+    remedy = ". Run nfm features with this configuration, or restore these settings."
     assert refused({"label": "returned"}, split) == (
         f'{problem}columns.label was "bought" and is "returned" now{remedy}'
     )

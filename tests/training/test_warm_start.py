@@ -115,7 +115,7 @@ def test_the_encoding_must_have_grown_from_the_models(older: Config, tmp_path: P
         start_from_model(model, unrelated, older.model)
     message = str(refused.value)
     assert f"train.init_from: the model in {model} (binary) was trained with the encoding {old[:12]}…" in message
-    assert f"Run jobs/features.py with --grow-from {model}/encoding, or leave train.init_from out." in message
+    assert f"Run nfm features with --grow-from {model}/encoding, or leave train.init_from out." in message
     with pytest.raises(DataError, match=f"There is no model in {tmp_path}/nowhere"):
         start_from_model(tmp_path / "nowhere", unrelated, older.model)
     # The model's own encoding, and one with several ancestors, are accepted.

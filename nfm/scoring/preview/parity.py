@@ -133,7 +133,7 @@ def check(parity: Parity) -> str:
             f"The scores of this job and of Keras must agree to {ALLOWED:g} ({unit}), but {parity.beyond:,} of "
             f"{parity.rows:,} rows of {parity.where} differ by more, by {parity.largest:.3g} at most: keras/ and "
             f"weights/ of {parity.artifact.path} do not belong together. Nothing was published. Restore the model "
-            "from a copy, or run jobs/train.py again. The rows that differ most:\n" + "\n".join(rows)
+            "from a copy, or run nfm train again. The rows that differ most:\n" + "\n".join(rows)
         )
     return "\n".join(
         [

@@ -144,12 +144,12 @@ def read_folds(folder: Path, spec: Spec, group: str | None = None) -> dict[str, 
         made_with, rows = facts["encoding_fingerprint"], {fold: facts["rows"][fold] for fold in FOLDS}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(
-            f"There is no dataset in {folder}: {marker.name} cannot be read. Run jobs/features.py first."
+            f"There is no dataset in {folder}: {marker.name} cannot be read. Run nfm features first."
         ) from error
     if made_with != spec.fingerprint:
         raise DataError(
             f"{folder} was written with the encoding {made_with[:12]}…, but the encoding folder contains "
-            f"{spec.fingerprint[:12]}…: they do not belong together. Run jobs/features.py again."
+            f"{spec.fingerprint[:12]}…: they do not belong together. Run nfm features again."
         )
     folds = {}
     for fold in FOLDS:
@@ -159,7 +159,7 @@ def read_folds(folder: Path, spec: Spec, group: str | None = None) -> dict[str, 
         if fold_read.rows != rows[name]:
             raise DataError(
                 f"{folder}/fold={name} has {fold_read.rows} rows, but {marker.name} says {rows[name]}: files were "
-                "removed or added. Run jobs/features.py again."
+                "removed or added. Run nfm features again."
             )
     if not folds["train"].rows:
         raise DataError(

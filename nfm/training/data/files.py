@@ -73,7 +73,7 @@ def _opened(path: Path, spec: Spec, group: str | None) -> Iterator[pq.ParquetFil
                 check_column(group, file.schema_arrow, str(path))
             yield file
     except (OSError, pa.ArrowException) as error:
-        raise DataError(f"{path} cannot be read ({error}). Run jobs/features.py again.") from error
+        raise DataError(f"{path} cannot be read ({error}). Run nfm features again.") from error
 
 
 def _read(path: Path, row_group: int, count: int, spec: Spec, group: str | None) -> Rows:

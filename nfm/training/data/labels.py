@@ -68,7 +68,7 @@ def check_labels(
     if wrong:
         raise DataError(
             f"The labels of a {task} task are {allowed}, but {wrong:,} of the {fold.rows:,} rows of the {name} fold "
-            f"have other labels, for example {example:g}. Set model.task to match the label, and run jobs/features.py "
+            f"have other labels, for example {example:g}. Set model.task to match the label, and run nfm features "
             "again."
         )
 

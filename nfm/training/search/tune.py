@@ -134,7 +134,7 @@ class _Data:
         if not folds["valid"].rows:
             raise DataError(
                 f"The trials are compared by {metric}, but the validation fold of {base.dataset_folder} has no rows. "
-                "Give it a larger share (split.valid), and run jobs/features.py again."
+                "Give it a larger share (split.valid), and run nfm features again."
             )
         initial = None
         if base.train.init_from is not None:
