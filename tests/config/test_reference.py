@@ -90,7 +90,7 @@ def test_the_yaml_shows_examples_where_the_default_says_nothing() -> None:
 
 def test_a_table_shows_types_limits_and_choices() -> None:
     tables = reference_tables()
-    assert "| `embedding_dim` | `64` | whole number ≥ 1 | Size K of an embedding. |" in tables
+    assert "| `embedding_dim` | `64` | integer ≥ 1 | Size K of an embedding. |" in tables
     assert "| `optimizer` | `adagrad` | `adagrad`, `adam`, `sgd` |" in tables
     assert "| `pooling_dropout` | `0.5` | number ≥ 0 and < 1 |" in tables
     assert "| `key` | required | list of text |" in tables
