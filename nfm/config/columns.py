@@ -53,11 +53,11 @@ class Categorical(Settings):
     share_with: str | None = None
     """Another field. Both use one vocabulary, made of the values of both columns."""
     bag: bool = False
-    """The column has several values a row: an array, or a text with a delimiter, such as `red,blue`."""
+    """The column has several values per row: an array, or a string with a delimiter, such as `red,blue`."""
     weights: str | None = None
-    """For a bag: column with the weights of its members, an array or a text with the same delimiter."""
+    """For a bag: column with the weights of its members, an array or a string with the same delimiter."""
     delimiter: Annotated[str, Field(min_length=1)] = ","
-    """For a bag in a text column: separates the members."""
+    """For a bag in a string column: separates the members."""
     max_length: Positive | None = Field(default=None, examples=[20])
     """For a bag: members after this position are ignored."""
 
@@ -132,7 +132,7 @@ class Columns(Settings):
     weight: str | None = None
     """Column of sample weights, ≥ 0."""
     categorical: dict[str, Categorical] = Field(default={}, examples=["Cabin"])
-    """Fields by name; a name with `{}` or nothing behind it has the defaults. The column is a text, a number, a boolean
+    """Fields by name; `name: {}` has the defaults. The column is a string, a number, a boolean
     or a date, or for a bag an array."""
     numeric: dict[str, Numeric] = Field(default={}, examples=["Age"])
     """Numbers by name, with the same rule for defaults."""

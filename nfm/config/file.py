@@ -195,7 +195,7 @@ def _describe(problem: ErrorDetails) -> str:
             shown = list(given) if isinstance(given, tuple) else given
             message = problem["msg"].replace("tuple", "list")
             a_text = isinstance(given, bool) and problem["type"] == "string_type"
-            hint = ". YAML reads yes, no, on and off as booleans: put texts in quotes" if a_text else ""
+            hint = ". YAML reads yes, no, on and off as booleans: put strings in quotes" if a_text else ""
             return f"{where}: {shown!r} given; {message[:1].lower()}{message[1:]}{hint}"
 
 

@@ -24,7 +24,7 @@ _HEAD = """\
 """
 _COMMENT, _WIDTH = 35, 120  # columns of the YAML file where comments begin and end
 _TYPES = {
-    str: "text",
+    str: "string",
     int: "integer",
     float: "number",
     bool: "`true`, `false`",

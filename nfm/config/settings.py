@@ -25,7 +25,7 @@ def check_filled(key: str, text: str | None) -> None:
 
 def _scalar(value: Any) -> Any:
     if not isinstance(value, str | bool | int | float):
-        raise ValueError(f"{value!r} given; an option is a text, a number, true or false")
+        raise ValueError(f"{value!r} given; an option is a string, a number, true or false")
     return value
 
 

@@ -25,7 +25,7 @@ class Model(Settings):
 
     task: Literal["binary", "regression", "multiclass"] = "binary"
     """`binary`: log loss, the score is a probability. `regression`: squared loss, the score is the number.
-    `multiclass`: softmax over the classes of the train fold, one score a class."""
+    `multiclass`: softmax over the classes of the train fold, one score per class."""
     embedding_dim: Positive = 64
     """Size K of an embedding."""
     hidden_units: tuple[Positive, ...] = (128, 128)

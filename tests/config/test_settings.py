@@ -116,7 +116,7 @@ def test_the_message_about_an_unknown_key_lists_the_allowed_keys(
         (
             "columns.label=no",
             "columns.label: False given; input should be a valid string. "
-            "YAML reads yes, no, on and off as booleans: put texts in quotes",
+            "YAML reads yes, no, on and off as booleans: put strings in quotes",
         ),
         ("train.seed=true", "train.seed: True given; input should be a valid integer"),
         ("train.seed=1.5", "train.seed: 1.5 given; input should be a valid integer"),
