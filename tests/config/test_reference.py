@@ -93,7 +93,7 @@ def test_a_table_shows_types_limits_and_choices() -> None:
     assert "| `embedding_dim` | `64` | integer ≥ 1 | Size K of an embedding. |" in tables
     assert "| `optimizer` | `adagrad` | `adagrad`, `adam`, `sgd` |" in tables
     assert "| `pooling_dropout` | `0.5` | number ≥ 0 and < 1 |" in tables
-    assert "| `key` | required | list of text |" in tables
+    assert "| `key` | required | list of string |" in tables
     assert "| `as` | `dense` | `dense`, `field` |" in tables
     assert "log(1 + \\|x\\|)" in tables  # a bare | would end the cell
     for section in sections(Config):
