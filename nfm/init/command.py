@@ -44,9 +44,11 @@ def write_configuration(table: Path, label_name: str | None, output: str | None)
             f"Wrote {output} without a label ({summary}): no column is clearly the label. Delete the file and "
             "run the command again with --label COLUMN."
         )
+    source = "score.source.path" if label.where else "source.path"
     return (
         f"Wrote {output}: label {label.column.name} ({label.task}), {summary}. Check its columns, then run:\n"
-        f"  nfm features --config {output}\n  nfm train --config {output}\n  nfm score --config {output}"
+        f"  nfm features --config {output}\n  nfm train --config {output}\n"
+        f"  nfm score --config {output} --set {source}=NEW_TABLE"
     )
 
 

@@ -28,6 +28,7 @@ _PATTERNS: tuple[tuple[Kind, str], ...] = (
     ("boolean", r"^(?i:true|false)$"),
     ("time", rf"^({_DAY}|{_CLOCK}|({_DAY})[ T]+{_CLOCK}( ?(Z|UTC|[+-]\d\d:?\d\d))?)$"),
 )
+_SYMBOL = r"^[€$£¥]?\s?[+-]?\d{1,3}([.,' ]?\d{3})*([.,]\d+)?\s?[€$£¥%]?$"
 _ID = re.compile(
     r"(^|[_ .-])(id|ids|uuid|guid|key|code|zip|zipcode|postcode|plz|sku|isbn|number|no|num|nr)$|"
     r"[a-z](Id|ID|Code|Key|UUID)$"
@@ -134,6 +135,22 @@ class Column:
         return self.has_row_name or bool(_ID.search(self.name)) or bool(_ID.search(self.name.lower()))
 
     @cached_property
+    def has_leading_zeros(self) -> bool:
+        """Return whether texts of digits begin with 0, such as the zip code 01007."""
+        return self._any_text_matches(r"^0\d+$") if self.kind == INTEGER else False
+
+    @cached_property
+    def has_symbol(self) -> bool:
+        """Return whether nearly all texts are numbers with a currency, a percent sign or separators, such as €1,200."""
+        if self.kind != "text" or self.distinct < 10:
+            return False
+        return bool(pc.mean(pc.match_substring_regex(self.encoded.dictionary, _SYMBOL)).as_py() > 0.9)
+
+    def _any_text_matches(self, pattern: str) -> bool:
+        texts = self.encoded.dictionary
+        return pa.types.is_string(texts.type) and bool(pc.any(pc.match_substring_regex(texts, pattern)).as_py())
+
+    @cached_property
     def words(self) -> float:
         """Average number of words in a text."""
         if self.kind != "text" or not self.filled:
@@ -149,13 +166,15 @@ class Column:
     @property
     def summary(self) -> str:
         """Type, values and missing share in a few words."""
-        text = f"{self.kind}, {self.distinct:,} values "
-        if self.is_number and self.distinct > 3:
+        zeros = self.has_leading_zeros
+        text = f"{'digits with leading zeros' if zeros else self.kind}, {self.distinct:,} values "
+        if self.is_number and self.distinct > 3 and not zeros:
             text += f"from {np.nanmin(self.numbers):.6g} to {np.nanmax(self.numbers):.6g}"
         else:
             text += f"({self.examples()})"
         missing = 1 - self.filled / self.rows
-        return text + (f", {max(missing, 0.001):.1%} missing" if missing else "")
+        text += f", {max(missing, 0.001):.1%} missing" if missing else ""
+        return text + ("; numbers with a symbol: convert them in the source to use a number" if self.has_symbol else "")
 
 
 def _short(value: object) -> str:

@@ -91,6 +91,8 @@ def _describe(column: Column) -> Label:
         reason = (
             f"{column.kind}, {float(np.nanmean(column.numbers)):.1%} are {'true' if column.kind == 'boolean' else 1}"
         )
+    if task == "multiclass" and column.distinct == 2:
+        reason += "; for a binary model, write the label as 0 and 1 in the table"
     return Label(column, task, reason, where)
 
 

@@ -188,4 +188,9 @@ def _score(key: Key, sample: Sample, label: Label | None) -> list[str]:
         lines.append((_yaml("source", sample.source), "includes the rows without a label"))
     if key.also:
         lines.append((_yaml("columns", list(key.also)), "identify a row, together with the key"))
-    return ["score:", *_aligned(lines, 2)] if lines else []
+    rows = f", min_rows: {sample.rows // 2}" if sample.rows else ""
+    gates = f"gates: {{max_psi: 0.25{rows}}}"
+    why = "publish no scores of a table that differs from the training data"
+    if not lines:
+        return [f"# score: {{{gates}}}  # {why}"]
+    return ["score:", *_aligned(lines, 2), f"  # {gates}  # {why}"]

@@ -20,6 +20,7 @@ _MOST_CATEGORIES = 32  # integer columns with at most this many values are categ
 _MANY = 50  # values; in larger vocabularies, rare values are left out
 _HUGE = 50_000  # values in a sample; larger vocabularies are limited
 BUCKETS = 16
+_CLIP = (0.01, 0.99)  # quantiles, for a number whose extreme values would dominate its scale
 _DELIMITERS = ("|", ";", ", ", ",")
 
 
@@ -109,6 +110,9 @@ def _number_settings(column: Column) -> dict[str, Any]:
     low, middle, high = np.quantile(size, [0.25, 0.5, 0.99])
     heavy = size.max() > 20 and (high > 10 * middle) and size.max() > 20 * max(low, 1e-9)
     settings: dict[str, Any] = {"scale": "log1p"} if heavy else {}
+    inner = np.clip(column.numbers, *np.nanquantile(column.numbers, _CLIP))
+    if np.nanstd(column.numbers) > 3 * np.nanstd(inner):
+        settings["clip"] = list(_CLIP)
     return settings | ({"missing_flag": True} if column.filled < column.rows else {})
 
 

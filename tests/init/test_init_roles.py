@@ -281,3 +281,24 @@ def test_a_label_is_guessed_only_from_an_unambiguous_name() -> None:
     assert guess(clicked=many, x=binary) is None
     assert guess(target=many, x=binary) == "target"
     assert guess(x=binary, z=many) is None
+
+
+def test_unusual_columns_are_described(tmp_path: Path) -> None:
+    amounts = [30 + i % 97 / 10 for i in range(N - 3)] + [-1500.0, 250_000.0, 999_999.0]
+    table = pa.table(
+        {
+            "id": np.arange(N),
+            "zip": pa.array([None if i % 50 == 3 else f"{i % 60 + 500:05}" for i in range(N)]),
+            "amount": amounts,
+            "price": [f"€{1000 + i % 97:,}.50" for i in range(N)],
+            "returned": ["yes", "no"] * 200,
+        }
+    )
+    config, text = load_configured(write_table(table, tmp_path / "t.csv"))
+    assert inputs(config)["amount"] == {"clip": (0.01, 0.99)}
+    assert comment(text, "zip").startswith("digits with leading zeros, 60 values (00500, ")
+    assert comment(text, "price").endswith("; numbers with a symbol: convert them in the source to use a number")
+    assert config.model.task == "multiclass"
+    assert comment(text, "label").endswith("; for a binary model, write the label as 0 and 1 in the table")
+    assert "# score: {gates: {max_psi: 0.25, min_rows: 200}}" in text
+    assert config.score.gates.limits == {}  # a suggestion, in a comment
