@@ -67,6 +67,8 @@ def parse(name: str, command: Command, arguments: Sequence[str]) -> argparse.Nam
         known = [*([] if command.table else ["--config", "--set", "--plan"]), "--help", *command.options]
         wrong = unknown[0].partition("=")[0]
         no_config = "" if command.table else "Did you forget --config before it?"
+        if wrong == _SPARK:
+            parser.error(f"unknown option {_SPARK}. nfm {name} does not use Spark.")
         hint = did_you_mean([wrong], known) if wrong.startswith("-") else no_config
         kind = "unknown option" if wrong.startswith("-") else "unexpected argument"
         parser.error(" ".join(filter(None, [f"{kind} {wrong}.", hint])))

@@ -83,6 +83,10 @@ def test_the_console_script_is_installed_with_the_package() -> None:
         (["tune", *TITANIC, "--trials", "0"], "error: --trials 0: the number of trials must be at least 1"),
         (["features", *TITANIC, "--refresh-numbers"], "error: --refresh-numbers needs --grow-from"),
         (["score", *TITANIC, "--parity", "0"], "error: --parity 0: the number of rows must be at least 1"),
+        (
+            ["train", *TITANIC, "--spark", "a=b"],
+            "error: nfm train: unknown option --spark. nfm train does not use Spark. See",
+        ),
         (["score", *TITANIC, "--spark", "master"], "error: --spark master: write it as KEY=VALUE, for example"),
         (["train", *TITANIC, "--set", "train.seed"], "error: --set train.seed: write it as section.key=value"),
     ],
@@ -229,6 +233,12 @@ def test_wrong_spark_settings_give_one_line() -> None:
     assert line.startswith("error: Spark did not start with --spark spark.master=lokal: ")
     assert "lokal" in line.partition(": ")[2]
     assert "Traceback" not in done.stderr
+    done = command("features", *TITANIC, "--plan", "--spark", "driver.memory=zzz")
+    assert done.returncode == 2
+    assert done.stderr == (
+        "error: --spark spark.driver.memory=zzz: write an integer with a unit, for example --spark "
+        "spark.driver.memory=4g\n"
+    )
     submitted = run(["spark-submit", "jobs/features.py", *TITANIC, "--plan", "--spark", "driver.memory=4g"])
     assert submitted.returncode == 2
     assert "--spark spark.driver.memory=4g cannot take effect: Spark's JVM already runs." in submitted.stdout

@@ -153,6 +153,11 @@ class Columns(Settings):
             raise ValueError(
                 "no feature enters the pooling: add a column under categorical, or a number with buckets or as: field"
             )
+        if repeated := sorted(self.categorical.keys() & self.numeric.keys()):
+            raise ValueError(
+                f"{', '.join(map(repr, repeated))} is in both categorical and numeric: remove one, or rename one and "
+                "set its raw column with `column:`"
+            )
         taken = set(DATASET_COLUMNS)
         for name in self.outputs:
             if name.lower() in taken:

@@ -61,7 +61,10 @@ def read(path: Path, changes: Sequence[str] = ()) -> dict[str, Any]:
         content: dict[str, Any] = _parse(path.read_text())
     except OSError as error:
         raise ConfigError(f"{path} cannot be read: {error.strerror}. Give a YAML file with --config.") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except yaml.YAMLError as error:
+        line, problem = _explain_yaml_error(error)
+        raise ConfigError(f"{path}{f', line {line}' if line else ''}: {problem}") from error
+    except UnicodeDecodeError as error:
         raise ConfigError(f"{path} is not YAML: {error}") from error
     if not isinstance(content, dict):
         raise ConfigError(f"{path} contains no settings. conf/reference.yaml lists them all.")
@@ -81,7 +84,7 @@ def change_settings(content: dict[str, Any], changes: Sequence[str]) -> dict[str
         try:
             value = _parse(text)
         except yaml.YAMLError as error:
-            raise ConfigError(f"--set {change}: the value is not YAML: {error}") from error
+            raise ConfigError(f"--set {change}: {_explain_yaml_error(error)[1]}") from error
         content = put(content, key, value, f"--set {change}")
     return content
 
@@ -144,10 +147,15 @@ class _Yaml(yaml.SafeLoader):
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         """Refuse a repeated key: YAML would silently use the last one."""
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        for key in keys:
-            if keys.count(key) > 1:
-                raise yaml.YAMLError(f"the key {key!r} occurs twice in one section, {node.start_mark}")
+        lines: list[tuple[Any, int]] = []  # a list, because a key may be unhashable
+        for key_node, _ in node.value:
+            key, line = self.construct_object(key_node, deep=True), key_node.start_mark.line + 1
+            first = next((known_line for known, known_line in lines if known == key), None)
+            if first is not None:
+                raise yaml.MarkedYAMLError(
+                    problem=f"the key {key!r} is already on line {first}", problem_mark=key_node.start_mark
+                )
+            lines.append((key, line))
         return super().construct_mapping(node, deep=deep)
 
 
@@ -162,6 +170,16 @@ for _kind in (_Yaml, _Dumper):
     _kind.add_implicit_resolver(
         "tag:yaml.org,2002:float", re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
     )
+
+
+def _explain_yaml_error(error: yaml.YAMLError) -> tuple[int | None, str]:
+    """Return the line of a mistake in YAML, counted from 1 (None if unknown), and the mistake."""
+    if not isinstance(error, yaml.MarkedYAMLError) or error.problem_mark is None:
+        return None, f"not valid YAML ({str(error).splitlines()[0]})"
+    line = error.problem_mark.line + 1
+    if type(error) is yaml.MarkedYAMLError:  # raised above for a repeated key
+        return line, str(error.problem)
+    return line, f"not valid YAML ({', '.join(filter(None, (error.context, error.problem)))})"
 
 
 def _parse(text: str) -> Any:

@@ -27,11 +27,11 @@ from nfm.contract.vocabulary import Vocabulary
 
 ENCODER_FILES = ("spec.json", "index/*/*.npy")  # files of encoding/ that a worker needs to encode
 _OOV_SEED = 0x00F
-_MAX_NAMED = 1000  # out-of-vocabulary values of a batch that are counted by name
+_MAX_REPORTED = 1000  # maximum number of out-of-vocabulary values reported individually per batch
 _FLOAT32_MAX = float(np.finfo(np.float32).max)
 MODEL_NEEDS_COLUMNS = (  # ends the error about a missing column
-    "The model was trained with the columns in its encoding/spec.json: deliver the column under that name (a view can "
-    "rename it), or train a model without it."
+    "The model was trained with the columns in its encoding/spec.json: provide a column with that name, for example "
+    "through a view, or train a model without it."
 )
 
 
@@ -92,7 +92,7 @@ class Encoding:
         Args:
             rows: the raw rows.
             same_table: the vocabulary was made from the same rows, so no value can have been rounded since.
-            counts: receives counts that the encoded columns do not show.
+            counts: receives counts that cannot be computed from the encoded columns.
 
         Returns:
             The dataset's columns by name, as `Spec.outputs` lists them: (N,) int32 for each field, (N,) float32 for
@@ -100,8 +100,8 @@ class Encoding:
             (`pa.ListArray`).
 
         Raises:
-            DataError: a numeric column has a text that is not a number, a bag's weights do not fit its members,
-                or a whole number outside the vocabulary may have lost its last digits.
+            DataError: a numeric column has a text that is not a number, a bag has a different number of weights than
+                members, or an integer outside the vocabulary may have lost its last digits.
         """
         columns: dict[str, Any] = {}
         for field in self.spec.fields:
@@ -134,7 +134,7 @@ class Encoding:
         }
 
     def _find_ids(self, field: Field, values: Values, same_table: bool) -> NDArray[np.int32]:
-        """Return the (D + 1,) ids of the dictionary's values, then the id of a missing value."""
+        """Return (D + 1,) ids: one per dictionary value, then the missing id."""
         present = np.flatnonzero(~null_mask(values.texts))
         known = values.texts.take(to_arrow(present)) if values.texts.null_count else values.texts
         if field.vocabulary is None:
@@ -153,7 +153,7 @@ class Encoding:
 
 @dataclass
 class BatchCounts:
-    """Counts of a batch of raw rows that its ids and numbers do not show."""
+    """Counts of a batch that cannot be computed from the encoded columns."""
 
     missing: dict[str, int] = dataclass_field(default_factory=dict)  # number → missing values
     # Field → the most frequent out-of-vocabulary values with their counts, and whether these are all of them.
@@ -165,7 +165,7 @@ class BatchCounts:
         if not len(positions):
             return
         counts = np.bincount(values.indices, minlength=len(id_of_value))[positions]
-        first = np.argsort(-counts, kind="stable")[:_MAX_NAMED]
+        first = np.argsort(-counts, kind="stable")[:_MAX_REPORTED]
         texts = values.texts.take(to_arrow(positions[first])).to_pylist()
         occurring = {text: int(n) for text, n in zip(texts, counts[first], strict=True) if n}
         self.out_of_vocabulary[field.name] = occurring, len(first) == len(positions)
@@ -173,7 +173,7 @@ class BatchCounts:
 
 @lru_cache(maxsize=2)
 def load_once(folder: Path, fingerprint: str) -> Encoding:
-    """Load an encoding once in a worker, not in each task; DataError if it has another fingerprint."""
+    """Load an encoding and cache it in the worker process; DataError if it has another fingerprint."""
     encoding = Encoding.load(folder)
     if encoding.spec.fingerprint != fingerprint:
         raise DataError(describe_replacement(folder, "encoding", encoding.spec.fingerprint, fingerprint))
@@ -190,11 +190,13 @@ def _check_digits(field: Field, values: Values, oov: NDArray[np.int64]) -> None:
     # integer than a new value, and would silently be encoded as out-of-vocabulary.
     lost = oov[:0] if values.lossy is None else oov[values.lossy[oov]]
     if len(lost):
+        several = len(field.columns) > 1
         text = quoted(values.texts[int(lost[0])].as_py())
         raise DataError(
-            f"Column{'s' if len(field.columns) > 1 else ''} {', '.join(map(repr, field.columns))} of the field "
-            f"'{field.name}' came as floats, and {text} is not in the vocabulary: from 2⁵³ on, a float cannot "
-            "represent every integer, so this may be a rounded value. Deliver the column as integers or as text."
+            f"Column{'s' if several else ''} {', '.join(map(repr, field.columns))} of the field '{field.name}' "
+            f"{'are float columns' if several else 'is a float column'}, and {text} is not in the vocabulary: "
+            "from 2⁵³ on, a float cannot represent every integer, so this may be a rounded value. Provide the column "
+            "as integers or as strings."
         )
 
 

@@ -73,8 +73,8 @@ def did_you_mean(wrong: Iterable[str], known: Sequence[str]) -> str:
 
 
 def describe_replacement(folder: object, what: str, found: str, expected: str) -> str:
-    """Return the message for an encoding or a model whose fingerprint changed since the job began."""
+    """Return the message for an encoding or a model whose fingerprint changed while the job ran."""
     return (
-        f"{folder} contains another {what} than when the job began: {found[:12]}… instead of {expected[:12]}…. "
+        f"The {what} in {folder} was replaced while the job ran: {found[:12]}… instead of {expected[:12]}…. "
         "Run the job again when the new one is complete."
     )

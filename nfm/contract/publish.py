@@ -93,7 +93,7 @@ def locked(target: Path) -> Iterator[None]:
                 file.seek(0)
                 name = file.readline().decode().strip() or "its process is not known yet"
                 raise BusyError(
-                    f"Another run is writing {target}: {name}. Wait for it, or stop it, and start again."
+                    f"Another run is writing {target}: {name}. Wait until it ends or stop it. Then run the job again."
                 ) from error
             file.truncate(0)
             file.write(f"process {os.getpid()} on {socket.gethostname()}\n".encode())
@@ -103,19 +103,19 @@ def locked(target: Path) -> Iterator[None]:
 def check_replaceable(target: Path, marker: str) -> None:
     """Raise DataError unless the folder is absent, empty, or has the marker and only files that the job wrote."""
     with _translate_os_errors(target):
-        foreign = target.exists() and (
+        is_foreign = target.exists() and (
             not target.is_dir() or (any(target.iterdir()) and not (target / marker).exists())
         )
-        more = [] if foreign else _list_foreign_files(target.resolve())
-    if foreign:
+        foreign_files = [] if is_foreign else _list_foreign_files(target.resolve())
+    if is_foreign:
         raise DataError(
-            f"{target} exists, and is not something this job made: it contains no {marker}. It was not changed. "
-            "Choose another folder, or move that one away."
+            f"{target} already exists and was not written by this job: it contains no {marker}. It was not changed. "
+            "Choose another folder, or move the existing one."
         )
-    if more:
+    if foreign_files:
         raise DataError(
-            f"{target} contains {listed(more, most=1)}, which this job did not write, and the job replaces the whole "
-            "folder. It was not changed. Move your files to another folder, and run the job again."
+            f"{target} contains {listed(foreign_files, most=1)}, which this job did not write, and the job replaces "
+            "the whole folder. It was not changed. Move your files to another folder, and run the job again."
         )
 
 
@@ -128,22 +128,22 @@ def _translate_os_errors(target: Path) -> Iterator[None]:
             raise _disk_full_error(target) from error
         reason = "it is a file" if isinstance(error, FileExistsError) else error.strerror
         raise NfmError(
-            f"{target} cannot be written, because of {error.filename or 'its lock'}: {reason}. Choose a folder that "
-            "this user may write, and run the job again."
+            f"Cannot write {target} ({error.filename or 'its lock'}: {reason}). Choose a folder that you can write to, "
+            "and run the job again."
         ) from error
 
 
 def _disk_full_error(target: Path) -> NfmError:
     return NfmError(
-        f"A disk is full: there is no room for {target}, or for temporary files (TMPDIR, spark.local.dir). The old "
-        "output was not changed. Make room and run the job again."
+        f"A disk is full: there is no space left for {target}, or for temporary files (TMPDIR, spark.local.dir). The "
+        "old output was not changed. Free some space and run the job again."
     )
 
 
 def _list_foreign_files(target: Path) -> list[str]:
-    """Return the files that were added to a folder after it was published; none without a list of its files.
+    """Return the files that were added to a folder after it was published; empty if it has no `_files.json`.
 
-    Empty files with a name that readers of tables ignore are markers such as _SUCCESS, and contain nothing to lose.
+    Empty files with a name that readers of tables ignore are markers such as _SUCCESS, and are safe to delete.
     They are ignored, and so are files of file systems and desktops, and all files of a Delta table, which has its own
     writers.
     """
@@ -155,12 +155,12 @@ def _list_foreign_files(target: Path) -> list[str]:
         written = set(json.loads(text))
     except (ValueError, TypeError) as error:
         raise DataError(
-            f"{listing} is damaged ({error}): it lists the files that this job wrote and may replace. {target} was not "
-            "changed. Move it away, and run the job again."
+            f"Cannot parse {listing} ({error}), which lists the files that this job wrote. {target} was not changed. "
+            f"Move {target} away and run the job again."
         ) from error
-    more = sorted(name for name in _list_files(target) - {*written, FILES} if not _is_ignorable(target / name))
+    foreign_files = sorted(name for name in _list_files(target) - {*written, FILES} if not _is_ignorable(target / name))
     # Another run may have published meanwhile: then compare with its new list.
-    return _list_foreign_files(target) if more and listing.read_text() != text else more
+    return _list_foreign_files(target) if foreign_files and listing.read_text() != text else foreign_files
 
 
 def _is_ignorable(path: Path) -> bool:

@@ -176,7 +176,7 @@ class Spec:
             if written_format != SPEC_FORMAT:
                 raise DataError(
                     f"{where} has format version {written_format}; this version of nfm reads {SPEC_FORMAT}. "
-                    "Run the features job and the training again with this version."
+                    "Run nfm features and nfm train again with this version."
                 )
             spec = cls(
                 key=tuple(content["key"]),
@@ -191,12 +191,12 @@ class Spec:
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise DataError(
                 f"{where} is not a specification that this version of nfm can read ({error!r}). "
-                "Restore it or run the features job again."
+                "Restore it or run the feature job again."
             ) from error
         if found != fingerprint:
             raise DataError(
                 f"{where} records the fingerprint {str(fingerprint)[:12]}…, but its content has {found[:12]}…: "
-                "it was changed after it was written. Restore it or run the features job again."
+                "it was changed after it was written. Restore it or run the feature job again."
             )
         return spec
 

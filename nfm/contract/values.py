@@ -106,8 +106,8 @@ def _check_dates(texts: pa.Array, column: str) -> None:
     if wrong is not None:
         raise DataError(
             f"Column '{column}' contained dates when the vocabulary was made, and now contains the text "
-            f"{quoted(wrong)}, which does not have the form 2026-11-20. Deliver the column as a date, "
-            "or make the features and the model again."
+            f"{quoted(wrong)}, which does not have the form 2026-11-20. Provide the column as a date, "
+            "or run nfm features and nfm train again."
         )
 
 
@@ -232,7 +232,7 @@ def check_same_values(column: str, trained: Kind, arrived: Kind, vocabulary: pa.
         reason = f"the vocabulary contains the text {quoted(example)}"
     raise DataError(
         f"Column '{column}' of {where} now contains {arrived} values, but {reason}, so the same value would get "
-        f"another id. Deliver the column as {trained}, or make the features and the model again."
+        f"another id. Provide the column as {trained}, or run nfm features and nfm train again."
     )
 
 

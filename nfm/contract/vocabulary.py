@@ -212,4 +212,4 @@ def _map_array(path: Path, dtype: DTypeLike, size: int) -> NDArray[Any]:
     try:
         return map_file(path, dtype, (size,))
     except ValueError as error:
-        raise DataError(f"{path} {error}. Restore the file, or run the features job again.") from error
+        raise DataError(f"{path} {error}. Restore the file, or run the feature job again.") from error

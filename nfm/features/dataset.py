@@ -73,7 +73,9 @@ def prepare(spark: SparkSession, config: Config, growth: Growth | None = None) -
     )
 
     def check_needed(schema: pa.Schema) -> Iterable[str]:
-        check_columns(needed, schema, where, "The needed columns are set in columns, split and dataset.partition_by.")
+        check_columns(
+            needed, schema, where, "The settings columns, split and dataset.partition_by refer to these columns."
+        )
         return needed
 
     scan = open_scan(spark, config.source, check_needed)
@@ -102,8 +104,8 @@ def _categorical_kinds(config: Config, schema: pa.Schema) -> dict[str, Kind]:
         if kind != owner_kind:
             raise DataError(
                 f"Field '{name}' of {where} shares its vocabulary with column '{owner}', but has {kind} values while "
-                f"that column has {owner_kind} values: equal values would have different texts. Cast one of them in "
-                "the source."
+                f"that column has {owner_kind} values: the same value would be written differently in the two columns. "
+                "Cast one of them in the source."
             )
     return kinds
 
@@ -115,7 +117,7 @@ def _check_other_columns(config: Config, split: Split, schema: pa.Schema) -> Non
         if pa.types.is_nested(schema.field(name).type):
             raise DataError(
                 f"Column '{name}' of {where} is {schema.field(name).type}, but the columns of columns.key and split.by "
-                "must have one plain value per row. Set another column, or derive one in the source."
+                "must be scalar. Use another column, or convert it in the source."
             )
     for name in (*config.dataset.partition_by, *([split.column] if split.column else [])):
         check_kind(name, schema.field(name).type, where)
@@ -133,7 +135,7 @@ def build(spark: SparkSession, config: Config, prepared: Prepared | None = None)
     Calls `prepare` unless its result is given. If DataError is raised for the table, nothing is published.
     """
     prepared = prepared or prepare(spark, config)
-    # Lock the folders before the work, so that a conflict with another run or with foreign files shows at once.
+    # Lock the folders first, so that conflicts are reported before the long work starts.
     with (
         translate_spark_errors(str(config.source)),
         publish(config.encoding_folder, ENCODING_MARKER) as encoding,
@@ -158,11 +160,11 @@ def _build(spark: SparkSession, config: Config, prepared: Prepared, encoding: Pa
     log.info("ranking the values of %s fields", len(columns.categorical))
     grow_from = (prepared.growth.folder, prepared.old) if prepared.growth and prepared.old else None
     with ThreadPoolExecutor() as pool:
-        # Facts that only the report needs are summed during work that leaves some of Spark's cores idle.
-        making = pool.submit(vocabularies.make, spark, counted.runs, counted.recipes, encoding, grow_from)
+        # Compute report-only statistics in parallel, because writing vocabularies leaves cores idle.
+        vocabulary_future = pool.submit(vocabularies.make, spark, counted.runs, counted.recipes, encoding, grow_from)
         summed = Summed.of(counted, config, label, prepared.old.spec.classes if prepared.old else ())
         counting_values = pool.submit(facts.count_values, counted, summed.labels)
-        written, growths = making.result()
+        written, coverages = vocabulary_future.result()
         cells = {name: summed.cells.get(number_part(name)) for name in columns.numeric}
         distributions = {name: Distribution.of_fold(part_cells, "train") for name, part_cells in cells.items()}
         spec = build_spec(columns, prepared.kinds, written, distributions, split.negative_rate, summed.labels.classes)
@@ -181,6 +183,6 @@ def _build(spark: SparkSession, config: Config, prepared: Prepared, encoding: Pa
                 f"{sum(encoded.rows.values())} rows were encoded. The old dataset is unchanged; run the job again."
             )
         values = counting_values.result()
-    statistics = facts.gather(config, scan, spec, summed, values, encoded, written, growths)
+    statistics = facts.gather(config, scan, spec, summed, values, encoded, written, coverages)
     shutil.rmtree(scratch)
     return statistics

@@ -182,11 +182,20 @@ def _check_valid(label: Label, counts: pa.Table, where: str) -> None:
         if len(invalid):
             problems.append(f"{sum_rows(invalid)} other labels, for example {_example(invalid)}")
             if label.task == "binary":
-                hint = " For other labels, set model.task: regression or multiclass."
+                task = "regression or multiclass" if _are_numbers(invalid["text"]) else "multiclass"
+                hint = f" For other labels, set model.task: {task}."
         raise DataError(
             f"Column '{label.column}' of {where} is the label of a {label.task} task, which must be "
             f"{_ACCEPTED[label.task]}, but it has {' and '.join(problems)}. {CORRECT_ROWS}{hint}"
         )
+
+
+def _are_numbers(texts: pa.ChunkedArray) -> bool:
+    try:
+        to_floats(texts.combine_chunks(), "text")
+    except DataError:
+        return False
+    return True
 
 
 def _example(counts: pa.Table) -> str:

@@ -112,8 +112,8 @@ def _assign_by_time(split: Split, column: str, values: pa.Array) -> NDArray[np.i
     plain = decode_dictionary(values)
     if plain.null_count:
         raise DataError(
-            f"Column '{column}' decides the fold (split.time), but is null in {plain.null_count} of {len(plain)} rows "
-            f"that one task read together; these rows have no fold. {CORRECT_ROWS}"
+            f"Column '{column}' decides the fold (split.time), but has nulls ({plain.null_count} of the {len(plain)} "
+            f"rows in one batch), so these rows have no fold. {CORRECT_ROWS}"
         )
     folds = np.zeros(len(plain), np.int8)
     for fold, bound in ((1, split.valid_from), (2, split.test_from)):
@@ -141,8 +141,8 @@ def parse_bound(bound: str | int, type_: pa.DataType, column: str) -> Any:
         pass
     raise DataError(
         f"Column '{column}' decides the fold (split.time) and is {type_}, to which {bound!r} cannot be compared. Set "
-        "split.valid_from and split.test_from to dates for a date or a timestamp, to texts for a text, and to whole "
-        "numbers for a whole number."
+        "split.valid_from and split.test_from to dates for a date or a timestamp, to strings for a string, and to "
+        "integers for an integer."
     )
 
 
@@ -156,7 +156,7 @@ def _assign_by_column(column: str, values: pa.Array) -> NDArray[np.int8]:
         example = quoted(encoded[int(wrong[0])].as_py())
         raise DataError(
             f"Column '{column}' decides the fold (split.column) and must be one of {', '.join(FOLDS)}, but "
-            f"{len(wrong)} of {len(folds)} rows that one task read together have another value, for example {example}. "
+            f"{len(wrong)} of the {len(folds)} rows in one batch have another value, for example {example}. "
             f"{CORRECT_ROWS}"
         )
     return folds

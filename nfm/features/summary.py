@@ -34,7 +34,7 @@ def plan(config: Config, prepared: Prepared) -> str:
         files = len({piece.file.path for piece in pieces})
         lines.append(f"  splits    {len(scan.splits)}, one per task, of {files} files with {size:,.1f} MiB; read twice")
     if config.source.on_corrupt == "skip":
-        lines.append("  corrupt   files were searched for in an extra pass, and are left out")
+        lines.append("  corrupt   the run first searches for unreadable files and leaves them out")
     lines.append(f"  label     {prepared.label.column}, {prepared.label.task}")
     lines += [f"  fields    {', '.join(fields) or 'none'}", f"  numbers   {', '.join(numbers) or 'none'}"]
     lines += [f"  {form:<10}{', '.join(names)}" for form, names in forms.items() if names]
@@ -65,7 +65,7 @@ def summary(config: Config, statistics: Mapping[str, Any]) -> str:
             lines.append(f"  note      {name} has {buckets} of {settings.buckets} buckets: many rows share a value")
     if statistics["grown"]:
         lines += _growth(statistics["grown"], config.columns.label)
-    lines += [f"  look at   {finding['about']}: {finding['text']}" for finding in statistics["findings"]]
+    lines += [f"  finding   {finding['about']}: {finding['text']}" for finding in statistics["findings"]]
     report = config.encoding_folder / "report.html"
     return "\n".join([*lines, *_outputs(config), f"  report    {report}"])
 
@@ -77,7 +77,7 @@ def _outputs(config: Config) -> list[str]:
 def _fields(fields: Mapping[str, Any]) -> Iterator[str]:
     width = max([12, *map(len, fields)])
     if fields:
-        yield f"  {'field':<{width}}  vocabulary  missing in train  out of vocabulary in valid+test"
+        yield f"  {'field':<{width}}  vocabulary  missing in train  out-of-vocabulary in valid+test"
     for name, facts in fields.items():
         lacking, values = (sum(facts[what][fold] for fold in FOLDS[1:]) for what in ("out_of_vocabulary", "values"))
         size = "hashed" if facts["form"] == "hashed" else f"{facts['vocabulary']:,}"

@@ -1,4 +1,4 @@
-"""Write vocabularies: a task merges the sorted runs of each vocabulary, and writes and indexes it as a stream.
+"""Write vocabularies. Each task merges sorted runs and streams them into a Parquet file and an index.
 
 The driver receives sizes, digests and the ten most frequent values, but never a whole vocabulary.
 """
@@ -31,7 +31,7 @@ _REPORT = pa.schema(
 
 @dataclass(frozen=True)
 class Recipe:
-    """Which counts a vocabulary is made from, and which of their values it contains."""
+    """Source counts and limits of one vocabulary."""
 
     field: str  # name of the vocabulary: the field that owns it
     parts: tuple[int, ...]  # counted parts; several if fields share the vocabulary
@@ -42,7 +42,7 @@ class Recipe:
 
 @dataclass(frozen=True)
 class WrittenVocabulary:
-    """Facts that the driver receives about a new vocabulary."""
+    """Size, digest and top values of a written vocabulary."""
 
     size: int
     digest: str
@@ -50,8 +50,8 @@ class WrittenVocabulary:
 
 
 @dataclass(frozen=True)
-class Growth:
-    """How much of a new table's values an older vocabulary covers."""
+class Coverage:
+    """Size of an older vocabulary, and the share of a new table's values that it contains."""
 
     before: int  # number of values in the older vocabulary
     coverage_before: float | None  # share of the train fold's non-missing values
@@ -63,11 +63,11 @@ def make(
     recipes: Sequence[Recipe],
     folder: Path,
     old: tuple[Path, Encoding] | None = None,
-) -> tuple[dict[str, WrittenVocabulary], dict[str, Growth]]:
+) -> tuple[dict[str, WrittenVocabulary], dict[str, Coverage]]:
     """Write the vocabulary and the index of each recipe into `folder`, the new `encoding/`.
 
     The values come from the sorted runs in the folder `counted`. Values of the `old` encoding (its folder and content)
-    keep their ids; new values follow. Returns the facts of each vocabulary, and of its growth, by its name.
+    keep their ids; new values follow. Returns by name each new vocabulary, and the coverage of its older vocabulary.
     """
     if not recipes:
         return {}, {}
@@ -84,14 +84,14 @@ def make(
     for name in ("index", "vocabulary.parquet"):
         for path in (folder / name).glob(".*"):  # temporary files of tasks that failed or ran twice
             shutil.rmtree(path) if path.is_dir() else path.unlink()
-    written, growth = {}, {}
+    written, coverages = {}, {}
     for number, recipe in enumerate(recipes):
         row = reports[number]
         written[recipe.field] = WrittenVocabulary(row.size, row.digest, tuple((v, n) for v, n in json.loads(row.top)))
         if old is not None:
             covered = row.known / row.present if row.present else None
-            growth[recipe.field] = Growth(old[1].spec.vocabularies[recipe.field], covered)
-    return written, growth
+            coverages[recipe.field] = Coverage(old[1].spec.vocabularies[recipe.field], covered)
+    return written, coverages
 
 
 def _assign_to_tasks(sizes: Mapping[int, int], count: int, cores: int) -> list[list[int]]:
@@ -105,15 +105,15 @@ def _assign_to_tasks(sizes: Mapping[int, int], count: int, cores: int) -> list[l
 
 def _write(number: int, recipe: Recipe, folder: Path, counted: Path, old: tuple[Path, str] | None) -> pa.RecordBatch:
     """Write one vocabulary from the older one and the sorted runs, on a worker; returns a row of _REPORT."""
-    before, known = 0, None
+    before, old_index = 0, None
     if old is not None:
         encoding = load_once(*old)
-        known = encoding.vocabulary.fields[recipe.field]
+        old_index = encoding.vocabulary.fields[recipe.field]
         before = encoding.spec.vocabularies[recipe.field]
     new = present = covered = 0
     for run in runs.open_runs(counted, number):
         for batch in run:
-            counts, is_new = batch.column("count").to_numpy(), _is_new(batch, known)
+            counts, is_new = batch.column("count").to_numpy(), _is_new(batch, old_index)
             new += int(np.count_nonzero(is_new & (counts >= recipe.min_count)))
             present, covered = present + int(counts.sum()), covered + int(counts[~is_new].sum())
     if recipe.max_size is not None:
@@ -130,7 +130,7 @@ def _write(number: int, recipe: Recipe, folder: Path, counted: Path, old: tuple[
             if remaining == 0:
                 return
             # Counts are in descending order: values below the minimum come after the `new` values.
-            values = rows.filter(pa.array(_is_new(rows, known))).slice(0, remaining)
+            values = rows.filter(pa.array(_is_new(rows, old_index))).slice(0, remaining)
             remaining -= len(values)
             yield values.rename_columns(["value", "count"])
 
@@ -147,10 +147,10 @@ def _write(number: int, recipe: Recipe, folder: Path, counted: Path, old: tuple[
     return pa.RecordBatch.from_pylist([row | {"present": present, "known": covered}], _REPORT)
 
 
-def _is_new(rows: pa.RecordBatch | pa.Table, known: vocabulary.FieldIndex | None) -> NDArray[np.bool_]:
-    """Return (N,) whether the older vocabulary lacks each value."""
-    if known is None:
+def _is_new(rows: pa.RecordBatch | pa.Table, old_index: vocabulary.FieldIndex | None) -> NDArray[np.bool_]:
+    """Return an (N,) mask of values that the older vocabulary lacks."""
+    if old_index is None:
         return np.ones(len(rows), bool)
     texts = rows.column("text")
     texts = pa.concat_arrays(texts.chunks) if isinstance(texts, pa.ChunkedArray) else texts
-    return known.lookup(texts) < 0
+    return old_index.lookup(texts) < 0

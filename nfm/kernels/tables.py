@@ -1,16 +1,16 @@
-"""Loops of a training step over the embedding tables: update the rows that occur in a batch with the gradient of
+"""Compiled loops that update the embedding tables in a training step. Formulas:
 
     f_BI = ½ [(Σ x v)² − Σ (x v)²]                     Bi-Interaction pooling, see `pooling` (He & Chua 2017, eq. 4)
     ∂ f_BI / ∂ v_i = x_i (Σ_j x_j v_j − x_i v_i)       (eq. 5)
 
 A step reads and writes only the rows that occur in the batch, so its cost does not depend on the vocabulary's size.
-TensorFlow has no kernel for this: with tables of 1 M rows (K 64, ten fields, batch 4096, two cores) a whole step takes
-156 ms with Keras's Adagrad, which reads and writes every row, and 16 ms with these loops. Prefetching rows would save
-3 % of a step here.
+With tables of 1 M rows (K 64, ten fields, batch 4096, two cores), a whole step takes 156 ms with Keras's Adagrad, which
+reads and writes every row, and 16 ms with these loops. TensorFlow's kernel for sparse rows uses one thread, and takes
+55 ms for the update alone. Prefetching rows would save 3 % of a step here.
 
-Each loop takes a range of samples or rows, so that threads can share the work. A sample or a row belongs to one thread,
-and its sums are always added in the same order: the results are bitwise equal for any number of threads. Fused
-multiply-adds are off, because they would make x v − x v of a sample's only feature differ from 0.
+Each loop takes a range of samples or rows, so that threads can share the work. Each row is processed by one thread, in
+a fixed order, so results are bitwise equal for any number of threads. Fused multiply-adds are off, because they would
+make x v − x v of a sample's only feature differ from 0.
 """
 
 from typing import Any, NamedTuple
@@ -55,7 +55,7 @@ class ByRow(NamedTuple):
 
 
 class Upstream(NamedTuple):
-    """Derivatives of the objective by the pooled vectors and linear parts, and the Σ x v that equation 5 needs."""
+    """Derivatives with respect to the pooled vectors and linear parts, and the Σ x v that equation 5 needs."""
 
     sum_BK: Floats
     pooled_BK: Floats
@@ -65,12 +65,12 @@ class Upstream(NamedTuple):
 class Rule(NamedTuple):
     """Step of an optimizer, for the embeddings and for the linear weights.
 
-    `numbers` contains for each formula: SGD (rate,); MOMENTUM (rate, momentum); ADAGRAD (rate, ε);
+    `hyperparameters` contains for each formula: SGD (rate,); MOMENTUM (rate, momentum); ADAGRAD (rate, ε);
     ADAM (rate · √(1 − β₂ᵗ) / (1 − β₁ᵗ), 1 − β₁, 1 − β₂, ε); FTRL (rate, l1, l2).
     """
 
     formulas: tuple[int, int]
-    numbers: tuple[Floats, Floats]
+    hyperparameters: tuple[Floats, Floats]
     scale: np.float32  # factor of all gradients
     decays: Floats  # (2,) twice the L2 factor, for embeddings and linear weights
 
@@ -117,7 +117,7 @@ def group_by_row(features: Features, table_rows: int) -> ByRow:
 def _sum_gradients(
     start: int, stop: int, by_row: ByRow, upstream: Upstream, tables: Tables, decays: Floats, out: Tables
 ) -> None:
-    """Fill `out` with the gradients of the distinct rows from start up to stop.
+    """Fill `out` with the gradients of the distinct rows in the range [start, stop).
 
     A row's gradient is Σ x (Σ x_j v_j − x v) · upstream (eq. 5), or Σ x · upstream, plus the derivative of its penalty.
     """
@@ -146,7 +146,7 @@ def _sum_gradients(
 def update_rows(
     rows_D: Ints,
     formula: int,
-    numbers: Floats,
+    hyperparameters: Floats,
     table: Floats,
     first: Floats,
     second: Floats,
@@ -158,9 +158,9 @@ def update_rows(
     Args:
         rows_D: rows of the table.
         formula: such as ADAGRAD.
-        numbers: see `Rule`.
+        hyperparameters: see `Rule`.
         table: changed in place.
-        first, second: slots, changed in place; without rows if the formula does not use them.
+        first, second: slots, changed in place; empty if unused.
         gradients_DK: gradients of the rows.
         scale: factor of the gradients.
     """
@@ -168,32 +168,33 @@ def update_rows(
     for d in range(np.uint64(rows_D.size)):
         row = np.uint64(rows_D[d])
         if formula == SGD:
-            rate = numbers[0]
+            rate = hyperparameters[0]
             for k in range(width):
                 table[row, k] -= rate * (scale * gradients_DK[d, k])
         elif formula == MOMENTUM:
-            rate, momentum = numbers[0], numbers[1]
+            rate, momentum = hyperparameters[0], hyperparameters[1]
             for k in range(width):
                 m = momentum * first[row, k] + scale * gradients_DK[d, k]
                 first[row, k] = m
                 table[row, k] -= rate * m
         elif formula == ADAGRAD:
-            rate, epsilon = numbers[0], numbers[1]
+            rate, epsilon = hyperparameters[0], hyperparameters[1]
             for k in range(width):
                 g = scale * gradients_DK[d, k]
                 a = first[row, k] + g * g
                 first[row, k] = a
                 table[row, k] -= rate * g / (np.sqrt(a) + epsilon)
         elif formula == ADAM:
-            rate, rest_1, rest_2, epsilon = numbers[0], numbers[1], numbers[2], numbers[3]
+            rate, one_minus_beta_1 = hyperparameters[0], hyperparameters[1]
+            one_minus_beta_2, epsilon = hyperparameters[2], hyperparameters[3]
             for k in range(width):
                 g = scale * gradients_DK[d, k]
-                m = first[row, k] + (g - first[row, k]) * rest_1
-                v = second[row, k] + (g * g - second[row, k]) * rest_2
+                m = first[row, k] + (g - first[row, k]) * one_minus_beta_1
+                v = second[row, k] + (g * g - second[row, k]) * one_minus_beta_2
                 first[row, k], second[row, k] = m, v
                 table[row, k] -= rate * m / (np.sqrt(v) + epsilon)
         else:
-            rate, l1, l2 = numbers[0], numbers[1], numbers[2]
+            rate, l1, l2 = hyperparameters[0], hyperparameters[1], hyperparameters[2]
             for k in range(width):
                 g, n = scale * gradients_DK[d, k], first[row, k]
                 root = np.sqrt(n + g * g)
@@ -214,14 +215,14 @@ def update(
     second: Tables,
     rule: Rule,
 ) -> None:
-    """Update the distinct rows from start up to stop in both tables and their slots, in place.
+    """Update the distinct rows in the range [start, stop) in both tables and their slots, in place.
 
     Args:
         start, stop: range of the distinct rows.
         by_row: from `group_by_row`.
-        upstream: derivatives by the pooled vectors and the linear parts.
+        upstream: derivatives with respect to the pooled vectors and the linear parts.
         tables: embeddings and linear weights.
-        first, second: slots of both; without rows if the formula does not use them.
+        first, second: slots of both; empty if unused.
         rule: the optimizer's step.
     """
     gradients = Tables(
@@ -234,15 +235,15 @@ def update(
         _sum_gradients(a, b, by_row, upstream, tables, rule.decays, gradients)
         rows = by_row.distinct_D[a:b]
         for i in range(2):
-            formula, numbers, scale = rule.formulas[i], rule.numbers[i], rule.scale
-            update_rows(rows, formula, numbers, tables[i], first[i], second[i], gradients[i], scale)
+            formula, hyperparameters = rule.formulas[i], rule.hyperparameters[i]
+            update_rows(rows, formula, hyperparameters, tables[i], first[i], second[i], gradients[i], rule.scale)
 
 
 @compile_when_called
 def square_norms(
     start: int, stop: int, by_row: ByRow, upstream: Upstream, tables: Tables, decays: Floats, norms_D: Any
 ) -> None:
-    """Fill norms_D with the squared gradient norm of each distinct row from start up to stop."""
+    """Fill norms_D with the squared gradient norm of each distinct row in the range [start, stop)."""
     dim, width = tables.embedding.shape[1], tables.linear.shape[1]
     gradients = Tables(np.empty((1, dim), np.float32), np.empty((1, width), np.float32))
     for d in range(start, stop):

@@ -47,8 +47,8 @@ def find_empty_files(source: "Source", relation: Relation | None) -> dict[str, s
     if empty and source.on_corrupt == "refuse":
         raise DataError(
             f"{source} has a file that cannot be read: {uri_to_path(empty[0])} (an empty file is not Parquet). Repair "
-            "or delete it, or set on_corrupt: skip next to the table's path to leave such files out. Then run the job "
-            "again."
+            "or delete it, or set source.on_corrupt: skip (or score.source.on_corrupt) to leave such files out. Then "
+            "run the job again."
         )
     return dict.fromkeys(empty, "it is empty")
 
@@ -83,7 +83,7 @@ def file_path_column(source: "Source", raw: DataFrame) -> Column:
         raw.select(hidden).schema  # noqa: B018 (checks that the column exists)
     except AnalysisException as error:
         raise ConfigError(
-            f"source.on_corrupt: 'skip' given, but {source} does not consist of files that could be left out. Set "
+            f"source.on_corrupt: 'skip' given, but {source} is not file-based, so no files can be skipped. Set "
             "source.on_corrupt: refuse."
         ) from error
     return hidden

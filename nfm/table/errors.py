@@ -11,6 +11,7 @@ from nfm.contract.errors import DataError
 
 _PROJECT_ERROR = re.compile(r"nfm\.[\w.]+\.(?:DataError|UnreadableFileError): (.*)")
 _FILE = re.compile(r"reading file:? ?(\S.*?)[.,]?(?:\s+SQLSTATE|\.\s|\n|$)")
+_MISSING = re.compile(r"\[PATH_NOT_FOUND\] Path does not exist: (?:file:(?=/))?(.*?)\.(?:\s+SQLSTATE|\s|$)")
 _CONDITION = re.compile(r"\[[A-Z0-9_.]+\] .*")
 
 
@@ -32,8 +33,8 @@ def translate_spark_errors(where: str) -> Iterator[None]:
             file = _FILE.search(text)
             raise DataError(
                 f"{where} has a file that cannot be read: {file.group(1) if file else summary}. Repair or delete it, "
-                "set on_corrupt: skip next to the table's path to leave such files out, or correct the format set "
-                "there. Then run the job again."
+                "set source.on_corrupt: skip (or score.source.on_corrupt) to leave such files out, or correct "
+                "source.format. Then run the job again."
             ) from error
         is_source_error = "DATA_SOURCE_NOT_FOUND" in text or "CANNOT_MERGE_SCHEMAS" in text
         problem = f"cannot be read: {summary}"
@@ -42,6 +43,8 @@ def translate_spark_errors(where: str) -> Iterator[None]:
                 "contains no file from which columns can be inferred: it is empty, its files are empty (0 bytes), or "
                 "Spark ignores their names (_… and .…)."
             )
+        elif missing := _MISSING.search(text):
+            problem = f"cannot be read: {missing.group(1)} does not exist."
         elif not is_source_error and not isinstance(error, AnalysisException | ParseException):
             raise
         advice = "Correct source in the configuration, or score.source if the score job reads another table."

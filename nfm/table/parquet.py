@@ -1,7 +1,7 @@
 """Read Parquet files in tasks: one row group at a time, and a column only when it is requested.
 
-To send rows to Python, Spark converts every value to Arrow. Files that pyarrow reads are Arrow tables already. Their
-texts arrive as dictionaries, so each distinct text of a row group is processed once.
+Reading with pyarrow avoids Spark's row-by-row conversion to Arrow. Strings are read as dictionaries, so each distinct
+string of a row group is processed once.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -17,8 +17,8 @@ from nfm.contract.errors import DataError
 from nfm.table.splits import Piece, Split
 from nfm.table.store import is_in_store, open_file
 
-# Reading a column takes several times its size. Arrow returns this memory only for columns larger than this many
-# bytes (those with many distinct texts): returning it after each of many small columns makes reading 50 % slower.
+# Reading a column temporarily needs several times its size in memory. This memory is returned only after columns with
+# more than this many bytes (many distinct strings): returning it after each small column makes reading 50 % slower.
 _LARGE = 4 << 20
 _OLD_CALENDAR = (b"org.apache.spark.legacyDateTime", b"org.apache.spark.legacyINT96")
 _YEAR_1900 = -2_208_988_800  # seconds since 1970
@@ -35,7 +35,7 @@ class Files:
     where: str  # description of the table, for messages
     schema: pa.Schema  # the table's columns, with the types that a task receives
     partitions: pa.RecordBatch  # values of the columns in the folders' names, a row for each combination
-    exact_case: bool  # whether Id and id are different columns
+    case_sensitive: bool  # whether Id and id are different columns
 
     def select(self, names: Iterable[str]) -> "Files":
         """Return the same files, restricted to these columns."""
@@ -89,7 +89,7 @@ class Files:
         for i, num_rows in groups:
             if num_rows:
                 with translate_file_errors(self.where, path):
-                    # Requests to a store take about as long together as one alone.
+                    # Read all columns at once: parallel store requests take as long as one.
                     preloaded = parquet.read_row_group(i, list(names.values()), use_threads=False) if remote else None
                 yield RowGroup(self.where, path, parquet, i, num_rows, self.schema, names, constants, preloaded)
 
@@ -97,7 +97,7 @@ class Files:
         """Map the table's columns to the file's columns; columns that the file lacks are left out."""
 
         def key(name: str) -> str:
-            return name if self.exact_case else name.lower()
+            return name if self.case_sensitive else name.lower()
 
         in_file: dict[str, str] = {}
         needed = {key(name): name for name in self.schema.names if name not in self.partitions.schema.names}
@@ -118,7 +118,7 @@ def _open(path: str) -> Any:
 
 
 def _select_row_groups(piece: Piece, metadata: Any) -> list[int]:
-    """Return the indices of the row groups whose middle is in a piece of the file."""
+    """Return the indices of the row groups whose midpoint is in a piece of the file."""
     size = piece.file.size
     if (piece.start, piece.stop) == (0, size):
         return list(range(metadata.num_row_groups))
@@ -127,11 +127,11 @@ def _select_row_groups(piece: Piece, metadata: Any) -> list[int]:
         group = metadata.row_group(i)
         first = group.column(0) if group.num_columns else None
         starts.append((first.dictionary_page_offset or first.data_page_offset) if first else 0)
-    # The limits keep a middle inside the file even if the offsets are wrong, and so in exactly one piece.
-    middles = [
+    # Clamp the midpoint to the file, so that each row group belongs to exactly one piece even if offsets are wrong.
+    midpoints = [
         min(max((start + end) // 2, 0), size - 1) for start, end in zip(starts, [*starts[1:], size], strict=True)
     ]
-    return [i for i, middle in enumerate(middles) if piece.start <= middle < piece.stop]
+    return [i for i, midpoint in enumerate(midpoints) if piece.start <= midpoint < piece.stop]
 
 
 @dataclass(frozen=True)
@@ -171,7 +171,7 @@ class RowGroup:
             file_type = values.type.value_type if pa.types.is_dictionary(values.type) else values.type
             raise DataError(
                 f"Column '{name}' is {type_} in {self.where}, but {file_type} in {self.path}, and its "
-                f"values there do not fit ({_first_line(error)}). Write that file again with the table's type, or "
+                f"values cannot be converted ({_first_line(error)}). Write that file again with the table's type, or "
                 "leave it out of source.path."
             ) from error
 
@@ -199,7 +199,7 @@ class RowGroup:
 
 @contextmanager
 def translate_file_errors(where: str, path: str) -> Iterator[None]:
-    """Raise pyarrow's errors about a file as a one-line DataError (UnreadableFileError if the file is damaged)."""
+    """Translate pyarrow errors to a one-line DataError (UnreadableFileError if the file is damaged)."""
     try:
         yield
     except (DataError, MemoryError):
@@ -221,8 +221,8 @@ def translate_file_errors(where: str, path: str) -> Iterator[None]:
                 "spark, and Spark reads the table."
             ) from error
         raise UnreadableFileError(
-            f"{problem} Repair or delete it, or set on_corrupt: skip next to the table's path to leave such files "
-            "out. Then run the job again."
+            f"{problem} Repair or delete it, or set source.on_corrupt: skip (or score.source.on_corrupt) to leave "
+            "such files out. Then run the job again."
         ) from error
 
 
@@ -243,7 +243,7 @@ def _cast(values: pa.Array, type_: pa.DataType) -> pa.Array:
             return encoded
         texts = encoded.dictionary
         if not (is_text(texts.type) or pa.types.is_string_view(texts.type) or _is_bytes(texts.type)):
-            raise pa.ArrowInvalid("its values are not texts")
+            raise pa.ArrowInvalid("its values are not strings")
         return pa.DictionaryArray.from_arrays(encoded.indices.cast(pa.int32()), texts.cast(type_))
     if pa.types.is_dictionary(values.type):
         values = values.dictionary_decode()
@@ -251,7 +251,7 @@ def _cast(values: pa.Array, type_: pa.DataType) -> pa.Array:
         return values
     only_one_is_boolean = pa.types.is_boolean(values.type) != pa.types.is_boolean(type_)
     if only_one_is_boolean or (is_text(values.type) and not _is_bytes(type_)):
-        raise pa.ArrowInvalid("its values are of another kind")
+        raise pa.ArrowInvalid("its type is incompatible")
     converted = values.cast(type_)
     _check_lossless(values, converted)
     return converted

@@ -133,10 +133,12 @@ def list_files(
 ) -> tuple[Files, dict[str, File]]:
     """Return the reader of the files, and by URI the files whose folders satisfy `where`."""
     types = to_arrow_schema(relation.raw)
-    exact_case = spark.conf.get("spark.sql.caseSensitive") == "true"
+    case_sensitive = spark.conf.get("spark.sql.caseSensitive") == "true"
     if not relation.partitions and source.where is None:  # most tables need no query
         no_partitions = pa.RecordBatch.from_arrays([], names=[])
-        return Files(str(source), types, no_partitions, exact_case), _stat_files(source, dict.fromkeys(sorted(uris), 0))
+        return Files(str(source), types, no_partitions, case_sensitive), _stat_files(
+            source, dict.fromkeys(sorted(uris), 0)
+        )
     texts = {uri: _folder_values(uri_to_path(uri), relation.partitions) or () for uri in sorted(uris)}
     combinations = sorted(set(texts.values()), key=repr)
     columns_as_text = [StructField(name, StringType()) for name in relation.partitions]
@@ -149,7 +151,7 @@ def list_files(
     columns = [kept[name].cast(types.field(name).type).combine_chunks() for name in relation.partitions]
     partitions = pa.RecordBatch.from_arrays(columns, names=list(relation.partitions))
     row_of = {combinations[number]: i for i, number in enumerate(kept[_NUMBER].to_pylist())}
-    files = Files(str(source), types, partitions, exact_case)
+    files = Files(str(source), types, partitions, case_sensitive)
     return files, _stat_files(source, {uri: row_of[text] for uri, text in texts.items() if text in row_of})
 
 

@@ -2,6 +2,7 @@
 
 import atexit
 import os
+import re
 import shutil
 import sys
 import tempfile
@@ -24,6 +25,7 @@ _JOB_SETTINGS = {
     "spark.sql.execution.pyspark.udf.simplifiedTraceback.enabled": "true",
 }
 _MEMORY = "spark.driver.memory"
+_HEAP_SIZE = re.compile(r"\d+[kmgt]?", re.IGNORECASE)  # values that the JVM's option -Xmx takes
 # These settings take effect only when the JVM starts.
 _JVM_SETTINGS = (
     _MEMORY,
@@ -75,6 +77,10 @@ def start_session(name: str, settings: Mapping[str, str] = MappingProxyType({}))
 def _open_session(name: str, settings: Mapping[str, str]) -> SparkSession:
     # spark-submit starts the JVM before this process.
     if "PYSPARK_GATEWAY_PORT" not in os.environ and SparkContext._gateway is None:
+        if not _HEAP_SIZE.fullmatch(settings.get(_MEMORY, "1g")):  # the JVM would print lines of its own
+            raise ConfigError(
+                f"--spark {_MEMORY}={settings[_MEMORY]}: write an integer with a unit, for example --spark {_MEMORY}=4g"
+            )
         os.environ["JAVA_HOME"] = str(java_home())
         if not os.environ.get("SPARK_HOME"):
             os.environ.setdefault("SPARK_CONF_DIR", str(_SPARK_CONF))

@@ -12,6 +12,7 @@ TAKEN = (
     "columns: two columns of the dataset would be named {} (label, weight and fold are reserved): "
     "rename the field and set its raw column with `column:`"
 )
+BOTH = "columns: {} is in both categorical and numeric: remove one, or rename one and set its raw column with `column:`"
 LEAK = "columns: the label {} is also an input, so the model would see the answer: remove it from the inputs"
 ONE_PLACE = "source: give either path (with format and options) or table"
 CLIP = "columns.numeric.Age: clip takes two quantiles, the lower one first"
@@ -57,6 +58,7 @@ FOLDER = "{} given; it must be a folder that every machine sees at the same path
         ("columns.categorical={}", POOLING),
         ("columns.categorical.Fold={}", TAKEN.format("'Fold'")),
         ("columns.numeric.label={}", TAKEN.format("'label'")),
+        ("columns.numeric.Sex={}", BOTH.format("'Sex'")),
         ("columns.numeric.sex={}", TAKEN.format("'sex'")),
         ("columns.numeric={Age: {missing_flag: true}, Age_missing: {}}", TAKEN.format("'Age_missing'")),
         ("columns.label=Sex", LEAK.format("'Sex'")),

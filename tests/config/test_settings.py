@@ -270,15 +270,25 @@ def test_a_change_that_cannot_be_made(file: Path, change: str, expected: str) ->
 
 
 def test_a_change_that_is_not_yaml(file: Path) -> None:
-    assert message(file, "train.seed=[").startswith("--set train.seed=[: the value is not YAML: ")
+    assert message(file, "train.seed=[") == (
+        "--set train.seed=[: not valid YAML (while parsing a flow node, expected the node content, but found "
+        "'<stream end>')"
+    )
 
 
 def test_a_file_that_cannot_be_read(file: Path, tmp_path: Path) -> None:
     nowhere = tmp_path / "nowhere.yaml"
     assert message(nowhere) == f"{nowhere} cannot be read: No such file or directory. Give a YAML file with --config."
-    for content in (b"{", b"\xff\xfe", b"a: b: c", b"!!python/object/apply:os.getcwd []"):
+    for content, expected in (
+        (b"a:\n  {", ", line 2: not valid YAML (while parsing a flow node, "),
+        (b"\xff\xfe", " is not YAML: "),
+        (b"a: b: c", ", line 1: not valid YAML (mapping values are not allowed here)"),
+        (b"a: \x01", ": not valid YAML (unacceptable character #x0001: "),
+        (b"!!python/object/apply:os.getcwd []", ", line 1: not valid YAML (could not determine a constructor for "),
+    ):
         file.write_bytes(content)
-        assert message(file).startswith(f"{file} is not YAML: ")
+        assert message(file).startswith(f"{file}{expected}")
+        assert "\n" not in message(file)
 
 
 @pytest.mark.parametrize("content", ["", "- 1", "text", "3"])
@@ -295,7 +305,8 @@ def test_the_configurations_in_conf_are_valid() -> None:
 
 def test_a_repeated_key_is_refused(file: Path) -> None:
     file.write_text(f"{MINIMAL}\ntrain: {{seed: 1, epochs: 2, seed: 3}}")
-    with pytest.raises(ConfigError, match="the key 'seed' occurs twice"):
+    line = len(MINIMAL.split("\n")) + 1
+    with pytest.raises(ConfigError, match=rf"^{file}, line {line}: the key 'seed' is already on line {line}$"):
         load(file)
 
 

@@ -335,9 +335,9 @@ def test_large_floats_that_may_have_lost_digits_are_refused(make_encoding: Make)
     with pytest.raises(DataError) as refused:
         encoding.encode(pa.record_batch({"c": [1.0, float(LARGE)]}))
     assert str(refused.value) == (
-        "Column 'c' of the field 'f' came as floats, and '9007199254740992' is not in the vocabulary: from 2⁵³ on, a "
-        "float cannot represent every integer, so this may be a rounded value. Deliver the column as integers or as "
-        "text."
+        "Column 'c' of the field 'f' is a float column, and '9007199254740992' is not in the vocabulary: from 2⁵³ on, "
+        "a float cannot represent every integer, so this may be a rounded value. Provide the column as integers or as "
+        "strings."
     )
     for column in (pa.array([2.0**53 - 1, math.inf, math.nan, None]), pa.array([str(2**54)])):
         encoding.encode(pa.record_batch({"c": column}))
@@ -353,11 +353,11 @@ def test_large_floats_in_the_vocabulary_are_accepted(make_encoding: Make) -> Non
 def test_large_floats_in_crosses_and_bags_are_refused_too(make_encoding: Make) -> None:
     cross = make_encoding([Field("f", ("a", "b"), ("text", "number"), 1, 0, "f")], {"f": []})
     with pytest.raises(
-        DataError, match=r"^Columns 'a', 'b' of the field 'f' came as floats, and 'x\|18014398509481984'"
+        DataError, match=r"^Columns 'a', 'b' of the field 'f' are float columns, and 'x\|18014398509481984'"
     ):
         cross.encode(pa.record_batch({"a": ["x", None], "b": [2.0**54, 2.0**55]}))
     bag = make_encoding([Field("f", ("a",), ("number",), 1, 0, "f", bag=Bag(None, ",", None))], {"f": []})
-    with pytest.raises(DataError, match=r"^Column 'a' of the field 'f' came as floats, and '-18014398509481984'"):
+    with pytest.raises(DataError, match=r"^Column 'a' of the field 'f' is a float column, and '-18014398509481984'"):
         bag.encode(pa.record_batch({"a": [[1.0], [-(2.0**54)]]}))
 
 

@@ -39,8 +39,8 @@ def test_check_names_the_missing_and_the_existing_columns(encoding: Encoding) ->
         encoding.check(SCHEMA.remove(1), "raw.csv")
     assert str(refused.value) == (
         "Column 'color' is missing from raw.csv; the table has ignored, size, age, price, kg. "
-        "The model was trained with the columns in its encoding/spec.json: deliver the column under that name (a view "
-        "can rename it), or train a model without it."
+        "The model was trained with the columns in its encoding/spec.json: provide a column with that name, for "
+        "example through a view, or train a model without it."
     )
     with pytest.raises(
         DataError, match=r"Columns 'color', 'size' are missing from raw.csv; the table has ignored, age"

@@ -85,7 +85,9 @@ def test_files_of_a_delta_table_do_not_prevent_publishing(target: Path) -> None:
 def test_a_damaged_list_of_written_files_is_refused(target: Path, damage: str) -> None:
     write(target, "old")
     (target / "_files.json").write_text(damage)
-    with pytest.raises(DataError, match=r"_files\.json is damaged \(.*\): .* Move it away, and run the job again\.$"):
+    with pytest.raises(
+        DataError, match=r"^Cannot parse .*_files\.json \(.*\), which .* Move .* away and run the job again\.$"
+    ):
         write(target, "new")
     assert files(target) == {"part-0": "old", MARKER: "old"}
     assert neighbours(target) == set()
@@ -133,8 +135,8 @@ def test_a_folder_or_file_without_the_marker_is_refused_and_kept(target: Path) -
         with pytest.raises(DataError) as refused:
             write(path, "new")
         assert str(refused.value) == (
-            f"{path} exists, and is not something this job made: it contains no {MARKER}. It was not changed. "
-            "Choose another folder, or move that one away."
+            f"{path} already exists and was not written by this job: it contains no {MARKER}. It was not changed. "
+            "Choose another folder, or move the existing one."
         )
     assert files(target) == {"thesis.txt": "years of work"}
     assert (target.parent / "file").read_text() == "years of work"

@@ -111,9 +111,7 @@ def test_a_target_that_cannot_be_written_is_refused(tmp_path: Path, how: str) ->
         (tmp_path / "file/below/scores", rf"{tmp_path}/file/below: Not a directory"),
         (Path("/proc/scores"), r"/proc/\.scores\.lock: No such file or directory"),
     ):
-        message = (
-            rf"^{target} cannot be written, because of {reason}\. Choose a folder that this user may write, and run"
-        )
+        message = rf"^Cannot write {target} \({reason}\)\. Choose a folder that you can write to, and run"
         with pytest.raises(NfmError, match=message), publish(target, MARKER) if how == "publish" else locked(target):
             raise AssertionError("the block was run")
     assert (tmp_path / "file").read_text() == "mine"
@@ -122,7 +120,9 @@ def test_a_target_that_cannot_be_written_is_refused(tmp_path: Path, how: str) ->
 def test_a_full_disk_is_reported_and_leaves_the_old_folder(small_disk: Path) -> None:
     target = small_disk / "scores"
     write(target, "old")
-    with pytest.raises(NfmError, match=rf"^A disk is full: there is no room for {target}, or .* Make room and run the"):
+    with pytest.raises(
+        NfmError, match=rf"^A disk is full: there is no space left for {target}, or .* Free some space and run the"
+    ):
         write(target, "new" * 400_000)
     assert files(target) == {"part-0": "old", MARKER: "old"}
     assert neighbours(target) == set()
@@ -130,7 +130,7 @@ def test_a_full_disk_is_reported_and_leaves_the_old_folder(small_disk: Path) -> 
     assert files(target) == {"part-0": "new", MARKER: "new"}
     with pytest.raises(OSError, match="No space left"):
         (small_disk / "others").write_bytes(bytes(1 << 20))
-    with pytest.raises(NfmError, match=rf"^A disk is full: there is no room for {small_disk}/first, or"):
+    with pytest.raises(NfmError, match=rf"^A disk is full: there is no space left for {small_disk}/first, or"):
         write(small_disk / "first", "not even its lock")
 
 
@@ -213,7 +213,7 @@ def test_a_second_run_is_refused_and_names_the_first(target: Path) -> None:
             write(target, "second")
         assert str(busy.value) == (
             f"Another run is writing {target}: process {first.pid} on {socket.gethostname()}. "
-            "Wait for it, or stop it, and start again."
+            "Wait until it ends or stop it. Then run the job again."
         )
         assert busy.value.exit_code == 1
         assert files(target) == {"part-0": "old", MARKER: "old"}

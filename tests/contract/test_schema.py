@@ -182,7 +182,10 @@ def test_a_changed_file_is_refused(change: dict[str, Any]) -> None:
 
 
 def test_another_format_version_is_refused() -> None:
-    with pytest.raises(DataError, match=r"m/spec.json has format version 1; this version of nfm reads 3\. Run the"):
+    with pytest.raises(
+        DataError,
+        match=r"m/spec.json has format version 1; this version of nfm reads 3\. Run nfm features and nfm train again",
+    ):
         Spec.from_json(edited(format=1), "m/spec.json")
 
 

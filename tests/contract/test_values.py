@@ -172,8 +172,8 @@ def test_numbers_booleans_and_dates_never_replace_each_other(trained: Kind, arri
         check(trained, arrived, ["1", "true", "2026-11-20"])
     assert str(refused.value) == (
         f"Column 'c' of raw.csv now contains {arrived} values, but the vocabulary was made from {trained} values, so "
-        f"the same value would get another id. Deliver the column as {trained}, or make the features and the model "
-        "again."
+        f"the same value would get another id. Provide the column as {trained}, or run nfm features and nfm "
+        "train again."
     )
 
 
@@ -231,7 +231,7 @@ def test_without_a_vocabulary_only_text_replaces_a_kind(trained: Kind, arrived: 
         check_same_values("c", trained, arrived, None, "raw.csv")
     assert str(refused.value) == (
         f"Column 'c' of raw.csv now contains {arrived} values, but the ids were made from {trained} values, so the "
-        f"same value would get another id. Deliver the column as {trained}, or make the features and the model again."
+        f"same value would get another id. Provide the column as {trained}, or run nfm features and nfm train again."
     )
 
 

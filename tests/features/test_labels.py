@@ -105,6 +105,14 @@ CORRECT = " Correct them, or leave such rows out with source.where."
             f"1 null labels and 3 other labels, for example '2'.{CORRECT} For other labels, set model.task: regression "
             "or multiclass.",
         ),
+        (
+            "binary",
+            pa.array(["no", "no", "1", "0", "2", None]),
+            None,
+            "Column 'y' of lake is the label of a binary task, which must be 0 or 1 (or false or true), but it has "
+            f"1 null labels and 3 other labels, for example 'no'.{CORRECT} For other labels, set model.task: "
+            "multiclass.",
+        ),
         ("regression", pa.array([1.0, None, None]), None, f"{REGRESSION}2 null labels.{CORRECT}"),
         (
             "regression",

@@ -124,7 +124,10 @@ def test_a_time_that_cannot_be_compared_is_refused(times: pa.Array, bound: Any) 
 
 
 def test_a_row_without_a_time_is_refused() -> None:
-    with pytest.raises(DataError, match=r"'t' decides the fold .* but is null in 1 of 2 rows"):
+    with pytest.raises(
+        DataError,
+        match=r"'t' decides the fold .* but has nulls \(1 of the 2 rows in one batch\), so these rows have no fold\.",
+    ):
         split_rows(replace(BY_TIME, valid_from="2026-10-01"), t=pa.array([DAYS[0], None]))
 
 
@@ -137,7 +140,9 @@ def test_folds_from_a_column() -> None:
 
 @pytest.mark.parametrize(("wrong", "shown"), [("Train", "'Train'"), ("", "''"), (None, "None")])
 def test_a_value_that_is_not_a_fold_is_refused(wrong: str | None, shown: str) -> None:
-    message = f"must be one of train, valid, test, but 2 of 3 rows .* another value, for example {shown}"
+    message = (
+        f"must be one of train, valid, test, but 2 of the 3 rows in one batch have another value, for example {shown}"
+    )
     with pytest.raises(DataError, match=message):
         split_rows(replace(BY_HASH, column="f", by=()), f=pa.array(["test", wrong, wrong]))
 

@@ -52,7 +52,7 @@ def test_a_model_replaced_in_place_is_refused(
     placed = hosts.place(spark, Artifact.load(tmp_path / "model"), other_disk)  # in local mode, nothing is broadcast
     assert placed.folder == str(tmp_path / "model")
     save_model(tmp_path, 7)
-    with pytest.raises(DataError, match=r"contains another model than when the job began: .* Run the job again"):
+    with pytest.raises(DataError, match=r"The model in .* was replaced while the job ran: .* Run the job again"):
         hosts.open_model(placed)
 
 

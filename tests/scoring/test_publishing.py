@@ -54,7 +54,9 @@ def test_a_full_disk_keeps_the_old_scores_and_the_next_run_resumes(
         source = {"table": "wide", "scan": "spark"}
     (small_disk / "others").write_bytes(bytes(700_000))
     settings = config(made, source, output=str(output), columns=("text",))
-    with pytest.raises(NfmError, match=r"^A disk is full: there is no room for .*disk/scores, .*Make room and run"):
+    with pytest.raises(
+        NfmError, match=r"^A disk is full: there is no space left for .*disk/scores, .*Free some space and run"
+    ):
         score_table(spark, settings)
     assert read_files(output) == before
     assert not (scan == "view" and list(small_disk.glob(".scores.chunks-*")))
@@ -86,7 +88,7 @@ def test_a_folder_of_other_files_is_never_changed(spark: SparkSession, made: Pat
     mine = tmp_path / "scores"
     mine.mkdir()
     (mine / "thesis.parquet").write_text("mine")
-    with pytest.raises(DataError, match="is not something this job made"):
+    with pytest.raises(DataError, match="was not written by this job"):
         score_table(spark, config(made, made / "raw", output=str(mine)))
     assert read_files(mine) == {"thesis.parquet": b"mine"}
     assert os.listdir(tmp_path) == ["scores"]  # noqa: PTH208 (hidden ones, too)
@@ -94,7 +96,7 @@ def test_a_folder_of_other_files_is_never_changed(spark: SparkSession, made: Pat
     shutil.rmtree(mine)
     (tmp_path / "_refused_scores").mkdir()
     (tmp_path / "_refused_scores/thesis.txt").write_text("mine")
-    with pytest.raises(DataError, match="_refused_scores exists, and is not something this job made"):
+    with pytest.raises(DataError, match="_refused_scores already exists and was not written by this job"):
         score_table(spark, config(made, made / "raw", output=str(mine), gates={"min_rows": 100}))
     score_table(spark, config(made, made / "raw", output=str(mine)))
     assert read_files(tmp_path / "_refused_scores") == {"thesis.txt": b"mine"}

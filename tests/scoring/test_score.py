@@ -223,8 +223,8 @@ def test_a_missing_column_is_reported_before_any_work(spark: SparkSession, made:
         score_table(spark, config(made, tmp_path / "raw", output=str(tmp_path / "scores")))
     assert str(error.value) == (
         f"Column 'size' is missing from {tmp_path}/raw; the table has id, colour, price, label. "
-        "The model was trained with the columns in its encoding/spec.json: deliver the column under that name (a "
-        "view can rename it), or train a model without it."
+        "The model was trained with the columns in its encoding/spec.json: provide a column with that name, for "
+        "example through a view, or train a model without it."
     )
     with pytest.raises(DataError, match=r"Column 'shape' is missing from .*raw; the table has id, colour"):
         score_table(spark, config(made, made / "raw", columns=("shape",)))
@@ -254,9 +254,9 @@ def test_a_tampered_model_is_refused_and_yesterdays_scores_stay(
 
 def test_a_folder_of_other_files_is_never_replaced(spark: SparkSession, made: Path, tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("mine")
-    with pytest.raises(DataError, match="is not something this job made"):
+    with pytest.raises(DataError, match="was not written by this job"):
         score_table(spark, config(made, made / "raw", output=str(tmp_path)))
-    with pytest.raises(DataError, match="is not something this job made"):  # the same for a plan
+    with pytest.raises(DataError, match="was not written by this job"):  # the same for a plan
         open_all(spark, config(made, made / "raw", output=str(tmp_path)))
     assert (tmp_path / "thesis.txt").read_text() == "mine"
 

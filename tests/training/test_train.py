@@ -188,7 +188,7 @@ def test_a_model_folder_with_other_files_is_not_replaced(tmp_path: Path) -> None
     config = write_shop(tmp_path, shop_encoding(tmp_path / "encoding"), rows=40)
     (tmp_path / "model").mkdir()
     (tmp_path / "model/thesis.txt").write_text("years of work")
-    with pytest.raises(DataError, match="is not something this job made"):
+    with pytest.raises(DataError, match="was not written by this job"):
         train(config)
     assert not (tmp_path / "checkpoint").exists()  # refused before the training
 

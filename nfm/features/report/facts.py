@@ -17,7 +17,7 @@ from nfm.features.labels import Labels
 from nfm.features.report.findings import findings
 from nfm.features.statistics import COUNTS, Distribution, describe_number
 from nfm.features.sums import VALUES
-from nfm.features.vocabularies import Growth, WrittenVocabulary
+from nfm.features.vocabularies import Coverage, WrittenVocabulary
 from nfm.table.scan import Scan
 
 _LEVELS = 1000  # levels of the label rates by which a field's values are sorted
@@ -32,11 +32,11 @@ def gather(
     values: Mapping[str, Mapping[str, Any]],
     encoded: Encoded,
     written: Mapping[str, WrittenVocabulary],
-    growths: Mapping[str, Growth],
+    coverages: Mapping[str, Coverage],
 ) -> dict[str, Any]:
     """Return the content of statistics.json.
 
-    `values` is the result of `count_values`; `written` and `growths` are by vocabulary.
+    `values` is the result of `count_values`; `written` and `coverages` are by vocabulary.
     """
     fields = {field.name: field for field in spec.fields}
     statistics: dict[str, Any] = {
@@ -55,7 +55,7 @@ def gather(
             for name, settings in config.columns.categorical.items()
         },
         "numbers": {},
-        "grown": _growth_facts(spec, summed.labels, encoded, growths) if spec.ancestors else None,
+        "grown": _growth_facts(spec, summed.labels, encoded, coverages) if spec.ancestors else None,
     }
     for name, number in config.columns.numeric.items():
         part = number_part(name)
@@ -94,10 +94,10 @@ def _field_facts(
     }
 
 
-def _growth_facts(spec: Spec, labels: Labels, encoded: Encoded, growths: Mapping[str, Growth]) -> dict[str, Any]:
+def _growth_facts(spec: Spec, labels: Labels, encoded: Encoded, coverages: Mapping[str, Coverage]) -> dict[str, Any]:
     """Return how much each vocabulary has grown, with the coverage over all fields that share it, and the classes."""
     fields = {}
-    for name, growth in growths.items():
+    for name, growth in coverages.items():
         users = [encoded.fields[field.name] for field in spec.fields if field.vocabulary == name]
         values, missing, lacking = (
             sum(counts[what]["train"] for counts in users) for what in ("values", "missing", "out_of_vocabulary")
