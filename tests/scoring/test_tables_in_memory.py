@@ -1,6 +1,7 @@
 """Tables of pandas, polars, pyarrow and DuckDB get the same scores for the same values, in the table's own library."""
 
 import datetime as dt
+import json
 import subprocess
 import sys
 from collections.abc import Callable
@@ -145,6 +146,13 @@ def test_the_same_values_have_the_same_scores_in_every_library(folder: Path, sco
         assert pl.Series(encoded[name]).to_list() == stored[name].to_list(), name
     library = {"pandas": pd.Series, "polars": pl.Series}.get(form.split(",")[0].split(" ")[0], pa.Array)
     assert isinstance(scores, library)
+
+
+def test_the_repr_describes_the_model_without_its_weights(folder: Path, scorer: Scorer) -> None:
+    fingerprint = json.loads((folder / "model/metadata.json").read_text())["fingerprint"]
+    model = f"'{folder}/model', binary, 7 fields, 1 number, {fingerprint[:12]}…"
+    assert repr(scorer) == f"Scorer({model})"
+    assert repr(scorer.artifact) == f"Artifact({model})"
 
 
 def test_a_result_is_a_series_in_row_order_or_an_arrow_array(scorer: Scorer) -> None:
