@@ -129,8 +129,8 @@ class Chunks:
 def open_chunks(target: Path, run: Mapping[str, Any]) -> Chunks:
     """Open the chunk folder of this run; it contains chunks if an earlier run was killed.
 
-    The caller must hold the lock of the output. `run` contains everything that the scores depend on, ready for JSON. Chunks of another run are deleted; the reason
-    is logged.
+    The caller must lock the output. `run` contains everything that the scores depend on, ready for JSON. Chunks of
+    another run are deleted; the reason is logged.
     """
     target = target.resolve()
     prefix = f".{target.name}.chunks-"

@@ -17,7 +17,7 @@ from nfm.config.train import Model, Train
 from nfm.contract.errors import DataError, DivergedError
 from nfm.contract.schema import Spec
 from nfm.training import checkpoint
-from nfm.training.control import Progress, decide_next, compute_rate, record_epoch, list_monitors
+from nfm.training.control import Progress, compute_rate, decide_next, list_monitors, record_epoch
 from nfm.training.data.batches import Fold
 from nfm.training.data.labels import check_labels, compute_constant_and_class_weights, correct_bias
 from nfm.training.data.rows import Rows
@@ -263,7 +263,8 @@ def _check_watched(settings: Train, folds: Mapping[str, Fold]) -> None:
             other = "early_stopping: null" if key == "early_stopping" else "schedule: {kind: constant}"
             raise DataError(
                 f"train.{key} watches {monitor}, but the validation fold has no rows. Give it a larger share "
-                f"(split.valid), monitor the train loss instead (train.early_stopping.monitor: loss), or set train.{other}."
+                "(split.valid), monitor the train loss instead (train.early_stopping.monitor: loss), or set "
+                f"train.{other}."
             )
 
 
@@ -273,8 +274,8 @@ def _check_defined(progress: Progress, settings: Train) -> None:
             fold = "validation" if monitor.startswith("val_") else "train"
             raise DataError(
                 f"train.{key} watches {monitor}, which is not defined: in the {fold} fold, no row has a positive "
-                "weight, or all rows with a positive weight have the same class. Watch another metric, or give the fold more rows "
-                "(split)."
+                "weight, or all rows with a positive weight have the same class. Watch another metric, or give the "
+                "fold more rows (split)."
             )
 
 

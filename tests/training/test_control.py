@@ -9,7 +9,7 @@ from sklearn.metrics import log_loss, roc_auc_score
 
 from nfm.config.train import Train
 from nfm.contract.errors import DataError
-from nfm.training.control import Progress, decide_next, choose_sign, compute_rate, record_epoch, list_monitors
+from nfm.training.control import Progress, choose_sign, compute_rate, decide_next, list_monitors, record_epoch
 from nfm.training.fit import fit
 from nfm.training.model import BIAS
 from tests.training.examples import (

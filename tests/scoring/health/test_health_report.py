@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from nfm.scoring.health.page import bin_shares, by_psi, level, describe_psi, score_chart
+from nfm.scoring.health.page import bin_shares, by_psi, describe_psi, level, score_chart
 from tests.scoring.health.made_report import REPORT_MADE, SCORE, Write, changed, prose
 
 
