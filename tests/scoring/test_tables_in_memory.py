@@ -203,7 +203,7 @@ def test_mistakes_are_reported(scorer: Scorer) -> None:
         scorer.score({"text": ["a"]})
     with pytest.raises(DataError, match=r"The table's columns cannot be read"):
         scorer.score(table["text"])
-    with pytest.raises(DataError, match="Column 'whole' of the table now holds floats, but the vocabulary was made"):
+    with pytest.raises(DataError, match="Column 'whole' of the table now contains floats, but the vocabulary was made"):
         scorer.score(table.cast({"whole": pl.Float64}))
     duplicated = pa.table([*table.to_arrow().columns, table.to_arrow()["text"]], [*table.columns, "text"])
     with pytest.raises(DataError, match="Column 'text' is 2 times in the table"):

@@ -99,10 +99,8 @@ def _size_and_probe(
             return size, None, "Spark would have to shuffle the whole table first"
     try:
         with translate_spark_errors(str(source)):
-            columns, concurrent_tasks = (
-                output_columns(artifact.encoding.spec, config),
-                _count_concurrent_tasks(spark, size),
-            )
+            columns = output_columns(artifact.encoding.spec, config)
+            concurrent_tasks = _count_concurrent_tasks(spark, size)
             measured = probe(artifact, scan, size.largest, settings.encoded, columns, target, concurrent_tasks)
             return size, measured, "the table has no rows"
     except DataError as error:
@@ -171,7 +169,7 @@ def needed_bytes(workers: int, worker_bytes: int, model_bytes: int) -> int:
 
 
 def seconds_for(rows: int, measured: Probe, concurrent_tasks: int) -> float:
-    """Return the seconds for a table with `concurrent_tasks` tasks, including the start."""
+    """Return the seconds for a table with `concurrent_tasks` tasks running at a time, including the start."""
     return measured.start + rows / measured.speed / concurrent_tasks
 
 
