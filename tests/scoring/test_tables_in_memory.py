@@ -206,7 +206,7 @@ def test_mistakes_are_reported(scorer: Scorer) -> None:
     with pytest.raises(DataError, match="Column 'whole' of the table now contains floats, but the vocabulary was made"):
         scorer.score(table.cast({"whole": pl.Float64}))
     duplicated = pa.table([*table.to_arrow().columns, table.to_arrow()["text"]], [*table.columns, "text"])
-    with pytest.raises(DataError, match="Column 'text' is 2 times in the table"):
+    with pytest.raises(DataError, match="Column 'text' occurs 2 times in the table"):
         scorer.score(duplicated)
     with pytest.raises(ConfigError, match="explain is -1, but the number of reasons"):
         scorer.score(table, explain=-1)
