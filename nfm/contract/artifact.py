@@ -87,6 +87,18 @@ class Artifact:
         """Fingerprint of the metadata, which includes the checksum of every file."""
         return str(self.metadata["fingerprint"])
 
+    @property
+    def description(self) -> str:
+        """Folder, model task, number of inputs, and the first digits of the fingerprint."""
+        spec = self.encoding.spec
+        counts = {"field": len(spec.fields), "number": len(spec.numbers)}
+        inputs = [f"{count} {name}{'s' * (count != 1)}" for name, count in counts.items()]
+        return ", ".join([repr(str(self.path)), self.network.task, *inputs, f"{self.fingerprint[:12]}…"])
+
+    def __repr__(self) -> str:
+        """Return a short description instead of all weights."""
+        return f"Artifact({self.description})"
+
     @classmethod
     def load(cls, folder: Path, verify: bool = True) -> Self:
         """Open the model in `folder`; with `verify`, read every file and compare its checksum.

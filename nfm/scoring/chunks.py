@@ -6,7 +6,7 @@
         files/          files that tasks write
 
 KEY is a digest of everything that the scores depend on: the model, the table's files, the settings and this package's
-code. A task that outlives its driver is therefore harmless: it writes into the folder of its own run.
+code. A task that still runs after its driver has died is therefore harmless: it writes into the folder of its own run.
 """
 
 import glob
@@ -33,9 +33,9 @@ from nfm.table.write import WrittenFile
 
 log = logging.getLogger(__name__)
 
-_EVERY = 30.0  # seconds between two log lines
+_LOG_INTERVAL = 30.0  # seconds between two log lines
 _RUN, _DONE, _FILES = "_run.json", "done", "files"
-_NAMES = {  # for messages
+_DISPLAY_NAMES = {  # for messages
     "table": "the table's files",
     "cut": "Spark's partitioning of the table",
     "program": "the version of nfm",
@@ -75,7 +75,7 @@ class Chunks:
         return self.folder / _FILES
 
     def keep(self, chunk: Chunk) -> str:
-        """Record in a task that the chunk is done; return the record. Of two attempts' records, either is valid."""
+        """Write and return the record of a finished chunk. If a task runs twice, both records are valid."""
         record = chunk.to_json()
         with replacing(self.folder / _DONE / f"{chunk.number:06}.json", shared=True) as attempt:
             attempt.write_text(record)
@@ -88,27 +88,27 @@ class Chunks:
             try:
                 chunk = Chunk.from_json(path.read_text())
                 is_complete = all(os.stat(file.path).st_size == file.bytes for file in chunk.files)  # noqa: PTH116
-            except (OSError, ValueError, KeyError, TypeError):  # the machine stopped before everything was on disk
+            except (OSError, ValueError, KeyError, TypeError):  # the machine crashed before all data was written
                 is_complete = False
             if is_complete:
                 chunks.append(chunk)
         return chunks
 
     @contextmanager
-    def log_progress(self, splits: int | None, at_once: int) -> Iterator[None]:
+    def log_progress(self, splits: int | None, concurrent_tasks: int) -> Iterator[None]:
         """Log at intervals how many splits are done and, if their number is known, the time that is left."""
         finished, began, before = threading.Event(), time.monotonic(), len(self._records())
 
         def log_at_intervals() -> None:
-            while not finished.wait(_EVERY):
+            while not finished.wait(_LOG_INTERVAL):
                 done, left = len(self._records()), ""
                 # The first tasks are slower than the others: their workers had to start.
-                if splits is not None and done - before >= 2 * at_once:
+                if splits is not None and done - before >= 2 * concurrent_tasks:
                     seconds = (time.monotonic() - began) / (done - before) * (splits - done)
                     left = (
                         f", about {round(seconds / 60)} min left" if seconds >= 99 else f", about {seconds:.0f} s left"
                     )
-                log.info("%d%s splits are scored%s", done, "" if splits is None else f" of {splits}", left)
+                log.info("%d%s splits scored%s", done, "" if splits is None else f" of {splits}", left)
 
         thread = threading.Thread(target=log_at_intervals, daemon=True)
         thread.start()
@@ -122,15 +122,15 @@ class Chunks:
         return sorted((self.folder / _DONE).glob("[0-9]*.json"))
 
     def remove(self) -> None:
-        """Delete the folder: its files are published, or cannot be resumed from."""
+        """Delete the folder when its files are published or can no longer be used."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
 def open_chunks(target: Path, run: Mapping[str, Any]) -> Chunks:
-    """Open this run's chunks: those of a killed run, or none yet. Call it while the output is locked.
+    """Open the chunk folder of this run; it contains chunks if an earlier run was killed.
 
-    `run` contains everything that the scores depend on, ready for JSON. Chunks of another run are deleted; the reason
-    is logged.
+    The caller must lock the output. `run` contains everything that the scores depend on, ready for JSON. Chunks of
+    another run are deleted; the reason is logged.
     """
     target = target.resolve()
     prefix = f".{target.name}.chunks-"
@@ -173,8 +173,8 @@ def _difference(folder: Path, run: Mapping[str, Any]) -> str:
     except (OSError, ValueError, KeyError):
         return "it stopped before recording any progress"
     changed = differences(before, json.loads(canonical_json(run)))
-    named = (entry._replace(name=_NAMES.get(entry.name, entry.name)) for entry in changed)
-    return f"since then, this changed: {listed(named, '; ')}"
+    named = (entry._replace(name=_DISPLAY_NAMES.get(entry.name, entry.name)) for entry in changed)
+    return f"changed since then: {listed(named, '; ')}"
 
 
 @cache

@@ -22,6 +22,10 @@ class Scorer:
 
     artifact: Artifact
 
+    def __repr__(self) -> str:
+        """Return a short description of the model, such as `Scorer('build/orders/model', binary, 7 fields, …)`."""
+        return f"Scorer({self.artifact.description})"
+
     def score(self, table: Any, explain: int = 0) -> Any:
         """Score the rows of a raw table, in their order.
 

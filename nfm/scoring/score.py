@@ -57,20 +57,20 @@ def score_table(spark: SparkSession, config: Config) -> Mapping[str, Any]:
     artifact, scan, source = open_all(spark, config)
     settings, target = config.score, config.scores_folder
     log.info("scoring %s with the model %s…", source, artifact.fingerprint[:12])
-    # Ranks need all scores: `finish` adds them, and only then writes rows into the folders of the partitions.
+    # Ranks need all scores. With ranks, `finish` partitions the rows after ranking them.
     partition_by = () if rank_columns(settings) else settings.partition_by
     columns = output_columns(artifact.encoding.spec, config)
     output = Output(tuple(columns), partition_by, settings.encoded, settings.explain)
     schema = output.schema(artifact, scan.schema)
     with translate_spark_errors(str(source)), locked(target):
         with staged(target, SCORES_MARKER) as staging:
-            chunks = open_chunks(target, _run(spark, artifact, scan, source, output, settings.file_mb))
+            chunks = open_chunks(target, _list_dependencies(spark, artifact, scan, source, output, settings.file_mb))
             with _keep_chunks(chunks, scan):
                 done = _score(artifact, scan, output, schema, settings.file_mb << 20, chunks, staging)
-                tally = _total(done)
+                tally = _merge_tallies(done)
                 _check_finite(tally, source)
-                report = _report(config, artifact, source, scan, tally)
-                _check_gates_passed(report, config, source)
+                report = _build_report(config, artifact, source, scan, tally)
+                _enforce_gates(report, config, source)
                 files = [file for chunk in done for file in chunk.files]
                 files = finish(spark, files, schema, settings, staging / _WRITTEN, staging)
                 written = sum(file.rows for file in files)
@@ -80,26 +80,27 @@ def score_table(spark: SparkSession, config: Config) -> Mapping[str, Any]:
                         "run the job again."
                     )
                 write_report(staging, report)
-        chunks.remove()  # under the lock, so that no other run starts before
+        # While still locked, so that no other run starts before the chunks are deleted.
+        chunks.remove()
     return report
 
 
-def _rows(chunks: Iterable[Chunk]) -> int:
+def _count_rows(chunks: Iterable[Chunk]) -> int:
     return sum(chunk.tally.rows for chunk in chunks)
 
 
-def _total(chunks: Iterable[Chunk]) -> Tally:
+def _merge_tallies(chunks: Iterable[Chunk]) -> Tally:
     tally = Tally()
     for chunk in chunks:
         tally.merge(chunk.tally)
     return tally
 
 
-def _run(
+def _list_dependencies(
     spark: SparkSession, artifact: Artifact, scan: Scan, source: Source, output: Output, file_mb: int
 ) -> dict[str, Any]:
     """Return everything that the chunks depend on, for `open_chunks`."""
-    files: Any = uuid.uuid4().hex  # a source that does not list its files may have changed
+    files: Any = uuid.uuid4().hex  # unique: without a file list, a change cannot be detected
     if scan.is_resumable:
         files = sorted(scan.read_files or read_file_versions(spark, scan.uris))
     return {
@@ -117,7 +118,7 @@ def _keep_chunks(chunks: Chunks, scan: Scan) -> Iterator[None]:
     try:
         yield
     except BaseException:
-        rows = _rows(chunks.done()) if scan.is_resumable else 0
+        rows = _count_rows(chunks.done()) if scan.is_resumable else 0
         if rows:
             log.info(
                 "%s scored rows are kept in %s: a run with the same table, model and settings resumes from there; "
@@ -145,12 +146,12 @@ def _score(
         scan = replace(scan, splits=reuse_splits(chunks, scan.splits))
     done = chunks.done()
     if done:
-        log.info("an earlier run has already scored %s rows: they are kept", f"{_rows(done):,}")
+        log.info("an earlier run has already scored %s rows: they are kept", f"{_count_rows(done):,}")
     (staging / _MODEL).mkdir()
     placed = place(spark, artifact, staging / _MODEL)
     form = layout(schema)
 
-    # The closure takes small values or handles of broadcasts, and no settings: a worker imports what it calls.
+    # Capture only small values and broadcast handles; capturing settings would import nfm.config in workers.
     def work(number: int, rows: Iterator[Rows]) -> Iterator[pa.RecordBatch]:
         writer = Writer(chunks.files, form, file_bytes)
         chunk = score_rows(number, rows, open_model(placed), output, schema, writer)
@@ -166,23 +167,23 @@ def _score(
     new = [Chunk.from_json(row.record) for row in records]
     done = sorted([*done, *new], key=lambda chunk: chunk.number)
     if scan.method == "parquet":
-        scan.check_complete(_total(done).read)
-    elif delivered.get["rows"] != _rows(new):
+        scan.check_complete(_merge_tallies(done).read)
+    elif delivered.get["rows"] != _count_rows(new):
         rows = delivered.get["rows"]
-        raise DataError(f"Spark delivered {rows} rows, but {_rows(new)} were scored. Run the job again.")
+        raise DataError(f"Spark delivered {rows} rows, but {_count_rows(new)} were scored. Run the job again.")
     return done
 
 
 def _check_finite(tally: Tally, source: Source) -> None:
     if tally.not_finite:
         raise DataError(
-            f"{tally.not_finite} of {tally.rows} rows of {source} have a score that is not a number or is infinite: "
-            "one of their numbers is too large for the model. Correct extreme values, or set "
+            f"{tally.not_finite} of {tally.rows} rows of {source} have a NaN or infinite score: "
+            "a numeric value is too large for the model. Correct extreme values, or set "
             f"columns.numeric.COLUMN.clip and train again. {_KEPT}."
         )
 
 
-def _report(config: Config, artifact: Artifact, source: Source, scan: Scan, tally: Tally) -> dict[str, Any]:
+def _build_report(config: Config, artifact: Artifact, source: Source, scan: Scan, tally: Tally) -> dict[str, Any]:
     """Return the content of _report.json."""
     report = {
         "name": artifact.metadata["name"],
@@ -201,8 +202,11 @@ def _report(config: Config, artifact: Artifact, source: Source, scan: Scan, tall
     return report | {"gates": {"limits": gates.limits, "crossed": crossed_gates(gates, report)}}
 
 
-def _check_gates_passed(report: Mapping[str, Any], config: Config, source: Source) -> None:
-    """Delete an earlier refusal's report if the table passes the gates; else write a report and raise a GateError."""
+def _enforce_gates(report: Mapping[str, Any], config: Config, source: Source) -> None:
+    """Raise GateError and write the refusal report if a gate is exceeded.
+
+    Otherwise delete the report of an earlier refusal.
+    """
     refused, crossed = refused_folder(config.scores_folder), report["gates"]["crossed"]
     if not crossed:
         for name in (REPORT, SCORES_MARKER):

@@ -31,11 +31,11 @@ def explain_batch(
     artifact: Artifact, rows: Rows, count: int, encoded: bool = False, tally: Tally | None = None
 ) -> tuple[NDArray[np.float32], list[pa.Array]]:
     """Score like `score_batch`, and also return `count` reasons for each row: the arrays of `reason_columns`."""
-    spec, noticed = artifact.encoding.spec, None if tally is None else BatchCounts()
+    spec, batch_counts = artifact.encoding.spec, None if tally is None else BatchCounts()
     if encoded:
         columns = {name: dataset.read_column(name, rows.column(name), "the table") for name in spec.outputs}
     else:
-        columns = artifact.encoding.encode(rows, counts=noticed)
+        columns = artifact.encoding.encode(rows, counts=batch_counts)
     pa.default_memory_pool().release_unused()  # scoring can use the memory that reading used
     scores_NC = np.empty((rows.num_rows, artifact.network.outputs), np.float32)
     reasons = list[list[pa.Array]]()
@@ -50,7 +50,7 @@ def explain_batch(
         else:
             scored = score(*model)
         scores_NC[start:stop] = scored.reshape(-1, artifact.network.outputs)
-    if tally is not None and noticed is not None:
-        tally.add(artifact, columns, noticed, scores_NC)
+    if tally is not None and batch_counts is not None:
+        tally.add(artifact, columns, batch_counts, scores_NC)
     reasons = reasons or [[pa.nulls(0, type_) for _, type_ in reason_columns(count)]]
     return scores_NC, [pa.concat_arrays(parts) for parts in zip(*reasons, strict=True)]

@@ -5,7 +5,7 @@ from typing import Any
 
 from nfm.config.settings import Config
 from nfm.scoring.health.health import has_drifted, score_reports
-from nfm.scoring.health.page import REPORT, reading
+from nfm.scoring.health.page import REPORT, describe_psi
 
 _SHOWN = 10  # column names that are shown; the report has all
 
@@ -17,7 +17,7 @@ def summary(config: Config, report: Mapping[str, Any]) -> str:
     width = max(12, *(len(name) for name in report["values"]))
     lines = [
         f"Scores of {config.name}: {rows:,} rows of {report['source']}",
-        *(f"  {name:<{name_width}} {_range(ranges.get(name))}".rstrip() for name in shorten(list(ranges))),
+        *(f"  {name:<{name_width}} {_range(ranges.get(name), rows)}".rstrip() for name in shorten(list(ranges))),
         *([f"  reasons   {reasons} for each row"] if reasons else []),
         *(f"  skipped   {path}, which cannot be read: its rows have no score" for path in report["skipped_files"]),
         f"  {'column':<{width}}{'missing (train)':>20}{'out-of-vocabulary (train)':>28}{'PSI':>10}",
@@ -46,14 +46,16 @@ def shorten(names: Sequence[str]) -> list[str]:
     return [*names[:_SHOWN], *more]
 
 
-def _range(score: Mapping[str, Any] | None) -> str:
+def _range(score: Mapping[str, Any] | None, rows: int) -> str:
     if score is None:
         return ""
     if score["mean"] is None:
         return "none"
     values = f"{score['mean']:.4f} on average, {score['min']:.4f} to {score['max']:.4f}"
     if score["psi"] is not None:
-        values += f"; PSI {score['psi']:.3f} against the {score['reference']['fold']} fold: {reading(score)}"
+        drift = describe_psi(score)
+        drift += f" for {rows:,} rows" if drift == "within chance" else ""
+        values += f"; PSI {score['psi']:.3f} against the {score['reference']['fold']} fold: {drift}"
     return values
 
 

@@ -27,7 +27,7 @@ def score_udf(model: str | Path) -> Any:
     is_multiclass = artifact.network.task == "multiclass"
     type_ = pa.struct([(name, pa.float32()) for name in names]) if is_multiclass else pa.float32()
 
-    # The closure contains only small values and handles of broadcasts.
+    # Capture only small values and broadcast handles; capturing settings would import nfm.config in workers.
     def score(batches: Iterator[pa.Array]) -> Iterator[pa.Array]:
         limit_arrow_threads()
         model, checked_schema = open_model(placed), None

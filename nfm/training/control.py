@@ -54,7 +54,7 @@ def _schedule_monitor(settings: Train) -> tuple[str, str]:
     return (stopping.monitor, stopping.mode) if stopping else ("val_loss", "auto")
 
 
-def end_epoch(
+def record_epoch(
     progress: Progress, learning_rate: float, measured: Mapping[str, Mapping[str, Any]], stopping: EarlyStopping | None
 ) -> bool:
     """Add an epoch to `progress`, and return whether it was the best; without early stopping, each epoch is.
@@ -97,7 +97,7 @@ def _last_value(progress: Progress, monitor: str) -> float:
     return values[-1] if len(values) == progress.epoch else math.nan
 
 
-def after_epoch(progress: Progress, settings: Train) -> None:
+def decide_next(progress: Progress, settings: Train) -> None:
     """Decide whether the training is finished, and lower the rate on a plateau."""
     stopping, schedule = settings.early_stopping, settings.schedule
     waited = progress.epoch - progress.best_epoch

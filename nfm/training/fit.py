@@ -17,7 +17,7 @@ from nfm.config.train import Model, Train
 from nfm.contract.errors import DataError, DivergedError
 from nfm.contract.schema import Spec
 from nfm.training import checkpoint
-from nfm.training.control import Progress, after_epoch, compute_rate, end_epoch, list_monitors
+from nfm.training.control import Progress, compute_rate, decide_next, list_monitors, record_epoch
 from nfm.training.data.batches import Fold
 from nfm.training.data.labels import check_labels, compute_constant_and_class_weights, correct_bias
 from nfm.training.data.rows import Rows
@@ -46,7 +46,7 @@ class Start(NamedTuple):
 
 @dataclass(frozen=True)
 class Places:
-    """Folders that a training writes to while it runs; None where it writes nothing."""
+    """Folders that a training writes to while it runs; None: not written."""
 
     checkpoint: Path | None = None
     logs: Path | None = None  # TensorBoard's event files
@@ -80,17 +80,18 @@ def fit(
     start: Start | None = None,
     each_epoch: EachEpoch | None = None,
 ) -> Fitted:
-    """Fit a model; the same seed on the same machine gives the same weights, however often the training was killed.
+    """Fit a model; the same seed on the same machine gives the same weights, even if it was killed and resumed.
 
-    The weights are random at first unless `start` is given. `each_epoch` is called with the number of finished epochs
+    Initial weights are random unless `start` is given. `each_epoch` is called with the number of finished epochs
     and their history; an exception that it raises ends the training. Raises DataError if the metric that early stopping
     or the schedule watches is not defined or a label is not valid for the task, and DivergedError if the loss or a
     weight is not finite.
     """
     _check_watched(settings, folds)
+    # Check labels first: an invalid one would otherwise stop the run at the first evaluation.
     for fold in ("valid", "test"):
         for _ in check_labels(spec, model.task, fold, folds[fold]):
-            pass  # before the training, because a wrong label would otherwise end it when the fold is measured
+            pass
     training = _prepare(spec, model, settings, folds, places.checkpoint, start)
     resumed = _resume(training)
     progress = training.progress
@@ -102,7 +103,7 @@ def fit(
             _train_epoch(training, bar)
             _finish_epoch(training)
             last_values = {name: values[-1] for name, values in progress.history.items()}
-            bar.end(last_values)
+            bar.end(last_values, progress.finished)
             write(progress.epoch, last_values)
             _save(training)
             if each_epoch is not None:
@@ -140,7 +141,7 @@ def _prepare(
 
 
 def _resume(training: _Training) -> bool:
-    """Resume from the checkpoint and return True, if there is a checkpoint of the same training."""
+    """Resume from a matching checkpoint; return whether there was one."""
     if training.folder is None:
         return False
     arrays = training.optimizer.list_arrays()
@@ -204,17 +205,17 @@ def _finish_epoch(training: _Training) -> None:
     if "valid" in metrics:
         metrics["valid"] = {"loss": choose_loss(training.model).from_metrics(metrics["valid"]), **metrics["valid"]}
     steps = training.folds["train"].steps(settings.batch_size)
-    is_best = end_epoch(progress, compute_rate(progress, settings, steps), metrics, settings.early_stopping)
+    is_best = record_epoch(progress, compute_rate(progress, settings, steps), metrics, settings.early_stopping)
     if is_best and settings.early_stopping is not None:
         if training.best is None:
             training.best = [np.empty_like(array) for array in list_arrays(weights)]
         _assign(training.best, list_arrays(weights))
     _check_defined(progress, settings)
-    after_epoch(progress, settings)
+    decide_next(progress, settings)
 
 
 def _measure_fold(training: _Training, fold: str) -> Mapping[str, Any]:
-    """Return the metrics of a fold, with the bias corrected for the negatives that were left out."""
+    """Return the metrics of a fold, with the bias corrected for the negatives that `split.negative_rate` dropped."""
     bias = training.optimizer.weights.network[BIAS]
     uncorrected = bias.copy()
     correct_bias(bias, training.spec.negative_rate)
@@ -248,7 +249,10 @@ def _assign(targets: Iterable[NDArray[np.float32]], arrays: Iterable[NDArray[np.
 
 
 def _choose_measured_folds(settings: Train, folds: Mapping[str, Fold]) -> list[str]:
-    """Return the folds to measure after each epoch: the train fold, which costs a pass, only if a metric needs it."""
+    """Return the folds to evaluate after each epoch.
+
+    The train fold needs an extra pass, so it is evaluated only if a monitored metric requires it.
+    """
     needs_train = any(not name.startswith("val_") and name != "loss" for _, name in list_monitors(settings))
     return [fold for fold in ("train", "valid") if folds[fold].rows and (fold == "valid" or needs_train)]
 
@@ -259,7 +263,8 @@ def _check_watched(settings: Train, folds: Mapping[str, Fold]) -> None:
             other = "early_stopping: null" if key == "early_stopping" else "schedule: {kind: constant}"
             raise DataError(
                 f"train.{key} watches {monitor}, but the validation fold has no rows. Give it a larger share "
-                f"(split.valid), watch the train fold's (train.early_stopping.monitor: loss), or set train.{other}."
+                "(split.valid), monitor the train loss instead (train.early_stopping.monitor: loss), or set "
+                f"train.{other}."
             )
 
 
@@ -269,8 +274,8 @@ def _check_defined(progress: Progress, settings: Train) -> None:
             fold = "validation" if monitor.startswith("val_") else "train"
             raise DataError(
                 f"train.{key} watches {monitor}, which is not defined: in the {fold} fold, no row has a positive "
-                "weight, or all rows with one have the same class. Watch another metric, or give the fold more rows "
-                "(split)."
+                "weight, or all rows with a positive weight have the same class. Watch another metric, or give the "
+                "fold more rows (split)."
             )
 
 

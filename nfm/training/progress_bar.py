@@ -58,7 +58,7 @@ class Bar:
             rate = (self._done - self._from) / seconds
             self._next_line = time.monotonic() + _SECONDS
             log.info(
-                "epoch %d of at most %d: %3.0f %%, loss %.4f, %s rows/s, %.0f s left",
+                "epoch %d of at most %d: %3.0f %%, loss %.4f, %s rows/s, %.0f s left in this epoch",
                 self._number,
                 self._epochs,
                 100 * self._done / self._rows,
@@ -67,13 +67,13 @@ class Bar:
                 (self._rows - self._done) / max(rate, 1e-9),
             )
 
-    def end(self, metrics: Mapping[str, float]) -> None:
-        """Close the bar of an epoch, and show the epoch's metrics."""
+    def end(self, metrics: Mapping[str, float], is_last: bool) -> None:
+        """Close the bar of an epoch, and show the epoch's metrics; the last epoch is always logged."""
         text = "  ".join(f"{name} {value:.4g}" for name, value in metrics.items())
         if self._bar is not None:
             self._bar.close()
             tqdm.write(f"epoch {self._number}/{self._epochs}  {text}", file=sys.stderr)
             self._bar = None
-        elif time.monotonic() >= self._next_line or self._number == self._epochs:
+        elif time.monotonic() >= self._next_line or is_last:
             self._next_line = time.monotonic() + _SECONDS
             log.info("epoch %d of at most %d  %s", self._number, self._epochs, text)

@@ -28,8 +28,8 @@ def make_step(
     """Make the function that runs one step: compiled loops for the tables, TensorFlow for the network above them.
 
     Returns:
-        Function of (rows, learning rate, number of the step, counted from 1). It returns Σ weight · loss of the rows
-        before the step, without penalties.
+        Function of (rows, learning rate, number of the step, counted from 1). It returns the weighted sum of
+        losses before the update, without L2 penalties.
     """
     tables, weights = optimizer.tables, optimizer.weights.network
     penalties = np.array([model.l2.embedding, model.l2.linear])
@@ -55,7 +55,7 @@ def make_step(
 
 
 def replace_by_unknown(inputs: Inputs, spec: Spec, train: Train, number: int) -> Inputs:
-    """Replace a random share of the vocabularies' ids by out-of-vocabulary ids.
+    """Replace a random fraction of in-vocabulary ids with out-of-vocabulary ids.
 
     The same seed and step give the same replacements. Missing and out-of-vocabulary ids stay, as do the ids of fields
     without a vocabulary.
@@ -63,7 +63,7 @@ def replace_by_unknown(inputs: Inputs, spec: Spec, train: Train, number: int) ->
     Args:
         inputs: inputs of a batch.
         spec: specification of the encoding.
-        train: training settings: the share (`unknown_dropout`) and the seed.
+        train: training settings: the fraction (`unknown_dropout`) and the seed.
         number: number of the step.
     """
     random = np.random.Generator(np.random.Philox([train.seed, number]))
@@ -73,9 +73,9 @@ def replace_by_unknown(inputs: Inputs, spec: Spec, train: Train, number: int) ->
         unknown = 1 + random.integers(0, np.iinfo(np.int32).max, ids.shape) % buckets
         return np.where(is_replaced, unknown, ids).astype(np.int32)
 
-    # No id of a field without a vocabulary reaches `never`.
-    never = np.iinfo(np.int32).max
-    first = np.array([f.first_value if f.vocabulary is not None else never for f in spec.fields])
+    # Threshold that no id reaches, so hashed and bucketed fields are never replaced.
+    unreachable_id = np.iinfo(np.int32).max
+    first = np.array([f.first_value if f.vocabulary is not None else unreachable_id for f in spec.fields])
     buckets = np.array([max(f.oov_buckets, 1) for f in spec.fields])
     single = np.array([f.bag is None for f in spec.fields], bool)
     ids_BF, bag_rows = replace(inputs.ids_BF, first[single], buckets[single]), inputs.bag_rows
@@ -91,17 +91,16 @@ def make_measure(reader: TableReader, network: Network, weights: Weights) -> Mea
 
     Returns:
         Function of (fold, tally). It adds the logits of all rows, and those of the linear part alone, to the tally and
-        returns it. Its optional argument `also` is a function that is called with each piece of rows and their (B, C)
-        logits.
+        returns it. `on_rows`: optional callback for each batch of rows and its (B, C) logits.
     """
 
-    def measure(fold: Fold, tally: Tally, also: Callable[[Rows, Floats], None] | None = None) -> Tally:
+    def measure(fold: Fold, tally: Tally, on_rows: Callable[[Rows, Floats], None] | None = None) -> Tally:
         for rows in fold.pieces(_FORWARD_ROWS):
             pooled = reader.pool(reader.list_features(rows.inputs))
             logits_BC, linear_BC = network.logits(weights.network, pooled, rows.inputs.dense_BD)
             tally.add(rows.label, rows.weight, logits_BC, linear_BC, rows.group)
-            if also is not None:
-                also(rows, logits_BC)
+            if on_rows is not None:
+                on_rows(rows, logits_BC)
         return tally
 
     return measure

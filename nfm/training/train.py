@@ -80,7 +80,7 @@ def read(config: Config) -> tuple[Encoding, dict[str, Fold]]:
     made_with = json.loads((config.dataset_folder / DATASET_MARKER).read_text()).get("settings")
     if made_with is not None and (changed := list(differences(made_with, config.of_dataset))):
         raise DataError(
-            f"{config.dataset_folder} was made with different settings from this configuration's: "
+            f"{config.dataset_folder} was made with other settings than this configuration: "
             f"{listed(changed, '; ')}. Run nfm features with this configuration, or restore these settings."
         )
     return encoding, folds
@@ -132,8 +132,8 @@ def _fit_and_measure(config: Config, spec: Spec, folds: Mapping[str, Fold], plac
     correct_bias(fitted.weights.network[BIAS], spec.negative_rate)
     judged = next(fold for fold in reversed(FOLDS) if folds[fold].rows)
 
-    def measure(fold: str, also: Callable[[Rows, Any], None] | None = None) -> Tally:
-        return fitted.measure(folds[fold], make_tally(config.model.task, spec.classes, fitted.constant), also)
+    def measure(fold: str, on_rows: Callable[[Rows, Any], None] | None = None) -> Tally:
+        return fitted.measure(folds[fold], make_tally(config.model.task, spec.classes, fitted.constant), on_rows)
 
     in_float32 = None
     table = fitted.weights.tables.embedding
@@ -147,13 +147,13 @@ def _fit_and_measure(config: Config, spec: Spec, folds: Mapping[str, Fold], plac
     unseen = "valid" if folds["valid"].rows else "train"  # if possible, rows that the model was not fitted to
 
     def collect(fold: str) -> Callable[[Rows, Any], None]:
-        def also(rows: Rows, logits_BC: Any) -> None:
+        def on_rows(rows: Rows, logits_BC: Any) -> None:
             if fold == "train":
                 collector.add_rows(rows)
             if fold == unseen:
                 collector.add_scores(logits_BC)
 
-        return also
+        return on_rows
 
     tallies = {fold: measure(fold, collect(fold)) for fold in FOLDS if folds[fold].rows}
     return Trained(

@@ -98,13 +98,13 @@ def test_a_long_job_logs_its_progress(
     caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(module, "_EVERY", 0.02)
+    monkeypatch.setattr(module, "_LOG_INTERVAL", 0.02)
     with caplog.at_level(logging.INFO, logger="nfm"):
         score_table(spark, config(made, source, output=str(tmp_path / "scores")))
     total = " of 6" if source["format"] == "parquet" else ""
-    lines = [record.getMessage() for record in caplog.records if "splits are scored" in record.getMessage()]
+    lines = [record.getMessage() for record in caplog.records if "splits scored" in record.getMessage()]
     assert lines
-    line = re.compile(rf"[0-6]{total} splits are scored(, about \d+ s left)?")
+    line = re.compile(rf"[0-6]{total} splits scored(, about \d+ s left)?")
     assert [text for text in lines if not line.fullmatch(text)] == []
 
 
@@ -155,7 +155,7 @@ def test_changed_inputs_are_scored_again(
             reason = "the table's files"
     with caplog.at_level(logging.INFO, logger="nfm"):
         report = score_table(spark, config(made, source, output=str(output), model=model, **more))
-    assert f"the chunks of an earlier run for {output} are deleted: since then, this changed: {reason}" in "\n".join(
+    assert f"the chunks of an earlier run for {output} are deleted: changed since then: {reason}" in "\n".join(
         caplog.messages
     )
     assert "has scored" not in caplog.text
@@ -211,10 +211,10 @@ def test_a_resumed_run_has_the_same_splits(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("splits", "new", "message"),
     [
-        (10, 4, "6 of 10 splits are scored, about 40 s left"),  # four took 40 s, and four are left
-        (60, 4, "6 of 60 splits are scored, about 9 min left"),
-        (10, 3, "5 of 10 splits are scored"),  # two at once: the second wave is not complete
-        (None, 4, "6 splits are scored"),
+        (10, 4, "6 of 10 splits scored, about 40 s left"),  # four took 40 s, and four are left
+        (60, 4, "6 of 60 splits scored, about 9 min left"),
+        (10, 3, "5 of 10 splits scored"),  # two at once: the second wave is not complete
+        (None, 4, "6 splits scored"),
     ],
 )
 def test_the_log_shows_the_progress(
@@ -227,12 +227,12 @@ def test_the_log_shows_the_progress(
 ) -> None:
     clock = iter([1000.0])  # then always 1040
     monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: next(clock, 1040.0)))
-    monkeypatch.setattr(module, "_EVERY", 0.01)
+    monkeypatch.setattr(module, "_LOG_INTERVAL", 0.01)
     caplog.set_level(logging.INFO, "nfm")
     chunks = open_chunks(tmp_path / "scores", RUN)
     for number in (7, 8):  # from an earlier run
         chunks.keep(Chunk(number, Tally(rows=10), []))
-    with chunks.log_progress(splits, at_once=2):
+    with chunks.log_progress(splits, concurrent_tasks=2):
         for number in range(new):
             chunks.keep(Chunk(number, Tally(rows=10), []))
         caplog.clear()

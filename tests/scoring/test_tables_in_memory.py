@@ -1,6 +1,7 @@
 """Tables of pandas, polars, pyarrow and DuckDB get the same scores for the same values, in the table's own library."""
 
 import datetime as dt
+import json
 import subprocess
 import sys
 from collections.abc import Callable
@@ -147,6 +148,13 @@ def test_the_same_values_have_the_same_scores_in_every_library(folder: Path, sco
     assert isinstance(scores, library)
 
 
+def test_the_repr_describes_the_model_without_its_weights(folder: Path, scorer: Scorer) -> None:
+    fingerprint = json.loads((folder / "model/metadata.json").read_text())["fingerprint"]
+    model = f"'{folder}/model', binary, 7 fields, 1 number, {fingerprint[:12]}…"
+    assert repr(scorer) == f"Scorer({model})"
+    assert repr(scorer.artifact) == f"Artifact({model})"
+
+
 def test_a_result_is_a_series_in_row_order_or_an_arrow_array(scorer: Scorer) -> None:
     table = frame()
     series = scorer.score(table)
@@ -195,10 +203,10 @@ def test_mistakes_are_reported(scorer: Scorer) -> None:
         scorer.score({"text": ["a"]})
     with pytest.raises(DataError, match=r"The table's columns cannot be read"):
         scorer.score(table["text"])
-    with pytest.raises(DataError, match="Column 'whole' of the table now holds floats, but the vocabulary was made"):
+    with pytest.raises(DataError, match="Column 'whole' of the table now contains floats, but the vocabulary was made"):
         scorer.score(table.cast({"whole": pl.Float64}))
     duplicated = pa.table([*table.to_arrow().columns, table.to_arrow()["text"]], [*table.columns, "text"])
-    with pytest.raises(DataError, match="Column 'text' is 2 times in the table"):
+    with pytest.raises(DataError, match="Column 'text' occurs 2 times in the table"):
         scorer.score(duplicated)
     with pytest.raises(ConfigError, match="explain is -1, but the number of reasons"):
         scorer.score(table, explain=-1)

@@ -221,7 +221,7 @@ def test_a_regression_scores_numbers(spark: SparkSession, made: Path, tmp_path: 
 def test_an_infinite_score_is_never_published(spark: SparkSession, made: Path, tmp_path: Path) -> None:
     save_model(made, tmp_path / "model", Network("regression", 3, (), "relu"), bias=np.array([math.inf], np.float32))
     settings = {"model": str(tmp_path / "model"), "output": str(tmp_path / "scores")}
-    with pytest.raises(DataError, match=r"^5 of 5 rows of .*tonight have a score that is not a number or is infinite"):
+    with pytest.raises(DataError, match=r"^5 of 5 rows of .*tonight have a NaN or infinite score"):
         score_table(spark, config(made, made / "tonight", **settings))
     assert not (tmp_path / "scores").exists()
 

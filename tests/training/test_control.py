@@ -9,7 +9,7 @@ from sklearn.metrics import log_loss, roc_auc_score
 
 from nfm.config.train import Train
 from nfm.contract.errors import DataError
-from nfm.training.control import Progress, after_epoch, choose_sign, compute_rate, end_epoch, list_monitors
+from nfm.training.control import Progress, choose_sign, compute_rate, decide_next, list_monitors, record_epoch
 from nfm.training.fit import fit
 from nfm.training.model import BIAS
 from tests.training.examples import (
@@ -39,9 +39,9 @@ def run(settings: Train, losses: list[float], name: str = "rmse") -> tuple[Progr
         rates.append(compute_rate(progress, settings, steps=3))
         progress.loss, progress.weight, progress.step = 6.0, 4.0, progress.step + 3
         bests.append(
-            end_epoch(progress, rates[-1], {"valid": {"loss": loss, name: loss, "rows": 7}}, settings.early_stopping)
+            record_epoch(progress, rates[-1], {"valid": {"loss": loss, name: loss, "rows": 7}}, settings.early_stopping)
         )
-        after_epoch(progress, settings)
+        decide_next(progress, settings)
     return progress, bests, rates
 
 
@@ -111,7 +111,7 @@ def test_the_history_of_an_epoch() -> None:
     progress = Progress(epoch=0, batch=3, step=3, loss=6.0, weight=4.0)
     valid = {"loss": 0.25, "log_loss": 0.25, "auc": 0.75, "rows": 12, "gauc": None, "constant": {"auc": 0.5}}
     train = {"log_loss": 0.5, "auc": 0.875, "rows": 40}
-    assert end_epoch(progress, 0.1, {"train": train, "valid": valid}, None)
+    assert record_epoch(progress, 0.1, {"train": train, "valid": valid}, None)
     expected = {
         "loss": 1.5,
         "learning_rate": 0.1,

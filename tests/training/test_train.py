@@ -151,7 +151,7 @@ def test_a_dataset_made_with_different_settings_is_refused(tmp_path: Path) -> No
         return str(error.value)
 
     split: dict[str, Any] = {"valid": 0.2, "seed": 1}  # the default seed
-    problem = f"{tmp_path}/dataset was made with different settings from this configuration's: "
+    problem = f"{tmp_path}/dataset was made with other settings than this configuration: "
     remedy = ". Run nfm features with this configuration, or restore these settings."
     assert refused({"label": "returned"}, split) == (
         f'{problem}columns.label was "bought" and is "returned" now{remedy}'

@@ -28,7 +28,7 @@ def refused_folder(target: Path) -> Path:
 def write_report(folder: Path, report: Mapping[str, Any]) -> None:
     """Write _report.json and _report.html."""
     (folder / SCORES_MARKER).write_text(json.dumps(report, indent=1))
-    filters = {"reading": reading, "level": level}
+    filters = {"describe_psi": describe_psi, "level": level}
     page.write(folder / REPORT, "scoring/health/report.html.jinja", _content(report), **filters)
 
 
@@ -63,13 +63,14 @@ def _content(report: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def reading(facts: Facts) -> str:
+def describe_psi(facts: Facts) -> str:
     """Describe a PSI in the usual words."""
     psi = facts["psi"]
     if psi is None:
         return "not known"
-    words = "stable" if psi < STABLE else "moderate drift" if psi <= LARGE else "large drift"
-    return f"{words}, within chance" if psi <= facts["psi_by_chance"] else words
+    if psi <= facts["psi_by_chance"]:
+        return "within chance"
+    return "stable" if psi < STABLE else "moderate drift" if psi <= LARGE else "large drift"
 
 
 def level(facts: Facts) -> str:

@@ -51,7 +51,7 @@ class Tally:
     read: dict[str, tuple[int, int]] = field(default_factory=dict)  # by file: rows read, and rows of the file
 
     def add(
-        self, artifact: Artifact, columns: Mapping[str, Any], noticed: BatchCounts, scores_NC: NDArray[np.float32]
+        self, artifact: Artifact, columns: Mapping[str, Any], batch_counts: BatchCounts, scores_NC: NDArray[np.float32]
     ) -> None:
         """Add a batch: its encoded columns, what the encoder counted, and the scores."""
         finite = np.isfinite(scores_NC).all(axis=1)
@@ -63,9 +63,9 @@ class Tally:
             rows=len(scores_NC),
             not_finite=len(scores_NC) - len(kept),
             values={name: count_in_bins(_flatten(columns[name]), edges) for name, edges in value_edges.items()},
-            missing=dict(noticed.missing),
-            new={name: dict(counts) for name, (counts, _) in noticed.out_of_vocabulary.items()},
-            dropped=[name for name, (_, all_counted) in noticed.out_of_vocabulary.items() if not all_counted],
+            missing=dict(batch_counts.missing),
+            new={name: dict(counts) for name, (counts, _) in batch_counts.out_of_vocabulary.items()},
+            dropped=[name for name, (_, all_counted) in batch_counts.out_of_vocabulary.items() if not all_counted],
             scores=[_count_scores(x, edges, most) for x, edges in scores],
         )
         self.merge(batch)

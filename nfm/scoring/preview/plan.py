@@ -99,8 +99,9 @@ def _size_and_probe(
             return size, None, "Spark would have to shuffle the whole table first"
     try:
         with translate_spark_errors(str(source)):
-            columns, at_once = output_columns(artifact.encoding.spec, config), _tasks_at_once(spark, size)
-            measured = probe(artifact, scan, size.largest, settings.encoded, columns, target, at_once)
+            columns = output_columns(artifact.encoding.spec, config)
+            concurrent_tasks = _count_concurrent_tasks(spark, size)
+            measured = probe(artifact, scan, size.largest, settings.encoded, columns, target, concurrent_tasks)
             return size, measured, "the table has no rows"
     except DataError as error:
         if not skip:
@@ -167,12 +168,12 @@ def needed_bytes(workers: int, worker_bytes: int, model_bytes: int) -> int:
     return math.ceil((used + max(RESERVE * used, MIN_RESERVE)) / _STEP) * _STEP
 
 
-def seconds_for(rows: int, measured: Probe, at_once: int) -> float:
-    """Return the seconds for a table with `at_once` tasks at a time, including the start."""
-    return measured.start + rows / measured.speed / at_once
+def seconds_for(rows: int, measured: Probe, concurrent_tasks: int) -> float:
+    """Return the seconds for a table with `concurrent_tasks` tasks running at a time, including the start."""
+    return measured.start + rows / measured.speed / concurrent_tasks
 
 
-def _tasks_at_once(spark: SparkSession, size: Size) -> int:
+def _count_concurrent_tasks(spark: SparkSession, size: Size) -> int:
     return max(1, min(spark.sparkContext.defaultParallelism // _task_cores(spark), size.tasks or 1))
 
 
@@ -205,15 +206,20 @@ def _memory(memory: Memory, measured: Probe, model_bytes: int) -> str:
 def _speed(spark: SparkSession, size: Size, measured: Probe, has_ranks: bool) -> str:
     cores, task_cores = spark.sparkContext.defaultParallelism, _task_cores(spark)
     unit = "for each core" if task_cores == 1 else f"for each task of {task_cores} cores"
-    at_once = _tasks_at_once(spark, size)
-    per_task, total = (f"{float(f'{speed:.3g}'):,.0f} rows/s" for speed in (measured.speed, measured.speed * at_once))
+    concurrent_tasks = _count_concurrent_tasks(spark, size)
+    per_task, total = (
+        f"{float(f'{speed:.3g}'):,.0f} rows/s" for speed in (measured.speed, measured.speed * concurrent_tasks)
+    )
     probed = (
         f"with {_count(cores, 'core')} (probed in {_count(measured.tasks, 'task')} at a time: {per_task} {unit} on "
         f"{_count(measured.rows, 'row')})"
     )
     if size.rows is None:
         return f"about {total} {probed}"
-    return f"about {_time(seconds_for(size.rows, measured, at_once))} {probed}" + "; ranks take extra time" * has_ranks
+    return (
+        f"about {_time(seconds_for(size.rows, measured, concurrent_tasks))} {probed}"
+        + "; ranks take extra time" * has_ranks
+    )
 
 
 def _count(number: int, noun: str) -> str:

@@ -49,14 +49,14 @@ def probe(
     encoded: bool,
     carried: Sequence[str],
     target: Path,
-    at_once: int,
+    concurrent_tasks: int,
 ) -> Probe | None:
-    """Score a few rows in `at_once` tasks and discard the scores; return None if there are no rows.
+    """Score a few rows in `concurrent_tasks` tasks and discard the scores; return None if there are no rows.
 
     With `scan: parquet`, every task reads rows of the file `first`, which is None if all files are empty. `carried`
     lists the columns that the job reads besides the model's inputs. Nothing is written to `target`.
     """
-    spark, tasks = scan.table.sparkSession, min(at_once, _MOST_TASKS)
+    spark, tasks = scan.table.sparkSession, min(concurrent_tasks, _MOST_TASKS)
     if scan.method == "parquet":
         if first is None:
             return None

@@ -68,8 +68,8 @@ def _is_beaten(metric: Metric, values: Mapping[str, Any]) -> bool:
 def count_field_rows(spec: Spec, statistics: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Count the rows of the embedding table for each field, then for each number in the pooling.
 
-    `values` are rows of the vocabulary's values, `reserved` rows for missing and out-of-vocabulary values. The
-    literature counts each `distinct` value of the whole table, missing as one of them, and one reserved row.
+    `values` are rows of the vocabulary's values, `reserved` rows for missing and out-of-vocabulary values. Publications
+    count each `distinct` value of the whole table, missing as one of them, and one reserved row.
     """
     counts = []
     for field in spec.fields:

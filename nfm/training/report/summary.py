@@ -71,7 +71,7 @@ def network(config: Config, spec: Spec) -> str:
             f"  {fixed:,} parameters are not trained by gradients: those of batch norm, and h if it is fixed at ones.",
             f"  The embedding table has {spec.rows:,} rows; each also has a weight w_i in the linear part.",
             "  Each field reserves one row for missing and one for out-of-vocabulary values (more with oov_buckets;",
-            "  a bucketed number has only the former). The literature usually counts one reserved row per field.",
+            "  a bucketed number has only the former). Publications usually count one reserved row per field.",
         ]
     )
 

@@ -141,9 +141,9 @@ def test_fields(page: Page) -> None:
 def test_top_values(page: Page) -> None:
     parsed = page(STATISTICS)
     assert parsed.row("phone") == ["phone", "4,200", "60.0%"]
-    assert parsed.row("empty text") == ["empty text", "700", "10.0%"]
-    assert parsed.row("blanks") == ["blanks", "7", "0.1%"]
-    assert "phone 60.0% · tv 20.0% · empty text 10.0% …" in " ".join(parsed.text.split())
+    assert parsed.row("empty string") == ["empty string", "700", "10.0%"]
+    assert parsed.row("only spaces") == ["only spaces", "7", "0.1%"]
+    assert "phone 60.0% · tv 20.0% · empty string 10.0% …" in " ".join(parsed.text.split())
 
 
 def test_long_values_are_cut(page: Page) -> None:

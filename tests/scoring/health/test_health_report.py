@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from nfm.scoring.health.page import bin_shares, by_psi, level, reading, score_chart
+from nfm.scoring.health.page import bin_shares, by_psi, describe_psi, level, score_chart
 from tests.scoring.health.made_report import REPORT_MADE, SCORE, Write, changed, prose
 
 
@@ -47,28 +47,28 @@ def test_equal_scores_are_drawn(write: Write) -> None:
     ("psi", "by_chance", "words"),
     [
         (0.0999, 0.05, "stable"),
-        (0.0999, 0.0999, "stable, within chance"),
+        (0.0999, 0.0999, "within chance"),
         (0.1, 0.05, "moderate drift"),
         (0.25, 0.24, "moderate drift"),
-        (0.25, 0.3, "moderate drift, within chance"),
+        (0.25, 0.3, "within chance"),
         (0.2501, 0.2, "large drift"),
-        (3.0, 3.5, "large drift, within chance"),
+        (3.0, 3.5, "within chance"),
         (None, None, "not known"),
     ],
 )
 def test_a_psi_is_described_by_the_usual_limits(psi: float | None, by_chance: float | None, words: str) -> None:
     facts = {"psi": psi, "psi_by_chance": by_chance}
-    assert reading(facts) == words
+    assert describe_psi(facts) == words
     assert level(facts) == {"moderate drift": "moderate", "large drift": "large"}.get(words, "calm")
 
 
 def test_columns_are_sorted_by_psi_and_show_both_rates(write: Write) -> None:
     page = write(REPORT_MADE)
     rows = [[" ".join(cell.split()) for cell in row] for row in page.rows]
-    start = rows.index(["column", "PSI", "reading", "tonight", "train", "tonight", "train"])
+    start = rows.index(["column", "PSI", "drift", "tonight", "train", "tonight", "train"])
     assert rows[start + 1 : start + 5] == [
         ["fare", "0.375", "large drift", "10.0%", "2.5%", "–", "–"],
-        ["colour", "0.150", "moderate drift, within chance", "20.0%", "10.0%", "30.0%", "5.0%"],
+        ["colour", "0.150", "within chance", "20.0%", "10.0%", "30.0%", "5.0%"],
         ["size", "0.020", "stable", "0.0%", "0.0%", "–", "–"],
         ["from_dataset", "–", "not known", "–", "–", "–", "–"],
     ]
@@ -97,7 +97,7 @@ def test_new_values_and_their_counts(write: Write) -> None:
     page = write(REPORT_MADE)
     assert "3 out-of-vocabulary values: 30.0% (5.0% in training)" in prose(page)
     assert page.row("mauve") == ["mauve", "at least 2", "20.0%"]
-    assert page.row("empty text") == ["empty text", "at least 1", "10.0%"]
+    assert page.row("empty string") == ["empty string", "at least 1", "10.0%"]
     exact = changed()
     exact["values"]["colour"]["new_values_exact"] = True
     assert write(exact).row("mauve") == ["mauve", "2", "20.0%"]

@@ -264,7 +264,7 @@ def test_a_report_with_only_a_train_fold_and_nan_losses(write: Write) -> None:
     assert "There is no validation fold." in shown
     assert "The valid fold has no rows: no ROC. The test fold has no rows: no ROC." in shown
     assert "No early stopping: the model has the weights of the last epoch." in shown
-    assert "Strongest pairs" not in shown
+    assert "Largest pair terms" not in shown
     assert Page(page).row_of("test", 5)[1:] == ["0", "0.0%", "0", "–"]
     assert not re.search(r"\b(nan|inf|None|Undefined)\b", shown)
 
@@ -338,7 +338,7 @@ def test_a_report_lists_only_the_most_frequent_of_many_classes(write: Write) -> 
     assert names_shown[0] == "class 7"
     assert len(names_shown) == CLASSES
     assert len([row for row in page.rows if len(row) == 8 and row[0].startswith("class ")]) == CLASSES  # of the table
-    assert "Predicted classes" not in text
+    assert "Confusion matrix" not in text
     assert f"These are the {CLASSES} most frequent of {len(names)} classes" in prose(text)
 
 
