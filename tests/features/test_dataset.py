@@ -164,7 +164,7 @@ def test_folds_by_time_and_by_column(spark: SparkSession, tmp_path: Path) -> Non
     }
 
     frame.selectExpr("id", "cast(null as date) day", "part", "c", "y").write.parquet(str(tmp_path / "null"))
-    with pytest.raises(DataError, match=r"'day' decides the fold .* null in"):
+    with pytest.raises(DataError, match=r"'day' decides the fold .* has nulls"):
         build(spark, config(tmp_path, tmp_path / "null", columns=columns, split=split))
 
 

@@ -303,7 +303,7 @@ def test_a_score_that_is_not_finite_is_never_published(spark: SparkSession, made
         [(1, "red", 1, 1.0), (2, "red", 1, 1e300)], "id long, colour string, size int, price double"
     )
     table.write.parquet(str(tmp_path / "raw"))
-    with pytest.raises(DataError, match=r"1 of 2 rows of .*raw have a score that is not a number"):
+    with pytest.raises(DataError, match=r"1 of 2 rows of .*raw have a NaN or infinite score"):
         score_table(spark, config(made, tmp_path / "raw", output=str(tmp_path / "scores")))
     assert not (tmp_path / "scores").exists()
 

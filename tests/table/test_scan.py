@@ -377,7 +377,7 @@ def test_tables_in_the_catalog(spark: SparkSession, tmp_path: Path) -> None:
         view = open_scan(spark, Source(table="seen"), all_columns)
         assert (view.method, view.reason) == ("spark", "it is not a plain table of Parquet files")
         assert read_rows(view) == to_texts([(2,)])
-        with pytest.raises(ConfigError, match=r"source\.on_corrupt: 'skip' given, but table seen does not consist of"):
+        with pytest.raises(ConfigError, match=r"source\.on_corrupt: 'skip' given, but table seen is not file-based"):
             open_scan(spark, Source(table="seen", on_corrupt="skip"), all_columns)
     finally:
         spark.sql("drop table scanned")

@@ -115,7 +115,7 @@ def test_the_keras_file_of_another_model_is_refused(spark: SparkSession, made: P
     settings = config(made, made / "raw", model=str(save(made, tmp_path / "model", keras_of=1)))
     parity = compare(spark, settings, keras_scores, 60)
     with pytest.raises(
-        DataError, match=r"keras/ and weights/ of .*/model do not belong together.*train\.py"
+        DataError, match=r"keras/ and weights/ of .*/model do not belong together.*nfm train"
     ) as refused:
         check(parity)
     assert refused.value.exit_code == 3
