@@ -7,6 +7,7 @@ import signal
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -27,26 +28,40 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Args:
         arguments: the command line; sys.argv unless given.
     """
-    code = 130  # after SIGINT; 143 after SIGTERM
-
-    def terminate(_number: int, _frame: FrameType | None) -> None:
-        nonlocal code
-        code = 143
-        signal.raise_signal(signal.SIGINT)  # pyspark's own handler cancels the running jobs
-
-    signal.signal(signal.SIGTERM, terminate)
+    _stopped_by.clear()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _stop)
     try:
         code = _run(list(sys.argv[1:] if arguments is None else arguments))
         sys.stdout.flush()
-    except NfmError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
-    except KeyboardInterrupt:
-        print(f"error: stopped by {'SIGINT' if code == 130 else 'SIGTERM'}", file=sys.stderr)
-    except BrokenPipeError:  # the reader closed the pipe, as in `nfm --help | head -1`
-        code = 0
+    except BaseException as error:
+        if _stopped_by:  # after a signal, a call to the JVM may end with any error
+            return _end_stopped()
+        if isinstance(error, NfmError):
+            print(f"error: {error}", file=sys.stderr)
+            return error.exit_code
+        if not isinstance(error, BrokenPipeError):
+            raise
+        code = 0  # the reader closed the pipe, as in `nfm --help | head -1`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return code
+
+
+_stopped_by: list[signal.Signals] = []
+
+
+def _stop(number: int, _frame: FrameType | None) -> None:
+    _stopped_by.append(signal.Signals(number))
+    raise KeyboardInterrupt
+
+
+def _end_stopped() -> int:
+    """Cancel Spark's running jobs, for which threads of this process wait; return the exit code of the signal."""
+    pyspark: Any = sys.modules.get("pyspark")
+    with suppress(Exception):
+        pyspark.SparkContext._active_spark_context.cancelAllJobs()
+    print(f"error: stopped by {_stopped_by[0].name}", file=sys.stderr)
+    return 128 + _stopped_by[0]
 
 
 def _run(arguments: list[str]) -> int:
@@ -102,7 +117,9 @@ def _session(config: Config, job: str, options: argparse.Namespace) -> Any:
     require_extra("spark", f"the {job} job")
     from nfm.table.session import start_session
 
-    return start_session(f"{config.name} {job}", parse_spark_settings(options.spark))
+    session = start_session(f"{config.name} {job}", parse_spark_settings(options.spark))
+    signal.signal(signal.SIGINT, _stop)  # Spark's own handler fails if the signal arrives during a call to the JVM
+    return session
 
 
 def _init(options: argparse.Namespace) -> str:
