@@ -120,7 +120,10 @@ def build_features(
 def check_growth(grow_from: str | Path | None, refresh_numbers: bool) -> None:
     """Raise ConfigError if `refresh_numbers` is set without `grow_from`."""
     if refresh_numbers and grow_from is None:
-        raise ConfigError("--refresh-numbers needs --grow-from; without --grow-from, numbers are always learned again")
+        raise ConfigError(
+            "--refresh-numbers (refresh_numbers) needs --grow-from (grow_from); without it, numbers are always learned "
+            "again"
+        )
 
 
 def train(config: Configuration) -> TrainResult:
@@ -217,7 +220,7 @@ def tune_space(space: Space, trials: int) -> TuneResult:
 def check_trials(trials: int) -> None:
     """Raise ConfigError unless `trials` is at least 1."""
     if trials < 1:
-        raise ConfigError(f"--trials {trials}: the number of trials must be at least 1")
+        raise ConfigError(f"--trials (trials) is {trials}, but must be at least 1")
 
 
 def score_table(config: Configuration, spark: "SparkSession | None" = None) -> ScoreResult:

@@ -57,6 +57,8 @@ def _stop(number: int, _frame: FrameType | None) -> None:
 
 def _end_stopped() -> int:
     """Cancel Spark's running jobs, for which threads of this process wait; return the exit code of the signal."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_DFL)  # a second signal ends this process at once
     pyspark: Any = sys.modules.get("pyspark")
     with suppress(Exception):
         pyspark.SparkContext._active_spark_context.cancelAllJobs()

@@ -90,6 +90,15 @@ def cluster(cluster_folder: Path) -> Iterator[str]:
         yield url
 
 
+@pytest.fixture(scope="module")
+def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder with the files that examples read; they write into its build/."""
+    folder = tmp_path_factory.mktemp("checkout")
+    for name in ("conf", "tests"):
+        (folder / name).symlink_to(ROOT / name)
+    return folder
+
+
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of 1 MB."""

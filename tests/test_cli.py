@@ -54,6 +54,14 @@ def test_the_help_of_a_command_fits_a_screen_and_ends_with_two_examples(name: st
         assert option in done.stdout
 
 
+def test_the_help_of_init_fits_a_screen_and_ends_with_two_examples() -> None:
+    lines = command("init", "--help", more={"COLUMNS": "200"}).stdout.splitlines()
+    assert len(lines) <= 24
+    assert max(map(len, lines)) <= 80
+    assert lines[-3] == "examples:"
+    assert all(line.startswith("  nfm init ") for line in lines[-2:])
+
+
 def test_without_arguments_the_help_is_printed() -> None:
     done = command()
     assert (done.returncode, done.stderr) == (0, "")
@@ -80,8 +88,8 @@ def test_the_console_script_is_installed_with_the_package() -> None:
         (["score", "a.yaml"], "error: nfm score: unexpected argument a.yaml. Did you forget --config before it?"),
         (["score"], "error: nfm score: --config FILE is required. See nfm score --help"),
         (["tune", *TITANIC, "--trials", "many"], "error: nfm tune: argument --trials: invalid int value: 'many'."),
-        (["tune", *TITANIC, "--trials", "0"], "error: --trials 0: the number of trials must be at least 1"),
-        (["features", *TITANIC, "--refresh-numbers"], "error: --refresh-numbers needs --grow-from"),
+        (["tune", *TITANIC, "--trials", "0"], "error: --trials (trials) is 0, but must be at least 1"),
+        (["features", *TITANIC, "--refresh-numbers"], "error: --refresh-numbers (refresh_numbers) needs --grow-from"),
         (["score", *TITANIC, "--parity", "0"], "error: --parity 0: the number of rows must be at least 1"),
         (
             ["train", *TITANIC, "--spark", "a=b"],
@@ -233,11 +241,15 @@ def test_wrong_spark_settings_give_one_line() -> None:
     assert line.startswith("error: Spark did not start with --spark spark.master=lokal: ")
     assert "lokal" in line.partition(": ")[2]
     assert "Traceback" not in done.stderr
-    done = command("features", *TITANIC, "--plan", "--spark", "driver.memory=zzz")
-    assert done.returncode == 2
-    assert done.stderr == (
-        "error: --spark spark.driver.memory=zzz: write an integer with a unit, for example --spark "
-        "spark.driver.memory=4g\n"
+    for value in ("zzz", "4"):
+        done = command("features", *TITANIC, "--plan", "--spark", f"driver.memory={value}")
+        assert refusal(done) == (
+            f"error: --spark spark.driver.memory={value}: write an integer with a unit, for example --spark "
+            "spark.driver.memory=4g"
+        )
+    done = command("score", *TITANIC, "--plan", "--spark", "sql.session.timeZone=Asia/Tokyo")
+    assert refusal(done) == (
+        "error: --spark spark.sql.session.timeZone=Asia/Tokyo cannot take effect: every job needs UTC. Remove it"
     )
     submitted = run(["spark-submit", "jobs/features.py", *TITANIC, "--plan", "--spark", "driver.memory=4g"])
     assert submitted.returncode == 2

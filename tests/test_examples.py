@@ -13,15 +13,6 @@ from tests.processes import ROOT, run
 pytestmark = pytest.mark.e2e
 
 
-@pytest.fixture(scope="module")
-def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with what the examples read; what they write stays in it."""
-    folder = tmp_path_factory.mktemp("checkout")
-    for name in ("conf", "tests"):
-        (folder / name).symlink_to(ROOT / name)
-    return folder
-
-
 def python(checkout: Path, *arguments: str) -> str:
     done = run([sys.executable, *arguments], {"PYTHONPATH": str(ROOT)}, checkout)
     assert done.returncode == 0, done.stderr

@@ -29,6 +29,9 @@ export PATH="$work/venv/bin:$PATH"
 python -c 'import importlib.util, sys; sys.exit(any(map(importlib.util.find_spec, ("tensorflow", "keras"))))'
 
 nfm --help >/dev/null
+code=0
+message=$(nfm train --config "$root/conf/titanic.yaml" 2>&1) || code=$?
+test "$code: $message" = "2: error: training needs TensorFlow: pip install 'nfm-batch[train]'"
 nfm score --config "$root/conf/titanic.yaml" \
     --set "source.path=$root/tests/data/titanic.csv" "score.model=$model" "score.output=$work/scores"
 

@@ -47,7 +47,9 @@ def load_config(config: str | Path | Mapping[str, Any] | Config, overrides: Sequ
     if not isinstance(config, Config):
         return load(Path(config), changes)
     if changes:
-        raise ConfigError("overrides change a file or a mapping, not a loaded configuration: give them with the file")
+        raise ConfigError(
+            "overrides cannot change a loaded configuration: pass them to load_config together with the file"
+        )
     return config
 
 
@@ -67,7 +69,7 @@ def read(path: Path, changes: Sequence[str] = ()) -> dict[str, Any]:
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path} is not YAML: {error}") from error
     if not isinstance(content, dict):
-        raise ConfigError(f"{path} contains no settings. conf/reference.yaml lists them all.")
+        raise ConfigError(f"{path} contains no settings. `python -m nfm.config.reference` prints all of them.")
     return change_settings(content, changes)
 
 

@@ -252,7 +252,7 @@ def check_digits(column: str, type_: pa.DataType, vocabulary: pa.Array, where: s
         if lost is not None:
             raise DataError(
                 f"Column '{column}' of {where} now contains floats, but the vocabulary was made from integers such as "
-                f"{lost}, which no float equals: from 2⁵³ on, several integers round to one float. Deliver the column "
+                f"{lost}, which no float equals: from 2⁵³ on, several integers round to one float. Provide the column "
                 "as integers or as text (pandas turns integers with nulls into floats; its type Int64 keeps them)."
             )
 

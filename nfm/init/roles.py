@@ -106,12 +106,13 @@ def _category_settings(column: Column) -> dict[str, Any]:
 
 
 def _number_settings(column: Column) -> dict[str, Any]:
-    size = np.abs(column.numbers[np.isfinite(column.numbers)])
+    numbers = column.numbers[np.isfinite(column.numbers)]
+    size = np.abs(numbers)
     low, middle, high = np.quantile(size, [0.25, 0.5, 0.99])
     heavy = size.max() > 20 and (high > 10 * middle) and size.max() > 20 * max(low, 1e-9)
     settings: dict[str, Any] = {"scale": "log1p"} if heavy else {}
-    inner = np.clip(column.numbers, *np.nanquantile(column.numbers, _CLIP))
-    if np.nanstd(column.numbers) > 3 * np.nanstd(inner):
+    unit = size.max() or 1.0  # keeps the squares of very large numbers finite
+    if np.std(numbers / unit) > 3 * np.std(np.clip(numbers, *np.quantile(numbers, _CLIP)) / unit):
         settings["clip"] = list(_CLIP)
     return settings | ({"missing_flag": True} if column.filled < column.rows else {})
 

@@ -17,7 +17,9 @@ def read_table(table: Any, spec: Spec) -> pa.Table:
     """Return the model's columns of a table of any library as Arrow; DataError if one is missing or unreadable."""
     columns = list(spec.columns)
     if _is_frame(table, "pandas"):
-        _check_names(spec, [str(name) for name in table.columns])
+        names = [str(name) for name in table.columns]  # pandas also allows numbers
+        _check_names(spec, names)
+        table = table.set_axis(names, axis="columns")
     elif _is_frame(table, "polars"):
         _check_names(spec, table.columns)
         table = table.select(columns)

@@ -25,7 +25,7 @@ _JOB_SETTINGS = {
     "spark.sql.execution.pyspark.udf.simplifiedTraceback.enabled": "true",
 }
 _MEMORY = "spark.driver.memory"
-_HEAP_SIZE = re.compile(r"\d+[kmgt]?", re.IGNORECASE)  # values that the JVM's option -Xmx takes
+_HEAP_SIZE = re.compile(r"\d+[kmgt]", re.IGNORECASE)  # values that the JVM's option -Xmx takes
 # These settings take effect only when the JVM starts.
 _JVM_SETTINGS = (
     _MEMORY,
@@ -75,6 +75,9 @@ def start_session(name: str, settings: Mapping[str, str] = MappingProxyType({}))
 
 
 def _open_session(name: str, settings: Mapping[str, str]) -> SparkSession:
+    for key, value in _JOB_SETTINGS.items():
+        if settings.get(key, value) != value:
+            raise ConfigError(f"--spark {key}={settings[key]} cannot take effect: every job needs {value}. Remove it")
     # spark-submit starts the JVM before this process.
     if "PYSPARK_GATEWAY_PORT" not in os.environ and SparkContext._gateway is None:
         if not _HEAP_SIZE.fullmatch(settings.get(_MEMORY, "1g")):  # the JVM would print lines of its own

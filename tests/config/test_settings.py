@@ -294,7 +294,7 @@ def test_a_file_that_cannot_be_read(file: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("content", ["", "- 1", "text", "3"])
 def test_a_file_without_settings(file: Path, content: str) -> None:
     file.write_text(content)
-    assert message(file) == f"{file} contains no settings. conf/reference.yaml lists them all."
+    assert message(file) == f"{file} contains no settings. `python -m nfm.config.reference` prints all of them."
 
 
 def test_the_configurations_in_conf_are_valid() -> None:

@@ -283,6 +283,14 @@ def test_a_label_is_guessed_only_from_an_unambiguous_name() -> None:
     assert guess(x=binary, z=many) is None
 
 
+@pytest.mark.parametrize("largest", [np.inf, 1e308])
+def test_infinite_and_huge_numbers_are_described_without_warnings(tmp_path: Path, largest: float) -> None:
+    numbers = np.append(np.arange(N - 1) / 7, largest)
+    table = pa.table({"id": np.arange(N), "x": numbers, "c": ["a", "b"] * 200, "y": [0, 0, 1, 1] * 100})
+    config, _ = load_configured(write_table(table, tmp_path / "t.parquet"), "y")
+    assert config.columns.numeric["x"].clip == (None if largest == np.inf else (0.01, 0.99))
+
+
 def test_unusual_columns_are_described(tmp_path: Path) -> None:
     amounts = [30 + i % 97 / 10 for i in range(N - 3)] + [-1500.0, 250_000.0, 999_999.0]
     table = pa.table(

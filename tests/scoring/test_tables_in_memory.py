@@ -20,6 +20,7 @@ import nfm.scoring
 from nfm.config.settings import Config
 from nfm.contract.artifact import Network
 from nfm.contract.errors import ConfigError, DataError
+from nfm.contract.schema import Field, Spec
 from nfm.features.dataset import build
 from nfm.scoring.local import Scorer
 from nfm.scoring.tables import read_table
@@ -153,6 +154,14 @@ def test_the_repr_describes_the_model_without_its_weights(folder: Path, scorer: 
     model = f"'{folder}/model', binary, 7 fields, 1 number, {fingerprint[:12]}…"
     assert repr(scorer) == f"Scorer({model})"
     assert repr(scorer.artifact) == f"Artifact({model})"
+
+
+def test_pandas_names_that_are_numbers_are_read_as_text() -> None:
+    spec = Spec(("id",), (Field("shop", ("7",), ("text",), 1, 2, "shop"),), (), ("digest",))
+    table = read_table(pd.DataFrame({3: [0, 1, 2], 7: ["a", None, "unseen"]}), spec)
+    assert table.to_pydict() == {"7": ["a", None, "unseen"]}
+    with pytest.raises(DataError, match="Column '7' is missing from the table; the table has 3, 8"):
+        read_table(pd.DataFrame({3: [0], 8: ["a"]}), spec)
 
 
 def test_a_result_is_a_series_in_row_order_or_an_arrow_array(scorer: Scorer) -> None:
