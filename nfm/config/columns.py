@@ -99,7 +99,8 @@ class Numeric(Settings):
     """`standard`: (x - mean) / standard deviation. `minmax`: the train fold's range becomes 0 … 1. `log1p`:
     sign(x) log(1 + |x|). `none`: unchanged."""
     clip: tuple[Fraction, Annotated[float, Field(gt=0, le=1)]] | None = Field(default=None, examples=[[0.001, 0.999]])
-    """Two quantiles of the train fold. Numbers outside them are set to them, before imputing and scaling."""
+    """Two quantiles of the train fold. Numbers outside this range are set to its limits, before imputing and
+    scaling."""
     buckets: Annotated[int, Field(ge=2)] | None = Field(default=None, examples=[8])
     """Make a categorical field from quantile buckets of the train fold. Excludes `as`, `impute`, `missing_flag`,
     `scale` and `clip`."""

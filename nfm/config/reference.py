@@ -154,8 +154,8 @@ def _values_of(annotation: Any, limits: list[Any]) -> str:
     if origin in (Union, UnionType):
         return ", ".join(dict.fromkeys(_values_of(argument, []) for argument in arguments))
     if origin is tuple:
-        inner = _values_of(arguments[0], [])
-        return f"list of {inner}" if arguments[-1] is Ellipsis else f"list of {len(arguments)} ({inner})"
+        inner = [_values_of(argument, []) for argument in arguments if argument is not Ellipsis]
+        return f"list of {inner[0]}" if arguments[-1] is Ellipsis else f"list of {len(inner)} ({'; '.join(inner)})"
     if origin is dict:
         return "mapping"
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
