@@ -13,7 +13,7 @@ FOLDER = Path("build/orders")
 CONFIG = {
     "name": "orders",
     "workdir": str(FOLDER),
-    "source": {"format": "csv", "path": str(FOLDER / "orders.csv"), "options": {"header": True, "inferSchema": True}},
+    "source": {"format": "csv", "path": str(FOLDER / "orders.csv")},
     "columns": {
         "key": ["order_id"],
         "label": "returned",

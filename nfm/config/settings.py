@@ -49,7 +49,7 @@ class Source(Settings):
     table: str | None = Field(default=None, examples=["shop.orders"])
     """A table of Spark's catalog, instead of `path`."""
     options: dict[str, Annotated[Any, PlainValidator(_scalar)]] = Field(
-        default={}, examples=[{"header": True, "inferSchema": True}]
+        default={}, examples=[{"sep": ";", "nullValue": "NA"}]
     )
     """Options of Spark's reader. Values of options named like a password, secret, token or key are not stored in the
     model."""
@@ -60,11 +60,21 @@ class Source(Settings):
     `auto`: `parquet` where possible; `--plan` shows which, and why."""
     on_corrupt: Literal["refuse", "skip"] = "refuse"
     """A file that cannot be read ends the job (`refuse`) or is left out and reported (`skip`)."""
+    on_bad_row: Literal["refuse", "skip"] = "refuse"
+    """For text files (csv, json, xml): rows with the wrong number of values, or with a value that does not have its
+    column's type, end the job (`refuse`) or are left out and reported (`skip`)."""
+    types: dict[str, str] = Field(default={}, examples=[{"zip": "string", "price": "decimal(18,2)"}])
+    """For text files: types of columns in Spark's SQL, instead of inferred ones. Scoring uses the types of the
+    training."""
 
     @model_validator(mode="after")
     def _one_place(self) -> Self:
         if (self.path is None) == (self.table is None):
             raise ValueError("give either path (with format and options) or table")
+        if (self.types or self.on_bad_row == "skip") and (self.table or self.format not in ("csv", "json", "xml")):
+            raise ValueError(
+                "types and on_bad_row: skip are for csv, json and xml; other tables have types of their own"
+            )
         return self
 
     @field_serializer("options")
@@ -146,9 +156,7 @@ class Config(Settings):
     """Name in summaries and reports."""
     workdir: str = Field(examples=["build/reference"])
     """Folder of dataset/, encoding/, model/ and scores/, at the same path on every machine."""
-    source: Source = Field(
-        examples=[{"format": "csv", "path": "tests/data/titanic.csv", "options": {"header": True, "inferSchema": True}}]
-    )
+    source: Source = Field(examples=[{"format": "csv", "path": "tests/data/titanic.csv"}])
     columns: Columns
     split: Split = Split()
     dataset: Dataset = Dataset()

@@ -20,6 +20,7 @@ from nfm.contract.columns import Rows, Values, check_categorical, check_columns,
 from nfm.contract.errors import DataError
 from nfm.contract.hashing import hash64
 from nfm.contract.messages import describe_replacement, quoted
+from nfm.contract.reading import Reading
 from nfm.contract.scaling import CURVES
 from nfm.contract.schema import MISSING, Field, Number, Spec, flag_name, weights_name
 from nfm.contract.values import check_digits, check_number, check_same_values, to_floats
@@ -41,6 +42,7 @@ class Encoding:
 
     spec: Spec
     vocabulary: Vocabulary
+    reading: Reading | None = None  # how text files were read; None: an older version wrote the encoding
 
     @classmethod
     def load(cls, folder: Path) -> Self:
@@ -54,7 +56,7 @@ class Encoding:
                 "Run nfm features first."
             ) from error
         spec = Spec.from_json(content, str(path))
-        return cls(spec, Vocabulary.load(folder, spec.vocabularies))
+        return cls(spec, Vocabulary.load(folder, spec.vocabularies), Reading.load(folder))
 
     def check(self, schema: pa.Schema, where: str) -> None:
         """Raise DataError unless the table has every column in a type that encodes each value as in training."""

@@ -6,6 +6,7 @@ vocabulary was made from numbers and the column now contains text (a CSV file wi
 a number is converted like that number.
 """
 
+import json
 import math
 import re
 from collections.abc import Callable
@@ -25,6 +26,8 @@ from nfm.contract.schema import Kind
 _NUMBER = re.compile(r"\s*[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d{1,3})?\s*", re.ASCII)
 _NOT_A_NUMBER = {"nan", "inf", "infinity"}
 _DATE = re.compile(r"\d{4}-\d{2}-\d{2}")
+_MEANS_MISSING = {"na", "n/a", "null", "none", "nil", "missing", "unknown", "-", "--", "?", ".", "\\n", "#n/a", "<na>"}
+_DECIMAL_COMMA = re.compile(r"\s*[+-]?[\d.\s]*,\d+\s*", re.ASCII)
 _SLICE = 1 << 16
 
 
@@ -172,11 +175,23 @@ def _parse(values: pa.Array, column: str) -> NDArray[np.float64]:
             continue
         if not _NUMBER.fullmatch(text) and text.strip().lower().lstrip("+-") not in _NOT_A_NUMBER:
             raise DataError(
-                f"Column '{column}' is numeric, but contains the text {quoted(text)}. Clean it in the source "
-                "(source.where can leave such rows out), or move the column to columns.categorical."
+                f"Column '{column}' is numeric, but contains the text {quoted(text)}. {_advise(text, column)}Clean it "
+                "in the source (source.where can leave such rows out), or move the column to columns.categorical."
             )
         parsed[i] = float(text)
     return parsed[dictionary_indices(encoded)]
+
+
+def _advise(text: str, column: str) -> str:
+    """Return a sentence that names the option for a text that many CSV files have in numeric columns."""
+    if text.strip().lower() in _MEANS_MISSING:
+        return f"If it means missing in a CSV file, set source.options.nullValue: {json.dumps(text)}. "
+    if _DECIMAL_COMMA.fullmatch(text):
+        return (
+            "If a CSV file has decimal commas, set source.options.locale: de-DE and source.types: "
+            f"{{{column}: 'decimal(18,6)'}}. "
+        )
+    return ""
 
 
 def dictionary_indices(encoded: pa.DictionaryArray) -> NDArray[np.int32]:

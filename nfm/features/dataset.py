@@ -17,6 +17,7 @@ from nfm.contract.columns import check_categorical, check_columns
 from nfm.contract.encoder import Encoding
 from nfm.contract.errors import DataError
 from nfm.contract.publish import check_replaceable, publish
+from nfm.contract.reading import LATEST
 from nfm.contract.schema import DATASET_MARKER, Kind
 from nfm.contract.values import check_kind, check_number
 from nfm.features import vocabularies
@@ -78,13 +79,12 @@ def prepare(spark: SparkSession, config: Config, growth: Growth | None = None) -
         )
         return needed
 
-    scan = open_scan(spark, config.source, check_needed)
+    old = Encoding.load(growth.folder) if growth is not None else None
+    scan = open_scan(spark, config.source, check_needed, old.reading if old is not None else LATEST)
     label = open_label(columns.label, scan.schema.field(columns.label).type, config.model.task, where)
     kinds = _categorical_kinds(config, scan.schema)
     _check_other_columns(config, split, scan.schema)
-    old = None
-    if growth is not None:
-        old = Encoding.load(growth.folder)
+    if growth is not None and old is not None:
         check_task(label.task, old.spec.classes, str(growth.folder))
         check_growth(columns, kinds, old.spec, str(growth.folder), growth.refresh_numbers)
         old.verify(str(growth.folder))
@@ -171,6 +171,7 @@ def _build(spark: SparkSession, config: Config, prepared: Prepared, encoding: Pa
         if prepared.growth and prepared.old:
             spec = grow_spec(spec, prepared.old, prepared.growth.refresh_numbers)
         (encoding / ENCODING_MARKER).write_text(spec.to_json())
+        scan.reading.save(encoding)
 
         rows, folders = summed.labels.rows, config.dataset.partition_by
         log.info("encoding %s rows", f"{sum(rows.values()):,}")

@@ -52,6 +52,8 @@ def summary(config: Config, statistics: Mapping[str, Any]) -> str:
     rows = statistics["rows"]
     lines = [f"Features of {config.name}: {sum(rows.values()):,} rows of {config.source}"]
     lines += [f"  skipped   {path}, which cannot be read" for path in statistics["skipped_files"]]
+    if statistics["bad_rows"]:
+        lines.append(f"  left out  {statistics['bad_rows']:,} rows that do not fit the columns (source.on_bad_row)")
     if statistics["left_out"]:
         lines.append(f"  left out  {statistics['left_out']:,} negatives of the train fold (split.negative_rate)")
     for fold in FOLDS:

@@ -57,8 +57,7 @@ def configure(path: Path, label_name: str | None) -> tuple[str, Label | None, li
     files = list_files(path)
     sample = read_parquet(path, files) if is_parquet(files[0]) else read_csv(path, files)
     check_table(sample)
-    reads_as_text = not sample.source["options"]["inferSchema"] if sample.is_csv else None
-    columns = {n: inspect_column(n, sample.table[n], reads_as_text) for n in sample.table.column_names}
+    columns = {n: inspect_column(n, sample.table[n], sample.is_csv) for n in sample.table.column_names}
     label = find_label(columns, label_name)
     key, roles = choose_roles(columns, label)
     return format_configuration(table_name(path), sample, columns, label, key, roles), label, roles

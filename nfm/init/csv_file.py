@@ -5,7 +5,7 @@ import csv
 import gzip
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -16,13 +16,13 @@ import pyarrow.csv as pv
 
 from nfm.contract.errors import DataError
 from nfm.contract.messages import listed, quoted
-from nfm.init.facts import FLOAT, INTEGER, infer_kind
+from nfm.init.facts import infer_kind
 from nfm.init.sample import CSV_ENDINGS, MOST_PIECES, MOST_ROWS, Sample, pick_evenly
 
 _MOST_BYTES = 32 << 20  # of text in a sample
 _DELIMITERS = ",\t;|"
+_DECIMAL_COMMA = r"^[+-]?(\d+|\d{1,3}(\.\d{3})+)(,\d{1,6})?$"
 _MISSING = ("NA", "N/A", "n/a", "NULL", "null", "None", "?", "-", ".", "\\N", "#N/A", "<NA>")
-_LOSSY = r"^[+-]?0\d|\d{39}"  # Spark would read 007 as 7, and more than 38 digits as a float
 
 
 def read_csv(path: Path, files: Sequence[Path]) -> Sample:
@@ -32,27 +32,28 @@ def read_csv(path: Path, files: Sequence[Path]) -> Sample:
         raise DataError(f"{wrong[0]} is not Parquet, and its ending is not one of {', '.join(CSV_ENDINGS)}.")
     chosen = pick_evenly(files)
     blocks = [_read_blocks(file, _MOST_BYTES // len(chosen)) for file in chosen]
-    body, is_whole = b"".join(text for text, _ in blocks), all(is_complete for _, is_complete in blocks)
-    header = body[: body.find(b"\n") + 1] or body
-    if len(chosen) > 1:  # each file repeats the header
-        body = header + b"".join(text.removeprefix(header) for text, _ in blocks)
+    by_header, is_whole = _group_by_header(text for text, _ in blocks), all(is_complete for _, is_complete in blocks)
+    bodies = [header + b"".join(rows) for header, rows in by_header.items()]
+    body = b"".join(bodies)
     if b"\0" in body:
         raise DataError(
             f"{path} is not a text file in UTF-8 (it has zero bytes). Export it as CSV in UTF-8, or as Parquet."
         )
-    options: dict[str, Any] = {"header": True, "inferSchema": True}
+    options = dict[str, Any]()
     try:
-        text = body.decode("utf-8-sig")
+        text, encoding = body.decode("utf-8-sig"), "utf-8-sig"
     except UnicodeDecodeError:
-        text = body.decode("latin-1")
+        text, encoding = body.decode("latin-1"), "latin-1"
         options["encoding"] = "ISO-8859-1"
     if (delimiter := _find_delimiter(text)) != ",":
         options["delimiter"] = delimiter
     escaped = '\\"' in text and '""' not in text
-    if '"' in text and not escaped:
-        options["escape"] = '"'
-    names = next(csv.reader([text.partition("\n")[0].rstrip("\r")], delimiter=delimiter))
-    table = _parse(path, text, len(names), delimiter, escaped)
+    if escaped:
+        options["escape"] = "\\"
+    tables = [_parse(path, body.decode(encoding), delimiter, escaped) for body in bodies]
+    names = [name for name in tables[0].column_names if all(name in table.column_names for table in tables)]
+    table = pa.concat_tables([table.select(names) for table in tables]) if len(tables) > 1 else tables[0]
+    names, table = table.column_names, table.rename_columns([str(i) for i in range(table.num_columns)])
     rows = len(table) if is_whole and len(chosen) == len(files) else None
     if len(table) > MOST_ROWS:
         table = table.take(np.linspace(0, len(table) - 1, MOST_ROWS).astype(np.int64))
@@ -60,20 +61,18 @@ def read_csv(path: Path, files: Sequence[Path]) -> Sample:
         options |= {"ignoreLeadingWhiteSpace": True, "ignoreTrailingWhiteSpace": True}
         names = [name.strip() for name in names]
         table = _map_columns(table, pc.utf8_trim_whitespace)
-    if any(pc.any(pc.match_substring(column, "\n")).as_py() for column in table.columns):
-        options["multiLine"] = True
     _check_header(path, names, table)
     marker = _find_missing_marker(table)
     if marker is not None:
         options["nullValue"] = marker
         table = _map_columns(table, lambda column: pc.if_else(pc.equal(column, marker), None, column))
-    if any(
-        infer_kind(c) in (INTEGER, FLOAT) and pc.any(pc.match_substring_regex(c, _LOSSY)).as_py() for c in table.columns
-    ):
-        options["inferSchema"] = False
+    table, types = _read_decimal_commas(table, names)
     # Spark names a column without a name by its number.
     table = table.rename_columns([f"_c{i}" if name in ("", marker) else name for i, name in enumerate(names)])
-    source = {"format": "csv", "path": str(path), "options": options}
+    if types:
+        options["locale"] = "de-DE"
+    source: dict[str, Any] = {"format": "csv", "path": str(path)}
+    source |= {key: value for key, value in (("options", options), ("types", types)) if value}
     return Sample(table, source, rows, is_csv=True)
 
 
@@ -122,7 +121,19 @@ def _find_delimiter(text: str) -> str:
     return max(_DELIMITERS, key=score)
 
 
-def _parse(path: Path, text: str, width: int, delimiter: str, escaped: bool) -> pa.Table:
+def _group_by_header(texts: Iterable[bytes]) -> dict[bytes, list[bytes]]:
+    """Return the rows of the files by their header line."""
+    by_header: dict[bytes, list[bytes]] = {}
+    for text in texts:
+        end = text.find(b"\n") + 1
+        by_header.setdefault(text[:end], []).append(text[end:])
+    return by_header
+
+
+def _parse(path: Path, text: str, delimiter: str, escaped: bool) -> pa.Table:
+    """Return the rows of files with one header, as texts."""
+    header = next(csv.reader([text.partition("\n")[0].rstrip("\r")], delimiter=delimiter), [])
+    width = len(header)
     wrong_rows: list[pv.InvalidRow] = []
 
     def skip(row: pv.InvalidRow) -> str:
@@ -146,7 +157,7 @@ def _parse(path: Path, text: str, width: int, delimiter: str, escaped: bool) -> 
         )
     except pa.ArrowInvalid as error:
         if "Empty CSV" in str(error):
-            return pa.table({name: pa.array([], pa.string()) for name in names})
+            return pa.Table.from_arrays([pa.array([], pa.string())] * width, names=header)
         raise DataError(f"{path} cannot be read as CSV: {error}.") from error
     if len(wrong_rows) > len(table) / 10:
         first = wrong_rows[0]
@@ -155,7 +166,7 @@ def _parse(path: Path, text: str, width: int, delimiter: str, escaped: bool) -> 
             f"have a different number of values, for example {first.actual_columns}: {quoted(first.text)}. Correct the "
             "header or the rows."
         )
-    return table
+    return table.rename_columns(header)
 
 
 def _map_columns(table: pa.Table, change: Any) -> pa.Table:
@@ -179,6 +190,20 @@ def _check_header(path: Path, names: Sequence[str], table: pa.Table) -> None:
             f"{path} seems to have no header: its first line looks like a row ({listed(map(quoted, names))}). Add a "
             "first line with the columns' names."
         )
+
+
+def _read_decimal_commas(table: pa.Table, names: Sequence[str]) -> tuple[pa.Table, dict[str, str]]:
+    """Return the table with points instead of commas in numbers such as 1.234,5, and the types of these columns."""
+    types = {}
+    for i, column in enumerate(table.columns):
+        distinct = pc.unique(column).drop_null()
+        is_number = pc.all(pc.match_substring_regex(distinct, _DECIMAL_COMMA)).as_py()
+        # 1,234 alone may also be a thousand and more.
+        if is_number and pc.any(pc.match_substring_regex(distinct, r",(\d{1,2}|\d{4,})$")).as_py():
+            types[names[i]] = "decimal(18,6)"
+            column = pc.replace_substring(pc.replace_substring(column, ".", ""), ",", ".")
+            table = table.set_column(i, table.column_names[i], column)
+    return table, types
 
 
 def _find_missing_marker(table: pa.Table) -> str | None:

@@ -11,6 +11,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from nfm.contract.messages import quoted
+from nfm.contract.reading import MORE_THAN_A_NUMBER
 from nfm.contract.values import decode_dictionary, is_list, kind_of, to_floats
 
 Kind = Literal["integer", "float", "text", "boolean", "time", "list", "other"]
@@ -182,8 +183,8 @@ def _short(value: object) -> str:
     return " ".join(text.split()) if len(text) <= 24 else f"{' '.join(text[:23].split())}…"
 
 
-def inspect_column(name: str, values: pa.ChunkedArray, reads_as_text: bool | None = None) -> Column:
-    """Return a column's facts. `reads_as_text`: whether Spark reads a CSV file's columns as text; None if not CSV."""
+def inspect_column(name: str, values: pa.ChunkedArray, is_csv: bool = False) -> Column:
+    """Return a column's facts. Of a CSV file, `values` are texts, from which the jobs infer the column's type."""
     array = values.combine_chunks() if isinstance(values, pa.ChunkedArray) else values
     array = decode_dictionary(pa.concat_arrays(array.chunks) if isinstance(array, pa.ChunkedArray) else array)
     type_ = array.type
@@ -202,7 +203,9 @@ def inspect_column(name: str, values: pa.ChunkedArray, reads_as_text: bool | Non
         kind = "integer" if pa.types.is_integer(type_) else "float"
         if pa.types.is_floating(type_):
             array = pc.if_else(pc.is_finite(array), array, None)
-    as_text = stored == "text" and (reads_as_text is None or reads_as_text or kind == "text")
+    as_text = stored == "text" and (not is_csv or kind == "text")
+    if is_csv and kind in ("integer", "float"):
+        as_text = bool(pc.any(pc.match_substring_regex(array, MORE_THAN_A_NUMBER)).as_py())
     if kind == "float":
         numbers = Column(name, array, kind, as_text).numbers
         finite = numbers[np.isfinite(numbers)]

@@ -45,7 +45,10 @@ def open_all(spark: SparkSession, config: Config) -> tuple[Artifact, Scan, Sourc
     _check_names(output_columns(artifact.encoding.spec, config), added_columns(artifact, config), artifact)
     if settings.encoded:
         _check_made_with(artifact.encoding.spec, source)
-    return artifact, open_scan(spark, source, lambda schema: _needed(artifact, config, source, schema)), source
+    reading = artifact.encoding.reading
+    reading = reading and reading.for_scoring(artifact.encoding.spec)
+    scan = open_scan(spark, source, lambda schema: _needed(artifact, config, source, schema), reading)
+    return artifact, scan, source
 
 
 def model_inputs(spec: Spec, encoded: bool) -> tuple[str, ...]:

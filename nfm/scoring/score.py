@@ -194,6 +194,7 @@ def _build_report(config: Config, artifact: Artifact, source: Source, scan: Scan
         "source": str(source),
         "scan": scan.method,
         "skipped_files": list(scan.skipped),
+        "bad_rows": scan.bad_rows,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "rows": tally.rows,
         **compare_with_training(artifact, tally, config.score.encoded),

@@ -20,6 +20,7 @@ def summary(config: Config, report: Mapping[str, Any]) -> str:
         *(f"  {name:<{name_width}} {_range(ranges.get(name), rows)}".rstrip() for name in shorten(list(ranges))),
         *([f"  reasons   {reasons} for each row"] if reasons else []),
         *(f"  skipped   {path}, which cannot be read: its rows have no score" for path in report["skipped_files"]),
+        *([f"  left out  {report['bad_rows']:,} rows that do not fit the columns"] if report["bad_rows"] else []),
         f"  {'column':<{width}}{'missing (train)':>20}{'out-of-vocabulary (train)':>28}{'PSI':>10}",
     ]
     for name, counts in report["values"].items():

@@ -59,7 +59,7 @@ def find_unreadable_by_spark(
     """Return the files of which Spark cannot read these columns: URI → reason. Found by bisection."""
     if not uris:
         return {}
-    rows = raw.where(file_path_column(source, raw).isin([_to_metadata_path(uri) for uri in uris]))
+    rows = raw.where(file_path_column(source, raw).isin([to_metadata_path(uri) for uri in uris]))
     rows = rows if source.where is None else rows.where(source.where)
     needed = rows.select(*(column(name) for name in names))
     if not _meets_corrupt(lambda: needed.write.format("noop").mode("overwrite").save()):
@@ -72,7 +72,7 @@ def find_unreadable_by_spark(
 
 def exclude_files(source: "Source", raw: DataFrame, uris: Iterable[str]) -> DataFrame:
     """Return the table without the rows of these files; Spark does not open them."""
-    paths = [_to_metadata_path(uri) for uri in uris]
+    paths = [to_metadata_path(uri) for uri in uris]
     return raw.where(~file_path_column(source, raw).isin(paths)) if paths else raw
 
 
@@ -99,7 +99,8 @@ def check_any_readable(source: "Source", uris: Iterable[str], corrupt: Iterable[
         )
 
 
-def _to_metadata_path(uri: str) -> str:
+def to_metadata_path(uri: str) -> str:
+    """Return a file's URI as in the hidden column."""
     return uri.replace("file:///", "file:/", 1)
 
 

@@ -136,7 +136,7 @@ def list_files(
     case_sensitive = spark.conf.get("spark.sql.caseSensitive") == "true"
     if not relation.partitions and source.where is None:  # most tables need no query
         no_partitions = pa.RecordBatch.from_arrays([], names=[])
-        return Files(str(source), types, no_partitions, case_sensitive), _stat_files(
+        return Files(str(source), types, no_partitions, case_sensitive), stat_files(
             source, dict.fromkeys(sorted(uris), 0)
         )
     texts = {uri: _folder_values(uri_to_path(uri), relation.partitions) or () for uri in sorted(uris)}
@@ -152,10 +152,10 @@ def list_files(
     partitions = pa.RecordBatch.from_arrays(columns, names=list(relation.partitions))
     row_of = {combinations[number]: i for i, number in enumerate(kept[_NUMBER].to_pylist())}
     files = Files(str(source), types, partitions, case_sensitive)
-    return files, _stat_files(source, {uri: row_of[text] for uri, text in texts.items() if text in row_of})
+    return files, stat_files(source, {uri: row_of[text] for uri, text in texts.items() if text in row_of})
 
 
-def _stat_files(source: "Source", partitions: Mapping[str, int]) -> dict[str, File]:
+def stat_files(source: "Source", partitions: Mapping[str, int]) -> dict[str, File]:
     """Return the files with size and time of change, from their URIs and their rows in the partitions."""
     remote = [uri for uri in partitions if is_in_store(uri_to_path(uri))]
     if not remote:

@@ -6,16 +6,18 @@ types, and the values in the names of its folders.
 
 import logging
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import pyarrow as pa
 from pyspark import TaskContext
+from pyspark.errors import IllegalArgumentException, SparkRuntimeException
 from pyspark.sql import DataFrame, Observation, SparkSession
 from pyspark.sql import functions as F
 
 from nfm.contract.columns import Rows
 from nfm.contract.errors import ConfigError, DataError
+from nfm.contract.reading import LATEST, Reading
 from nfm.table.corrupt import (
     check_any_readable,
     exclude_files,
@@ -37,6 +39,8 @@ from nfm.table.relation import (
 from nfm.table.spark import to_arrow_schema
 from nfm.table.splits import File, Split, make_splits
 from nfm.table.tasks import map_rows, run_tasks
+from nfm.table.text.options import FORMATS as TEXT_FORMATS
+from nfm.table.text.table import open_text_table
 
 if TYPE_CHECKING:  # workers import this module, and do not need the settings classes
     from nfm.config.settings import Source
@@ -66,6 +70,8 @@ class Scan:
     splits: tuple[Split, ...]  # parquet only: the input of each task
     schema: pa.Schema  # the columns' types in a task; texts may arrive as dictionaries
     skipped: tuple[str, ...]  # files left out because they cannot be read
+    bad_rows: int  # rows of text files left out because they do not fit the columns
+    reading: Reading  # how the values of text files were read
     uris: tuple[str, ...]  # of the files that are read; empty where Spark reports no files
     # spark only: the settings that determine the partitions of its reader; None if the table is not plain files
     partitioning: Mapping[str, str] | None
@@ -135,60 +141,111 @@ def open_scan(
     spark: SparkSession,
     source: "Source",
     needed: Callable[[pa.Schema], Iterable[str]],
+    reading: Reading | None = LATEST,
     split_bytes: int | None = None,
 ) -> Scan:
     """Inspect a table, and choose how tasks read its rows.
 
-    Only what Spark needs to infer the columns is read; with `on_corrupt: skip`, all needed columns are read once.
+    Only what Spark needs to infer the columns is read; of text files, and with `on_corrupt: skip`, all rows are read
+    once.
 
     Args:
         spark: The session.
         source: The table.
         needed: Returns the columns that will be read, given the table's schema. May raise DataError.
+        reading: How a model's training read text files; None for a model of an older version.
         split_bytes: Maximum size of a split; by default that of Spark's reader (spark.sql.files.maxPartitionBytes,
             128 MB).
 
     Raises:
-        DataError: the table cannot be read, a Parquet file is empty, no file can be read, or `needed` raised it.
-        ConfigError: the table does not allow `scan: parquet` or `on_corrupt: skip`.
+        DataError: the table cannot be read, a file is empty or not valid, no file can be read, or `needed` raised it.
+        ConfigError: the table does not allow `scan: parquet` or `on_corrupt: skip`, or an option is not possible.
     """
     source.check_filled()
     with translate_spark_errors(str(source)):
-        raw, skipped = load_readable(spark, source)
-        schema = to_arrow_schema(raw)
-        names = _needed_columns(needed, schema, raw)
-        if source.on_corrupt == "skip":
-            file_path_column(source, raw)  # fails early if files cannot be left out of this table
-        uris = sorted(raw.inputFiles())
-        relation = find_parquet_relation(raw, uris)
-        why_spark = _explain_spark(spark, source, relation)
-        skipped |= find_empty_files(source, relation)
-        uris = [uri for uri in uris if uri not in skipped]
-        files, splits, unreadable = None, tuple[Split, ...](), dict[str, str]()
-        if relation is not None and why_spark is None:
-            files, listed = list_files(spark, source, relation, uris)
-            uris = list(listed) or uris
-            splits, unreadable = _split_files(spark, source, files.select(names), listed, split_bytes)
-        elif source.on_corrupt == "skip":
-            unreadable = find_unreadable_by_spark(source, raw, names, uris)
-        skipped |= unreadable
-        check_any_readable(source, [*uris, *skipped], skipped)
-        table = exclude_files(source, raw, skipped)
-        table = table if source.where is None else table.where(source.where)
-    for uri, reason in sorted(skipped.items()):
-        log.warning("%s is left out of %s: it cannot be read (%s)", uri_to_path(uri), source, reason)
+        if source.format in TEXT_FORMATS and source.table is None:
+            scan = _open_text(spark, source, needed, reading)
+        else:
+            scan = _open_typed(spark, source, needed, split_bytes)
+        if source.where is not None:
+            scan = replace(scan, table=scan.table.where(source.where))
+    return scan
+
+
+def _open_text(
+    spark: SparkSession, source: "Source", needed: Callable[[pa.Schema], Iterable[str]], reading: Reading | None
+) -> Scan:
+    reason = _explain_spark(spark, source, None) or ""
+    try:
+        text = open_text_table(spark, source, needed, reading)
+    except (IllegalArgumentException, SparkRuntimeException) as error:
+        if isinstance(error, SparkRuntimeException) and "OPTION_VALUE" not in str(error):
+            raise
+        reason = str(error).strip().splitlines()[0]
+        raise ConfigError(f"source.options: Spark refuses one of them: {reason}") from error
+    _warn_of_skipped(source, text.skipped)
+    if text.bad_rows:
+        log.warning("rows of %s that do not fit the columns, and are left out: %s", source, f"{text.bad_rows:,}")
+    if text.has_long_rows:
+        reason += "; line breaks are inside quotes, so each such file is read in one task"
+    return Scan(
+        table=text.table,
+        method="spark",
+        reason=reason,
+        splits=(),
+        schema=to_arrow_schema(text.table),
+        skipped=tuple(sorted(map(uri_to_path, text.skipped))),
+        bad_rows=text.bad_rows,
+        reading=text.reading,
+        uris=text.uris,
+        partitioning=_partitioning(spark, source),
+        files=None,
+    )
+
+
+def _open_typed(
+    spark: SparkSession, source: "Source", needed: Callable[[pa.Schema], Iterable[str]], split_bytes: int | None
+) -> Scan:
+    """Open a table whose source has types; files that are Parquet are read in tasks."""
+    raw, skipped = load_readable(spark, source)
+    schema = to_arrow_schema(raw)
+    names = _needed_columns(needed, schema, raw)
+    if source.on_corrupt == "skip":
+        file_path_column(source, raw)  # fails early if files cannot be left out of this table
+    uris = sorted(raw.inputFiles())
+    relation = find_parquet_relation(raw, uris)
+    why_spark = _explain_spark(spark, source, relation)
+    skipped |= find_empty_files(source, relation)
+    uris = [uri for uri in uris if uri not in skipped]
+    files, splits, unreadable = None, tuple[Split, ...](), dict[str, str]()
+    if relation is not None and why_spark is None:
+        files, listed = list_files(spark, source, relation, uris)
+        uris = list(listed) or uris
+        splits, unreadable = _split_files(spark, source, files.select(names), listed, split_bytes)
+    elif source.on_corrupt == "skip":
+        unreadable = find_unreadable_by_spark(source, raw, names, uris)
+    skipped |= unreadable
+    check_any_readable(source, [*uris, *skipped], skipped)
+    _warn_of_skipped(source, skipped)
     set_by_user = "set by source.scan" if source.scan == "parquet" else None
     return Scan(
-        table=table,
+        table=exclude_files(source, raw, skipped),
         method="spark" if files is None else "parquet",
         reason=why_spark or set_by_user or "its files are Parquet, and tasks can read them",
         splits=splits,
         schema=schema,
         skipped=tuple(sorted(map(uri_to_path, skipped))),
+        bad_rows=0,
+        reading=LATEST,
         uris=tuple(uri for uri in uris if uri not in skipped),
         partitioning=None if files is not None else _partitioning(spark, source),
         files=files,
     )
+
+
+def _warn_of_skipped(source: "Source", skipped: Mapping[str, str]) -> None:
+    for uri, reason in sorted(skipped.items()):
+        log.warning("%s is left out of %s: it cannot be read (%s)", uri_to_path(uri), source, reason)
 
 
 def _needed_columns(needed: Callable[[pa.Schema], Iterable[str]], schema: pa.Schema, raw: DataFrame) -> list[str]:

@@ -23,6 +23,7 @@ _BATCH = "spark.sql.execution.arrow.maxRecordsPerBatch"
 _JOB_SETTINGS = {
     "spark.sql.session.timeZone": "UTC",
     "spark.sql.execution.pyspark.udf.simplifiedTraceback.enabled": "true",
+    "spark.sql.legacy.javaCharsets": "true",  # text files in windows-1252 and other encodings that Java knows
 }
 _MEMORY = "spark.driver.memory"
 _HEAP_SIZE = re.compile(r"\d+[kmgt]", re.IGNORECASE)  # values that the JVM's option -Xmx takes

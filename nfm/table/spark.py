@@ -47,4 +47,9 @@ def save_and_reload(table: DataFrame, folder: Path) -> DataFrame:
 
 def column(name: str) -> Column:
     """Return a column by its exact name, which may contain dots and spaces."""
-    return F.col(f"`{name.replace('`', '``')}`")
+    return F.col(quote_name(name))
+
+
+def quote_name(name: str) -> str:
+    """Return a column's exact name as Spark's SQL writes it."""
+    return f"`{name.replace('`', '``')}`"

@@ -9,9 +9,11 @@ import pyarrow.compute as pc
 import pytest
 from pyspark.sql import SparkSession
 
+from nfm.config.settings import Source
 from nfm.init.csv_file import read_csv
 from nfm.init.facts import infer_kind, inspect_column
 from nfm.init.sample import Sample, check_table
+from nfm.table.scan import open_scan
 
 ROWS = 30
 
@@ -56,13 +58,16 @@ def read_sample(path: Path) -> Sample:
 def test_spark_reads_the_same_columns_and_values(spark: SparkSession, tmp_path: Path, name: str) -> None:
     path = write_table(tmp_path, TABLES[name])
     sample = read_sample(path)
-    table = spark.read.format("csv").options(**sample.source["options"]).load(str(path))
+    scan = open_scan(spark, Source(**sample.source), lambda schema: schema.names)
+    table = scan.table
     assert table.columns == sample.table.column_names
     spark_table = table.selectExpr(*(f"cast(`{c.replace('`', '``')}` as string)" for c in table.columns)).toArrow()
     assert spark_table.num_rows == len(sample.table) == sample.rows
-    for column, expected in zip(sample.table.columns, spark_table.columns, strict=True):
+    for name, column, expected in zip(table.columns, sample.table.columns, spark_table.columns, strict=True):
         assert column.null_count == expected.null_count
-        if infer_kind(column) == "text" or not sample.source["options"]["inferSchema"]:
+        if pa.types.is_decimal(scan.schema.field(name).type):
+            assert [float(text) for text in column.to_pylist()] == [float(text) for text in expected.to_pylist()]
+        elif infer_kind(column) == "text" or pa.types.is_string(scan.schema.field(name).type):
             assert column.to_pylist() == expected.to_pylist()
 
 
@@ -76,7 +81,7 @@ def test_kinds_agree_with_the_types_that_spark_infers(spark: SparkSession, tmp_p
     names = [f"x{i}" for i in range(len(TEXTS))]
     path = write_table(tmp_path, repeat_row(",".join(names), ",".join(TEXTS)))
     sample = read_sample(path)
-    schema = spark.read.format("csv").options(**sample.source["options"]).load(str(path)).schema
+    schema = open_scan(spark, Source(**sample.source), lambda schema: schema.names).table.schema
     times = {"2020-1-5", "2020-01-05 10:00", "2013-01", "10:30", "5:4"}
     assert {TEXTS[i] for i, field in enumerate(schema) if field.dataType.typeName() == "timestamp"} >= times
     allowed = {
@@ -109,10 +114,21 @@ def test_folders_of_files_are_one_table(spark: SparkSession, tmp_path: Path) -> 
     files = [write_table(tmp_path, repeat_row("id,x", f"{{i}},only {n}"), f"{n}.csv") for n in range(3)]
     sample = read_csv(tmp_path, files)
     assert (sample.rows, sorted(set(sample.table["x"].to_pylist()))) == (90, ["only 0", "only 1", "only 2"])
-    assert spark.read.format("csv").options(**sample.source["options"]).load(str(tmp_path)).count() == 90
+    assert open_scan(spark, Source(**sample.source), lambda schema: schema.names).table.count() == 90
+
+
+def test_files_with_the_columns_in_another_order(tmp_path: Path) -> None:
+    files = [write_table(tmp_path, repeat_row("id,x,y", "{i},a,1"), "1.csv")]
+    files.append(write_table(tmp_path, repeat_row("y,z,id,x", "2,c,{i},b"), "2.csv"))
+    sample = read_csv(tmp_path, files)
+    assert sample.table.column_names == ["id", "x", "y"]
+    assert set(zip(sample.table["x"].to_pylist(), sample.table["y"].to_pylist(), strict=True)) == {
+        ("a", "1"),
+        ("b", "2"),
+    }
 
 
 def test_whole_numbers_written_as_floats_are_integers() -> None:
-    column = inspect_column("x", pa.chunked_array([pa.array(["1.0", "2.0", None])]), reads_as_text=False)
+    column = inspect_column("x", pa.chunked_array([pa.array(["1.0", "2.0", None])]), is_csv=True)
     assert (column.kind, column.filled, column.distinct) == ("integer", 2, 2)
     assert pc.sum(pa.array(column.numbers), skip_nulls=True).as_py() != 3.0  # NaN where the value is missing

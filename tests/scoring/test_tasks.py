@@ -268,6 +268,7 @@ def test_the_plan_and_the_summary_name_the_first_of_many_classes(
         "rows": 0,
         "source": "raw",
         "skipped_files": [],
+        "bad_rows": 0,
         "model": "model",
         "model_fingerprint": "f",
         "scores": {f"score_{name}": nothing for name in names},

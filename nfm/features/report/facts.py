@@ -45,6 +45,7 @@ def gather(
         "source": str(config.source),
         "scan": f"{scan.method}: {scan.reason}",
         "skipped_files": list(scan.skipped),
+        "bad_rows": scan.bad_rows,
         "fingerprint": spec.fingerprint,
         "rows": summed.labels.rows,
         "negative_rate": spec.negative_rate,

@@ -28,6 +28,10 @@ KINDS = {  # in the order of the report, the most serious first
         "have files that could not be read",
         "Their rows are not in the dataset. Restore the files and run the feature job again.",
     ),
+    "bad rows": Kind(
+        "have rows that do not fit the columns",
+        "These rows are not in the dataset (source.on_bad_row: skip). Repair them and run the feature job again.",
+    ),
     "named like the label": Kind("are named like the label", f"It may be known only when the label is. {_LATE}"),
     "possible leak": Kind("rank the labels suspiciously well", f"Such a high AUC is rare. {_LATE}"),
     "no rows": Kind("have no rows", "Check the shares or dates in split."),
@@ -51,7 +55,7 @@ KINDS = {  # in the order of the report, the most serious first
         "Check how the column is filled, and keep it if a missing value is informative.",
     ),
 }
-SERIOUS = ("one label", "leak", "unique", "skipped files")
+SERIOUS = ("one label", "leak", "unique", "skipped files", "bad rows")
 
 FEW = 50  # with fewer values, a share is not meaningful
 UNIQUE = 0.95
@@ -76,6 +80,8 @@ def findings(statistics: Mapping[str, Any], columns_key: Sequence[str], label: s
     if skipped:
         files = f"{len(skipped):,} files" if len(skipped) > 1 else f"One file ({skipped[0]})"
         found.append(("source", "skipped files", f"{files} could not be read."))
+    if bad := statistics.get("bad_rows", 0):
+        found.append(("source", "bad rows", f"{bad:,} row{'s' * (bad > 1)} could not be parsed."))
     for name, facts in statistics["fields"].items():
         columns = facts.get("columns") or [name]
         found += [(name, *finding) for finding in _field_findings(facts, set(columns) <= set(columns_key))]

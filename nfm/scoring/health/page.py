@@ -57,6 +57,7 @@ def _content(report: Mapping[str, Any]) -> dict[str, Any]:
         ],
         "new": [(name, facts) for name, facts in unseen if facts.get("new_values")],
         "skipped": report["skipped_files"],
+        "bad_rows": report["bad_rows"],
         "LARGE": LARGE,
         "STABLE": STABLE,
         "PLOTS": PLOTS,

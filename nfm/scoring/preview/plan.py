@@ -113,7 +113,7 @@ def measure(scan: Scan, skip: bool = False) -> Size:
     """Measure the table by its files' footers, without reading rows; `skip` ignores files that cannot be read."""
     if scan.files is None:
         unknown = "not known before the table is read"
-        return Size(count_partitions(scan.table), len(scan.table.inputFiles()), None, None, unknown, None, 0)
+        return Size(count_partitions(scan.table), len(scan.uris), None, None, unknown, None, 0)
     files = scan.read_files
     count = min(len(files), MOST_FOOTERS)
     inspected = [files[i * len(files) // count] for i in range(count)]

@@ -90,6 +90,7 @@ STATISTICS: dict[str, Any] = {
         | {"auc": None},
     },
     "skipped_files": [],
+    "bad_rows": 0,
     "findings": [],
     "grown": None,
 }

@@ -37,6 +37,7 @@ REPORT_MADE: dict[str, Any] = {
     "source": "lake/tonight",
     "scan": "parquet",
     "skipped_files": [],
+    "bad_rows": 0,
     "created": "2026-11-22T03:04:05+01:00",
     "rows": 10,
     "score": SCORE,

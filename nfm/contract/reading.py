@@ -1,0 +1,65 @@
+"""How text files (CSV, JSON) were read for training, so that scoring reads the same value from the same text."""
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Self
+
+from nfm.contract.errors import DataError
+from nfm.contract.schema import Spec
+
+READING = "reading.json"
+# Texts that Spark infers as numbers, although they are more than a number: 007, 12D (a literal of Java), 40 digits.
+MORE_THAN_A_NUMBER = r"^[+-]?0\d|\d[dDfF]$|^[+-]?0[xX]|\d{39}"
+_INTEGER = re.compile(r"tinyint|smallint|int|bigint|decimal\(\d+,0\)")
+
+
+@dataclass(frozen=True)
+class Reading:
+    """Format of a source, the options that its values depend on, and the types of its columns in Spark's SQL."""
+
+    format: str = ""
+    options: Mapping[str, str] = field(default_factory=dict)  # names in lower case
+    types: Mapping[str, str] = field(default_factory=dict)
+
+    def save(self, folder: Path) -> None:
+        """Write `reading.json` into an encoding's folder."""
+        (folder / READING).write_text(json.dumps(asdict(self), indent=1, ensure_ascii=False))
+
+    @classmethod
+    def load(cls, folder: Path) -> Self | None:
+        """Read `reading.json`; None if an older version wrote the encoding, or if its source was not text files."""
+        path = folder / READING
+        if not path.exists():
+            return None
+        try:
+            return cls(**json.loads(path.read_text()))
+        except (ValueError, TypeError) as error:
+            raise DataError(
+                f"{path} cannot be parsed ({error}). It must not be changed after it is written. Restore it from a "
+                "copy, or run nfm features again."
+            ) from error
+
+    def for_scoring(self, spec: Spec) -> "Reading":
+        """Return the same reading with the types for scoring, see `scoring_types`."""
+        return replace(self, types=scoring_types(spec, self.types))
+
+
+LATEST = Reading()  # the defaults of this version
+
+
+def scoring_types(spec: Spec, learned: Mapping[str, str]) -> dict[str, str]:
+    """Return the types in which scoring reads the columns of text files.
+
+    The columns have the types that training learned, even if tonight's values look like another type. Integer columns
+    that only the encoder reads accept more: fields read texts, and numbers read floats. So `3.0` is the value 3, and
+    `A7` is an unseen value.
+    """
+    types = dict(learned)
+    values = {column for field in spec.fields if field.edges is None for column in field.columns}
+    for column in spec.columns:
+        if column not in spec.key and _INTEGER.fullmatch(learned.get(column, "int")):
+            types[column] = "string" if column in values else "double"
+    return types

@@ -1,0 +1,171 @@
+"""Group the text files of a table by their columns, after tasks have read their bytes."""
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, NamedTuple
+from urllib.parse import unquote
+
+import pyarrow as pa
+from pyspark.errors import AnalysisException
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql.types import StructField
+
+from nfm.contract.errors import DataError
+from nfm.kernels.quotes import QUOTED
+from nfm.table.relation import stat_files, uri_to_path
+from nfm.table.spark import load
+from nfm.table.splits import File, Piece, Split, make_splits
+from nfm.table.store import find_access_problem
+from nfm.table.tasks import run_tasks
+from nfm.table.text.files import FACTS, Facts, check_facts, examine, is_compressed
+from nfm.table.text.options import BAD_ROW, dialect_of, is_unicode
+
+if TYPE_CHECKING:
+    from nfm.config.settings import Source
+
+
+class Group(NamedTuple):
+    """Files with the same header, byte for byte: where Spark infers types, it reads any other header as a row."""
+
+    columns: tuple[str, ...]
+    multi_line: bool  # Spark reads each file in one task, because line breaks may be inside quotes
+    uris: tuple[str, ...]
+    is_whole: bool  # all files of the table are in this group
+    types: Mapping[str, str] = MappingProxyType(
+        {}
+    )  # of JSON and XML, whose columns Spark infers together with the types
+
+
+def select_files(
+    spark: SparkSession, source: "Source", files: Sequence[str], folders: Sequence[StructField]
+) -> list[str]:
+    """Return the files in folders that can satisfy `where`, as Spark plans to read them."""
+    if source.where is None or not folders or source.format != "csv":
+        return list(files)
+    try:
+        table = load(spark, source.model_copy(update={"options": {**source.options, "inferschema": "false"}}))
+        plan: Any = table.where(source.where)
+        scan = _find_scan(plan._jdf.queryExecution().sparkPlan())
+    except AnalysisException:  # the first file lacks a column of `where`; reported later
+        return list(files)
+    if scan is None:  # Spark has seen that no row can satisfy the condition
+        return []
+    found = scan.relation().location().listFiles(scan.partitionFilters(), scan.dataFilters())
+    kept = set()
+    for i in range(found.size()):
+        statuses = found.apply(i).files()
+        kept |= {str(statuses.apply(j).getPath().toUri().toString()) for j in range(statuses.size())}
+    return [uri for uri in files if uri in kept]
+
+
+def _find_scan(plan: Any) -> Any:
+    """Return the node of a physical plan that reads files; None if there is none."""
+    if plan.getClass().getSimpleName() == "FileSourceScanExec":
+        return plan
+    children = (plan.children().apply(i) for i in range(plan.children().size()))
+    return next((scan for scan in map(_find_scan, children) if scan is not None), None)
+
+
+def group_files(spark: SparkSession, source: "Source", uris: Sequence[str]) -> tuple[list[Group], dict[str, str]]:
+    """Read every byte of the files in tasks, and return the groups, and the files that cannot be read: URI → reason.
+
+    Raises DataError for text that is not valid, and unless `on_corrupt` is skip, for a file that cannot be read.
+    """
+    if find_access_problem([uri for uri in uris if not uri.startswith("file:")]) is not None:
+        return [_unexamined_group(spark, source, uris)], {}
+    files = stat_files(source, dict.fromkeys(uris, 0))
+    facts = _examine_files(spark, source, [file for file in files.values() if file.size])
+    skipped, by_form = dict[str, str](), defaultdict[tuple[bytes | str, bool], list[str]](list)
+    for uri, file in files.items():
+        pieces = facts.get(file.path)
+        if pieces is None:
+            if source.format == "csv":
+                skipped[uri] = "it is empty, not even a header"
+            continue
+        if unreadable := next((piece.unreadable for piece in pieces if piece.unreadable), None):
+            skipped[uri] = unreadable
+            continue
+        header = pieces[0].header
+        by_form[uri if header is None else header, _is_multi_line(source, pieces)].append(uri)
+    if skipped and source.on_corrupt == "refuse":
+        uri, reason = next(iter(skipped.items()))
+        raise DataError(
+            f"{source} has a file that cannot be read: {uri_to_path(uri)} ({reason}). Repair or delete it, or set "
+            "source.on_corrupt: skip (or score.source.on_corrupt) to leave such files out. Then run the job again."
+        )
+    if source.format != "csv":
+        uris = [uri for some in by_form.values() for uri in some]
+        multi_line = source.options.get("multiline") == "true"
+        types = dict(load_files(spark, source, uris, multi_line, infers=True).dtypes)
+        return [Group(tuple(types), multi_line, tuple(uris), not skipped, types)], skipped
+    return _read_columns(spark, source, by_form, bool(skipped)), skipped
+
+
+def _is_multi_line(source: "Source", pieces: Sequence[Facts]) -> bool:
+    if "multiline" in source.options:
+        return bool(source.options["multiline"] == "true")
+    is_followed = pieces[0].header is not None and dialect_of(source.options) is not None
+    return not is_followed or any(piece.line_breaks for piece in pieces)
+
+
+def _unexamined_group(spark: SparkSession, source: "Source", uris: Sequence[str]) -> Group:
+    """Return the group of files that only Spark can read. Spark then checks that they have the same header."""
+    table = load(spark, source)
+    columns = tuple(field.name for field in table.schema)
+    return Group(columns, source.options.get("multiline", "true") == "true", tuple(uris), True)
+
+
+def _examine_files(spark: SparkSession, source: "Source", files: Sequence[File]) -> dict[str, list[Facts]]:
+    """Return what the bytes of each file show, by path, its pieces in order."""
+    if not files:
+        return {}
+    dialect = dialect_of(source.options) if source.format == "csv" else None
+    unicode = is_unicode(source.options)
+    session: Any = spark
+    size = int(session._jsparkSession.sessionState().conf().filesMaxPartitionBytes())
+    splits = make_splits(files, spark.sparkContext.defaultParallelism, size)
+
+    def work(split: Split) -> Iterator[pa.RecordBatch]:
+        yield pa.RecordBatch.from_pylist([examine(piece, dialect, unicode)._asdict() for piece in split], FACTS)
+
+    found = defaultdict(list)
+    for row in run_tasks(spark, splits, work, FACTS).collect():
+        found[row.path].append(Facts(**row.asDict()))
+    # A piece that begins inside quotes was read as if it did not. Such a file is read again, as one piece.
+    again = []
+    for file in files:
+        found[file.path].sort(key=lambda piece: piece.start)
+        if is_compressed(file):
+            del found[file.path][1:]  # the first piece was the whole file
+        if any(piece.state == QUOTED for piece in found[file.path][:-1]):
+            again.append(file)
+    if again:
+        whole = [(Piece(file, 0, file.size),) for file in again]
+        found |= {row.path: [Facts(**row.asDict())] for row in run_tasks(spark, whole, work, FACTS).collect()}
+    for pieces in found.values():
+        check_facts(pieces, dialect)
+    return dict(found)
+
+
+def _read_columns(
+    spark: SparkSession, source: "Source", by_form: Mapping[tuple[bytes | str, bool], list[str]], some_skipped: bool
+) -> list[Group]:
+    """Return the groups; Spark reads the columns of CSV from one file of each header."""
+    groups, spellings = [], dict[str, str]()
+    for (_, multi_line), uris in by_form.items():
+        names = load_files(spark, source, uris[:1], multi_line, infers=False).columns
+        # Spark's names of columns are case-insensitive.
+        ignores_case = spark.conf.get("spark.sql.caseSensitive") != "true"
+        names = [spellings.setdefault(name.lower() if ignores_case else name, name) for name in names]
+        groups.append(Group(tuple(names), multi_line, tuple(uris), len(by_form) == 1 and not some_skipped))
+    return groups
+
+
+def load_files(spark: SparkSession, source: "Source", uris: Sequence[str], multi_line: bool, infers: bool) -> DataFrame:
+    """Load these files of a table, without the columns of its folders, in types that Spark infers, or as text."""
+    options = {**source.options, "multiline": multi_line, "__globPaths__": False, "columnnameofcorruptrecord": BAD_ROW}
+    if source.format == "csv":
+        options["inferschema"] = infers
+    table = spark.read.format(source.format).options(**options).load([unquote(uri) for uri in uris])
+    return table.drop(BAD_ROW)

@@ -1,0 +1,137 @@
+"""Open a table of text files (CSV, JSON, XML) so that each row has its values in the right columns, or is refused.
+
+Spark parses the files. Before it does, tasks read their bytes (`files`). Each file is read by its own header, and
+rows that do not fit the number and the types of the columns are counted.
+"""
+
+import logging
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+from pyspark.errors import PySparkException
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
+
+from nfm.contract.errors import ConfigError, DataError
+from nfm.contract.messages import listed
+from nfm.contract.reading import Reading
+from nfm.table.corrupt import check_any_readable
+from nfm.table.relation import uri_to_path
+from nfm.table.spark import load, to_arrow_schema
+from nfm.table.text.groups import Group, group_files, select_files
+from nfm.table.text.options import resolve_options, value_options
+from nfm.table.text.rows import check_rows, infer_types, read_groups, refuse_bad_rows
+
+if TYPE_CHECKING:
+    from nfm.config.settings import Source
+
+log = logging.getLogger(__name__)
+
+_NUMBERS = ("tinyint", "smallint", "int", "bigint", "decimal", "float", "double")
+
+
+@dataclass(frozen=True)
+class TextTable:
+    """A table of text files whose rows have been checked."""
+
+    table: DataFrame  # without `where`
+    uris: tuple[str, ...]  # of the files that are read
+    skipped: Mapping[str, str]  # files that cannot be read: URI → reason
+    bad_rows: int  # rows that are left out
+    has_long_rows: bool  # line breaks are inside quotes, so that each file is read in one task
+    reading: Reading
+
+
+def open_text_table(
+    spark: SparkSession, source: "Source", needed: Callable[[pa.Schema], Iterable[str]], reading: Reading | None
+) -> TextTable:
+    """Find the files, their columns and types, and check every byte and every row.
+
+    Args:
+        spark: The session.
+        source: The table.
+        needed: Returns the columns that will be read, given the table's schema. May raise DataError.
+        reading: Options and types of the training, see `resolve_options`. Types that are not given are inferred.
+
+    Raises:
+        DataError: a file lacks a column, is not valid text or cannot be read, or rows cannot be parsed.
+        ConfigError: an option or a type is not possible.
+    """
+    source = source.model_copy(update={"options": resolve_options(source, reading)})
+    listing = load(spark, source, "unknown string")  # with a schema, Spark opens no file
+    folders = listing.schema.fields[1:]  # columns whose values are in the folders' names
+    files = sorted(listing.inputFiles()) or sorted(load(spark, source).inputFiles())  # explains why there are none
+    selected = select_files(spark, source, files, folders)
+    groups, skipped = group_files(spark, source, selected or files[:1])
+    check_any_readable(source, selected, skipped)
+
+    _check_types(spark, source, groups)
+    infers = source.options.get("inferschema") == "true" or source.format != "csv"
+    known = {**(reading.types if reading is not None else {}), **source.types}
+    names = list(dict.fromkeys(name for group in groups for name in group.columns))
+    used = _find_used(source, groups, needed, names, [field.name for field in folders])
+    inferred = infer_types(spark, source, groups) if infers and not set(used) <= set(known) else {}
+    # Spark finds the values of JSON by their names, so the schema needs no other columns.
+    read = names if source.format == "csv" else used
+    types = {name: known.get(name) or inferred.get(name, "string") for name in read}
+    doubtful = [n for n in used if n in inferred and n not in known and types[n].startswith(_NUMBERS)]
+    doubtful = doubtful if source.format == "csv" else []
+    checked = check_rows(spark, source, groups, types | dict.fromkeys(doubtful, "string"), folders, used, doubtful)
+    if checked.bad:
+        refuse_bad_rows(spark, source, groups, types, checked)
+    if checked.texts:
+        log.info(
+            "%s of %s: read as text, because values such as %s are not only numbers (source.types sets another type)",
+            listed(checked.texts),
+            source,
+            listed(map(repr, checked.texts.values())),
+        )
+        types |= dict.fromkeys(checked.texts, "string")
+    table = read_groups(spark, source, groups, types, folders, used if checked.bad else ())
+    needed(to_arrow_schema(table))  # again, because the types are known now
+    return TextTable(
+        table,
+        tuple(uri for group in groups for uri in group.uris),
+        skipped,
+        checked.bad,
+        source.format == "csv" and any(group.multi_line for group in groups),
+        Reading(source.format, value_options(source.options), types),
+    )
+
+
+def _find_used(
+    source: "Source",
+    groups: Iterable[Group],
+    needed: Callable[[pa.Schema], Iterable[str]],
+    names: Iterable[str],
+    folders: Iterable[str],
+) -> list[str]:
+    """Return the columns of the files that will be read, also for `where`; DataError if a file lacks one of them."""
+    names = list(names)
+    used = dict.fromkeys(needed(pa.schema([(name, pa.string()) for name in [*names, *folders]])))
+    if source.where is not None:
+        used |= dict.fromkeys(name for name in names if name.lower() in source.where.lower())
+    for group in groups:
+        lacking = [name for name in used if name in names and name not in group.columns]
+        if lacking:
+            raise DataError(
+                f"Column '{lacking[0]}' is missing from {uri_to_path(group.uris[0])}, but other files of {source} have "
+                f"it; this file has {', '.join(group.columns)}. Add the column, or remove the file from source.path."
+            )
+    return [name for name in used if name in names]
+
+
+def _check_types(spark: SparkSession, source: "Source", groups: Iterable[Group]) -> None:
+    names = list(dict.fromkeys(name for group in groups for name in group.columns))
+    for name, type_ in source.types.items():
+        if name not in names:
+            raise ConfigError(f"source.types: {name!r} is not a column of {source}, which has {', '.join(names)}")
+        try:
+            spark.range(0).select(F.lit(None).cast(type_))
+        except PySparkException as error:
+            raise ConfigError(
+                f"source.types.{name}: {type_!r} given, which is not a type of Spark's SQL, such as string, int, "
+                "double, decimal(18,2), boolean, date or timestamp"
+            ) from error

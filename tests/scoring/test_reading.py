@@ -1,0 +1,108 @@
+"""Scoring reads text files as training did, whatever tonight's values look like."""
+
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+from pyspark.sql import SparkSession
+
+from nfm.config.settings import Config
+from nfm.contract.encoder import Encoding
+from nfm.contract.errors import DataError
+from nfm.contract.reading import READING, Reading, scoring_types
+from nfm.features.dataset import build
+from nfm.scoring.score import score_table
+from tests.scoring.examples import save_model
+
+HEADER = "id,shop,zip,items,price,label\n"
+# shop was integers in training, and zip had one value that is not digits; items and price are numbers.
+TRAINING = HEADER + "".join(
+    f"{i},{i % 3},{['007', '7', 'A1', ''][i % 4]},{i % 5},{i % 4}.5,{i % 2}\n" for i in range(40)
+)
+TYPES = {"id": "int", "shop": "int", "zip": "string", "items": "int", "price": "double", "label": "int"}
+
+
+def config(folder: Path, table: str, **source: Any) -> Config:
+    return Config.model_validate(
+        {
+            "name": "shop",
+            "workdir": str(folder),
+            "source": {"format": "csv", "path": str(folder / table), **source},
+            "columns": {
+                "key": ("id",),
+                "label": "label",
+                "categorical": {"shop": {}, "zip": {"min_count": 1}},
+                "numeric": {"items": {}, "price": {}},
+            },
+            "split": {"valid": 0.0, "test": 0.0},
+            "train": {"early_stopping": None},
+        }
+    )
+
+
+@pytest.fixture(scope="module")
+def folder(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("csv")
+    (folder / "training.csv").write_text(TRAINING)
+    build(spark, config(folder, "training.csv"))
+    save_model(folder, 1)
+    return folder
+
+
+def scored(spark: SparkSession, folder: Path, rows: str, header: str = HEADER, **source: Any) -> dict[int, float]:
+    (folder / "tonight.csv").write_text(header + rows)
+    score_table(spark, config(folder, "tonight.csv", **source))
+    files = sorted((folder / "scores").glob("*.parquet"))
+    return {row["id"]: row["score"] for file in files for row in pq.ParquetFile(file).read().to_pylist()}
+
+
+def test_the_encoding_stores_options_and_types(folder: Path) -> None:
+    reading = Encoding.load(folder / "encoding").reading
+    assert reading == Reading("csv", {"header": "true", "inferschema": "true", "escape": '"'}, TYPES)
+    assert Encoding.load(folder / "model/encoding").reading == reading
+
+
+def test_the_same_value_has_the_same_score(spark: SparkSession, folder: Path) -> None:
+    as_in_training = scored(spark, folder, "1,1,007,2,0.5,0\n2,1,7,2,1.0,0\n3,2,A1,3,2.0,0\n4,,,,,0\n")
+    assert len(set(as_in_training.values())) == 4
+    # Prices are integers, and pandas wrote integers with nulls as floats. The columns have another order.
+    header = "label,price,note,zip,shop,items,id\n"
+    tonight = "0,0.5,x,007,1.0,2.0,1\n0,1,y,7,1,2,2\n0,2,,A1,2.0,3.0,3\n0,,,,,,4\n"
+    assert scored(spark, folder, tonight, header) == as_in_training
+    digits_only = "0,0.5,x,007,1,2,1\n0,1,y,7,1,2,2\n"
+    assert scored(spark, folder, digits_only, header) == {i: as_in_training[i] for i in (1, 2)}
+
+
+def test_an_unseen_text_in_a_column_of_integers(spark: SparkSession, folder: Path) -> None:
+    seen = scored(spark, folder, "1,99,007,2,0.5,0\n")
+    assert scored(spark, folder, "1,A7,007,2,0.5,0\n") == seen  # both are out-of-vocabulary
+
+
+def test_a_number_that_is_not_one(spark: SparkSession, folder: Path) -> None:
+    with pytest.raises(DataError, match=r"'1,1,007,few,0\.5,0' has the value 'few' in column 'items'"):
+        scored(spark, folder, "1,1,007,few,0.5,0\n")
+    assert scored(spark, folder, "1,1,007,few,0.5,0\n2,1,7,2,1.0,0\n", on_bad_row="skip").keys() == {2}
+    # A column that the model does not read may have any value.
+    assert scored(spark, folder, "1,1,007,2,0.5,unknown\n").keys() == {1}
+
+
+def test_types_for_scoring(folder: Path) -> None:
+    spec = Encoding.load(folder / "encoding").spec
+    assert scoring_types(spec, TYPES) == TYPES | {"shop": "string", "items": "double"}
+    assert scoring_types(spec, {}) == {"shop": "string", "zip": "string", "items": "double", "price": "double"}
+    decimals = TYPES | {"shop": "decimal(38,0)", "price": "decimal(18,2)"}
+    assert scoring_types(spec, decimals) == decimals | {"shop": "string", "items": "double"}
+
+
+def test_an_encoding_of_an_older_version(spark: SparkSession, folder: Path) -> None:
+    path = folder / "encoding" / READING
+    content = path.read_text()
+    try:
+        path.unlink()
+        assert Encoding.load(folder / "encoding").reading is None
+        path.write_text("{}[")
+        with pytest.raises(DataError, match=r"reading\.json cannot be parsed.*nfm features"):
+            Encoding.load(folder / "encoding")
+    finally:
+        path.write_text(content)

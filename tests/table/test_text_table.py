@@ -1,0 +1,220 @@
+"""CSV and JSON files as people have them: each value in its column, or a refusal that names the option."""
+
+import csv
+import gzip
+import io
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pyspark.sql import SparkSession
+
+from nfm.config.settings import Source
+from nfm.contract.errors import ConfigError, DataError
+from nfm.contract.reading import LATEST, Reading
+from nfm.table.scan import Scan, open_scan
+from tests.table.reading import all_columns, read_rows, to_texts
+
+LEARNED = Reading("csv", {"header": "true", "escape": '"'}, {"id": "int", "zip": "string", "price": "double"})
+
+
+def write(folder: Path, **files: str | bytes) -> Path:
+    for name, content in files.items():
+        path = folder / f"{name}.csv"
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return folder
+
+
+def scan(spark: SparkSession, path: Path, *names: str, reading: Reading | None = LATEST, **settings: Any) -> Scan:
+    source = Source(**{"format": "csv", "path": str(path), **settings})
+    return open_scan(spark, source, (lambda _: names) if names else all_columns, reading)
+
+
+def rows(spark: SparkSession, path: Path, *names: str, **settings: Any) -> list[str]:
+    return read_rows(scan(spark, path, *names, **settings), *names)
+
+
+def refused(spark: SparkSession, path: Path, *names: str, **settings: Any) -> str:
+    with pytest.raises((DataError, ConfigError)) as caught:
+        scan(spark, path, *names, **settings)
+    return str(caught.value)
+
+
+def test_each_file_is_read_by_its_own_header(spark: SparkSession, tmp_path: Path) -> None:
+    write(
+        tmp_path,
+        a="id,city,shop\n1,Oslo,s1\n2,,s2\n",
+        b="shop,extra,id,city\ns3,x,3,Bergen\n",
+        c="ID,City,Shop\n4,Oslo,s4\n",
+    )
+    expected = to_texts([(1, "Oslo", "s1"), (2, None, "s2"), (3, "Bergen", "s3"), (4, "Oslo", "s4")])
+    assert rows(spark, tmp_path, "id", "city", "shop") == expected
+    assert rows(spark, tmp_path, "id", "city", "shop", where="city = 'Oslo' and id > 1") == to_texts(
+        [(4, "Oslo", "s4")]
+    )
+
+
+def test_a_file_without_a_column(spark: SparkSession, tmp_path: Path) -> None:
+    write(tmp_path, a="id,city\n1,Oslo\n", b="id,town\n2,Bergen\n")
+    message = refused(spark, tmp_path, "id", "city")
+    assert f"Column 'city' is missing from {tmp_path}/b.csv" in message and "this file has id, town" in message
+    assert "'city' is missing" in refused(spark, tmp_path, "id", where="city = 'Oslo'")
+    assert rows(spark, tmp_path, "id") == to_texts([(1,), (2,)])
+
+
+def test_folders_with_values_and_other_headers(spark: SparkSession, tmp_path: Path) -> None:
+    for day, text in {"2026-11-01": "id,v\n1,a\n", "2026-11-02": "v,id\nb,2\n", "2026-11-03": "broken\n"}.items():
+        (tmp_path / f"ds={day}").mkdir()
+        (tmp_path / f"ds={day}/x.csv").write_text(text)
+    two = "ds <= '2026-11-02' and v is not null"  # the third folder's file is not even opened
+    found = scan(spark, tmp_path, "id", "v", "ds", where=two)
+    assert read_rows(found, "id", "v") == to_texts([(1, "a"), (2, "b")])
+    assert len(found.uris) == 2
+    assert rows(spark, tmp_path, "id", "v", where="ds = '2026-12-01'") == []
+
+
+QUOTED = 'id,text\n1,"a ""quoted"" word"\n2,"two\nlines, and a comma"\n3,5" pipe\n4,C:\\dir\\\n5,\n6,"x"\n'
+
+
+def test_rfc_4180(spark: SparkSession, tmp_path: Path) -> None:
+    write(tmp_path, a=QUOTED)
+    expected = [(int(i), text or None) for i, text in list(csv.reader(io.StringIO(QUOTED)))[1:]]
+    assert expected[1] == (2, "two\nlines, and a comma") and len(expected) == 6
+    found = scan(spark, tmp_path)
+    assert read_rows(found) == to_texts(expected)
+    assert "line breaks are inside quotes" in found.reason
+
+
+def test_a_large_file_is_read_in_several_tasks(spark: SparkSession, tmp_path: Path) -> None:
+    plain = "".join(f'{i},"v, ""{i}"""\n' for i in range(500))
+    write(tmp_path, a="id,v\n" + plain)
+    size = str(spark.conf.get("spark.sql.files.maxPartitionBytes"))
+    try:
+        spark.conf.set("spark.sql.files.maxPartitionBytes", 1000)
+        found = scan(spark, tmp_path)
+        assert found.table.rdd.getNumPartitions() > 5 and "line breaks" not in found.reason
+        assert read_rows(found) == to_texts([(i, f'v, "{i}"') for i in range(500)])
+        # The last line break is inside quotes: of 500 rows, one would become two.
+        write(tmp_path, a="id,v\n" + plain + '500,"x\ny"\n')
+        found = scan(spark, tmp_path)
+        assert found.table.rdd.getNumPartitions() == 1 and found.reason.endswith("is read in one task")
+        assert read_rows(found) == to_texts([*((i, f'v, "{i}"') for i in range(500)), (500, "x\ny")])
+        # The user's word counts; then the row does not fit.
+        assert "1 of 502 rows" in refused(spark, tmp_path, options={"multiLine": False})
+    finally:
+        spark.conf.set("spark.sql.files.maxPartitionBytes", size)
+
+
+def test_invalid_utf_8_names_the_encoding(spark: SparkSession, tmp_path: Path) -> None:
+    write(tmp_path, a="id,city\n1,Malmö\n2,Malmø\n".encode("latin-1"))
+    assert "source.options.encoding" in refused(spark, tmp_path)
+    assert rows(spark, tmp_path, options={"encoding": "ISO-8859-1"}) == to_texts([(1, "Malmö"), (2, "Malmø")])
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "windows-1252"])
+def test_encodings(spark: SparkSession, tmp_path: Path, encoding: str) -> None:
+    write(tmp_path, a='id,city\n1,"Zürich\n€"\n2,\n'.encode(encoding))
+    options = {} if encoding == "utf-8-sig" else {"encoding": encoding}
+    before = str(spark.conf.get("spark.sql.legacy.javaCharsets"))
+    spark.conf.set("spark.sql.legacy.javaCharsets", "true")  # as every job does
+    try:
+        assert rows(spark, tmp_path, options=options) == to_texts([(1, "Zürich\n€"), (2, None)])
+    finally:
+        spark.conf.set("spark.sql.legacy.javaCharsets", before)
+
+
+RAGGED = "id,city,price\n1,Oslo,2.5\n2,Bergen\n3,Oslo,1,9\n4,,\n"
+
+
+def test_ragged_rows(spark: SparkSession, tmp_path: Path) -> None:
+    write(tmp_path, a=RAGGED)
+    message = refused(spark, tmp_path)
+    assert "2 of 4 rows" in message and f"{tmp_path}/a.csv: '2,Bergen' has 2 values, and its file has 3 col" in message
+    assert "source.on_bad_row: skip" in message
+    found = scan(spark, tmp_path, on_bad_row="skip")
+    assert (read_rows(found), found.bad_rows) == (to_texts([(1, "Oslo", 2.5), (4, None, None)]), 2)
+
+
+def test_broken_lines_of_json(spark: SparkSession, tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text('{"id": 1, "city": "Oslo"}\n{"id": 2, "ci\n{"id": 3}\n')
+    assert "1 of 3 rows" in refused(spark, tmp_path, format="json")
+    found = scan(spark, tmp_path, "id", "city", format="json", on_bad_row="skip")
+    assert (read_rows(found, "id", "city"), found.bad_rows) == (to_texts([(1, "Oslo"), (3, None)]), 1)
+
+
+def test_values_that_do_not_have_the_type_of_the_training(spark: SparkSession, tmp_path: Path) -> None:
+    write(tmp_path, a="id,zip,price\n1,007,1\n2,7,abc\n3,,\n")
+    message = refused(spark, tmp_path, reading=LEARNED)
+    assert "'2,7,abc' has the value 'abc' in column 'price', whose type is double" in message
+    found = scan(spark, tmp_path, reading=LEARNED, on_bad_row="skip")
+    # The row is left out of every query, also of one that does not need its column.
+    assert read_rows(found, "zip") == to_texts([("007",), (None,)])
+    assert found.table.count() == 2
+
+
+def test_types_of_the_training(spark: SparkSession, tmp_path: Path) -> None:
+    write(tmp_path, a="id,zip,price\n1,007,1\n2,7,2\n")  # tonight, all of them look like integers
+    assert rows(spark, tmp_path, reading=LEARNED) == to_texts([(1, "007", 1.0), (2, "7", 2.0)])
+    assert dict(scan(spark, tmp_path, types={"price": "int"}, reading=LEARNED).table.dtypes)["price"] == "int"
+
+
+def test_texts_that_are_more_than_numbers_stay_texts(spark: SparkSession, tmp_path: Path) -> None:
+    write(tmp_path, a=f"id,zip,seat,long,n\n1,007,12D,{'9' * 40},10\n2,7,12F,1,20\n3,,,,\n")
+    found = scan(spark, tmp_path)
+    assert read_rows(found) == to_texts([(1, "007", "12D", "9" * 40, 10), (2, "7", "12F", "1", 20), (3, *[None] * 4)])
+    assert found.reading.types == {"id": "int", "zip": "string", "seat": "string", "long": "string", "n": "int"}
+    write(tmp_path, a="id,zip\n1,007\n2,7\n")
+    assert rows(spark, tmp_path, types={"zip": "int"}) == to_texts([(1, 7), (2, 7)])
+
+
+def test_types_of_several_headers_are_combined(spark: SparkSession, tmp_path: Path) -> None:
+    write(tmp_path, a="id,n,t\n1,1,1\n", b="n,t,id\n1.5,x,2\n")
+    assert rows(spark, tmp_path, "id", "n", "t") == to_texts([(1, 1.0, "1"), (2, 1.5, "x")])
+
+
+def test_decimal_commas(spark: SparkSession, tmp_path: Path) -> None:
+    write(tmp_path, a="id;price\n1;3,14\n2;1.000,50\n3;\n")
+    found = scan(spark, tmp_path, options={"sep": ";", "locale": "de-DE"}, types={"price": "decimal(18,2)"})
+    assert [row.price and float(row.price) for row in found.table.orderBy("id").collect()] == [3.14, 1000.5, None]
+
+
+def test_null_value(spark: SparkSession, tmp_path: Path) -> None:
+    write(tmp_path, a="id,n\n1,NA\n2,7\n")
+    assert rows(spark, tmp_path, options={"nullValue": "NA"}) == to_texts([(1, None), (2, 7)])
+
+
+def test_damaged_and_empty_files(spark: SparkSession, tmp_path: Path) -> None:
+    write(tmp_path, a="id\n1\n", b="")
+    (tmp_path / "c.csv.gz").write_bytes(gzip.compress(b"id\n" + b"2\n" * 9999)[:-9])
+    assert "b.csv (it is empty, not even a header)" in refused(spark, tmp_path)
+    found = scan(spark, tmp_path, on_corrupt="skip")
+    assert read_rows(found) == to_texts([(1,)])
+    assert found.skipped == (f"{tmp_path}/b.csv", f"{tmp_path}/c.csv.gz")
+
+
+def test_a_model_of_an_older_version_is_read_with_sparks_defaults(spark: SparkSession, tmp_path: Path) -> None:
+    write(tmp_path, a='id,t\n1,"a \\"b\\""\n2,"a ""b"""\n')
+    given = {"header": True, "inferSchema": True}
+    assert rows(spark, tmp_path, reading=None, options=given) == to_texts([(1, 'a "b"'), (2, '"a ""b"""')])
+    assert rows(spark, tmp_path, reading=None) == to_texts([("id", "t"), ("1", 'a "b"'), ("2", '"a ""b"""')])
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"options": {"mode": "DROPMALFORMED"}}, "source.options.mode.*on_bad_row"),
+        ({"options": {"columnNameOfCorruptRecord": "c"}}, "on_bad_row"),
+        ({"options": {"samplingRatio": 0.1}}, "source.types"),
+        ({"options": {"encoding": "UTF-16", "multiLine": False}}, "line ends of UTF-16"),
+        ({"options": {"encoding": "utf-9"}}, "source.options.*utf-9"),
+        ({"options": {"quote": "ab"}}, "source.options.*quote"),
+        ({"types": {"v": "integr"}}, "source.types.v: 'integr' given"),
+        ({"types": {"w": "int"}}, "source.types: 'w' is not a column"),
+    ],
+)
+def test_options_that_are_refused(
+    spark: SparkSession, tmp_path: Path, settings: Mapping[str, Any], message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        scan(spark, write(tmp_path, a="id,v\n1,2\n"), **settings)
