@@ -111,8 +111,8 @@ def fit(
     weights = training.optimizer.weights
     if training.best is not None:
         _assign(list_arrays(weights), training.best)
-    labels = training.labels
-    return Fitted(weights, labels.unit, progress.history, progress.best_epoch, labels.constant, training.measure)
+    constant, _, unit, _ = training.labels
+    return Fitted(weights, unit, progress.history, progress.best_epoch, constant, training.measure)
 
 
 def _prepare(
@@ -224,9 +224,8 @@ def _finish_epoch(training: _Training) -> None:
 
 def _measure_fold(training: _Training, fold: str) -> Mapping[str, Any]:
     """Return the metrics of a fold, in the published unit."""
-    labels = training.labels
-    new_tally = make_tally(training.model.task, training.spec.classes, labels.constant)
-    return training.measure(training.folds[fold], new_tally, unit=labels.unit).metrics()
+    tally = make_tally(training.model.task, training.spec.classes, training.labels.constant)
+    return training.measure(training.folds[fold], tally, unit=training.labels.unit).metrics()
 
 
 def list_dependencies(

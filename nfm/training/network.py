@@ -58,6 +58,8 @@ class Network:
         if settings.activation == "relu":
             self._layers |= {name: relu for name in self._layers if name.endswith("_relu")}
         self._columns = settings.embedding_dim, outputs, len(spec.dense)
+        # An older model's moving averages are those of its batches.
+        self._averaged = _MEAN_STEPS if train.init_from is None else 1.0
         self._full_batch = train.batch_size if rows >= _MIN_XLA_ROWS else None
 
     def step(self, weights: dict[str, Floats], pooled: Pooled, rows: Rows, number: int) -> Derivatives:
@@ -79,7 +81,7 @@ class Network:
         )
         for path, array in _split(fixed.numpy(), self._fixed).items():
             # Average the first batches equally: otherwise the initial averages, which no batch had, would have a share.
-            weights[path] += (array - weights[path]) * np.float32(max(1.0, _MEAN_STEPS / number))
+            weights[path] += (array - weights[path]) * np.float32(max(1.0, self._averaged / number))
         gradients = _split(trained_gradient.numpy(), self.trained)
         return Derivatives(float(loss), pooled_gradient.numpy(), linear_gradient.numpy(), gradients)
 

@@ -1,6 +1,7 @@
 """The train job: fit the model to a dataset, measure it, and publish model/."""
 
 import json
+import logging
 import subprocess
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -31,8 +32,11 @@ from nfm.training.model import build, describe, export
 from nfm.training.report import page as report
 from nfm.training.report import tensorboard
 from nfm.training.report.pairs import strongest_pairs
+from nfm.training.report.verdict import warn_if_worse_than_constant
 from nfm.training.result import Fitted, Trained
 from nfm.training.warm_start import FM, start_from_fm, start_from_model
+
+log = logging.getLogger(__name__)
 
 
 def train(config: Config) -> Trained:
@@ -65,6 +69,8 @@ def train(config: Config) -> Trained:
         )
         for folder in (checkpoints / FM, checkpoints):
             checkpoint.remove(folder)
+    if (warning := warn_if_worse_than_constant(config, trained.metrics)) is not None:
+        log.warning("%s", warning)
     return replace(trained, fingerprint=fingerprint)
 
 
