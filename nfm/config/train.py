@@ -41,6 +41,9 @@ class Model(Settings):
     l2: L2 = L2()
     output: Literal["trained", "ones"] = "trained"
     """The output vector h. `ones` with `hidden_units: []` makes a factorization machine; not for multiclass."""
+    standardize_label: bool = True
+    """For regression: train on (label - mean) / standard deviation of the train fold, so that the same settings suit
+    labels of any size. Scores, metrics and losses are in the label's own unit. The paper does not."""
     embedding_dtype: Literal["float32", "float16"] = "float32"
     """Type of the embeddings in the stored model; `float16` halves its size."""
 
@@ -50,6 +53,8 @@ class Model(Settings):
             raise ValueError("output: ones makes a factorization machine without hidden layers: set hidden_units: []")
         if self.output == "ones" and self.task == "multiclass":
             raise ValueError("output: ones gives one output, multiclass needs one for each class: set output: trained")
+        if not self.standardize_label and self.task != "regression":
+            raise ValueError(f"standardize_label is only for task: regression, but it is {self.task}: remove it")
         return self
 
 
@@ -65,7 +70,7 @@ class EarlyStopping(Settings):
     patience: Positive = 5
     """Epochs without improvement before stopping."""
     min_delta: NotNegative = 0.0
-    """Smaller changes are not an improvement."""
+    """Smaller changes are not an improvement; in the unit of the metric as it is logged."""
 
 
 MONITORS = {"binary": ("auc", "accuracy"), "regression": ("rmse", "mae"), "multiclass": ("accuracy",)}
@@ -134,7 +139,7 @@ class Train(Settings):
     For sgd, `sum` needs a B times smaller learning rate. Adagrad divides the factor out after some steps; with `mean`
     its first steps are small unless `initial_accumulator` is small."""
     batch_size: Positive = 1024
-    """Rows of a batch."""
+    """Rows of a batch, at most: an epoch is divided into batches of about equal size."""
     epochs: Positive = 50
     """Maximum number of passes over the train fold."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 1

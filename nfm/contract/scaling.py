@@ -11,6 +11,8 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+_STEPS = 10  # float32 steps that a standard deviation needs: then rounding adds less than 0.1 % of the variance
+
 CurveName = Literal["none", "log1p"]
 ScaleName = Literal["standard", "minmax", "log1p", "none"]
 Floats = NDArray[np.float64]
@@ -57,3 +59,18 @@ SCALES: dict[ScaleName, Scale] = {
     "log1p": Scale("log1p", lambda x: 0.0, lambda x: 1.0),
     "none": Scale("none", lambda x: 0.0, lambda x: 1.0),
 }
+
+
+def describe_lost_precision(mean: float, deviation: float) -> str | None:
+    """Describe why float32 numbers with this mean and deviation lose their differences; None if they do not.
+
+    The text continues "the labels …".
+    """
+    step = float(np.spacing(np.float32(abs(mean))))
+    if not 0 < deviation < _STEPS * step:
+        return None
+    return (
+        f"have the mean {mean:.9g} and the standard deviation {deviation:.3g}, but near this mean 32-bit floats have "
+        f"steps of {step:.3g}, so the differences between rows are lost. Subtract a constant such as {mean:.3g} from "
+        "the label in the source, for example in a view, and add it to the scores"
+    )

@@ -18,6 +18,7 @@ from nfm.contract.cells import Cells
 from nfm.contract.columns import Rows, Values, read_field_values
 from nfm.contract.errors import DataError
 from nfm.contract.messages import CORRECT_ROWS, quoted
+from nfm.contract.scaling import describe_lost_precision
 from nfm.contract.schema import FOLDS, Kind
 from nfm.contract.values import dictionary_indices, encode_dictionary, kind_of, to_floats
 from nfm.features.statistics import Distribution, describe_number
@@ -161,6 +162,8 @@ def check(label: Label, counts: pa.Table, cells: Cells | None, old_classes: Sequ
         facts |= {"positive": positive, "rate": {fold: positive[fold] / n if n else None for fold, n in rows.items()}}
     elif label.task == "regression":
         facts |= _number_facts(cells)
+        if (reason := describe_lost_precision(facts["mean"], facts["std"])) is not None:
+            raise DataError(f"Column '{label.column}' of {where} is the label; its rows of the train fold {reason}.")
     else:
         classes = _classes(label, counts, old_classes, where)
         by_class = {row["text"]: {fold: row[fold] for fold in FOLDS} for row in counts.to_pylist()}

@@ -5,7 +5,6 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -163,23 +162,9 @@ def _training(sample: Sample, label: Label | None) -> list[str]:
         if label and label.task == "multiclass" and label.column.is_number:
             why = "if the labels are quantities, use task: regression" + (f"; {why}" if why else "")
         lines.append((_yaml("model", model), why))
-    train: dict[str, Any] = {}
-    reasons = []
-    if label and label.task == "regression" and (rate := _learning_rate(label.column)) > 0.05:
-        train["learning_rate"] = rate
-        reasons.append("large labels need large steps")
     if (batch := 2 ** int(math.log2(max(rows * 0.7 / 40, 32)))) < 1024:
-        train["batch_size"] = batch
-        reasons.append("small batches give enough steps per epoch")
-    if train:
-        lines.append((_yaml("train", train), "; ".join(reasons)))
+        lines.append((_yaml("train", {"batch_size": batch}), "small batches give enough steps per epoch"))
     return _aligned(lines)
-
-
-def _learning_rate(label: Column) -> float:
-    """Return a rate that fits the size of the labels, which are not scaled; the default fits sizes near 1."""
-    size = math.sqrt(float(np.nanmean(label.numbers**2)))
-    return float(f"{0.05 * max(size, 1) ** 0.4:.1g}")
 
 
 def _score(key: Key, sample: Sample, label: Label | None) -> list[str]:

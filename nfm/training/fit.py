@@ -19,7 +19,7 @@ from nfm.contract.schema import Spec
 from nfm.training import checkpoint
 from nfm.training.control import Progress, compute_rate, decide_next, list_monitors, record_epoch
 from nfm.training.data.batches import Fold
-from nfm.training.data.labels import check_labels, compute_constant_and_class_weights, correct_bias
+from nfm.training.data.labels import TrainLabels, check_labels, describe_train_labels
 from nfm.training.data.rows import Rows
 from nfm.training.losses import choose_loss
 from nfm.training.metrics.tally import make_tally
@@ -31,6 +31,7 @@ from nfm.training.report.tensorboard import open_writer
 from nfm.training.result import Fitted
 from nfm.training.step import Measure, Step, make_measure, make_step
 from nfm.training.tables import TableReader
+from nfm.training.unit import Unit
 
 log = logging.getLogger(__name__)
 
@@ -40,7 +41,7 @@ EachEpoch = Callable[[int, Mapping[str, list[float]]], None]
 class Start(NamedTuple):
     """Weights that a training starts from, instead of random ones."""
 
-    set_weights: Callable[[Weights], None]
+    set_weights: Callable[[Weights, Unit], None]  # sets those of a training with this unit
     name: str  # a training resumes only from a checkpoint with the same start
 
 
@@ -65,8 +66,7 @@ class _Training:
     optimizer: Optimizer
     step: Step
     measure: Measure
-    constant: tuple[float, ...]
-    class_weights: NDArray[np.float32] | None
+    labels: TrainLabels
     progress: Progress = field(default_factory=Progress)
     best: list[NDArray[np.float32]] | None = None  # arrays of the weights at the best epoch
 
@@ -96,7 +96,7 @@ def fit(
     resumed = _resume(training)
     progress = training.progress
     with (
-        Bar(settings.epochs, folds["train"].rows, settings.batch_size) as bar,
+        Bar(settings.epochs, folds["train"].rows, training.settings.batch_size) as bar,
         open_writer(places.logs, fresh=not resumed) as write,
     ):
         while not progress.finished:
@@ -111,32 +111,36 @@ def fit(
     weights = training.optimizer.weights
     if training.best is not None:
         _assign(list_arrays(weights), training.best)
-    return Fitted(weights, progress.history, progress.best_epoch, training.constant, training.measure)
+    constant, _, unit, _ = training.labels
+    return Fitted(weights, unit, progress.history, progress.best_epoch, constant, training.measure)
 
 
 def _prepare(
     spec: Spec, model: Model, settings: Train, folds: Mapping[str, Fold], folder: Path | None, start: Start | None
 ) -> _Training:
     tf.config.experimental.enable_op_determinism()
+    labels = describe_train_labels(spec, model, settings, folds["train"])
     weights = initial_weights(spec, model, settings.seed)
     if start is not None:
-        start.set_weights(weights)
+        start.set_weights(weights, labels.unit)
+    else:
+        weights.network[BIAS][:] = labels.bias
+    dependencies = list_dependencies(spec, model, settings, folds, start.name if start else None)
+    settings = settings.model_copy(update={"batch_size": folds["train"].even(settings.batch_size)})
     network = Network(spec, model, settings, folds["train"].rows * settings.epochs)
     reader = TableReader(spec, weights.tables)
     optimizer = Optimizer(settings, weights, list(network.trained), reader)
-    constant, class_weights = compute_constant_and_class_weights(spec, model.task, settings, folds["train"])
     return _Training(
         spec,
         model,
         settings,
         folds,
         folder,
-        list_dependencies(spec, model, settings, folds, start.name if start else None),
+        dependencies,
         optimizer,
         make_step(spec, model, settings, reader, network, optimizer),
         make_measure(reader, network, weights),
-        constant,
-        class_weights,
+        labels,
     )
 
 
@@ -166,12 +170,14 @@ def _train_epoch(training: _Training, bar: Bar) -> None:
     """Train to the end of the epoch, and write a checkpoint every `checkpoint_seconds`."""
     settings, progress, fold = training.settings, training.progress, training.folds["train"]
     steps, saved_at = fold.steps(settings.batch_size), time.monotonic()
+    loss_unit = training.labels.unit.size ** choose_loss(training.model).power
     bar.epoch(progress.epoch, progress.batch)
     for rows in _batches(training):
         total = float(np.sum(rows.weight))
         loss = training.step(rows, compute_rate(progress, settings, steps), progress.step + 1)
         if not math.isfinite(loss):
             raise _make_divergence_error(f"The loss was {loss} at step {progress.step + 1}", training)
+        loss *= loss_unit
         progress.loss, progress.weight = progress.loss + loss, progress.weight + total
         progress.batch, progress.step = progress.batch + 1, progress.step + 1
         bar.step(len(rows.label), loss / total if total else 0.0)
@@ -182,8 +188,9 @@ def _train_epoch(training: _Training, bar: Bar) -> None:
 
 
 def _batches(training: _Training) -> Iterator[Rows]:
-    """Yield the remaining batches of the epoch; class weights are multiplied into the sample weights."""
+    """Yield the remaining batches of the epoch, with standardized labels and with class weights in the weights."""
     settings, progress, fold = training.settings, training.progress, training.folds["train"]
+    unit, class_weights = training.labels.unit, training.labels.class_weights
     for rows in fold.batches(
         settings.batch_size,
         seed=settings.seed,
@@ -191,10 +198,11 @@ def _batches(training: _Training) -> Iterator[Rows]:
         skip=progress.batch,
         shuffle_rows=settings.shuffle_rows,
     ):
-        if training.class_weights is None:
-            yield rows
-        else:
-            yield rows._replace(weight=rows.weight * training.class_weights[rows.label.astype(np.int64)])
+        if training.model.task == "regression":
+            rows = rows._replace(label=unit.standardize(rows.label))
+        elif class_weights is not None:
+            rows = rows._replace(weight=rows.weight * class_weights[rows.label.astype(np.int64)])
+        yield rows
 
 
 def _finish_epoch(training: _Training) -> None:
@@ -215,14 +223,9 @@ def _finish_epoch(training: _Training) -> None:
 
 
 def _measure_fold(training: _Training, fold: str) -> Mapping[str, Any]:
-    """Return the metrics of a fold, with the bias corrected for the negatives that `split.negative_rate` dropped."""
-    bias = training.optimizer.weights.network[BIAS]
-    uncorrected = bias.copy()
-    correct_bias(bias, training.spec.negative_rate)
-    new_tally = make_tally(training.model.task, training.spec.classes, training.constant)
-    metrics = training.measure(training.folds[fold], new_tally).metrics()
-    bias[:] = uncorrected
-    return metrics
+    """Return the metrics of a fold, in the published unit."""
+    tally = make_tally(training.model.task, training.spec.classes, training.labels.constant)
+    return training.measure(training.folds[fold], tally, unit=training.labels.unit).metrics()
 
 
 def list_dependencies(

@@ -18,6 +18,7 @@ class Loss(NamedTuple):
 
     per_sample: Callable[[Any, Any], Any]  # labels (B,) and logits (B, C) → losses (B,); C is 1 except for multiclass
     from_metrics: Callable[[Mapping[str, Any]], float | None]  # None where the metrics are not defined
+    power: int = 0  # the loss has the label's unit to this power
 
 
 def _log_loss(label_B: Any, logits_B1: Any) -> Any:
@@ -51,6 +52,6 @@ def choose_loss(model: Model) -> Loss:
         case "binary":
             return Loss(_log_loss, _mean_log_loss)
         case "regression":
-            return Loss(_squared_error, _mean_squared_error)
+            return Loss(_squared_error, _mean_squared_error, power=2)
         case "multiclass":
             return Loss(_cross_entropy, _mean_log_loss)

@@ -172,12 +172,17 @@ def _pad(table: Floats) -> Floats:
 def initial_weights(spec: Spec, settings: Model, seed: int) -> Weights:
     """Draw the weights of a new model: normal embeddings, Glorot-uniform layers (Keras's default), zeros elsewhere.
 
-    The same seed gives the same weights.
+    For standardized labels and with batch norm, h starts at 0, too, so that the model first predicts the mean: with
+    Glorot's h the first outputs would be noise as large as the labels. Without batch norm, the pooled vectors and so
+    the outputs start small. The same seed gives the same weights.
     """
     keras.utils.set_random_seed(seed)
     outputs, layers = describe(spec, settings).outputs, build_layers(spec, settings)
     variables = [variable for layer in layers.values() for variable in layer.variables]
     network = {BIAS: np.zeros(outputs, np.float32), **{v.path: np.array(v.numpy()) for v in variables}}
+    standardized = settings.task == "regression" and settings.standardize_label
+    if standardized and settings.batch_norm and settings.output == "trained":
+        network["output/kernel"][:] = 0
     embedding = np.random.default_rng(seed).standard_normal((spec.rows, settings.embedding_dim), np.float32)
     embedding *= np.float32(EMBEDDING_STD)
     return Weights(Tables(embedding, np.zeros((spec.rows, outputs), np.float32)), network)

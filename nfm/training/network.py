@@ -21,9 +21,10 @@ from nfm.contract.schema import Spec
 from nfm.kernels.tables import Pooled
 from nfm.training.data.rows import Rows
 from nfm.training.losses import choose_loss
-from nfm.training.model import BIAS, apply_interactions, build_layers, describe, keep_all
+from nfm.training.model import BATCH_NORM, BIAS, apply_interactions, build_layers, describe, keep_all
 
 Floats = NDArray[np.float32]
+_MEAN_STEPS = 1 / (1 - BATCH_NORM["momentum"])  # batches that a moving average stands for
 _MIN_XLA_ROWS = 500_000  # rows that a training learns from: with fewer, XLA saves less time than compiling takes
 
 
@@ -57,6 +58,8 @@ class Network:
         if settings.activation == "relu":
             self._layers |= {name: relu for name in self._layers if name.endswith("_relu")}
         self._columns = settings.embedding_dim, outputs, len(spec.dense)
+        # An older model's moving averages are those of its batches.
+        self._averaged = _MEAN_STEPS if train.init_from is None else 1.0
         self._full_batch = train.batch_size if rows >= _MIN_XLA_ROWS else None
 
     def step(self, weights: dict[str, Floats], pooled: Pooled, rows: Rows, number: int) -> Derivatives:
@@ -77,7 +80,8 @@ class Network:
             *self._vectors(weights), [*map(tf.constant, sums)], *map(tf.constant, (rows.label, rows.weight, seeds))
         )
         for path, array in _split(fixed.numpy(), self._fixed).items():
-            weights[path][:] = array
+            # Average the first batches equally: otherwise the initial averages, which no batch had, would have a share.
+            weights[path] += (array - weights[path]) * np.float32(max(1.0, self._averaged / number))
         gradients = _split(trained_gradient.numpy(), self.trained)
         return Derivatives(float(loss), pooled_gradient.numpy(), linear_gradient.numpy(), gradients)
 

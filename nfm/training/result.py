@@ -11,14 +11,17 @@ from nfm.contract.schema import Spec
 from nfm.training.metrics.tally import Tally
 from nfm.training.model import Weights
 from nfm.training.step import Measure
+from nfm.training.unit import Unit
 
 
 @dataclass(frozen=True)
 class Fitted:
     """Fitted weights and the history of the training."""
 
-    weights: Weights  # of the best epoch
-    # Values by epoch: loss, learning_rate, each metric of the task with the prefix val_, and the monitored metric
+    weights: Weights  # of the best epoch, in the unit of the training; `unit.publish` converts them
+    unit: Unit
+    # Values by epoch, in the published unit: loss, learning_rate, each metric of the task with the prefix val_, and the
+    # monitored metric
     history: Mapping[str, list[float]]
     best_epoch: int  # counted from 1
     constant: tuple[float, ...]  # mean label of the train fold, counting the negatives left out; or share of each class

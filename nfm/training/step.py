@@ -16,6 +16,7 @@ from nfm.training.model import Floats, Weights
 from nfm.training.network import Network
 from nfm.training.optimizers import Optimizer
 from nfm.training.tables import TableReader
+from nfm.training.unit import PUBLISHED, Unit
 
 Step = Callable[[Rows, float, int], float]
 Measure = Callable[..., Tally]
@@ -91,13 +92,17 @@ def make_measure(reader: TableReader, network: Network, weights: Weights) -> Mea
 
     Returns:
         Function of (fold, tally). It adds the logits of all rows, and those of the linear part alone, to the tally and
-        returns it. `on_rows`: optional callback for each batch of rows and its (B, C) logits.
+        returns it. `on_rows`: optional callback for each batch of rows and its (B, C) logits. `unit`: published unit of
+        the logits, if the weights are those of a training.
     """
 
-    def measure(fold: Fold, tally: Tally, on_rows: Callable[[Rows, Floats], None] | None = None) -> Tally:
+    def measure(
+        fold: Fold, tally: Tally, on_rows: Callable[[Rows, Floats], None] | None = None, unit: Unit = PUBLISHED
+    ) -> Tally:
         for rows in fold.pieces(_FORWARD_ROWS):
             pooled = reader.pool(reader.list_features(rows.inputs))
-            logits_BC, linear_BC = network.logits(weights.network, pooled, rows.inputs.dense_BD)
+            outputs = network.logits(weights.network, pooled, rows.inputs.dense_BD)
+            logits_BC, linear_BC = map(unit.publish_outputs, outputs)
             tally.add(rows.label, rows.weight, logits_BC, linear_BC, rows.group)
             if on_rows is not None:
                 on_rows(rows, logits_BC)

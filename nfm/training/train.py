@@ -1,6 +1,7 @@
 """The train job: fit the model to a dataset, measure it, and publish model/."""
 
 import json
+import logging
 import subprocess
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -23,17 +24,19 @@ from nfm.contract.publish import check_replaceable, locked
 from nfm.contract.schema import DATASET_MARKER, FOLDS, Spec
 from nfm.training import checkpoint
 from nfm.training.data.batches import Fold, read_folds
-from nfm.training.data.labels import correct_bias
 from nfm.training.data.rows import Rows
 from nfm.training.fit import EachEpoch, Places, fit
 from nfm.training.metrics.profile import Collector
 from nfm.training.metrics.tally import Tally, make_tally
-from nfm.training.model import BIAS, build, describe, export
+from nfm.training.model import build, describe, export
 from nfm.training.report import page as report
 from nfm.training.report import tensorboard
 from nfm.training.report.pairs import strongest_pairs
+from nfm.training.report.verdict import warn_if_worse_than_constant
 from nfm.training.result import Fitted, Trained
 from nfm.training.warm_start import FM, start_from_fm, start_from_model
+
+log = logging.getLogger(__name__)
 
 
 def train(config: Config) -> Trained:
@@ -66,6 +69,8 @@ def train(config: Config) -> Trained:
         )
         for folder in (checkpoints / FM, checkpoints):
             checkpoint.remove(folder)
+    if (warning := warn_if_worse_than_constant(config, trained.metrics)) is not None:
+        log.warning("%s", warning)
     return replace(trained, fingerprint=fingerprint)
 
 
@@ -129,7 +134,7 @@ def fit_from(
 
 def _fit_and_measure(config: Config, spec: Spec, folds: Mapping[str, Fold], places: Places) -> Trained:
     fitted = fit_from(config, spec, folds, places)
-    correct_bias(fitted.weights.network[BIAS], spec.negative_rate)
+    fitted.unit.publish(fitted.weights)
     judged = next(fold for fold in reversed(FOLDS) if folds[fold].rows)
 
     def measure(fold: str, on_rows: Callable[[Rows, Any], None] | None = None) -> Tally:

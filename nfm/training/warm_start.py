@@ -12,9 +12,9 @@ from nfm.contract.errors import DataError
 from nfm.contract.messages import differences, listed
 from nfm.contract.schema import Spec
 from nfm.training.data.batches import Fold
-from nfm.training.data.labels import correct_bias
 from nfm.training.fit import Places, Start, fit
 from nfm.training.model import BIAS, TABLES, Weights, describe
+from nfm.training.unit import Unit
 
 FM = "fm"  # name of this start, and of the subfolder for its checkpoints and events
 
@@ -23,7 +23,8 @@ def start_from_model(folder: Path, spec: Spec, settings: Model) -> Start:
     """Return a start from the weights of an older model, whose encoding is the same or was grown into `spec`.
 
     Each row of a table is copied to the row of the same id of the same field; rows of new values keep their initial
-    weights. The optimizer starts from its initial state. Raises DataError if there is no model in `folder`, its
+    weights. The first predictions are those of the older model, whatever the unit of either training. The optimizer
+    starts from its initial state. Raises DataError if there is no model in `folder`, its
     encoding is not an ancestor of `spec`, or its network has a different form.
     """
     artifact = Artifact.load(folder)
@@ -45,14 +46,14 @@ def start_from_model(folder: Path, spec: Spec, settings: Model) -> Start:
             "settings, or leave train.init_from out."
         )
 
-    def set_weights(weights: Weights) -> None:
+    def set_weights(weights: Weights, unit: Unit) -> None:
         older = keras.models.load_model(folder / "keras" / "model.keras", compile=False)
         arrays = {variable.path: variable.numpy() for variable in older.variables}
         for table, path in zip(weights.tables, TABLES, strict=True):
             _copy_rows(table, arrays[path], old, spec)
         for path, array in weights.network.items():
             array[:] = arrays[path]
-        correct_bias(weights.network[BIAS], 1 / old.negative_rate)
+        unit.unpublish(weights)
 
     return Start(set_weights, artifact.fingerprint)
 
@@ -91,7 +92,7 @@ def start_from_fm(spec: Spec, model: Model, settings: Train, folds: Mapping[str,
         Places(*(folder and folder / FM for folder in (places.checkpoint, places.logs))),
     ).weights
 
-    def set_weights(weights: Weights) -> None:
+    def set_weights(weights: Weights, _: Unit) -> None:  # both trainings have the same rows, and so the same unit
         for table, trained in zip(weights.tables, fm.tables, strict=True):
             table[:] = trained
         for path in (BIAS, "dense_linear/kernel"):

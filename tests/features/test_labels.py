@@ -226,6 +226,16 @@ def test_statistics_of_numbers_equal_those_of_numpy() -> None:
     assert facts["by_fold"]["valid"] is None
 
 
+def test_labels_whose_differences_float32_loses_are_refused() -> None:
+    far = pa.array([1e9 - 1, 1e9 + 1, 1e9 - 1, 1e9 + 1])
+    with pytest.raises(DataError, match=r"'y' of lake is the label; its rows of the train fold have the mean 1e") as e:
+        checked("regression", far)
+    assert "and the standard deviation 1, but near this mean 32-bit floats have steps of 64" in str(e.value)
+    assert "Subtract a constant such as 1e+09 from the label" in str(e.value)
+    for enough in ([1e9 - 700, 1e9 + 700], [1e9, 1e9], [1e-9, 2e-9], [5.0, 5.0], [-1e12, 1e12]):
+        assert checked("regression", pa.array(enough)).rows["train"] == 2
+
+
 # The whole job
 
 

@@ -117,7 +117,8 @@ def test_derivatives_equal_those_of_keras(
     with_xla = LONG if which == "mixed" else 0
     model, arrays = build_random(spec, form), batch(form, rows, len(spec.dense), len(spec.classes) or 1)
     weights = weights_of(model).network
-    found = run_step(Network(spec, form, train, with_xla), weights, arrays, 1)
+    # From step 10 on, moving averages are those of Keras.
+    found = run_step(Network(spec, form, train, with_xla), weights, arrays, 10)
     expected = compute_with_keras(model, form, reduction, arrays)
     assert found.loss == pytest.approx(float(expected.pop("loss")), rel=1e-4)
     moving = {path: array for path, array in weights.items() if "moving" in path}
@@ -130,6 +131,24 @@ def test_derivatives_equal_those_of_keras(
             continue
         # Values near 0 are differences of larger ones.
         np.testing.assert_allclose(computed[name], expected_array, rtol=2e-3, atol=2e-4 * scale + 2e-5, err_msg=name)
+
+
+def test_moving_averages_start_with_the_mean_of_the_first_batches(categories: Spec) -> None:
+    """The initial mean of 0 and variance of 1 have no share; those of an older model have Keras's."""
+    form = Model(embedding_dim=3, hidden_units=(), pooling_dropout=0.0)
+    batches = [batch(form, 50 + 10 * i, 0, 1) for i in range(3)]
+    for init_from, kept in ((None, 0.0), ("older", 0.9**3)):
+        weights = weights_of(build(categories, form)).network
+        network = Network(categories, form, Train(init_from=init_from))
+        for number, arrays in enumerate(batches, start=1):
+            run_step(network, weights, arrays, number)
+        means = np.array([arrays[0].mean(axis=0) for arrays in batches])
+        shares = [1 / 3] * 3 if init_from is None else [0.1 * 0.9**2, 0.1 * 0.9, 0.1]
+        found = weights["pooling_norm/moving_mean"]
+        np.testing.assert_allclose(found, shares @ means, rtol=1e-4, atol=1e-6)
+        variances = np.array([arrays[0].var(axis=0) for arrays in batches])
+        expected = kept + shares @ variances
+        np.testing.assert_allclose(weights["pooling_norm/moving_variance"], expected, rtol=1e-4)
 
 
 def plain(hidden: tuple[int, ...] = (), **changes: Any) -> Model:

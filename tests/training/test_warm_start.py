@@ -17,10 +17,10 @@ from nfm.contract.artifact import Artifact
 from nfm.contract.errors import DataError
 from nfm.contract.schema import Spec
 from nfm.training import layers  # noqa: F401 (its import registers the layers of saved models)
-from nfm.training.data.labels import correct_bias
 from nfm.training.fit import Places, fit
-from nfm.training.model import BIAS, TABLES, Weights, initial_weights
+from nfm.training.model import TABLES, Weights, initial_weights
 from nfm.training.train import train
+from nfm.training.unit import PUBLISHED, Unit
 from nfm.training.warm_start import start_from_fm, start_from_model
 from tests.training.examples import (
     CHECKERBOARD,
@@ -70,7 +70,7 @@ def test_rows_are_copied_to_the_ids_of_the_same_values(older: Config, tmp_path: 
     assert start.name == Artifact.load(Path(older.workdir, "model")).fingerprint
     weights = initial_weights(spec, older.model, 8)
     fresh = by_path(initial_weights(spec, older.model, 8))
-    start.set_weights(weights)
+    start.set_weights(weights, Unit(shift=float(np.log(0.5))))
     started, before = by_path(weights), saved_keras(Path(older.workdir, "model"))
     assert started.keys() == before.keys()
     for name in ("embedding/table", "linear/table"):
@@ -176,19 +176,19 @@ def test_the_bias_correction_for_left_out_negatives() -> None:
     fitted = fit(spec, small_model(batch_norm=False, hidden_dropout=0.0), settings, folds)
     one_of_each = rows_of(np.array([[2, 2, 2], [3, 2, 2], [4, 2, 2]]), np.zeros(3))
 
-    def probabilities() -> NDArray[Any]:
-        return sigmoid(logits(fitted, fold_in_memory(spec, one_of_each))[0][:, 0])
+    def probabilities(unit: Unit) -> NDArray[Any]:
+        return sigmoid(logits(fitted, fold_in_memory(spec, one_of_each), unit)[0][:, 0])
 
-    assert (probabilities() > 1.8 * rates).all()  # without the correction
+    assert (probabilities(PUBLISHED) > 1.8 * rates).all()  # without the correction
     # During the training, the validation fold is measured with the correction: near the entropy of the labels.
     entropy = -np.mean(rates * np.log(rates) + (1 - rates) * np.log(1 - rates))
     assert fitted.history["val_loss"][-1] == pytest.approx(entropy, abs=0.03)
     assert fitted.constant[0] == pytest.approx(rates.mean(), abs=0.01)
-    correct_bias(fitted.weights.network[BIAS], spec.negative_rate)
+    fitted.unit.publish(fitted.weights)
     # Within four standard errors: √(1/positives + 1/kept negatives) of the logit, times p(1 − p).
     counts = np.array([[4 / 3 * 1e4 * p, 4 / 3 * 1e3 * (1 - p)] for p in rates])
     errors = np.sqrt((1 / counts).sum(axis=1)) * rates * (1 - rates)
-    assert (np.abs(probabilities() - rates) < 4 * errors).all()
+    assert (np.abs(probabilities(PUBLISHED) - rates) < 4 * errors).all()
 
 
 def test_a_start_from_a_factorization_machine_has_its_table_and_linear_part(tmp_path: Path) -> None:
@@ -200,7 +200,7 @@ def test_a_start_from_a_factorization_machine_has_its_table_and_linear_part(tmp_
     plain = {"hidden_units": (), "batch_norm": False, "hidden_dropout": 0.0, "output": "ones"}
     fm = fit(CHECKERBOARD, small_model(**plain), settings.model_copy(update={"pretrain": None}), folds).weights
     started = initial_weights(CHECKERBOARD, model, 3)
-    start.set_weights(started)
+    start.set_weights(started, PUBLISHED)
     expected, found = by_path(fm), by_path(started)
     for name in ("embedding/table", "linear/table", "linear/bias"):
         np.testing.assert_array_equal(found[name], expected[name])

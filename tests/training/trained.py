@@ -13,6 +13,7 @@ from nfm.training.data.batches import Fold, Rows
 from nfm.training.model import TABLES, Weights
 from nfm.training.optimizers import list_arrays
 from nfm.training.result import Fitted
+from nfm.training.unit import Unit
 
 
 class Recorder:
@@ -32,10 +33,10 @@ def rows(fold: Fold) -> Rows:
     return all_rows
 
 
-def logits(fitted: Fitted, fold: Fold) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Return (B, C) logits of the model, and of its linear part."""
+def logits(fitted: Fitted, fold: Fold, unit: Unit | None = None) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Return (B, C) logits of the model, and of its linear part, in the published unit or in another."""
     recorder: Any = Recorder()
-    fitted.measure(fold, recorder)
+    fitted.measure(fold, recorder, unit=unit or fitted.unit)
     return np.concatenate(recorder.logits).astype(np.float64), np.concatenate(recorder.linear).astype(np.float64)
 
 

@@ -45,6 +45,13 @@ class Fold:
         """Return the number of batches of `size` rows in an epoch."""
         return -(-self.rows // size)
 
+    def even(self, size: int) -> int:
+        """Return the size of batches that are as many as with `size`, but about equally large.
+
+        A small last batch would count as much as a full one: 1,050 rows have batches of 525 rows, not of 1,024 and 26.
+        """
+        return -(-self.rows // max(1, self.steps(size)))
+
     def pieces(self, most: int = PIECE) -> Iterator[Rows]:
         """Yield all rows in order, at most `most` at a time.
 

@@ -1,41 +1,89 @@
-"""Labels: check them against the model task, and compute the constant baseline and class weights from them."""
+"""Labels: check them against the model task, and compute from them what a training needs before its first step."""
 
+import logging
 import math
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from nfm.config.train import Train
+from nfm.config.train import Model, Train
 from nfm.contract.errors import DataError
+from nfm.contract.scaling import describe_lost_precision
 from nfm.contract.schema import Spec
 from nfm.training.data.batches import Fold
+from nfm.training.metrics.moments import Moments
 from nfm.training.metrics.names import Task
 from nfm.training.metrics.tally import compute_constant
+from nfm.training.unit import Unit
+
+log = logging.getLogger(__name__)
 
 
-def compute_constant_and_class_weights(
-    spec: Spec, task: Task, settings: Train, train: Fold
-) -> tuple[tuple[float, ...], NDArray[np.float32] | None]:
-    """Return the constant baseline of the train fold, and a weight for each class, or None without class weights.
+class TrainLabels(NamedTuple):
+    """What a training takes from the labels of its train fold."""
 
-    The constant is corrected for negatives that were left out. Raises DataError if a label is not valid for the task,
-    or if `train.class_weights` names a class that does not exist.
+    constant: tuple[float, ...]  # baseline, as `compute_constant` returns it, counting the negatives left out
+    class_weights: NDArray[np.float32] | None  # weight of each class, by number; None without class weights
+    unit: Unit
+    bias: NDArray[np.float32]  # (C,) outputs in training that are best without any input: the bias of a new model
+
+
+def describe_train_labels(spec: Spec, model: Model, settings: Train, train: Fold) -> TrainLabels:
+    """Compute the baseline, the class weights, the unit and the first bias from the train fold's labels and weights.
+
+    A regression whose labels are all equal, or vary too little for 32-bit numbers, is logged. Raises DataError if a
+    label is not valid for the task, or if `train.class_weights` names a class that does not exist.
     """
-    counts: NDArray[np.float64] = np.zeros(max(2, len(spec.classes)))
+    task = model.task
+    counts: NDArray[np.float64] = np.zeros((2, max(2, len(spec.classes))))  # Σ weight and rows of each class
+    weighted, plain = Moments(), Moments()  # of the labels of a regression
 
     def pieces() -> Iterator[tuple[NDArray[np.float32], NDArray[np.float32]]]:
         for label, weight in check_labels(spec, task, "train", train):
-            if task != "regression":
-                counts[:] += np.bincount(label.astype(np.int64), weight, len(counts))
+            for i, counted in enumerate((weight, np.ones_like(weight))):
+                if task == "regression":
+                    (weighted, plain)[i].add(label.astype(np.float64), counted.astype(np.float64))
+                else:
+                    counts[i] += np.bincount(label.astype(np.int64), counted, counts.shape[1])
             yield label, weight
 
     constant = compute_constant(task, spec.classes, pieces())
-    if task == "binary":  # only this share of the negatives was kept
-        ones, zeros = constant[0] * spec.negative_rate, 1 - constant[0]
-        constant = (ones / (ones + zeros),)
+    if task == "regression":
+        moments = weighted if weighted.weight else plain
+        unit, bias = (_choose_unit(moments), 0.0) if model.standardize_label else (Unit(), moments.mean)
+        return TrainLabels(constant, None, unit, np.array([bias], np.float32))
+    class_weights = _compute_class_weights(spec, task, settings, counts[0])
+    trained = counts[0] * (1 if class_weights is None else class_weights)
+    trained = trained if trained.any() else counts[1]
+    # A class without weight, of an older encoding for example, counts as half a row: log 0 is not finite.
+    shares = np.where(trained > 0, trained / trained.sum(), 0.5 / train.rows)
+    if task == "multiclass":
+        return TrainLabels(constant, class_weights, Unit(), np.log(shares).astype(np.float32))
+    ones, zeros = constant[0] * spec.negative_rate, 1 - constant[0]  # only this share of the negatives was kept
+    unit, log_odds = Unit(shift=math.log(spec.negative_rate)), np.log(shares[1:] / shares[:1])
+    return TrainLabels((ones / (ones + zeros),), class_weights, unit, log_odds.astype(np.float32))
+
+
+def _choose_unit(labels: Moments) -> Unit:
+    if not labels.deviation:
+        log.warning(
+            "all labels of the train fold are %.9g: the model can only predict this number. Check columns.label, "
+            "source.where and split",
+            labels.low,
+        )
+        return Unit(0.0, labels.low)
+    if (reason := describe_lost_precision(labels.mean, labels.deviation)) is not None:
+        log.warning("the labels of the train fold %s", reason)
+    return Unit(labels.deviation, labels.mean)
+
+
+def _compute_class_weights(
+    spec: Spec, task: Task, settings: Train, counts: NDArray[np.float64]
+) -> NDArray[np.float32] | None:
     if settings.class_weights is None:
-        return constant, None
+        return None
     names = list(spec.classes) if task == "multiclass" else ["0", "1"]
     if settings.class_weights == "balanced":
         weights = np.divide(counts.sum(), len(names) * counts, out=np.zeros_like(counts), where=counts > 0)
@@ -47,7 +95,7 @@ def compute_constant_and_class_weights(
                 f"{', '.join(map(repr, names[:20]))}. Use these names, or leave train.class_weights out."
             )
         weights = np.array([settings.class_weights.get(name, 1.0) for name in names])
-    return constant, weights.astype(np.float32)
+    return np.asarray(weights, np.float32)
 
 
 def check_labels(
@@ -71,12 +119,3 @@ def check_labels(
             f"have other labels, for example {example:g}. Set model.task to match the label, and run nfm features "
             "again."
         )
-
-
-def correct_bias(bias: NDArray[np.float32], negative_rate: float) -> None:
-    """Correct the bias of a model that was fitted to this share of the negatives, in place.
-
-    Down-sampling divides the odds by the rate, which adds -log(rate) to the logit (King & Zeng 2001, section 4.1). With
-    the corrected bias, probabilities are those for all rows.
-    """
-    bias += np.float32(math.log(negative_rate))

@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 
+from nfm.training.metrics.moments import Moments
 from nfm.training.metrics.names import Array, Floats, check_finite, share
 
 SAMPLED_ROWS = 20_000  # for the charts
@@ -32,10 +33,8 @@ class RegressionTally:
     """Metrics of a regression: rmse, mae, r2 (None if all labels are equal); the same for `constant` and `linear`."""
 
     def __init__(self, constant: float) -> None:  # noqa: D107 (see `tally`)
-        self.rows, self.weight, self.constant = 0, 0.0, constant
+        self.rows, self.constant, self._labels = 0, constant, Moments()
         self._predictors = {"model": _Errors(), "constant": _Errors(), "linear": _Errors()}
-        self._mean = self._spread = 0.0  # of the labels: mean, Σ weight · (label - mean)²
-        self._low, self._high = np.inf, -np.inf
         self._random, self._sample = np.random.default_rng(0), np.empty((0, 4))
 
     def add(self, label_B: Array, weight_B: Array, logits_BC: Array, linear_BC: Array, group_B: Any = None) -> None:
@@ -43,15 +42,7 @@ class RegressionTally:
         label, weight = check_finite(label_B, weight_B, logits_BC, linear_BC)
         predicted = logits_BC[:, 0].astype(np.float64)
         self.rows += len(label)
-        batch_weight = float(weight.sum())
-        if batch_weight:  # merge the means and spreads (Chan, Golub & LeVeque 1979)
-            mean = float(weight @ label) / batch_weight
-            difference, self.weight = mean - self._mean, self.weight + batch_weight
-            self._spread += float(weight @ (label - mean) ** 2)
-            self._spread += difference**2 * batch_weight * (self.weight - batch_weight) / self.weight
-            self._mean += difference * batch_weight / self.weight
-            counted = label[weight > 0]
-            self._low, self._high = min(self._low, counted.min()), max(self._high, counted.max())
+        self._labels.add(label, weight)
         linear = linear_BC[:, 0].astype(np.float64)
         for name, value in (("model", predicted), ("constant", self.constant), ("linear", linear)):
             self._predictors[name].add(value - label, weight)
@@ -64,8 +55,9 @@ class RegressionTally:
 
     def metrics(self) -> dict[str, Any]:
         """Return the metrics by name, with those of the baselines under `constant` and `linear`."""
-        spread = self._spread if self._low < self._high else None
-        metrics = {name: errors.metrics(self.weight, spread) for name, errors in self._predictors.items()}
+        labels = self._labels
+        spread = labels.spread if labels.deviation else None
+        metrics = {name: errors.metrics(labels.weight, spread) for name, errors in self._predictors.items()}
         return {"rows": self.rows, **metrics.pop("model"), **metrics}
 
     def sample(self) -> tuple[Floats, Floats, Floats]:

@@ -14,6 +14,7 @@ from nfm.training.metrics.names import METRICS, choose_judged_fold
 from nfm.training.model import build
 from nfm.training.report.page import format_metric
 from nfm.training.report.parameters import count_parameters, list_layers
+from nfm.training.report.verdict import warn_if_worse_than_constant
 from nfm.training.result import Trained
 from nfm.training.train import checkpoint_folder
 from nfm.training.warm_start import FM, start_from_model
@@ -97,4 +98,7 @@ def summary(config: Config, trained: Trained) -> str:
         if fold == judged:
             lines += [line("  linear part", "", values["linear"]), line("  constant", "", values["constant"])]
     model = f"{config.workdir}/model"
-    return "\n".join([*lines, f"  model     {model}", f"  report    {model}/report.html"])
+    lines += [f"  model     {model}", f"  report    {model}/report.html"]
+    if (warning := warn_if_worse_than_constant(config, trained.metrics)) is not None:
+        lines.append(f"  WARNING   {warning}")
+    return "\n".join(lines)

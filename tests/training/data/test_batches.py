@@ -15,6 +15,7 @@ from nfm.contract.encoder import Inputs
 from nfm.contract.schema import Spec
 from nfm.training.data import batches as data
 from nfm.training.data.batches import Fold, Rows
+from nfm.training.data.files import RowGroup
 from nfm.training.layers import make_keras_inputs
 from tests.training.examples import fold_in_memory
 from tests.training.numbered import FILES, PLAIN, SPEC, table, train_fold, write
@@ -267,3 +268,14 @@ def test_equal_digests_mean_equal_files(tmp_path: Path) -> None:
     others = [train_fold(write(tmp_path / str(i), PLAIN, f)).digest for i, f in enumerate((renamed, regrouped))]
     assert len({first, *others}) == 3
     assert in_memory(10).digest == in_memory(10).digest != in_memory(11).digest
+
+
+@pytest.mark.parametrize(
+    ("count", "size", "even"),
+    [(1050, 1024, 525), (1024, 1024, 1024), (300, 100, 100), (10, 3, 3), (5, 8, 5), (0, 8, 0)],
+)
+def test_batches_of_about_equal_size_are_as_many_as_before(count: int, size: int, even: int) -> None:
+    fold = Fold(SPEC, [RowGroup(count, lambda: pytest.fail("no row is read"))], True, "")
+    assert fold.even(size) == even
+    if count:
+        assert fold.steps(even) == fold.steps(size)

@@ -25,6 +25,7 @@ from nfm.training.report.summary import summary
 from nfm.training.result import Fitted, Trained
 from nfm.training.step import make_measure
 from nfm.training.tables import TableReader
+from nfm.training.unit import PUBLISHED
 from tests.parsed import Parsed
 
 Write = Callable[..., str]
@@ -108,7 +109,7 @@ def trained_of(
     model, train_settings = config.model, Train()
     weights = initial_weights(spec, model, 1)
     measure = make_measure(TableReader(spec, weights.tables), Network(spec, model, train_settings), weights)
-    fitted = Fitted(weights, history, min(2, len(history["loss"])), constant, measure)
+    fitted = Fitted(weights, PUBLISHED, history, min(2, len(history["loss"])), constant, measure)
     metrics = {fold: tallies[fold].metrics() for fold in FOLDS if len(label[fold])}
     profile, keras_model = Profile({}, {}, "valid", ()), build(spec, model, weights)
     return Trained(spec, statistics, fitted, keras_model, metrics, None, tallies, rows, pairs, profile)
