@@ -45,7 +45,10 @@ def open_all(spark: SparkSession, config: Config) -> tuple[Artifact, Scan, Sourc
     _check_names(output_columns(artifact.encoding.spec, config), added_columns(artifact, config), artifact)
     if settings.encoded:
         _check_made_with(artifact.encoding.spec, source)
-    return artifact, open_scan(spark, source, lambda schema: _needed(artifact, config, source, schema)), source
+    scan = open_scan(spark, source, lambda schema: _needed(artifact, config, source, schema))
+    if settings.encoded:
+        _check_made_with(artifact.encoding.spec, source)  # again: the files may be those of a newer dataset
+    return artifact, scan, source
 
 
 def model_inputs(spec: Spec, encoded: bool) -> tuple[str, ...]:
