@@ -1,4 +1,4 @@
-"""Publish again and again in another process, as the jobs do: `python -m tests.fuzz.publishing WHAT TARGET SEED SWAP`.
+"""Publish again and again in another process, as the jobs do: `python -m tests.fuzz.publishing WHAT TARGET SWAP PAUSE`.
 
 The process publishes until its standard input ends, and then prints how often it did.
 """
@@ -8,7 +8,6 @@ import random
 import shutil
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -95,9 +94,9 @@ def publish_version(what: What, target: Path, version: int, draw: random.Random)
             write_table(staging, version, draw, most_folders=4 if what == "folders" else 0)
 
 
-def main(what: What, target: str, seed: str, swap: Swap) -> None:
+def main(what: What, target: str, swap: Swap, pause: str) -> None:
     """Publish until the standard input ends."""
-    draw, stopped = random.Random(int(seed)), threading.Event()
+    draw, stopped = random.Random(1), threading.Event()
     module._GRACE = 0.02  # more publications in the same time
     if swap == "renames":
         module._exchange = lambda a, b: False
@@ -114,13 +113,16 @@ def main(what: What, target: str, seed: str, swap: Swap) -> None:
         if stopped.is_set():
             print(version + 1, flush=True)
             return
-        time.sleep(draw.random() * 0.01)
+        stopped.wait(draw.random() * float(pause))
 
 
 @contextmanager
-def publishing(what: What, target: Path, seed: int, swap: Swap = "exchange") -> Iterator[Callable[[], int]]:
-    """Publish in another process; yield a function that ends it and returns the number of publications."""
-    command = [sys.executable, "-m", "tests.fuzz.publishing", what, str(target), str(seed), swap]
+def publishing(what: What, target: Path, swap: Swap = "exchange", pause: float = 0.01) -> Iterator[Callable[[], int]]:
+    """Publish in another process; yield a function that ends it and returns the number of publications.
+
+    `pause`: most seconds between two publications.
+    """
+    command = [sys.executable, "-m", "tests.fuzz.publishing", what, str(target), swap, str(pause)]
     env = environment({"PYTHONPATH": str(ROOT)})
     with Popen(command, cwd=ROOT, env=env, stdin=PIPE, stdout=PIPE, text=True) as process:
 
