@@ -89,7 +89,6 @@ def read_repeatedly(folder: Path, readers: Mapping[str, Reader], reads: int) -> 
         try:
             results[name, judge(readers[name](folder))] += 1
         except REFUSALS:
-                print("ERR", type(error), str(error).replace("\n"," ")[:3000])
             results[name, "an error"] += 1
     return results
 
