@@ -7,7 +7,6 @@ gets "file not found", never a file of the new one.
 
 import errno
 import fcntl
-import glob
 import json
 import logging
 import os
@@ -23,7 +22,7 @@ from typing import TypeVar
 
 from nfm.contract.errors import DataError, NfmError, ReplacedError
 from nfm.contract.messages import listed
-from nfm.contract.replace import OLD, delete_replaced, swap
+from nfm.contract.replace import OLD, delete_replaced, hidden_path, hidden_paths, swap
 
 Result = TypeVar("Result")
 
@@ -107,7 +106,7 @@ def without_publication(name: str) -> str:
 
 def _make_staging(target: Path, marker: str) -> Path:
     with _translate_os_errors(target):
-        for stale in target.parent.glob(f".{glob.escape(target.name)}.staging-*"):
+        for stale in hidden_paths(target, "staging-*"):
             if stale.suffix == OLD and not target.exists():
                 stale.rename(target)  # a run was killed between the two renames of `swap`
                 continue
@@ -115,7 +114,7 @@ def _make_staging(target: Path, marker: str) -> Path:
             if stale.exists():  # owned by another user, or a file is open on a network mount
                 log.warning("the staging folder of an earlier run, %s, cannot be deleted", stale)
         check_replaceable(target, marker)
-        staging = target.parent / f".{target.name}.staging-{uuid.uuid4().hex[:16]}"
+        staging = hidden_path(target, f"staging-{uuid.uuid4().hex[:16]}")
         staging.mkdir()
     return staging
 
@@ -129,7 +128,7 @@ def locked(target: Path) -> Iterator[None]:
     target = target.resolve()
     with _translate_os_errors(target):
         target.parent.mkdir(parents=True, exist_ok=True)
-        opened = (target.parent / f".{target.name}.lock").open("ab+", buffering=0)
+        opened = hidden_path(target, "lock").open("ab+", buffering=0)
     with opened as file:
         with _translate_os_errors(target):
             try:
@@ -260,8 +259,7 @@ def _open_folder(folder: Path, stack: ExitStack) -> int | None:
             descriptor = os.open(folder, os.O_DIRECTORY | getattr(os, "O_PATH", os.O_RDONLY))
             stack.callback(os.close, descriptor)
             return descriptor
-        target = folder.resolve()
-        if not any(target.parent.glob(f".{glob.escape(target.name)}.staging-*{OLD}")):
+        if not hidden_paths(folder.resolve(), f"staging-*{OLD}"):
             break
         time.sleep(0.01)  # another process is between the two renames of `swap`, unless it was killed there
     return None

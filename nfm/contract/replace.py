@@ -2,6 +2,7 @@
 
 import ctypes
 import errno
+import glob
 import os
 import shutil
 import time
@@ -14,6 +15,24 @@ OLD = ".old"  # ending of a folder's name between the two renames of `swap`
 _AT_FDCWD = -100
 _EXCHANGE = 2  # RENAME_EXCHANGE of Linux, RENAME_SWAP of macOS
 _GRACE = 0.5  # seconds that a replaced folder stays, for readers that have opened it and not listed it yet
+
+
+def hidden_path(target: Path, ending: str) -> Path:
+    """Return the path of a hidden file or folder that belongs to an output: `.scores.lock` beside `scores`.
+
+    For the output `scores/ds=1` it is beside `scores`: DuckDB and polars also read the hidden folders in a folder, so
+    one in `scores` would be read as a part of that table. The output must be an absolute path.
+    """
+    table = next(folder for folder in (target, *target.parents) if "=" not in folder.name)
+    is_other_disk = table.exists() and table.stat().st_dev != table.parent.stat().st_dev
+    folder = target.parent if is_other_disk or not os.access(table.parent, os.W_OK) else table.parent
+    return folder / f".{'.'.join(target.relative_to(folder).parts)}.{ending}"
+
+
+def hidden_paths(target: Path, pattern: str) -> list[Path]:
+    """Return the existing hidden paths of an output whose endings match the pattern."""
+    prefix = hidden_path(target, "")
+    return list(prefix.parent.glob(f"{glob.escape(prefix.name)}{pattern}"))
 
 
 def temporary_path(target: Path) -> Path:

@@ -20,7 +20,7 @@ from tests.contract.published import MARKER, files, neighbours, write
 @pytest.mark.usefixtures("any_file_system")
 def test_a_folder_that_is_replaced_while_it_is_read_is_read_again(target: Path) -> None:
     write(target, "old")
-    reads = []
+    reads: list[str] = []
 
     def read() -> str:
         first = (target / "part-0").read_text()
@@ -35,7 +35,7 @@ def test_a_folder_that_is_replaced_while_it_is_read_is_read_again(target: Path) 
 
 def test_an_error_of_a_folder_that_is_replaced_is_not_reported(target: Path) -> None:
     write(target, "old")
-    reads = []
+    reads: list[int] = []
 
     def read() -> str:
         reads.append(1)
@@ -54,7 +54,7 @@ def fail(reason: str) -> None:
 
 
 def test_a_folder_that_appears_while_it_is_read_is_read_again(target: Path) -> None:
-    reads = []
+    reads: list[int] = []
 
     def read() -> str:
         reads.append(1)
@@ -85,7 +85,7 @@ def test_each_of_several_folders_is_checked(target: Path, tmp_path: Path) -> Non
     other = tmp_path / "other"
     write(target, "old")
     write(other, "old")
-    reads = []
+    reads: list[int] = []
 
     def read() -> list[str]:
         reads.append(1)
@@ -173,3 +173,30 @@ def test_each_publication_has_its_own_id(target: Path) -> None:
     assert without_publication(f"fold=train/part-00000-{ids[0]}.parquet") == "fold=train/part-00000.parquet"
     for name in ("part-00000.parquet", "part-00000-12.parquet", f"part-{ids[0]}/x.parquet", f"part-{ids[0]}x.parquet"):
         assert without_publication(name) == name
+
+
+@pytest.mark.usefixtures("any_file_system")
+def test_nothing_hidden_is_in_the_table_of_a_partition(tmp_path: Path) -> None:
+    table = tmp_path / "scores"
+    target = table / "ds=1/hour=2"
+    for version in ("old", "new"):
+        with publish(target, MARKER) as staging:
+            (staging / MARKER).write_text(version)
+            assert staging.parent == tmp_path
+            assert {path for path in table.rglob("*") if path.is_file()} <= {target / MARKER, target / "_files.json"}
+        assert files(target) == {MARKER: version}
+    assert {path.name for path in tmp_path.iterdir()} == {"scores", ".scores.ds=1.hour=2.lock"}
+
+
+def test_a_partition_on_a_disk_of_its_own_is_published_there(small_disk: Path) -> None:
+    for version in ("old", "new"):
+        write(small_disk / "ds=1", version)
+        assert files(small_disk / "ds=1") == {"part-0": version, MARKER: version}
+    assert {path.name for path in small_disk.iterdir()} == {"ds=1", ".ds=1.lock"}
+
+
+def test_the_partitions_of_a_table_do_not_wait_for_each_other(tmp_path: Path) -> None:
+    with publish(tmp_path / "scores/ds=1", MARKER) as one, publish(tmp_path / "scores/ds=2", MARKER) as two:
+        for staging in (one, two):
+            (staging / MARKER).touch()
+    assert sorted(path.name for path in (tmp_path / "scores").iterdir()) == ["ds=1", "ds=2"]
