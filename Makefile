@@ -1,6 +1,7 @@
 # make demo    run the whole path on the Titanic: features, train, score
 # make check   lint, types and unit tests (2 minutes)
 # make test    lint, types and all tests (20 minutes)
+# make fuzz    random tables, and readers during publication, for longer than in make test (10 minutes)
 # make wheel-test   run the demo, install the wheel without TensorFlow elsewhere, and score the table with it again
 # make docs    build the documentation site in build/site; a broken link is an error
 # make reference    write conf/reference.yaml, the tables of docs/configuration.md and the help texts of docs/cli.md
@@ -17,7 +18,7 @@
 
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
-.PHONY: demo check test lint types wheel-test docs reference bench-titanic bench-features bench-train bench-paper \
+.PHONY: demo check test fuzz lint types wheel-test docs reference bench-titanic bench-features bench-train bench-paper \
 	bench-flights bench-init bench-score java clean
 
 UV_VERSION := 0.13.9
@@ -47,6 +48,9 @@ check: lint types
 
 test: lint types java
 	@$(RUN) $(PYTEST)
+
+fuzz: .venv/made-dev java
+	@$(RUN) FUZZ=full pytest -n 0 tests/fuzz
 
 lint: .venv/made-dev
 	@$(RUN) ruff check . && ruff format --check . && python tests/test_wording.py

@@ -10,6 +10,7 @@ import hypothesis
 import pytest
 from pyspark.sql import SparkSession
 
+import nfm.contract.replace
 from tests.processes import JVM, standalone_cluster
 from tests.settings import MINIMAL
 
@@ -28,6 +29,7 @@ TIERS = ("unit", "spark", "train", "e2e")  # pyproject.toml describes them
 FOLDERS = {
     **dict.fromkeys(("config", "contract", "features", "init", "kernels", "reports", "scoring", "table"), "unit"),
     "training": "train",
+    "fuzz": "e2e",
 }
 
 
@@ -56,6 +58,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         item.add_marker(tier_of(item))
     items.sort(key=lambda item: item.path.name not in LONGEST)
+
+
+@pytest.fixture(autouse=True)
+def _delete_replaced_folders_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Do not wait for readers: half a second for each folder that a test replaces would add up to minutes."""
+    monkeypatch.setattr(nfm.contract.replace, "_GRACE", 0)
 
 
 @pytest.fixture(scope="session")

@@ -117,7 +117,7 @@ def read_output(output: Path) -> tuple[list[tuple[Any, ...]], dict[str, Any]]:
         table = pq.ParquetFile(path).read()
         rows += [(path.parent.name, *row) for row in zip(*table.to_pydict().values(), strict=True)]
     report = json.loads((output / "_report.json").read_text())
-    del report["created"]
+    del report["created"], report["publication"]
     return sorted(rows), report
 
 

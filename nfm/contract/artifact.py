@@ -18,10 +18,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nfm.contract.arrays import map_file
-from nfm.contract.encoder import ENCODER_FILES, Encoding
+from nfm.contract.encoder import ENCODER_FILES, Encoding, read_more
 from nfm.contract.errors import DataError
 from nfm.contract.profile import PROFILE, Profile
-from nfm.contract.publish import FILES, publish
+from nfm.contract.publish import FILES, Result, check_fingerprint, publish, read_published
 from nfm.contract.schema import Spec, canonical_json, tuples
 
 ARTIFACT_FORMAT = 2
@@ -103,9 +103,14 @@ class Artifact:
     def load(cls, folder: Path, verify: bool = True) -> Self:
         """Open the model in `folder`; with `verify`, read every file and compare its checksum.
 
-        Workers skip this if the driver has verified the model. Raises DataError, which names the file, for a folder
-        that is not a model, or for a wrong version, fingerprint, shape or checksum.
+        Workers skip this if the driver has verified the model. All files belong to one model, even if it is replaced
+        meanwhile. Raises DataError, which names the file, for a folder that is not a model, or for a wrong version,
+        fingerprint, shape or checksum.
         """
+        return read_published([folder], lambda: cls._read(folder, verify))
+
+    @classmethod
+    def _read(cls, folder: Path, verify: bool) -> Self:
         metadata = _read_metadata(folder)
         for name, checksum in metadata["files"].items() if verify else ():
             path = folder / name
@@ -126,11 +131,22 @@ class Artifact:
                 _refuse(path, f"it {error}")
         return cls(folder, metadata, encoding, network, weights, Profile.load(folder, encoding.spec))
 
+    def read_more(self, read: Callable[[], Result]) -> Result:
+        """Call `read` for further files of the model; ReplacedError if it was replaced since it was loaded."""
+
+        def check_and_read() -> Result:
+            found = _read_metadata(self.path)["fingerprint"]
+            check_fingerprint(self.path, "model", found, self.fingerprint)
+            return read()
+
+        return read_published([self.path], check_and_read)
+
 
 def save(
     target: Path,
     *,
     encoding_folder: Path,
+    encoding_fingerprint: str | None = None,
     network: Network,
     weights: Mapping[str, NDArray[np.float32]],
     facts: Mapping[str, Any],
@@ -141,6 +157,7 @@ def save(
     Args:
         target: the model folder.
         encoding_folder: is copied.
+        encoding_fingerprint: the encoding with which the model was trained; None: the one in the folder.
         network: the architecture.
         weights: the arrays that `network.weight_shapes` lists.
         facts: further entries of metadata.json.
@@ -151,12 +168,14 @@ def save(
 
     Raises:
         DataError: a weight is too large for its type, or `target` exists and is not a model.
+        ReplacedError: the encoding was replaced since the training read it.
     """
     spec = Encoding.load(encoding_folder).spec
+    check_fingerprint(encoding_folder, "encoding", spec.fingerprint, encoding_fingerprint or spec.fingerprint)
     shapes = network.weight_shapes(spec)
     assert {name: array.shape for name, array in weights.items()} == shapes, "the export does not fit the network"
     with publish(target, MARKER) as staging:
-        shutil.copytree(encoding_folder, staging / "encoding", ignore=shutil.ignore_patterns(FILES))
+        _copy_encoding(encoding_folder, spec.fingerprint, staging / "encoding")
         (staging / "weights").mkdir()
         for name, array in weights.items():
             np.save(staging / "weights" / f"{name}.npy", _cast(array, network.dtype(name), name))
@@ -175,6 +194,14 @@ def save(
         metadata["fingerprint"] = _compute_fingerprint(metadata)
         (staging / MARKER).write_text(json.dumps(metadata, indent=1))
     return str(metadata["fingerprint"])
+
+
+def _copy_encoding(folder: Path, fingerprint: str, copy: Path) -> None:
+    def copy_again() -> None:
+        shutil.rmtree(copy, ignore_errors=True)
+        shutil.copytree(folder, copy, ignore=shutil.ignore_patterns(FILES))
+
+    read_more(folder, fingerprint, copy_again)
 
 
 def _cast(array: NDArray[Any], dtype: str, name: str) -> NDArray[Any]:

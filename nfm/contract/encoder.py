@@ -4,7 +4,7 @@ The feature job writes the result of `encode` into the dataset; the score job pa
 `arrange_inputs` arranges the same columns, from the dataset or from `encode`, as the arrays that the model takes.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from dataclasses import field as dataclass_field
 from functools import lru_cache
@@ -19,7 +19,8 @@ from nfm.contract.arrays import concatenate_ranges, null_mask, to_arrow, to_nump
 from nfm.contract.columns import Rows, Values, check_categorical, check_columns, read_field_values
 from nfm.contract.errors import DataError
 from nfm.contract.hashing import hash64
-from nfm.contract.messages import describe_replacement, quoted
+from nfm.contract.messages import quoted
+from nfm.contract.publish import Result, check_fingerprint, read_published
 from nfm.contract.reading import Reading
 from nfm.contract.scaling import CURVES
 from nfm.contract.schema import MISSING, Field, Number, Spec, flag_name, weights_name
@@ -46,16 +47,15 @@ class Encoding:
 
     @classmethod
     def load(cls, folder: Path) -> Self:
-        """Read `encoding/` and map the vocabularies; DataError if a file is missing, changed or of another version."""
-        path = folder / "spec.json"
-        try:
-            content = path.read_bytes()
-        except OSError as error:
-            raise DataError(
-                f"There is no encoding in {folder}: {path.name} cannot be read ({error.strerror}). "
-                "Run nfm features first."
-            ) from error
-        spec = Spec.from_json(content, str(path))
+        """Read `encoding/` and map the vocabularies, all files of one publication.
+
+        Raises DataError if a file is missing, changed or of another version.
+        """
+        return read_published([folder], lambda: cls._read(folder))
+
+    @classmethod
+    def _read(cls, folder: Path) -> Self:
+        spec = _read_spec(folder)
         return cls(spec, Vocabulary.load(folder, spec.vocabularies), Reading.load(folder))
 
     def check(self, schema: pa.Schema, where: str) -> None:
@@ -173,13 +173,33 @@ class BatchCounts:
         self.out_of_vocabulary[field.name] = occurring, len(first) == len(positions)
 
 
+def _read_spec(folder: Path) -> Spec:
+    path = folder / "spec.json"
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise DataError(
+            f"There is no encoding in {folder}: {path.name} cannot be read ({error.strerror}). Run nfm features first."
+        ) from error
+    return Spec.from_json(content, str(path))
+
+
 @lru_cache(maxsize=2)
 def load_once(folder: Path, fingerprint: str) -> Encoding:
-    """Load an encoding and cache it in the worker process; DataError if it has another fingerprint."""
+    """Load an encoding and cache it in the worker process; ReplacedError if it has another fingerprint."""
     encoding = Encoding.load(folder)
-    if encoding.spec.fingerprint != fingerprint:
-        raise DataError(describe_replacement(folder, "encoding", encoding.spec.fingerprint, fingerprint))
+    check_fingerprint(folder, "encoding", encoding.spec.fingerprint, fingerprint)
     return encoding
+
+
+def read_more(folder: Path, fingerprint: str, read: Callable[[], Result]) -> Result:
+    """Call `read` for further files of an encoding; ReplacedError if it no longer has this fingerprint."""
+
+    def check_and_read() -> Result:
+        check_fingerprint(folder, "encoding", _read_spec(folder).fingerprint, fingerprint)
+        return read()
+
+    return read_published([folder], check_and_read)
 
 
 def _hash_to_buckets(texts: pa.Array, field: Field) -> NDArray[np.int32]:

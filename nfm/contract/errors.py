@@ -27,6 +27,12 @@ class DataError(NfmError):
     exit_code = 3
 
 
+class ReplacedError(DataError):
+    """A model, an encoding or a dataset was replaced while a job read it; another run reads the new one."""
+
+    exit_code = 1
+
+
 class DivergedError(DataError):
     """A training's weights or outputs are not finite; other settings may avoid it."""
 

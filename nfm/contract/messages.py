@@ -70,11 +70,3 @@ def did_you_mean(wrong: Iterable[str], known: Sequence[str]) -> str:
     folded = {name.casefold(): name for name in known}
     close = dict.fromkeys(folded[match] for name in wrong for match in get_close_matches(name.casefold(), folded, n=1))
     return f"Did you mean {', '.join(map(repr, close))}?" if close else ""
-
-
-def describe_replacement(folder: object, what: str, found: str, expected: str) -> str:
-    """Return the message for an encoding or a model whose fingerprint changed while the job ran."""
-    return (
-        f"The {what} in {folder} was replaced while the job ran: {found[:12]}… instead of {expected[:12]}…. "
-        "Run the job again when the new one is complete."
-    )

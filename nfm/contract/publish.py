@@ -1,27 +1,34 @@
-"""Publish a folder in one step: a reader sees the complete old folder or the complete new one."""
+"""Publish a folder in one step, and read folders that are published meanwhile.
 
-import ctypes
+A reader sees the complete old folder or the complete new one. Readers of tables list a folder and then open its files
+by their names, so the name of each data file contains the publication's id: a reader that has listed the old folder
+gets "file not found", never a file of the new one.
+"""
+
 import errno
 import fcntl
-import glob
 import json
 import logging
 import os
+import re
 import shutil
 import socket
+import time
 import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from typing import TypeVar
 
-from nfm.contract.errors import DataError, NfmError
+from nfm.contract.errors import DataError, NfmError, ReplacedError
 from nfm.contract.messages import listed
+from nfm.contract.replace import OLD, delete_replaced, hidden_path, hidden_paths, swap
+
+Result = TypeVar("Result")
 
 log = logging.getLogger(__name__)
 
-_AT_FDCWD = -100
-_RENAME_EXCHANGE = 2
-_OLD = ".old"
+_ATTEMPTS = 10
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _SYSTEM_FILES = ("._", ".DS_Store", ".nfs", ".fuse_hidden")
 FILES = "_files.json"  # lists the files that the job wrote; readers of tables ignore this name
@@ -39,6 +46,15 @@ def publish(target: Path, marker: str) -> Iterator[Path]:
 
 
 @contextmanager
+def publish_together(*outputs: tuple[Path, str]) -> Iterator[list[Path]]:
+    """Publish several folders, given by target and marker, one right after the other; otherwise like `publish`."""
+    with ExitStack() as stack:
+        for target, _ in outputs:
+            stack.enter_context(locked(target))
+        yield stack.enter_context(_staged(outputs))
+
+
+@contextmanager
 def staged(target: Path, marker: str) -> Iterator[Path]:
     """Yield an empty staging folder; swap it in when the block ends, delete it when the block raises.
 
@@ -47,32 +63,60 @@ def staged(target: Path, marker: str) -> Iterator[Path]:
     replaced. Raises DataError if the target contains files that the job did not write, or the new folder lacks the
     marker; NfmError if the target cannot be written, or the disk is full.
     """
-    target = target.resolve()  # replace the folder that a symbolic link points to, and keep the link
+    with _staged([(target, marker)]) as (staging,):
+        yield staging
+
+
+@contextmanager
+def _staged(outputs: Sequence[tuple[Path, str]]) -> Iterator[list[Path]]:
+    # Replace the folder that a symbolic link points to, and keep the link.
+    outputs = [(target.resolve(), marker) for target, marker in outputs]
+    stagings = [_make_staging(target, marker) for target, marker in outputs]
+    replaced: list[Path] = []
+    try:
+        yield stagings
+        for staging, (target, marker) in zip(stagings, outputs, strict=True):
+            if not (staging / marker).exists():
+                raise DataError(f"{staging} is not complete: it contains no {marker}. {target} was not changed.")
+            check_replaceable(target, marker)  # again, because writing may have taken hours
+            (staging / FILES).write_text(json.dumps(sorted(_list_files(staging)), indent=0))
+        for staging, (target, _) in zip(stagings, outputs, strict=True):
+            if swap(staging, target):
+                replaced.append(staging)
+    except Exception as error:
+        if any(os.strerror(code) in str(error) for code in _FULL):  # Spark passes on only the text of a worker's error
+            raise _disk_full_error(outputs[-1][0]) from error
+        raise
+    finally:
+        for staging in stagings:
+            if staging not in replaced:  # incomplete after an error, else swapped in
+                shutil.rmtree(staging, ignore_errors=True)
+        delete_replaced(replaced)
+
+
+def publication_id(staging: Path) -> str:
+    """Return the id of the publication that is written to a staging folder: 16 hexadecimal digits."""
+    return staging.name[-16:]
+
+
+def without_publication(name: str) -> str:
+    """Return the name of a data file without the id of its publication, if it has one."""
+    return re.sub(r"-[0-9a-f]{16}(?=\.\w+$)", "", name)
+
+
+def _make_staging(target: Path, marker: str) -> Path:
     with _translate_os_errors(target):
-        for stale in target.parent.glob(f".{glob.escape(target.name)}.staging-*"):
-            if stale.suffix == _OLD and not target.exists():
-                stale.rename(target)  # a run was killed between the two renames of _swap
+        for stale in hidden_paths(target, "staging-*"):
+            if stale.suffix == OLD and not target.exists():
+                stale.rename(target)  # a run was killed between the two renames of `swap`
                 continue
             shutil.rmtree(stale, ignore_errors=True)
             if stale.exists():  # owned by another user, or a file is open on a network mount
                 log.warning("the staging folder of an earlier run, %s, cannot be deleted", stale)
         check_replaceable(target, marker)
-        staging = target.parent / f".{target.name}.staging-{uuid.uuid4().hex}"
+        staging = hidden_path(target, f"staging-{uuid.uuid4().hex[:16]}")
         staging.mkdir()
-    try:
-        yield staging
-        if not (staging / marker).exists():
-            raise DataError(f"{staging} is not complete: it contains no {marker}. {target} was not changed.")
-        check_replaceable(target, marker)  # again, because writing may have taken hours
-        (staging / FILES).write_text(json.dumps(sorted(_list_files(staging)), indent=0))
-        _swap(staging, target)
-    except Exception as error:
-        if any(os.strerror(code) in str(error) for code in _FULL):  # Spark passes on only the text of a worker's error
-            raise _disk_full_error(target) from error
-        raise
-    finally:
-        # After the swap this is the old folder; after an error, the incomplete new one.
-        shutil.rmtree(staging, ignore_errors=True)
+    return staging
 
 
 @contextmanager
@@ -84,7 +128,7 @@ def locked(target: Path) -> Iterator[None]:
     target = target.resolve()
     with _translate_os_errors(target):
         target.parent.mkdir(parents=True, exist_ok=True)
-        opened = (target.parent / f".{target.name}.lock").open("ab+", buffering=0)
+        opened = hidden_path(target, "lock").open("ab+", buffering=0)
     with opened as file:
         with _translate_os_errors(target):
             try:
@@ -186,26 +230,52 @@ def _list_files(folder: Path) -> set[str]:
     return found
 
 
-def _swap(new: Path, target: Path) -> None:
-    if not target.exists():
-        new.rename(target)
-        return
-    if not _exchange(new, target):
-        # Some network mounts cannot exchange two names in one step: for a moment the target does not exist.
-        old = new.with_name(new.name + _OLD)
-        target.rename(old)
-        new.rename(target)
-        old.rename(new)
+def read_published(folders: Sequence[Path], read: Callable[[], Result]) -> Result:
+    """Call `read`, which reads several files, until no folder was replaced meanwhile: each is of one publication then.
+
+    Raises what `read` raises if no folder was replaced; ReplacedError if one was replaced during every attempt.
+    """
+    for _ in range(_ATTEMPTS):
+        with ExitStack() as stack:
+            opened = [(folder, _open_folder(folder, stack)) for folder in folders]
+            try:
+                result = read()
+            except Exception:
+                if all(_is_same_folder(folder, descriptor) for folder, descriptor in opened):
+                    raise
+            else:
+                if all(_is_same_folder(folder, descriptor) for folder, descriptor in opened):
+                    return result
+    raise ReplacedError(
+        f"{listed(folders)} was replaced {_ATTEMPTS} times while it was read. Stop the job that writes it again and "
+        "again, and run this one again."
+    )
 
 
-def _exchange(a: Path, b: Path) -> bool:
-    """Exchange two names in one atomic step (renameat2, Linux 3.15)."""
-    renameat2 = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
-    if renameat2 is None:
-        return False
-    if renameat2(_AT_FDCWD, os.fsencode(a), _AT_FDCWD, os.fsencode(b), _RENAME_EXCHANGE) == 0:
-        return True
-    code = ctypes.get_errno()
-    if code in (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP):
-        return False
-    raise OSError(code, os.strerror(code), str(a), None, str(b))
+def _open_folder(folder: Path, stack: ExitStack) -> int | None:
+    """Open a folder, so that its inode is not used again before the stack is closed; return None if it is absent."""
+    for _ in range(100):
+        with suppress(OSError):
+            descriptor = os.open(folder, os.O_DIRECTORY | getattr(os, "O_PATH", os.O_RDONLY))
+            stack.callback(os.close, descriptor)
+            return descriptor
+        if not hidden_paths(folder.resolve(), f"staging-*{OLD}"):
+            break
+        time.sleep(0.01)  # another process is between the two renames of `swap`, unless it was killed there
+    return None
+
+
+def _is_same_folder(folder: Path, descriptor: int | None) -> bool:
+    try:
+        return os.path.samestat(folder.stat(), os.fstat(-1 if descriptor is None else descriptor))
+    except OSError:
+        return descriptor is None and not folder.exists()
+
+
+def check_fingerprint(folder: Path, what: str, found: str, expected: str) -> None:
+    """Raise ReplacedError if the encoding or the model in a folder is not the one that the job has read before."""
+    if found != expected:
+        raise ReplacedError(
+            f"The {what} in {folder} was replaced while the job ran: {found[:12]}… instead of {expected[:12]}…. "
+            "Run the job again when the new one is complete."
+        )

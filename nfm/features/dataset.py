@@ -16,7 +16,7 @@ from nfm.config.settings import Config
 from nfm.contract.columns import check_categorical, check_columns
 from nfm.contract.encoder import Encoding
 from nfm.contract.errors import DataError
-from nfm.contract.publish import check_replaceable, publish
+from nfm.contract.publish import check_replaceable, publish_together
 from nfm.contract.reading import LATEST
 from nfm.contract.schema import DATASET_MARKER, Kind
 from nfm.contract.values import check_kind, check_number
@@ -136,18 +136,13 @@ def build(spark: SparkSession, config: Config, prepared: Prepared | None = None)
     """
     prepared = prepared or prepare(spark, config)
     # Lock the folders first, so that conflicts are reported before the long work starts.
-    with (
-        translate_spark_errors(str(config.source)),
-        publish(config.encoding_folder, ENCODING_MARKER) as encoding,
-        publish(config.dataset_folder, DATASET_MARKER) as dataset,
-    ):
+    outputs = (config.encoding_folder, ENCODING_MARKER), (config.dataset_folder, DATASET_MARKER)
+    with translate_spark_errors(str(config.source)), publish_together(*outputs) as (encoding, dataset):
         statistics = _build(spark, config, prepared, encoding, dataset)
         (encoding / "statistics.json").write_text(json.dumps(statistics, indent=1, allow_nan=False))
         write_report(encoding / "report.html", statistics)
         marker = {"encoding_fingerprint": statistics["fingerprint"], "rows": statistics["rows"]}
         (dataset / DATASET_MARKER).write_text(json.dumps(marker | {"settings": config.of_dataset}, indent=1))
-        # The dataset must not be published without its encoding, so check before either is replaced.
-        check_replaceable(config.encoding_folder, ENCODING_MARKER)
     return statistics
 
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from pyspark.sql import SparkSession
 
 from nfm.contract import vocabulary
-from nfm.contract.encoder import Encoding, load_once
+from nfm.contract.encoder import Encoding, load_once, read_more
 from nfm.features import runs
 from nfm.table.tasks import run_tasks
 
@@ -122,8 +122,9 @@ def _write(number: int, recipe: Recipe, folder: Path, counted: Path, old: tuple[
 
     def read_values() -> Iterator[pa.Table]:
         if old is not None:
-            table = vocabulary.parquet_path(old[0], list(load_once(*old).spec.vocabularies).index(recipe.field))
-            for batch in pq.ParquetFile(table).iter_batches(_BATCH_ROWS, columns=["value", "count"], use_threads=False):
+            path = vocabulary.parquet_path(old[0], list(load_once(*old).spec.vocabularies).index(recipe.field))
+            table = read_more(*old, lambda: pq.ParquetFile(path))
+            for batch in table.iter_batches(_BATCH_ROWS, columns=["value", "count"], use_threads=False):
                 yield pa.Table.from_batches([batch])
         remaining = new
         for rows in runs.merge(runs.open_runs(counted, number)):

@@ -9,7 +9,6 @@ KEY is a digest of everything that the scores depend on: the model, the table's 
 code. A task that still runs after its driver has died is therefore harmless: it writes into the folder of its own run.
 """
 
-import glob
 import hashlib
 import json
 import logging
@@ -25,7 +24,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from nfm.contract.messages import differences, listed
-from nfm.contract.replace import replacing
+from nfm.contract.replace import hidden_path, hidden_paths, replacing
 from nfm.contract.schema import canonical_json
 from nfm.scoring.health.tally import Tally
 from nfm.table.splits import File, Piece, Split
@@ -133,9 +132,8 @@ def open_chunks(target: Path, run: Mapping[str, Any]) -> Chunks:
     another run are deleted; the reason is logged.
     """
     target = target.resolve()
-    prefix = f".{target.name}.chunks-"
-    folder = target.parent / f"{prefix}{hashlib.sha256(canonical_json(run).encode()).hexdigest()[:16]}"
-    for other in target.parent.glob(f"{glob.escape(prefix)}*"):
+    folder = hidden_path(target, f"chunks-{hashlib.sha256(canonical_json(run).encode()).hexdigest()[:16]}")
+    for other in hidden_paths(target, "chunks-*"):
         if other != folder:
             log.info("the chunks of an earlier run for %s are deleted: %s", target, _difference(other, run))
             shutil.rmtree(other, ignore_errors=True)  # its tasks may still write there; then the next run deletes it

@@ -14,8 +14,7 @@ from pyspark import Broadcast, SparkFiles
 from pyspark.sql import SparkSession
 
 from nfm.contract.artifact import SCORER_FILES, Artifact
-from nfm.contract.errors import DataError
-from nfm.contract.messages import describe_replacement
+from nfm.contract.publish import check_fingerprint
 from nfm.contract.replace import making
 
 _PIECE = 32 << 20  # bytes of a file that a driver or a worker has in memory at a time
@@ -37,7 +36,12 @@ def place(spark: SparkSession, artifact: Artifact, shared: Path | None = None) -
 
     The model has been verified, so workers do not read all of it again. Its files get hard links in `shared`, a folder
     that every machine sees: workers that start late find this model even if its own folder is replaced meanwhile.
+    Raises ReplacedError if the model was replaced since it was verified.
     """
+    return artifact.read_more(lambda: _place(spark, artifact, shared))
+
+
+def _place(spark: SparkSession, artifact: Artifact, shared: Path | None) -> Placed:
     paths = _files(artifact)
     if shared is not None and _link(artifact.path, paths, shared):
         return Placed(artifact.fingerprint, str(shared), ())
@@ -103,12 +107,11 @@ _opened: dict[str, Artifact] = {}  # models of this worker: one, or two while th
 
 
 def open_model(placed: Placed) -> Artifact:
-    """Map the model into this worker, once for all its tasks; raise a DataError if the model was replaced."""
+    """Map the model into this worker, once for all its tasks; ReplacedError if the model was replaced."""
     if placed.fingerprint not in _opened:
         folder = Path(placed.folder) if placed.folder is not None else _copy_to_disk(placed)
         artifact = Artifact.load(folder, verify=False)  # the driver has verified it
-        if artifact.fingerprint != placed.fingerprint:
-            raise DataError(describe_replacement(folder, "model", artifact.fingerprint, placed.fingerprint))
+        check_fingerprint(folder, "model", artifact.fingerprint, placed.fingerprint)
         while len(_opened) > 1:
             _opened.pop(next(iter(_opened)))
         _opened[placed.fingerprint] = artifact

@@ -48,6 +48,8 @@ def open_all(spark: SparkSession, config: Config) -> tuple[Artifact, Scan, Sourc
     reading = artifact.encoding.reading
     reading = reading and reading.for_scoring(artifact.encoding.spec)
     scan = open_scan(spark, source, lambda schema: _needed(artifact, config, source, schema), reading)
+    if settings.encoded:
+        _check_made_with(artifact.encoding.spec, source)  # again: the files may be those of a newer dataset
     return artifact, scan, source
 
 

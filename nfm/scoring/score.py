@@ -19,7 +19,7 @@ from nfm.contract.arrays import to_text_array
 from nfm.contract.artifact import Artifact
 from nfm.contract.columns import Rows
 from nfm.contract.errors import DataError, GateError
-from nfm.contract.publish import check_replaceable, locked, staged
+from nfm.contract.publish import check_replaceable, locked, publication_id, staged
 from nfm.contract.schema import canonical_json
 from nfm.scoring.chunks import Chunk, Chunks, code_digest, open_chunks, reuse_splits
 from nfm.scoring.health.gates import crossed_gates, lift_gates
@@ -79,6 +79,7 @@ def score_table(spark: SparkSession, config: Config) -> Mapping[str, Any]:
                         f"{tally.rows} rows of {source} were scored, but {written} were written to {staging}. {_KEPT}; "
                         "run the job again."
                     )
+                report |= {"publication": publication_id(staging)}
                 write_report(staging, report)
         # While still locked, so that no other run starts before the chunks are deleted.
         chunks.remove()

@@ -7,9 +7,9 @@ from contextlib import contextmanager
 from py4j.protocol import Py4JJavaError
 from pyspark.errors import AnalysisException, ParseException, PySparkException
 
-from nfm.contract.errors import DataError
+from nfm.contract.errors import DataError, ReplacedError
 
-_PROJECT_ERROR = re.compile(r"nfm\.[\w.]+\.(?:DataError|UnreadableFileError): (.*)")
+_PROJECT_ERROR = re.compile(r"nfm\.[\w.]+\.(DataError|ReplacedError|UnreadableFileError): (.*)")
 _FILE = re.compile(r"reading file:? ?(\S.*?)[.,]?(?:\s+SQLSTATE|\.\s|\n|$)")
 _MISSING = re.compile(r"\[PATH_NOT_FOUND\] Path does not exist: (?:file:(?=/))?(.*?)\.(?:\s+SQLSTATE|\s|$)")
 _CONDITION = re.compile(r"\[[A-Z0-9_.]+\] .*")
@@ -28,7 +28,8 @@ def translate_spark_errors(where: str) -> Iterator[None]:
         condition = _CONDITION.search(text)
         summary = condition.group().split(" SQLSTATE")[0] if condition else text.strip().splitlines()[0]
         if messages := _PROJECT_ERROR.findall(text):  # raised by this project's code on a worker
-            raise DataError(messages[-1]) from error
+            name, message = messages[-1]
+            raise (ReplacedError if name == "ReplacedError" else DataError)(message) from error
         if "FAILED_READ_FILE" in text:
             file = _FILE.search(text)
             raise DataError(

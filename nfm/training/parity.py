@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from nfm.contract.artifact import Artifact
 from nfm.contract.encoder import Inputs
-from nfm.contract.errors import DataError
+from nfm.contract.errors import DataError, ReplacedError
 from nfm.kernels.activations import compute_scores
 from nfm.training.layers import make_keras_inputs  # the import also registers the layers of saved models
 
@@ -23,8 +23,10 @@ def keras_scores(artifact: Artifact, rows: Inputs) -> NDArray[np.float64]:
     """
     path = artifact.path / "keras" / "model.keras"
     try:
-        model = _load(path, artifact.fingerprint)
+        model = artifact.read_more(lambda: _load(path, artifact.fingerprint))
         logits_NC = model(make_keras_inputs(rows, artifact.encoding.spec), training=False).numpy()
+    except ReplacedError:
+        raise
     except Exception as error:  # Keras and TensorFlow raise many kinds
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
         raise DataError(

@@ -20,7 +20,7 @@ from nfm.contract import artifact
 from nfm.contract.encoder import Encoding
 from nfm.contract.errors import DataError
 from nfm.contract.messages import differences, listed
-from nfm.contract.publish import check_replaceable, locked
+from nfm.contract.publish import check_replaceable, locked, read_published
 from nfm.contract.schema import DATASET_MARKER, FOLDS, Spec
 from nfm.training import checkpoint
 from nfm.training.data.batches import Fold, read_folds
@@ -62,6 +62,7 @@ def train(config: Config) -> Trained:
         fingerprint = artifact.save(
             target,
             encoding_folder=config.encoding_folder,
+            encoding_fingerprint=spec.fingerprint,
             network=describe(spec, config.model),
             weights=export(trained.fitted.weights, spec, config.model),
             facts=_collect_facts(config, trained),
@@ -77,8 +78,13 @@ def train(config: Config) -> Trained:
 def read(config: Config) -> tuple[Encoding, dict[str, Fold]]:
     """Read the encoding and the folds that were written with it; only the footers of the dataset's files are read.
 
-    Raises DataError if one is missing, they do not belong together, or they were made with different settings.
+    Both are of one run of nfm features. Raises DataError if one is missing, they do not belong together, or they were
+    made with different settings.
     """
+    return read_published([config.encoding_folder, config.dataset_folder], lambda: _read(config))
+
+
+def _read(config: Config) -> tuple[Encoding, dict[str, Fold]]:
     encoding = read_encoding(config)
     encoding.verify(str(config.encoding_folder))
     folds = read_folds(config.dataset_folder, encoding.spec, config.train.group)

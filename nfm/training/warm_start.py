@@ -47,7 +47,8 @@ def start_from_model(folder: Path, spec: Spec, settings: Model) -> Start:
         )
 
     def set_weights(weights: Weights, unit: Unit) -> None:
-        older = keras.models.load_model(folder / "keras" / "model.keras", compile=False)
+        file = folder / "keras" / "model.keras"
+        older = artifact.read_more(lambda: keras.models.load_model(file, compile=False))
         arrays = {variable.path: variable.numpy() for variable in older.variables}
         for table, path in zip(weights.tables, TABLES, strict=True):
             _copy_rows(table, arrays[path], old, spec)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from nfm.contract.artifact import Artifact, Network, save
 from nfm.contract.encoder import Encoding
-from nfm.contract.errors import DataError
+from nfm.contract.errors import DataError, ReplacedError
 
 Write = Callable[..., Encoding]
 Weights = dict[str, NDArray[np.float32]]
@@ -328,6 +328,25 @@ def test_without_verification_an_unreadable_array_is_refused(model: Path) -> Non
 def test_a_new_model_replaces_the_old_one(model: Path, encoding_folder: Path) -> None:
     save_model(model, encoding_folder, weights_of(2))
     np.testing.assert_array_equal(Artifact.load(model).weights["bias"], weights_of(2)["bias"])
+
+
+def test_a_model_is_not_saved_with_another_encoding_than_its_own(
+    model: Path, encoding_folder: Path, write_encoding: Write
+) -> None:
+    before, trained_with = Artifact.load(model).fingerprint, Encoding.load(encoding_folder).spec.fingerprint
+    shutil.rmtree(encoding_folder)
+    write_encoding(encoding_folder, ("red", "", "green"))  # of the same size
+    with pytest.raises(ReplacedError, match=r"^The encoding in .*/encoding was replaced while the job ran: "):
+        save_model(model, encoding_folder, weights_of(2), encoding_fingerprint=trained_with)
+    assert Artifact.load(model).fingerprint == before
+
+
+def test_further_files_are_those_of_the_loaded_model(model: Path, encoding_folder: Path) -> None:
+    artifact = Artifact.load(model)
+    assert artifact.read_more(lambda: (model / "keras/model.keras").read_text()) == "not read by these tests"
+    save_model(model, encoding_folder, weights_of(2))
+    with pytest.raises(ReplacedError, match=r"^The model in .*/model was replaced while the job ran: "):
+        artifact.read_more(lambda: (model / "keras/model.keras").read_text())
 
 
 def test_a_save_that_fails_leaves_the_old_model(model: Path, encoding_folder: Path, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import nfm.contract.publish as module
+import nfm.contract.replace as module
 from nfm.contract.errors import DataError, NfmError
 from nfm.contract.publish import BusyError, locked, publish
 from tests.contract.published import MARKER, files, neighbours, write
@@ -250,7 +250,7 @@ def test_a_run_killed_between_two_renames_loses_nothing(target: Path) -> None:
     kill_after_first_rename = """
 import os
 import signal
-import nfm.contract.publish as module
+import nfm.contract.replace as module
 
 def rename_and_die(self, to, rename=module.Path.rename):
     rename(self, to)

@@ -12,7 +12,7 @@ import pytest
 from pyspark.sql import SparkSession
 
 from nfm.contract.artifact import SCORER_FILES, Artifact
-from nfm.contract.errors import DataError
+from nfm.contract.errors import ReplacedError
 from nfm.scoring import hosts
 from tests.scoring.examples import save_model
 
@@ -44,6 +44,29 @@ def test_late_workers_still_find_a_replaced_model(spark: SparkSession, made: Pat
     assert hosts.open_model(placed) is hosts.open_model(placed)
 
 
+@pytest.mark.parametrize("when", ["before", "while it is linked"])
+def test_a_model_replaced_since_it_was_verified_is_not_placed(
+    spark: SparkSession, made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, when: str
+) -> None:
+    shutil.copytree(made / "model", tmp_path / "model")
+    shutil.copytree(made / "encoding", tmp_path / "encoding")
+    artifact = Artifact.load(tmp_path / "model")
+    (tmp_path / "staging").mkdir()
+    if when == "before":
+        save_model(tmp_path, 7)
+    else:
+        link_to = Path.hardlink_to
+
+        def replace_and_link(link: Path, file: Path) -> None:
+            if link.name == "bias.npy":  # the metadata are linked before, the other weights after
+                save_model(tmp_path, 7)
+            link_to(link, file)
+
+        monkeypatch.setattr(Path, "hardlink_to", replace_and_link)
+    with pytest.raises(ReplacedError, match=r"The model in .* was replaced while the job ran: .* Run the job again"):
+        hosts.place(spark, artifact, tmp_path / "staging")
+
+
 def test_a_model_replaced_in_place_is_refused(
     spark: SparkSession, made: Path, tmp_path: Path, other_disk: Path
 ) -> None:
@@ -52,7 +75,7 @@ def test_a_model_replaced_in_place_is_refused(
     placed = hosts.place(spark, Artifact.load(tmp_path / "model"), other_disk)  # in local mode, nothing is broadcast
     assert placed.folder == str(tmp_path / "model")
     save_model(tmp_path, 7)
-    with pytest.raises(DataError, match=r"The model in .* was replaced while the job ran: .* Run the job again"):
+    with pytest.raises(ReplacedError, match=r"The model in .* was replaced while the job ran: .* Run the job again"):
         hosts.open_model(placed)
 
 

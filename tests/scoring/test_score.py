@@ -150,6 +150,24 @@ def test_unusual_column_names_are_carried(spark: SparkSession, made: Path, tmp_p
         assert [row[name] for name in names] == [row["size"] + i for i in range(len(names))]
 
 
+@pytest.mark.parametrize("format_", ["parquet", "csv"])
+@pytest.mark.parametrize("partition_by", [(), ("colour",)])
+def test_no_two_publications_have_a_file_of_the_same_name(
+    spark: SparkSession, made: Path, tmp_path: Path, format_: str, partition_by: tuple[str, ...]
+) -> None:
+    output, published = tmp_path / "scores", []
+    for _ in range(2):
+        report = score_table(
+            spark, config(made, made / "raw", format=format_, partition_by=partition_by, output=str(output))
+        )
+        names = [path.name for path in output.rglob(f"*.{format_}")]
+        assert names
+        assert all(name.endswith(f"-{report['publication']}.{format_}") for name in names)
+        assert json.loads((output / "_report.json").read_text())["publication"] == report["publication"]
+        published.append(report["publication"])
+    assert len(set(published)) == 2
+
+
 def test_the_output_names_its_model(spark: SparkSession, made: Path) -> None:
     score_table(spark, config(made, made / "raw"))
     fingerprint = Artifact.load(made / "model").fingerprint

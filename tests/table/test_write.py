@@ -8,6 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 from pyspark.sql import SparkSession
 
+from nfm.contract.publish import publication_id, publish
 from nfm.table import write as module
 from nfm.table.write import Layout, Writer, WrittenFile, compact_files, move_into_place, plan_compaction
 
@@ -84,9 +85,12 @@ def test_compaction_loses_no_row(spark: SparkSession, tmp_path: Path) -> None:
         writer.add("fold=train", table(task * 100, 100))
         writer.add("fold=valid/day=1", table(1000 + task, 1))
         files += writer.close()
-    move_into_place(compact_files(spark, files, written, LAYOUT), tmp_path / "dataset")
+    with publish(tmp_path / "dataset", "_done") as staging:
+        move_into_place(compact_files(spark, files, written, LAYOUT), staging)
+        (staging / "_done").touch()
     found = {str(p.relative_to(tmp_path / "dataset")): p for p in (tmp_path / "dataset").rglob("*.parquet")}
-    assert sorted(found) == ["fold=train/part-00000.parquet", "fold=valid/day=1/part-00000.parquet"]
+    id_ = publication_id(staging)
+    assert sorted(found) == [f"fold=train/part-00000-{id_}.parquet", f"fold=valid/day=1/part-00000-{id_}.parquet"]
     train, valid = (sorted(pq.ParquetFile(path).read()["id"].to_pylist()) for _, path in sorted(found.items()))
     assert train == list(range(300))
     assert valid == [1000, 1001, 1002]

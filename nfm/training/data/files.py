@@ -13,7 +13,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from nfm.contract.dataset import check_and_arrange, check_column, check_schema, read_column
-from nfm.contract.errors import DataError
+from nfm.contract.errors import DataError, ReplacedError
+from nfm.contract.publish import without_publication
 from nfm.contract.schema import Spec
 from nfm.contract.values import decode_dictionary
 from nfm.training.data.rows import Rows
@@ -31,7 +32,7 @@ class Files(NamedTuple):
 
     row_groups: tuple[RowGroup, ...]
     array_bytes: int  # estimate for all rows as arrays
-    digest: str  # SHA-256 of the files' names, sizes and row groups
+    digest: str  # SHA-256 of the files' names (without the publication's id), sizes and row groups
 
 
 def open_files(folder: Path, below: str, spec: Spec, group: str | None) -> Files:
@@ -51,7 +52,8 @@ def open_files(folder: Path, below: str, spec: Spec, group: str | None) -> Files
             ]
             size += sum(_array_bytes(metadata, spec, group) for metadata in groups)
             rows = [metadata.num_rows for metadata in groups]
-            digest.update(json.dumps([path.relative_to(folder).as_posix(), path.stat().st_size, rows]).encode())
+            name = without_publication(path.relative_to(folder).as_posix())
+            digest.update(json.dumps([name, path.stat().st_size, rows]).encode())
     return Files(tuple(row_groups), size, digest.hexdigest())
 
 
@@ -72,6 +74,11 @@ def _opened(path: Path, spec: Spec, group: str | None) -> Iterator[pq.ParquetFil
             if group is not None:
                 check_column(group, file.schema_arrow, str(path))
             yield file
+    except FileNotFoundError as error:
+        raise ReplacedError(
+            f"{path} cannot be read: it was deleted since the dataset was opened. If nfm features has replaced the "
+            "dataset meanwhile, run the training again."
+        ) from error
     except (OSError, pa.ArrowException) as error:
         raise DataError(f"{path} cannot be read ({error}). Run nfm features again.") from error
 

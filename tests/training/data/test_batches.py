@@ -263,6 +263,8 @@ def test_rows_without_members_are_padding() -> None:
 def test_equal_digests_mean_equal_files(tmp_path: Path) -> None:
     first = train_fold(write(tmp_path / "one", PLAIN, FILES)).digest
     assert train_fold(write(tmp_path / "two", PLAIN, FILES)).digest == first
+    published_again = {name.replace(".parquet", "-0123456789abcdef.parquet"): groups for name, groups in FILES.items()}
+    assert train_fold(write(tmp_path / "again", PLAIN, published_again)).digest == first
     renamed = {name.replace("part-1", "part-2"): groups for name, groups in FILES.items()}
     regrouped = {**FILES, "part-0.parquet": [8, 39]}
     others = [train_fold(write(tmp_path / str(i), PLAIN, f)).digest for i, f in enumerate((renamed, regrouped))]
