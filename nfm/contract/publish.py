@@ -24,6 +24,7 @@ _RENAME_EXCHANGE = 2
 _OLD = ".old"
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _SYSTEM_FILES = ("._", ".DS_Store", ".nfs", ".fuse_hidden")
+DELTA_LOG = "_delta_log"  # folder with the log of a Delta table
 FILES = "_files.json"  # lists the files that the job wrote; readers of tables ignore this name
 
 
@@ -42,13 +43,31 @@ def publish(target: Path, marker: str) -> Iterator[Path]:
 def staged(target: Path, marker: str) -> Iterator[Path]:
     """Yield an empty staging folder; swap it in when the block ends, delete it when the block raises.
 
-    The target does not change until the new folder is complete. The next run deletes the staging folder of a killed
-    run. The target must be `locked`. Every folder of this kind contains the file `marker`; a folder without it is never
-    replaced. Raises DataError if the target contains files that the job did not write, or the new folder lacks the
-    marker; NfmError if the target cannot be written, or the disk is full.
+    The target does not change until the new folder is complete. The target must be `locked`. Every folder of this kind
+    contains the file `marker`; a folder without it is never replaced. Raises DataError if the target contains files
+    that the job did not write, or the new folder lacks the marker; NfmError if the target cannot be written, or the
+    disk is full.
     """
     target = target.resolve()  # replace the folder that a symbolic link points to, and keep the link
-    with _translate_os_errors(target):
+    with staging_folder(target) as staging:
+        check_replaceable(target, marker)
+        yield staging
+        if not (staging / marker).exists():
+            raise DataError(f"{staging} is not complete: it contains no {marker}. {target} was not changed.")
+        check_replaceable(target, marker)  # again, because writing may have taken hours
+        (staging / FILES).write_text(json.dumps(sorted(_list_files(staging)), indent=0))
+        _swap(staging, target)
+
+
+@contextmanager
+def staging_folder(target: Path) -> Iterator[Path]:
+    """Yield a new hidden folder beside the target, which must be `locked`; delete the folder when the block ends.
+
+    The next run deletes the folder of a killed run. Raises NfmError if the target cannot be written, or the disk is
+    full.
+    """
+    target = target.resolve()
+    with translate_os_errors(target):
         for stale in target.parent.glob(f".{glob.escape(target.name)}.staging-*"):
             if stale.suffix == _OLD and not target.exists():
                 stale.rename(target)  # a run was killed between the two renames of _swap
@@ -56,22 +75,16 @@ def staged(target: Path, marker: str) -> Iterator[Path]:
             shutil.rmtree(stale, ignore_errors=True)
             if stale.exists():  # owned by another user, or a file is open on a network mount
                 log.warning("the staging folder of an earlier run, %s, cannot be deleted", stale)
-        check_replaceable(target, marker)
         staging = target.parent / f".{target.name}.staging-{uuid.uuid4().hex}"
         staging.mkdir()
     try:
         yield staging
-        if not (staging / marker).exists():
-            raise DataError(f"{staging} is not complete: it contains no {marker}. {target} was not changed.")
-        check_replaceable(target, marker)  # again, because writing may have taken hours
-        (staging / FILES).write_text(json.dumps(sorted(_list_files(staging)), indent=0))
-        _swap(staging, target)
     except Exception as error:
         if any(os.strerror(code) in str(error) for code in _FULL):  # Spark passes on only the text of a worker's error
             raise _disk_full_error(target) from error
         raise
     finally:
-        # After the swap this is the old folder; after an error, the incomplete new one.
+        # After a swap this is the old folder; after an error, the incomplete new one.
         shutil.rmtree(staging, ignore_errors=True)
 
 
@@ -82,11 +95,11 @@ def locked(target: Path) -> Iterator[None]:
     Raises BusyError, which names the process and host of the other run; NfmError if the folder cannot be written.
     """
     target = target.resolve()
-    with _translate_os_errors(target):
+    with translate_os_errors(target):
         target.parent.mkdir(parents=True, exist_ok=True)
         opened = (target.parent / f".{target.name}.lock").open("ab+", buffering=0)
     with opened as file:
-        with _translate_os_errors(target):
+        with translate_os_errors(target):
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
@@ -101,8 +114,18 @@ def locked(target: Path) -> Iterator[None]:
 
 
 def check_replaceable(target: Path, marker: str) -> None:
-    """Raise DataError unless the folder is absent, empty, or has the marker and only files that the job wrote."""
-    with _translate_os_errors(target):
+    """Raise DataError unless the folder is absent, empty, or has the marker and only files that the job wrote.
+
+    A Delta table has a history, and perhaps other writers: neither the table nor a folder in it is replaced.
+    """
+    if table := find_delta_table(target):
+        where = "a Delta table" if table == target.resolve() else f"in {table}, which is a Delta table"
+        raise DataError(
+            f"{target} is {where}; the job would replace the folder, and the table would lose its history. It was not "
+            "changed. Choose another folder, or move the existing one; to write scores into the table, set "
+            "score.format: delta."
+        )
+    with translate_os_errors(target):
         is_foreign = target.exists() and (
             not target.is_dir() or (any(target.iterdir()) and not (target / marker).exists())
         )
@@ -119,8 +142,23 @@ def check_replaceable(target: Path, marker: str) -> None:
         )
 
 
+def find_delta_table(target: Path) -> Path | None:
+    """Return the folder of the Delta table that the target is, or whose data may be in the target; None if none.
+
+    Readers of a table ignore names that begin with _ or a dot: such folders are not part of it.
+    """
+    target = target.resolve()
+    for folder in (target, *target.parents):
+        if (folder / DELTA_LOG).is_dir():
+            return folder
+        if folder.name.startswith(("_", ".")):
+            return None
+    return None
+
+
 @contextmanager
-def _translate_os_errors(target: Path) -> Iterator[None]:
+def translate_os_errors(target: Path) -> Iterator[None]:
+    """Raise an OSError as a one-line NfmError about the target."""
     try:
         yield
     except OSError as error:
@@ -144,11 +182,10 @@ def _list_foreign_files(target: Path) -> list[str]:
     """Return the files that were added to a folder after it was published; empty if it has no `_files.json`.
 
     Empty files with a name that readers of tables ignore are markers such as _SUCCESS, and are safe to delete.
-    They are ignored, and so are files of file systems and desktops, and all files of a Delta table, which has its own
-    writers.
+    They are ignored, and so are files of file systems and desktops.
     """
     listing = target / FILES
-    if not listing.exists() or (target / "_delta_log").exists():
+    if not listing.exists():
         return []
     text = listing.read_text()
     try:

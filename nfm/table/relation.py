@@ -3,7 +3,6 @@
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
@@ -12,6 +11,7 @@ import pyarrow.parquet as pq
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql.types import IntegerType, StringType, StructField, StructType
 
+from nfm.table.folders import folder_values
 from nfm.table.parquet import Files, translate_file_errors
 from nfm.table.spark import column, to_arrow_schema
 from nfm.table.splits import File, file_at
@@ -106,7 +106,7 @@ def find_obstacle(spark: SparkSession, source: "Source", relation: Relation | No
         others = _columns_outside_folders(relation, source.where)
         if others is None or others:
             return f"source.where uses more than the folders' names: {', '.join(others or []) or source.where}"
-    if any(_folder_values(uri_to_path(uri), relation.partitions) is None for uri in relation.uris):
+    if any(folder_values(uri_to_path(uri), relation.partitions) is None for uri in relation.uris):
         return "the folders' names lack columns that Spark reads from them"
     return None
 
@@ -139,7 +139,7 @@ def list_files(
         return Files(str(source), types, no_partitions, case_sensitive), _stat_files(
             source, dict.fromkeys(sorted(uris), 0)
         )
-    texts = {uri: _folder_values(uri_to_path(uri), relation.partitions) or () for uri in sorted(uris)}
+    texts = {uri: folder_values(uri_to_path(uri), relation.partitions) or () for uri in sorted(uris)}
     combinations = sorted(set(texts.values()), key=repr)
     columns_as_text = [StructField(name, StringType()) for name in relation.partitions]
     rows = [(*combination, i) for i, combination in enumerate(combinations)]
@@ -178,18 +178,6 @@ def read_file_versions(spark: SparkSession, uris: Iterable[str]) -> list[tuple[s
             status = path.getFileSystem(context._jsc.hadoopConfiguration()).getFileStatus(path)
             versions.append((uri, int(status.getLen()), int(status.getModificationTime())))
     return versions
-
-
-def _folder_values(path: str, names: Sequence[str]) -> tuple[str | None, ...] | None:
-    """Return the values of these columns from the names of a file's folders; None if a column is missing there."""
-    values: dict[str, str] = {}
-    for folder in reversed(PurePosixPath(path).parent.parts):
-        name, equals, text = folder.partition("=")
-        if equals:  # Spark escapes characters, not bytes
-            values.setdefault(unquote(name, encoding="latin-1").lower(), unquote(text, encoding="latin-1"))
-    if not all(name.lower() in values for name in names):
-        return None
-    return tuple(None if values[n.lower()] == "__HIVE_DEFAULT_PARTITION__" else values[n.lower()] for n in names)
 
 
 def _columns_outside_folders(relation: Relation, where: str) -> list[str] | None:

@@ -147,11 +147,11 @@ def move_into_place(files: Sequence[WrittenFile], target: Path) -> list[WrittenF
 
     Where the file system has hard links, the old names stay valid too, so that a killed run loses no file.
     """
-    moved = []
+    moved, publication = [], uuid.uuid4().hex  # a file's name is never used again: readers may have the old file open
     for folder, members in _by_folder(files).items():
         (target / folder).mkdir(parents=True, exist_ok=True)
         for i, file in enumerate(members):
-            path = target / folder / f"part-{i:05d}{Path(file.path).suffix}"
+            path = target / folder / f"part-{i:05d}-{publication}{Path(file.path).suffix}"
             try:
                 path.hardlink_to(file.path)
             except OSError:  # some network mounts have no hard links
