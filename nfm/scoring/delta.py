@@ -34,7 +34,6 @@ APPLICATION = "nfm.score"  # in the log: marks tables that this job writes, and 
 _FACTS = ("name", "task", "model_fingerprint", "encoding_fingerprint", "model", "source", "created", "rows")
 _MAINTENANCE = ("OPTIMIZE", "REORG")  # operations that rewrite files without changing rows
 _ATTEMPTS = 20  # each failure means that another program has committed to the table
-_MOVE = "move it, or choose another folder in score.output"
 
 
 @dataclass(frozen=True)
@@ -75,15 +74,15 @@ class DeltaOutput:
             other = find_delta_table(self.output)
             if other not in (None, self.table):
                 raise DataError(
-                    f"score.output: {self.output} is in the Delta table {other}, but this job writes the {self}. {other} "
-                    f"was not changed: {_MOVE}."
+                    f"score.output: {self.output} is in the Delta table {other}, but this job writes the {self}. "
+                    f"{self._how_to_move()}"
                 )
             table = self.open()
             is_ours = table is None or table.transaction_version(APPLICATION) is not None
             if not is_ours and not (self.table / SCORES_MARKER).exists():  # earlier versions wrote only this file
                 raise DataError(
                     f"{self.table} is a Delta table that was not written by this job: its log names no {APPLICATION}. "
-                    f"It was not changed: {_MOVE}."
+                    f"{self._how_to_move()}"
                 )
             if not self.table.exists() or (self.table / DELTA_LOG).is_dir():
                 return
@@ -91,9 +90,14 @@ class DeltaOutput:
             found = found or sorted(p.name for p in self.table.iterdir() if not p.name.startswith(("_", ".")))
             if found:
                 raise DataError(
-                    f"score.format: delta writes the {self}, but that folder is not a Delta table and contains "
-                    f"{listed(found, most=1)}. It was not changed: {_MOVE}."
+                    f"This job writes the {self}, but {self.table} is not a Delta table and contains "
+                    f"{listed(found, most=1)}. {self._how_to_move()}"
                 )
+
+    def _how_to_move(self) -> str:
+        names = " and ".join(f"{name}=…" for name in self.partition)
+        one = f" With score.format: delta, folders {names} are partitions of one table." if names else ""
+        return f"It was not changed.{one} Move it, or choose another score.output."
 
     def open(self) -> "DeltaTable | None":
         """Return the newest version of the table; None if it does not exist."""
@@ -215,8 +219,8 @@ class DeltaPublication:
         if columns != self._columns:
             raise DataError(
                 f"The Delta table {self._output.table} is partitioned by {listed(columns) or 'no column'}, but "
-                f"score.output and score.partition_by give {listed(self._columns) or 'no column'}. It was not changed: "
-                f"{_MOVE}."
+                f"score.output and score.partition_by give {listed(self._columns) or 'no column'}. It was not changed. "
+                "Move it, or choose another score.output."
             )
         if not self._output.partition:
             return schema

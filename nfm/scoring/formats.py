@@ -107,6 +107,11 @@ def publishing(settings: Score, output: Path, schema: pa.Schema) -> Iterator[tup
         yield staging, commit
 
 
+def describe_output(format_: str, output: Path) -> str:
+    """Return what a run replaces, for --plan."""
+    return str(DeltaOutput.at(output)) if format_ == "delta" else f"{output} ({format_})"
+
+
 def report_folder(format_: str, output: Path) -> Path:
     """Return the folder of the report of an output."""
     return DeltaOutput.at(output).report_folder if format_ == "delta" else output
