@@ -16,6 +16,7 @@ from pathlib import Path
 
 from nfm.contract.errors import DataError, NfmError
 from nfm.contract.messages import listed
+from nfm.contract.table_formats import find_table, look_on_disk
 
 log = logging.getLogger(__name__)
 
@@ -24,7 +25,6 @@ _RENAME_EXCHANGE = 2
 _OLD = ".old"
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _SYSTEM_FILES = ("._", ".DS_Store", ".nfs", ".fuse_hidden")
-DELTA_LOG = "_delta_log"  # folder with the log of a Delta table
 FILES = "_files.json"  # lists the files that the job wrote; readers of tables ignore this name
 
 
@@ -143,17 +143,9 @@ def check_replaceable(target: Path, marker: str) -> None:
 
 
 def find_delta_table(target: Path) -> Path | None:
-    """Return the folder of the Delta table that the target is, or whose data may be in the target; None if none.
-
-    Readers of a table ignore names that begin with _ or a dot: such folders are not part of it.
-    """
-    target = target.resolve()
-    for folder in (target, *target.parents):
-        if (folder / DELTA_LOG).is_dir():
-            return folder
-        if folder.name.startswith(("_", ".")):
-            return None
-    return None
+    """Return the folder of the Delta table that the target is, or whose data may be in the target; None if none."""
+    found = find_table([str(target.resolve())], look_on_disk, ["delta"])
+    return Path(found.folder) if found else None
 
 
 @contextmanager

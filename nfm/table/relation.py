@@ -46,14 +46,14 @@ class Relation:
 
 def find_parquet_relation(raw: DataFrame, uris: Sequence[str]) -> Relation | None:
     """Return the files of a table; None if they are not Parquet, or if it is not made of plain files only."""
-    plan = _analyzed_plan(raw)
-    while _class_name(plan) == "SubqueryAlias":  # a table of the catalog
+    plan = analyzed_plan(raw)
+    while class_name(plan) == "SubqueryAlias":  # a table of the catalog
         plan = plan.child()
-    if _class_name(plan) != "LogicalRelation" or _class_name(plan.relation()) != "HadoopFsRelation":
+    if class_name(plan) != "LogicalRelation" or class_name(plan.relation()) != "HadoopFsRelation":
         return None
     relation = plan.relation()
     # Formats based on Parquet have other classes, and so have tables whose folders are listed in the catalog.
-    if (_class_name(relation.fileFormat()), _class_name(relation.location())) != (
+    if (class_name(relation.fileFormat()), class_name(relation.location())) != (
         "ParquetFileFormat",
         "InMemoryFileIndex",
     ):
@@ -118,7 +118,7 @@ def count_partitions(table: DataFrame, even_if_costly: bool = False) -> int | No
     """
     frame: Any = table
     execution = frame._jdf.queryExecution()
-    if _class_name(execution.executedPlan()) == "AdaptiveSparkPlanExec" and not even_if_costly:
+    if class_name(execution.executedPlan()) == "AdaptiveSparkPlanExec" and not even_if_costly:
         return None
     return int(execution.toRdd().getNumPartitions())
 
@@ -182,19 +182,20 @@ def read_file_versions(spark: SparkSession, uris: Iterable[str]) -> list[tuple[s
 
 def _columns_outside_folders(relation: Relation, where: str) -> list[str] | None:
     """Return a condition's columns that are not in the folders' names; None if it depends on more than columns."""
-    plan = _analyzed_plan(relation.raw.where(where))
-    if _class_name(plan) != "Filter" or not plan.condition().deterministic():
+    plan = analyzed_plan(relation.raw.where(where))
+    if class_name(plan) != "Filter" or not plan.condition().deterministic():
         return None
     references = plan.condition().references().toSeq()
     names = [references.apply(i).name() for i in range(references.size())]
     return [name for name in names if name not in relation.partitions]
 
 
-def _analyzed_plan(table: DataFrame) -> Any:
+def analyzed_plan(table: DataFrame) -> Any:
     """Return Spark's analyzed plan of a table, which PySpark does not expose."""
     frame: Any = table
     return frame._jdf.queryExecution().analyzed()
 
 
-def _class_name(jvm_object: Any) -> str:
+def class_name(jvm_object: Any) -> str:
+    """Return the class of an object in Spark's JVM, without its package."""
     return str(jvm_object.getClass().getSimpleName())

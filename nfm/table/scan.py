@@ -36,6 +36,7 @@ from nfm.table.relation import (
 )
 from nfm.table.spark import to_arrow_schema
 from nfm.table.splits import File, Split, make_splits
+from nfm.table.table_formats import refuse_files, refusing_paths
 from nfm.table.tasks import map_rows, run_tasks
 
 if TYPE_CHECKING:  # workers import this module, and do not need the settings classes
@@ -149,17 +150,20 @@ def open_scan(
             128 MB).
 
     Raises:
-        DataError: the table cannot be read, a Parquet file is empty, no file can be read, or `needed` raised it.
+        DataError: the table cannot be read, its files belong to a table format such as Delta, a Parquet file is empty,
+            no file can be read, or `needed` raised it.
         ConfigError: the table does not allow `scan: parquet` or `on_corrupt: skip`.
     """
     source.check_filled()
     with translate_spark_errors(str(source)):
-        raw, skipped = load_readable(spark, source)
+        with refusing_paths(spark, source):
+            raw, skipped = load_readable(spark, source)
+        uris = sorted(raw.inputFiles())
+        refuse_files(spark, source, raw, uris)
         schema = to_arrow_schema(raw)
         names = _needed_columns(needed, schema, raw)
         if source.on_corrupt == "skip":
             file_path_column(source, raw)  # fails early if files cannot be left out of this table
-        uris = sorted(raw.inputFiles())
         relation = find_parquet_relation(raw, uris)
         why_spark = _explain_spark(spark, source, relation)
         skipped |= find_empty_files(source, relation)
