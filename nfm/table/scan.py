@@ -150,8 +150,7 @@ def open_scan(
             128 MB).
 
     Raises:
-        DataError: the table cannot be read, its files belong to a table format such as Delta, a Parquet file is empty,
-            no file can be read, or `needed` raised it.
+        DataError: the table or one of its files cannot be read, its format is not `format`, or `needed` raised it.
         ConfigError: the table does not allow `scan: parquet` or `on_corrupt: skip`.
     """
     source.check_filled()
