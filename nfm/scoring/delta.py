@@ -15,6 +15,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote
 
 import pyarrow as pa
 
@@ -110,11 +111,11 @@ class DeltaOutput:
         return None
 
     def files_of(self, table: "DeltaTable | None") -> dict[str, int]:
-        """Return the files of the part in a version of the table, with their rows."""
+        """Return the files of the part in a version of the table, by their paths in the table, with their rows."""
         actions = pa.table(table.get_add_actions(flatten=True)).to_pylist() if table is not None else []
         wanted = {f"partition.{name}": value for name, value in self.partition.items()}
         return {
-            action["path"]: action["num_records"] or 0
+            unquote(action["path"]): action["num_records"] or 0
             for action in actions
             if all(action[name] == value for name, value in wanted.items())
         }
@@ -157,7 +158,7 @@ class DeltaPublication:
     def _commit(self, files: Sequence[WrittenFile], facts: Mapping[str, Any]) -> "DeltaTable":
         """Replace the rows by those of the files in one transaction; return the new version of the table."""
         from deltalake import CommitProperties, DeltaTable, TableFeatures, Transaction
-        from deltalake.exceptions import CommitFailedError
+        from deltalake.exceptions import DeltaError
         from deltalake.transaction import create_table_with_add_actions
 
         output, actions = self._output, [self._add_action(file) for file in files]
@@ -177,22 +178,22 @@ class DeltaPublication:
                         str(output.table), schema, actions, partition_by=self._columns, commit_properties=properties
                     )
                     return DeltaTable(str(output.table), version=version)
-                if "timestamp_ntz" in schema.to_json() and "timestampNtz" not in (
-                    table.protocol().writer_features or []
-                ):
-                    table.alter.add_feature(
-                        TableFeatures.TimestampWithoutTimezone, allow_protocol_versions_increase=True
-                    )
-                    continue  # with the version that has the feature
+                features = table.protocol().writer_features or []
+                if "timestamp_ntz" in schema.to_json() and "timestampNtz" not in features:
+                    feature = TableFeatures.TimestampWithoutTimezone  # a new table gets it by itself
+                    table.alter.add_feature(feature, allow_protocol_versions_increase=True)
+                    continue
                 filters = [(name, "=", value) for name, value in output.partition.items()] or None
                 table.create_write_transaction(
                     list(actions), "overwrite", schema, self._columns, filters, commit_properties=properties
                 )
                 return DeltaTable(str(output.table), version=version)
-            except CommitFailedError:
+            except DeltaError:
                 newest = output.open()
                 if newest is None or newest.version() < version:  # not a conflict
                     raise
+                if actions and {action.path for action in actions} <= set(output.files_of(newest)):
+                    return newest  # the error came after the commit, for example from a checkpoint
         raise DataError(
             f"Other programs write to {output.table} all the time: {_ATTEMPTS} commits failed. Its rows were not "
             "changed. Run the job again when they have finished."
