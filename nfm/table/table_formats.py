@@ -13,7 +13,16 @@ from pyspark.errors import PySparkException
 from pyspark.sql import DataFrame, SparkSession
 
 from nfm.contract.errors import DataError
-from nfm.contract.table_formats import FORMATS, STREAM, FoundTable, ancestors, find_table, look, look_on_disk
+from nfm.contract.table_formats import (
+    FORMATS,
+    STREAM,
+    FoundTable,
+    ancestors,
+    find_table,
+    is_ignored,
+    look,
+    look_on_disk,
+)
 from nfm.table.relation import analyzed_plan, class_name, uri_to_path
 from nfm.table.store import is_in_store
 
@@ -24,6 +33,7 @@ _PATTERN = set("*?[{")
 _LISTED = ("InMemoryFileIndex", "CatalogFileIndex")  # Spark lists the files; other classes read a log
 _FILE_TABLES = ("ParquetTable", "OrcTable", "CSVTable", "JsonTable", "TextTable", "AvroTable")  # in Spark's other plan
 _IGNORE_STREAMS = "spark.sql.streaming.fileStreamSink.metadata.ignored"
+_NO_TABLE = ("UNABLE_TO_INFER_SCHEMA", "CONFLICTING_DIRECTORY_STRUCTURES")  # a folder of tables gives these errors
 _MOST_INSIDE = 1000  # folders in a folder that are looked at
 _MOST_IN_STORE = 50  # folders in a store that are looked at, those nearest to its root first
 _THREADS = 8  # wait for the store
@@ -39,10 +49,17 @@ def refusing_paths(spark: SparkSession, source: "Source") -> Iterator[None]:
     _refuse(source, _find(spark, paths, FORMATS))
     try:
         yield
-    except (PySparkException, Py4JJavaError):
-        inside = (parent for path in paths if not is_in_store(path) for parent, _, _ in os.walk(path))
-        _refuse(source, _find(spark, list(islice(inside, _MOST_INSIDE)), FORMATS))
+    except (PySparkException, Py4JJavaError) as error:
+        if any(condition in str(error) for condition in _NO_TABLE):
+            inside = (folder for path in paths if not is_in_store(path) for folder in _walk(path))
+            _refuse(source, _find(spark, list(islice(inside, _MOST_INSIDE)), FORMATS))
         raise
+
+
+def _walk(path: str) -> Iterator[str]:
+    for folder, inside, _ in os.walk(path):
+        inside[:] = [name for name in inside if not is_ignored(name)]
+        yield folder
 
 
 def refuse_files(spark: SparkSession, source: "Source", raw: DataFrame, uris: Sequence[str]) -> None:
