@@ -127,7 +127,7 @@ class Score(Settings):
     """Folder of the model; `workdir`/model unless set."""
     output: str | None = Field(default=None, examples=["scores/ds={ds}"])
     """Folder of the scores; `workdir`/scores unless set. A name in braces gets its value from `--set ds=2026-11-20`;
-    only that folder is replaced."""
+    only that folder is replaced. With `format: delta`, it is a partition of the table in the folder above."""
     columns: tuple[str, ...] = ()
     """Columns to copy to the output, besides the key."""
     encoded: bool = False
@@ -135,7 +135,7 @@ class Score(Settings):
     partition_by: tuple[str, ...] = Field(default=(), examples=[["country"]])
     """Columns of the source; the output has one folder for each of their values."""
     format: Literal["parquet", "csv", "delta"] = "parquet"
-    """Format of the output; `delta` needs the package deltalake."""
+    """Format of the output; `delta` needs the package deltalake, and keeps the versions of earlier runs."""
     file_mb: Annotated[int, Field(ge=1)] = 128
     """Approximate size of an output file, in MB."""
     explain: Annotated[int, Field(ge=0, le=10)] = 0

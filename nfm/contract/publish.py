@@ -23,6 +23,7 @@ from typing import TypeVar
 from nfm.contract.errors import DataError, NfmError, ReplacedError
 from nfm.contract.messages import listed
 from nfm.contract.replace import OLD, delete_replaced, hidden_path, hidden_paths, swap
+from nfm.contract.table_formats import find_table, look_on_disk
 
 Result = TypeVar("Result")
 
@@ -58,10 +59,10 @@ def publish_together(*outputs: tuple[Path, str]) -> Iterator[list[Path]]:
 def staged(target: Path, marker: str) -> Iterator[Path]:
     """Yield an empty staging folder; swap it in when the block ends, delete it when the block raises.
 
-    The target does not change until the new folder is complete. The next run deletes the staging folder of a killed
-    run. The target must be `locked`. Every folder of this kind contains the file `marker`; a folder without it is never
-    replaced. Raises DataError if the target contains files that the job did not write, or the new folder lacks the
-    marker; NfmError if the target cannot be written, or the disk is full.
+    The target does not change until the new folder is complete. The target must be `locked`. Every folder of this kind
+    contains the file `marker`; a folder without it is never replaced. Raises DataError if the target contains files
+    that the job did not write, or the new folder lacks the marker; NfmError if the target cannot be written, or the
+    disk is full.
     """
     with _staged([(target, marker)]) as (staging,):
         yield staging
@@ -71,9 +72,9 @@ def staged(target: Path, marker: str) -> Iterator[Path]:
 def _staged(outputs: Sequence[tuple[Path, str]]) -> Iterator[list[Path]]:
     # Replace the folder that a symbolic link points to, and keep the link.
     outputs = [(target.resolve(), marker) for target, marker in outputs]
-    stagings = [_make_staging(target, marker) for target, marker in outputs]
-    replaced: list[Path] = []
-    try:
+    with _staging_folders([target for target, _ in outputs]) as (stagings, replaced):
+        for target, marker in outputs:
+            check_replaceable(target, marker)
         yield stagings
         for staging, (target, marker) in zip(stagings, outputs, strict=True):
             if not (staging / marker).exists():
@@ -83,9 +84,28 @@ def _staged(outputs: Sequence[tuple[Path, str]]) -> Iterator[list[Path]]:
         for staging, (target, _) in zip(stagings, outputs, strict=True):
             if swap(staging, target):
                 replaced.append(staging)
+
+
+@contextmanager
+def staging_folder(target: Path) -> Iterator[Path]:
+    """Yield a new hidden folder for an output, which must be `locked`; delete the folder when the block ends.
+
+    The next run deletes the folder of a killed run. Raises NfmError if the target cannot be written, or the disk is
+    full.
+    """
+    with _staging_folders([target.resolve()]) as ((staging,), _):
+        yield staging
+
+
+@contextmanager
+def _staging_folders(targets: Sequence[Path]) -> Iterator[tuple[list[Path], list[Path]]]:
+    """Yield new folders for the targets, and a list for those that contain a replaced target in the end."""
+    stagings, replaced = [_make_staging(target) for target in targets], list[Path]()
+    try:
+        yield stagings, replaced
     except Exception as error:
         if any(os.strerror(code) in str(error) for code in _FULL):  # Spark passes on only the text of a worker's error
-            raise _disk_full_error(outputs[-1][0]) from error
+            raise _disk_full_error(targets[-1]) from error
         raise
     finally:
         for staging in stagings:
@@ -104,8 +124,8 @@ def without_publication(name: str) -> str:
     return re.sub(r"-[0-9a-f]{16}(?=\.\w+$)", "", name)
 
 
-def _make_staging(target: Path, marker: str) -> Path:
-    with _translate_os_errors(target):
+def _make_staging(target: Path) -> Path:
+    with translate_os_errors(target):
         for stale in hidden_paths(target, "staging-*"):
             if stale.suffix == OLD and not target.exists():
                 stale.rename(target)  # a run was killed between the two renames of `swap`
@@ -113,7 +133,6 @@ def _make_staging(target: Path, marker: str) -> Path:
             shutil.rmtree(stale, ignore_errors=True)
             if stale.exists():  # owned by another user, or a file is open on a network mount
                 log.warning("the staging folder of an earlier run, %s, cannot be deleted", stale)
-        check_replaceable(target, marker)
         staging = hidden_path(target, f"staging-{uuid.uuid4().hex[:16]}")
         staging.mkdir()
     return staging
@@ -126,11 +145,11 @@ def locked(target: Path) -> Iterator[None]:
     Raises BusyError, which names the process and host of the other run; NfmError if the folder cannot be written.
     """
     target = target.resolve()
-    with _translate_os_errors(target):
+    with translate_os_errors(target):
         target.parent.mkdir(parents=True, exist_ok=True)
         opened = hidden_path(target, "lock").open("ab+", buffering=0)
     with opened as file:
-        with _translate_os_errors(target):
+        with translate_os_errors(target):
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
@@ -145,8 +164,18 @@ def locked(target: Path) -> Iterator[None]:
 
 
 def check_replaceable(target: Path, marker: str) -> None:
-    """Raise DataError unless the folder is absent, empty, or has the marker and only files that the job wrote."""
-    with _translate_os_errors(target):
+    """Raise DataError unless the folder is absent, empty, or has the marker and only files that the job wrote.
+
+    A Delta table has a history, and perhaps other writers: neither the table nor a folder in it is replaced.
+    """
+    if table := find_delta_table(target):
+        where = "a Delta table" if table == target.resolve() else f"in {table}, which is a Delta table"
+        raise DataError(
+            f"{target} is {where}; the job would replace the folder, and the table would lose its history. It was not "
+            "changed. Choose another folder, or move the existing one; to write scores into the table, set "
+            "score.format: delta."
+        )
+    with translate_os_errors(target):
         is_foreign = target.exists() and (
             not target.is_dir() or (any(target.iterdir()) and not (target / marker).exists())
         )
@@ -163,8 +192,15 @@ def check_replaceable(target: Path, marker: str) -> None:
         )
 
 
+def find_delta_table(target: Path) -> Path | None:
+    """Return the folder of the Delta table that the target is, or whose data may be in the target; None if none."""
+    found = find_table([str(target.resolve())], look_on_disk, ["delta"])
+    return Path(found.folder) if found else None
+
+
 @contextmanager
-def _translate_os_errors(target: Path) -> Iterator[None]:
+def translate_os_errors(target: Path) -> Iterator[None]:
+    """Raise an OSError as a one-line NfmError about the target."""
     try:
         yield
     except OSError as error:
@@ -188,11 +224,10 @@ def _list_foreign_files(target: Path) -> list[str]:
     """Return the files that were added to a folder after it was published; empty if it has no `_files.json`.
 
     Empty files with a name that readers of tables ignore are markers such as _SUCCESS, and are safe to delete.
-    They are ignored, and so are files of file systems and desktops, and all files of a Delta table, which has its own
-    writers.
+    They are ignored, and so are files of file systems and desktops.
     """
     listing = target / FILES
-    if not listing.exists() or (target / "_delta_log").exists():
+    if not listing.exists():
         return []
     text = listing.read_text()
     try:

@@ -21,6 +21,7 @@ from nfm.features.labels import Label
 from nfm.features.split import LEFT_OUT, Split, assign_folds
 from nfm.table.folders import add_by_folder
 from nfm.table.scan import Scan
+from nfm.contract.publish import publication_id
 from nfm.table.write import FILES, Layout, Writer, WrittenFile, compact_files, file_batch, move_into_place
 
 _REPORTED = pa.schema([*FILES, ("counts", pa.map_(pa.string(), pa.int64()))])
@@ -89,7 +90,7 @@ def encode(
     needed = dict.fromkeys([*raw.columns, *split.columns, *spec.columns])
     reports = scan.map(needed, encode_split, _REPORTED).collect()
     files = [WrittenFile(row.folder, row.path, row.rows, row.bytes) for row in reports if row.path is not None]
-    move_into_place(compact_files(spark, files, written, layout), target)
+    move_into_place(compact_files(spark, files, written, layout), target, publication_id(target))
     shutil.rmtree(written, ignore_errors=True)  # including files of tasks that failed or ran twice
     return _sum_counts(spec, [row.counts for row in reports if row.counts is not None])
 

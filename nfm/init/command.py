@@ -3,7 +3,8 @@
 import re
 from pathlib import Path
 
-from nfm.contract.errors import ConfigError
+from nfm.contract.errors import ConfigError, DataError
+from nfm.contract.table_formats import find_table, look_on_disk
 from nfm.init.csv_file import read_csv
 from nfm.init.facts import inspect_column
 from nfm.init.label import Label, find_label
@@ -55,6 +56,12 @@ def write_configuration(table: Path, label_name: str | None, output: str | None)
 def configure(path: Path, label_name: str | None) -> tuple[str, Label | None, list[Role]]:
     """Return the configuration's text for a table, the label (None if unclear), and the columns' roles."""
     files = list_files(path)
+    if found := find_table({str(file.parent.resolve()) for file in files}, look_on_disk):
+        raise DataError(
+            f"{path} belongs to {found}, and nfm init reads plain files. Write the table's current rows into another "
+            f"folder as Parquet files, and give nfm init that folder. Then set source.format: {found.format} in the "
+            "configuration."
+        )
     sample = read_parquet(path, files) if is_parquet(files[0]) else read_csv(path, files)
     check_table(sample)
     columns = {n: inspect_column(n, sample.table[n], sample.is_csv) for n in sample.table.column_names}

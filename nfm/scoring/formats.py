@@ -4,21 +4,27 @@ Tasks write Parquet files. A new format needs its name in `config.settings.Score
 function here in which it differs from Parquet.
 """
 
-import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
-from urllib.parse import quote, unquote
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
 from pyspark.sql import SparkSession
 
+from nfm.config.settings import Score
 from nfm.contract.errors import ConfigError
+from nfm.contract.publish import check_replaceable, publication_id, staged, staging_folder
+from nfm.scoring.delta import DeltaOutput, DeltaPublication
+from nfm.scoring.health.page import REPORT, SCORES_MARKER, write_report
 from nfm.table.tasks import run_tasks
-from nfm.table.write import FILES, WrittenFile, collect_files, file_batch
+from nfm.table.write import FILES, WrittenFile, collect_files, file_batch, move_into_place
+
+Publish = Callable[[Sequence[WrittenFile], Mapping[str, Any]], None]  # publishes files with their report
 
 
 def check_installed(format_: str) -> None:
@@ -32,8 +38,18 @@ def unsupported(format_: str, type_: pa.DataType) -> str | None:
     if format_ == "csv":
         flat = not pa.types.is_nested(type_) and not pa.types.is_duration(type_)
         return None if flat else "every type except lists, structs, maps and intervals"
-    allowed = not pa.types.is_duration(type_) and type_ != pa.struct([])
+    parts = list(_nested_types(type_))
+    allowed = not any(pa.types.is_duration(part) or part == pa.struct([]) for part in parts)
+    if format_ == "delta":
+        allowed &= not any(pa.types.is_null(part) or pa.types.is_time(part) for part in parts)
+        return None if allowed else "every type except intervals, times of day, void and empty structs"
     return None if allowed else "every type except intervals and empty structs"
+
+
+def _nested_types(type_: pa.DataType) -> Iterator[pa.DataType]:
+    yield type_
+    for i in range(type_.num_fields):
+        yield from _nested_types(type_.field(i).type)
 
 
 def convert_files(format_: str, spark: SparkSession, files: Sequence[WrittenFile]) -> list[WrittenFile]:
@@ -53,20 +69,54 @@ def convert_files(format_: str, spark: SparkSession, files: Sequence[WrittenFile
     return collect_files(run_tasks(spark, files, convert, FILES))
 
 
-def complete_folder(format_: str, folder: Path, partition_by: Sequence[str]) -> None:
-    """Add the files of a format besides its data: for Delta the first entry of its log, which lists the data files."""
-    if format_ != "delta":
-        return
-    from deltalake import Field, Schema, convert_to_deltalake  # an optional dependency
-    from deltalake.schema import PrimitiveType
+def check_output(format_: str, output: Path) -> None:
+    """Raise DataError if the job may not write this output: another program wrote it, or added files to it."""
+    if format_ == "delta":
+        DeltaOutput.at(output).check()
+    else:
+        check_replaceable(output, SCORES_MARKER)
 
-    folders = Schema([Field(name, PrimitiveType("string")) for name in partition_by]) if partition_by else None
-    convert_to_deltalake(str(folder), partition_by=folders, partition_strategy="hive" if folders else None)
-    # The log names files by URIs, but deltalake writes city=x/y for a folder that is called city=x%2Fy.
-    paths = {unquote(name): quote(name, safe="/=") for name in (str(f.relative_to(folder)) for f in folder.rglob("*"))}
-    (entry,) = (folder / "_delta_log").glob("*.json")
-    actions = [json.loads(line) for line in entry.read_text().splitlines()]
-    for action in actions:
-        if "add" in action:
-            action["add"]["path"] = paths[unquote(action["add"]["path"])]
-    entry.write_text("".join(f"{json.dumps(action)}\n" for action in actions))
+
+@contextmanager
+def publishing(settings: Score, output: Path, schema: pa.Schema) -> Iterator[tuple[Path, Publish]]:
+    """Yield a staging folder for the run's files, and the function that publishes files of this schema.
+
+    The output must be `locked`. A folder is replaced when the block ends; a Delta table has a new version when the
+    function returns, and then its report.
+    """
+    if settings.format != "delta":
+        with staged(output, SCORES_MARKER) as staging:
+
+            def fill(files: Sequence[WrittenFile], report: Mapping[str, Any]) -> None:
+                move_into_place(files, staging, publication_id(staging))
+                write_report(staging, report)
+
+            yield staging, fill
+        return
+    table = DeltaOutput.at(output)
+    publication = DeltaPublication(table, schema, settings.partition_by)
+    with staging_folder(output) as staging:
+
+        def commit(files: Sequence[WrittenFile], report: Mapping[str, Any]) -> None:
+            version = publication.publish(files, report)
+            write_report(staging, {**report, "delta_version": version})
+            table.report_folder.mkdir(parents=True, exist_ok=True)
+            for name in (REPORT, SCORES_MARKER):
+                (staging / name).replace(table.report_folder / name)
+
+        yield staging, commit
+
+
+def describe_output(format_: str, output: Path) -> str:
+    """Return what a run replaces, for --plan."""
+    return str(DeltaOutput.at(output)) if format_ == "delta" else f"{output} ({format_})"
+
+
+def report_folder(format_: str, output: Path) -> Path:
+    """Return the folder of the report of an output."""
+    return DeltaOutput.at(output).report_folder if format_ == "delta" else output
+
+
+def partition_columns(format_: str, output: Path) -> list[str]:
+    """Return the columns of the output whose values are in its path: ds of scores/ds={ds} in a Delta table."""
+    return list(DeltaOutput.at(output).partition) if format_ == "delta" else []

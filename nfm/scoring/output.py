@@ -1,6 +1,5 @@
 """Make the output from the files that tasks wrote: ranks, file sizes, format."""
 
-import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ from pyspark.sql import DataFrame, SparkSession, Window
 from pyspark.sql import functions as F
 
 from nfm.config.settings import Score
-from nfm.scoring.formats import complete_folder, convert_files
+from nfm.scoring.formats import convert_files
 from nfm.table.folders import add_by_folder
 from nfm.table.spark import column
 from nfm.table.tasks import map_rows
@@ -24,7 +23,6 @@ from nfm.table.write import (
     collect_files,
     compact_files,
     file_batch,
-    move_into_place,
 )
 
 RANK, QUANTILE = "score_rank", "score_quantile"
@@ -47,41 +45,49 @@ def layout(schema: pa.Schema) -> Layout:
 
 
 def finish(
-    spark: SparkSession, files: Sequence[WrittenFile], schema: pa.Schema, settings: Score, written: Path, target: Path
+    spark: SparkSession, files: Sequence[WrittenFile], schema: pa.Schema, settings: Score, written: Path
 ) -> list[WrittenFile]:
-    """Make the output in `target` from the files that tasks reported, which have this schema.
+    """Make the output's files from the files that tasks reported, which have this schema.
 
-    If the output has ranks, the files still contain the partition columns. Intermediate files go into the folder
-    `written`, which is created and deleted here.
+    If the output has ranks, the files still contain the partition columns. New files are in the folder `written`, which
+    is created here.
 
     Returns:
         The output's files; a table without rows has one file without rows.
     """
     written.mkdir()
+    final = final_schema(schema, settings)
     if rank_columns(settings):
-        files, schema = _write_ranks(spark, files, schema, settings, written)
+        files = _write_ranks(spark, files, schema, final, settings, written)
     if not files:  # readers of the output need its columns
         path = written / "empty.parquet"
-        pq.write_table(schema.empty_table(), path)
+        pq.write_table(final.empty_table(), path)
         files = [WrittenFile("", str(path), 0, path.stat().st_size)]
     if len(files) > _FEW:
-        files = compact_files(spark, files, written, layout(schema), settings.file_mb << 20)
-    placed = move_into_place(convert_files(settings.format, spark, files), target)
-    shutil.rmtree(written, ignore_errors=True)  # with the files of tasks that died or ran twice
-    complete_folder(settings.format, target, settings.partition_by)
-    return placed
+        files = compact_files(spark, files, written, layout(final), settings.file_mb << 20)
+    return convert_files(settings.format, spark, files)
+
+
+def final_schema(schema: pa.Schema, settings: Score) -> pa.Schema:
+    """Return the schema of the output's files, from that of the files that tasks write."""
+    kept = [field for field in schema if field.name not in settings.partition_by]
+    return pa.schema([*kept, *rank_columns(settings)], schema.metadata)
 
 
 def _write_ranks(
-    spark: SparkSession, files: Sequence[WrittenFile], schema: pa.Schema, settings: Score, written: Path
-) -> tuple[list[WrittenFile], pa.Schema]:
-    """Write the rows again, with ranks and in the partitions' folders; return the new files and their schema."""
+    spark: SparkSession,
+    files: Sequence[WrittenFile],
+    schema: pa.Schema,
+    final: pa.Schema,
+    settings: Score,
+    written: Path,
+) -> list[WrittenFile]:
+    """Write the rows again, with ranks and in the partitions' folders; return the new files."""
     total, rank_fields = sum(file.rows for file in files), rank_columns(settings)
     partition_by, file_bytes = settings.partition_by, settings.file_mb << 20
     names = [name for name in schema.names if name not in partition_by]
-    final = pa.schema([*(schema.field(name) for name in names), *rank_fields], schema.metadata)
     if not total:
-        return [], final
+        return []
 
     def write(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         writer = Writer(written, layout(final), file_bytes)
@@ -97,7 +103,7 @@ def _write_ranks(
 
     table = spark.read.option("__globPaths__", "false").parquet(*(f"file://{file.path}" for file in files))
     ranked = map_rows(_add_ranks(table, total), [*schema.names, _ROW_RANK], write, FILES)
-    return collect_files(ranked), final
+    return collect_files(ranked)
 
 
 def _add_ranks(table: DataFrame, rows: int) -> DataFrame:

@@ -12,12 +12,10 @@ from nfm.contract import dataset
 from nfm.contract.artifact import Artifact
 from nfm.contract.columns import check_columns
 from nfm.contract.errors import ConfigError, DataError
-from nfm.contract.publish import check_replaceable
 from nfm.contract.schema import DATASET_MARKER, Spec
 from nfm.contract.values import kind_of
-from nfm.scoring.formats import check_installed, unsupported
+from nfm.scoring.formats import check_installed, check_output, partition_columns, unsupported
 from nfm.scoring.health.gates import check_gates
-from nfm.scoring.health.page import SCORES_MARKER
 from nfm.scoring.output import rank_columns
 from nfm.scoring.reasons import reason_columns
 from nfm.scoring.scorer import score_columns
@@ -33,16 +31,18 @@ def open_all(spark: SparkSession, config: Config) -> tuple[Artifact, Scan, Sourc
         ConfigError: two columns of the output would have the same name, or settings do not fit the model.
     """
     artifact, settings = Artifact.load(config.model_folder), config.score
-    check_replaceable(config.scores_folder, SCORES_MARKER)
+    check_installed(settings.format)
+    check_output(settings.format, config.scores_folder)
     source = settings.source or config.source
     if rank_columns(settings) and artifact.network.task == "multiclass":
         raise ConfigError(
             f"score.{'rank' if settings.rank else 'quantile'}: the model in {artifact.path} is multiclass and has a "
             "score for each class; none of them alone ranks the rows. Leave this setting out"
         )
-    check_installed(settings.format)
     check_gates(settings.gates, artifact)
-    _check_names(output_columns(artifact.encoding.spec, config), added_columns(artifact, config), artifact)
+    columns = output_columns(artifact.encoding.spec, config)
+    _check_names(columns, added_columns(artifact, config), artifact)
+    _check_path(partition_columns(settings.format, config.scores_folder), [*columns, *added_columns(artifact, config)])
     if settings.encoded:
         _check_made_with(artifact.encoding.spec, source)
     reading = artifact.encoding.reading
@@ -134,3 +134,15 @@ def _check_names(columns: Sequence[str], added: Sequence[str], artifact: Artifac
                 f"case-insensitive; leave {name!r} out, or rename it in a view"
             )
         taken[name.lower()] = name
+
+
+def _check_path(in_path: Iterable[str], columns: Iterable[str]) -> None:
+    """Check that no column of a Delta table is both in its files and in score.output."""
+    names = {name.lower() for name in columns}
+    for name in in_path:
+        if name.lower() in names:
+            raise ConfigError(
+                f"score.output: {name}=… makes {name!r} a partition column of the Delta table, but the output already "
+                f"has a column of that name. Use another name in score.output, such as {name}_folder={{{name}}}, or "
+                f"remove {name!r} from score.columns and score.partition_by"
+            )

@@ -19,15 +19,16 @@ from nfm.contract.arrays import to_text_array
 from nfm.contract.artifact import Artifact
 from nfm.contract.columns import Rows
 from nfm.contract.errors import DataError, GateError
-from nfm.contract.publish import check_replaceable, locked, publication_id, staged
+from nfm.contract.publish import check_replaceable, locked, publication_id
 from nfm.contract.schema import canonical_json
 from nfm.scoring.chunks import Chunk, Chunks, code_digest, open_chunks, reuse_splits
+from nfm.scoring.formats import publishing
 from nfm.scoring.health.gates import crossed_gates, lift_gates
 from nfm.scoring.health.health import compare_with_training
 from nfm.scoring.health.page import REPORT, SCORES_MARKER, refused_folder, write_report
 from nfm.scoring.health.tally import Tally
 from nfm.scoring.hosts import open_model, place
-from nfm.scoring.output import finish, layout, rank_columns
+from nfm.scoring.output import final_schema, finish, layout, rank_columns
 from nfm.scoring.prepare import model_inputs, open_all, output_columns
 from nfm.scoring.tasks import Output, score_rows
 from nfm.table.errors import translate_spark_errors
@@ -63,7 +64,7 @@ def score_table(spark: SparkSession, config: Config) -> Mapping[str, Any]:
     output = Output(tuple(columns), partition_by, settings.encoded, settings.explain)
     schema = output.schema(artifact, scan.schema)
     with translate_spark_errors(str(source)), locked(target):
-        with staged(target, SCORES_MARKER) as staging:
+        with publishing(settings, target, final_schema(schema, settings)) as (staging, publish):
             chunks = open_chunks(target, _list_dependencies(spark, artifact, scan, source, output, settings.file_mb))
             with _keep_chunks(chunks, scan):
                 done = _score(artifact, scan, output, schema, settings.file_mb << 20, chunks, staging)
@@ -72,7 +73,7 @@ def score_table(spark: SparkSession, config: Config) -> Mapping[str, Any]:
                 report = _build_report(config, artifact, source, scan, tally)
                 _enforce_gates(report, config, source)
                 files = [file for chunk in done for file in chunk.files]
-                files = finish(spark, files, schema, settings, staging / _WRITTEN, staging)
+                files = finish(spark, files, schema, settings, staging / _WRITTEN)
                 written = sum(file.rows for file in files)
                 if written != tally.rows:
                     raise DataError(
@@ -80,7 +81,8 @@ def score_table(spark: SparkSession, config: Config) -> Mapping[str, Any]:
                         "run the job again."
                     )
                 report |= {"publication": publication_id(staging)}
-                write_report(staging, report)
+                publish(files, report)
+                shutil.rmtree(staging / _WRITTEN)  # with the files of tasks that died or ran twice
         # While still locked, so that no other run starts before the chunks are deleted.
         chunks.remove()
     return report

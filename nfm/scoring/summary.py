@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from nfm.config.settings import Config
+from nfm.scoring.formats import report_folder
 from nfm.scoring.health.health import has_drifted, score_reports
 from nfm.scoring.health.page import REPORT, describe_psi
 
@@ -36,7 +37,7 @@ def summary(config: Config, report: Mapping[str, Any]) -> str:
         ),
         f"  model     {report['model']} ({report['model_fingerprint'][:12]}…; its metrics are in report.html there)",
         f"  scores    {config.scores_folder}",
-        f"  report    {config.scores_folder}/{REPORT}",
+        f"  report    {report_folder(config.score.format, config.scores_folder)}/{REPORT}",
     ]
     return "\n".join(lines)
 

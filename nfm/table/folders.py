@@ -2,6 +2,8 @@
 
 import re
 from collections.abc import Mapping, Sequence
+from pathlib import PurePosixPath
+from urllib.parse import unquote
 
 import numpy as np
 import pyarrow as pa
@@ -55,6 +57,18 @@ def add_by_folder(
         rows = np.flatnonzero(code == i)
         if len(rows):
             writer.add(label, table.take(to_arrow(rows)) if len(rows) < len(table) else table)
+
+
+def folder_values(path: str, names: Sequence[str]) -> tuple[str | None, ...] | None:
+    """Return the values of these columns from the names of a file's folders; None if a column is missing there."""
+    values: dict[str, str] = {}
+    for folder in reversed(PurePosixPath(path).parent.parts):
+        name, equals, text = folder.partition("=")
+        if equals:  # Spark escapes characters, not bytes
+            values.setdefault(unquote(name, encoding="latin-1").lower(), unquote(text, encoding="latin-1"))
+    if not all(name.lower() in values for name in names):
+        return None
+    return tuple(None if values[n.lower()] == _NULL_FOLDER else values[n.lower()] for n in names)
 
 
 def _escape(text: str, key: str) -> str:

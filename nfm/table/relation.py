@@ -3,7 +3,6 @@
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
@@ -12,6 +11,7 @@ import pyarrow.parquet as pq
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql.types import IntegerType, StringType, StructField, StructType
 
+from nfm.table.folders import folder_values
 from nfm.table.parquet import Files, translate_file_errors
 from nfm.table.spark import column, to_arrow_schema
 from nfm.table.splits import File, file_at
@@ -46,14 +46,14 @@ class Relation:
 
 def find_parquet_relation(raw: DataFrame, uris: Sequence[str]) -> Relation | None:
     """Return the files of a table; None if they are not Parquet, or if it is not made of plain files only."""
-    plan = _analyzed_plan(raw)
-    while _class_name(plan) == "SubqueryAlias":  # a table of the catalog
+    plan = analyzed_plan(raw)
+    while class_name(plan) == "SubqueryAlias":  # a table of the catalog
         plan = plan.child()
-    if _class_name(plan) != "LogicalRelation" or _class_name(plan.relation()) != "HadoopFsRelation":
+    if class_name(plan) != "LogicalRelation" or class_name(plan.relation()) != "HadoopFsRelation":
         return None
     relation = plan.relation()
     # Formats based on Parquet have other classes, and so have tables whose folders are listed in the catalog.
-    if (_class_name(relation.fileFormat()), _class_name(relation.location())) != (
+    if (class_name(relation.fileFormat()), class_name(relation.location())) != (
         "ParquetFileFormat",
         "InMemoryFileIndex",
     ):
@@ -106,7 +106,7 @@ def find_obstacle(spark: SparkSession, source: "Source", relation: Relation | No
         others = _columns_outside_folders(relation, source.where)
         if others is None or others:
             return f"source.where uses more than the folders' names: {', '.join(others or []) or source.where}"
-    if any(_folder_values(uri_to_path(uri), relation.partitions) is None for uri in relation.uris):
+    if any(folder_values(uri_to_path(uri), relation.partitions) is None for uri in relation.uris):
         return "the folders' names lack columns that Spark reads from them"
     return None
 
@@ -118,7 +118,7 @@ def count_partitions(table: DataFrame, even_if_costly: bool = False) -> int | No
     """
     frame: Any = table
     execution = frame._jdf.queryExecution()
-    if _class_name(execution.executedPlan()) == "AdaptiveSparkPlanExec" and not even_if_costly:
+    if class_name(execution.executedPlan()) == "AdaptiveSparkPlanExec" and not even_if_costly:
         return None
     return int(execution.toRdd().getNumPartitions())
 
@@ -139,7 +139,7 @@ def list_files(
         return Files(str(source), types, no_partitions, case_sensitive), stat_files(
             source, dict.fromkeys(sorted(uris), 0)
         )
-    texts = {uri: _folder_values(uri_to_path(uri), relation.partitions) or () for uri in sorted(uris)}
+    texts = {uri: folder_values(uri_to_path(uri), relation.partitions) or () for uri in sorted(uris)}
     combinations = sorted(set(texts.values()), key=repr)
     columns_as_text = [StructField(name, StringType()) for name in relation.partitions]
     rows = [(*combination, i) for i, combination in enumerate(combinations)]
@@ -180,33 +180,22 @@ def read_file_versions(spark: SparkSession, uris: Iterable[str]) -> list[tuple[s
     return versions
 
 
-def _folder_values(path: str, names: Sequence[str]) -> tuple[str | None, ...] | None:
-    """Return the values of these columns from the names of a file's folders; None if a column is missing there."""
-    values: dict[str, str] = {}
-    for folder in reversed(PurePosixPath(path).parent.parts):
-        name, equals, text = folder.partition("=")
-        if equals:  # Spark escapes characters, not bytes
-            values.setdefault(unquote(name, encoding="latin-1").lower(), unquote(text, encoding="latin-1"))
-    if not all(name.lower() in values for name in names):
-        return None
-    return tuple(None if values[n.lower()] == "__HIVE_DEFAULT_PARTITION__" else values[n.lower()] for n in names)
-
-
 def _columns_outside_folders(relation: Relation, where: str) -> list[str] | None:
     """Return a condition's columns that are not in the folders' names; None if it depends on more than columns."""
-    plan = _analyzed_plan(relation.raw.where(where))
-    if _class_name(plan) != "Filter" or not plan.condition().deterministic():
+    plan = analyzed_plan(relation.raw.where(where))
+    if class_name(plan) != "Filter" or not plan.condition().deterministic():
         return None
     references = plan.condition().references().toSeq()
     names = [references.apply(i).name() for i in range(references.size())]
     return [name for name in names if name not in relation.partitions]
 
 
-def _analyzed_plan(table: DataFrame) -> Any:
+def analyzed_plan(table: DataFrame) -> Any:
     """Return Spark's analyzed plan of a table, which PySpark does not expose."""
     frame: Any = table
     return frame._jdf.queryExecution().analyzed()
 
 
-def _class_name(jvm_object: Any) -> str:
+def class_name(jvm_object: Any) -> str:
+    """Return the class of an object in Spark's JVM, without its package."""
     return str(jvm_object.getClass().getSimpleName())

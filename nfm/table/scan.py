@@ -38,6 +38,7 @@ from nfm.table.relation import (
 )
 from nfm.table.spark import to_arrow_schema
 from nfm.table.splits import File, Split, make_splits
+from nfm.table.table_formats import refuse_files, refusing_paths
 from nfm.table.tasks import map_rows, run_tasks
 from nfm.table.text.options import FORMATS as TEXT_FORMATS
 from nfm.table.text.table import open_text_table
@@ -158,15 +159,17 @@ def open_scan(
             128 MB).
 
     Raises:
-        DataError: the table cannot be read, a file is empty or not valid, no file can be read, or `needed` raised it.
+        DataError: the table or one of its files cannot be read or is not valid, its format is not `format`, or `needed`
+            raised it.
         ConfigError: the table does not allow `scan: parquet` or `on_corrupt: skip`, or an option is not possible.
     """
     source.check_filled()
     with translate_spark_errors(str(source)):
-        if source.format in TEXT_FORMATS and source.table is None:
-            scan = _open_text(spark, source, needed, reading)
-        else:
-            scan = _open_typed(spark, source, needed, split_bytes)
+        with refusing_paths(spark, source):
+            if source.format in TEXT_FORMATS and source.table is None:
+                scan = _open_text(spark, source, needed, reading)
+            else:
+                scan = _open_typed(spark, source, needed, split_bytes)
         if source.where is not None:
             scan = replace(scan, table=scan.table.where(source.where))
     return scan
@@ -208,11 +211,12 @@ def _open_typed(
 ) -> Scan:
     """Open a table whose source has types; files that are Parquet are read in tasks."""
     raw, skipped = load_readable(spark, source)
+    uris = sorted(raw.inputFiles())
+    refuse_files(spark, source, raw, uris)
     schema = to_arrow_schema(raw)
     names = _needed_columns(needed, schema, raw)
     if source.on_corrupt == "skip":
         file_path_column(source, raw)  # fails early if files cannot be left out of this table
-    uris = sorted(raw.inputFiles())
     relation = find_parquet_relation(raw, uris)
     why_spark = _explain_spark(spark, source, relation)
     skipped |= find_empty_files(source, relation)

@@ -15,7 +15,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pyspark.sql import DataFrame, SparkSession
 
-from nfm.contract.publish import publication_id
 from nfm.table.tasks import run_tasks
 
 ROW_GROUP = 1 << 17  # rows: a few megabytes, which training reads and shuffles together
@@ -143,17 +142,17 @@ def plan_compaction(files: Sequence[WrittenFile], file_bytes: int = FILE_BYTES) 
     return sorted(groups, key=lambda group: -sum(file.bytes for file in group))
 
 
-def move_into_place(files: Sequence[WrittenFile], staging: Path) -> list[WrittenFile]:
-    """Move the files into their folders below a staging folder, and return them with their new paths.
+def move_into_place(files: Sequence[WrittenFile], target: Path, publication: str) -> list[WrittenFile]:
+    """Move the files into their folders below `target`, and return them with their new paths.
 
     Their names contain the publication's id: no two publications have a file of the same name. Where the file system
     has hard links, the old names stay valid too, so that a killed run loses no file.
     """
     moved = []
     for folder, members in _by_folder(files).items():
-        (staging / folder).mkdir(parents=True, exist_ok=True)
+        (target / folder).mkdir(parents=True, exist_ok=True)
         for i, file in enumerate(members):
-            path = staging / folder / f"part-{i:05d}-{publication_id(staging)}{Path(file.path).suffix}"
+            path = target / folder / f"part-{i:05d}-{publication}{Path(file.path).suffix}"
             try:
                 path.hardlink_to(file.path)
             except OSError:  # some network mounts have no hard links

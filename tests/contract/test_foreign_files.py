@@ -72,13 +72,19 @@ def test_a_symbolic_link_counts_as_a_file(target: Path, name: str, to: str) -> N
     assert (target / name).is_symlink()
 
 
-def test_files_of_a_delta_table_do_not_prevent_publishing(target: Path) -> None:
-    with publish(target, MARKER) as staging:
-        (staging / "_delta_log").mkdir()
-        (staging / MARKER).touch()
-    (target / "part-of-an-optimize").touch()
-    write(target, "new")
-    assert files(target) == {"part-0": "new", MARKER: "new"}
+def test_a_delta_table_and_folders_in_it_are_not_replaced(target: Path) -> None:
+    for table in (target, target.parent.parent):
+        write(target, "old")
+        (table / "_delta_log").mkdir()
+        with pytest.raises(
+            DataError, match=r"scores is (a|in .*, which is a) Delta table; .* set score\.format: delta"
+        ):
+            write(target, "new")
+        assert (target / "part-0").read_text() == "old"
+        (table / "_delta_log").rmdir()
+    # Readers of a Delta table ignore this folder: it is not part of the table.
+    (target / "_delta_log").mkdir()
+    write(target / "_refused_scores", "new")
 
 
 @pytest.mark.parametrize("damage", ["", "[", "null", "3"])

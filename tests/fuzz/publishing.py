@@ -22,6 +22,7 @@ from nfm.contract.artifact import Network, save
 from nfm.contract.publish import publish, publish_together
 from nfm.contract.schema import Field, Spec
 from nfm.contract.vocabulary import write_vocabulary
+from nfm.contract.publish import publication_id
 from nfm.table.write import Layout, Writer, move_into_place
 from tests.processes import ROOT, environment
 
@@ -44,7 +45,7 @@ def write_table(staging: Path, version: int, draw: random.Random, most_folders: 
         writer = Writer(written, Layout((), ()))
         writer.add(folder, table)
         reported += writer.close()
-    move_into_place(reported, staging)
+    move_into_place(reported, staging, publication_id(staging))
     shutil.rmtree(written)
     (staging / "_report.json").write_text("{}")
 

@@ -110,3 +110,17 @@ def test_an_existing_file_is_not_replaced() -> None:
     init("good.csv", output="other.yaml")
     assert Path("other.yaml").read_text() == before
     assert refused("good.csv", output="no/folder.yaml")[1].startswith("no/folder.yaml cannot be written: No such file")
+
+
+def test_a_table_in_delta_format_is_refused(tmp_path: Path) -> None:
+    folder = tmp_path / "orders/ds=1"
+    folder.mkdir(parents=True)
+    pq.write_table(pa.table({"id": [1, 2, 3], "x": [1, 0, 1]}), folder / "a.parquet")
+    (tmp_path / "orders/_delta_log").mkdir()
+    for path in ("orders", "orders/ds=1", "orders/ds=1/a.parquet"):
+        code, text = refused(path)
+        assert code == 3
+        assert (
+            f"{path} belongs to {tmp_path}/orders, which is a table in Delta format, and nfm init reads plain" in text
+        )
+        assert text.endswith("Then set source.format: delta in the configuration.")

@@ -86,7 +86,7 @@ def test_compaction_loses_no_row(spark: SparkSession, tmp_path: Path) -> None:
         writer.add("fold=valid/day=1", table(1000 + task, 1))
         files += writer.close()
     with publish(tmp_path / "dataset", "_done") as staging:
-        move_into_place(compact_files(spark, files, written, LAYOUT), staging)
+        move_into_place(compact_files(spark, files, written, LAYOUT), staging, publication_id(staging))
         (staging / "_done").touch()
     found = {str(p.relative_to(tmp_path / "dataset")): p for p in (tmp_path / "dataset").rglob("*.parquet")}
     id_ = publication_id(staging)

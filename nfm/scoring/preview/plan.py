@@ -10,6 +10,7 @@ from pyspark.sql import SparkSession
 from nfm.config.settings import Config, Source
 from nfm.contract.artifact import Artifact
 from nfm.contract.errors import DataError
+from nfm.scoring.formats import describe_output
 from nfm.scoring.hosts import Placement, host_bytes, is_local, placement
 from nfm.scoring.output import rank_columns
 from nfm.scoring.prepare import added_columns, carried_columns, model_inputs, output_columns
@@ -75,7 +76,7 @@ def plan(spark: SparkSession, config: Config, artifact: Artifact, scan: Scan, so
         f"  reads     {', '.join(model_inputs(spec, settings.encoded))}",
         f"  writes    {', '.join([*carried, *shorten(scores), *added[len(scores) :]])}",
         *(f"  folders   by {', '.join(settings.partition_by)}" for _ in settings.partition_by[:1]),
-        f"  output    {config.scores_folder} ({settings.format})",
+        f"  output    {describe_output(settings.format, config.scores_folder)}",
         f"  gates     {', '.join(f'{key} {limit}' for key, limit in settings.gates.limits.items()) or 'none'}",
     ]
     if measured is None:

@@ -20,6 +20,7 @@ from nfm.contract.reading import Reading
 from nfm.table.corrupt import check_any_readable
 from nfm.table.relation import uri_to_path
 from nfm.table.spark import load, to_arrow_schema
+from nfm.table.table_formats import refuse_files
 from nfm.table.text.groups import Group, group_files, select_files
 from nfm.table.text.options import resolve_options, value_options
 from nfm.table.text.rows import check_rows, infer_types, read_groups, refuse_bad_rows
@@ -63,6 +64,7 @@ def open_text_table(
     listing = load(spark, source, "unknown string")  # with a schema, Spark opens no file
     folders = listing.schema.fields[1:]  # columns whose values are in the folders' names
     files = sorted(listing.inputFiles()) or sorted(load(spark, source).inputFiles())  # explains why there are none
+    refuse_files(spark, source, listing, files)
     selected = select_files(spark, source, files, folders)
     groups, skipped = group_files(spark, source, selected or files[:1])
     check_any_readable(source, selected, skipped)

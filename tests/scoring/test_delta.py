@@ -1,0 +1,218 @@
+"""Publications in Delta tables: versions, partitions, other writers, other tables, schemas, vacuum."""
+
+import json
+import signal
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+pytest.importorskip("deltalake")  # an extra; `make test` installs all
+
+from deltalake import DeltaTable, Field, Schema, convert_to_deltalake, write_deltalake
+from deltalake.schema import PrimitiveType
+
+from nfm.contract.errors import DataError
+from nfm.scoring.delta import DeltaOutput
+from tests.processes import ROOT
+from tests.scoring.delta_tables import finish, publish, read, scores, start
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from nfm.scoring.delta import DeltaPublication
+from tests.scoring.delta_tables import publish, scores
+DeltaPublication._commit = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+publish(Path(sys.argv[1]), scores([7, 8], 0.75))
+"""
+
+
+def files_on_disk(table: Path) -> set[str]:
+    return {str(path.relative_to(table)) for path in table.rglob("*.parquet")}
+
+
+def test_each_run_makes_a_version_and_old_versions_stay_readable(tmp_path: Path) -> None:
+    table = tmp_path / "scores"
+    assert publish(table, scores([1, 2, 3], 0.5)) == 0
+    assert publish(table, scores([1, 2], 0.25), scores([4], 0.25)) == 1
+    assert read(table, 0) == Counter([(1, 0.5), (2, 0.5), (3, 0.5)])
+    assert read(table) == Counter([(1, 0.25), (2, 0.25), (4, 0.25)])
+    assert publish(table) == 2  # a night without rows
+    assert (read(table), read(table, 1).total()) == (Counter(), 3)
+    newest, *_, first = DeltaTable(str(table)).history()
+    facts = json.loads(first["userMetadata"])["nfm.score"]
+    assert (facts["rows"], facts["model_fingerprint"], facts["partition"]) == (3, "ab12", {})
+    assert json.loads(newest["userMetadata"])["nfm.score"]["rows"] == 0
+
+
+def test_one_partition_is_replaced_in_one_version(tmp_path: Path) -> None:
+    table = tmp_path / "scores"
+    first, second = table / "country=N L/ds=2026-11-19", table / "country=N L/ds=10:30%25"
+    assert (publish(first, scores([1], 0.5)), publish(second, scores([1], 0.5)), publish(first, scores([2], 0.25))) == (
+        *(0, 1, 2),
+    )
+    # Columns by name: country, ds, id, score.
+    assert read(table) == Counter([("N L", "2026-11-19", 2, 0.25), ("N L", "10:30%", 1, 0.5)])
+    assert read(table, 1) == Counter([("N L", "2026-11-19", 1, 0.5), ("N L", "10:30%", 1, 0.5)])
+    assert DeltaTable(str(table)).metadata().partition_columns == ["country", "ds"]
+    assert publish(second) == 3
+    assert read(table) == Counter([("N L", "2026-11-19", 2, 0.25)])
+
+
+def test_values_of_partition_columns_are_those_of_the_rows(tmp_path: Path) -> None:
+    table = tmp_path / "scores"
+    folders = {"city=r%2Fé d%25": scores([1], 0.5), "city=__HIVE_DEFAULT_PARTITION__": scores([2], 0.5)}
+    for _ in range(2):  # the second version removes the files of the first
+        finish(start(table / "ds=1", partition_by=["city"]), table / "ds=1", **folders)
+    assert read(table) == Counter([("r/é d%", "1", 1, 0.5), (None, "1", 2, 0.5)])
+    with pytest.raises(DataError, match=r"partitioned by ds, city, but score\.output and .* give ds\. It was not"):
+        start(table / "ds=1")
+
+
+def test_a_run_killed_before_its_commit_leaves_only_unreferenced_files(tmp_path: Path) -> None:
+    for table, output in ((tmp_path / "whole", tmp_path / "whole"), (tmp_path / "daily", tmp_path / "daily/ds=1")):
+        for version in (0, 1):  # killed before the table exists, and before its second version
+            killed = subprocess.run([sys.executable, "-c", KILLED, str(output)], cwd=ROOT)
+            assert killed.returncode == -signal.SIGKILL
+            assert len(files_on_disk(table)) == 2 * version + 1
+            assert DeltaTable.is_deltatable(str(table)) == bool(version)
+            assert publish(output, scores([1], 0.5)) == version
+            assert read(table).total() == 1
+        reports = DeltaOutput.at(output).report_folder
+        reports.mkdir(parents=True, exist_ok=True)
+        (reports / "_report.json").touch()
+        DeltaTable(str(table)).vacuum(0, dry_run=False, enforce_retention_duration=False, full=True)
+        assert len(files_on_disk(table)) == 1
+        assert (reports / "_report.json").exists()
+        assert read(table).total() == 1
+        assert publish(output, scores([2], 0.5)) > 1  # vacuum has made versions of its own
+
+
+def test_rows_changed_by_another_program_during_the_run_are_not_replaced(tmp_path: Path) -> None:
+    table = tmp_path / "scores"
+    publish(table / "ds=1", scores([1, 2], 0.5))
+    publish(table / "ds=2", scores([1], 0.5))
+    publication = start(table / "ds=1")
+    other = scores([9], 0.125).append_column("ds", pa.array(["2"]))
+    write_deltalake(str(table), other, mode="append")
+    assert finish(publication, table / "ds=1", scores([1], 0.25)) == 3  # the other program wrote another partition
+    publication = start(table / "ds=1")
+    write_deltalake(str(table), other.set_column(2, "ds", pa.array(["1"])), mode="append")
+    with pytest.raises(DataError, match=r"changed the partition ds=1 of .*: version 4 of the table \(WRITE\)\. Its"):
+        finish(publication, table / "ds=1", scores([1], 0.0))
+    assert read(table) == Counter([("1", 1, 0.25), ("1", 9, 0.125), ("2", 1, 0.5), ("2", 9, 0.125)])
+    # The next runs do not replace the added rows either.
+    with pytest.raises(DataError, match=r"partition ds=1 of .* has 2 rows, but this job published 1 \(version 3\)"):
+        start(table / "ds=1")
+    DeltaTable(str(table)).delete("id = 9")
+    publish(table / "ds=1", scores([3], 0.25))
+    assert read(table) == Counter([("1", 3, 0.25), ("2", 1, 0.5)])
+
+
+def test_a_table_created_by_another_program_during_the_run_is_kept(tmp_path: Path) -> None:
+    publication = start(tmp_path / "scores")
+    write_deltalake(str(tmp_path / "scores"), scores([9], 0.125))
+    with pytest.raises(DataError, match=r"changed the Delta table .*scores while the job ran: version 0"):
+        finish(publication, tmp_path / "scores", scores([1], 0.5))
+    assert read(tmp_path / "scores") == Counter([(9, 0.125)])
+
+
+def test_maintenance_and_restored_versions_are_no_conflict(tmp_path: Path) -> None:
+    table = tmp_path / "scores"
+    publish(table, scores([1], 0.5), scores([2], 0.5))
+    publish(table, scores([1], 0.25), scores([2], 0.25))
+    publication = start(table)
+    DeltaTable(str(table)).optimize.compact()
+    finish(publication, table, scores([1], 0.75))
+    DeltaTable(str(table)).restore(0)
+    assert read(table) == Counter([(1, 0.5), (2, 0.5)])
+    publish(table, scores([3], 0.5))
+    assert read(table) == Counter([(3, 0.5)])
+
+
+def test_runs_for_two_partitions_can_end_at_the_same_time(tmp_path: Path) -> None:
+    outputs = [tmp_path / f"scores/ds={i}" for i in range(2)]
+    for night in range(2):  # the first creates the table
+        publications = [start(output) for output in outputs]
+        for i in (1, 0):
+            finish(publications[i], outputs[i], scores([night], 0.5))
+    assert read(tmp_path / "scores") == Counter([("0", 1, 0.5), ("1", 1, 0.5)])
+
+
+def test_a_table_or_folder_of_another_program_is_refused(tmp_path: Path) -> None:
+    write_deltalake(str(tmp_path / "other"), scores([1], 0.5))
+    with pytest.raises(DataError, match=r"other is a Delta table that was not written by this job: .* Move it, or"):
+        start(tmp_path / "other")
+    with pytest.raises(DataError, match="is a Delta table that was not written by this job"):
+        start(tmp_path / "other/ds=1")
+    with pytest.raises(DataError, match=r"scores is in the Delta table .*other, but this job writes the Delta table"):
+        start(tmp_path / "other/scores")
+    (tmp_path / "plain/ds=1").mkdir(parents=True)  # Parquet files, or Delta tables of an earlier version
+    (tmp_path / "plain/_refused_ds-1").mkdir()
+    for output in ("plain", "plain/ds=2"):
+        with pytest.raises(DataError, match=r"plain is not a Delta table and contains ds=1\. It was not changed\. "):
+            start(tmp_path / output)
+    (tmp_path / "plain/ds=1/_delta_log").mkdir()
+    with pytest.raises(DataError, match=r"folders ds=… are partitions of one table\. Move it, or choose"):
+        start(tmp_path / "plain/ds=1")
+    (tmp_path / "file").touch()
+    with pytest.raises(DataError, match=r"file is not a Delta table and contains .*file\."):
+        start(tmp_path / "file")
+
+
+def test_a_folder_converted_by_an_earlier_version_is_continued(tmp_path: Path) -> None:
+    table = tmp_path / "scores"
+    (table / "city=a").mkdir(parents=True)
+    pq.write_table(scores([1], 0.5), table / "city=a/part-00000.parquet")
+    convert_to_deltalake(
+        str(table), partition_by=Schema([Field("city", PrimitiveType("string"))]), partition_strategy="hive"
+    )
+    for name in ("_report.json", "_files.json"):
+        (table / name).write_text("{}")
+    assert finish(start(table, partition_by=["city"]), table, **{"city=a": scores([2], 0.25)}) == 1
+    assert (read(table), read(table, 0)) == (Counter([("a", 2, 0.25)]), Counter([("a", 1, 0.5)]))
+
+
+def test_the_columns_of_a_table_can_change(tmp_path: Path) -> None:
+    table = tmp_path / "scores"
+    publish(table, scores([1], 0.5))
+    text, moment = pa.array(["x"]), pa.array([1_000_000], pa.timestamp("us"))  # without a time zone
+    publish(table, scores([1], 0.5, at=moment, text=text))  # all rows are replaced: any columns
+    publish(table, pa.table({"id": ["a"], "score": [0.25]}))
+    assert read(table) == Counter([("a", 0.25)])
+    assert read(table, 0) == Counter([(1, 0.5)])
+
+    daily = tmp_path / "daily"
+    publish(daily / "ds=1", scores([1], 0.5))
+    publish(daily / "ds=2", scores([1], 0.25, at=moment, text=text))  # columns by name: at, ds, id, score, text
+    at = moment[0].as_py()
+    assert read(daily) == Counter([(None, "1", 1, 0.5, None), (at, "2", 1, 0.25, "x")])
+    publish(daily / "ds=3", scores([1], 0.75))
+    assert read(daily)[(None, "3", 1, 0.75, None)] == 1
+    for wrong, message in (
+        (pa.table({"id": ["a"], "score": pa.array([0.5], pa.float32())}), "'id' is string, but 'id' of .* is int64"),
+        (scores([1], 0.5, Text=text), "'Text' is string, but 'text' of the Delta table .* is string"),
+    ):
+        with pytest.raises(DataError, match=rf"^Column {message}.*Cast or rename the column in a view, remove it"):
+            publish(daily / "ds=1", wrong)
+    assert read(daily).total() == 3
+
+
+def test_files_are_named_for_one_publication(tmp_path: Path) -> None:
+    table = tmp_path / "scores"
+    for _ in range(2):
+        publish(table, scores([1], 0.5))
+    assert len(files_on_disk(table)) == 2
+
+
+def test_an_append_only_table_is_refused(tmp_path: Path) -> None:
+    table = tmp_path / "scores"
+    publish(table, scores([1], 0.5))
+    DeltaTable(str(table)).alter.set_table_properties({"delta.appendOnly": "true"})
+    with pytest.raises(DataError, match=r"^The Delta table .* cannot be read or written: .*append-only\.$"):
+        publish(table, scores([2], 0.5))
+    assert read(table) == Counter([(1, 0.5)])
