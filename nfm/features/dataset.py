@@ -26,8 +26,9 @@ from nfm.features.encoding import build_spec, check_growth, get_bag, grow_spec, 
 from nfm.features.labels import Label, check_task, open_label
 from nfm.features.report import facts
 from nfm.features.report.page import write as write_report
-from nfm.features.split import Split, parse_bound
+from nfm.features.split import Split
 from nfm.features.statistics import Distribution
+from nfm.features.times import check_times
 from nfm.table.errors import translate_spark_errors
 from nfm.table.scan import Scan, open_scan
 
@@ -124,9 +125,9 @@ def _check_other_columns(config: Config, split: Split, schema: pa.Schema) -> Non
     for column in [s.column or name for name, s in columns.numeric.items()] + [columns.weight]:
         if column is not None:
             check_number(column, schema.field(column).type, where)
-    for bound in (split.valid_from, split.test_from):
-        if split.time is not None and bound is not None:
-            parse_bound(bound, schema.field(split.time).type, split.time)
+    if split.time is not None:
+        bounds = [bound for bound in split.bounds if bound is not None]
+        check_times(split.time, schema.field(split.time).type, split.format, bounds)
 
 
 def build(spark: SparkSession, config: Config, prepared: Prepared | None = None) -> Mapping[str, Any]:
@@ -144,7 +145,8 @@ def build(spark: SparkSession, config: Config, prepared: Prepared | None = None)
         statistics = _build(spark, config, prepared, encoding, dataset)
         (encoding / "statistics.json").write_text(json.dumps(statistics, indent=1, allow_nan=False))
         write_report(encoding / "report.html", statistics)
-        marker = {"encoding_fingerprint": statistics["fingerprint"], "rows": statistics["rows"]}
+        marker = {key: statistics[key] for key in ("rows", "times")}
+        marker["encoding_fingerprint"] = statistics["fingerprint"]
         (dataset / DATASET_MARKER).write_text(json.dumps(marker | {"settings": config.of_dataset}, indent=1))
         # The dataset must not be published without its encoding, so check before either is replaced.
         check_replaceable(config.encoding_folder, ENCODING_MARKER)

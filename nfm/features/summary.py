@@ -55,7 +55,8 @@ def summary(config: Config, statistics: Mapping[str, Any]) -> str:
     if statistics["left_out"]:
         lines.append(f"  left out  {statistics['left_out']:,} negatives of the train fold (split.negative_rate)")
     for fold in FOLDS:
-        lines.append(f"  {fold:<7}{rows[fold]:>12,} rows{_labels(statistics, fold) if rows[fold] else ''}")
+        described = f"{_labels(statistics, fold)}{_times(statistics, fold)}" if rows[fold] else ""
+        lines.append(f"  {fold:<7}{rows[fold]:>12,} rows{described}")
     if statistics["label"]["task"] == "multiclass":
         lines.append(f"  classes{len(statistics['label']['classes']):>12,} of {config.columns.label}")
     lines += [*_fields(statistics["fields"]), *_numbers(statistics["numbers"], rows["train"])]
@@ -122,6 +123,12 @@ def _labels(statistics: Mapping[str, Any], fold: str) -> str:
     largest = max(label["classes"], key=lambda facts: int(facts[fold]))
     share = _share(largest[fold], statistics["rows"][fold])
     return f"   {label['column']} is most often {largest['class']}, in {share}"
+
+
+def _times(statistics: Mapping[str, Any], fold: str) -> str:
+    """Describe the times of a fold that has rows; empty unless the rows are split by time."""
+    times = statistics["times"]
+    return "   {} {} … {}".format(times["column"], *times["folds"][fold]) if times else ""
 
 
 def _share(part: int, whole: int) -> str:

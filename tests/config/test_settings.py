@@ -29,8 +29,8 @@ columns:
   numeric:
     Age: {column: null, as: dense, impute: mean, missing_flag: false, scale: standard, clip: null, buckets: null}
 split:
-  {by: [], valid: 0.1, test: 0.2, seed: 1, time: null, valid_from: null, test_from: null, column: null,
-   negative_rate: 1.0}
+  {by: [], valid: 0.1, test: 0.2, seed: 1, time: null, format: null, valid_from: null, test_from: null,
+   column: null, negative_rate: 1.0}
 dataset: {partition_by: []}
 model:
   {task: binary, embedding_dim: 64, hidden_units: [128, 128], activation: relu, batch_norm: true,

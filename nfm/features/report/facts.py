@@ -47,6 +47,7 @@ def gather(
         "skipped_files": list(scan.skipped),
         "fingerprint": spec.fingerprint,
         "rows": summed.labels.rows,
+        "times": encoded.times,
         "negative_rate": spec.negative_rate,
         "left_out": encoded.left_out,
         "label": summed.labels.facts,
