@@ -93,21 +93,9 @@ def prepare(spark: SparkSession, config: Config, growth: Growth | None = None) -
 
 
 def _categorical_kinds(config: Config, schema: pa.Schema) -> dict[str, Kind]:
-    fields, where = config.columns.categorical, str(config.source)
     kinds: dict[str, Kind] = {}
-    for name, field in fields.items():
-        kinds |= check_categorical(field.columns(name), get_bag(field), schema, where)
-    for name, field in fields.items():
-        if field.share_with is None:
-            continue
-        owner = fields[field.share_with].columns(field.share_with)[0]
-        kind, owner_kind = kinds[field.columns(name)[0]], kinds[owner]
-        if kind != owner_kind:
-            raise DataError(
-                f"Field '{name}' of {where} shares its vocabulary with column '{owner}', but has {kind} values while "
-                f"that column has {owner_kind} values: the same value would be written differently in the two columns. "
-                "Cast one of them in the source."
-            )
+    for name, field in config.columns.categorical.items():
+        kinds |= check_categorical(field.columns(name), get_bag(field), schema, str(config.source))
     return kinds
 
 
@@ -173,6 +161,8 @@ def _build(spark: SparkSession, config: Config, prepared: Prepared, encoding: Pa
         if prepared.growth and prepared.old:
             spec = grow_spec(spec, prepared.old, prepared.growth.refresh_numbers)
         (encoding / ENCODING_MARKER).write_text(spec.to_json())
+        # A vocabulary of several columns can have values that one of their types cannot represent.
+        Encoding.load(encoding).check(scan.schema, str(config.source))
 
         rows, folders = summed.labels.rows, config.dataset.partition_by
         log.info("encoding %s rows", f"{sum(rows.values()):,}")
