@@ -19,7 +19,7 @@ from nfm.features.dataset import Growth, build, prepare
 from tests.features.examples import dataset_rows
 
 DAY = date(2026, 11, 20)
-TYPES = {
+TYPES: dict[str, tuple[pa.DataType, list[Any]]] = {
     "whole": (pa.int64(), [3, 7, -1, None]),
     "real": (pa.float64(), [3.0, 0.5, -0.0, float("nan"), None]),
     "money": (pa.decimal128(9, 2), [Decimal("3.00"), Decimal("0.50"), Decimal("1.25")]),
