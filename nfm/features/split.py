@@ -9,12 +9,11 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from nfm.contract.arrays import to_numpy
-from nfm.contract.columns import Rows
+from nfm.contract.columns import Rows, hash_keys
 from nfm.contract.errors import DataError
-from nfm.contract.hashing import hash_rows
 from nfm.contract.messages import CORRECT_ROWS, quoted
 from nfm.contract.schema import FOLDS
-from nfm.contract.values import canonical_text, dictionary_indices, encode_dictionary, kind_of
+from nfm.contract.values import dictionary_indices, encode_dictionary
 from nfm.features.times import FoldTimes, parse_bound, read_times
 
 LEFT_OUT = -1  # fold of a negative that split.negative_rate leaves out of the train fold
@@ -95,24 +94,7 @@ def assign_by_hash(columns: Iterable[pa.Array], valid: float, test: float, seed:
 
 def _hash_position(columns: Iterable[pa.Array], seed: int) -> NDArray[np.float64]:
     """Return the (N,) hashes of N rows, scaled to 0 … 1."""
-    return hash_rows([_to_text(column) for column in columns], seed).astype(np.float64) / 2.0**64
-
-
-def _to_text(values: pa.Array) -> pa.Array:
-    kind = kind_of(values.type)
-    if (
-        pa.types.is_binary(values.type)
-        or pa.types.is_large_binary(values.type)
-        or pa.types.is_fixed_size_binary(values.type)
-    ):
-        return values.cast(pa.large_binary()).cast(pa.large_string(), safe=False)  # not valid UTF-8
-    if kind is None:  # for example a timestamp: not a category, but it can be a key
-        return pc.cast(values, pa.large_string())
-    if not pa.types.is_dictionary(values.type):
-        if pa.types.is_integer(values.type):
-            return pc.cast(values, pa.large_string())
-        values = encode_dictionary(values)
-    return canonical_text(values.dictionary, kind, "key").take(values.indices)
+    return hash_keys(columns, seed).astype(np.float64) / 2.0**64
 
 
 def _assign_by_time(split: Split, column: str, values: pa.Array, seen: FoldTimes | None) -> NDArray[np.int8]:

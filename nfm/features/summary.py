@@ -7,6 +7,7 @@ from nfm.config.settings import Config
 from nfm.contract.messages import listed
 from nfm.contract.schema import FOLDS
 from nfm.features.dataset import Prepared
+from nfm.table.session import TIME_ZONE, read_settings
 
 _COVERAGE = ("coverage_before", "coverage_after")
 _NAMED = 10  # maximum number of new classes that are named
@@ -28,6 +29,7 @@ def plan(config: Config, prepared: Prepared) -> str:
         f"  where     {config.source.where or 'all rows'}",
         f"  scan      {scan.method}: {scan.reason}",
     ]
+    lines += _time_zone(read_settings(scan.table.sparkSession))
     if scan.splits:
         pieces = [piece for split in scan.splits for piece in split]
         size = sum(piece.stop - piece.start for piece in pieces) / 2**20
@@ -52,6 +54,7 @@ def summary(config: Config, statistics: Mapping[str, Any]) -> str:
     rows = statistics["rows"]
     lines = [f"Features of {config.name}: {sum(rows.values()):,} rows of {config.source}"]
     lines += [f"  skipped   {path}, which cannot be read" for path in statistics["skipped_files"]]
+    lines += _time_zone(statistics["read_settings"])
     if statistics["left_out"]:
         lines.append(f"  left out  {statistics['left_out']:,} negatives of the train fold (split.negative_rate)")
     for fold in FOLDS:
@@ -69,6 +72,11 @@ def summary(config: Config, statistics: Mapping[str, Any]) -> str:
     lines += [f"  finding   {finding['about']}: {finding['text']}" for finding in statistics["findings"]]
     report = config.encoding_folder / "report.html"
     return "\n".join([*lines, *_outputs(config), f"  report    {report}"])
+
+
+def _time_zone(settings: Mapping[str, str]) -> list[str]:
+    zone = settings[TIME_ZONE]
+    return [] if zone == "UTC" else [f"  time zone {zone} ({TIME_ZONE}) for source.where and Spark's reader"]
 
 
 def _outputs(config: Config) -> list[str]:

@@ -2,9 +2,11 @@
 
 import re
 from collections.abc import Mapping, Sequence
+from urllib.parse import unquote
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from nfm.contract.arrays import to_arrow
@@ -41,9 +43,8 @@ def add_by_folder(
     """
     labels, code = list(folders), code.astype(np.int64)
     for name, values in partitions.items():
-        kind = check_kind(name, values.type, "the table")
-        encoded = encode_dictionary(values)
-        texts = canonical_text(encoded.dictionary, kind, name).to_pylist()
+        encoded, folder_values = _folder_values(values, name)
+        texts = folder_values.to_pylist()
         subfolders = [f"{_escape(name, key)}={_escape(text, key) if text else _NULL_FOLDER}" for text in [*texts, None]]
         kept = code >= 0
         n = len(subfolders)
@@ -55,6 +56,27 @@ def add_by_folder(
         rows = np.flatnonzero(code == i)
         if len(rows):
             writer.add(label, table.take(to_arrow(rows)) if len(rows) < len(table) else table)
+
+
+def _folder_values(values: pa.Array, name: str) -> tuple[pa.DictionaryArray, pa.Array]:
+    """Return a partition column as a dictionary, and the text of each of its values."""
+    kind = check_kind(name, values.type, "the table")
+    encoded = encode_dictionary(values)
+    return encoded, canonical_text(encoded.dictionary, kind, name)
+
+
+def folder_texts(values: pa.Array, name: str) -> pa.Array:
+    """Return the (N,) texts of a partition column (`large_string`) as readers of the folders get them."""
+    encoded, texts = _folder_values(values, name)
+    return pc.if_else(pc.equal(texts, ""), None, texts).take(encoded.indices)
+
+
+def folder_text(folder: str, name: str, rows: int) -> pa.Array:
+    """Return (N,) equal texts (`large_string`): the value of a partition column in the name of a folder."""
+    start = f"{_escape(name, name)}="
+    found = next(part.removeprefix(start) for part in folder.split("/") if part.startswith(start))
+    text = None if found == _NULL_FOLDER else unquote(found)
+    return pa.repeat(pa.scalar(text, pa.large_string()), rows)
 
 
 def _escape(text: str, key: str) -> str:

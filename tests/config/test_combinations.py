@@ -117,6 +117,10 @@ FOLDER = "{} given; it must be a folder that every machine sees at the same path
             "split={time: t, format: '%Y%m%d', valid_from: 20260101}",
             "split: with format, valid_from and test_from are dates such as 2026-10-31, not integers",
         ),
+        (
+            "score={count_duplicate_keys: false, gates: {max_duplicate_keys: 0}}",
+            "score: gates.max_duplicate_keys needs count_duplicate_keys: true",
+        ),
         ("split.negative_rate=0", "split.negative_rate: 0 given; input should be greater than 0"),
         ("source.path=[]", "source.path: [] given; a path is a string or a list of strings"),
         ("source.path=[a, 3]", "source.path: ['a', 3] given; a path is a string or a list of strings"),

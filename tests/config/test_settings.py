@@ -45,7 +45,8 @@ train:
 tune: {metric: null, space: {}}
 score: {source: null, model: null, output: null, columns: [], encoded: false, partition_by: [], format: parquet,
   file_mb: 128, explain: 0, rank: false, quantile: false,
-  gates: {max_oov_rate: null, max_psi: null, max_field_psi: null, min_rows: null}}
+  count_duplicate_keys: true,
+  gates: {max_oov_rate: null, max_psi: null, max_field_psi: null, min_rows: null, max_duplicate_keys: null}}
 """
 
 
@@ -184,7 +185,7 @@ def test_one_message_lists_all_problems(file: Path) -> None:
         "model.embedding_dim: 0 given; input should be greater than or equal to 1",
         "train.seed: 'x' given; input should be a valid integer",
         "score.colums: unknown key. Did you mean 'columns'? Allowed here: source, model, output, columns, "
-        "encoded, partition_by, format, file_mb, explain, rank, quantile, gates",
+        "encoded, partition_by, format, file_mb, explain, rank, quantile, count_duplicate_keys, gates",
     ]
 
 
