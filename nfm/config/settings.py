@@ -111,6 +111,8 @@ class Gates(Settings):
     """Maximum PSI of any field or number, against the train fold."""
     min_rows: Annotated[int, Field(ge=0)] | None = Field(default=None, examples=[1_000_000])
     """Smallest number of rows of the table."""
+    max_duplicate_keys: Annotated[int, Field(ge=0)] | None = Field(default=None, examples=[0])
+    """Maximum number of keys (values of `columns.key`) that occur in more than one row."""
 
     @property
     def limits(self) -> dict[str, float]:
@@ -146,7 +148,15 @@ class Score(Settings):
     """Add score_rank; 1 is the highest score of the table. Not for multiclass."""
     quantile: bool = False
     """Add score_quantile, the fraction of rows whose score is not higher. Not for multiclass."""
+    count_duplicate_keys: bool = True
+    """Count the keys that occur in more than one row, exactly, and the rows with a null in their key."""
     gates: Annotated[Gates, BeforeValidator(lambda given: {} if given is None else given)] = Gates()
+
+    @model_validator(mode="after")
+    def _counted(self) -> Self:
+        if self.gates.max_duplicate_keys is not None and not self.count_duplicate_keys:
+            raise ValueError("gates.max_duplicate_keys needs count_duplicate_keys: true")
+        return self
 
 
 class Config(Settings):

@@ -5,7 +5,7 @@ any number of values in a row. Each distinct value is formatted once per batch, 
 """
 
 import json
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
 from typing import Any, NamedTuple, Protocol
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from nfm.contract.arrays import concatenate_ranges, null_mask, to_arrow, to_numpy, to_text_array
 from nfm.contract.errors import DataError
+from nfm.contract.hashing import hash_rows
 from nfm.contract.messages import CORRECT_ROWS, did_you_mean, quoted
 from nfm.contract.schema import Bag, Kind
 from nfm.contract.values import (
@@ -26,6 +27,7 @@ from nfm.contract.values import (
     dictionary_indices,
     encode_dictionary,
     is_list,
+    kind_of,
     to_floats,
 )
 
@@ -205,3 +207,19 @@ def _read_weights(
             f"weights of a batch are missing, not finite or too large: {quoted(array[row].as_py())}. {CORRECT_ROWS}"
         )
     return weights
+
+
+def hash_keys(columns: Iterable[pa.Array], seed: int) -> NDArray[np.uint64]:
+    """Return the (N,) hashes of the keys of N rows. Equal values of different types have equal hashes."""
+    return hash_rows([_to_key_text(values) for values in columns], seed)
+
+
+def _to_key_text(values: pa.Array) -> pa.Array:
+    type_, kind = values.type, kind_of(values.type)
+    if pa.types.is_binary(type_) or pa.types.is_large_binary(type_) or pa.types.is_fixed_size_binary(type_):
+        return values.cast(pa.large_binary()).cast(pa.large_string(), safe=False)  # not valid UTF-8
+    # A timestamp, for example, is not a category, but it can be a key.
+    if kind is None or pa.types.is_integer(type_) or type_ == pa.large_string():
+        return pc.cast(values, pa.large_string())
+    encoded = encode_dictionary(values)
+    return canonical_text(encoded.dictionary, kind, "key").take(encoded.indices)

@@ -27,8 +27,9 @@ from nfm.features.encoding import build_spec, check_growth, get_bag, grow_spec, 
 from nfm.features.labels import Label, check_task, open_label
 from nfm.features.report import facts
 from nfm.features.report.page import write as write_report
-from nfm.features.split import Split, parse_bound
+from nfm.features.split import Split
 from nfm.features.statistics import Distribution
+from nfm.features.times import check_times
 from nfm.table.errors import translate_spark_errors
 from nfm.table.scan import Scan, open_scan
 
@@ -92,21 +93,9 @@ def prepare(spark: SparkSession, config: Config, growth: Growth | None = None) -
 
 
 def _categorical_kinds(config: Config, schema: pa.Schema) -> dict[str, Kind]:
-    fields, where = config.columns.categorical, str(config.source)
     kinds: dict[str, Kind] = {}
-    for name, field in fields.items():
-        kinds |= check_categorical(field.columns(name), get_bag(field), schema, where)
-    for name, field in fields.items():
-        if field.share_with is None:
-            continue
-        owner = fields[field.share_with].columns(field.share_with)[0]
-        kind, owner_kind = kinds[field.columns(name)[0]], kinds[owner]
-        if kind != owner_kind:
-            raise DataError(
-                f"Field '{name}' of {where} shares its vocabulary with column '{owner}', but has {kind} values while "
-                f"that column has {owner_kind} values: the same value would be written differently in the two columns. "
-                "Cast one of them in the source."
-            )
+    for name, field in config.columns.categorical.items():
+        kinds |= check_categorical(field.columns(name), get_bag(field), schema, str(config.source))
     return kinds
 
 
@@ -124,9 +113,9 @@ def _check_other_columns(config: Config, split: Split, schema: pa.Schema) -> Non
     for column in [s.column or name for name, s in columns.numeric.items()] + [columns.weight]:
         if column is not None:
             check_number(column, schema.field(column).type, where)
-    for bound in (split.valid_from, split.test_from):
-        if split.time is not None and bound is not None:
-            parse_bound(bound, schema.field(split.time).type, split.time)
+    if split.time is not None:
+        bounds = [bound for bound in split.bounds if bound is not None]
+        check_times(split.time, schema.field(split.time).type, split.format, bounds)
 
 
 def build(spark: SparkSession, config: Config, prepared: Prepared | None = None) -> Mapping[str, Any]:
@@ -141,7 +130,8 @@ def build(spark: SparkSession, config: Config, prepared: Prepared | None = None)
         statistics = _build(spark, config, prepared, encoding, dataset)
         (encoding / "statistics.json").write_text(json.dumps(statistics, indent=1, allow_nan=False))
         write_report(encoding / "report.html", statistics)
-        marker = {"encoding_fingerprint": statistics["fingerprint"], "rows": statistics["rows"]}
+        marker = {key: statistics[key] for key in ("rows", "times")}
+        marker["encoding_fingerprint"] = statistics["fingerprint"]
         (dataset / DATASET_MARKER).write_text(json.dumps(marker | {"settings": config.of_dataset}, indent=1))
     return statistics
 
@@ -167,6 +157,8 @@ def _build(spark: SparkSession, config: Config, prepared: Prepared, encoding: Pa
             spec = grow_spec(spec, prepared.old, prepared.growth.refresh_numbers)
         (encoding / ENCODING_MARKER).write_text(spec.to_json())
         scan.reading.save(encoding)
+        # A vocabulary of several columns can have values that one of their types cannot represent.
+        Encoding.load(encoding).check(scan.schema, str(config.source))
 
         rows, folders = summed.labels.rows, config.dataset.partition_by
         log.info("encoding %s rows", f"{sum(rows.values()):,}")

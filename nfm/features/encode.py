@@ -14,17 +14,18 @@ from pyspark.sql import SparkSession
 
 from nfm.contract.columns import Rows
 from nfm.contract.encoder import Encoding, load_once
+from nfm.contract.publish import publication_id
 from nfm.contract.schema import FOLDS, MISSING, Spec
 from nfm.contract.values import decode_dictionary, to_floats
 from nfm.features import labels
 from nfm.features.labels import Label
 from nfm.features.split import LEFT_OUT, Split, assign_folds
+from nfm.features.times import TIMES, FoldTimes
 from nfm.table.folders import add_by_folder
 from nfm.table.scan import Scan
-from nfm.contract.publish import publication_id
 from nfm.table.write import FILES, Layout, Writer, WrittenFile, compact_files, file_batch, move_into_place
 
-_REPORTED = pa.schema([*FILES, ("counts", pa.map_(pa.string(), pa.int64()))])
+_REPORTED = pa.schema([*FILES, ("counts", pa.map_(pa.string(), pa.int64())), ("times", TIMES)])
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,7 @@ class Encoded:
     left_out: int  # negatives left out of the train fold
     # By field, then `values`, `missing` or `out_of_vocabulary`, then fold; for a bag, members are counted.
     fields: Mapping[str, Mapping[str, Mapping[str, int]]]
+    times: Mapping[str, Any] | None  # first and last time of each fold; None unless rows are split by time
 
 
 def encode(
@@ -82,17 +84,22 @@ def encode(
 
     # The closure takes only small values: each worker maps the encoding from its folder.
     def encode_split(all_rows: Iterator[Rows]) -> Iterator[pa.RecordBatch]:
-        writer, counts = Writer(written, layout), Counter[str]()
-        encode_rows(all_rows, load_once(encoding_folder, fingerprint), raw, split, writer, counts)
+        writer, counts, times = Writer(written, layout), Counter[str](), FoldTimes()
+        encode_rows(all_rows, load_once(encoding_folder, fingerprint), raw, split, writer, counts, times)
         files = file_batch(writer.close()).to_pylist()
-        yield pa.RecordBatch.from_pylist([*files, {"counts": list(counts.items())}], _REPORTED)
+        report = {"counts": list(counts.items()), "times": times.to_rows()}
+        yield pa.RecordBatch.from_pylist([*files, report], _REPORTED)
 
     needed = dict.fromkeys([*raw.columns, *split.columns, *spec.columns])
     reports = scan.map(needed, encode_split, _REPORTED).collect()
     files = [WrittenFile(row.folder, row.path, row.rows, row.bytes) for row in reports if row.path is not None]
+    times = FoldTimes()
+    for row in reports:
+        times.merge_rows(row.times or ())
+    time_facts = None if split.time is None else times.facts(split.time)
     move_into_place(compact_files(spark, files, written, layout), target, publication_id(target))
     shutil.rmtree(written, ignore_errors=True)  # including files of tasks that failed or ran twice
-    return _sum_counts(spec, [row.counts for row in reports if row.counts is not None])
+    return _sum_counts(spec, [row.counts for row in reports if row.counts is not None], time_facts)
 
 
 def encode_rows(
@@ -102,11 +109,12 @@ def encode_rows(
     split: Split,
     writer: Writer,
     counts: Counter[str],
+    times: FoldTimes,
 ) -> None:
     """Encode one task's rows into a writer, and add to `counts` by `what\tname\tfold`. Does not need Spark."""
     for rows in all_rows:
         row_labels = labels.read(rows, raw.label)
-        fold = assign_folds(split, rows, row_labels.is_zero)
+        fold = assign_folds(split, rows, row_labels.is_zero, times)
         columns: dict[str, Any] = {name: decode_dictionary(rows.column(source)) for name, source in raw.key.items()}
         columns["label"] = labels.encode(row_labels, raw.label, encoding.spec.classes)
         weight = np.ones(rows.num_rows) if raw.weight is None else to_floats(rows.column(raw.weight), raw.weight)
@@ -145,7 +153,7 @@ def _layout(spec: Spec, raw: RawColumns, repeating: Collection[str]) -> Layout:
     return Layout(("label", "weight", *plain, *members, *numbers), tuple(raw.key))
 
 
-def _sum_counts(spec: Spec, task_counts: Sequence[Mapping[str, int]]) -> Encoded:
+def _sum_counts(spec: Spec, task_counts: Sequence[Mapping[str, int]], times: Mapping[str, Any] | None) -> Encoded:
     total: Counter[str] = Counter()
     for counts in task_counts:
         total.update(counts)
@@ -156,4 +164,4 @@ def _sum_counts(spec: Spec, task_counts: Sequence[Mapping[str, int]]) -> Encoded
         }
         for name in (field.name for field in spec.fields)
     }
-    return Encoded({fold: total[f"rows\t\t{fold}"] for fold in FOLDS}, total["left_out\t\t"], by_fold)
+    return Encoded({fold: total[f"rows\t\t{fold}"] for fold in FOLDS}, total["left_out\t\t"], by_fold, times)

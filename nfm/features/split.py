@@ -2,19 +2,19 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from nfm.contract.columns import Rows
+from nfm.contract.arrays import to_numpy
+from nfm.contract.columns import Rows, hash_keys
 from nfm.contract.errors import DataError
-from nfm.contract.hashing import hash_rows
 from nfm.contract.messages import CORRECT_ROWS, quoted
 from nfm.contract.schema import FOLDS
-from nfm.contract.values import canonical_text, decode_dictionary, dictionary_indices, encode_dictionary, kind_of
+from nfm.contract.values import dictionary_indices, encode_dictionary
+from nfm.features.times import FoldTimes, parse_bound, read_times
 
 LEFT_OUT = -1  # fold of a negative that split.negative_rate leaves out of the train fold
 _NEGATIVES_SEED = 0x9E6A  # makes the choice of negatives independent of the choice of folds
@@ -34,6 +34,7 @@ class Split:
     column: str | None
     negative_rate: float
     key: tuple[str, ...]  # columns whose hash decides which negatives are kept
+    format: str | None = None
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -41,12 +42,15 @@ class Split:
         deciding = (self.time,) if self.time else (self.column,) if self.column else self.by
         return tuple(dict.fromkeys([*deciding, *(self.key if self.negative_rate < 1 else ())]))
 
+    @property
+    def bounds(self) -> tuple[str | int | None, str | int | None]:
+        """First moments of the valid and the test fold."""
+        return self.valid_from, self.test_from
+
     def __str__(self) -> str:
         """Return the description for plans and reports."""
         if self.time:
-            bounds = [
-                f"{n} from {b}" for n, b in (("valid", self.valid_from), ("test", self.test_from)) if b is not None
-            ]
+            bounds = [f"{n} from {b}" for n, b in zip(FOLDS[1:], self.bounds, strict=True) if b is not None]
             text = f"by {self.time}: {', '.join(bounds)}"
         elif self.column:
             text = f"by column {self.column}"
@@ -57,14 +61,16 @@ class Split:
         return text + (kept if self.negative_rate < 1 else "")
 
 
-def assign_folds(split: Split, rows: Rows, negative: NDArray[np.bool_]) -> NDArray[np.int8]:
+def assign_folds(
+    split: Split, rows: Rows, negative: NDArray[np.bool_], seen: FoldTimes | None = None
+) -> NDArray[np.int8]:
     """Return the (N,) folds of N rows as indices in FOLDS: 0 train, 1 valid, 2 test.
 
-    A `negative` (label 0) of the train fold that is not kept has LEFT_OUT. Raises DataError if a row has no fold: its
-    time is missing, or its split column does not name a fold.
+    A `negative` (label 0) of the train fold that is not kept has LEFT_OUT. `seen` receives the times of a split by
+    time. Raises DataError if a row has no fold: its time is missing or wrong, or its split column does not name a fold.
     """
     if split.time is not None:
-        folds = _assign_by_time(split, split.time, rows.column(split.time))
+        folds = _assign_by_time(split, split.time, rows.column(split.time), seen)
     elif split.column is not None:
         folds = _assign_by_column(split.column, rows.column(split.column))
     else:
@@ -88,62 +94,19 @@ def assign_by_hash(columns: Iterable[pa.Array], valid: float, test: float, seed:
 
 def _hash_position(columns: Iterable[pa.Array], seed: int) -> NDArray[np.float64]:
     """Return the (N,) hashes of N rows, scaled to 0 … 1."""
-    return hash_rows([_to_text(column) for column in columns], seed).astype(np.float64) / 2.0**64
+    return hash_keys(columns, seed).astype(np.float64) / 2.0**64
 
 
-def _to_text(values: pa.Array) -> pa.Array:
-    kind = kind_of(values.type)
-    if (
-        pa.types.is_binary(values.type)
-        or pa.types.is_large_binary(values.type)
-        or pa.types.is_fixed_size_binary(values.type)
-    ):
-        return values.cast(pa.large_binary()).cast(pa.large_string(), safe=False)  # not valid UTF-8
-    if kind is None:  # for example a timestamp: not a category, but it can be a key
-        return pc.cast(values, pa.large_string())
-    if not pa.types.is_dictionary(values.type):
-        if pa.types.is_integer(values.type):
-            return pc.cast(values, pa.large_string())
-        values = encode_dictionary(values)
-    return canonical_text(values.dictionary, kind, "key").take(values.indices)
-
-
-def _assign_by_time(split: Split, column: str, values: pa.Array) -> NDArray[np.int8]:
-    plain = decode_dictionary(values)
-    if plain.null_count:
-        raise DataError(
-            f"Column '{column}' decides the fold (split.time), but has nulls ({plain.null_count} of the {len(plain)} "
-            f"rows in one batch), so these rows have no fold. {CORRECT_ROWS}"
-        )
-    folds = np.zeros(len(plain), np.int8)
-    for fold, bound in ((1, split.valid_from), (2, split.test_from)):
+def _assign_by_time(split: Split, column: str, values: pa.Array, seen: FoldTimes | None) -> NDArray[np.int8]:
+    times = read_times(values, column, split.format)
+    folds = np.zeros(len(times), np.int8)
+    for fold, bound in enumerate(split.bounds, start=1):
         if bound is not None:
-            later = pc.greater_equal(plain, parse_bound(bound, plain.type, column))
-            folds[later.to_numpy(zero_copy_only=False)] = fold
+            later = pc.greater_equal(times, parse_bound(bound, times.type, column, values.type))
+            folds[to_numpy(later)] = fold
+    if seen is not None:
+        seen.add(folds, times)
     return folds
-
-
-def parse_bound(bound: str | int, type_: pa.DataType, column: str) -> Any:
-    """Return valid_from or test_from as a scalar of the column's type; DataError if they cannot be compared."""
-    if pa.types.is_dictionary(type_):
-        type_ = type_.value_type
-    comparable = (
-        pa.types.is_integer(type_)
-        if isinstance(bound, int)
-        else pa.types.is_date(type_) or pa.types.is_timestamp(type_) or kind_of(type_) == "text"
-    )
-    try:
-        if comparable and pa.types.is_timestamp(type_):
-            return pa.scalar(bound).cast(pa.timestamp(type_.unit)).cast(type_)  # times are in UTC
-        if comparable:
-            return pa.scalar(bound).cast(type_)
-    except pa.ArrowInvalid:
-        pass
-    raise DataError(
-        f"Column '{column}' decides the fold (split.time) and is {type_}, to which {bound!r} cannot be compared. Set "
-        "split.valid_from and split.test_from to dates for a date or a timestamp, to strings for a string, and to "
-        "integers for an integer."
-    )
 
 
 def _assign_by_column(column: str, values: pa.Array) -> NDArray[np.int8]:

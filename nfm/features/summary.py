@@ -7,6 +7,7 @@ from nfm.config.settings import Config
 from nfm.contract.messages import listed
 from nfm.contract.schema import FOLDS
 from nfm.features.dataset import Prepared
+from nfm.table.session import TIME_ZONE, read_settings
 
 _COVERAGE = ("coverage_before", "coverage_after")
 _NAMED = 10  # maximum number of new classes that are named
@@ -28,6 +29,7 @@ def plan(config: Config, prepared: Prepared) -> str:
         f"  where     {config.source.where or 'all rows'}",
         f"  scan      {scan.method}: {scan.reason}",
     ]
+    lines += _time_zone(read_settings(scan.table.sparkSession))
     if scan.splits:
         pieces = [piece for split in scan.splits for piece in split]
         size = sum(piece.stop - piece.start for piece in pieces) / 2**20
@@ -54,10 +56,12 @@ def summary(config: Config, statistics: Mapping[str, Any]) -> str:
     lines += [f"  skipped   {path}, which cannot be read" for path in statistics["skipped_files"]]
     if statistics["bad_rows"]:
         lines.append(f"  left out  {statistics['bad_rows']:,} rows that do not fit the columns (source.on_bad_row)")
+    lines += _time_zone(statistics["read_settings"])
     if statistics["left_out"]:
         lines.append(f"  left out  {statistics['left_out']:,} negatives of the train fold (split.negative_rate)")
     for fold in FOLDS:
-        lines.append(f"  {fold:<7}{rows[fold]:>12,} rows{_labels(statistics, fold) if rows[fold] else ''}")
+        described = f"{_labels(statistics, fold)}{_times(statistics, fold)}" if rows[fold] else ""
+        lines.append(f"  {fold:<7}{rows[fold]:>12,} rows{described}")
     if statistics["label"]["task"] == "multiclass":
         lines.append(f"  classes{len(statistics['label']['classes']):>12,} of {config.columns.label}")
     lines += [*_fields(statistics["fields"]), *_numbers(statistics["numbers"], rows["train"])]
@@ -70,6 +74,11 @@ def summary(config: Config, statistics: Mapping[str, Any]) -> str:
     lines += [f"  finding   {finding['about']}: {finding['text']}" for finding in statistics["findings"]]
     report = config.encoding_folder / "report.html"
     return "\n".join([*lines, *_outputs(config), f"  report    {report}"])
+
+
+def _time_zone(settings: Mapping[str, str]) -> list[str]:
+    zone = settings[TIME_ZONE]
+    return [] if zone == "UTC" else [f"  time zone {zone} ({TIME_ZONE}) for source.where and Spark's reader"]
 
 
 def _outputs(config: Config) -> list[str]:
@@ -124,6 +133,12 @@ def _labels(statistics: Mapping[str, Any], fold: str) -> str:
     largest = max(label["classes"], key=lambda facts: int(facts[fold]))
     share = _share(largest[fold], statistics["rows"][fold])
     return f"   {label['column']} is most often {largest['class']}, in {share}"
+
+
+def _times(statistics: Mapping[str, Any], fold: str) -> str:
+    """Describe the times of a fold that has rows; empty unless the rows are split by time."""
+    times = statistics["times"]
+    return "   {} {} … {}".format(times["column"], *times["folds"][fold]) if times else ""
 
 
 def _share(part: int, whole: int) -> str:

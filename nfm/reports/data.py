@@ -15,6 +15,7 @@ def data_tables(statistics: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "folds": FOLDS,
         "rows": statistics["rows"],
+        "times": statistics.get("times"),
         "label": {"column": "label", **label},  # encodings of older versions lack the name
         "ranked": "positive" in label,  # fields and numbers have an AUC
         "classes": _largest(label)[:CLASSES],

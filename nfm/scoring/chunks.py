@@ -18,7 +18,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any, Self
@@ -37,6 +37,7 @@ _RUN, _DONE, _FILES = "_run.json", "done", "files"
 _DISPLAY_NAMES = {  # for messages
     "table": "the table's files",
     "cut": "Spark's partitioning of the table",
+    "reader": "Spark's setting",
     "program": "the version of nfm",
 }
 
@@ -48,18 +49,24 @@ class Chunk:
     number: int  # of the split; with `scan: spark`, of the partition
     tally: Tally
     files: list[WrittenFile]
+    keys: list[WrittenFile] = field(default_factory=list)  # hashes of the rows' keys
+
+    @property
+    def all_files(self) -> list[WrittenFile]:
+        """Files of scores and of hashes."""
+        return [*self.files, *self.keys]
 
     def to_json(self) -> str:
         """Return the record as JSON."""
-        files = [vars(file) for file in self.files]
-        return json.dumps({"number": self.number, "files": files, "tally": self.tally.to_json()})
+        files, keys = ([vars(file) for file in files] for files in (self.files, self.keys))
+        return json.dumps({"number": self.number, "files": files, "keys": keys, "tally": self.tally.to_json()})
 
     @classmethod
     def from_json(cls, text: str) -> Self:
         """Read the record that `to_json` returns."""
         content = json.loads(text)
-        files = [WrittenFile(**file) for file in content["files"]]
-        return cls(content["number"], Tally.from_json(content["tally"]), files)
+        files, keys = ([WrittenFile(**file) for file in content[kind]] for kind in ("files", "keys"))
+        return cls(content["number"], Tally.from_json(content["tally"]), files, keys)
 
 
 @dataclass(frozen=True)
@@ -86,7 +93,7 @@ class Chunks:
         for path in self._records():
             try:
                 chunk = Chunk.from_json(path.read_text())
-                is_complete = all(os.stat(file.path).st_size == file.bytes for file in chunk.files)  # noqa: PTH116
+                is_complete = all(os.stat(file.path).st_size == file.bytes for file in chunk.all_files)  # noqa: PTH116
             except (OSError, ValueError, KeyError, TypeError):  # the machine crashed before all data was written
                 is_complete = False
             if is_complete:
@@ -143,7 +150,7 @@ def open_chunks(target: Path, run: Mapping[str, Any]) -> Chunks:
             (folder / name).mkdir(parents=True)
         _write(folder / _RUN, {"run": run, "splits": None})
     chunks = Chunks(folder)
-    kept = {Path(file.path).name for chunk in chunks.done() for file in chunk.files}
+    kept = {Path(file.path).name for chunk in chunks.done() for file in chunk.all_files}
     for path in chunks.files.iterdir():  # files that tasks were writing when the run stopped
         if path.name not in kept:
             path.unlink(missing_ok=True)

@@ -1,10 +1,11 @@
 """Score a raw table with a model and publish scores/."""
 
 import hashlib
+import json
 import logging
 import shutil
 import uuid
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -24,7 +25,7 @@ from nfm.contract.schema import canonical_json
 from nfm.scoring.chunks import Chunk, Chunks, code_digest, open_chunks, reuse_splits
 from nfm.scoring.formats import publishing
 from nfm.scoring.health.gates import crossed_gates, lift_gates
-from nfm.scoring.health.health import compare_with_training
+from nfm.scoring.health.health import compare_with_training, describe_keys, describe_settings
 from nfm.scoring.health.page import REPORT, SCORES_MARKER, refused_folder, write_report
 from nfm.scoring.health.tally import Tally
 from nfm.scoring.hosts import open_model, place
@@ -32,8 +33,10 @@ from nfm.scoring.output import final_schema, finish, layout, rank_columns
 from nfm.scoring.prepare import model_inputs, open_all, output_columns
 from nfm.scoring.tasks import Output, score_rows
 from nfm.table.errors import translate_spark_errors
+from nfm.table.keys import count_duplicates
 from nfm.table.relation import read_file_versions
 from nfm.table.scan import Scan
+from nfm.table.session import TIME_ZONE, read_settings
 from nfm.table.write import Writer
 
 _RECORD = pa.schema([("record", pa.string())])
@@ -41,7 +44,8 @@ _RECORD = pa.schema([("record", pa.string())])
 log = logging.getLogger(__name__)
 
 _KEPT = "The output is unchanged"
-_MODEL, _WRITTEN = "_model", "_written"  # folders in the staging folder: model for the tasks; files being written
+# Folders in the staging folder: the model for the tasks; files being written; hashes of keys.
+_MODEL, _WRITTEN, _KEYS = "_model", "_written", "_keys"
 
 
 def score_table(spark: SparkSession, config: Config) -> Mapping[str, Any]:
@@ -61,7 +65,8 @@ def score_table(spark: SparkSession, config: Config) -> Mapping[str, Any]:
     # Ranks need all scores. With ranks, `finish` partitions the rows after ranking them.
     partition_by = () if rank_columns(settings) else settings.partition_by
     columns = output_columns(artifact.encoding.spec, config)
-    output = Output(tuple(columns), partition_by, settings.encoded, settings.explain)
+    key = artifact.encoding.spec.key if settings.count_duplicate_keys else ()
+    output = Output(tuple(columns), partition_by, settings.encoded, settings.explain, key)
     schema = output.schema(artifact, scan.schema)
     with translate_spark_errors(str(source)), locked(target):
         with publishing(settings, target, final_schema(schema, settings)) as (staging, publish):
@@ -70,9 +75,12 @@ def score_table(spark: SparkSession, config: Config) -> Mapping[str, Any]:
                 done = _score(artifact, scan, output, schema, settings.file_mb << 20, chunks, staging)
                 tally = _merge_tallies(done)
                 _check_finite(tally, source)
-                report = _build_report(config, artifact, source, scan, tally)
-                _enforce_gates(report, config, source)
                 files = [file for chunk in done for file in chunk.files]
+                duplicates = _count_duplicates(spark, done, scan, output, staging) if key else None
+                report = _build_report(config, artifact, source, scan, tally, duplicates)
+                _enforce_gates(report, config, source)
+                for problem in (*describe_settings(report), *describe_keys(report)):
+                    log.warning("%s: %s", source, problem)
                 files = finish(spark, files, schema, settings, staging / _WRITTEN)
                 written = sum(file.rows for file in files)
                 if written != tally.rows:
@@ -110,6 +118,7 @@ def _list_dependencies(
         "model": artifact.fingerprint,
         "table": hashlib.sha256(canonical_json([files, scan.skipped, scan.method]).encode()).hexdigest(),
         "cut": scan.partitioning,
+        "reader": read_settings(spark),
         "settings": {"source": source.model_dump(mode="json"), "output": vars(output), "file_mb": file_mb},
         "program": code_digest(),
     }
@@ -177,6 +186,16 @@ def _score(
     return done
 
 
+def _count_duplicates(
+    spark: SparkSession, done: Sequence[Chunk], scan: Scan, output: Output, staging: Path
+) -> dict[str, Any]:
+    """Return the content of `duplicate_keys` in _report.json."""
+    files = [file for chunk in done for file in chunk.files]
+    runs = [run for chunk in done for run in chunk.keys]
+    key = pa.schema([scan.schema.field(name) for name in output.key])
+    return count_duplicates(spark, runs, files, key, staging / _KEYS) | {"null_rows": _merge_tallies(done).null_keys}
+
+
 def _check_finite(tally: Tally, source: Source) -> None:
     if tally.not_finite:
         raise DataError(
@@ -186,7 +205,9 @@ def _check_finite(tally: Tally, source: Source) -> None:
         )
 
 
-def _build_report(config: Config, artifact: Artifact, source: Source, scan: Scan, tally: Tally) -> dict[str, Any]:
+def _build_report(
+    config: Config, artifact: Artifact, source: Source, scan: Scan, tally: Tally, duplicates: dict[str, Any] | None
+) -> dict[str, Any]:
     """Return the content of _report.json."""
     report = {
         "name": artifact.metadata["name"],
@@ -196,14 +217,27 @@ def _build_report(config: Config, artifact: Artifact, source: Source, scan: Scan
         "model": str(artifact.path),
         "source": str(source),
         "scan": scan.method,
+        "read_settings": read_settings(scan.table.sparkSession),
+        "changed_settings": _changed_settings(artifact, scan, source, config.score.encoded),
         "skipped_files": list(scan.skipped),
         "bad_rows": scan.bad_rows,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "rows": tally.rows,
+        "duplicate_keys": duplicates,
         **compare_with_training(artifact, tally, config.score.encoded),
     }
     gates = config.score.gates
     return report | {"gates": {"limits": gates.limits, "crossed": crossed_gates(gates, report)}}
+
+
+def _changed_settings(artifact: Artifact, scan: Scan, source: Source, encoded: bool) -> dict[str, list[str]]:
+    """Return the settings with which Spark reads another table than in training: the value then, and now."""
+    if encoded or (scan.method == "parquet" and source.where is None):  # tasks read the files themselves
+        return {}
+    statistics = json.loads((artifact.path / "encoding" / "statistics.json").read_text())
+    trained = statistics.get("read_settings", {TIME_ZONE: "UTC"})  # older versions always used UTC
+    now = read_settings(scan.table.sparkSession)
+    return {key: [was, now[key]] for key, was in trained.items() if now.get(key, was).lower() != was.lower()}
 
 
 def _enforce_gates(report: Mapping[str, Any], config: Config, source: Source) -> None:

@@ -5,7 +5,7 @@ from typing import Any
 
 from nfm.config.settings import Config
 from nfm.scoring.formats import report_folder
-from nfm.scoring.health.health import has_drifted, score_reports
+from nfm.scoring.health.health import describe_keys, describe_settings, has_drifted, score_reports
 from nfm.scoring.health.page import REPORT, describe_psi
 
 _SHOWN = 10  # column names that are shown; the report has all
@@ -22,6 +22,8 @@ def summary(config: Config, report: Mapping[str, Any]) -> str:
         *([f"  reasons   {reasons} for each row"] if reasons else []),
         *(f"  skipped   {path}, which cannot be read: its rows have no score" for path in report["skipped_files"]),
         *([f"  left out  {report['bad_rows']:,} rows that do not fit the columns"] if report["bad_rows"] else []),
+        *(f"  settings  {line}" for line in describe_settings(report)),
+        *(f"  keys      {line}" for line in describe_keys(report)),
         f"  {'column':<{width}}{'missing (train)':>20}{'out-of-vocabulary (train)':>28}{'PSI':>10}",
     ]
     for name, counts in report["values"].items():

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-from nfm.contract.arrays import to_arrow
+from nfm.contract.arrays import null_mask, to_arrow
 from nfm.contract.artifact import Artifact
 from nfm.contract.columns import Rows
 from nfm.contract.errors import DataError
@@ -20,7 +20,8 @@ from nfm.scoring.chunks import Chunk
 from nfm.scoring.health.tally import Tally
 from nfm.scoring.reasons import reason_columns
 from nfm.scoring.scorer import explain_batch, score_columns
-from nfm.table.folders import add_by_folder
+from nfm.table.folders import add_by_folder, folder_texts
+from nfm.table.keys import KeyWriter
 from nfm.table.parquet import RowGroup
 from nfm.table.write import Writer
 
@@ -33,6 +34,7 @@ class Output:
     partition_by: tuple[str, ...]  # columns that are in the folders' names instead of the files
     encoded: bool  # the table is a dataset
     explain: int = 0  # reasons for each row, after its scores
+    key: tuple[str, ...] = ()  # of `columns`: those in which duplicates are counted; empty: duplicates are not counted
 
     @property
     def carried(self) -> tuple[str, ...]:
@@ -54,7 +56,7 @@ def score_rows(
     number: int, all_rows: Iterable[Rows], artifact: Artifact, output: Output, schema: pa.Schema, writer: Writer
 ) -> Chunk:
     """Score the rows of one split and write them. Does not need Spark."""
-    tally = Tally()
+    tally, keys = Tally(), KeyWriter(writer.folder)
     for rows in all_rows:
         try:
             scores_NC, reasons = explain_batch(artifact, rows, output.explain, output.encoded, tally)
@@ -64,9 +66,14 @@ def score_rows(
             raise
         if isinstance(rows, RowGroup):
             tally.merge(Tally(read={rows.path: (rows.num_rows, rows.rows_of_file)}))
+        columns = {name: rows.column(name) for name in output.columns}
         # Depending on its settings, Spark sends texts as large_string.
-        carried = [decode_dictionary(rows.column(name)).cast(schema.field(name).type) for name in output.carried]
+        carried = [decode_dictionary(columns[name]).cast(schema.field(name).type) for name in output.carried]
         table = pa.table([*carried, *map(to_arrow, scores_NC.T), *reasons], schema=schema)
-        partitions = {name: rows.column(name) for name in output.partition_by}
+        partitions = {name: columns[name] for name in output.partition_by}
+        if output.key:
+            keys.add([folder_texts(columns[n], n) if n in partitions else table[n].chunk(0) for n in output.key])
+            has_null = np.logical_or.reduce([null_mask(columns[name]) for name in output.key])
+            tally.null_keys += int(np.count_nonzero(has_null))
         add_by_folder(writer, table, [""], np.zeros(rows.num_rows, np.int8), partitions, "score.partition_by")
-    return Chunk(number, tally, writer.close())
+    return Chunk(number, tally, writer.close(), keys.close())

@@ -7,6 +7,7 @@ from urllib.parse import unquote
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from nfm.contract.arrays import to_arrow
@@ -43,9 +44,8 @@ def add_by_folder(
     """
     labels, code = list(folders), code.astype(np.int64)
     for name, values in partitions.items():
-        kind = check_kind(name, values.type, "the table")
-        encoded = encode_dictionary(values)
-        texts = canonical_text(encoded.dictionary, kind, name).to_pylist()
+        encoded, folder_values = _folder_values(values, name)
+        texts = folder_values.to_pylist()
         subfolders = [f"{_escape(name, key)}={_escape(text, key) if text else _NULL_FOLDER}" for text in [*texts, None]]
         kept = code >= 0
         n = len(subfolders)
@@ -69,6 +69,25 @@ def folder_values(path: str, names: Sequence[str]) -> tuple[str | None, ...] | N
     if not all(name.lower() in values for name in names):
         return None
     return tuple(None if values[n.lower()] == _NULL_FOLDER else values[n.lower()] for n in names)
+
+
+def _folder_values(values: pa.Array, name: str) -> tuple[pa.DictionaryArray, pa.Array]:
+    """Return a partition column as a dictionary, and the text of each of its values."""
+    kind = check_kind(name, values.type, "the table")
+    encoded = encode_dictionary(values)
+    return encoded, canonical_text(encoded.dictionary, kind, name)
+
+
+def folder_texts(values: pa.Array, name: str) -> pa.Array:
+    """Return the (N,) texts of a partition column (`large_string`) as readers of the folders get them."""
+    encoded, texts = _folder_values(values, name)
+    return pc.if_else(pc.equal(texts, ""), None, texts).take(encoded.indices)
+
+
+def folder_text(folder: str, name: str, rows: int) -> pa.Array:
+    """Return (N,) equal texts (`large_string`): the value of a partition column in the name of a folder."""
+    (text,) = folder_values(f"{folder}/file", [name]) or (None,)
+    return pa.repeat(pa.scalar(text, pa.large_string()), rows)
 
 
 def _escape(text: str, key: str) -> str:

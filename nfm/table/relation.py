@@ -133,7 +133,7 @@ def list_files(
 ) -> tuple[Files, dict[str, File]]:
     """Return the reader of the files, and by URI the files whose folders satisfy `where`."""
     types = to_arrow_schema(relation.raw)
-    case_sensitive = spark.conf.get("spark.sql.caseSensitive") == "true"
+    case_sensitive = str(spark.conf.get("spark.sql.caseSensitive")).lower() == "true"
     if not relation.partitions and source.where is None:  # most tables need no query
         no_partitions = pa.RecordBatch.from_arrays([], names=[])
         return Files(str(source), types, no_partitions, case_sensitive), stat_files(

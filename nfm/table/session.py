@@ -19,12 +19,20 @@ from pyspark.sql import SparkSession
 from nfm.contract.errors import ConfigError, NfmError
 from nfm.table.java import java_home
 
+TIME_ZONE = "spark.sql.session.timeZone"
+_UTC = ("Etc/UTC", "Z", "GMT", "Etc/GMT", "+00:00", "UTC+00:00", "GMT+00:00")  # other names of UTC
+# With these settings, Spark can read other rows or values from the same source.
+_READ_SETTINGS = (
+    TIME_ZONE,
+    "spark.sql.ansi.enabled",
+    "spark.sql.caseSensitive",
+    "spark.sql.legacy.timeParserPolicy",
+    "spark.sql.parquet.binaryAsString",
+    "spark.sql.parquet.inferTimestampNTZ.enabled",
+    "spark.sql.sources.partitionColumnTypeInference.enabled",
+    "spark.sql.timestampType",
+)
 _BATCH = "spark.sql.execution.arrow.maxRecordsPerBatch"
-_JOB_SETTINGS = {
-    "spark.sql.session.timeZone": "UTC",
-    "spark.sql.execution.pyspark.udf.simplifiedTraceback.enabled": "true",
-    "spark.sql.legacy.javaCharsets": "true",  # text files in windows-1252 and other encodings that Java knows
-}
 _MEMORY = "spark.driver.memory"
 _HEAP_SIZE = re.compile(r"\d+[kmgt]", re.IGNORECASE)  # values that the JVM's option -Xmx takes
 # These settings take effect only when the JVM starts.
@@ -41,22 +49,21 @@ _sent: set[str] = set()  # applications whose executors have this package
 
 @contextmanager
 def session_for(name: str, spark: SparkSession | None) -> Iterator[SparkSession]:
-    """Yield `spark`, or else the running session or a new one; afterwards, undo the settings that the job changed."""
+    """Yield `spark`, or else the running session or a new one; afterwards, undo the setting that the job changed."""
     spark = spark or _open_session(name, {})
-    before = {key: spark.conf.get(key, None) for key in (*_JOB_SETTINGS, _BATCH)}
+    has_batch = spark.conf.get(_BATCH, None) is not None
     try:
         _prepare(spark)
         yield spark
     finally:
-        for key, value in before.items():
-            if value is None:
-                spark.conf.unset(key)
-            else:
-                spark.conf.set(key, value)
+        if not has_batch:
+            spark.conf.unset(_BATCH)
 
 
 def start_session(name: str, settings: Mapping[str, str] = MappingProxyType({})) -> SparkSession:
     """Return the running session, or start one; settings of spark-submit and spark-defaults.conf apply.
+
+    The time zone of a session that is started here is UTC unless it is set.
 
     Workers run the Python of this process unless PYSPARK_PYTHON is set. They receive this package, so that executors
     run the same code as the driver. Where neither SPARK_CONF_DIR nor SPARK_HOME is set, `spark_conf/` of this package
@@ -76,9 +83,6 @@ def start_session(name: str, settings: Mapping[str, str] = MappingProxyType({}))
 
 
 def _open_session(name: str, settings: Mapping[str, str]) -> SparkSession:
-    for key, value in _JOB_SETTINGS.items():
-        if settings.get(key, value) != value:
-            raise ConfigError(f"--spark {key}={settings[key]} cannot take effect: every job needs {value}. Remove it")
     # spark-submit starts the JVM before this process.
     if "PYSPARK_GATEWAY_PORT" not in os.environ and SparkContext._gateway is None:
         if not _HEAP_SIZE.fullmatch(settings.get(_MEMORY, "1g")):  # the JVM would print lines of its own
@@ -91,8 +95,8 @@ def _open_session(name: str, settings: Mapping[str, str]) -> SparkSession:
     else:
         _check_jvm_settings(settings)
     os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
-    builder = SparkSession.builder
-    if SparkContext._active_spark_context is None:
+    builder, starts = SparkSession.builder, SparkContext._active_spark_context is None
+    if starts:
         builder = builder.appName(name).config("spark.ui.showConsoleProgress", str(_is_terminal()).lower())
     for key, value in settings.items():
         builder = builder.config(key, value)
@@ -101,15 +105,22 @@ def _open_session(name: str, settings: Mapping[str, str]) -> SparkSession:
     except (PySparkException, Py4JError) as error:
         raise _startup_error(settings, error) from error
     _check_settings(spark, settings)
+    # The machine's zone is only the default of sessions that the user started.
+    if starts and spark.conf.get(TIME_ZONE, None) is None:
+        spark.conf.set(TIME_ZONE, "UTC")
     return spark
 
 
+def read_settings(spark: SparkSession) -> dict[str, str]:
+    """Return the settings with which the session reads a source, for the reports and for a comparison with training."""
+    settings = {key: str(spark.conf.get(key)) for key in _READ_SETTINGS}
+    return settings | ({TIME_ZONE: "UTC"} if settings[TIME_ZONE] in _UTC else {})
+
+
 def _prepare(spark: SparkSession) -> None:
-    """Apply the settings that every job needs, and send this package to the executors of a cluster."""
-    for key, value in _JOB_SETTINGS.items():
-        spark.conf.set(key, value)
+    """Set a larger batch than Spark's default, and send this package to the executors of a cluster."""
     context = spark.sparkContext
-    if not context.getConf().contains(_BATCH):
+    if spark.conf.get(_BATCH, None) is None:
         spark.conf.set(_BATCH, "65536")  # Spark ends a batch earlier at 64 MB
     if not str(context.master).startswith("local") and context.applicationId not in _sent:
         _sent.add(context.applicationId)

@@ -27,10 +27,18 @@ def map_rows(
 
     def unpack(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         limit_arrow_threads()
-        return work(pa.RecordBatch.from_struct_array(batch.column(0)) for batch in batches)
+        return work(_with_utc(pa.RecordBatch.from_struct_array(batch.column(0))) for batch in batches)
 
     rows = table.select(F.struct(*(column(name) for name in names)).alias("row"))
     return rows.mapInArrow(unpack, from_arrow_schema(schema))
+
+
+def _with_utc(batch: pa.RecordBatch) -> pa.RecordBatch:
+    """Return the batch with the zone UTC in its timestamps, the same instants: Spark gives them the session's zone."""
+    for i, field in enumerate(batch.schema):
+        if pa.types.is_timestamp(field.type) and field.type.tz not in (None, "UTC"):
+            batch = batch.set_column(i, field.name, batch.column(i).cast(pa.timestamp(field.type.unit, "UTC")))
+    return batch
 
 
 def run_tasks(

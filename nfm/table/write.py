@@ -50,7 +50,7 @@ class Writer:
 
     def __init__(self, written: Path, layout: Layout, file_bytes: int = FILE_BYTES) -> None:
         """Write files below `written`."""
-        self._written, self._layout, self._file_bytes = written, layout, file_bytes
+        self.folder, self._layout, self._file_bytes = written, layout, file_bytes
         self._waiting: dict[str, list[pa.Table]] = defaultdict(list)
         self._waiting_rows: dict[str, int] = defaultdict(int)
         self._open: dict[str, tuple[Path, pq.ParquetWriter]] = {}
@@ -82,7 +82,7 @@ class Writer:
         if folder not in self._open:
             if len(self._open) == _OPEN_FILES:
                 self._finish(next(iter(self._open)))
-            path = self._written / f"{uuid.uuid4().hex}.parquet"
+            path = self.folder / f"{uuid.uuid4().hex}.parquet"
             compression = dict.fromkeys(self._layout.texts, "snappy") or "none"
             dictionaries = list(self._layout.repeating)
             writer = pq.ParquetWriter(path, rows.schema, use_dictionary=dictionaries, compression=compression)

@@ -37,6 +37,17 @@ NO_VALID = (
     "train.early_stopping needs a valid fold, but split.valid is 0 (for a split by time: valid_from is not set): "
     "set it, or set train.early_stopping: null"
 )
+MOMENT = (
+    "split.valid_from: {} given; allowed: an ISO date or time such as 2026-10-31 or 2026-10-31 12:00, or an integer"
+)
+FORMAT = (
+    "split.format: {} given, which does not determine a time: it needs a year, each smaller unit only with the larger "
+    "ones, and %p with %I"
+)
+DIRECTIVES = (
+    "split.format: {} given; allowed: a string such as '%m/%d/%Y' with Python's directives %Y %y %m %d %b %B %j %H %I "
+    "%M %S %f %z %p %a %A %%"
+)
 CROSS = "columns.categorical.F: a cross is made of the columns it names, so cross and column cannot be combined: "
 HASHED = "columns.categorical.F: a hashed field has no vocabulary, so hash_buckets and max_size, min_count cannot be "
 SHARED = "columns: categorical.F.share_with: {} given, which is not another categorical field"
@@ -88,6 +99,27 @@ FOLDER = "{} given; it must be a folder that every machine sees at the same path
         (
             "split={time: t, valid_from: 7, test_from: 2026-01-01}",
             "split: valid_from and test_from have different types: write both in the same form",
+        ),
+        (
+            "split={time: t, valid_from: 2026-01-01T12, test_from: '2026-01-01 11:59'}",  # the T sorts after the space
+            "split: test_from is before valid_from: the order of the folds is train, valid, test",
+        ),
+        ("split={time: t, valid_from: October}", MOMENT.format("'October'")),
+        ("split={time: t, valid_from: '2026-02-30'}", MOMENT.format("'2026-02-30'")),
+        ("split={time: t, valid_from: 1.5}", MOMENT.format("1.5")),
+        ("split.format='%Y'", "split: format needs time, the name of the time column"),
+        ("split={time: t, format: '%d/%m', valid_from: 2026-01-01}", FORMAT.format("'%d/%m'")),
+        ("split={time: t, format: '%Y-%d', valid_from: 2026-01-01}", FORMAT.format("'%Y-%d'")),
+        ("split={time: t, format: '%d.%m.%Y %I:%M', valid_from: 2026-01-01}", FORMAT.format("'%d.%m.%Y %I:%M'")),
+        ("split={time: t, format: '%Y-%U', valid_from: 2026-01-01}", DIRECTIVES.format("'%Y-%U'")),
+        ("split={time: t, format: dd/MM/yyyy, valid_from: 2026-01-01}", DIRECTIVES.format("'dd/MM/yyyy'")),
+        (
+            "split={time: t, format: '%Y%m%d', valid_from: 20260101}",
+            "split: with format, valid_from and test_from are dates such as 2026-10-31, not integers",
+        ),
+        (
+            "score={count_duplicate_keys: false, gates: {max_duplicate_keys: 0}}",
+            "score: gates.max_duplicate_keys needs count_duplicate_keys: true",
         ),
         ("split.negative_rate=0", "split.negative_rate: 0 given; input should be greater than 0"),
         ("source.path=[]", "source.path: [] given; a path is a string or a list of strings"),
@@ -172,6 +204,7 @@ def test_a_range_without_numbers_in_it_is_refused(file: Path, space: str, low: s
         ["columns.numeric.years={column: Age}"],
         ["split={time: t, valid_from: 2026-01-01, test_from: 2026-02-01, negative_rate: 0.1}"],
         ["split={time: t, valid_from: 3, test_from: 9}"],
+        ["split={time: t, format: '%d.%m.%y %I:%M %p', valid_from: 2026-01-01T00:00+02:00}"],
         ["split={column: fold}"],
         ["source.path=[a, b]", "source.scan=parquet", "source.on_corrupt=skip"],
         ["columns.categorical.Tags={bag: true, weights: w, delimiter: ';', max_length: 20, hash_buckets: 100}"],

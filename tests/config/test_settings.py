@@ -29,13 +29,13 @@ columns:
   numeric:
     Age: {column: null, as: dense, impute: mean, missing_flag: false, scale: standard, clip: null, buckets: null}
 split:
-  {by: [], valid: 0.1, test: 0.2, seed: 1, time: null, valid_from: null, test_from: null, column: null,
-   negative_rate: 1.0}
+  {by: [], valid: 0.1, test: 0.2, seed: 1, time: null, format: null, valid_from: null, test_from: null,
+   column: null, negative_rate: 1.0}
 dataset: {partition_by: []}
 model:
   {task: binary, embedding_dim: 64, hidden_units: [128, 128], activation: relu, batch_norm: true,
-   pooling_dropout: 0.5, hidden_dropout: 0.2, l2: {embedding: 0.0, linear: 0.0, hidden: 0.0}, output: trained, standardize_label: true,
-   embedding_dtype: float32}
+   pooling_dropout: 0.5, hidden_dropout: 0.2, l2: {embedding: 0.0, linear: 0.0, hidden: 0.0}, output: trained,
+   standardize_label: true, embedding_dtype: float32}
 train:
   {optimizer: adagrad, learning_rate: 0.05, initial_accumulator: 0.1, momentum: 0.0, linear_optimizer: null,
    clip_norm: null, schedule: {kind: constant, warmup_steps: 0, final_share: 0.0, factor: 0.5, patience: 2},
@@ -45,7 +45,8 @@ train:
 tune: {metric: null, space: {}}
 score: {source: null, model: null, output: null, columns: [], encoded: false, partition_by: [], format: parquet,
   file_mb: 128, explain: 0, rank: false, quantile: false,
-  gates: {max_oov_rate: null, max_psi: null, max_field_psi: null, min_rows: null}}
+  count_duplicate_keys: true,
+  gates: {max_oov_rate: null, max_psi: null, max_field_psi: null, min_rows: null, max_duplicate_keys: null}}
 """
 
 
@@ -184,7 +185,7 @@ def test_one_message_lists_all_problems(file: Path) -> None:
         "model.embedding_dim: 0 given; input should be greater than or equal to 1",
         "train.seed: 'x' given; input should be a valid integer",
         "score.colums: unknown key. Did you mean 'columns'? Allowed here: source, model, output, columns, "
-        "encoded, partition_by, format, file_mb, explain, rank, quantile, gates",
+        "encoded, partition_by, format, file_mb, explain, rank, quantile, count_duplicate_keys, gates",
     ]
 
 

@@ -14,6 +14,7 @@ from pyspark.sql import SparkSession
 from nfm.contract.encoder import Encoding
 from nfm.contract.errors import DataError
 from nfm.features.dataset import build
+from nfm.features.summary import summary
 from tests.features.examples import ROWS, SCHEMA, by_key, config, dataset_rows
 
 
@@ -157,6 +158,28 @@ def test_folds_by_time_and_by_column(spark: SparkSession, tmp_path: Path) -> Non
     build(spark, config(tmp_path, tmp_path / "raw", columns=columns, split=split))
     folds = {row["id"]: row["fold"] for row in dataset_rows(tmp_path / "dataset")}
     assert folds == {i: "train" if i < 9 else "valid" if i < 11 else "test" for i in range(1, 13)}
+
+    # The same days as strings that do not sort, and the reports of both.
+    texts = spark.read.parquet(str(tmp_path / "raw")).selectExpr("id", "date_format(day, 'M/d/yy') day", "c", "y")
+    texts.write.parquet(str(tmp_path / "texts"))
+    with pytest.raises(DataError, match=r"'day' decides the fold .*/26' is not an ISO 8601 .* Set split\.format to"):
+        build(spark, config(tmp_path, tmp_path / "texts", columns=columns, split=split))
+    for source, form in (("raw", {}), ("texts", {"format": "%m/%d/%y"})):
+        settings = config(tmp_path, tmp_path / source, columns=columns, split=split | form)
+        statistics = build(spark, settings)
+        assert {row["id"]: row["fold"] for row in dataset_rows(tmp_path / "dataset")} == folds
+        spans = {
+            "train": ["2026-01-15", "2026-08-15"],
+            "valid": ["2026-09-15", "2026-10-15"],
+            "test": ["2026-11-15", "2026-12-15"],
+        }
+        assert json.loads((tmp_path / "dataset/_dataset.json").read_text())["times"] == {
+            "column": "day",
+            "folds": spans,
+        }
+        assert "day 2026-09-15 … 2026-10-15" in summary(settings, statistics)
+        report = (tmp_path / "encoding/report.html").read_text()
+        assert "<td>2026-01-15</td><td>2026-08-15</td>" in report
 
     build(spark, config(tmp_path, tmp_path / "raw", columns=columns, split={"column": "part"}))
     assert {row["id"]: row["fold"] for row in dataset_rows(tmp_path / "dataset")} == {

@@ -107,10 +107,15 @@ def test_an_empty_table_is_refused(spark: SparkSession, tmp_path: Path) -> None:
         build(spark, config(tmp_path, tmp_path / "raw"))
 
 
-def test_fields_that_share_a_vocabulary_need_the_same_kind(spark: SparkSession, table: Path, tmp_path: Path) -> None:
-    columns = {"key": ("id",), "label": "label", "categorical": {"colour": {}, "size": {"share_with": "colour"}}}
-    with pytest.raises(DataError, match=r"Field 'size' .* with column 'colour', but has number values while"):
-        build(spark, config(tmp_path, table, columns=columns))
+def test_floats_cannot_share_a_vocabulary_with_integers_that_they_round(spark: SparkSession, tmp_path: Path) -> None:
+    rows = [(1, 1.0, str(2**53 + 1), 0), (2, None, "x", 1)]
+    spark.createDataFrame(rows, "id int, a double, b string, y int").write.parquet(str(tmp_path / "raw"))
+    columns = {"key": ("id",), "label": "y", "categorical": {"a": {}, "b": {"share_with": "a"}}}
+    split = {"valid": 0.0, "test": 0.0}
+    settings = config(tmp_path, tmp_path / "raw", columns=columns, split=split, train={"early_stopping": None})
+    with pytest.raises(DataError, match=r"Column 'a' of .* integers such as 9007199254740993, which no float equals"):
+        build(spark, settings)
+    assert not (tmp_path / "dataset").exists()
 
 
 def test_a_bag_with_too_few_weights_is_refused(spark: SparkSession, tmp_path: Path) -> None:

@@ -19,10 +19,9 @@ import pyarrow as pa
 
 import nfm.contract.replace as module
 from nfm.contract.artifact import Network, save
-from nfm.contract.publish import publish, publish_together
+from nfm.contract.publish import publication_id, publish, publish_together
 from nfm.contract.schema import Field, Spec
 from nfm.contract.vocabulary import write_vocabulary
-from nfm.contract.publish import publication_id
 from nfm.table.write import Layout, Writer, move_into_place
 from tests.processes import ROOT, environment
 

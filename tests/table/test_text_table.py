@@ -116,12 +116,7 @@ def test_invalid_utf_8_names_the_encoding(spark: SparkSession, tmp_path: Path) -
 def test_encodings(spark: SparkSession, tmp_path: Path, encoding: str) -> None:
     write(tmp_path, a='id,city\n1,"Zürich\n€"\n2,\n'.encode(encoding))
     options = {} if encoding == "utf-8-sig" else {"encoding": encoding}
-    before = str(spark.conf.get("spark.sql.legacy.javaCharsets"))
-    spark.conf.set("spark.sql.legacy.javaCharsets", "true")  # as every job does
-    try:
-        assert rows(spark, tmp_path, options=options) == to_texts([(1, "Zürich\n€"), (2, None)])
-    finally:
-        spark.conf.set("spark.sql.legacy.javaCharsets", before)
+    assert rows(spark, tmp_path, options=options) == to_texts([(1, "Zürich\n€"), (2, None)])
 
 
 RAGGED = "id,city,price\n1,Oslo,2.5\n2,Bergen\n3,Oslo,1,9\n4,,\n"

@@ -19,6 +19,7 @@ from nfm.features.statistics import COUNTS, Distribution, describe_number
 from nfm.features.sums import VALUES
 from nfm.features.vocabularies import Coverage, WrittenVocabulary
 from nfm.table.scan import Scan
+from nfm.table.session import read_settings
 
 _LEVELS = 1000  # levels of the label rates by which a field's values are sorted
 _PRIOR_ROWS = 10  # rows with the overall label rate that are added to each value, so that rare values have no extremes
@@ -44,10 +45,12 @@ def gather(
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "source": str(config.source),
         "scan": f"{scan.method}: {scan.reason}",
+        "read_settings": read_settings(scan.table.sparkSession),
         "skipped_files": list(scan.skipped),
         "bad_rows": scan.bad_rows,
         "fingerprint": spec.fingerprint,
         "rows": summed.labels.rows,
+        "times": encoded.times,
         "negative_rate": spec.negative_rate,
         "left_out": encoded.left_out,
         "label": summed.labels.facts,

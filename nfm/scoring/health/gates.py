@@ -11,7 +11,7 @@ from typing import Any
 from nfm.config.settings import Gates
 from nfm.contract.artifact import Artifact
 from nfm.contract.errors import ConfigError
-from nfm.scoring.health.health import has_drifted, score_reports
+from nfm.scoring.health.health import describe_duplicates, has_drifted, score_reports
 
 Report = Mapping[str, Any]  # from `compare_with_training`, with `rows`
 Crossings = Iterator[tuple[str, float, str]]  # the column or "table", its value, and the reason
@@ -48,11 +48,18 @@ def _max_oov_rate(report: Report, limit: float) -> Crossings:
             )
 
 
+def _max_duplicate_keys(report: Report, limit: float) -> Crossings:
+    duplicates = report["duplicate_keys"]
+    if duplicates["keys"] > limit:
+        yield "table", duplicates["keys"], describe_duplicates(duplicates)
+
+
 GATES: Mapping[str, Callable[[Report, float], Crossings]] = {
     "min_rows": _min_rows,
     "max_psi": _max_psi,
     "max_field_psi": _max_field_psi,
     "max_oov_rate": _max_oov_rate,
+    "max_duplicate_keys": _max_duplicate_keys,
 }
 _WITH_PROFILE = ("max_psi", "max_field_psi")
 _LIFTED = {"min_rows": "0"}  # values that disable a gate; null disables the others

@@ -9,6 +9,7 @@ import numpy as np
 
 from nfm.contract.artifact import Artifact
 from nfm.contract.cells import Cells, quantile
+from nfm.contract.messages import quoted
 from nfm.contract.profile import Bins, has_out_of_vocabulary, psi, psi_by_chance
 from nfm.contract.scaling import CURVES
 from nfm.contract.schema import FOLDS, Field, Number
@@ -168,6 +169,37 @@ def score_reports(report: Mapping[str, Any]) -> Mapping[str, Any]:
     """Return the report's facts about each score column, by name."""
     reports: Mapping[str, Any] = report.get("scores") or {"score": report["score"]}
     return reports
+
+
+def describe_duplicates(duplicates: Mapping[str, Any]) -> str:
+    """Describe keys that occur more than once, of which there is at least one, with an example or two."""
+    keys, rows = duplicates["keys"], duplicates["rows"]
+    examples = (f"{_key(example['key'])} in {example['rows']:,} rows" for example in duplicates["examples"])
+    occur = f"{keys:,} keys occur" if keys > 1 else "one key occurs"
+    return f"{occur} in more than one row ({rows:,} rows), for example {' and '.join(dict.fromkeys(examples))}"
+
+
+def describe_settings(report: Mapping[str, Any]) -> list[str]:
+    """Return how the settings of Spark differ from those in training."""
+    return [
+        f"{key} was {was} in training and is {now} now, so Spark may select other rows with source.where, and read "
+        f"times and other values differently; --spark {key}={was} restores it"
+        for key, (was, now) in report.get("changed_settings", {}).items()
+    ]
+
+
+def describe_keys(report: Mapping[str, Any]) -> list[str]:
+    """Return what is wrong with the keys of a report's table."""
+    duplicates = report.get("duplicate_keys")
+    if not duplicates:
+        return []
+    nulls = duplicates["null_rows"]
+    lines = [describe_duplicates(duplicates)] if duplicates["keys"] else []
+    return lines + ([f"{nulls:,} {'rows have' if nulls > 1 else 'row has'} a null in the key"] if nulls else [])
+
+
+def _key(values: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name}={'null' if value is None else quoted(value)}" for name, value in values.items())
 
 
 def has_drifted(column: Mapping[str, Any], limit: float = LARGE) -> bool:

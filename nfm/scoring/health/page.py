@@ -9,7 +9,7 @@ from typing import Any
 from nfm.reports import page
 from nfm.reports.charts import Axis, Bars, Chart, chart, steps
 from nfm.scoring.health.gates import lift_gates
-from nfm.scoring.health.health import LARGE, has_drifted, score_reports
+from nfm.scoring.health.health import LARGE, describe_keys, describe_settings, has_drifted, score_reports
 
 SCORES_MARKER = "_report.json"  # every folder of scores has one
 REPORT = "_report.html"  # readers of the scores ignore names with this prefix
@@ -58,6 +58,8 @@ def _content(report: Mapping[str, Any]) -> dict[str, Any]:
         "new": [(name, facts) for name, facts in unseen if facts.get("new_values")],
         "skipped": report["skipped_files"],
         "bad_rows": report["bad_rows"],
+        "keys": describe_keys(report),
+        "settings": describe_settings(report),
         "LARGE": LARGE,
         "STABLE": STABLE,
         "PLOTS": PLOTS,

@@ -43,6 +43,7 @@ class Tally:
 
     rows: int = 0
     not_finite: int = 0  # rows with a score that is not finite
+    null_keys: int = 0  # rows with a null in a key column
     values: dict[str, list[int]] = field(default_factory=dict)  # by field and number: counts of the bins
     missing: dict[str, int] = field(default_factory=dict)  # by number
     new: dict[str, dict[str, int]] = field(default_factory=dict)  # by field: counts of values not seen in training
@@ -73,6 +74,7 @@ class Tally:
     def merge(self, other: Self) -> None:
         """Add the rows of another tally."""
         self.rows, self.not_finite = self.rows + other.rows, self.not_finite + other.not_finite
+        self.null_keys += other.null_keys
         for name, bins in other.values.items():
             self.values[name] = _sum(self.values[name], bins) if name in self.values else bins
         for name, count in other.missing.items():

@@ -61,6 +61,8 @@ def open_text_table(
         ConfigError: an option or a type is not possible.
     """
     source = source.model_copy(update={"options": resolve_options(source, reading)})
+    if "encoding" in source.options:
+        spark.conf.set("spark.sql.legacy.javaCharsets", "true")  # Spark 4 does not accept windows-1252 without
     listing = load(spark, source, "unknown string")  # with a schema, Spark opens no file
     folders = listing.schema.fields[1:]  # columns whose values are in the folders' names
     files = sorted(listing.inputFiles()) or sorted(load(spark, source).inputFiles())  # explains why there are none
