@@ -28,6 +28,7 @@ TIERS = ("unit", "spark", "train", "e2e")  # pyproject.toml describes them
 FOLDERS = {
     **dict.fromkeys(("config", "contract", "features", "init", "kernels", "reports", "scoring", "table"), "unit"),
     "training": "train",
+    "fuzz": "e2e",
 }
 
 

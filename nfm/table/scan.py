@@ -31,6 +31,7 @@ from nfm.table.relation import (
     find_obstacle,
     find_parquet_relation,
     list_files,
+    list_uris,
     mark_empty_columns,
     uri_to_path,
 )
@@ -159,7 +160,7 @@ def open_scan(
         names = _needed_columns(needed, schema, raw)
         if source.on_corrupt == "skip":
             file_path_column(source, raw)  # fails early if files cannot be left out of this table
-        uris = sorted(raw.inputFiles())
+        uris = list_uris(source, raw)
         relation = find_parquet_relation(raw, uris)
         why_spark = _explain_spark(spark, source, relation)
         skipped |= find_empty_files(source, relation)
