@@ -13,7 +13,8 @@ import pyarrow.parquet as pq
 from pyspark.sql import DataFrame, SparkSession
 
 from nfm.contract.errors import ConfigError, DataError
-from nfm.table.parquet import Files, is_text, translate_file_errors
+from nfm.table.casts import is_text
+from nfm.table.parquet import Files, translate_file_errors
 from nfm.table.spark import column, to_arrow_schema
 from nfm.table.splits import File, file_at
 from nfm.table.store import find_access_problem, is_in_store, open_file, read_file_states
@@ -81,8 +82,8 @@ def _has_folders(path: str, partitions: Sequence[str]) -> bool:
 def _stray_file(path: str, partitions: Sequence[str]) -> DataError:
     folders = "/".join(f"{name}=…" for name in partitions)
     return DataError(
-        f"{path} is not in a folder {folders} as the table's other files are, so Spark would leave out its rows. Move it "
-        "into such a folder, or delete it."
+        f"{path} is not in a folder {folders} as the table's other files are, so Spark would leave out its rows. Move "
+        "it into such a folder, or delete it."
     )
 
 

@@ -1,24 +1,17 @@
 """Random raw tables made of Parquet files: what each seed draws, and how its files are written."""
 
-import shutil
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass, field
-from pathlib import Path
 from random import Random
 from typing import Any
 
-import duckdb
-import pandas as pd
-import polars as pl
 import pyarrow as pa
-import pyarrow.parquet as pq
-from pyspark.sql import SparkSession
 
 from tests.fuzz.values import FAMILIES, WEIGHTS, draw_value
 
 NAMES = ("a", "a.b", "b", "two words", "größe", "x=y", "tick`", " pad ", "row", "label", "_nfm_number", "_nfm", "日本",
-         "a,b", "'", '"', "value", "count", "1", "%41", "order", "_metadata", "_c0", "{}", "(x)", "a\nb", "element")  # fmt: skip
+         "a,b", "'", '"', "value", "count", "1", "%41", "order", "_metadata", "_c0", "{}", "(x)", "a\nb",
+         "element")  # fmt: skip
 FOLDER_NAMES = ("c", "Day", "two words", "te:xt", "_nfm_number", "ü", "n.m")
 FOLDER_VALUES: dict[str, tuple[str, ...]] = {
     "int": ("1", "007", "-3", "2147483648", "+5", "٣"),
@@ -29,6 +22,15 @@ FOLDER_VALUES: dict[str, tuple[str, ...]] = {
     "big": ("123456789012345678901234", "5"),
     "time": ("12:00:00", "13:30:00"),
     "moment": ("2026-11-20 12:00:00", "2026-11-20 12:00:01.5"),
+}
+PLAIN = {  # types that ORC and JSON have
+    "text": (pa.string(),),
+    "int": (pa.int64(),),
+    "bool": (pa.bool_(),),
+    "texts": (pa.list_(pa.string()),),
+    "ints": (pa.list_(pa.int64()),),
+    "struct": (pa.struct({"a": pa.int64(), "b": pa.string()}),),
+    "lists": (pa.list_(pa.list_(pa.string())),),
 }
 NULL_FOLDER = "__HIVE_DEFAULT_PARTITION__"
 _ESCAPED = "\"#%'*/:=?\\{[]^\x7f"
@@ -72,14 +74,15 @@ class Recipe:
     path: list[str]  # below the table's folder
     options: dict[str, Any]
     settings: dict[str, str]
+    format: str = "parquet"
     where: str | None = None
     keeps: Callable[[dict[str, Any]], bool] = lambda _: True  # `where` in Python, on values by lower-case name
     catalog: str | None = None  # how the table is registered: a table over the folder, saved, or a view
 
     def __str__(self) -> str:
         """Return the recipe, to repeat it."""
-        lines = [f"seed {self.seed}: {self.layout}, path {self.path}, options {self.options}, where {self.where!r}, "
-                 f"settings {self.settings}, catalog {self.catalog}"]  # fmt: skip
+        lines = [f"seed {self.seed}: {self.format}, {self.layout}, path {self.path}, options {self.options}, "
+                 f"where {self.where!r}, settings {self.settings}, catalog {self.catalog}"]  # fmt: skip
         for file in self.files:
             columns = ", ".join(f"{name!r}: {type_}" for name, type_ in file.types.items())
             lines.append(f"  {file.path!r} ({file.writer} {file.options}): {len(file.rows)} rows of {columns}")
@@ -95,13 +98,17 @@ def draw(seed: int) -> Recipe:
     """Draw the table of a seed."""
     random = Random(seed)
     layout = random.choices(list(LAYOUTS), list(LAYOUTS.values()))[0]
+    format_ = random.choices(("parquet", "orc", "json"), (20, 1, 2))[0]
     families = random.choices(list(FAMILIES), [WEIGHTS.get(f, 1) for f in FAMILIES], k=random.randint(1, 6))
+    if format_ != "parquet":
+        families = random.choices(list(PLAIN), k=random.randint(1, 6))
     names = random.sample(NAMES, len(families))
-    columns = {name: random.choice(FAMILIES[family]) for name, family in zip(names, families, strict=True)}
+    types_of = FAMILIES if format_ == "parquet" else PLAIN
+    columns = {name: random.choice(types_of[family]) for name, family in zip(names, families, strict=True)}
     by_name = dict(zip(names, families, strict=True))
-    mixed = random.random() < 0.35  # whether files differ in types, columns and spelling
+    mixed = random.random() < 0.35 and format_ == "parquet"  # whether files differ in types, columns and spelling
     places = _places(random, layout)
-    recipe = Recipe(seed, layout, [], _paths(layout, random), _options(layout), {})
+    recipe = Recipe(seed, layout, [], _paths(layout, random), _options(layout), {}, format_)
     for path, folders, is_read in places:
         types = dict(columns)
         if mixed and recipe.files:
@@ -115,12 +122,13 @@ def draw(seed: int) -> Recipe:
         ]
         if random.random() < 0.1:
             rows = [[None] * len(types) for _ in rows]
-        recipe.files.append(File(path, types, rows, *_writer(random), folders, is_read))
+        writer = _writer(random) if format_ == "parquet" else (format_, {})
+        recipe.files.append(File(path, types, rows, *writer, folders, is_read))
     if random.random() < 0.2:
         recipe.settings = dict([random.choice(SETTINGS)])
     if mixed and random.random() < 0.5:
         recipe.options["mergeSchema"] = "true"
-    if random.random() < 0.15 and layout in ("file", "folder", "partitioned"):
+    if random.random() < 0.15 and format_ == "parquet" and layout in ("file", "folder", "partitioned"):
         recipe.catalog = random.choice(("table", "saved", "view"))
     _draw_condition(random, recipe)
     return recipe
@@ -204,79 +212,15 @@ def _draw_condition(random: Random, recipe: Recipe) -> None:
         quoted = f"`{name}`"
         recipe.where, recipe.keeps = random.choice(
             (
-                (f"{quoted} is not null", lambda row: row[name.lower()] is not None),
+                (f"{quoted} is not null", lambda row: row.get(name.lower()) is not None),
                 (f"{quoted} is null or true", lambda row: True),
                 (f"{quoted} is null and false", lambda row: False),
-                (f"{quoted.upper()} is null", lambda row: row[name.lower()] is None),
+                (f"{quoted.upper()} is null", lambda row: row.get(name.lower()) is None),
             )
         )
         if recipe.settings.get("spark.sql.caseSensitive"):
-            recipe.where, recipe.keeps = f"{quoted} is null", lambda row: row[name.lower()] is None
+            recipe.where, recipe.keeps = f"{quoted} is null", lambda row: row.get(name.lower()) is None
     elif random.random() < 0.1:
         name = random.choice(list(recipe.files[0].types))
         recipe.where = f"`{name.replace('`', '``')}` is not null"
-        recipe.keeps = lambda row: row[name.lower()] is not None
-
-
-def write_files(recipe: Recipe, folder: Path, spark: SparkSession) -> None:
-    """Write the table's files below a folder. A writer that refuses a table is replaced by pyarrow."""
-    if recipe.layout == "summary":  # as dask writes them
-        (folder / "raw").mkdir(parents=True)
-        schema = pa.schema(list(recipe.files[0].types.items()))
-        with suppress(pa.ArrowException):
-            pq.write_metadata(schema, folder / "raw/_metadata")
-            pq.write_metadata(schema, folder / "raw/_common_metadata")
-    for file in recipe.files:
-        path = folder / file.path
-        path.parent.mkdir(parents=True, exist_ok=True)
-        columns = list(zip(*file.rows, strict=True)) if file.rows else [()] * len(file.types)
-        arrays = [_array(list(values), type_) for values, type_ in zip(columns, file.types.values(), strict=True)]
-        table = pa.Table.from_arrays(arrays, names=list(file.types))
-        try:
-            _write(table, path, file, spark)
-        except BaseException as error:  # a panic of polars is not an Exception
-            file.writer, file.options = f"pyarrow, as {file.writer} refused: {str(error)[:60]!r}", {}
-            _drop_unwritable(file, table)
-            pq.write_table(table.select(list(file.types)), path)
-
-
-def _drop_unwritable(file: File, table: pa.Table) -> None:
-    """Remove the columns that pyarrow cannot write from a file's recipe."""
-    for i, name in reversed(list(enumerate(table.schema.names))):
-        try:
-            pq.write_table(table.select([name]), pa.BufferOutputStream())
-        except pa.ArrowException:
-            del file.types[name]
-            for row in file.rows:
-                del row[i]
-
-
-def _array(values: list[Any], type_: pa.DataType) -> pa.Array:
-    if isinstance(type_, pa.BaseExtensionType):
-        return pa.ExtensionArray.from_storage(type_, pa.array(values, type_.storage_type))
-    if pa.types.is_dictionary(type_):
-        # The dictionary has repeated entries, and an entry that is not used.
-        entries = [value for value in values if value is not None]
-        places = iter(range(1, len(values) + 1))
-        indices = pa.array([None if value is None else next(places) for value in values], type_.index_type)
-        unused = entries[:1] or [draw_value(Random(0), type_.value_type, True)]
-        return pa.DictionaryArray.from_arrays(indices, pa.array([*unused, *entries], type_.value_type))
-    return pa.array(values, type_)
-
-
-def _write(table: pa.Table, path: Path, file: File, spark: SparkSession) -> None:
-    if file.writer == "pyarrow":
-        pq.write_table(table, path, **file.options)
-    elif file.writer == "pandas":
-        table.to_pandas(types_mapper=pd.ArrowDtype).to_parquet(path)
-    elif file.writer == "polars":
-        frame = pl.from_arrow(table)
-        assert isinstance(frame, pl.DataFrame)
-        frame.write_parquet(path)
-    elif file.writer == "duckdb":
-        duckdb.from_arrow(table).write_parquet(str(path))
-    else:
-        folder = path.with_name(f"{path.name}.tmp")
-        spark.createDataFrame(table).coalesce(1).write.parquet(f"file://{folder}")
-        next(folder.glob("*.parquet")).rename(path)
-        shutil.rmtree(folder)
+        recipe.keeps = lambda row: row.get(name.lower()) is not None

@@ -66,9 +66,9 @@ FAMILIES: dict[str, tuple[pa.DataType, ...]] = {
     "local": _LOCAL,
     "bytes": (pa.binary(), pa.large_binary(), pa.binary(3), pa.binary_view()),
     "null": (pa.null(),),
-    "texts": tuple(pa.list_(type_) for type_ in _TEXTS[:5]) + (
+    "texts": (*(pa.list_(type_) for type_ in _TEXTS[:5]),
         pa.large_list(pa.string()), pa.list_(pa.large_string()), pa.list_(pa.string(), 2)),
-    "ints": tuple(pa.list_(type_) for type_ in INTS) + (pa.large_list(pa.int64()), pa.list_(pa.int32(), 2)),
+    "ints": (*(pa.list_(type_) for type_ in INTS), pa.large_list(pa.int64()), pa.list_(pa.int32(), 2)),
     "floats": (pa.list_(pa.float64()), pa.list_(pa.float32()), pa.list_(pa.float64(), 2)),
     "decimals": (pa.list_(pa.decimal128(9, 2)), pa.list_(pa.decimal128(12, 2))),
     "bools": (pa.list_(pa.bool_()),),

@@ -11,7 +11,7 @@ from pyspark.sql import SparkSession
 
 from nfm.config.settings import Source
 from nfm.contract.errors import DataError
-from nfm.table.parquet import _cast
+from nfm.table.casts import cast_exactly
 from nfm.table.scan import open_scan
 from tests.table.reading import all_columns, read_by_both, read_rows, to_texts, write
 
@@ -22,7 +22,7 @@ PAIR = pa.struct({"a": pa.float64(), "b": pa.string()})
     ("values", "type_", "expected"),
     [
         (pa.array([1, None]), pa.float64(), [1.0, None]),
-        (pa.array([2, None]), pa.decimal128(20, 2), [Decimal(2), None]),
+        (pa.array([2, None]), pa.decimal128(22, 2), [Decimal(2), None]),
         (pa.array([["a", None], None], pa.list_(pa.dictionary(pa.int8(), pa.string()))), pa.list_(pa.string()),
          [["a", None], None]),
         (pa.array(["a", None], pa.string_view()), pa.binary(), [b"a", None]),
@@ -38,7 +38,7 @@ PAIR = pa.struct({"a": pa.float64(), "b": pa.string()})
     ],
 )  # fmt: skip
 def test_values_that_fit_are_converted(values: pa.Array, type_: pa.DataType, expected: list[Any]) -> None:
-    converted = _cast(values, type_)
+    converted = cast_exactly(values, type_)
     assert converted.type == type_
     assert converted.to_pylist() == expected
 
@@ -63,7 +63,7 @@ def test_values_that_fit_are_converted(values: pa.Array, type_: pa.DataType, exp
 )
 def test_values_that_would_change_are_refused(values: pa.Array, type_: pa.DataType) -> None:
     with pytest.raises(pa.ArrowException):
-        _cast(values, type_)
+        cast_exactly(values, type_)
 
 
 def test_types_that_only_the_arrow_schema_of_a_file_has(spark: SparkSession, tmp_path: Path) -> None:
