@@ -9,7 +9,7 @@ from pyspark.errors import AnalysisException, PySparkException
 from pyspark.sql import Column, DataFrame, SparkSession
 
 from nfm.contract.errors import ConfigError, DataError
-from nfm.table.relation import Relation, uri_to_path
+from nfm.table.relation import Relation, list_uris, uri_to_path
 from nfm.table.spark import column, load
 from nfm.table.splits import file_at
 
@@ -27,7 +27,7 @@ def load_readable(spark: SparkSession, source: "Source") -> tuple[DataFrame, dic
     except (PySparkException, Py4JJavaError) as error:
         if source.on_corrupt != "skip" or source.table is not None or not _is_corrupt(error):
             raise
-    uris = sorted(load(spark, source, "unknown string").inputFiles())  # with a schema, Spark opens no file
+    uris = list_uris(source, load(spark, source, "unknown string"))  # with a schema, Spark opens no file
     # The names of files are not patterns, and Spark has already applied the options that select files.
     reader = spark.read.format(source.format).options(**source.options).option("__globPaths__", "false")
     corrupt = [uri for uri in uris if _meets_corrupt(lambda uri=uri: reader.load(unquote(uri)))]  # type: ignore[misc]

@@ -12,7 +12,11 @@ from nfm.contract.errors import DataError, ReplacedError
 _PROJECT_ERROR = re.compile(r"nfm\.[\w.]+\.(DataError|ReplacedError|UnreadableFileError): (.*)")
 _FILE = re.compile(r"reading file:? ?(\S.*?)[.,]?(?:\s+SQLSTATE|\.\s|\n|$)")
 _MISSING = re.compile(r"\[PATH_NOT_FOUND\] Path does not exist: (?:file:(?=/))?(.*?)\.(?:\s+SQLSTATE|\s|$)")
-_CONDITION = re.compile(r"\[[A-Z0-9_.]+\] .*")
+_CONDITION = re.compile(r"\[[A-Z0-9_.]+\] .*?(?=\s+SQLSTATE|\n==|\n\tat|$)", re.DOTALL)
+_MAX_SUMMARY = 500  # characters
+# Classes of SQLSTATE for what a user can correct: data, SQL, unsupported features, files. Not XX: internal errors.
+_ABOUT_THE_SOURCE = re.compile(r"SQLSTATE: (?:22|42|0A|KD)")
+_OTHER_TYPE = "UnsupportedOperationException: org.apache.parquet"  # Spark's reader on a column of an unexpected type
 
 
 @contextmanager
@@ -26,7 +30,8 @@ def translate_spark_errors(where: str) -> Iterator[None]:
     except (PySparkException, Py4JJavaError) as error:
         text = str(error)
         condition = _CONDITION.search(text)
-        summary = condition.group().split(" SQLSTATE")[0] if condition else text.strip().splitlines()[0]
+        summary = " ".join(condition.group().split()) if condition else text.strip().splitlines()[0]
+        summary = summary if len(summary) <= _MAX_SUMMARY else f"{summary[:_MAX_SUMMARY]}…"
         if messages := _PROJECT_ERROR.findall(text):  # raised by this project's code on a worker
             name, message = messages[-1]
             raise (ReplacedError if name == "ReplacedError" else DataError)(message) from error
@@ -37,12 +42,17 @@ def translate_spark_errors(where: str) -> Iterator[None]:
                 "set source.on_corrupt: skip (or score.source.on_corrupt) to leave such files out, or correct "
                 "source.format. Then run the job again."
             ) from error
-        is_source_error = "DATA_SOURCE_NOT_FOUND" in text or "CANNOT_MERGE_SCHEMAS" in text
+        is_source_error = _ABOUT_THE_SOURCE.search(text) is not None or _OTHER_TYPE in text
         problem = f"cannot be read: {summary}"
         if "UNABLE_TO_INFER_SCHEMA" in text:
             problem = (
                 "contains no file from which columns can be inferred: it is empty, its files are empty (0 bytes), or "
                 "Spark ignores their names (_… and .…)."
+            )
+        elif _OTHER_TYPE in text:
+            problem = (
+                "has a file with a column whose type differs from the table's, and Spark cannot convert it. Write that "
+                "file again with the table's type, or leave it out."
             )
         elif missing := _MISSING.search(text):
             problem = f"cannot be read: {missing.group(1)} does not exist."

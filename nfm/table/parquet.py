@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from nfm.contract.errors import DataError
+from nfm.table.casts import cast_exactly, is_text
 from nfm.table.splits import Piece, Split
 from nfm.table.store import is_in_store, open_file
 
@@ -166,7 +167,7 @@ class RowGroup:
         if values is None or pa.types.is_null(values.type):
             return pa.nulls(self.num_rows, pa.dictionary(pa.int32(), type_) if is_text(type_) else type_)
         try:
-            return _cast(values, type_)
+            return cast_exactly(values, type_)
         except pa.ArrowException as error:
             file_type = values.type.value_type if pa.types.is_dictionary(values.type) else values.type
             raise DataError(
@@ -228,46 +229,3 @@ def translate_file_errors(where: str, path: str) -> Iterator[None]:
 
 def _first_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
-
-
-def is_text(type_: pa.DataType) -> bool:
-    """Return whether columns of this type are read as dictionaries."""
-    return bool(pa.types.is_string(type_) or pa.types.is_large_string(type_))
-
-
-def _cast(values: pa.Array, type_: pa.DataType) -> pa.Array:
-    """Convert values to another type; ArrowException if a value would change."""
-    if is_text(type_):
-        encoded = values if pa.types.is_dictionary(values.type) else values.dictionary_encode()
-        if encoded.type.value_type == type_ and encoded.type.index_type == pa.int32():
-            return encoded
-        texts = encoded.dictionary
-        if not (is_text(texts.type) or pa.types.is_string_view(texts.type) or _is_bytes(texts.type)):
-            raise pa.ArrowInvalid("its values are not strings")
-        return pa.DictionaryArray.from_arrays(encoded.indices.cast(pa.int32()), texts.cast(type_))
-    if pa.types.is_dictionary(values.type):
-        values = values.dictionary_decode()
-    if values.type == type_:
-        return values
-    only_one_is_boolean = pa.types.is_boolean(values.type) != pa.types.is_boolean(type_)
-    if only_one_is_boolean or (is_text(values.type) and not _is_bytes(type_)):
-        raise pa.ArrowInvalid("its type is incompatible")
-    converted = values.cast(type_)
-    _check_lossless(values, converted)
-    return converted
-
-
-def _is_bytes(type_: pa.DataType) -> bool:
-    return bool(pa.types.is_binary(type_) or pa.types.is_large_binary(type_) or pa.types.is_fixed_size_binary(type_))
-
-
-def _check_lossless(values: pa.Array, converted: pa.Array) -> None:
-    """Check that a cast kept the values. Arrow's cast refuses overflows, but rounds a double to a float silently."""
-    while isinstance(values, pa.ListArray | pa.LargeListArray | pa.FixedSizeListArray):
-        values, converted = values.flatten(), converted.flatten()
-    if pa.types.is_primitive(values.type) or pa.types.is_decimal(values.type):
-        back = converted.cast(values.type, safe=False)
-        if pa.types.is_floating(values.type):  # NaN is not equal to itself
-            values, back = (pc.if_else(pc.is_nan(x), None, x) for x in (values, back))
-        if not back.equals(values):
-            raise pa.ArrowInvalid("digits would be lost")

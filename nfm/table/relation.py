@@ -3,15 +3,17 @@
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from decimal import Decimal
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 from pyspark.sql import DataFrame, SparkSession
-from pyspark.sql.types import IntegerType, StringType, StructField, StructType
 
-from nfm.table.folders import folder_values
+from nfm.contract.errors import ConfigError, DataError
+from nfm.table.casts import is_text
 from nfm.table.parquet import Files, translate_file_errors
 from nfm.table.spark import column, to_arrow_schema
 from nfm.table.splits import File, file_at
@@ -32,7 +34,7 @@ _SETTINGS = {
     "spark.sql.parquet.int96RebaseModeInRead": "legacy",
 }
 _DECRYPTION = "parquet.crypto.factory.class"
-_NUMBER = "_nfm_number"  # column with the number of a combination of folder values; not the name of a user's folder
+_SUMMARIES = ("_metadata", "_common_metadata")  # Spark lists these files, but reads no rows from them
 
 
 @dataclass(frozen=True)
@@ -42,25 +44,71 @@ class Relation:
     raw: DataFrame  # the table, with all its rows and columns
     uris: Sequence[str]  # of its files
     partitions: Sequence[str]  # columns whose values are in the folders' names, such as country=DE
+    location: Any  # Spark's index of the files and of the folders' values
+
+
+def list_uris(source: "Source", raw: DataFrame) -> list[str]:
+    """Return the URIs of a table's files, sorted; empty where Spark reports no files.
+
+    Raises:
+        ConfigError: Spark would read a file twice, because two paths of the source contain it.
+        DataError: Spark would leave out a file, because it is not in a partition folder.
+    """
+    relation = _file_relation(raw)
+    if relation is None:
+        return sorted(raw.inputFiles())
+    location = relation.location()
+    uris = sorted(uri for uri in location.inputFiles() if uri.rpartition("/")[2] not in _SUMMARIES)
+    twice = next((uri for uri, following in pairwise(uris) if uri == following), None)
+    if twice is not None:
+        raise ConfigError(
+            f"source.path: several paths contain {uri_to_path(twice)}, so Spark would read its rows more than once. "
+            "Remove all but one of these paths."
+        )
+    partitions = list(relation.partitionSchema().fieldNames())
+    for path in map(uri_to_path, uris if partitions else ()):
+        if not _has_folders(path, partitions):
+            raise _stray_file(path, partitions)
+    return uris
+
+
+def _has_folders(path: str, partitions: Sequence[str]) -> bool:
+    """Return whether a file is in folders such as country=DE for all partition columns."""
+    folders = {folder.partition("=")[0] for folder in path.split("/")[:-1] if "=" in folder}
+    names = {unquote(name, encoding="latin-1").lower() for name in folders}  # Spark escapes characters, not bytes
+    return names.issuperset(name.lower() for name in partitions)
+
+
+def _stray_file(path: str, partitions: Sequence[str]) -> DataError:
+    folders = "/".join(f"{name}=…" for name in partitions)
+    return DataError(
+        f"{path} is not in a folder {folders} as the table's other files are, so Spark would leave out its rows. Move "
+        "it into such a folder, or delete it."
+    )
 
 
 def find_parquet_relation(raw: DataFrame, uris: Sequence[str]) -> Relation | None:
     """Return the files of a table; None if they are not Parquet, or if it is not made of plain files only."""
-    plan = analyzed_plan(raw)
-    while class_name(plan) == "SubqueryAlias":  # a table of the catalog
-        plan = plan.child()
-    if class_name(plan) != "LogicalRelation" or class_name(plan.relation()) != "HadoopFsRelation":
-        return None
-    relation = plan.relation()
+    relation = _file_relation(raw)
     # Formats based on Parquet have other classes, and so have tables whose folders are listed in the catalog.
-    if (class_name(relation.fileFormat()), class_name(relation.location())) != (
+    if relation is None or (class_name(relation.fileFormat()), class_name(relation.location())) != (
         "ParquetFileFormat",
         "InMemoryFileIndex",
     ):
         return None
     if any("EXISTS_DEFAULT" in f.metadata for f in raw.schema.fields):  # a value for files without the column
         return None
-    return Relation(raw, uris, list(relation.partitionSchema().fieldNames()))
+    return Relation(raw, uris, list(relation.partitionSchema().fieldNames()), relation.location())
+
+
+def _file_relation(raw: DataFrame) -> Any:
+    """Return Spark's relation of a table that is made of plain files only; None for other tables."""
+    plan = analyzed_plan(raw)
+    while class_name(plan) == "SubqueryAlias":  # a table of the catalog
+        plan = plan.child()
+    if class_name(plan) != "LogicalRelation" or class_name(plan.relation()) != "HadoopFsRelation":
+        return None
+    return plan.relation()
 
 
 def mark_empty_columns(schema: pa.Schema, relation: Relation | None) -> pa.Schema:
@@ -106,8 +154,6 @@ def find_obstacle(spark: SparkSession, source: "Source", relation: Relation | No
         others = _columns_outside_folders(relation, source.where)
         if others is None or others:
             return f"source.where uses more than the folders' names: {', '.join(others or []) or source.where}"
-    if any(folder_values(uri_to_path(uri), relation.partitions) is None for uri in relation.uris):
-        return "the folders' names lack columns that Spark reads from them"
     return None
 
 
@@ -139,20 +185,52 @@ def list_files(
         return Files(str(source), types, no_partitions, case_sensitive), stat_files(
             source, dict.fromkeys(sorted(uris), 0)
         )
-    texts = {uri: folder_values(uri_to_path(uri), relation.partitions) or () for uri in sorted(uris)}
-    combinations = sorted(set(texts.values()), key=repr)
-    columns_as_text = [StructField(name, StringType()) for name in relation.partitions]
-    rows = [(*combination, i) for i, combination in enumerate(combinations)]
-    # Spark converts the texts to values and evaluates the condition, exactly as in the table itself.
-    table = spark.createDataFrame(rows, StructType([*columns_as_text, StructField(_NUMBER, IntegerType())]))
-    schema = relation.raw.schema
-    values = table.select(*(column(name).cast(schema[name].dataType) for name in relation.partitions), _NUMBER)
-    kept = (values if source.where is None else values.where(source.where)).toArrow()
-    columns = [kept[name].cast(types.field(name).type).combine_chunks() for name in relation.partitions]
-    partitions = pa.RecordBatch.from_arrays(columns, names=list(relation.partitions))
-    row_of = {combinations[number]: i for i, number in enumerate(kept[_NUMBER].to_pylist())}
+    partitions, row_of_folder = _read_partitions(relation, types)
+    kept = set(range(len(partitions)) if source.where is None else _filter_partitions(spark, partitions, source.where))
+    folders = {uri: uri_to_path(uri.rpartition("/")[0]) for uri in sorted(uris)}
+    stray = next((uri for uri, folder in folders.items() if folder not in row_of_folder), None)
+    if stray is not None:
+        raise _stray_file(uri_to_path(stray), relation.partitions)
+    rows = {uri: row_of_folder[folder] for uri, folder in folders.items()}
     files = Files(str(source), types, partitions, case_sensitive)
-    return files, stat_files(source, {uri: row_of[text] for uri, text in texts.items() if text in row_of})
+    return files, stat_files(source, {uri: row for uri, row in rows.items() if row in kept})
+
+
+def _read_partitions(relation: Relation, types: pa.Schema) -> tuple[pa.RecordBatch, dict[str, int]]:
+    """Return the values in the folders' names as Spark converts them, and the row of each folder among them."""
+    spec = relation.location.partitionSpec()
+    columns: list[list[Any]] = [[] for _ in relation.partitions]
+    spark_types = [field.dataType() for field in spec.partitionColumns().fields()]
+    row_of_folder: dict[str, int] = {}
+    partitions = spec.partitions().iterator()
+    while partitions.hasNext():
+        partition = partitions.next()
+        row_of_folder[uri_to_path(partition.path().toUri().toString())] = len(row_of_folder)
+        values = partition.values()
+        for i, column_values in enumerate(columns):
+            column_values.append(values.get(i, spark_types[i]))
+    fields = [types.field(name) for name in relation.partitions]
+    arrays = [_to_array(values, field.type) for values, field in zip(columns, fields, strict=True)]
+    return pa.RecordBatch.from_arrays(arrays, names=list(relation.partitions)), row_of_folder
+
+
+def _to_array(values: Sequence[Any], type_: pa.DataType) -> pa.Array:
+    """Convert Spark's internal values, in which a date is a number of days, and a text a Java object."""
+    if is_text(type_):
+        return pa.array([None if value is None else value.toString() for value in values], type_)
+    if pa.types.is_decimal(type_):
+        return pa.array([None if value is None else Decimal(value.toString()) for value in values], type_)
+    if pa.types.is_temporal(type_):
+        return pa.array(values, pa.int32() if type_.bit_width == 32 else pa.int64()).cast(type_)
+    return pa.array(values, type_)
+
+
+def _filter_partitions(spark: SparkSession, partitions: pa.RecordBatch, where: str) -> list[int]:
+    """Return the rows of the partitions that satisfy a condition."""
+    number = "_".join(["row", *partitions.schema.names])  # longer than each of these names
+    numbered = pa.Table.from_batches([partitions]).append_column(number, pa.array(range(len(partitions))))
+    kept = spark.createDataFrame(numbered).where(where).select(column(number))
+    return [row[0] for row in kept.collect()]
 
 
 def stat_files(source: "Source", partitions: Mapping[str, int]) -> dict[str, File]:
@@ -187,7 +265,9 @@ def _columns_outside_folders(relation: Relation, where: str) -> list[str] | None
         return None
     references = plan.condition().references().toSeq()
     names = [references.apply(i).name() for i in range(references.size())]
-    return [name for name in names if name not in relation.partitions]
+    if relation.raw.sparkSession.conf.get("spark.sql.caseSensitive") == "true":
+        return [name for name in names if name not in relation.partitions]
+    return [name for name in names if name.lower() not in map(str.lower, relation.partitions)]
 
 
 def analyzed_plan(table: DataFrame) -> Any:

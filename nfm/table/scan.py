@@ -33,6 +33,7 @@ from nfm.table.relation import (
     find_obstacle,
     find_parquet_relation,
     list_files,
+    list_uris,
     mark_empty_columns,
     uri_to_path,
 )
@@ -211,7 +212,7 @@ def _open_typed(
 ) -> Scan:
     """Open a table whose source has types; files that are Parquet are read in tasks."""
     raw, skipped = load_readable(spark, source)
-    uris = sorted(raw.inputFiles())
+    uris = list_uris(source, raw)
     refuse_files(spark, source, raw, uris)
     schema = to_arrow_schema(raw)
     names = _needed_columns(needed, schema, raw)

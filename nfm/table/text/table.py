@@ -18,7 +18,7 @@ from nfm.contract.errors import ConfigError, DataError
 from nfm.contract.messages import listed
 from nfm.contract.reading import Reading
 from nfm.table.corrupt import check_any_readable
-from nfm.table.relation import uri_to_path
+from nfm.table.relation import list_uris, uri_to_path
 from nfm.table.spark import load, to_arrow_schema
 from nfm.table.table_formats import refuse_files
 from nfm.table.text.groups import Group, group_files, select_files
@@ -65,7 +65,7 @@ def open_text_table(
         spark.conf.set("spark.sql.legacy.javaCharsets", "true")  # Spark 4 does not accept windows-1252 without
     listing = load(spark, source, "unknown string")  # with a schema, Spark opens no file
     folders = listing.schema.fields[1:]  # columns whose values are in the folders' names
-    files = sorted(listing.inputFiles()) or sorted(load(spark, source).inputFiles())  # explains why there are none
+    files = list_uris(source, listing) or list_uris(source, load(spark, source))  # explains why there are none
     refuse_files(spark, source, listing, files)
     selected = select_files(spark, source, files, folders)
     groups, skipped = group_files(spark, source, selected or files[:1])
