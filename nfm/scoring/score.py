@@ -34,7 +34,7 @@ from nfm.scoring.prepare import model_inputs, open_all, output_columns
 from nfm.scoring.tasks import Output, score_rows
 from nfm.table.errors import translate_spark_errors
 from nfm.table.keys import count_duplicates
-from nfm.table.relation import read_file_versions
+from nfm.table.listing import read_file_versions
 from nfm.table.scan import Scan
 from nfm.table.session import TIME_ZONE, read_settings
 from nfm.table.write import Writer

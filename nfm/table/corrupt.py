@@ -9,9 +9,11 @@ from pyspark.errors import AnalysisException, PySparkException
 from pyspark.sql import Column, DataFrame, SparkSession
 
 from nfm.contract.errors import ConfigError, DataError
-from nfm.table.relation import Relation, list_uris, uri_to_path
+from nfm.table.listing import list_uris
+from nfm.table.relation import Relation
 from nfm.table.spark import column, load
 from nfm.table.splits import file_at
+from nfm.table.store import uri_to_path
 
 if TYPE_CHECKING:  # workers import this module, and do not need the settings classes
     from nfm.config.settings import Source

@@ -27,18 +27,12 @@ from nfm.table.corrupt import (
     load_readable,
 )
 from nfm.table.errors import translate_spark_errors
+from nfm.table.listing import list_files, list_uris
 from nfm.table.parquet import Files
-from nfm.table.relation import (
-    Relation,
-    find_obstacle,
-    find_parquet_relation,
-    list_files,
-    list_uris,
-    mark_empty_columns,
-    uri_to_path,
-)
+from nfm.table.relation import Relation, find_obstacle, find_parquet_relation, mark_empty_columns
 from nfm.table.spark import to_arrow_schema
 from nfm.table.splits import File, Split, make_splits
+from nfm.table.store import uri_to_path
 from nfm.table.table_formats import refuse_files, refusing_paths
 from nfm.table.tasks import map_rows, run_tasks
 from nfm.table.text.options import FORMATS as TEXT_FORMATS

@@ -23,6 +23,11 @@ def is_in_store(path: str) -> bool:
     return "://" in path
 
 
+def uri_to_path(uri: str) -> str:
+    """Return the path of a `file:` URI; other URIs are returned unchanged."""
+    return "/" + unquote(uri.removeprefix("file:").lstrip("/")) if uri.startswith("file:") else uri
+
+
 def find_access_problem(uris: Sequence[str]) -> str | None:
     """Return why pyarrow cannot read these files, as a clause; None if it can access the first file."""
     unsupported = next((uri for uri in uris if uri.partition("://")[0] not in _SCHEMES), None)

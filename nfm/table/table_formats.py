@@ -23,8 +23,8 @@ from nfm.contract.table_formats import (
     look,
     look_on_disk,
 )
-from nfm.table.relation import analyzed_plan, class_name, uri_to_path
-from nfm.table.store import is_in_store
+from nfm.table.relation import analyzed_plan, class_name
+from nfm.table.store import is_in_store, uri_to_path
 
 if TYPE_CHECKING:  # workers import this module, and do not need the settings classes
     from nfm.config.settings import Source

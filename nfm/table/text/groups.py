@@ -13,10 +13,10 @@ from pyspark.sql.types import StructField
 
 from nfm.contract.errors import DataError
 from nfm.kernels.quotes import QUOTED
-from nfm.table.relation import stat_files, uri_to_path
+from nfm.table.listing import stat_files
 from nfm.table.spark import load
 from nfm.table.splits import File, Piece, Split, make_splits
-from nfm.table.store import find_access_problem
+from nfm.table.store import find_access_problem, uri_to_path
 from nfm.table.tasks import run_tasks
 from nfm.table.text.files import FACTS, Facts, check_facts, examine, is_compressed
 from nfm.table.text.options import BAD_ROW, dialect_of, is_unicode

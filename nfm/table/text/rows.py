@@ -13,8 +13,8 @@ from nfm.contract.errors import DataError
 from nfm.contract.messages import quoted
 from nfm.contract.reading import MORE_THAN_A_NUMBER
 from nfm.table.corrupt import file_path_column, to_metadata_path
-from nfm.table.relation import uri_to_path
 from nfm.table.spark import column, load, quote_name
+from nfm.table.store import uri_to_path
 from nfm.table.text.groups import Group, load_files
 from nfm.table.text.options import BAD_ROW
 

@@ -18,8 +18,9 @@ from nfm.contract.errors import ConfigError, DataError
 from nfm.contract.messages import listed
 from nfm.contract.reading import Reading
 from nfm.table.corrupt import check_any_readable
-from nfm.table.relation import list_uris, uri_to_path
+from nfm.table.listing import list_uris
 from nfm.table.spark import load, to_arrow_schema
+from nfm.table.store import uri_to_path
 from nfm.table.table_formats import refuse_files
 from nfm.table.text.groups import Group, group_files, select_files
 from nfm.table.text.options import resolve_options, value_options

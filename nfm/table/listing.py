@@ -1,0 +1,147 @@
+"""List the files of a table, with the values in the names of their folders, such as country=DE."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from decimal import Decimal
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote
+
+import pyarrow as pa
+from pyspark.sql import DataFrame, SparkSession
+
+from nfm.contract.errors import ConfigError, DataError
+from nfm.table.casts import is_text
+from nfm.table.parquet import Files, translate_file_errors
+from nfm.table.relation import Relation, file_relation
+from nfm.table.spark import column, to_arrow_schema
+from nfm.table.splits import File, file_at
+from nfm.table.store import is_in_store, read_file_states, uri_to_path
+
+if TYPE_CHECKING:  # workers import this module, and do not need the settings classes
+    from nfm.config.settings import Source
+
+_SUMMARIES = ("_metadata", "_common_metadata")  # Spark lists these files, but reads no rows from them
+
+
+def list_uris(source: "Source", raw: DataFrame) -> list[str]:
+    """Return the URIs of a table's files, sorted; empty where Spark reports no files.
+
+    Raises:
+        ConfigError: Spark would read a file twice, because two paths of the source contain it.
+        DataError: Spark would leave out a file, because it is not in a partition folder.
+    """
+    relation = file_relation(raw)
+    if relation is None:
+        return sorted(raw.inputFiles())
+    location = relation.location()
+    uris = sorted(uri for uri in location.inputFiles() if uri.rpartition("/")[2] not in _SUMMARIES)
+    twice = next((uri for uri, following in pairwise(uris) if uri == following), None)
+    if twice is not None:
+        raise ConfigError(
+            f"source.path: several paths contain {uri_to_path(twice)}, so Spark would read its rows more than once. "
+            "Remove all but one of these paths."
+        )
+    partitions = list(relation.partitionSchema().fieldNames())
+    for path in map(uri_to_path, uris if partitions else ()):
+        if not _has_folders(path, partitions):
+            raise _stray_file(path, partitions)
+    return uris
+
+
+def _has_folders(path: str, partitions: Sequence[str]) -> bool:
+    """Return whether a file is in folders such as country=DE for all partition columns."""
+    folders = {folder.partition("=")[0] for folder in path.split("/")[:-1] if "=" in folder}
+    names = {unquote(name, encoding="latin-1").lower() for name in folders}  # Spark escapes characters, not bytes
+    return names.issuperset(name.lower() for name in partitions)
+
+
+def _stray_file(path: str, partitions: Sequence[str]) -> DataError:
+    folders = "/".join(f"{name}=…" for name in partitions)
+    return DataError(
+        f"{path} is not in a folder {folders} as the table's other files are, so Spark would leave out its rows. Move "
+        "it into such a folder, or delete it."
+    )
+
+
+def list_files(
+    spark: SparkSession, source: "Source", relation: Relation, uris: Iterable[str]
+) -> tuple[Files, dict[str, File]]:
+    """Return the reader of the files, and by URI the files whose folders satisfy `where`."""
+    types = to_arrow_schema(relation.raw)
+    case_sensitive = str(spark.conf.get("spark.sql.caseSensitive")).lower() == "true"
+    if not relation.partitions and source.where is None:  # most tables need no query
+        no_partitions = pa.RecordBatch.from_arrays([], names=[])
+        return Files(str(source), types, no_partitions, case_sensitive), stat_files(
+            source, dict.fromkeys(sorted(uris), 0)
+        )
+    partitions, row_of_folder = _read_partitions(relation, types)
+    kept = set(range(len(partitions)) if source.where is None else _filter_partitions(spark, partitions, source.where))
+    folders = {uri: uri_to_path(uri.rpartition("/")[0]) for uri in sorted(uris)}
+    stray = next((uri for uri, folder in folders.items() if folder not in row_of_folder), None)
+    if stray is not None:
+        raise _stray_file(uri_to_path(stray), relation.partitions)
+    rows = {uri: row_of_folder[folder] for uri, folder in folders.items()}
+    files = Files(str(source), types, partitions, case_sensitive)
+    return files, stat_files(source, {uri: row for uri, row in rows.items() if row in kept})
+
+
+def _read_partitions(relation: Relation, types: pa.Schema) -> tuple[pa.RecordBatch, dict[str, int]]:
+    """Return the values in the folders' names as Spark converts them, and the row of each folder among them."""
+    spec = relation.location.partitionSpec()
+    columns: list[list[Any]] = [[] for _ in relation.partitions]
+    spark_types = [field.dataType() for field in spec.partitionColumns().fields()]
+    row_of_folder: dict[str, int] = {}
+    partitions = spec.partitions().iterator()
+    while partitions.hasNext():
+        partition = partitions.next()
+        row_of_folder[uri_to_path(partition.path().toUri().toString())] = len(row_of_folder)
+        values = partition.values()
+        for i, column_values in enumerate(columns):
+            column_values.append(values.get(i, spark_types[i]))
+    fields = [types.field(name) for name in relation.partitions]
+    arrays = [_to_array(values, field.type) for values, field in zip(columns, fields, strict=True)]
+    return pa.RecordBatch.from_arrays(arrays, names=list(relation.partitions)), row_of_folder
+
+
+def _to_array(values: Sequence[Any], type_: pa.DataType) -> pa.Array:
+    """Convert Spark's internal values, in which a date is a number of days, and a text a Java object."""
+    if is_text(type_):
+        return pa.array([None if value is None else value.toString() for value in values], type_)
+    if pa.types.is_decimal(type_):
+        return pa.array([None if value is None else Decimal(value.toString()) for value in values], type_)
+    if pa.types.is_temporal(type_):
+        return pa.array(values, pa.int32() if type_.bit_width == 32 else pa.int64()).cast(type_)
+    return pa.array(values, type_)
+
+
+def _filter_partitions(spark: SparkSession, partitions: pa.RecordBatch, where: str) -> list[int]:
+    """Return the rows of the partitions that satisfy a condition."""
+    number = "_".join(["row", *partitions.schema.names])  # longer than each of these names
+    numbered = pa.Table.from_batches([partitions]).append_column(number, pa.array(range(len(partitions))))
+    kept = spark.createDataFrame(numbered).where(where).select(column(number))
+    return [row[0] for row in kept.collect()]
+
+
+def stat_files(source: "Source", partitions: Mapping[str, int]) -> dict[str, File]:
+    """Return the files with size and time of change, from their URIs and their rows in the partitions."""
+    remote = [uri for uri in partitions if is_in_store(uri_to_path(uri))]
+    if not remote:
+        return {uri: file_at(uri_to_path(uri), partition) for uri, partition in partitions.items()}
+    with translate_file_errors(str(source), remote[0]):
+        states = read_file_states(remote)
+    return {uri: File(uri, size, partitions[uri], changed) for uri, (size, changed) in zip(remote, states, strict=True)}
+
+
+def read_file_versions(spark: SparkSession, uris: Iterable[str]) -> list[tuple[str, int, int]]:
+    """Return URI, size and time of the last change of each file, which together identify its version."""
+    context: Any = spark.sparkContext
+    versions = []
+    for uri in uris:
+        if uri.startswith("file:"):
+            file = file_at(uri_to_path(uri))
+            versions.append((uri, file.size, file.changed))
+        else:
+            path = context._jvm.org.apache.hadoop.fs.Path(uri)
+            status = path.getFileSystem(context._jsc.hadoopConfiguration()).getFileStatus(path)
+            versions.append((uri, int(status.getLen()), int(status.getModificationTime())))
+    return versions
