@@ -7,13 +7,8 @@ import pytest
 
 import nfm.contract.publish as publish_module
 from nfm.contract.errors import DataError, ReplacedError
-from nfm.contract.publish import (
-    publication_id,
-    publish,
-    publish_together,
-    read_published,
-    without_publication,
-)
+from nfm.contract.publish import publication_id, publish, publish_together, without_publication
+from nfm.contract.published import read_published
 from tests.contract.published import MARKER, files, neighbours, write
 
 

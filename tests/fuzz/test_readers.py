@@ -26,7 +26,7 @@ from pyspark.sql import SparkSession
 
 from nfm.contract.artifact import Artifact
 from nfm.contract.errors import ReplacedError
-from nfm.contract.publish import read_published
+from nfm.contract.published import read_published
 from tests.fuzz.conftest import FULL
 from tests.fuzz.publishing import Swap, publishing
 
