@@ -121,10 +121,9 @@ def _prepare(
     tf.config.experimental.enable_op_determinism()
     labels = describe_train_labels(spec, model, settings, folds["train"])
     weights = initial_weights(spec, model, settings.seed)
+    weights.network[BIAS][:] = labels.bias
     if start is not None:
         start.set_weights(weights, labels.unit)
-    else:
-        weights.network[BIAS][:] = labels.bias
     dependencies = list_dependencies(spec, model, settings, folds, start.name if start else None)
     settings = settings.model_copy(update={"batch_size": folds["train"].even(settings.batch_size)})
     network = Network(spec, model, settings, folds["train"].rows * settings.epochs)

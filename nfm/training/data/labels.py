@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 
 
 class TrainLabels(NamedTuple):
-    """What a training takes from the labels of its train fold."""
+    """Results of a pass over the labels of the train fold."""
 
     constant: tuple[float, ...]  # baseline, as `compute_constant` returns it, counting the negatives left out
     class_weights: NDArray[np.float32] | None  # weight of each class, by number; None without class weights
