@@ -1,14 +1,11 @@
-"""Publish again and again in another process, as the jobs do: `python -m tests.fuzz.publishing WHAT TARGET SWAP PAUSE`.
-
-The process publishes until its standard input ends, and then prints how often it did.
-"""
+"""Publish again and again until killed, as jobs do: `python -m tests.fuzz.publishing WHAT TARGET SWAP PAUSE`."""
 
 import itertools
 import random
 import shutil
 import sys
-import threading
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from subprocess import PIPE, Popen
@@ -19,7 +16,7 @@ import pyarrow as pa
 
 import nfm.contract.replace as module
 from nfm.contract.artifact import Network, save
-from nfm.contract.publish import publication_id, publish, publish_together
+from nfm.contract.publish import publication_id, publish
 from nfm.contract.schema import Field, Spec
 from nfm.contract.vocabulary import write_vocabulary
 from nfm.table.write import Layout, Writer, move_into_place
@@ -27,7 +24,7 @@ from tests.processes import ROOT, environment
 
 NETWORK = Network("binary", 2, (4, 3), "relu")
 FIELDS, VALUES = 4, 50
-What = Literal["table", "folders", "model", "pair"]
+What = Literal["table", "folders", "model"]
 Swap = Literal["exchange", "renames"]  # renames: as on a file system that cannot exchange two folders in one step
 
 
@@ -75,64 +72,39 @@ def publish_model(target: Path, version: int) -> None:
     )
 
 
-def publish_pair(target: Path, version: int) -> None:
-    """Publish two folders that belong together, as the feature job does; `of` contains the version."""
-    outputs = (target / "encoding", "of"), (target / "dataset", "of")
-    with publish_together(*outputs) as stagings:
-        for staging in stagings:
-            (staging / "of").write_text(str(version))
-
-
 def publish_version(what: What, target: Path, version: int, draw: random.Random) -> None:
     """Publish one version."""
     if what == "model":
         publish_model(target, version % 2)
-    elif what == "pair":
-        publish_pair(target, version)
     else:
         with publish(target, "_report.json") as staging:
             write_table(staging, version, draw, most_folders=4 if what == "folders" else 0)
 
 
 def main(what: What, target: str, swap: Swap, pause: str) -> None:
-    """Publish until the standard input ends."""
-    draw, stopped = random.Random(1), threading.Event()
+    """Publish until the process is killed."""
+    draw = random.Random(1)
     module._GRACE = 0.02  # more publications in the same time
     if swap == "renames":
         module._exchange = lambda a, b: False
-
-    def wait_for_end() -> None:
-        sys.stdin.read()
-        stopped.set()
-
-    threading.Thread(target=wait_for_end, daemon=True).start()
     for version in itertools.count():
         publish_version(what, Path(target), version, draw)
         if version == 0:
             print("published", flush=True)
-        if stopped.is_set():
-            print(version + 1, flush=True)
-            return
-        stopped.wait(draw.random() * float(pause))
+        time.sleep(draw.random() * float(pause))
 
 
 @contextmanager
-def publishing(what: What, target: Path, swap: Swap = "exchange", pause: float = 0.01) -> Iterator[Callable[[], int]]:
-    """Publish in another process; yield a function that ends it and returns the number of publications.
-
-    `pause`: most seconds between two publications.
-    """
+def publishing(what: What, target: Path, swap: Swap = "exchange", pause: float = 0.01) -> Iterator[None]:
+    """Publish in another process until the block ends, with pauses of at most `pause` seconds."""
     command = [sys.executable, "-m", "tests.fuzz.publishing", what, str(target), swap, str(pause)]
     env = environment({"PYTHONPATH": str(ROOT)})
-    with Popen(command, cwd=ROOT, env=env, stdin=PIPE, stdout=PIPE, text=True) as process:
-
-        def stop() -> int:
-            return int(process.communicate()[0])
-
-        assert process.stdout is not None
-        assert process.stdout.readline() == "published\n", "the process died"
+    with Popen(command, cwd=ROOT, env=env, stdout=PIPE, text=True) as process:
         try:
-            yield stop
+            assert process.stdout is not None
+            assert process.stdout.readline() == "published\n", "the process died"
+            yield
+            assert process.poll() is None, "the process died"
         finally:
             process.kill()
 
