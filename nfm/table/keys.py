@@ -29,6 +29,7 @@ from nfm.table.write import WrittenFile
 
 _SEED = 0x4B5
 _RUN_ROWS = 1 << 22  # hashes that a task sorts together, and about as many that are merged together
+_ROWS = "_nfm_rows"  # a name that users' columns do not have
 _REPEATED = pa.schema([("hashes", pa.int64())])
 
 
@@ -42,7 +43,7 @@ class KeyWriter:
 
     def add(self, keys: Sequence[pa.Array]) -> None:
         """Add the (N,) columns of N keys; a column in the folders' names as `folder_texts` returns it."""
-        self._waiting.append(hash_keys(keys, _SEED))
+        self._waiting.append(_hash(keys))
         if sum(map(len, self._waiting)) >= _RUN_ROWS:
             self._write()
 
@@ -119,22 +120,30 @@ def _count_keys(
         parquet = pq.ParquetFile(file.path)
         in_file = [name for name in key.names if name in parquet.schema_arrow.names]
         for i in range(parquet.num_row_groups):
+            number = parquet.metadata.row_group(i).num_rows
             rows = parquet.read_row_group(i, columns=in_file, use_threads=False).combine_chunks()
             columns = [
-                rows[name].combine_chunks() if name in in_file else folder_text(file.folder, name, len(rows))
+                rows[name].combine_chunks() if name in in_file else folder_text(file.folder, name, number)
                 for name in key.names
             ]
-            selected = to_arrow(np.flatnonzero(_are_in(hash_keys(columns, _SEED), hashes)))
+            selected = to_arrow(np.flatnonzero(_are_in(_hash(columns), hashes)))
             yield pa.RecordBatch.from_arrays([values.take(selected) for values in columns], names=key.names)
 
     in_files = set(pq.read_schema(files[0].path).names)
     types = [f if f.name in in_files else pa.field(f.name, pa.large_string()) for f in key]
     names = [column(name) for name in key.names]
-    counted = run_tasks(spark, files, read, pa.schema(types)).groupBy(*names).count().where("count > 1")
-    with_count = F.struct(column("count"), F.struct(*names).alias("key"))
-    total = counted.agg(F.count("*"), F.sum("count"), F.max(with_count), F.min(with_count)).collect()[0]
-    examples = [{"key": _show(row["key"].asDict()), "rows": row["count"]} for row in total[2:] if row is not None]
+    counted = run_tasks(spark, files, read, pa.schema(types)).groupBy(*names).agg(F.count("*").alias(_ROWS))
+    counted = counted.where(f"{_ROWS} > 1")
+    with_count = F.struct(column(_ROWS), F.struct(*names).alias("key"))
+    total = counted.agg(F.count("*"), F.sum(_ROWS), F.max(with_count), F.min(with_count)).collect()[0]
+    examples = [{"key": _show(row["key"].asDict()), "rows": row[_ROWS]} for row in total[2:] if row is not None]
     return {"keys": total[0], "rows": total[1] or 0, "examples": examples[: total[0]]}
+
+
+def _hash(columns: Sequence[pa.Array]) -> NDArray[np.uint64]:
+    # Texts that are not valid UTF-8 are hashed, too.
+    texts = pa.large_string()
+    return hash_keys([c.cast(texts) if pa.types.is_string(c.type) else c for c in columns], _SEED)
 
 
 def _are_in(values: NDArray[np.uint64], hashes: Sequence[NDArray[np.uint64]]) -> NDArray[np.bool_]:

@@ -128,12 +128,12 @@ def test_many_ranges_of_hashes(
     names = pa.array([*names.to_pylist()[:-2], None, None])
     writer, files = KeyWriter(tmp_path), []
     for i in range(4):
-        part = pa.table({"name": names.slice(100 * i, 100)})
-        writer.add([part["name"].chunk(0)])
+        part = pa.table({"count": names.slice(100 * i, 100)})  # the name of a function in Spark
+        writer.add([part["count"].chunk(0)])
         path = tmp_path / f"{i}.parquet"
         pq.write_table(part, path)
         files.append(WrittenFile("", str(path), 100, path.stat().st_size))
-    found = count_duplicates(spark, writer.close(), files, pa.schema([("name", pa.string())]), tmp_path / "scratch")
+    found = count_duplicates(spark, writer.close(), files, pa.schema([("count", pa.string())]), tmp_path / "scratch")
     counts = pd.Series(names.to_pylist(), dtype=object).value_counts(dropna=False)
     counts = counts[counts > 1]
     assert (found["keys"], found["rows"]) == (len(counts), counts.sum())
