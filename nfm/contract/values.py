@@ -108,9 +108,8 @@ def _check_dates(texts: pa.Array, column: str) -> None:
     wrong = next((text for text in texts.to_pylist() if text is not None and not _DATE.fullmatch(text)), None)
     if wrong is not None:
         raise DataError(
-            f"Column '{column}' contained dates when the vocabulary was made, and now contains the text "
-            f"{quoted(wrong)}, which does not have the form 2026-11-20. Provide the column as a date, "
-            "or run nfm features and nfm train again."
+            f"Column '{column}' contained dates when the vocabulary was made, and now contains the text {quoted(wrong)}, "
+            "which is not like 2026-11-20. Provide the column as a date, or run nfm features and nfm train again."
         )
 
 

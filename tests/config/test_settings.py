@@ -16,7 +16,7 @@ DEFAULTS = """
 name: titanic
 workdir: build/titanic
 source: {format: parquet, path: titanic.csv, table: null, options: {}, where: null,
-  scan: auto, on_corrupt: refuse}
+  scan: auto, on_corrupt: refuse, on_bad_row: refuse, types: {}}
 columns:
   key: [PassengerId]
   label: Survived

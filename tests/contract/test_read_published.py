@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-import nfm.contract.publish as publish_module
+import nfm.contract.published as published_module
 from nfm.contract.errors import DataError, ReplacedError
 from nfm.contract.publish import publication_id, publish, publish_together, without_publication
 from nfm.contract.published import read_published
@@ -69,7 +69,7 @@ def test_a_folder_that_is_absent_gives_the_error_of_its_reader(target: Path) -> 
 def test_a_folder_that_is_always_replaced_is_an_error_that_may_be_retried(
     target: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(publish_module, "_ATTEMPTS", 3)
+    monkeypatch.setattr(published_module, "_ATTEMPTS", 3)
     write(target, "old")
     with pytest.raises(ReplacedError, match=rf"^{target} was replaced 3 times while it was read\.") as refused:
         read_published([target], lambda: write(target, "newer"))

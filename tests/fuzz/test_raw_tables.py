@@ -1,6 +1,6 @@
 """Random raw tables: both scans and plain Python give the same rows, and a refusal is a one-line error.
 
-`FUZZ=full pytest tests/fuzz/test_tables.py` tries 500 tables; `FUZZ=17,99` repeats the seeds 17 and 99.
+`FUZZ=full pytest tests/fuzz/test_raw_tables.py` tries 500 tables; `FUZZ=17,99` repeats the seeds 17 and 99.
 """
 
 import os
