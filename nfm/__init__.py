@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from nfm.config.file import load_config
     from nfm.config.settings import Config
     from nfm.contract.errors import ConfigError, DataError, GateError, NfmError
-    from nfm.contract.publish import BusyError
+    from nfm.contract.publishing.publish import BusyError
     from nfm.scoring import load_model, score_udf
     from nfm.scoring.local import Scorer
 
@@ -56,7 +56,7 @@ _MODULES = {
     "nfm.config.file": ("load_config",),
     "nfm.config.settings": ("Config",),
     "nfm.contract.errors": ("ConfigError", "DataError", "GateError", "NfmError"),
-    "nfm.contract.publish": ("BusyError",),
+    "nfm.contract.publishing.publish": ("BusyError",),
     "nfm.scoring": ("load_model", "score_udf"),
     "nfm.scoring.local": ("Scorer",),
 }

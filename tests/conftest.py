@@ -10,7 +10,7 @@ import hypothesis
 import pytest
 from pyspark.sql import SparkSession
 
-import nfm.contract.replace
+import nfm.contract.publishing.replace
 from tests.processes import JVM, standalone_cluster
 from tests.settings import MINIMAL
 
@@ -63,7 +63,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(autouse=True)
 def _delete_replaced_folders_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Do not wait for readers: half a second for each folder that a test replaces would add up to minutes."""
-    monkeypatch.setattr(nfm.contract.replace, "_GRACE", 0)
+    monkeypatch.setattr(nfm.contract.publishing.replace, "_GRACE", 0)
 
 
 @pytest.fixture(scope="session")

@@ -21,8 +21,8 @@ from nfm.contract.arrays import map_file
 from nfm.contract.encoder import ENCODER_FILES, Encoding, read_more
 from nfm.contract.errors import DataError
 from nfm.contract.profile import PROFILE, Profile
-from nfm.contract.publish import FILES, publish
-from nfm.contract.published import Result, check_fingerprint, read_published
+from nfm.contract.publishing.publish import FILES, publish
+from nfm.contract.publishing.published import Result, check_fingerprint, read_published
 from nfm.contract.schema import Spec, canonical_json, tuples
 
 ARTIFACT_FORMAT = 2

@@ -20,7 +20,7 @@ from nfm.contract.columns import Rows, Values, check_categorical, check_columns,
 from nfm.contract.errors import DataError
 from nfm.contract.hashing import hash64
 from nfm.contract.messages import quoted
-from nfm.contract.published import Result, check_fingerprint, read_published
+from nfm.contract.publishing.published import Result, check_fingerprint, read_published
 from nfm.contract.reading import Reading
 from nfm.contract.scaling import CURVES
 from nfm.contract.schema import MISSING, Field, Number, Spec, flag_name, weights_name

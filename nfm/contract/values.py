@@ -108,8 +108,9 @@ def _check_dates(texts: pa.Array, column: str) -> None:
     wrong = next((text for text in texts.to_pylist() if text is not None and not _DATE.fullmatch(text)), None)
     if wrong is not None:
         raise DataError(
-            f"Column '{column}' contained dates when the vocabulary was made, and now contains the text {quoted(wrong)}, "
-            "which is not like 2026-11-20. Provide the column as a date, or run nfm features and nfm train again."
+            f"Column '{column}' contained dates when the vocabulary was made, and now contains the text "
+            f"{quoted(wrong)}, which does not have the form 2026-11-20. Provide the column as a date, "
+            "or run nfm features and nfm train again."
         )
 
 
@@ -185,12 +186,8 @@ def _advise(text: str, column: str) -> str:
     """Return a sentence that names the option for a text that many CSV files have in numeric columns."""
     if text.strip().lower() in _MEANS_MISSING:
         return f"If it means missing in a CSV file, set source.options.nullValue: {json.dumps(text)}. "
-    if _DECIMAL_COMMA.fullmatch(text):
-        return (
-            "If a CSV file has decimal commas, set source.options.locale: de-DE and source.types: "
-            f"{{{column}: 'decimal(18,6)'}}. "
-        )
-    return ""
+    options = f"source.options.locale: de-DE and source.types: {{{column}: 'decimal(18,6)'}}"
+    return f"If a CSV file has decimal commas, set {options}. " if _DECIMAL_COMMA.fullmatch(text) else ""
 
 
 def dictionary_indices(encoded: pa.DictionaryArray) -> NDArray[np.int32]:

@@ -22,7 +22,7 @@ from numpy.typing import DTypeLike, NDArray
 from nfm.contract.arrays import map_file, text_buffers, to_arrow, to_numpy
 from nfm.contract.errors import DataError
 from nfm.contract.hashing import hash64
-from nfm.contract.replace import making, replacing
+from nfm.contract.publishing.replace import making, replacing
 
 SCHEMA = pa.schema([("field", pa.string()), ("value", pa.large_string()), ("id", pa.int32()), ("count", pa.int64())])
 _VALUES = pa.schema([SCHEMA.field("value"), SCHEMA.field("count")])

@@ -16,7 +16,7 @@ from nfm.config.settings import Config
 from nfm.contract.columns import check_categorical, check_columns
 from nfm.contract.encoder import Encoding
 from nfm.contract.errors import DataError
-from nfm.contract.publish import check_replaceable, publish_together
+from nfm.contract.publishing.publish import check_replaceable, publish_together
 from nfm.contract.reading import LATEST
 from nfm.contract.schema import DATASET_MARKER, Kind
 from nfm.contract.values import check_kind, check_number

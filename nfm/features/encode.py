@@ -14,7 +14,7 @@ from pyspark.sql import SparkSession
 
 from nfm.contract.columns import Rows
 from nfm.contract.encoder import Encoding, load_once
-from nfm.contract.publish import publication_id
+from nfm.contract.publishing.publish import publication_id
 from nfm.contract.schema import FOLDS, MISSING, Spec
 from nfm.contract.values import decode_dictionary, to_floats
 from nfm.features import labels

@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from nfm.contract.replace import replacing
+from nfm.contract.publishing.replace import replacing
 
 SCHEMA = pa.schema([("text", pa.large_string()), ("count", pa.int64())])
 _ORDER = [("count", "descending"), ("text", "ascending")]

@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 from nfm.contract.errors import ConfigError, DataError
-from nfm.contract.table_formats import find_table, look_on_disk
+from nfm.contract.publishing.table_formats import find_table, look_on_disk
 from nfm.init.csv_file import read_csv
 from nfm.init.facts import inspect_column
 from nfm.init.label import Label, find_label

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from nfm.contract.messages import differences, listed
-from nfm.contract.replace import hidden_path, hidden_paths, replacing
+from nfm.contract.publishing.replace import hidden_path, hidden_paths, replacing
 from nfm.contract.schema import canonical_json
 from nfm.scoring.health.tally import Tally
 from nfm.table.splits import File, Piece, Split

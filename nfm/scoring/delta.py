@@ -21,8 +21,8 @@ import pyarrow as pa
 
 from nfm.contract.errors import DataError
 from nfm.contract.messages import listed
-from nfm.contract.publish import find_delta_table, translate_os_errors
-from nfm.contract.table_formats import DELTA_LOG
+from nfm.contract.publishing.publish import find_delta_table, translate_os_errors
+from nfm.contract.publishing.table_formats import DELTA_LOG
 from nfm.scoring.health.page import SCORES_MARKER
 from nfm.table.folders import folder_values
 from nfm.table.write import WrittenFile, move_into_place

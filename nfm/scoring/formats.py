@@ -18,7 +18,7 @@ from pyspark.sql import SparkSession
 
 from nfm.config.settings import Score
 from nfm.contract.errors import ConfigError
-from nfm.contract.publish import check_replaceable, publication_id, staged, staging_folder
+from nfm.contract.publishing.publish import check_replaceable, publication_id, staged, staging_folder
 from nfm.scoring.delta import DeltaOutput, DeltaPublication
 from nfm.scoring.health.page import REPORT, SCORES_MARKER, write_report
 from nfm.table.tasks import run_tasks

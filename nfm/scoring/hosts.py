@@ -14,8 +14,8 @@ from pyspark import Broadcast, SparkFiles
 from pyspark.sql import SparkSession
 
 from nfm.contract.artifact import SCORER_FILES, Artifact
-from nfm.contract.published import check_fingerprint
-from nfm.contract.replace import making
+from nfm.contract.publishing.published import check_fingerprint
+from nfm.contract.publishing.replace import making
 
 _PIECE = 32 << 20  # bytes of a file that a driver or a worker has in memory at a time
 

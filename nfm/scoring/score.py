@@ -20,7 +20,7 @@ from nfm.contract.arrays import to_text_array
 from nfm.contract.artifact import Artifact
 from nfm.contract.columns import Rows
 from nfm.contract.errors import DataError, GateError
-from nfm.contract.publish import check_replaceable, locked, publication_id
+from nfm.contract.publishing.publish import check_replaceable, locked, publication_id
 from nfm.contract.schema import canonical_json
 from nfm.scoring.chunks import Chunk, Chunks, code_digest, open_chunks, reuse_splits
 from nfm.scoring.formats import publishing
@@ -29,11 +29,11 @@ from nfm.scoring.health.health import compare_with_training, describe_keys, desc
 from nfm.scoring.health.page import REPORT, SCORES_MARKER, refused_folder, write_report
 from nfm.scoring.health.tally import Tally
 from nfm.scoring.hosts import open_model, place
+from nfm.scoring.keys import count_duplicates
 from nfm.scoring.output import final_schema, finish, layout, rank_columns
 from nfm.scoring.prepare import model_inputs, open_all, output_columns
 from nfm.scoring.tasks import Output, score_rows
 from nfm.table.errors import translate_spark_errors
-from nfm.table.keys import count_duplicates
 from nfm.table.listing import read_file_versions
 from nfm.table.scan import Scan
 from nfm.table.session import TIME_ZONE, read_settings

@@ -18,10 +18,10 @@ from nfm.contract.errors import DataError
 from nfm.contract.values import decode_dictionary
 from nfm.scoring.chunks import Chunk
 from nfm.scoring.health.tally import Tally
+from nfm.scoring.keys import KeyWriter
 from nfm.scoring.reasons import reason_columns
 from nfm.scoring.scorer import explain_batch, score_columns
 from nfm.table.folders import add_by_folder, folder_texts
-from nfm.table.keys import KeyWriter
 from nfm.table.parquet import RowGroup
 from nfm.table.write import Writer
 

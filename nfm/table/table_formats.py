@@ -13,7 +13,7 @@ from pyspark.errors import PySparkException
 from pyspark.sql import DataFrame, SparkSession
 
 from nfm.contract.errors import DataError
-from nfm.contract.table_formats import (
+from nfm.contract.publishing.table_formats import (
     FORMATS,
     STREAM,
     FoundTable,

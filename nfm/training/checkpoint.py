@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nfm.contract.messages import differences, listed
-from nfm.contract.replace import replacing, temporary_path
+from nfm.contract.publishing.replace import replacing, temporary_path
 
 log = logging.getLogger(__name__)
 

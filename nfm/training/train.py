@@ -20,8 +20,8 @@ from nfm.contract import artifact
 from nfm.contract.encoder import Encoding
 from nfm.contract.errors import DataError
 from nfm.contract.messages import differences, listed
-from nfm.contract.publish import check_replaceable, locked
-from nfm.contract.published import read_published
+from nfm.contract.publishing.publish import check_replaceable, locked
+from nfm.contract.publishing.published import read_published
 from nfm.contract.schema import DATASET_MARKER, FOLDS, Spec
 from nfm.training import checkpoint
 from nfm.training.data.batches import Fold, read_folds

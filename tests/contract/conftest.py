@@ -13,7 +13,7 @@ import pyarrow as pa
 import pytest
 from hypothesis import strategies as st
 
-import nfm.contract.replace
+import nfm.contract.publishing.replace
 from nfm.contract.encoder import Encoding
 from nfm.contract.schema import Field, Kind, Number, Spec
 from nfm.contract.vocabulary import Vocabulary, write_vocabulary
@@ -187,4 +187,4 @@ def target(tmp_path: Path) -> Path:
 @pytest.fixture(params=["exchange", "renames"])
 def any_file_system(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     if request.param == "renames":
-        monkeypatch.setattr(nfm.contract.replace, "_exchange", lambda a, b: False)
+        monkeypatch.setattr(nfm.contract.publishing.replace, "_exchange", lambda a, b: False)

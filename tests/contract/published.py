@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from nfm.contract.publish import publish
+from nfm.contract.publishing.publish import publish
 
 MARKER = "_done.json"
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from nfm.contract.errors import DataError
-from nfm.contract.publish import publish
+from nfm.contract.publishing.publish import publish
 from tests.contract.published import MARKER, files, neighbours, write
 
 

@@ -15,16 +15,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import nfm.contract.replace as module
+import nfm.contract.publishing.replace as module
 from nfm.contract.errors import DataError, NfmError
-from nfm.contract.publish import BusyError, locked, publish
+from nfm.contract.publishing.publish import BusyError, locked, publish
 from tests.contract.published import MARKER, files, neighbours, write
 
 # A process that waits in the middle of writing, and completes when its standard input ends.
 WRITER = """
 import sys
 from pathlib import Path
-from nfm.contract.publish import publish
+from nfm.contract.publishing.publish import publish
 
 with publish(Path(sys.argv[1]), "_done.json") as staging:
     (staging / "half").write_text("half")
@@ -250,7 +250,7 @@ def test_a_run_killed_between_two_renames_loses_nothing(target: Path) -> None:
     kill_after_first_rename = """
 import os
 import signal
-import nfm.contract.replace as module
+import nfm.contract.publishing.replace as module
 
 def rename_and_die(self, to, rename=module.Path.rename):
     rename(self, to)

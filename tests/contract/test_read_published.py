@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-import nfm.contract.published as published_module
+import nfm.contract.publishing.published as published_module
 from nfm.contract.errors import DataError, ReplacedError
-from nfm.contract.publish import publication_id, publish, publish_together, without_publication
-from nfm.contract.published import read_published
+from nfm.contract.publishing.publish import publication_id, publish, publish_together, without_publication
+from nfm.contract.publishing.published import read_published
 from tests.contract.published import MARKER, files, neighbours, write
 
 

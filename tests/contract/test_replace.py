@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from nfm.contract.replace import making, replacing, temporary_path
+from nfm.contract.publishing.replace import making, replacing, temporary_path
 
 
 @pytest.mark.parametrize("shared", [False, True])

@@ -14,9 +14,9 @@ from typing import Literal
 import numpy as np
 import pyarrow as pa
 
-import nfm.contract.replace as module
+import nfm.contract.publishing.replace as module
 from nfm.contract.artifact import Network, save
-from nfm.contract.publish import publication_id, publish
+from nfm.contract.publishing.publish import publication_id, publish
 from nfm.contract.schema import Field, Spec
 from nfm.contract.vocabulary import write_vocabulary
 from nfm.table.write import Layout, Writer, move_into_place

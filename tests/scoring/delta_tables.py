@@ -45,7 +45,8 @@ def finish(publication: DeltaPublication, output: Path, *tables: pa.Table, **fol
     """Publish tables in the output itself, or with keyword arguments in its folders; return the version."""
     members = {"": tables} if tables else {name: [table] for name, table in folders.items()}
     files = write_files(DeltaOutput.at(output).table.parent / "chunks", members)
-    return publication.publish(files, {**FACTS, "rows": sum(file.rows for file in files)})
+    report = {**FACTS, "publication": uuid4().hex[:16], "rows": sum(file.rows for file in files)}
+    return publication.publish(files, report)
 
 
 def publish(output: Path, *tables: pa.Table) -> int:

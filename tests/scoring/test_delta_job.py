@@ -18,7 +18,7 @@ pytest.importorskip("deltalake")  # an extra; `make test` installs all
 from deltalake import DeltaTable
 
 from nfm.contract.errors import ConfigError, DataError, GateError
-from nfm.contract.publish import BusyError, locked
+from nfm.contract.publishing.publish import BusyError, locked
 from nfm.scoring.prepare import open_all
 from nfm.scoring.score import score_table
 from nfm.scoring.summary import summary

@@ -13,10 +13,10 @@ from pyspark.sql import SparkSession
 
 from nfm.contract.errors import GateError
 from nfm.features.dataset import build
+from nfm.scoring import keys as module
+from nfm.scoring.keys import KeyWriter, count_duplicates
 from nfm.scoring.score import score_table
 from nfm.scoring.summary import summary
-from nfm.table import keys as module
-from nfm.table.keys import KeyWriter, count_duplicates
 from nfm.table.write import WrittenFile
 from tests.scoring.examples import config, save_model
 

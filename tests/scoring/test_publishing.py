@@ -14,7 +14,7 @@ import pytest
 from pyspark.sql import SparkSession
 
 from nfm.contract.errors import DataError, NfmError
-from nfm.contract.publish import BusyError
+from nfm.contract.publishing.publish import BusyError
 from nfm.scoring.score import score_table
 from tests.processes import ROOT
 from tests.scoring.examples import ROWS, SCHEMA, config, scores
@@ -22,7 +22,7 @@ from tests.scoring.examples import ROWS, SCHEMA, config, scores
 LOCK_AND_WAIT = """
 import sys
 from pathlib import Path
-from nfm.contract.publish import publish
+from nfm.contract.publishing.publish import publish
 with publish(Path(sys.argv[1]), "_report.json") as staging:
     (staging / "half.parquet").write_text("half")
     print("locked", flush=True)

@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 from pyspark.sql import SparkSession
 
-from nfm.contract.publish import publication_id, publish
+from nfm.contract.publishing.publish import publication_id, publish
 from nfm.table import write as module
 from nfm.table.write import Layout, Writer, WrittenFile, compact_files, move_into_place, plan_compaction
 

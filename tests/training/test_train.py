@@ -19,7 +19,7 @@ from nfm.config.train import Model
 from nfm.contract.artifact import Artifact
 from nfm.contract.encoder import Encoding, arrange_inputs
 from nfm.contract.errors import DataError
-from nfm.contract.publish import BusyError, locked
+from nfm.contract.publishing.publish import BusyError, locked
 from nfm.training.fit import Places, fit
 from nfm.training.layers import make_keras_inputs
 from nfm.training.model import build

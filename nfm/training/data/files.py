@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 
 from nfm.contract.dataset import check_and_arrange, check_column, check_schema, read_column
 from nfm.contract.errors import DataError, ReplacedError
-from nfm.contract.publish import without_publication
+from nfm.contract.publishing.publish import without_publication
 from nfm.contract.schema import Spec
 from nfm.contract.values import decode_dictionary
 from nfm.training.data.rows import Rows

@@ -22,8 +22,8 @@ from optuna.trial import TrialState
 from nfm.config.file import as_yaml
 from nfm.config.space import Numbers, Space, shown
 from nfm.contract.errors import ConfigError, DataError, DivergedError
-from nfm.contract.publish import locked
-from nfm.contract.replace import replacing
+from nfm.contract.publishing.publish import locked
+from nfm.contract.publishing.replace import replacing
 from nfm.contract.schema import Spec
 from nfm.training.control import choose_sign
 from nfm.training.data.batches import Fold

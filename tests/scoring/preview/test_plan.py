@@ -11,7 +11,7 @@ from pyspark.sql import SparkSession
 
 from nfm.config.settings import Source
 from nfm.contract.errors import DataError
-from nfm.contract.publish import locked
+from nfm.contract.publishing.publish import locked
 from nfm.scoring.hosts import place_read_only, placement
 from nfm.scoring.prepare import open_all
 from nfm.scoring.preview import plan as module

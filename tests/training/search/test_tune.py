@@ -21,7 +21,7 @@ from optuna.distributions import BaseDistribution, FloatDistribution
 from nfm.config.file import load, put, read
 from nfm.config.space import Space, read_space
 from nfm.contract.errors import ConfigError, DataError
-from nfm.contract.publish import BusyError, locked
+from nfm.contract.publishing.publish import BusyError, locked
 from nfm.contract.schema import Field, Spec
 from nfm.training import train
 from nfm.training.fit import Places

@@ -21,7 +21,7 @@ from pyspark.sql import functions as F
 
 from nfm.contract.arrays import to_arrow
 from nfm.contract.columns import hash_keys
-from nfm.contract.replace import replacing
+from nfm.contract.publishing.replace import replacing
 from nfm.table.folders import folder_text
 from nfm.table.spark import column
 from nfm.table.tasks import run_tasks

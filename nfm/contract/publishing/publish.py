@@ -20,8 +20,8 @@ from pathlib import Path
 
 from nfm.contract.errors import DataError, NfmError
 from nfm.contract.messages import listed
-from nfm.contract.replace import OLD, delete_replaced, hidden_path, hidden_paths, swap
-from nfm.contract.table_formats import find_table, look_on_disk
+from nfm.contract.publishing.replace import OLD, delete_replaced, hidden_path, hidden_paths, swap
+from nfm.contract.publishing.table_formats import find_table, look_on_disk
 
 log = logging.getLogger(__name__)
 

@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from nfm.contract.errors import ReplacedError
 from nfm.contract.messages import listed
-from nfm.contract.replace import OLD, hidden_paths
+from nfm.contract.publishing.replace import OLD, hidden_paths
 
 Result = TypeVar("Result")
 _ATTEMPTS = 10

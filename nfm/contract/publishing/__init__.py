@@ -1,0 +1,1 @@
+"""Publish folders so that a reader sees one publication, and read folders that are published meanwhile."""
