@@ -34,8 +34,8 @@ split:
 dataset: {partition_by: []}
 model:
   {task: binary, embedding_dim: 64, hidden_units: [128, 128], activation: relu, batch_norm: true,
-   pooling_dropout: 0.5, hidden_dropout: 0.2, l2: {embedding: 0.0, linear: 0.0, hidden: 0.0}, output: trained, standardize_label: true,
-   embedding_dtype: float32}
+   pooling_dropout: 0.5, hidden_dropout: 0.2, l2: {embedding: 0.0, linear: 0.0, hidden: 0.0}, output: trained,
+   standardize_label: true, embedding_dtype: float32}
 train:
   {optimizer: adagrad, learning_rate: 0.05, initial_accumulator: 0.1, momentum: 0.0, linear_optimizer: null,
    clip_norm: null, schedule: {kind: constant, warmup_steps: 0, final_share: 0.0, factor: 0.5, patience: 2},
