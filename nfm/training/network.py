@@ -79,9 +79,11 @@ class Network:
         loss, trained_gradient, pooled_gradient, linear_gradient, fixed = step(
             *self._vectors(weights), [*map(tf.constant, sums)], *map(tf.constant, (rows.label, rows.weight, seeds))
         )
-        for path, array in _split(fixed.numpy(), self._fixed).items():
-            # Average the first batches equally: otherwise the initial averages, which no batch had, would have a share.
-            weights[path] += (array - weights[path]) * np.float32(max(1.0, self._averaged / number))
+        # Average the first batches equally: otherwise the initial averages, which no batch had, would have a share.
+        share = np.float32(max(1.0, self._averaged / number))
+        with np.errstate(invalid="ignore", over="ignore"):  # after a divergence, which the caller finds
+            for path, array in _split(fixed.numpy(), self._fixed).items():
+                weights[path] += share * (array - weights[path])
         gradients = _split(trained_gradient.numpy(), self.trained)
         return Derivatives(float(loss), pooled_gradient.numpy(), linear_gradient.numpy(), gradients)
 
