@@ -3,6 +3,7 @@
 It determines a row's fold, the bucket of an out-of-vocabulary value and a value's slot in the vocabulary's index.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -46,10 +47,20 @@ def hash64(texts: pa.Array, seed: int = 0) -> NDArray[np.uint64]:
     return h
 
 
+def hash_integers(values: NDArray[np.int64]) -> NDArray[np.uint64]:
+    """Hash N integers; (N,) uint64, all different for different integers."""
+    return _mix(values.view(np.uint64) ^ _GOLDEN)
+
+
 def hash_rows(columns: list[pa.Array], seed: int) -> NDArray[np.uint64]:
     """Hash N rows of several text columns; (N,) uint64. The order of the columns matters."""
-    combined: NDArray[Any] = np.zeros(len(columns[0]), np.uint64)
+    return combine_hashes([hash64(texts, seed) for texts in columns])
+
+
+def combine_hashes(hashes: Sequence[NDArray[np.uint64]]) -> NDArray[np.uint64]:
+    """Combine the (N,) hashes of several columns; (N,) uint64. The order of the columns matters."""
+    combined: NDArray[Any] = np.zeros(len(hashes[0]), np.uint64)
     with np.errstate(over="ignore"):
-        for texts in columns:
-            combined = _mix((combined ^ hash64(texts, seed)) + _GOLDEN)
+        for column in hashes:
+            combined = _mix((combined ^ column) + _GOLDEN)
     return combined

@@ -1,8 +1,8 @@
 """Count the keys that occur more than once in a table, exactly and without shuffling it.
 
 Tasks that write rows also store a 64-bit hash of each row's key, in sorted runs. Equal keys have equal hashes, so a key
-whose hash occurs once is unique. Spark counts only the keys whose hash occurs more than once. Sorting 10 million hashes
-takes 2 CPU seconds; grouping all keys in Spark takes 24 to 41.
+whose hash occurs once is unique. Spark counts only the keys whose hash occurs more than once. For 10 million keys this
+takes 0.4 to 1.8 CPU seconds; grouping all keys in Spark takes 24 to 41.
 """
 
 import shutil
@@ -19,8 +19,9 @@ from numpy.typing import NDArray
 from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 
-from nfm.contract.arrays import to_arrow
+from nfm.contract.arrays import null_mask, to_arrow, to_numpy
 from nfm.contract.columns import hash_keys
+from nfm.contract.hashing import combine_hashes, hash_integers
 from nfm.contract.publishing.replace import replacing
 from nfm.table.folders import folder_text
 from nfm.table.spark import column
@@ -141,9 +142,18 @@ def _count_keys(
 
 
 def _hash(columns: Sequence[pa.Array]) -> NDArray[np.uint64]:
-    # Texts that are not valid UTF-8 are hashed, too.
-    texts = pa.large_string()
-    return hash_keys([c.cast(texts) if pa.types.is_string(c.type) else c for c in columns], _SEED)
+    """Hash the (N,) columns of N keys; a column has the same type in all files."""
+    return combine_hashes([_hash_column(values) for values in columns])
+
+
+def _hash_column(values: pa.Array) -> NDArray[np.uint64]:
+    type_ = values.type
+    if pa.types.is_integer(type_) or pa.types.is_date32(type_) or pa.types.is_timestamp(type_):
+        values = values.cast(pa.int32()) if pa.types.is_date32(type_) else values
+        integers = to_numpy(values.cast(pa.int64()))
+        return hash_integers(np.where(null_mask(values), np.int64(0), integers) if values.null_count else integers)
+    # As large_string, a text need not be valid UTF-8.
+    return hash_keys([values.cast(pa.large_string()) if pa.types.is_string(type_) else values], _SEED)
 
 
 def _are_in(values: NDArray[np.uint64], hashes: Sequence[NDArray[np.uint64]]) -> NDArray[np.bool_]:
