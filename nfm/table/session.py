@@ -102,11 +102,12 @@ def _open_session(name: str, settings: Mapping[str, str]) -> SparkSession:
         builder = builder.config(key, value)
     try:
         spark = builder.getOrCreate()
+        zone = spark.conf.get(TIME_ZONE, None)  # Spark checks the settings now
     except (PySparkException, Py4JError) as error:
         raise _startup_error(settings, error) from error
     _check_settings(spark, settings)
     # The machine's zone is only the default of sessions that the user started.
-    if starts and spark.conf.get(TIME_ZONE, None) is None:
+    if starts and zone is None:
         spark.conf.set(TIME_ZONE, "UTC")
     return spark
 

@@ -231,7 +231,7 @@ def test_a_rerun_replaces_the_output_and_leaves_no_other_files(
     assert sorted(map(repr, dataset_rows(tmp_path / "dataset"))) == first
     assert {path.name for path in tmp_path.iterdir()} == {"dataset", "encoding", ".dataset.lock", ".encoding.lock"}
     assert {path.name for path in (tmp_path / "encoding").iterdir()} == {
-        "spec.json", "statistics.json", "report.html", "vocabulary.parquet", "index", "_files.json",
+        "spec.json", "reading.json", "statistics.json", "report.html", "vocabulary.parquet", "index", "_files.json",
     }  # fmt: skip
     assert {path.name for path in (tmp_path / "dataset").iterdir()} <= {
         "_dataset.json", "_files.json", "fold=train", "fold=valid", "fold=test",

@@ -74,6 +74,14 @@ def test_folders_with_values_and_other_headers(spark: SparkSession, tmp_path: Pa
     assert rows(spark, tmp_path, "id", "v", where="ds = '2026-12-01'") == []
 
 
+def test_values_of_folders_have_the_types_of_the_training(spark: SparkSession, tmp_path: Path) -> None:
+    (tmp_path / "zip=007").mkdir()
+    write(tmp_path / "zip=007", a="id,price\n1,2\n")
+    assert rows(spark, tmp_path, reading=LEARNED) == to_texts([(1, 2.0, "007")])
+    assert rows(spark, tmp_path, types={"zip": "string"}) == to_texts([(1, 2, "007")])
+    assert scan(spark, tmp_path).reading.types == {"zip": "int", "id": "int", "price": "int"}
+
+
 QUOTED = 'id,text\n1,"a ""quoted"" word"\n2,"two\nlines, and a comma"\n3,5" pipe\n4,C:\\dir\\\n5,\n6,"x"\n'
 
 
@@ -84,6 +92,22 @@ def test_rfc_4180(spark: SparkSession, tmp_path: Path) -> None:
     found = scan(spark, tmp_path)
     assert read_rows(found) == to_texts(expected)
     assert "line breaks are inside quotes" in found.reason
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16"])
+def test_line_ends_inside_quotes_are_not_those_of_the_lines(spark: SparkSession, tmp_path: Path, encoding: str) -> None:
+    text = 'id,"first\nsecond",city\r\n1,"a\nb",Oslo\r\n2,"c\r\nd",Bergen\r\n'
+    write(tmp_path, a=text.encode(encoding))
+    found = scan(spark, tmp_path, options={"encoding": encoding})
+    assert found.schema.names == ["id", "first\nsecond", "city"]
+    assert read_rows(found) == to_texts([(1, "a\nb", "Oslo"), (2, "c\r\nd", "Bergen")])
+    write(tmp_path, a=f"{text}3,e,Oslo\n".encode(encoding))
+    assert "Spark cannot read both" in refused(spark, tmp_path, options={"encoding": encoding})
+
+
+def test_comments(spark: SparkSession, tmp_path: Path) -> None:
+    write(tmp_path, a='# said "so\nid,t\n1,"a\nb"\n# "2,x\n3,#c\n')
+    assert rows(spark, tmp_path, options={"comment": "#"}) == to_texts([(1, "a\nb"), (3, "#c")])
 
 
 def test_a_large_file_is_read_in_several_tasks(spark: SparkSession, tmp_path: Path) -> None:

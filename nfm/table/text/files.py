@@ -13,18 +13,19 @@ import pyarrow as pa
 
 from nfm.contract.errors import DataError
 from nfm.contract.messages import quoted
-from nfm.kernels.quotes import FIELD_START, QUOTED, Dialect, follow_quotes
+from nfm.kernels.quotes import QUOTED, Dialect, Quotes, follow_quotes
 from nfm.table.splits import File, Piece
 from nfm.table.store import is_in_store, open_file
 
 _BLOCK = 4 << 20  # bytes that a task keeps in memory
 _CODECS = {".gz": "gzip", ".bz2": "bz2", ".zst": "zstd"}  # endings of files that Spark and pyarrow decompress
+_PLAIN = ("utf-8", "utf8", "us-ascii", "ascii", "iso-8859-", "latin", "windows-125", "cp125")  # see `has_plain_bytes`
+_OTHER_CODECS = (".deflate", ".lz4", ".snappy")  # endings of files that only Spark decompresses
 FACTS = pa.schema(
     [
         ("path", pa.string()),
         ("start", pa.int64()),
-        ("state", pa.int64()),
-        ("line_breaks", pa.int64()),
+        *((name, pa.int64()) for name in Quotes._fields),
         ("header", pa.binary()),
         ("problem", pa.string()),  # of the text, as a clause
         ("unreadable", pa.string()),  # reason
@@ -37,36 +38,35 @@ class Facts(NamedTuple):
 
     path: str
     start: int
-    state: int = FIELD_START  # of the quotes after the piece, if its first line began outside quotes
-    line_breaks: int = 0  # inside quotes
+    quotes: Quotes = Quotes()  # after the piece, if its first line began outside quotes
     header: bytes | None = None  # first record; None if the piece is not the file's first
     problem: str | None = None
     unreadable: str | None = None
 
 
-def examine(piece: Piece, dialect: Dialect | None, unicode: bool) -> Facts:
+def examine(piece: Piece, dialect: Dialect | None, encoding: str | None) -> Facts:
     """Read a piece of a file.
 
     Args:
-        piece: A byte range; of a compressed file, the range that starts at 0 is the whole file, and others are empty.
+        piece: A byte range; of a file that is read in one task, the range that starts at 0 is the whole file, and
+            others are empty.
         dialect: None: the file has no quotes, or they cannot be followed.
-        unicode: Check that the text is valid UTF-8.
+        encoding: Decode the text, and report bytes that are not valid; None if all bytes are.
     """
     facts = Facts(piece.file.path, piece.start)
-    decoder = codecs.getincrementaldecoder("utf-8")()
+    decoder = codecs.getincrementaldecoder(encoding or "latin-1")()
     try:
-        for block in _blocks(piece):
+        for block in _blocks(piece, is_read_whole(piece.file, encoding)):
+            if encoding is not None:
+                text = decoder.decode(block)
+                block = block if has_plain_bytes(encoding) else text.encode("utf-8", "surrogatepass")
             if facts.header is None and not piece.start:
+                block = block.removeprefix(codecs.BOM_UTF8)
                 facts = facts._replace(header=_first_record(block, dialect))
-            if dialect is not None:
-                quotes = follow_quotes(block, dialect, facts.state)
-                facts = facts._replace(state=quotes.state, line_breaks=facts.line_breaks + quotes.line_breaks)
-                if quotes.malformed >= 0 and dialect.escape == dialect.quote and facts.problem is None:
-                    facts = facts._replace(problem=_describe_quote(block, quotes.malformed))
-            if unicode and facts.problem is None:
-                decoder.decode(block)
-        if unicode and facts.problem is None:
-            decoder.decode(b"", final=True)
+            facts = _follow(facts, block, dialect)
+            if facts.problem is not None:
+                return facts
+        decoder.decode(b"", final=True)
     except UnicodeDecodeError as error:
         return facts._replace(problem=_describe_invalid(error))
     except (OSError, EOFError, pa.ArrowException) as error:
@@ -74,28 +74,72 @@ def examine(piece: Piece, dialect: Dialect | None, unicode: bool) -> Facts:
     return facts
 
 
-def is_compressed(file: File) -> bool:
-    """Return whether Spark decompresses the file, and so reads it in one task."""
-    return file.path.endswith((*_CODECS, ".deflate", ".lz4", ".snappy"))
+def _follow(facts: Facts, block: bytes, dialect: Dialect | None) -> Facts:
+    """Return the facts after one more block."""
+    if b"\0" in block:  # Spark's parser of CSV drops some of them
+        return facts._replace(
+            problem="contains zero bytes. If it is UTF-16, set source.options.encoding: UTF-16; else repair it"
+        )
+    if dialect is None:
+        return facts
+    quotes = follow_quotes(block, dialect, facts.quotes)
+    is_malformed = quotes.malformed >= 0 and dialect.escape == dialect.quote
+    return facts._replace(quotes=quotes, problem=_describe_quote(block, quotes.malformed) if is_malformed else None)
 
 
-def check_facts(facts: Sequence[Facts], dialect: Dialect | None) -> None:
-    """Raise DataError if the text of a file, given by its pieces in order, is not valid."""
+def is_read_whole(file: File, encoding: str | None) -> bool:
+    """Return whether the file is read in one task: it is compressed, or its line ends are not plain bytes."""
+    return file.path.endswith((*_CODECS, *_OTHER_CODECS)) or not has_plain_bytes(encoding or "utf-8")
+
+
+def has_long_rows(facts: Sequence[Facts]) -> bool:
+    """Return whether line breaks are inside quotes."""
+    return any(piece.quotes.line_breaks for piece in facts)
+
+
+def line_ends(facts: Sequence[Facts]) -> list[str]:
+    r"""Return the ends of a file's lines: \n, \r, \r\n."""
+    counts = {"\n": "newlines", "\r": "returns", "\r\n": "both"}
+    return [end for end, name in counts.items() if any(getattr(piece.quotes, name) for piece in facts)]
+
+
+def to_row(facts: Facts) -> dict[str, Any]:
+    """Return facts as a row with the schema FACTS."""
+    return {**facts.quotes._asdict(), **{key: value for key, value in facts._asdict().items() if key != "quotes"}}
+
+
+def from_row(row: dict[str, Any]) -> Facts:
+    """Return the facts of a row with the schema FACTS."""
+    quotes = Quotes(**{name: row.pop(name) for name in Quotes._fields})
+    return Facts(quotes=quotes, **row)
+
+
+def check_facts(facts: Sequence[Facts], multi_line: bool = False) -> None:
+    """Raise DataError if the text of a file, given by its pieces in order, is not valid.
+
+    `multi_line`: Spark will read it as if line breaks were inside quotes.
+    """
     problem = next((piece.problem for piece in facts if piece.problem), None)
-    if problem is None and dialect is not None and facts[-1].state == QUOTED:
+    if problem is None and facts[-1].quotes.state == QUOTED:
         problem = (
             "ends inside quotes, so that the last rows would become one value. Repair the file, or set "
             "source.options.quote or source.options.escape as its writer does"
+        )
+    if problem is None and (multi_line or has_long_rows(facts)) and len(line_ends(facts)) > 1:
+        problem = (
+            f"has line breaks inside quotes, and lines that end in {' and '.join(map(repr, line_ends(facts)))}: Spark "
+            "cannot read both. Write all its lines with the same end"
         )
     if problem is not None:
         raise DataError(f"{facts[0].path} {problem}. Then run the job again.")
 
 
-def _blocks(piece: Piece) -> Iterator[bytes]:
-    """Yield the lines that begin in the piece, as blocks of bytes."""
+def _blocks(piece: Piece, whole: bool) -> Iterator[bytes]:
+    """Yield the lines that begin in the piece, or the whole file, as blocks of bytes."""
     path, ending = piece.file.path, next((e for e in _CODECS if piece.file.path.endswith(e)), None)
-    if is_compressed(piece.file) and (piece.start or ending is None):
+    if piece.file.path.endswith(_OTHER_CODECS) or (whole and piece.start):
         return
+    piece = piece._replace(stop=piece.file.size) if whole else piece
     with open_file(path) if is_in_store(path) else pa.OSFile(path) as opened:
         if ending is not None:
             with pa.CompressedInputStream(opened, _CODECS[ending]) as text:
@@ -123,6 +167,13 @@ def _rest_of_line(opened: Any) -> Iterator[bytes]:
             return
 
 
+def has_plain_bytes(encoding: str) -> bool:
+    """Return whether delimiters, quotes and line ends are single bytes in an encoding, and part of no character."""
+    return encoding.lower().startswith(
+        ("utf-8", "utf8", "us-ascii", "ascii", "iso-8859-", "latin", "windows-125", "cp125")
+    )
+
+
 def _first_record(block: bytes, dialect: Dialect | None) -> bytes:
     text = block.lstrip(b"\r\n")
     end = text.find(b"\n")
@@ -143,6 +194,6 @@ def _describe_quote(block: bytes, position: int) -> str:
 def _describe_invalid(error: UnicodeDecodeError) -> str:
     example = error.object[max(error.start - 10, 0) : error.start + 10].decode("latin-1")
     return (
-        f"contains invalid UTF-8, near {quoted(example)} (as ISO-8859-1). Set source.options.encoding to its encoding, "
-        "such as ISO-8859-1, or convert it to UTF-8"
+        f"contains invalid {error.encoding.upper()}, near {quoted(example)} (as ISO-8859-1). Set "
+        "source.options.encoding to its encoding, such as ISO-8859-1, or convert it to UTF-8"
     )

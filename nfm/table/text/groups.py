@@ -1,7 +1,7 @@
 """Group the text files of a table by their columns, after tasks have read their bytes."""
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import unquote
@@ -9,7 +9,6 @@ from urllib.parse import unquote
 import pyarrow as pa
 from pyspark.errors import AnalysisException
 from pyspark.sql import DataFrame, SparkSession
-from pyspark.sql.types import StructField
 
 from nfm.contract.errors import DataError
 from nfm.kernels.quotes import QUOTED
@@ -18,18 +17,32 @@ from nfm.table.spark import load
 from nfm.table.splits import File, Piece, Split, make_splits
 from nfm.table.store import find_access_problem, uri_to_path
 from nfm.table.tasks import run_tasks
-from nfm.table.text.files import FACTS, Facts, check_facts, examine, is_compressed
-from nfm.table.text.options import BAD_ROW, dialect_of, is_unicode
+from nfm.table.text.files import (
+    FACTS,
+    Facts,
+    check_facts,
+    examine,
+    from_row,
+    has_long_rows,
+    has_plain_bytes,
+    is_read_whole,
+    line_ends,
+    to_row,
+)
+from nfm.table.text.options import BAD_ROW, checked_encoding, dialect_of
 
 if TYPE_CHECKING:
     from nfm.config.settings import Source
+
+
+Options = tuple[tuple[str, str], ...]
 
 
 class Group(NamedTuple):
     """Files with the same header, byte for byte: where Spark infers types, it reads any other header as a row."""
 
     columns: tuple[str, ...]
-    multi_line: bool  # Spark reads each file in one task, because line breaks may be inside quotes
+    options: Mapping[str, str]  # of these files: multiline if line breaks may be inside quotes, and linesep
     uris: tuple[str, ...]
     is_whole: bool  # all files of the table are in this group
     types: Mapping[str, str] = MappingProxyType(
@@ -37,11 +50,9 @@ class Group(NamedTuple):
     )  # of JSON and XML, whose columns Spark infers together with the types
 
 
-def select_files(
-    spark: SparkSession, source: "Source", files: Sequence[str], folders: Sequence[StructField]
-) -> list[str]:
+def select_files(spark: SparkSession, source: "Source", files: Sequence[str], folders: Iterable[str]) -> list[str]:
     """Return the files in folders that can satisfy `where`, as Spark plans to read them."""
-    if source.where is None or not folders or source.format != "csv":
+    if source.where is None or not any(folders) or source.format != "csv":
         return list(files)
     try:
         table = load(spark, source.model_copy(update={"options": {**source.options, "inferschema": "false"}}))
@@ -76,7 +87,7 @@ def group_files(spark: SparkSession, source: "Source", uris: Sequence[str]) -> t
         return [_unexamined_group(spark, source, uris)], {}
     files = stat_files(source, dict.fromkeys(uris, 0))
     facts = _examine_files(spark, source, [file for file in files.values() if file.size])
-    skipped, by_form = dict[str, str](), defaultdict[tuple[bytes | str, bool], list[str]](list)
+    skipped, by_form = dict[str, str](), defaultdict[tuple[bytes | str, Options], list[str]](list)
     for uri, file in files.items():
         pieces = facts.get(file.path)
         if pieces is None:
@@ -87,7 +98,7 @@ def group_files(spark: SparkSession, source: "Source", uris: Sequence[str]) -> t
             skipped[uri] = unreadable
             continue
         header = pieces[0].header
-        by_form[uri if header is None else header, _is_multi_line(source, pieces)].append(uri)
+        by_form[uri if header is None else header, _find_options(source, pieces)].append(uri)
     if skipped and source.on_corrupt == "refuse":
         uri, reason = next(iter(skipped.items()))
         raise DataError(
@@ -96,24 +107,26 @@ def group_files(spark: SparkSession, source: "Source", uris: Sequence[str]) -> t
         )
     if source.format != "csv":
         uris = [uri for some in by_form.values() for uri in some]
-        multi_line = source.options.get("multiline") == "true"
-        types = dict(load_files(spark, source, uris, multi_line, infers=True).dtypes)
-        return [Group(tuple(types), multi_line, tuple(uris), not skipped, types)], skipped
+        types = dict(load_files(spark, source, uris, {}, infers=True).dtypes)
+        return [Group(tuple(types), {}, tuple(uris), not skipped, types)], skipped
     return _read_columns(spark, source, by_form, bool(skipped)), skipped
 
 
-def _is_multi_line(source: "Source", pieces: Sequence[Facts]) -> bool:
-    if "multiline" in source.options:
-        return bool(source.options["multiline"] == "true")
+def _find_options(source: "Source", pieces: Sequence[Facts]) -> Options:
+    """Return the options for a CSV file whose bytes have been read, sorted."""
     is_followed = pieces[0].header is not None and dialect_of(source.options) is not None
-    return not is_followed or any(piece.line_breaks for piece in pieces)
+    is_plain = is_followed and has_plain_bytes(source.options.get("encoding", "utf-8"))
+    default = "false" if is_plain and not has_long_rows(pieces) else "true"
+    multi_line, ends = source.options.get("multiline", default), line_ends(pieces)
+    # Otherwise Spark takes the first line break, which may be inside quotes, for the end of all lines.
+    return (*((("linesep", ends[0]),) if multi_line == "true" and ends else ()), ("multiline", multi_line))
 
 
 def _unexamined_group(spark: SparkSession, source: "Source", uris: Sequence[str]) -> Group:
     """Return the group of files that only Spark can read. Spark then checks that they have the same header."""
     table = load(spark, source)
     columns = tuple(field.name for field in table.schema)
-    return Group(columns, source.options.get("multiline", "true") == "true", tuple(uris), True)
+    return Group(columns, {"multiline": "true", "enforceschema": "false", **source.options}, tuple(uris), True)
 
 
 def _examine_files(spark: SparkSession, source: "Source", files: Sequence[File]) -> dict[str, list[Facts]]:
@@ -121,51 +134,53 @@ def _examine_files(spark: SparkSession, source: "Source", files: Sequence[File])
     if not files:
         return {}
     dialect = dialect_of(source.options) if source.format == "csv" else None
-    unicode = is_unicode(source.options)
+    encoding = checked_encoding(source.options)
     session: Any = spark
     size = int(session._jsparkSession.sessionState().conf().filesMaxPartitionBytes())
     splits = make_splits(files, spark.sparkContext.defaultParallelism, size)
 
     def work(split: Split) -> Iterator[pa.RecordBatch]:
-        yield pa.RecordBatch.from_pylist([examine(piece, dialect, unicode)._asdict() for piece in split], FACTS)
+        yield pa.RecordBatch.from_pylist([to_row(examine(piece, dialect, encoding)) for piece in split], FACTS)
 
     found = defaultdict(list)
     for row in run_tasks(spark, splits, work, FACTS).collect():
-        found[row.path].append(Facts(**row.asDict()))
+        found[row.path].append(from_row(row.asDict()))
     # A piece that begins inside quotes was read as if it did not. Such a file is read again, as one piece.
     again = []
     for file in files:
         found[file.path].sort(key=lambda piece: piece.start)
-        if is_compressed(file):
+        if is_read_whole(file, encoding):
             del found[file.path][1:]  # the first piece was the whole file
-        if any(piece.state == QUOTED for piece in found[file.path][:-1]):
+        if any(piece.quotes.state == QUOTED for piece in found[file.path][:-1]):
             again.append(file)
     if again:
         whole = [(Piece(file, 0, file.size),) for file in again]
-        found |= {row.path: [Facts(**row.asDict())] for row in run_tasks(spark, whole, work, FACTS).collect()}
+        found |= {row.path: [from_row(row.asDict())] for row in run_tasks(spark, whole, work, FACTS).collect()}
     for pieces in found.values():
-        check_facts(pieces, dialect)
+        check_facts(pieces, source.options.get("multiline") == "true")
     return dict(found)
 
 
 def _read_columns(
-    spark: SparkSession, source: "Source", by_form: Mapping[tuple[bytes | str, bool], list[str]], some_skipped: bool
+    spark: SparkSession, source: "Source", by_form: Mapping[tuple[bytes | str, Options], list[str]], some_skipped: bool
 ) -> list[Group]:
     """Return the groups; Spark reads the columns of CSV from one file of each header."""
     groups, spellings = [], dict[str, str]()
-    for (_, multi_line), uris in by_form.items():
-        names = load_files(spark, source, uris[:1], multi_line, infers=False).columns
+    for (_, options), uris in by_form.items():
+        names = load_files(spark, source, uris[:1], dict(options), infers=False).columns
         # Spark's names of columns are case-insensitive.
         ignores_case = spark.conf.get("spark.sql.caseSensitive") != "true"
         names = [spellings.setdefault(name.lower() if ignores_case else name, name) for name in names]
-        groups.append(Group(tuple(names), multi_line, tuple(uris), len(by_form) == 1 and not some_skipped))
+        groups.append(Group(tuple(names), dict(options), tuple(uris), len(by_form) == 1 and not some_skipped))
     return groups
 
 
-def load_files(spark: SparkSession, source: "Source", uris: Sequence[str], multi_line: bool, infers: bool) -> DataFrame:
+def load_files(
+    spark: SparkSession, source: "Source", uris: Sequence[str], options: Mapping[str, str], infers: bool
+) -> DataFrame:
     """Load these files of a table, without the columns of its folders, in types that Spark infers, or as text."""
-    options = {**source.options, "multiline": multi_line, "__globPaths__": False, "columnnameofcorruptrecord": BAD_ROW}
+    given = {**source.options, **options, "__globPaths__": False, "columnnameofcorruptrecord": BAD_ROW}
     if source.format == "csv":
-        options["inferschema"] = infers
-    table = spark.read.format(source.format).options(**options).load([unquote(uri) for uri in uris])
+        given["inferschema"] = infers
+    table = spark.read.format(source.format).options(**given).load([unquote(uri) for uri in uris])
     return table.drop(BAD_ROW)

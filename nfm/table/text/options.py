@@ -1,12 +1,15 @@
 """Options with which Spark reads text files (CSV, JSON, XML): the defaults, and options that cannot be set."""
 
+import codecs
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from nfm.contract.errors import ConfigError
 from nfm.contract.messages import shown
 from nfm.contract.reading import Reading
 from nfm.kernels.quotes import Dialect
+from nfm.table.text.files import has_plain_bytes
 
 if TYPE_CHECKING:  # workers import this module, and do not need the settings classes
     from nfm.config.settings import Source
@@ -33,7 +36,6 @@ _REFUSED = {
     "enforceschema": "each file is read by its own header",
     "samplingratio": "types are inferred from all rows; name them in source.types to avoid this pass",
 }
-_ONE_BYTE = ("utf-8", "utf8", "us-ascii", "ascii")  # and ISO-8859-…, windows-…
 
 
 def resolve_options(source: "Source", reading: Reading | None) -> dict[str, str]:
@@ -52,9 +54,10 @@ def resolve_options(source: "Source", reading: Reading | None) -> dict[str, str]
     if reading is not None and reading.format == source.format:
         defaults = {**defaults, **reading.options}
     options = {**defaults, **given}
-    if not is_ascii_compatible(options) and given.get("multiline", "true") != "true":
+    encoding = options.get("encoding", "utf-8")
+    if not has_plain_bytes(encoding) and given.get("multiline", "true") != "true":
         raise ConfigError(
-            f"source.options.multiLine: false given, but Spark cannot find the line ends of {options['encoding']}. "
+            f"source.options.multiLine: false given, but Spark cannot find the line ends of {encoding}. "
             "Remove this option"
         )
     return options
@@ -65,15 +68,13 @@ def value_options(options: Mapping[str, str]) -> dict[str, str]:
     return {key: value for key, value in options.items() if key in _OF_VALUES}
 
 
-def is_ascii_compatible(options: Mapping[str, str]) -> bool:
-    """Return whether delimiters, quotes and line ends are single bytes in the encoding of the files."""
-    encoding = options.get("encoding", "utf-8").lower()
-    return encoding in _ONE_BYTE or encoding.startswith(("iso-8859-", "iso8859", "latin", "windows-125", "cp125"))
-
-
-def is_unicode(options: Mapping[str, str]) -> bool:
-    """Return whether the files must be UTF-8, of which not every sequence of bytes is valid."""
-    return options.get("encoding", "utf-8").lower() in _ONE_BYTE
+def checked_encoding(options: Mapping[str, str]) -> str | None:
+    """Return the encoding of the files; None if each byte is a character, or if Python does not know the encoding."""
+    encoding = options.get("encoding", "utf-8")
+    with suppress(LookupError):
+        name = codecs.lookup(encoding).name
+        return None if name.startswith(("iso8859", "cp125")) else encoding
+    return None
 
 
 def dialect_of(options: Mapping[str, str]) -> Dialect | None:
@@ -81,11 +82,12 @@ def dialect_of(options: Mapping[str, str]) -> Dialect | None:
     special = [options.get("sep", ",").replace("\\t", "\t"), options.get("quote", '"'), options.get("escape", '"')]
     if options.get("multiline") == "false" and special[1:2] != special[2:]:
         return None  # Spark parses line by line, and accepts doubled quotes besides the escape character
+    special.append(options.get("comment", ""))
     is_plain = all(len(text) <= 1 and text.isascii() for text in special) and special[0]
-    if not is_plain or not is_ascii_compatible(options) or options.get("comment") or options.get("linesep"):
+    if not is_plain or "linesep" in options:
         return None
-    codes = [ord(text) if text else -1 for text in special]
-    return Dialect(codes[0], codes[1], codes[2], int(options.get("ignoreleadingwhitespace") == "true"))
+    skips_spaces = int(options.get("ignoreleadingwhitespace") == "true")
+    return Dialect._make([*(ord(text) if text else -1 for text in special), skips_spaces])
 
 
 def _text(value: object) -> str:

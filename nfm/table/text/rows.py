@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
-from pyspark.sql.types import StructField
 
 from nfm.contract.errors import DataError
 from nfm.contract.messages import quoted
@@ -41,7 +40,7 @@ def infer_types(spark: SparkSession, source: "Source", groups: Iterable[Group]) 
     for group in groups:
         found = group.types
         if not found:
-            inferred = load_files(spark, source, group.uris, group.multi_line, infers=True)
+            inferred = load_files(spark, source, group.uris, group.options, infers=True)
             found = dict(zip(group.columns, (type_ for _, type_ in inferred.dtypes), strict=True))
         for name, type_ in found.items():
             types[name] = _common_type(types.get(name, type_), type_)
@@ -61,7 +60,7 @@ def read_groups(
     source: "Source",
     groups: Sequence[Group],
     types: Mapping[str, str],
-    folders: Sequence[StructField],
+    folders: Mapping[str, str],
     without_bad: Sequence[str] = (),
 ) -> DataFrame:
     """Return the table, with the columns that all files have.
@@ -71,11 +70,11 @@ def read_groups(
         source: The table.
         groups: Its files.
         types: Types of the files' columns; of CSV, of all columns.
-        folders: Columns whose values are in the folders' names.
+        folders: Types of the columns whose values are in the folders' names.
         without_bad: Columns that all must fit; rows that do not are left out. Empty: all rows fit, see `check_rows`.
     """
     names = [name for name in types if all(name in group.columns for group in groups)]
-    columns = [column(name) for name in [*names, *(field.name for field in folders)]]
+    columns = [column(name) for name in [*names, *folders]]
     frames = []
     for group in groups:
         rows = _read(spark, source, group, types, folders, with_bad=bool(without_bad))
@@ -92,12 +91,12 @@ def _read(
     source: "Source",
     group: Group,
     types: Mapping[str, str],
-    folders: Sequence[StructField],
+    folders: Mapping[str, str],
     with_bad: bool,
 ) -> DataFrame:
-    options = {**source.options, "multiline": group.multi_line, "columnnameofcorruptrecord": BAD_ROW}
+    options = {**source.options, **group.options, "columnnameofcorruptrecord": BAD_ROW}
     columns = {name: types[name] for name in group.columns if name in types}
-    columns |= {field.name: field.dataType.simpleString() for field in folders}
+    columns |= folders
     columns |= {BAD_ROW: "string"} if with_bad else {}
     schema = ", ".join(f"{quote_name(name)} {type_}" for name, type_ in columns.items())
     rows = load(spark, source.model_copy(update={"options": options}), schema)
@@ -111,7 +110,7 @@ def check_rows(
     source: "Source",
     groups: Sequence[Group],
     types: Mapping[str, str],
-    folders: Sequence[StructField],
+    folders: Mapping[str, str],
     used: Sequence[str],
     doubtful: Sequence[str],
 ) -> Checked:

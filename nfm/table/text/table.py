@@ -65,18 +65,19 @@ def open_text_table(
     if "encoding" in source.options:
         spark.conf.set("spark.sql.legacy.javaCharsets", "true")  # Spark 4 does not accept windows-1252 without
     listing = load(spark, source, "unknown string")  # with a schema, Spark opens no file
-    folders = listing.schema.fields[1:]  # columns whose values are in the folders' names
+    known = {**(reading.types if reading is not None else {}), **source.types}
+    # Columns whose values are in the folders' names.
+    folders = {field.name: known.get(field.name, field.dataType.simpleString()) for field in listing.schema.fields[1:]}
     files = list_uris(source, listing) or list_uris(source, load(spark, source))  # explains why there are none
     refuse_files(spark, source, listing, files)
     selected = select_files(spark, source, files, folders)
     groups, skipped = group_files(spark, source, selected or files[:1])
     check_any_readable(source, selected, skipped)
 
-    _check_types(spark, source, groups)
+    _check_types(spark, source, [*folders, *(name for group in groups for name in group.columns)])
     infers = source.options.get("inferschema") == "true" or source.format != "csv"
-    known = {**(reading.types if reading is not None else {}), **source.types}
     names = list(dict.fromkeys(name for group in groups for name in group.columns))
-    used = _find_used(source, groups, needed, names, [field.name for field in folders])
+    used = _find_used(source, groups, needed, names, folders)
     inferred = infer_types(spark, source, groups) if infers and not set(used) <= set(known) else {}
     # Spark finds the values of JSON by their names, so the schema needs no other columns.
     read = names if source.format == "csv" else used
@@ -101,8 +102,8 @@ def open_text_table(
         tuple(uri for group in groups for uri in group.uris),
         skipped,
         checked.bad,
-        source.format == "csv" and any(group.multi_line for group in groups),
-        Reading(source.format, value_options(source.options), types),
+        source.format == "csv" and any(group.options["multiline"] == "true" for group in groups),
+        Reading(source.format, value_options(source.options), folders | types),
     )
 
 
@@ -128,8 +129,8 @@ def _find_used(
     return [name for name in used if name in names]
 
 
-def _check_types(spark: SparkSession, source: "Source", groups: Iterable[Group]) -> None:
-    names = list(dict.fromkeys(name for group in groups for name in group.columns))
+def _check_types(spark: SparkSession, source: "Source", columns: Iterable[str]) -> None:
+    names = list(dict.fromkeys(columns))
     for name, type_ in source.types.items():
         if name not in names:
             raise ConfigError(f"source.types: {name!r} is not a column of {source}, which has {', '.join(names)}")
