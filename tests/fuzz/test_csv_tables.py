@@ -83,6 +83,6 @@ def failures(spark: SparkSession, folder: Path, seeds: list[int]) -> list[str]:
 
 
 def test_csv_tables(spark: SparkSession, tmp_path: Path) -> None:
-    seeds = os.environ.get("FUZZ", "0,1,2")
+    seeds = os.environ.get("FUZZ", "0,1")
     found = failures(spark, tmp_path, list(range(100)) if seeds == "full" else [int(seed) for seed in seeds.split(",")])
     assert not found, f"{len(found)} tables:\n" + "\n".join(found)

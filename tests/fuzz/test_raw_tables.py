@@ -41,7 +41,7 @@ def seeds() -> list[int]:
     chosen = os.environ.get("FUZZ", "")
     if chosen and chosen != "full":
         return [int(seed) for seed in chosen.split(",")]
-    return list(range(500 if chosen else 12))
+    return list(range(500 if chosen else 8))
 
 
 def encode(
