@@ -5,6 +5,7 @@ any number of values in a row. Each distinct value is formatted once per batch, 
 """
 
 import json
+import re
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
@@ -77,6 +78,8 @@ def check_columns(wanted: Collection[str], schema: pa.Schema, where: str, advice
 
 
 def _hint(missing: Sequence[str], names: Sequence[str]) -> str:
+    if names and all(re.fullmatch(r"_c\d+", name) for name in names):
+        return "If its files have a header, set source.options.header: true. "
     if len(names) == 1 and (delimiter := next((mark for mark in ";\t|," if mark in names[0]), None)):
         return f"Its only column looks like several: for a CSV file, set options: {{sep: {json.dumps(delimiter)}}}. "
     hint = did_you_mean(missing, names)

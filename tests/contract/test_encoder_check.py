@@ -63,6 +63,7 @@ def test_a_table_without_columns_is_refused() -> None:
         (["ID"], ["country", "id"], "Did you mean 'id'? "),
         (["a", "b"], ["a;b;c"], 'Its only column looks like several: for a CSV file, set options: {sep: ";"}. '),
         (["a", "b"], ["a\tb"], 'Its only column looks like several: for a CSV file, set options: {sep: "\\t"}. '),
+        (["a", "b"], ["_c0", "_c1"], "If its files have a header, set source.options.header: true. "),
     ],
 )
 def test_a_missing_column_comes_with_a_hint(wanted: list[str], names: list[str], hint: str) -> None:
