@@ -6,6 +6,7 @@ inside quotes.
 """
 
 import codecs
+import re
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -175,7 +176,11 @@ def has_plain_bytes(encoding: str) -> bool:
 
 
 def _first_record(block: bytes, dialect: Dialect | None) -> bytes:
-    text = block.lstrip(b"\r\n")
+    """Return the first record, after the empty lines and the comments that Spark ignores above a header."""
+    comment = bytes([dialect.comment]) if dialect is not None and dialect.comment >= 0 else None
+    text = block.lstrip()
+    while comment is not None and text.startswith(comment):
+        text = b"".join(re.split(rb"[\r\n]", text, maxsplit=1)[1:]).lstrip()
     end = text.find(b"\n")
     while dialect is not None and end >= 0 and follow_quotes(text[:end], dialect).state == QUOTED:
         end = text.find(b"\n", end + 1)
