@@ -237,3 +237,39 @@ def test_options_that_are_refused(
 ) -> None:
     with pytest.raises(ConfigError, match=message):
         scan(spark, write(tmp_path, a="id,v\n1,2\n"), **settings)
+
+
+def test_a_header_below_comments_and_blank_lines_is_the_file_s_own(spark: SparkSession, tmp_path: Path) -> None:
+    write(tmp_path, a="  \n# export\nid,v\n1,x\n", b="  \n# export\nv,id\ny,2\n")
+    assert rows(spark, tmp_path, options={"comment": "#"}) == to_texts([(1, "x"), (2, "y")])
+
+
+CHANGED_BY_INFERENCE = [
+    ("12:30", "9:15"),  # Spark adds today's date
+    ("2026-01", "2026-02"),
+    (" 007", "7"),
+    ("12D ", "1.5"),
+    ("٩", "9"),
+    ("12e4567", "1"),  # infinity
+    ("9007199254740993", "NaN"),  # no double equals 2⁵³ + 1
+    ("9007199254740993", "1.5"),
+]
+
+
+def test_values_that_an_inferred_type_would_change_stay_texts(spark: SparkSession, tmp_path: Path) -> None:
+    names = [f"c{i}" for i in range(len(CHANGED_BY_INFERENCE))]
+    lines = (
+        [*names, "n", "d"],
+        *(
+            [*row, n, d]
+            for row, n, d in zip(
+                zip(*CHANGED_BY_INFERENCE, strict=True),
+                ["9007199254740993", "2"],
+                ["2026-1-5 10:00", "2026-01-06"],
+                strict=True,
+            )
+        ),
+    )
+    write(tmp_path, a="".join(",".join(line) + "\n" for line in lines))
+    assert rows(spark, tmp_path, *names) == to_texts([*zip(*CHANGED_BY_INFERENCE, strict=True)])
+    assert scan(spark, tmp_path, "n", "d").reading.types.items() >= {("n", "bigint"), ("d", "timestamp")}
