@@ -273,3 +273,33 @@ def test_values_that_an_inferred_type_would_change_stay_texts(spark: SparkSessio
     write(tmp_path, a="".join(",".join(line) + "\n" for line in lines))
     assert rows(spark, tmp_path, *names) == to_texts([*zip(*CHANGED_BY_INFERENCE, strict=True)])
     assert scan(spark, tmp_path, "n", "d").reading.types.items() >= {("n", "bigint"), ("d", "timestamp")}
+
+
+def test_types_of_columns_that_training_did_not_read_are_not_learned(spark: SparkSession, tmp_path: Path) -> None:
+    write(tmp_path, a="id,zip\n1,007\n2,7\n")
+    learned = scan(spark, tmp_path, "id").reading
+    assert learned.types == {"id": "int"}
+    assert rows(spark, tmp_path, "id", "zip", reading=learned) == to_texts([(1, "007"), (2, "7")])
+
+
+@pytest.mark.parametrize(
+    ("text", "multi_line"),
+    [
+        ('{"id": 1}\n{"id": 2}{"id": 3}\n', False),
+        ('{"id": 1}, {"id": 2}\n', False),
+        ('{"id": {"a": "}{"}} 5\n', False),
+        ('{\n"id": 1}\n{\n"id": 2}\n', True),
+    ],
+)
+def test_values_of_json_that_spark_would_ignore(
+    spark: SparkSession, tmp_path: Path, text: str, multi_line: bool
+) -> None:
+    (tmp_path / "a.json").write_text(text)
+    assert "one object per line" in refused(spark, tmp_path, format="json", options={"multiLine": multi_line})
+
+
+def test_values_of_json_that_only_look_like_several(spark: SparkSession, tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text('{"id": 1, "t": "}{ \\"} x"},\n{"id": 2, "a": [{"b": 1}, {"b": 2}]}')
+    assert rows(spark, tmp_path, "id", "t", format="json") == to_texts([(1, '}{ "} x'), (2, None)])
+    (tmp_path / "a.json").write_text('[{"id": 1},\n{"id": 2}\n]\n')
+    assert rows(spark, tmp_path, "id", format="json", options={"multiLine": True}) == to_texts([(1,), (2,)])

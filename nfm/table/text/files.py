@@ -17,6 +17,7 @@ from nfm.contract.messages import quoted
 from nfm.kernels.quotes import QUOTED, Dialect, Quotes, follow_quotes
 from nfm.table.splits import File, Piece
 from nfm.table.store import is_in_store, open_file
+from nfm.table.text.json_values import Layout, find_second_value
 
 _BLOCK = 4 << 20  # bytes that a task keeps in memory
 _CODECS = {".gz": "gzip", ".bz2": "bz2", ".zst": "zstd"}  # endings of files that Spark and pyarrow decompress
@@ -45,7 +46,7 @@ class Facts(NamedTuple):
     unreadable: str | None = None
 
 
-def examine(piece: Piece, dialect: Dialect | None, encoding: str | None) -> Facts:
+def examine(piece: Piece, dialect: Dialect | None, encoding: str | None, layout: Layout | None = None) -> Facts:
     """Read a piece of a file.
 
     Args:
@@ -53,11 +54,12 @@ def examine(piece: Piece, dialect: Dialect | None, encoding: str | None) -> Fact
             others are empty.
         dialect: None: the file has no quotes, or they cannot be followed.
         encoding: Decode the text, and report bytes that are not valid; None if all bytes are.
+        layout: Of JSON, whose values must not be followed by others; None: not checked.
     """
     facts = Facts(piece.file.path, piece.start)
-    decoder = codecs.getincrementaldecoder(encoding or "latin-1")()
+    decoder, unchecked = codecs.getincrementaldecoder(encoding or "latin-1")(), b""
     try:
-        for block in _blocks(piece, is_read_whole(piece.file, encoding)):
+        for block in _blocks(piece, is_read_whole(piece.file, encoding, layout)):
             if encoding is not None:
                 text = decoder.decode(block)
                 block = block if has_plain_bytes(encoding) else text.encode("utf-8", "surrogatepass")
@@ -67,7 +69,14 @@ def examine(piece: Piece, dialect: Dialect | None, encoding: str | None) -> Fact
             facts = _follow(facts, block, dialect)
             if facts.problem is not None:
                 return facts
+            if layout is not None:
+                unchecked += block
+            if layout == "lines":
+                lines, _, unchecked = unchecked.rpartition(b"\n")
+                facts = facts._replace(problem=facts.problem or find_second_value(lines, layout))
         decoder.decode(b"", final=True)
+        if layout is not None:
+            facts = facts._replace(problem=facts.problem or find_second_value(unchecked, layout))
     except UnicodeDecodeError as error:
         return facts._replace(problem=_describe_invalid(error))
     except (OSError, EOFError, pa.ArrowException) as error:
@@ -88,9 +97,13 @@ def _follow(facts: Facts, block: bytes, dialect: Dialect | None) -> Facts:
     return facts._replace(quotes=quotes, problem=_describe_quote(block, quotes.malformed) if is_malformed else None)
 
 
-def is_read_whole(file: File, encoding: str | None) -> bool:
-    """Return whether the file is read in one task: it is compressed, or its line ends are not plain bytes."""
-    return file.path.endswith((*_CODECS, *_OTHER_CODECS)) or not has_plain_bytes(encoding or "utf-8")
+def is_read_whole(file: File, encoding: str | None, layout: Layout | None = None) -> bool:
+    """Return whether the file is read in one task: compressed, one JSON document, or line ends are not plain bytes."""
+    return (
+        layout == "document"
+        or file.path.endswith((*_CODECS, *_OTHER_CODECS))
+        or not has_plain_bytes(encoding or "utf-8")
+    )
 
 
 def has_long_rows(facts: Sequence[Facts]) -> bool:

@@ -29,7 +29,7 @@ from nfm.table.text.files import (
     line_ends,
     to_row,
 )
-from nfm.table.text.options import BAD_ROW, checked_encoding, dialect_of
+from nfm.table.text.options import BAD_ROW, checked_encoding, dialect_of, layout_of
 
 if TYPE_CHECKING:
     from nfm.config.settings import Source
@@ -134,13 +134,13 @@ def _examine_files(spark: SparkSession, source: "Source", files: Sequence[File])
     if not files:
         return {}
     dialect = dialect_of(source.options) if source.format == "csv" else None
-    encoding = checked_encoding(source.options)
+    encoding, layout = checked_encoding(source.options), layout_of(source)
     session: Any = spark
     size = int(session._jsparkSession.sessionState().conf().filesMaxPartitionBytes())
     splits = make_splits(files, spark.sparkContext.defaultParallelism, size)
 
     def work(split: Split) -> Iterator[pa.RecordBatch]:
-        yield pa.RecordBatch.from_pylist([to_row(examine(piece, dialect, encoding)) for piece in split], FACTS)
+        yield pa.RecordBatch.from_pylist([to_row(examine(piece, dialect, encoding, layout)) for piece in split], FACTS)
 
     found = defaultdict(list)
     for row in run_tasks(spark, splits, work, FACTS).collect():
@@ -149,7 +149,7 @@ def _examine_files(spark: SparkSession, source: "Source", files: Sequence[File])
     again = []
     for file in files:
         found[file.path].sort(key=lambda piece: piece.start)
-        if is_read_whole(file, encoding):
+        if is_read_whole(file, encoding, layout):
             del found[file.path][1:]  # the first piece was the whole file
         if any(piece.quotes.state == QUOTED for piece in found[file.path][:-1]):
             again.append(file)
