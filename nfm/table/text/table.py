@@ -94,6 +94,8 @@ def open_text_table(
         )
         types |= dict.fromkeys(checked.texts, "string")
     table = read_groups(spark, source, groups, types, folders, used if checked.bad else ())
+    # Scoring may need other columns; it infers their types, as this run has not checked them against the texts.
+    learned = {name: types[name] for name in types if name in used or name in known}
     needed(to_arrow_schema(table))  # again, because the types are known now
     return TextTable(
         table,
@@ -101,7 +103,7 @@ def open_text_table(
         skipped,
         checked.bad,
         source.format == "csv" and any(group.options["multiline"] == "true" for group in groups),
-        Reading(source.format, value_options(source.options), folders | types),
+        Reading(source.format, value_options(source.options), folders | learned),
     )
 
 
