@@ -303,3 +303,20 @@ def test_values_of_json_that_only_look_like_several(spark: SparkSession, tmp_pat
     assert rows(spark, tmp_path, "id", "t", format="json") == to_texts([(1, '}{ "} x'), (2, None)])
     (tmp_path / "a.json").write_text('[{"id": 1},\n{"id": 2}\n]\n')
     assert rows(spark, tmp_path, "id", format="json", options={"multiLine": True}) == to_texts([(1,), (2,)])
+
+
+def test_line_ends_where_quotes_cannot_be_followed(spark: SparkSession, tmp_path: Path) -> None:
+    write(tmp_path, a='id||v\r\n1||"x, y"\r\n2||z\n')
+    message = refused(spark, tmp_path, options={"sep": "||"})
+    assert "source.options.lineSep" in message and "multiLine: false" in message
+    expected = to_texts([(1, "x, y"), (2, "z")])
+    assert rows(spark, tmp_path, options={"sep": "||", "multiLine": False}) == expected
+    write(tmp_path, a='id||v\r\n1||"x, y"\r\n2||z\r\n')
+    assert rows(spark, tmp_path, options={"sep": "||"}) == expected
+
+
+def test_doubled_quotes_where_the_escape_is_another_character(spark: SparkSession, tmp_path: Path) -> None:
+    write(tmp_path, a='id,v\n1,"x \\"y\\""\n2,"c:\\\\"\n')
+    assert rows(spark, tmp_path, options={"escape": "\\"}) == to_texts([(1, 'x "y"'), (2, "c:\\")])
+    write(tmp_path, a='id,v\n1,"x ""y"""\n')
+    assert "source.options.escape" in refused(spark, tmp_path, options={"escape": "\\"})

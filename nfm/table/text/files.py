@@ -93,8 +93,9 @@ def _follow(facts: Facts, block: bytes, dialect: Dialect | None) -> Facts:
     if dialect is None:
         return facts
     quotes = follow_quotes(block, dialect, facts.quotes)
-    is_malformed = quotes.malformed >= 0 and dialect.escape == dialect.quote
-    return facts._replace(quotes=quotes, problem=_describe_quote(block, quotes.malformed) if is_malformed else None)
+    return facts._replace(
+        quotes=quotes, problem=_describe_quote(block, quotes.malformed) if quotes.malformed >= 0 else None
+    )
 
 
 def is_read_whole(file: File, encoding: str | None, layout: Layout | None = None) -> bool:
@@ -141,8 +142,10 @@ def check_facts(facts: Sequence[Facts], multi_line: bool = False) -> None:
         )
     if problem is None and (multi_line or has_long_rows(facts)) and len(line_ends(facts)) > 1:
         problem = (
-            f"has line breaks inside quotes, and lines that end in {' and '.join(map(repr, line_ends(facts)))}: Spark "
-            "cannot read both. Write all its lines with the same end"
+            "may have line breaks inside quotes, and has lines that end in "
+            f"{' and '.join(map(repr, line_ends(facts)))}: Spark cannot read both. Write all its lines with the same "
+            "end, or set source.options.multiLine: false if no value has a line break, or source.options.lineSep: "
+            '"\\r\\n" if all its rows end in \\r\\n'
         )
     if problem is not None:
         raise DataError(f"{facts[0].path} {problem}. Then run the job again.")
@@ -204,8 +207,8 @@ def _describe_quote(block: bytes, position: int) -> str:
     example = block[max(position - 20, 0) : position + 10].decode("utf-8", "replace")
     return (
         f"has a quote that does not end its value: {quoted(example)}. In CSV (RFC 4180), a quote inside quotes is "
-        'doubled. Repair the file, or set source.options.escape: "\\\\" if it writes \\", or source.options.quote: "" '
-        "if its quotes are ordinary characters"
+        'doubled. Repair the file, or set source.options.escape: "\\\\" if it writes \\", source.options.escape: '
+        '\'"\' if it doubles them, or source.options.quote: "" if its quotes are ordinary characters'
     )
 
 

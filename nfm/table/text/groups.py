@@ -11,7 +11,7 @@ from pyspark.errors import AnalysisException
 from pyspark.sql import DataFrame, SparkSession
 
 from nfm.contract.errors import DataError
-from nfm.kernels.quotes import QUOTED
+from nfm.kernels.quotes import ENDS_ONLY, QUOTED
 from nfm.table.listing import stat_files
 from nfm.table.spark import load
 from nfm.table.splits import File, Piece, Split, make_splits
@@ -133,7 +133,10 @@ def _examine_files(spark: SparkSession, source: "Source", files: Sequence[File])
     """Return what the bytes of each file show, by path, its pieces in order."""
     if not files:
         return {}
-    dialect = dialect_of(source.options) if source.format == "csv" else None
+    options, dialect = source.options, dialect_of(source.options) if source.format == "csv" else None
+    multi_line = options.get("multiline") == "true"
+    if source.format == "csv" and dialect is None and "linesep" not in options:  # only the lines' ends are known
+        dialect, multi_line = ENDS_ONLY, options.get("multiline") != "false"
     encoding, layout = checked_encoding(source.options), layout_of(source)
     session: Any = spark
     size = int(session._jsparkSession.sessionState().conf().filesMaxPartitionBytes())
@@ -157,7 +160,7 @@ def _examine_files(spark: SparkSession, source: "Source", files: Sequence[File])
         whole = [(Piece(file, 0, file.size),) for file in again]
         found |= {row.path: [from_row(row.asDict())] for row in run_tasks(spark, whole, work, FACTS).collect()}
     for pieces in found.values():
-        check_facts(pieces, source.options.get("multiline") == "true")
+        check_facts(pieces, multi_line)
     return dict(found)
 
 
