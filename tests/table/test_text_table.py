@@ -320,3 +320,9 @@ def test_doubled_quotes_where_the_escape_is_another_character(spark: SparkSessio
     assert rows(spark, tmp_path, options={"escape": "\\"}) == to_texts([(1, 'x "y"'), (2, "c:\\")])
     write(tmp_path, a='id,v\n1,"x ""y"""\n')
     assert "source.options.escape" in refused(spark, tmp_path, options={"escape": "\\"})
+
+
+@pytest.mark.parametrize("text", ['{\n "id": 1\n}\n', '[{"id": 1},\n {"id": 2}]\n'])
+def test_json_on_several_lines_names_the_option(spark: SparkSession, tmp_path: Path, text: str) -> None:
+    (tmp_path / "a.json").write_text(text)
+    assert "multiLine: true" in refused(spark, tmp_path, format="json")

@@ -108,6 +108,11 @@ def group_files(spark: SparkSession, source: "Source", uris: Sequence[str]) -> t
     if source.format != "csv":
         uris = [uri for some in by_form.values() for uri in some]
         types = dict(load_files(spark, source, uris, {}, infers=True).dtypes)
+        if not types and source.format == "json":
+            raise DataError(
+                f"{source} has no line that is an object of JSON. If a file is one array, or one object on several "
+                "lines, set source.options.multiLine: true; else repair it. Then run the job again."
+            )
         return [Group(tuple(types), {}, tuple(uris), not skipped, types)], skipped
     return _read_columns(spark, source, by_form, bool(skipped)), skipped
 

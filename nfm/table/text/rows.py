@@ -160,11 +160,12 @@ def refuse_bad_rows(
     """Raise DataError for the rows that do not fit, unless `on_bad_row` is skip."""
     if source.on_bad_row == "skip":
         return
+    options = {"csv": "sep, quote, escape", "json": "multiLine: true if a file is one array or object"}
     raise DataError(
         f"{checked.bad:,} of {checked.rows:,} rows of {source} do not fit the columns, for example in "
         f"{uri_to_path(checked.file or '')}: {quoted(checked.row)}{_explain(spark, source, groups, types, checked)}. "
-        "Repair the rows, correct source.options (sep, quote, escape) or source.types, or set source.on_bad_row: skip "
-        "(or score.source.on_bad_row) to leave such rows out and report them."
+        f"Repair the rows, correct source.options ({options.get(source.format, 'rowTag')}) or source.types, or set "
+        "source.on_bad_row: skip (or score.source.on_bad_row) to leave such rows out and report them."
     )
 
 
