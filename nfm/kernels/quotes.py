@@ -26,6 +26,9 @@ class Dialect(NamedTuple):
     skips_spaces: int = 0  # 1: spaces before an opening quote are ignored
 
 
+ENDS_ONLY = Dialect(delimiter=-1, quote=-1, escape=-1)  # of text whose quotes cannot be followed byte by byte
+
+
 class Quotes(NamedTuple):
     """State after a block of text, and counts of the blocks so far."""
 

@@ -237,3 +237,92 @@ def test_options_that_are_refused(
 ) -> None:
     with pytest.raises(ConfigError, match=message):
         scan(spark, write(tmp_path, a="id,v\n1,2\n"), **settings)
+
+
+def test_a_header_below_comments_and_blank_lines_is_the_file_s_own(spark: SparkSession, tmp_path: Path) -> None:
+    write(tmp_path, a="  \n# export\nid,v\n1,x\n", b="  \n# export\nv,id\ny,2\n")
+    assert rows(spark, tmp_path, options={"comment": "#"}) == to_texts([(1, "x"), (2, "y")])
+
+
+CHANGED_BY_INFERENCE = [
+    ("12:30", "9:15"),  # Spark adds today's date
+    ("2026-01", "2026-02"),
+    (" 007", "7"),
+    ("12D ", "1.5"),
+    ("٩", "9"),
+    ("12e4567", "1"),  # infinity
+    ("9007199254740993", "NaN"),  # no double equals 2⁵³ + 1
+    ("9007199254740993", "1.5"),
+]
+
+
+def test_values_that_an_inferred_type_would_change_stay_texts(spark: SparkSession, tmp_path: Path) -> None:
+    names = [f"c{i}" for i in range(len(CHANGED_BY_INFERENCE))]
+    lines = (
+        [*names, "n", "d"],
+        *(
+            [*row, n, d]
+            for row, n, d in zip(
+                zip(*CHANGED_BY_INFERENCE, strict=True),
+                ["9007199254740993", "2"],
+                ["2026-1-5 10:00", "2026-01-06"],
+                strict=True,
+            )
+        ),
+    )
+    write(tmp_path, a="".join(",".join(line) + "\n" for line in lines))
+    assert rows(spark, tmp_path, *names) == to_texts([*zip(*CHANGED_BY_INFERENCE, strict=True)])
+    assert scan(spark, tmp_path, "n", "d").reading.types.items() >= {("n", "bigint"), ("d", "timestamp")}
+
+
+def test_types_of_columns_that_training_did_not_read_are_not_learned(spark: SparkSession, tmp_path: Path) -> None:
+    write(tmp_path, a="id,zip\n1,007\n2,7\n")
+    learned = scan(spark, tmp_path, "id").reading
+    assert learned.types == {"id": "int"}
+    assert rows(spark, tmp_path, "id", "zip", reading=learned) == to_texts([(1, "007"), (2, "7")])
+
+
+@pytest.mark.parametrize(
+    ("text", "multi_line"),
+    [
+        ('{"id": 1}\n{"id": 2}{"id": 3}\n', False),
+        ('{"id": 1}, {"id": 2}\n', False),
+        ('{"id": {"a": "}{"}} 5\n', False),
+        ('{\n"id": 1}\n{\n"id": 2}\n', True),
+    ],
+)
+def test_values_of_json_that_spark_would_ignore(
+    spark: SparkSession, tmp_path: Path, text: str, multi_line: bool
+) -> None:
+    (tmp_path / "a.json").write_text(text)
+    assert "one object per line" in refused(spark, tmp_path, format="json", options={"multiLine": multi_line})
+
+
+def test_values_of_json_that_only_look_like_several(spark: SparkSession, tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text('{"id": 1, "t": "}{ \\"} x"},\n{"id": 2, "a": [{"b": 1}, {"b": 2}]}')
+    assert rows(spark, tmp_path, "id", "t", format="json") == to_texts([(1, '}{ "} x'), (2, None)])
+    (tmp_path / "a.json").write_text('[{"id": 1},\n{"id": 2}\n]\n')
+    assert rows(spark, tmp_path, "id", format="json", options={"multiLine": True}) == to_texts([(1,), (2,)])
+
+
+def test_line_ends_where_quotes_cannot_be_followed(spark: SparkSession, tmp_path: Path) -> None:
+    write(tmp_path, a='id||v\r\n1||"x, y"\r\n2||z\n')
+    message = refused(spark, tmp_path, options={"sep": "||"})
+    assert "source.options.lineSep" in message and "multiLine: false" in message
+    expected = to_texts([(1, "x, y"), (2, "z")])
+    assert rows(spark, tmp_path, options={"sep": "||", "multiLine": False}) == expected
+    write(tmp_path, a='id||v\r\n1||"x, y"\r\n2||z\r\n')
+    assert rows(spark, tmp_path, options={"sep": "||"}) == expected
+
+
+def test_doubled_quotes_where_the_escape_is_another_character(spark: SparkSession, tmp_path: Path) -> None:
+    write(tmp_path, a='id,v\n1,"x \\"y\\""\n2,"c:\\\\"\n')
+    assert rows(spark, tmp_path, options={"escape": "\\"}) == to_texts([(1, 'x "y"'), (2, "c:\\")])
+    write(tmp_path, a='id,v\n1,"x ""y"""\n')
+    assert "source.options.escape" in refused(spark, tmp_path, options={"escape": "\\"})
+
+
+@pytest.mark.parametrize("text", ['{\n "id": 1\n}\n', '[{"id": 1},\n {"id": 2}]\n'])
+def test_json_on_several_lines_names_the_option(spark: SparkSession, tmp_path: Path, text: str) -> None:
+    (tmp_path / "a.json").write_text(text)
+    assert "multiLine: true" in refused(spark, tmp_path, format="json")

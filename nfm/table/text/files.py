@@ -6,6 +6,7 @@ inside quotes.
 """
 
 import codecs
+import re
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -16,6 +17,7 @@ from nfm.contract.messages import quoted
 from nfm.kernels.quotes import QUOTED, Dialect, Quotes, follow_quotes
 from nfm.table.splits import File, Piece
 from nfm.table.store import is_in_store, open_file
+from nfm.table.text.json_values import Layout, find_second_value
 
 _BLOCK = 4 << 20  # bytes that a task keeps in memory
 _CODECS = {".gz": "gzip", ".bz2": "bz2", ".zst": "zstd"}  # endings of files that Spark and pyarrow decompress
@@ -44,7 +46,7 @@ class Facts(NamedTuple):
     unreadable: str | None = None
 
 
-def examine(piece: Piece, dialect: Dialect | None, encoding: str | None) -> Facts:
+def examine(piece: Piece, dialect: Dialect | None, encoding: str | None, layout: Layout | None = None) -> Facts:
     """Read a piece of a file.
 
     Args:
@@ -52,11 +54,12 @@ def examine(piece: Piece, dialect: Dialect | None, encoding: str | None) -> Fact
             others are empty.
         dialect: None: the file has no quotes, or they cannot be followed.
         encoding: Decode the text, and report bytes that are not valid; None if all bytes are.
+        layout: Of JSON, whose values must not be followed by others; None: not checked.
     """
     facts = Facts(piece.file.path, piece.start)
-    decoder = codecs.getincrementaldecoder(encoding or "latin-1")()
+    decoder, unchecked = codecs.getincrementaldecoder(encoding or "latin-1")(), b""
     try:
-        for block in _blocks(piece, is_read_whole(piece.file, encoding)):
+        for block in _blocks(piece, is_read_whole(piece.file, encoding, layout)):
             if encoding is not None:
                 text = decoder.decode(block)
                 block = block if has_plain_bytes(encoding) else text.encode("utf-8", "surrogatepass")
@@ -66,7 +69,14 @@ def examine(piece: Piece, dialect: Dialect | None, encoding: str | None) -> Fact
             facts = _follow(facts, block, dialect)
             if facts.problem is not None:
                 return facts
+            if layout is not None:
+                unchecked += block
+            if layout == "lines":
+                lines, _, unchecked = unchecked.rpartition(b"\n")
+                facts = facts._replace(problem=facts.problem or find_second_value(lines, layout))
         decoder.decode(b"", final=True)
+        if layout is not None:
+            facts = facts._replace(problem=facts.problem or find_second_value(unchecked, layout))
     except UnicodeDecodeError as error:
         return facts._replace(problem=_describe_invalid(error))
     except (OSError, EOFError, pa.ArrowException) as error:
@@ -83,13 +93,18 @@ def _follow(facts: Facts, block: bytes, dialect: Dialect | None) -> Facts:
     if dialect is None:
         return facts
     quotes = follow_quotes(block, dialect, facts.quotes)
-    is_malformed = quotes.malformed >= 0 and dialect.escape == dialect.quote
-    return facts._replace(quotes=quotes, problem=_describe_quote(block, quotes.malformed) if is_malformed else None)
+    return facts._replace(
+        quotes=quotes, problem=_describe_quote(block, quotes.malformed) if quotes.malformed >= 0 else None
+    )
 
 
-def is_read_whole(file: File, encoding: str | None) -> bool:
-    """Return whether the file is read in one task: it is compressed, or its line ends are not plain bytes."""
-    return file.path.endswith((*_CODECS, *_OTHER_CODECS)) or not has_plain_bytes(encoding or "utf-8")
+def is_read_whole(file: File, encoding: str | None, layout: Layout | None = None) -> bool:
+    """Return whether the file is read in one task: compressed, one JSON document, or line ends are not plain bytes."""
+    return (
+        layout == "document"
+        or file.path.endswith((*_CODECS, *_OTHER_CODECS))
+        or not has_plain_bytes(encoding or "utf-8")
+    )
 
 
 def has_long_rows(facts: Sequence[Facts]) -> bool:
@@ -127,8 +142,10 @@ def check_facts(facts: Sequence[Facts], multi_line: bool = False) -> None:
         )
     if problem is None and (multi_line or has_long_rows(facts)) and len(line_ends(facts)) > 1:
         problem = (
-            f"has line breaks inside quotes, and lines that end in {' and '.join(map(repr, line_ends(facts)))}: Spark "
-            "cannot read both. Write all its lines with the same end"
+            "may have line breaks inside quotes, and has lines that end in "
+            f"{' and '.join(map(repr, line_ends(facts)))}: Spark cannot read both. Write all its lines with the same "
+            "end, or set source.options.multiLine: false if no value has a line break, or source.options.lineSep: "
+            '"\\r\\n" if all its rows end in \\r\\n'
         )
     if problem is not None:
         raise DataError(f"{facts[0].path} {problem}. Then run the job again.")
@@ -175,7 +192,11 @@ def has_plain_bytes(encoding: str) -> bool:
 
 
 def _first_record(block: bytes, dialect: Dialect | None) -> bytes:
-    text = block.lstrip(b"\r\n")
+    """Return the first record, after the empty lines and the comments that Spark ignores above a header."""
+    comment = bytes([dialect.comment]) if dialect is not None and dialect.comment >= 0 else None
+    text = block.lstrip()
+    while comment is not None and text.startswith(comment):
+        text = b"".join(re.split(rb"[\r\n]", text, maxsplit=1)[1:]).lstrip()
     end = text.find(b"\n")
     while dialect is not None and end >= 0 and follow_quotes(text[:end], dialect).state == QUOTED:
         end = text.find(b"\n", end + 1)
@@ -186,8 +207,8 @@ def _describe_quote(block: bytes, position: int) -> str:
     example = block[max(position - 20, 0) : position + 10].decode("utf-8", "replace")
     return (
         f"has a quote that does not end its value: {quoted(example)}. In CSV (RFC 4180), a quote inside quotes is "
-        'doubled. Repair the file, or set source.options.escape: "\\\\" if it writes \\", or source.options.quote: "" '
-        "if its quotes are ordinary characters"
+        'doubled. Repair the file, or set source.options.escape: "\\\\" if it writes \\", source.options.escape: '
+        '\'"\' if it doubles them, or source.options.quote: "" if its quotes are ordinary characters'
     )
 
 

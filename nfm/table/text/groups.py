@@ -11,7 +11,7 @@ from pyspark.errors import AnalysisException
 from pyspark.sql import DataFrame, SparkSession
 
 from nfm.contract.errors import DataError
-from nfm.kernels.quotes import QUOTED
+from nfm.kernels.quotes import ENDS_ONLY, QUOTED
 from nfm.table.listing import stat_files
 from nfm.table.spark import load
 from nfm.table.splits import File, Piece, Split, make_splits
@@ -29,7 +29,7 @@ from nfm.table.text.files import (
     line_ends,
     to_row,
 )
-from nfm.table.text.options import BAD_ROW, checked_encoding, dialect_of
+from nfm.table.text.options import BAD_ROW, checked_encoding, dialect_of, layout_of
 
 if TYPE_CHECKING:
     from nfm.config.settings import Source
@@ -108,6 +108,11 @@ def group_files(spark: SparkSession, source: "Source", uris: Sequence[str]) -> t
     if source.format != "csv":
         uris = [uri for some in by_form.values() for uri in some]
         types = dict(load_files(spark, source, uris, {}, infers=True).dtypes)
+        if not types and source.format == "json":
+            raise DataError(
+                f"{source} has no line that is an object of JSON. If a file is one array, or one object on several "
+                "lines, set source.options.multiLine: true; else repair it. Then run the job again."
+            )
         return [Group(tuple(types), {}, tuple(uris), not skipped, types)], skipped
     return _read_columns(spark, source, by_form, bool(skipped)), skipped
 
@@ -133,14 +138,17 @@ def _examine_files(spark: SparkSession, source: "Source", files: Sequence[File])
     """Return what the bytes of each file show, by path, its pieces in order."""
     if not files:
         return {}
-    dialect = dialect_of(source.options) if source.format == "csv" else None
-    encoding = checked_encoding(source.options)
+    options, dialect = source.options, dialect_of(source.options) if source.format == "csv" else None
+    multi_line = options.get("multiline") == "true"
+    if source.format == "csv" and dialect is None and "linesep" not in options:  # only the lines' ends are known
+        dialect, multi_line = ENDS_ONLY, options.get("multiline") != "false"
+    encoding, layout = checked_encoding(source.options), layout_of(source)
     session: Any = spark
     size = int(session._jsparkSession.sessionState().conf().filesMaxPartitionBytes())
     splits = make_splits(files, spark.sparkContext.defaultParallelism, size)
 
     def work(split: Split) -> Iterator[pa.RecordBatch]:
-        yield pa.RecordBatch.from_pylist([to_row(examine(piece, dialect, encoding)) for piece in split], FACTS)
+        yield pa.RecordBatch.from_pylist([to_row(examine(piece, dialect, encoding, layout)) for piece in split], FACTS)
 
     found = defaultdict(list)
     for row in run_tasks(spark, splits, work, FACTS).collect():
@@ -149,7 +157,7 @@ def _examine_files(spark: SparkSession, source: "Source", files: Sequence[File])
     again = []
     for file in files:
         found[file.path].sort(key=lambda piece: piece.start)
-        if is_read_whole(file, encoding):
+        if is_read_whole(file, encoding, layout):
             del found[file.path][1:]  # the first piece was the whole file
         if any(piece.quotes.state == QUOTED for piece in found[file.path][:-1]):
             again.append(file)
@@ -157,7 +165,7 @@ def _examine_files(spark: SparkSession, source: "Source", files: Sequence[File])
         whole = [(Piece(file, 0, file.size),) for file in again]
         found |= {row.path: [from_row(row.asDict())] for row in run_tasks(spark, whole, work, FACTS).collect()}
     for pieces in found.values():
-        check_facts(pieces, source.options.get("multiline") == "true")
+        check_facts(pieces, multi_line)
     return dict(found)
 
 

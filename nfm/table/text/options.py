@@ -10,6 +10,7 @@ from nfm.contract.messages import shown
 from nfm.contract.reading import Reading
 from nfm.kernels.quotes import Dialect
 from nfm.table.text.files import has_plain_bytes
+from nfm.table.text.json_values import Layout
 
 if TYPE_CHECKING:  # workers import this module, and do not need the settings classes
     from nfm.config.settings import Source
@@ -88,6 +89,13 @@ def dialect_of(options: Mapping[str, str]) -> Dialect | None:
         return None
     skips_spaces = int(options.get("ignoreleadingwhitespace") == "true")
     return Dialect._make([*(ord(text) if text else -1 for text in special), skips_spaces])
+
+
+def layout_of(source: "Source") -> Layout | None:
+    """Return how values of JSON are arranged in files; None if they are not JSON, or have line ends of their own."""
+    if source.format != "json" or "linesep" in source.options:
+        return None
+    return "document" if source.options.get("multiline") == "true" else "lines"
 
 
 def _text(value: object) -> str:

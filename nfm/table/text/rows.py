@@ -10,7 +10,7 @@ from pyspark.sql import functions as F
 
 from nfm.contract.errors import DataError
 from nfm.contract.messages import quoted
-from nfm.contract.reading import MORE_THAN_A_NUMBER
+from nfm.contract.reading import MORE_THAN_A_DOUBLE, MORE_THAN_A_NUMBER, NOT_A_DATE
 from nfm.table.corrupt import file_path_column, to_metadata_path
 from nfm.table.spark import column, load, quote_name
 from nfm.table.store import uri_to_path
@@ -31,7 +31,7 @@ class Checked(NamedTuple):
     bad: int  # rows that do not fit the number or the types of the columns
     file: str | None  # of a bad row
     row: str | None  # its text
-    texts: Mapping[str, str]  # columns that were inferred as numbers, but have texts that are more: with an example
+    texts: Mapping[str, str]  # columns whose inferred type would change a text: with an example
 
 
 def infer_types(spark: SparkSession, source: "Source", groups: Iterable[Group]) -> dict[str, str]:
@@ -45,6 +45,18 @@ def infer_types(spark: SparkSession, source: "Source", groups: Iterable[Group]) 
         for name, type_ in found.items():
             types[name] = _common_type(types.get(name, type_), type_)
     return types
+
+
+def find_doubtful(source: "Source", inferred: Mapping[str, str]) -> dict[str, str]:
+    """Return the columns whose inferred type could change a text, with a pattern of such texts."""
+    if source.format != "csv":
+        return {}
+    patterns = {"double": MORE_THAN_A_DOUBLE}
+    if not {"dateformat", "timestampformat"} & set(source.options):
+        patterns |= {"date": NOT_A_DATE, "timestamp": NOT_A_DATE}
+    is_number = ("int", "bigint", "decimal")
+    found = {name: MORE_THAN_A_NUMBER for name, type_ in inferred.items() if type_.startswith(is_number)}
+    return found | {name: patterns[type_] for name, type_ in inferred.items() if type_ in patterns}
 
 
 def _common_type(a: str, b: str) -> str:
@@ -112,20 +124,20 @@ def check_rows(
     types: Mapping[str, str],
     folders: Mapping[str, str],
     used: Sequence[str],
-    doubtful: Sequence[str],
+    doubtful: Mapping[str, str],
 ) -> Checked:
     """Read all rows, and count those that do not fit; only the types of the used columns matter.
 
-    `doubtful` are text columns that were inferred as numbers.
+    `doubtful`: used columns that are read as text here, with a pattern of texts that their inferred type would change.
     """
-    types = {name: type_ if name in used else "string" for name, type_ in types.items()}
+    types = {name: type_ if name in used and name not in doubtful else "string" for name, type_ in types.items()}
     frames = []
     for group in groups:
         rows = _read(spark, source, group, types, folders, with_bad=True)
         frames.append(rows.select(*map(column, used), BAD_ROW, file_path_column(source, rows).alias(_FILE)))
     bad = column(BAD_ROW).isNotNull()
     counts = [F.count(column(name)) for name in used]  # Spark parses only columns that the query needs
-    texts = [F.min(F.when(column(name).rlike(MORE_THAN_A_NUMBER), column(name))) for name in doubtful]
+    texts = [F.min(F.when(column(name).rlike(pattern), column(name))) for name, pattern in doubtful.items()]
     result: Any = (
         reduce(DataFrame.unionAll, frames)
         .agg(
@@ -148,11 +160,12 @@ def refuse_bad_rows(
     """Raise DataError for the rows that do not fit, unless `on_bad_row` is skip."""
     if source.on_bad_row == "skip":
         return
+    options = {"csv": "sep, quote, escape", "json": "multiLine: true if a file is one array or object"}
     raise DataError(
         f"{checked.bad:,} of {checked.rows:,} rows of {source} do not fit the columns, for example in "
         f"{uri_to_path(checked.file or '')}: {quoted(checked.row)}{_explain(spark, source, groups, types, checked)}. "
-        "Repair the rows, correct source.options (sep, quote, escape) or source.types, or set source.on_bad_row: skip "
-        "(or score.source.on_bad_row) to leave such rows out and report them."
+        f"Repair the rows, correct source.options ({options.get(source.format, 'rowTag')}) or source.types, or set "
+        "source.on_bad_row: skip (or score.source.on_bad_row) to leave such rows out and report them."
     )
 
 

@@ -24,14 +24,12 @@ from nfm.table.store import uri_to_path
 from nfm.table.table_formats import refuse_files
 from nfm.table.text.groups import Group, group_files, select_files
 from nfm.table.text.options import resolve_options, value_options
-from nfm.table.text.rows import check_rows, infer_types, read_groups, refuse_bad_rows
+from nfm.table.text.rows import check_rows, find_doubtful, infer_types, read_groups, refuse_bad_rows
 
 if TYPE_CHECKING:
     from nfm.config.settings import Source
 
 log = logging.getLogger(__name__)
-
-_NUMBERS = ("tinyint", "smallint", "int", "bigint", "decimal", "float", "double")
 
 
 @dataclass(frozen=True)
@@ -82,20 +80,22 @@ def open_text_table(
     # Spark finds the values of JSON by their names, so the schema needs no other columns.
     read = names if source.format == "csv" else used
     types = {name: known.get(name) or inferred.get(name, "string") for name in read}
-    doubtful = [n for n in used if n in inferred and n not in known and types[n].startswith(_NUMBERS)]
-    doubtful = doubtful if source.format == "csv" else []
-    checked = check_rows(spark, source, groups, types | dict.fromkeys(doubtful, "string"), folders, used, doubtful)
+    doubtful = find_doubtful(source, {name: inferred[name] for name in used if name in inferred and name not in known})
+    checked = check_rows(spark, source, groups, types, folders, used, doubtful)
     if checked.bad:
         refuse_bad_rows(spark, source, groups, types, checked)
     if checked.texts:
         log.info(
-            "%s of %s: read as text, because values such as %s are not only numbers (source.types sets another type)",
+            "%s of %s: read as text, because the inferred type would change values such as %s (source.types sets "
+            "another type)",
             listed(checked.texts),
             source,
             listed(map(repr, checked.texts.values())),
         )
         types |= dict.fromkeys(checked.texts, "string")
     table = read_groups(spark, source, groups, types, folders, used if checked.bad else ())
+    # Scoring may need other columns; it infers their types, as this run has not checked them against the texts.
+    learned = {name: types[name] for name in types if name in used or name in known}
     needed(to_arrow_schema(table))  # again, because the types are known now
     return TextTable(
         table,
@@ -103,7 +103,7 @@ def open_text_table(
         skipped,
         checked.bad,
         source.format == "csv" and any(group.options["multiline"] == "true" for group in groups),
-        Reading(source.format, value_options(source.options), folders | types),
+        Reading(source.format, value_options(source.options), folders | learned),
     )
 
 
