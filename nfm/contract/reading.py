@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Self
@@ -47,24 +47,24 @@ class Reading:
                 "copy, or run nfm features again."
             ) from error
 
-    def for_scoring(self, spec: Spec) -> "Reading":
+    def for_scoring(self, spec: Spec, kept: Collection[str] = ()) -> "Reading":
         """Return the same reading with the types for scoring, see `scoring_types`."""
-        return replace(self, types=scoring_types(spec, self.types))
+        return replace(self, types=scoring_types(spec, self.types, kept))
 
 
 LATEST = Reading()  # the defaults of this version
 
 
-def scoring_types(spec: Spec, learned: Mapping[str, str]) -> dict[str, str]:
+def scoring_types(spec: Spec, learned: Mapping[str, str], kept: Collection[str] = ()) -> dict[str, str]:
     """Return the types in which scoring reads the columns of text files.
 
     The columns have the types that training learned, even if tonight's values look like another type. Integer columns
     that only the encoder reads accept more: fields read texts, and numbers read floats. So `3.0` is the value 3, and
-    `A7` is an unseen value.
+    `A7` is an unseen value. `kept` are columns that others read too, such as those of the output.
     """
     types = dict(learned)
     values = {column for field in spec.fields if field.edges is None for column in field.columns}
     for column in spec.columns:
-        if column not in spec.key and _INTEGER.fullmatch(learned.get(column, "int")):
+        if column not in (*spec.key, *kept) and _INTEGER.fullmatch(learned.get(column, "int")):
             types[column] = "string" if column in values else "double"
     return types

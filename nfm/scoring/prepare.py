@@ -46,7 +46,11 @@ def open_all(spark: SparkSession, config: Config) -> tuple[Artifact, Scan, Sourc
     if settings.encoded:
         _check_made_with(artifact.encoding.spec, source)
     reading = artifact.encoding.reading
-    reading = reading and reading.for_scoring(artifact.encoding.spec)
+    if reading is not None:
+        others = [name for name in reading.types if name.lower() in (source.where or "").lower()]
+        reading = reading.for_scoring(
+            artifact.encoding.spec, [*output_columns(artifact.encoding.spec, config), *others]
+        )
     scan = open_scan(spark, source, lambda schema: _needed(artifact, config, source, schema), reading)
     if settings.encoded:
         _check_made_with(artifact.encoding.spec, source)  # again: the files may be those of a newer dataset

@@ -87,10 +87,20 @@ def test_a_number_that_is_not_one(spark: SparkSession, folder: Path) -> None:
     assert scored(spark, folder, "1,1,007,2,0.5,unknown\n").keys() == {1}
 
 
+def test_columns_of_the_output_have_the_types_of_the_training(spark: SparkSession, folder: Path) -> None:
+    (folder / "tonight.csv").write_text(f"{HEADER}1,2,007,7,0.5,0\n")
+    tonight = config(folder, "tonight.csv", where="shop > 1").model_dump(mode="json", by_alias=True)
+    score_table(spark, Config.model_validate(tonight | {"score": {"columns": ["items", "zip", "shop"]}}))
+    (path,) = (folder / "scores").glob("*.parquet")
+    row = pq.ParquetFile(path).read().to_pylist()[0]
+    assert (row["items"], row["zip"], row["shop"]) == (7, "007", 2)
+
+
 def test_types_for_scoring(folder: Path) -> None:
     spec = Encoding.load(folder / "encoding").spec
     assert scoring_types(spec, TYPES) == TYPES | {"shop": "string", "items": "double"}
     assert scoring_types(spec, {}) == {"shop": "string", "zip": "string", "items": "double", "price": "double"}
+    assert scoring_types(spec, TYPES, ["items", "label"]) == TYPES | {"shop": "string"}
     decimals = TYPES | {"shop": "decimal(38,0)", "price": "decimal(18,2)"}
     assert scoring_types(spec, decimals) == decimals | {"shop": "string", "items": "double"}
 

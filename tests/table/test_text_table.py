@@ -105,6 +105,15 @@ def test_line_ends_inside_quotes_are_not_those_of_the_lines(spark: SparkSession,
     assert "Spark cannot read both" in refused(spark, tmp_path, options={"encoding": encoding})
 
 
+def test_files_without_a_header_are_read_together(spark: SparkSession, tmp_path: Path) -> None:
+    write(tmp_path, a="1,x\n", b="2,y\n3,\n")
+    found = scan(spark, tmp_path, options={"header": False})
+    assert read_rows(found) == to_texts([(1, "x"), (2, "y"), (3, None)])
+    assert "Union" not in found.table._jdf.queryExecution().toString()  # type: ignore[operator]
+    write(tmp_path, c="4\n")
+    assert "'4' has 1 values, and its file has 2 columns" in refused(spark, tmp_path, options={"header": False})
+
+
 def test_comments(spark: SparkSession, tmp_path: Path) -> None:
     write(tmp_path, a='# said "so\nid,t\n1,"a\nb"\n# "2,x\n3,#c\n')
     assert rows(spark, tmp_path, options={"comment": "#"}) == to_texts([(1, "a\nb"), (3, "#c")])

@@ -97,7 +97,7 @@ def group_files(spark: SparkSession, source: "Source", uris: Sequence[str]) -> t
         if unreadable := next((piece.unreadable for piece in pieces if piece.unreadable), None):
             skipped[uri] = unreadable
             continue
-        header = pieces[0].header
+        header = pieces[0].header if source.options.get("header") == "true" else b""
         by_form[uri if header is None else header, _find_options(source, pieces)].append(uri)
     if skipped and source.on_corrupt == "refuse":
         uri, reason = next(iter(skipped.items()))
