@@ -72,6 +72,7 @@ class DeltaOutput:
 
     def check(self) -> None:
         """Raise DataError unless the table is absent or written by this job, and nothing else is in its place."""
+        self._check_path()
         with _translate_delta_errors(self.table), translate_os_errors(self.table):
             other = find_delta_table(self.output)
             if other not in (None, self.table):
@@ -96,6 +97,15 @@ class DeltaOutput:
                     f"{listed(found, most=1)}. {self._how_to_move()}"
                 )
 
+    def _check_path(self) -> None:
+        """Raise DataError for a path that deltalake reads as another one, or a partition without a value."""
+        path, empty = str(self.table), [name for name, value in self.partition.items() if not value]
+        problem = f"has no value for {listed(empty)}" if empty else None
+        if unquote(path) != path or "\\" in path or not path.isprintable():
+            problem = "has an escape such as %41, a backslash or a control character, which deltalake decodes"
+        if problem:
+            raise DataError(f"score.output: {str(self.output)!r} {problem}. Choose another one (or workdir).")
+
     def _how_to_move(self) -> str:
         names = " and ".join(f"{name}=…" for name in self.partition)
         one = f" With score.format: delta, folders {names} are partitions of one table." if names else ""
@@ -117,7 +127,7 @@ class DeltaOutput:
         return {
             unquote(action["path"]): action["num_records"] or 0
             for action in actions
-            if all(action[name] == value for name, value in wanted.items())
+            if all(action.get(name) == value for name, value in wanted.items())
         }
 
 
@@ -225,6 +235,9 @@ class DeltaPublication:
                 f"score.output and score.partition_by give {listed(self._columns) or 'no column'}. It was not changed. "
                 "Move it, or choose another score.output."
             )
+        if rules := [key for key in table.metadata().configuration if key.startswith("delta.constraints.")]:
+            what = f"The Delta table {self._output.table} has {listed(rules)}, which this job cannot check"
+            raise DataError(f"{what}. It was not changed. Drop them, or choose another score.output.")
         if not self._output.partition:
             return schema
         old, new = pa.schema(table.schema()), pa.schema(schema)

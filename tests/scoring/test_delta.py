@@ -216,3 +216,39 @@ def test_an_append_only_table_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"^The Delta table .* cannot be read or written: .*append-only\.$"):
         publish(table, scores([2], 0.5))
     assert read(table) == Counter([(1, 0.5)])
+
+
+def test_a_table_with_constraints_is_refused(tmp_path: Path) -> None:
+    table = tmp_path / "scores"
+    publish(table, scores([1], 0.5))
+    DeltaTable(str(table)).alter.add_constraint({"small": "id < 5"})
+    with pytest.raises(DataError, match=r"has delta\.constraints\.small, which this job cannot check.*Drop"):
+        publish(table, scores([20], 0.5))
+    assert read(table) == Counter([(1, 0.5)])
+
+
+@pytest.mark.parametrize(
+    ("output", "problem"),
+    [
+        ("scores/ds=", "has no value for ds"),
+        ("scores/ds=__HIVE_DEFAULT_PARTITION__", "has no value for ds"),
+        ("run%41/scores", "has an escape"),
+        ("a\\b/scores/ds=1", "has an escape"),
+        ("a\nb/scores", "has an escape"),
+    ],
+)
+def test_an_output_that_deltalake_cannot_find_again_is_refused(tmp_path: Path, output: str, problem: str) -> None:
+    with pytest.raises(DataError, match=f"score.output: .*{problem}.* Choose another one"):
+        start(tmp_path / output)
+    assert not list(tmp_path.iterdir())
+    (tmp_path / "100%").mkdir()
+    publish(tmp_path / "100%/scores/ds=a%41b", scores([1], 0.5))
+    assert read(tmp_path / "100%/scores") == Counter([("aAb", 1, 0.5)])
+
+
+def test_a_partition_of_a_table_without_partitions_is_refused(tmp_path: Path) -> None:
+    table = tmp_path / "scores"
+    publish(table, scores([1], 0.5))
+    with pytest.raises(DataError, match=r"is partitioned by no column, but score\.output .* give ds"):
+        start(table / "ds=2026-11-20")
+    assert read(table) == Counter([(1, 0.5)])
