@@ -86,6 +86,16 @@ def _hint(missing: Sequence[str], names: Sequence[str]) -> str:
     return f"{hint} " if hint else ""
 
 
+def check_key(columns: Iterable[str], schema: pa.Schema, where: str) -> None:
+    """Raise DataError if a column that is hashed or grouped as a key contains lists, structs or maps."""
+    for name in columns:
+        if pa.types.is_nested(schema.field(name).type):
+            raise DataError(
+                f"Column '{name}' of {where} is {schema.field(name).type}, but the columns of columns.key and split.by "
+                "must be scalar. Use another column, or convert it in the source."
+            )
+
+
 def check_categorical(columns: Sequence[str], bag: Bag | None, schema: pa.Schema, where: str) -> dict[str, Kind]:
     """Return the kind of each column of a field or of a bag's members; DataError for a type that is not categorical."""
     if bag is not None and bag.weights is not None:

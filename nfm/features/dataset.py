@@ -13,7 +13,7 @@ import pyarrow as pa
 from pyspark.sql import SparkSession
 
 from nfm.config.settings import Config
-from nfm.contract.columns import check_categorical, check_columns
+from nfm.contract.columns import check_categorical, check_columns, check_key
 from nfm.contract.encoder import Encoding
 from nfm.contract.errors import DataError
 from nfm.contract.publishing.publish import check_replaceable, publish_together
@@ -102,12 +102,7 @@ def _categorical_kinds(config: Config, schema: pa.Schema) -> dict[str, Kind]:
 def _check_other_columns(config: Config, split: Split, schema: pa.Schema) -> None:
     """Check the types of all columns except the label and the categorical ones."""
     columns, where = config.columns, str(config.source)
-    for name in (*columns.key, *split.by):
-        if pa.types.is_nested(schema.field(name).type):
-            raise DataError(
-                f"Column '{name}' of {where} is {schema.field(name).type}, but the columns of columns.key and split.by "
-                "must be scalar. Use another column, or convert it in the source."
-            )
+    check_key((*columns.key, *split.by), schema, where)
     for name in (*config.dataset.partition_by, *([split.column] if split.column else [])):
         check_kind(name, schema.field(name).type, where)
     for column in [s.column or name for name, s in columns.numeric.items()] + [columns.weight]:

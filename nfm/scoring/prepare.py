@@ -10,7 +10,7 @@ from pyspark.sql import SparkSession
 from nfm.config.settings import Config, Source
 from nfm.contract import dataset
 from nfm.contract.artifact import Artifact
-from nfm.contract.columns import check_columns
+from nfm.contract.columns import check_columns, check_key
 from nfm.contract.errors import ConfigError, DataError
 from nfm.contract.schema import DATASET_MARKER, Spec
 from nfm.contract.values import kind_of
@@ -88,6 +88,7 @@ def _needed(artifact: Artifact, config: Config, source: Source, table: pa.Schema
     columns = output_columns(spec, config)
     why = "The model's key, score.columns and score.partition_by name the columns that go into the output."
     check_columns(columns, table, where, why)
+    check_key(spec.key, table, where)
     for name in settings.partition_by:
         if kind_of(table.field(name).type) is None:
             raise DataError(

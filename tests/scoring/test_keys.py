@@ -11,7 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 from pyspark.sql import SparkSession
 
-from nfm.contract.errors import GateError
+from nfm.config.settings import Source
+from nfm.contract.errors import DataError, GateError
 from nfm.features.dataset import build
 from nfm.scoring import keys as module
 from nfm.scoring.keys import KeyWriter, count_duplicates
@@ -109,6 +110,15 @@ def test_a_gate_refuses_duplicates_and_the_next_run_resumes(
     assert "an earlier run has already scored 120 rows" in caplog.text
     found = report["duplicate_keys"]
     assert (found["keys"], found["rows"], found["null_rows"]) == (keys, rows, nulls)
+
+
+def test_a_nested_key_is_refused(spark: SparkSession, shop: Path, tmp_path: Path) -> None:
+    table = pq.read_table(shop / "raw")
+    cities = pa.array([[city] for city in table["city"].to_pylist()])
+    pq.write_table(table.set_column(table.schema.get_field_index("city"), "city", cities), tmp_path / "raw.parquet")
+    settings = shop_config(shop).model_copy(update={"source": Source(path=str(tmp_path / "raw.parquet"))})
+    with pytest.raises(DataError, match=r"^Column 'city' of .* is list<.*>, but the columns of columns\.key .* scalar"):
+        score_table(spark, settings)
 
 
 def test_counting_can_be_switched_off(spark: SparkSession, shop: Path, tmp_path: Path) -> None:
