@@ -1,5 +1,6 @@
 """List the files of a table, with the values in the names of their folders, such as country=DE."""
 
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from decimal import Decimal
 from itertools import pairwise
@@ -35,17 +36,22 @@ def list_uris(source: "Source", raw: DataFrame) -> list[str]:
         return sorted(raw.inputFiles())
     location = relation.location()
     uris = sorted(uri for uri in location.inputFiles() if uri.rpartition("/")[2] not in _SUMMARIES)
-    twice = next((uri for uri, following in pairwise(uris) if uri == following), None)
-    if twice is not None:
+    if (twice := _find_repeated(uris)) is not None:
         raise ConfigError(
-            f"source.path: several paths contain {uri_to_path(twice)}, so Spark would read its rows more than once. "
-            "Remove all but one of these paths."
+            f"source.path: several paths or links contain {twice}, so Spark would read its rows more than once. "
+            "Remove all but one of them."
         )
     partitions = list(relation.partitionSchema().fieldNames())
     for path in map(uri_to_path, uris if partitions else ()):
         if not _has_folders(path, partitions):
             raise _stray_file(path, partitions)
     return uris
+
+
+def _find_repeated(uris: Sequence[str]) -> str | None:
+    """Return a file that occurs twice among sorted URIs, also by symbolic links; None if there is none."""
+    paths = [uri if is_in_store(uri_to_path(uri)) else os.path.realpath(uri_to_path(uri)) for uri in uris]
+    return next((path for path, following in pairwise(sorted(paths)) if path == following), None)
 
 
 def _has_folders(path: str, partitions: Sequence[str]) -> bool:
