@@ -37,6 +37,11 @@ def translate_spark_errors(where: str) -> Iterator[None]:
             raise (ReplacedError if name == "ReplacedError" else DataError)(message) from error
         if "FAILED_READ_FILE" in text:
             file = _FILE.search(text)
+            if "COLUMN_DATA_TYPE_MISMATCH" in text:
+                raise DataError(
+                    f"{where} has a file with a column whose type differs from the table's: {summary} Write that file "
+                    "again with the table's type, or leave it out of source.path (or score.source.path)."
+                ) from error
             raise DataError(
                 f"{where} has a file that cannot be read: {file.group(1) if file else summary}. Repair or delete it, "
                 "set source.on_corrupt: skip (or score.source.on_corrupt) to leave such files out, or correct "

@@ -80,3 +80,13 @@ def test_spark_refuses_another_type_in_one_line(spark: SparkSession, tmp_path: P
     with pytest.raises(DataError, match=r"^the table has a file with a column whose type differs .* leave it out"):
         read_rows(scan)
     assert read_rows(open_scan(spark, Source(path=str(tmp_path)), all_columns)) == to_texts([(3,), (3,)])
+
+
+def test_spark_names_the_file_and_the_column_of_another_type(spark: SparkSession, tmp_path: Path) -> None:
+    write(tmp_path / "0.parquet", x=["a", None])
+    write(tmp_path / "1.parquet", x=[1, None])
+    scan = open_scan(spark, Source(path=str(tmp_path), scan="spark"), all_columns)
+    with pytest.raises(
+        DataError, match=r"type differs from the table's: .*1\.parquet.* column \[x\].* Write that file"
+    ):
+        read_rows(scan, "x")

@@ -20,9 +20,7 @@ def test_a_file_in_two_paths_is_refused(spark: SparkSession, tmp_path: Path, pat
     write(tmp_path / "raw/b.parquet", x=[2])
     for method in METHODS:
         source = Source(path=tuple(f"{tmp_path}/{path}" for path in paths), scan=method)
-        with pytest.raises(
-            ConfigError, match=rf"^source\.path: several paths or links contain {tmp_path}/raw/a\.par"
-        ):
+        with pytest.raises(ConfigError, match=rf"^source\.path: several paths or links contain {tmp_path}/raw/a\.par"):
             open_scan(spark, source, all_columns)
 
 
@@ -36,18 +34,14 @@ def test_a_file_that_a_link_repeats_is_refused(spark: SparkSession, tmp_path: Pa
         open_scan(spark, repeated, all_columns)
     (tmp_path / "raw/newest.parquet").symlink_to("b.parquet")
     for method in METHODS:
-        with pytest.raises(
-            ConfigError, match=rf"links contain {tmp_path}/raw/b\.parquet, so Spark would"
-        ):
+        with pytest.raises(ConfigError, match=rf"links contain {tmp_path}/raw/b\.parquet, so Spark would"):
             open_scan(spark, Source(path=str(tmp_path / "raw"), scan=method), all_columns)
 
 
 def test_a_text_file_in_two_paths_is_refused(spark: SparkSession, tmp_path: Path) -> None:
     (tmp_path / "a.json").write_text('{"x": 1}\n')
     source = Source(format="json", path=(str(tmp_path), f"{tmp_path}/a.json"))
-    with pytest.raises(
-        ConfigError, match=r"several paths or links contain .*a\.json, so Spark would read"
-    ):
+    with pytest.raises(ConfigError, match=r"several paths or links contain .*a\.json, so Spark would read"):
         open_scan(spark, source, all_columns)
 
 
