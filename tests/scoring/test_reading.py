@@ -7,7 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 from pyspark.sql import SparkSession
 
-from nfm.config.settings import Config
+from nfm.config.settings import Config, Score
 from nfm.contract.encoder import Encoding
 from nfm.contract.errors import DataError
 from nfm.contract.reading import READING, Reading, scoring_types
@@ -89,8 +89,8 @@ def test_a_number_that_is_not_one(spark: SparkSession, folder: Path) -> None:
 
 def test_columns_of_the_output_have_the_types_of_the_training(spark: SparkSession, folder: Path) -> None:
     (folder / "tonight.csv").write_text(f"{HEADER}1,2,007,7,0.5,0\n")
-    tonight = config(folder, "tonight.csv", where="shop > 1").model_dump(mode="json", by_alias=True)
-    score_table(spark, Config.model_validate(tonight | {"score": {"columns": ["items", "zip", "shop"]}}))
+    score = Score(columns=("items", "zip", "shop"))
+    score_table(spark, config(folder, "tonight.csv", where="shop > 1").model_copy(update={"score": score}))
     (path,) = (folder / "scores").glob("*.parquet")
     row = pq.ParquetFile(path).read().to_pylist()[0]
     assert (row["items"], row["zip"], row["shop"]) == (7, "007", 2)

@@ -109,7 +109,7 @@ def test_files_without_a_header_are_read_together(spark: SparkSession, tmp_path:
     write(tmp_path, a="1,x\n", b="2,y\n3,\n")
     found = scan(spark, tmp_path, options={"header": False})
     assert read_rows(found) == to_texts([(1, "x"), (2, "y"), (3, None)])
-    assert "Union" not in found.table._jdf.queryExecution().toString()  # type: ignore[operator]
+    assert "Union" not in found.table._jdf.queryExecution().toString()
     write(tmp_path, c="4\n")
     assert "'4' has 1 values, and its file has 2 columns" in refused(spark, tmp_path, options={"header": False})
 

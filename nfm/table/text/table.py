@@ -71,10 +71,9 @@ def open_text_table(
     selected = select_files(spark, source, files, folders)
     groups, skipped = group_files(spark, source, selected or files[:1])
     check_any_readable(source, selected, skipped)
-
-    _check_types(spark, source, [*folders, *(name for group in groups for name in group.columns)])
-    infers = source.options.get("inferschema") == "true" or source.format != "csv"
     names = list(dict.fromkeys(name for group in groups for name in group.columns))
+    _check_types(spark, source, [*folders, *names])
+    infers = source.options.get("inferschema") == "true" or source.format != "csv"
     used = _find_used(source, groups, needed, names, folders)
     inferred = infer_types(spark, source, groups) if infers and not set(used) <= set(known) else {}
     # Spark finds the values of JSON by their names, so the schema needs no other columns.
