@@ -206,8 +206,8 @@ def _open_typed(
 ) -> Scan:
     """Open a table whose source has types; files that are Parquet are read in tasks."""
     raw, skipped = load_readable(spark, source)
+    refuse_files(spark, source, raw, raw.inputFiles())
     uris = list_uris(source, raw)
-    refuse_files(spark, source, raw, uris)
     schema = to_arrow_schema(raw)
     names = _needed_columns(needed, schema, raw)
     if source.on_corrupt == "skip":

@@ -66,8 +66,8 @@ def open_text_table(
     known = {**(reading.types if reading is not None else {}), **source.types}
     # Columns whose values are in the folders' names.
     folders = {field.name: known.get(field.name, field.dataType.simpleString()) for field in listing.schema.fields[1:]}
+    refuse_files(spark, source, listing, listing.inputFiles())
     files = list_uris(source, listing) or list_uris(source, load(spark, source))  # explains why there are none
-    refuse_files(spark, source, listing, files)
     selected = select_files(spark, source, files, folders)
     groups, skipped = group_files(spark, source, selected or files[:1])
     check_any_readable(source, selected, skipped)
