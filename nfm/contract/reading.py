@@ -35,7 +35,7 @@ class Reading:
 
     @classmethod
     def load(cls, folder: Path) -> Self | None:
-        """Read `reading.json`; None if an older version wrote the encoding, or if its source was not text files."""
+        """Read `reading.json`; None if an older version wrote the encoding, which had no such file."""
         path = folder / READING
         if not path.exists():
             return None
