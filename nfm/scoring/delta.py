@@ -23,6 +23,7 @@ from nfm.contract.errors import DataError
 from nfm.contract.messages import listed
 from nfm.contract.publishing.publish import find_delta_table, translate_os_errors
 from nfm.contract.publishing.table_formats import DELTA_LOG
+from nfm.scoring.delta_log import find_foreign, read_commits
 from nfm.scoring.health.page import SCORES_MARKER
 from nfm.table.folders import folder_values
 from nfm.table.write import WrittenFile, move_into_place
@@ -33,8 +34,17 @@ if TYPE_CHECKING:  # an optional dependency
 log = logging.getLogger(__name__)
 
 APPLICATION = "nfm.score"  # in the log: marks tables that this job writes, and its facts in a commit's userMetadata
-_FACTS = ("name", "task", "model_fingerprint", "encoding_fingerprint", "model", "source", "created", "rows")
-_MAINTENANCE = ("OPTIMIZE", "REORG")  # operations that rewrite files without changing rows
+_FACTS = (
+    "name",
+    "task",
+    "model_fingerprint",
+    "encoding_fingerprint",
+    "model",
+    "source",
+    "created",
+    "rows",
+    "publication",
+)
 _ATTEMPTS = 20  # each failure means that another program has committed to the table
 
 
@@ -87,6 +97,7 @@ class DeltaOutput:
                     f"{self.table} is a Delta table that was not written by this job: its log names no {APPLICATION}. "
                     f"{self._how_to_move()}"
                 )
+            self.check_rows(table)
             if not self.table.exists() or (self.table / DELTA_LOG).is_dir():
                 return
             found = [str(self.table)] if not self.table.is_dir() else []
@@ -96,6 +107,20 @@ class DeltaOutput:
                     f"This job writes the {self}, but {self.table} is not a Delta table and contains "
                     f"{listed(found, most=1)}. {self._how_to_move()}"
                 )
+
+    def check_rows(self, table: "DeltaTable | None") -> None:
+        """Raise DataError if the part contains rows that another program wrote."""
+        files = self.files_of(table)
+        found = find_foreign(self.table, table.version(), self.partition, files.keys()) if table and files else None
+        if found is not None:
+            values = {name: value.replace("'", "''") for name, value in self.partition.items()}
+            delete = " and ".join(f"\"{name}\" = '{value}'" for name, value in values.items())
+            raise DataError(
+                f"The {self} contains rows that this job did not write, in {found.path} ({found.origin}), and the job "
+                "would replace them. It was not changed. Copy the rows that you need to another table, delete all "
+                f"rows here with DeltaTable({str(self.table)!r}).delete({repr(delete) if delete else ''}), and run the "
+                "job again."
+            )
 
     def _check_path(self) -> None:
         """Raise DataError for a path that deltalake reads as another one, or a partition without a value."""
@@ -145,7 +170,6 @@ class DeltaPublication:
             self._version = -1 if table is None else table.version()
             self._files = output.files_of(table)
             self._schema(table)
-            self._check_no_added_rows(table)
 
     def publish(self, files: Sequence[WrittenFile], report: Mapping[str, Any]) -> int:
         """Move the files into the table and commit them, with facts of the report; return the table's new version.
@@ -254,39 +278,20 @@ class DeltaPublication:
 
     def _check_not_changed(self, table: "DeltaTable | None") -> None:
         """Raise DataError if another program has changed the rows since the run started."""
-        if table is None or table.version() == self._version or set(self._output.files_of(table)) == set(self._files):
+        output = self._output
+        if table is None or table.version() == self._version or output.files_of(table).keys() == self._files.keys():
             return
-        for commit in table.history(table.version() - self._version):
-            if commit["operation"] not in _MAINTENANCE:
-                raise DataError(
-                    f"Another program changed the {self._output} while the job ran: version {commit['version']} of the "
-                    f"table ({commit['operation']}). Its rows were not replaced. Run the job again if they may be "
-                    "replaced: scored rows are not scored again."
-                )
-
-    def _check_no_added_rows(self, table: "DeltaTable | None") -> None:
-        """Raise DataError if another program has added rows to those that this job published."""
-        rows = sum(self._files.values())
-        for commit in table.history() if table is not None and rows else ():
-            published = _read_facts(commit)
-            if commit["operation"] == "RESTORE":  # the rows are those of another publication
+        change = "a version that its log no longer lists"
+        for commit in read_commits(output.table, table.version(), output.partition):
+            if commit.version <= self._version:
                 return
-            if published is not None and published["partition"] == self._output.partition:
-                if rows > published["rows"]:
-                    raise DataError(
-                        f"The {self._output} has {rows} rows, but this job published {published['rows']} (version "
-                        f"{commit['version']}): another program added rows, and the job would replace them. It was not "
-                        "changed. Move these rows to another table, delete them here, and run the job again."
-                    )
-                return
-
-
-def _read_facts(commit: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Return the facts that this job wrote into a commit; None for commits of other programs."""
-    with suppress(KeyError, TypeError, ValueError):
-        facts = json.loads(commit["userMetadata"])[APPLICATION]
-        return {"rows": int(facts["rows"]), "partition": dict(facts["partition"])}
-    return None
+            if commit.changes_rows:
+                change = f"version {commit.version} of the table ({commit.operation})"
+                break
+        raise DataError(
+            f"Another program changed the {output} while the job ran: {change}. Its rows were not replaced. Run the "
+            "job again if they may be replaced: scored rows are not scored again."
+        )
 
 
 @contextmanager

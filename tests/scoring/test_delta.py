@@ -1,10 +1,12 @@
 """Publications in Delta tables: versions, partitions, other writers, other tables, schemas, vacuum."""
 
 import json
+import re
 import signal
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow as pa
@@ -106,7 +108,9 @@ def test_rows_changed_by_another_program_during_the_run_are_not_replaced(tmp_pat
         finish(publication, table / "ds=1", scores([1], 0.0))
     assert read(table) == Counter([("1", 1, 0.25), ("1", 9, 0.125), ("2", 1, 0.5), ("2", 9, 0.125)])
     # The next runs do not replace the added rows either.
-    with pytest.raises(DataError, match=r"partition ds=1 of .* has 2 rows, but this job published 1 \(version 3\)"):
+    with pytest.raises(
+        DataError, match=r"partition ds=1 of .* contains rows .* in ds=1/.*parquet \(version 4, WRITE\)"
+    ):
         start(table / "ds=1")
     DeltaTable(str(table)).delete("id = 9")
     publish(table / "ds=1", scores([3], 0.25))
@@ -252,3 +256,101 @@ def test_a_partition_of_a_table_without_partitions_is_refused(tmp_path: Path) ->
     with pytest.raises(DataError, match=r"is partitioned by no column, but score\.output .* give ds"):
         start(table / "ds=2026-11-20")
     assert read(table) == Counter([(1, 0.5)])
+
+
+def overwrite(table: Path, rows: pa.Table) -> None:
+    write_deltalake(str(table), rows, mode="overwrite")
+
+
+def overwrite_partition(table: Path, rows: pa.Table) -> None:
+    write_deltalake(str(table), rows, mode="overwrite", predicate="ds = 'it''s 1'")
+
+
+def merge(table: Path, rows: pa.Table) -> None:
+    merger = DeltaTable(str(table)).merge(rows, "t.id = s.id", source_alias="s", target_alias="t")
+    merger.when_matched_update_all().execute()
+
+
+def clean_log(table: Path) -> None:
+    """Delete the log's entries, as happens after 30 days; the newest version is in a checkpoint."""
+    publish(table / "ds=3", scores([1], 0.5))
+    found = DeltaTable(str(table))
+    found.create_checkpoint()
+    for version in range(found.version()):
+        (table / f"_delta_log/{version:020}.json").unlink()
+
+
+def update(table: Path, _: pa.Table) -> None:
+    DeltaTable(str(table)).update(updates={"score": "0.125"}, predicate="id = 1 and ds = 'it''s 1'")
+
+
+@pytest.mark.parametrize(
+    ("change", "later"),
+    [
+        (overwrite, None),
+        (overwrite_partition, "optimize"),
+        (merge, "delete"),
+        (update, "clean"),
+        (overwrite_partition, "clean"),
+    ],
+)
+def test_rows_of_another_program_are_refused_whatever_their_number(
+    tmp_path: Path, change: Callable[[Path, pa.Table], None], later: str | None
+) -> None:
+    table, output = tmp_path / "scores", tmp_path / "scores/ds=it's 1"
+    publish(output, scores([1, 2, 3], 0.5), scores([4], 0.5))
+    publish(table / "ds=2", scores([1], 0.5))
+    change(table, scores([1, 2, 3, 4], 0.125, ds=pa.array(["it's 1"] * 4)))
+    if later == "optimize":
+        DeltaTable(str(table)).optimize.compact()
+    elif later == "delete":
+        DeltaTable(str(table)).delete("id = 2")
+    elif later == "clean":
+        clean_log(table)
+    rows = read(table)
+    with pytest.raises(
+        DataError, match=r"^The partition ds=it's 1 of .*scores contains rows that this job did"
+    ) as error:
+        start(output)
+    assert read(table) == rows
+    reason = "its commit is no longer in the table's log" if later == "clean" else r"version 2, (WRITE|MERGE|UPDATE)"
+    assert re.search(rf"\({reason}\), and the job would replace them\. It was not changed\.", str(error.value))
+    # The message contains the command that removes them.
+    (command,) = re.findall(r"here with (DeltaTable\(.*\)\.delete\(.*\)), and run", str(error.value))
+    eval(command, {"DeltaTable": DeltaTable})
+    publish(output, scores([9], 0.25))
+    assert read(table) == Counter({("it's 1", 9, 0.25): 1} | {row: n for row, n in rows.items() if row[0] != "it's 1"})
+
+
+def test_rows_of_this_job_are_replaced_after_maintenance_of_the_table(tmp_path: Path) -> None:
+    table, output = tmp_path / "scores", tmp_path / "scores/ds=1"
+    publish(output, scores([1, 2], 0.5), scores([3, 4], 0.5))
+    write_deltalake(str(table), scores([7], 0.5, ds=pa.array(["2"])), mode="append")  # another partition
+    write_deltalake(str(table), scores([8], 0.5, ds=pa.array(["2"])), mode="append")
+    DeltaTable(str(table)).optimize.compact()  # of both partitions
+    DeltaTable(str(table)).delete("id = 2")
+    publication = start(output)
+    DeltaTable(str(table)).optimize.z_order(["id"])
+    write_deltalake(str(table), scores([9], 0.5, ds=pa.array(["2"])), mode="append")
+    finish(publication, output, scores([5], 0.25), scores([6], 0.25))
+    DeltaTable(str(table)).optimize.compact()
+    DeltaTable(str(table)).restore(4)
+    assert {row[1] for row in read(table) if row[0] == "1"} == {1, 3, 4}
+    publish(output, scores([5], 0.25), scores([6], 0.25))
+    assert {row[1] for row in read(table)} == {5, 6, 7, 8}
+    clean_log(table)
+    publish(output, scores([10], 0.75))
+    assert {row[1] for row in read(table)} == {1, 7, 8, 10}
+
+
+def test_a_whole_table_of_another_program_is_refused(tmp_path: Path) -> None:
+    table = tmp_path / "scores"
+    publish(table, scores([1], 0.5))
+    overwrite(table, scores([9], 0.125))
+    with pytest.raises(
+        DataError, match=r"^The Delta table .* contains rows .*DeltaTable\('.*scores'\)\.delete\(\), and"
+    ):
+        start(table)
+    DeltaTable(str(table)).delete()
+    publish(table, scores([2], 0.5))
+    assert read(table) == Counter([(2, 0.5)])
