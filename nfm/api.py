@@ -10,6 +10,7 @@ from nfm.config.file import load_config, read
 from nfm.config.settings import SECRETS, Config
 from nfm.config.space import Space, read_space
 from nfm.contract.errors import ConfigError, require_extra
+from nfm.contract.paths import without_loop
 
 if TYPE_CHECKING:  # train and tune need no Spark
     from pyspark.sql import SparkSession
@@ -103,7 +104,9 @@ def build_features(
     from nfm.features.summary import summary
     from nfm.table.session import session_for
 
-    growth = None if grow_from is None else Growth(Path(grow_from).resolve(), refresh_numbers)
+    growth = (
+        None if grow_from is None else Growth(without_loop(Path(grow_from), "--grow-from").resolve(), refresh_numbers)
+    )
     with session_for(f"{config.name} features", spark) as session:
         statistics = build(session, config, prepare(session, config, growth))
     return FeaturesResult(
@@ -152,7 +155,7 @@ def train(config: Configuration) -> TrainResult:
     from nfm.training.report.summary import summary
     from nfm.training.train import train as train_model
 
-    trained, model = train_model(config), Path(config.workdir, "model")
+    trained, model = train_model(config), config.below("model")
     assert trained.fingerprint is not None
     return TrainResult(
         model,

@@ -20,6 +20,7 @@ from nfm.config.settings import Config
 from nfm.config.space import read_space
 from nfm.contract.errors import ConfigError, NfmError, require_extra
 from nfm.contract.messages import did_you_mean
+from nfm.contract.paths import without_loop
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -138,7 +139,9 @@ def _features(options: argparse.Namespace) -> str:
         from nfm.features.dataset import Growth, prepare
         from nfm.features.summary import plan
 
-        old = options.grow_from and Growth(options.grow_from.resolve(), options.refresh_numbers)
+        old = options.grow_from and Growth(
+            without_loop(options.grow_from, "--grow-from").resolve(), options.refresh_numbers
+        )
         return plan(config, prepare(spark, config.for_plan(), old))
     result = api.build_features(config, spark, grow_from=options.grow_from, refresh_numbers=options.refresh_numbers)
     return result.summary

@@ -10,6 +10,7 @@ from nfm.config.columns import DATASET_COLUMNS, Columns, Settings
 from nfm.config.split import Dataset, Split
 from nfm.config.train import MONITORS, Model, Train, Tune
 from nfm.contract.errors import ConfigError
+from nfm.contract.paths import without_loop
 
 SECRETS = object()  # context of a serialization that keeps passwords
 _SECRET = re.compile(r"password|secret|token|key", re.IGNORECASE)
@@ -240,25 +241,31 @@ class Config(Settings):
     @property
     def dataset_folder(self) -> Path:
         """Folder of the encoded rows, which the feature job writes."""
-        return self._below("dataset")
+        return self.below("dataset")
 
     @property
     def encoding_folder(self) -> Path:
         """Folder of the encoding, which the feature job writes."""
-        return self._below("encoding")
+        return self.below("encoding")
 
     @property
     def model_folder(self) -> Path:
         """Folder of the model, which the train job writes and the score job reads."""
-        check_filled("score.model", self.score.model)
-        return Path(self.score.model or self._below("model"))
+        return self._folder("score.model", self.score.model, "model")
 
     @property
     def scores_folder(self) -> Path:
         """Folder of the scores."""
-        check_filled("score.output", self.score.output)
-        return Path(self.score.output or self._below("scores"))
+        return self._folder("score.output", self.score.output, "scores")
 
-    def _below(self, name: str) -> Path:
+    def _folder(self, key: str, path: str | None, name: str) -> Path:
+        """Return the folder that a setting names, or a folder of the working folder."""
+        if not path:
+            return self.below(name)
+        check_filled(key, path)
+        return without_loop(Path(path), key)
+
+    def below(self, name: str) -> Path:
+        """Return a folder of the working folder."""
         check_filled("workdir", self.workdir)
-        return Path(self.workdir, name)
+        return without_loop(Path(self.workdir, name), "workdir")

@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 from nfm.contract.errors import ConfigError, DataError
+from nfm.contract.paths import without_loop
 from nfm.contract.publishing.table_formats import find_table, look_on_disk
 from nfm.init.csv_file import read_csv
 from nfm.init.facts import inspect_column
@@ -55,7 +56,7 @@ def write_configuration(table: Path, label_name: str | None, output: str | None)
 
 def configure(path: Path, label_name: str | None) -> tuple[str, Label | None, list[Role]]:
     """Return the configuration's text for a table, the label (None if unclear), and the columns' roles."""
-    files = list_files(path)
+    files = list_files(without_loop(path))
     if found := find_table({str(file.parent.resolve()) for file in files}, look_on_disk):
         raise DataError(
             f"{path} belongs to {found}, and nfm init reads plain files. Write the table's current rows into another "

@@ -12,6 +12,7 @@ from pyspark.sql.pandas.types import from_arrow_type
 from nfm.contract.arrays import to_arrow
 from nfm.contract.artifact import Artifact
 from nfm.contract.errors import NfmError
+from nfm.contract.paths import without_loop
 from nfm.scoring.hosts import open_model, place
 from nfm.scoring.scorer import score_batch, score_columns
 from nfm.table.tasks import limit_arrow_threads
@@ -22,7 +23,7 @@ def score_udf(model: str | Path) -> Any:
     spark = SparkSession.getActiveSession()
     if spark is None:
         raise NfmError("score_udf needs a running Spark session: call SparkSession.builder.getOrCreate() before it.")
-    artifact = Artifact.load(Path(model).resolve())  # workers may have another working folder
+    artifact = Artifact.load(without_loop(Path(model)).resolve())  # workers may have another working folder
     names, placed = score_columns(artifact.network), place(spark, artifact)
     is_multiclass = artifact.network.task == "multiclass"
     type_ = pa.struct([(name, pa.float32()) for name in names]) if is_multiclass else pa.float32()

@@ -46,11 +46,11 @@ def train(config: Config) -> Trained:
     Raises DataError if the dataset or the encoding is missing, they do not belong together, or the train fold is empty;
     DivergedError if the loss or a weight is not finite; BusyError if another training writes to the same folder.
     """
-    target, checkpoints = Path(config.workdir, "model"), checkpoint_folder(config)
+    target, checkpoints = config.below("model"), checkpoint_folder(config)
     check_replaceable(target, artifact.MARKER)
     with locked(checkpoints):
         encoding, folds = read(config)
-        places = Places(checkpoints, Path(config.workdir, "tensorboard"))
+        places = Places(checkpoints, config.below("tensorboard"))
         trained = _fit_and_measure(config, encoding.spec, folds, places)
         model, spec = trained.model, encoding.spec
 
@@ -119,7 +119,7 @@ def read_encoding(config: Config) -> Encoding:
 
 def checkpoint_folder(config: Config) -> Path:
     """Return the folder of the checkpoint, from which a killed training resumes."""
-    return Path(config.workdir, "checkpoint")
+    return config.below("checkpoint")
 
 
 def fit_from(

@@ -6,10 +6,13 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
+import nfm
 from nfm.config.file import load
 from nfm.config.settings import Config
 from nfm.config.train import Range
+from nfm.contract.encoder import Encoding
 from nfm.contract.errors import ConfigError
+from nfm.contract.publishing.publish import locked, publish
 from tests.settings import MINIMAL, message, problems
 
 DEFAULTS = """
@@ -324,3 +327,24 @@ def test_passwords_are_not_written_into_the_model(file: Path) -> None:
     change = "source={format: jdbc, path: a, options: {dbtable: orders, password: hunter2, apiToken: x}}"
     written = load(file, [change]).model_dump(mode="json")["source"]["options"]
     assert written == {"dbtable": "orders", "password": "***", "apiToken": "***"}
+
+
+def test_a_link_that_leads_to_itself_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "loop").symlink_to("loop")
+    (tmp_path / "new").symlink_to(tmp_path / "later/there")  # a run creates this folder
+    (tmp_path / "config.yaml").write_text(MINIMAL)
+    for key, name in (("workdir", "dataset"), ("score.model", "model"), ("score.output", "scores")):
+        for path in ("loop", "loop/ds=1"):
+            config = load(tmp_path / "config.yaml", [f"{key}={tmp_path}/{path}"])
+            with pytest.raises(ConfigError, match=rf"^{key}: '{tmp_path}/{path}.*' given, but a symbolic link in this"):
+                getattr(config, f"{name}_folder")
+        assert load(tmp_path / "config.yaml", [f"{key}={tmp_path}/new"]).scores_folder
+    for read in (nfm.load_model, Encoding.load):
+        with pytest.raises(ConfigError, match=rf"^{tmp_path}/loop: a symbolic link in this path leads back to itself"):
+            read(tmp_path / "loop")
+    with pytest.raises(ConfigError, match="leads back to itself"), locked(tmp_path / "loop"):
+        pass
+    with publish(tmp_path / "new", "marker") as staging:
+        (staging / "marker").touch()
+    assert (tmp_path / "later/there/marker").exists()
+    assert (tmp_path / "new").is_symlink()

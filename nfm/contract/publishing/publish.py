@@ -20,6 +20,7 @@ from pathlib import Path
 
 from nfm.contract.errors import DataError, NfmError
 from nfm.contract.messages import listed
+from nfm.contract.paths import without_loop
 from nfm.contract.publishing.replace import OLD, delete_replaced, hidden_path, hidden_paths, swap
 from nfm.contract.publishing.table_formats import find_table, look_on_disk
 
@@ -139,7 +140,7 @@ def locked(target: Path) -> Iterator[None]:
 
     Raises BusyError, which names the process and host of the other run; NfmError if the folder cannot be written.
     """
-    target = target.resolve()
+    target = without_loop(target).resolve()
     with translate_os_errors(target):
         target.parent.mkdir(parents=True, exist_ok=True)
         opened = hidden_path(target, "lock").open("ab+", buffering=0)

@@ -9,6 +9,7 @@ from typing import TypeVar
 
 from nfm.contract.errors import ReplacedError
 from nfm.contract.messages import listed
+from nfm.contract.paths import without_loop
 from nfm.contract.publishing.replace import OLD, hidden_paths
 
 Result = TypeVar("Result")
@@ -20,6 +21,7 @@ def read_published(folders: Sequence[Path], read: Callable[[], Result]) -> Resul
 
     Raises what `read` raises if no folder was replaced; ReplacedError if one was replaced during every attempt.
     """
+    folders = [without_loop(folder) for folder in folders]
     for _ in range(_ATTEMPTS):
         with ExitStack() as stack:
             opened = [(folder, _open_folder(folder, stack)) for folder in folders]

@@ -144,7 +144,7 @@ class _Data:
             "tune.metric": metric,
             **{f"tune.space.{key}": value for key, value in base.model_dump(mode="json")["tune"]["space"].items()},
         }
-        return cls(space, Path(base.workdir, "tune"), metric, choose_sign(metric, mode), spec, folds, dependencies)
+        return cls(space, base.below("tune"), metric, choose_sign(metric, mode), spec, folds, dependencies)
 
 
 def _run(study: optuna.Study, data: _Data) -> None:
