@@ -231,9 +231,20 @@ def test_labels_whose_differences_float32_loses_are_refused() -> None:
     with pytest.raises(DataError, match=r"'y' of lake is the label; its rows of the train fold have the mean 1e") as e:
         checked("regression", far)
     assert "and the standard deviation 1, but near this mean 32-bit floats have steps of 64" in str(e.value)
-    assert "Subtract a constant such as 1e+09 from the label" in str(e.value)
-    for enough in ([1e9 - 700, 1e9 + 700], [1e9, 1e9], [1e-9, 2e-9], [5.0, 5.0], [-1e12, 1e12]):
+    assert "the deviation must be at least 3.84e+03. Subtract a constant such as 1e+09 from the label" in str(e.value)
+    with pytest.raises(DataError, match="near this mean 32-bit floats have steps of 64"):
+        checked("regression", pa.array([1e9 - 3800, 1e9 + 3800]))
+    for enough in ([1e9 - 3900, 1e9 + 3900], [1e9, 1e9], [1e-9, 2e-9], [5.0, 5.0], [-1e12, 1e12], [0.0, 2e-36]):
         assert checked("regression", pa.array(enough)).rows["train"] == 2
+
+
+@pytest.mark.parametrize("size", [1e-37, 1e-42, 1e-50, 1e-300, 5e-324])
+def test_labels_that_are_too_small_for_float32_are_refused(size: float) -> None:
+    with pytest.raises(
+        DataError, match=r"but 32-bit floats below 1\.18e-38 have fewer digits.* Multiply the label by a"
+    ):
+        checked("regression", pa.array([size, 3 * size, -size]))
+    assert checked("regression", pa.array([size, size])).rows["train"] == 2  # a constant
 
 
 # The whole job

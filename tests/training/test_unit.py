@@ -22,11 +22,13 @@ from nfm.config.settings import Config
 from nfm.config.train import Model, Train
 from nfm.contract.artifact import Artifact
 from nfm.contract.encoder import arrange_inputs
+from nfm.contract.scaling import describe_lost_precision
 from nfm.contract.schema import Field, Number, Spec
+from nfm.scoring import forward
 from nfm.training.data.batches import Fold, Rows
 from nfm.training.data.labels import describe_train_labels
 from nfm.training.fit import Places, fit
-from nfm.training.model import BIAS, initial_weights
+from nfm.training.model import BIAS, describe, export, initial_weights
 from nfm.training.network import Network
 from nfm.training.parity import keras_scores
 from nfm.training.step import make_measure
@@ -193,6 +195,39 @@ def test_labels_that_float32_cannot_tell_apart_are_logged(caplog: pytest.LogCapt
         fold = fold_in_memory(CHECKERBOARD, rows_of(ids, label))
         describe_train_labels(CHECKERBOARD, Model(task="regression"), Train(), fold)
         assert ("32-bit floats have steps of 64" in caplog.text) == is_logged
+
+
+def test_scores_at_the_limit_of_precision_are_as_good_as_reported() -> None:
+    """The scorer adds 24 terms to a bias of a million, in float32 with steps of 1/16; the report uses float64."""
+    count, step, center = 24, 1 / 16, 1e6
+    fields = tuple(Field(f"f{i}", (f"f{i}",), ("number",), 1, 4, f"f{i}") for i in range(count))
+    spec, model = Spec(("k",), fields, (), ()), small_model(task="regression", hidden_units=())
+    effects = np.random.default_rng(0).normal(size=(count, 6))
+
+    def draw(rows: int, seed: int) -> Rows:
+        rng = np.random.default_rng(seed)
+        ids = rng.choice(6, (rows, count), p=[0.05, 0.05, 0.3, 0.2, 0.2, 0.2])  # missing (0) and unseen (1), too
+        signal = effects[np.arange(count), ids].sum(axis=1) / np.sqrt(count) + rng.normal(0, 0.3, rows)
+        return rows_of(ids, center + 61 * step * signal / 1.01)
+
+    folds = folds_of(draw(4000, 1), draw(500, 2), draw(2000, 3), spec)
+    label = rows(folds["test"]).label.astype(np.float64)
+    deviation = float(rows(folds["train"]).label.astype(np.float64).std())
+    assert describe_lost_precision(center, deviation) is None
+    assert describe_lost_precision(center, 0.9 * deviation) is not None
+    fitted = fit(spec, model, training(epochs=20), folds)
+    reported = logits(fitted, folds["test"])[0][:, 0]
+    fitted.unit.publish(fitted.weights)
+    arrays = {name: array.astype(np.float32) for name, array in export(fitted.weights, spec, model).items()}
+    scores = forward.score(spec, describe(spec, model), arrays, rows(folds["test"]).inputs).astype(np.float64)
+
+    def rmse(predicted: NDArray[np.float64]) -> float:
+        return float(np.sqrt(np.mean((predicted - label) ** 2)))
+
+    assert 0.25 * deviation < rmse(reported) < 0.6 * deviation
+    assert rmse(scores) == pytest.approx(rmse(reported), rel=0.005)
+    # The rounding is that of the comment on the limit.
+    assert 0.7 * step < np.sqrt(np.mean((scores - reported) ** 2)) < 2 * step
 
 
 def test_heavy_tailed_labels_are_finite() -> None:
