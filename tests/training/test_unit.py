@@ -204,13 +204,16 @@ def test_scores_at_the_limit_of_precision_are_as_good_as_reported() -> None:
     spec, model = Spec(("k",), fields, (), ()), small_model(task="regression", hidden_units=())
     effects = np.random.default_rng(0).normal(size=(count, 6))
 
-    def draw(rows: int, seed: int) -> Rows:
+    def draw(rows: int, seed: int) -> tuple[NDArray[Any], NDArray[np.float64]]:
         rng = np.random.default_rng(seed)
         ids = rng.choice(6, (rows, count), p=[0.05, 0.05, 0.3, 0.2, 0.2, 0.2])  # missing (0) and unseen (1), too
-        signal = effects[np.arange(count), ids].sum(axis=1) / np.sqrt(count) + rng.normal(0, 0.3, rows)
-        return rows_of(ids, center + 61 * step * signal / 1.01)
+        signal = effects[np.arange(count), ids].sum(axis=1)
+        return ids, signal + rng.normal(0, 0.3 * signal.std(), rows)
 
-    folds = folds_of(draw(4000, 1), draw(500, 2), draw(2000, 3), spec)
+    drawn = [draw(rows, seed) for seed, rows in enumerate((4000, 500, 2000))]
+    size = 61 * step / drawn[0][1].std()
+    train_rows, valid, test = (rows_of(ids, center + size * (signal - drawn[0][1].mean())) for ids, signal in drawn)
+    folds = folds_of(train_rows, valid, test, spec)
     label = rows(folds["test"]).label.astype(np.float64)
     deviation = float(rows(folds["train"]).label.astype(np.float64).std())
     assert describe_lost_precision(center, deviation) is None
