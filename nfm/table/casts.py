@@ -47,13 +47,63 @@ def _are_compatible(first: pa.DataType, second: pa.DataType) -> bool:
     return any(is_family(first) and is_family(second) for is_family in (kind.is_struct, kind.is_boolean, *_FAMILIES))
 
 
+# Types of columns in files that Spark reads as another type.
+_IN_SPARK = {
+    pa.null(): pa.int32(),
+    pa.uint8(): pa.int16(),
+    pa.uint16(): pa.int32(),
+    pa.uint32(): pa.int64(),
+    pa.uint64(): pa.decimal128(20, 0),
+    pa.date64(): pa.date32(),
+}
+
+
+def is_read_as(in_file: pa.DataType, in_table: pa.DataType) -> bool:
+    """Return whether Spark's Parquet reader converts a column of a file to this type of the table as `cast_exactly`."""
+    kind = pa.types
+    if kind.is_dictionary(in_file):
+        return is_read_as(in_file.value_type, in_table)
+    if in_table == pa.struct([]):  # a type that Arrow lacks
+        return True
+    if in_table.num_fields:  # a list, a struct or a map
+        pairs = zip(_members(in_file), _members(in_table), strict=False)
+        return _shape(in_file) == _shape(in_table) and all(is_read_as(*pair) for pair in pairs)
+    if is_text(in_table) or _is_bytes(in_table):
+        return (_is_bytes if _is_bytes(in_table) else _is_string)(in_file)
+    if kind.is_timestamp(in_file) and kind.is_timestamp(in_table):
+        return in_file.unit in ("ms", "us") and (in_file.tz is None or in_table.tz is not None)
+    in_file = pa.int64() if kind.is_duration(in_file) else _IN_SPARK.get(in_file, in_file)
+    if kind.is_float16(in_file):  # Spark cannot read it
+        return False
+    is_wider = any(is_kind(in_file) and is_kind(in_table) for is_kind in (kind.is_signed_integer, kind.is_floating))
+    return in_file == in_table or (is_wider and in_file.bit_width < in_table.bit_width)
+
+
+def _members(type_: pa.DataType) -> list[pa.DataType]:
+    """Return the types of the members of a list, a struct or a map."""
+    if pa.types.is_map(type_):
+        return [type_.key_type, type_.item_type]
+    return [type_.field(i).type for i in range(type_.num_fields)]
+
+
+def _shape(type_: pa.DataType) -> object:
+    """Return what distinguishes nested types except for the types of their members."""
+    if pa.types.is_struct(type_):
+        return [field.name for field in type_]
+    return "map" if pa.types.is_map(type_) else "list" if hasattr(type_, "value_type") else None
+
+
+def _is_string(type_: pa.DataType) -> bool:
+    return is_text(type_) or bool(pa.types.is_string_view(type_))
+
+
 def _is_number(type_: pa.DataType) -> bool:
     kind = pa.types  # a duration is stored as an integer, and Spark reads it as an integer
     return bool(kind.is_integer(type_) or kind.is_floating(type_) or kind.is_decimal(type_) or kind.is_duration(type_))
 
 
 def _is_text_or_bytes(type_: pa.DataType) -> bool:
-    return is_text(type_) or bool(pa.types.is_string_view(type_)) or _is_bytes(type_)
+    return _is_string(type_) or _is_bytes(type_)
 
 
 def _is_date_or_timestamp(type_: pa.DataType) -> bool:

@@ -19,7 +19,13 @@ if TYPE_CHECKING:  # workers import this module, and do not need the settings cl
     from nfm.config.settings import Source
 
 # Spark reports these as FAILED_READ_FILE too, but the file is not damaged: it is never skipped.
-_NOT_CORRUPT = ("FAILED_READ_FILE.FILE_NOT_EXIST", "FileNotFoundException", "Permission denied", "OutOfMemoryError")
+_NOT_CORRUPT = (
+    "FAILED_READ_FILE.FILE_NOT_EXIST",
+    "FileNotFoundException",
+    "Permission denied",
+    "OutOfMemoryError",
+    "COLUMN_DATA_TYPE_MISMATCH",
+)
 
 
 def load_readable(spark: SparkSession, source: "Source") -> tuple[DataFrame, dict[str, str]]:

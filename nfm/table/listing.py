@@ -1,7 +1,8 @@
 """List the files of a table, with the values in the names of their folders, such as country=DE."""
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from decimal import Decimal
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
@@ -15,12 +16,14 @@ from nfm.table.casts import is_text
 from nfm.table.parquet import Files, translate_file_errors
 from nfm.table.relation import Relation, file_relation
 from nfm.table.spark import column, to_arrow_schema
-from nfm.table.splits import File, file_at
+from nfm.table.splits import File, Split, file_at, make_splits
 from nfm.table.store import is_in_store, read_file_states, uri_to_path
+from nfm.table.tasks import run_tasks
 
 if TYPE_CHECKING:  # workers import this module, and do not need the settings classes
     from nfm.config.settings import Source
 
+_UNREADABLE = pa.schema([("path", pa.string()), ("reason", pa.string())])
 _SUMMARIES = ("_metadata", "_common_metadata")  # Spark lists these files, but reads no rows from them
 
 
@@ -38,8 +41,8 @@ def list_uris(source: "Source", raw: DataFrame) -> list[str]:
     uris = sorted(uri for uri in location.inputFiles() if uri.rpartition("/")[2] not in _SUMMARIES)
     if (twice := _find_repeated(uris)) is not None:
         raise ConfigError(
-            f"source.path: several paths or links contain {twice}, so Spark would read its rows more than once. "
-            "Remove all but one of them."
+            f"source.path: several paths or links contain {twice[0]}{f', also as {twice[1]}' if twice[1] else ''}, so "
+            "Spark would read its rows more than once. Remove all but one of them."
         )
     partitions = list(relation.partitionSchema().fieldNames())
     for path in map(uri_to_path, uris if partitions else ()):
@@ -48,10 +51,22 @@ def list_uris(source: "Source", raw: DataFrame) -> list[str]:
     return uris
 
 
-def _find_repeated(uris: Sequence[str]) -> str | None:
-    """Return a file that occurs twice among sorted URIs, also by symbolic links; None if there is none."""
-    paths = [uri if is_in_store(uri_to_path(uri)) else os.path.realpath(uri_to_path(uri)) for uri in uris]
-    return next((path for path, following in pairwise(sorted(paths)) if path == following), None)
+def _find_repeated(uris: Sequence[str]) -> tuple[str, str | None] | None:
+    """Return a file that occurs twice among sorted URIs, also by links, and the name of its hard link if it is one."""
+    paths = sorted(uri if is_in_store(uri_to_path(uri)) else os.path.realpath(uri_to_path(uri)) for uri in uris)
+    if (twice := next((path for path, following in pairwise(paths) if path == following), None)) is not None:
+        return twice, None
+    names: dict[tuple[int, int], str] = {}
+    for path in paths:
+        if not is_in_store(path):
+            with suppress(OSError):  # a file that is missing by now is reported when it is read
+                status = os.stat(path)  # noqa: PTH116 (faster, for thousands of files)
+                # Some network mounts have no inode numbers; a file with one name is not linked.
+                if status.st_nlink > 1 and status.st_ino:
+                    name = names.setdefault((status.st_dev, status.st_ino), path)
+                    if name != path:
+                        return name, path
+    return None
 
 
 def _has_folders(path: str, partitions: Sequence[str]) -> bool:
@@ -75,11 +90,12 @@ def list_files(
     """Return the reader of the files, and by URI the files whose folders satisfy `where`."""
     types = to_arrow_schema(relation.raw)
     case_sensitive = str(spark.conf.get("spark.sql.caseSensitive")).lower() == "true"
+    merges = any(option.lower() == "mergeschema" for option in source.options)
+    first = None if merges or source.table or not relation.uris else uri_to_path(relation.uris[0])
     if not relation.partitions and source.where is None:  # most tables need no query
         no_partitions = pa.RecordBatch.from_arrays([], names=[])
-        return Files(str(source), types, no_partitions, case_sensitive), stat_files(
-            source, dict.fromkeys(sorted(uris), 0)
-        )
+        files = Files(str(source), types, no_partitions, case_sensitive, first)
+        return files, stat_files(source, dict.fromkeys(sorted(uris), 0))
     partitions, row_of_folder = _read_partitions(relation, types)
     kept = set(range(len(partitions)) if source.where is None else _filter_partitions(spark, partitions, source.where))
     folders = {uri: uri_to_path(uri.rpartition("/")[0]) for uri in sorted(uris)}
@@ -87,7 +103,7 @@ def list_files(
     if stray is not None:
         raise _stray_file(uri_to_path(stray), relation.partitions)
     rows = {uri: row_of_folder[folder] for uri, folder in folders.items()}
-    files = Files(str(source), types, partitions, case_sensitive)
+    files = Files(str(source), types, partitions, case_sensitive, first)
     return files, stat_files(source, {uri: row for uri, row in rows.items() if row in kept})
 
 
@@ -136,6 +152,26 @@ def stat_files(source: "Source", partitions: Mapping[str, int]) -> dict[str, Fil
     with translate_file_errors(str(source), remote[0]):
         states = read_file_states(remote)
     return {uri: File(uri, size, partitions[uri], changed) for uri, (size, changed) in zip(remote, states, strict=True)}
+
+
+def split_files(
+    spark: SparkSession, source: "Source", files: Files, listed: Mapping[str, File], split_bytes: int | None
+) -> tuple[tuple[Split, ...], dict[str, str]]:
+    """Return the splits of the files, and with `on_corrupt: skip` the files that cannot be read: URI → reason."""
+    session: Any = spark  # only the JVM converts a size such as 64m to a number
+    max_bytes = split_bytes or int(session._jsparkSession.sessionState().conf().filesMaxPartitionBytes())
+    cores = spark.sparkContext.defaultParallelism
+    splits = make_splits(list(listed.values()), cores, max_bytes)
+    if source.on_corrupt != "skip":
+        return splits, {}
+
+    def check(split: Split) -> Iterator[pa.RecordBatch]:
+        unreadable = [{"path": path, "reason": reason} for path, reason in files.find_unreadable(split)]
+        yield pa.RecordBatch.from_pylist(unreadable, _UNREADABLE)
+
+    reasons = {row.path: row.reason for row in run_tasks(spark, splits, check, _UNREADABLE).collect()}
+    corrupt = {uri: reasons[file.path] for uri, file in listed.items() if file.path in reasons}
+    return make_splits([file for uri, file in listed.items() if uri not in corrupt], cores, max_bytes), corrupt
 
 
 def read_file_versions(spark: SparkSession, uris: Iterable[str]) -> list[tuple[str, int, int]]:

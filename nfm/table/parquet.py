@@ -5,7 +5,7 @@ string of a row group is processed once.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from nfm.contract.errors import DataError
-from nfm.table.casts import cast_exactly, is_text
+from nfm.table.casts import cast_exactly, is_read_as, is_text
 from nfm.table.splits import Piece, Split
 from nfm.table.store import is_in_store, open_file
 
@@ -37,6 +37,7 @@ class Files:
     schema: pa.Schema  # the table's columns, with the types that a task receives
     partitions: pa.RecordBatch  # values of the columns in the folders' names, a row for each combination
     case_sensitive: bool  # whether Id and id are different columns
+    first: str | None = None  # the file from which Spark takes the types
 
     def select(self, names: Iterable[str]) -> "Files":
         """Return the same files, restricted to these columns."""
@@ -52,6 +53,15 @@ class Files:
         with translate_file_errors(self.where, path):
             metadata = pq.read_metadata(_open(path))
             return [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)]
+
+    def has_other_types(self, path: str) -> bool:
+        """Return whether Spark's reader would refuse a file because of its types, or convert them in its own way."""
+        try:
+            types = open_parquet(path).schema_arrow
+        except (OSError, ValueError, pa.ArrowException):  # Spark reports the file
+            return False
+        names = self._map_columns(types.names, path)
+        return not all(is_read_as(types.field(names[n]).type, self.schema.field(n).type) for n in names)
 
     def find_unreadable(self, split: Split) -> Iterator[tuple[str, str]]:
         """Read all columns of a split, and yield path and reason for each file that cannot be read."""
@@ -92,7 +102,9 @@ class Files:
                 with translate_file_errors(self.where, path):
                     # Read all columns at once: parallel store requests take as long as one.
                     preloaded = parquet.read_row_group(i, list(names.values()), use_threads=False) if remote else None
-                yield RowGroup(self.where, path, parquet, i, num_rows, self.schema, names, constants, preloaded)
+                yield RowGroup(
+                    self.where, path, parquet, i, num_rows, self.schema, names, constants, preloaded, self.first
+                )
 
     def _map_columns(self, columns: Sequence[str], path: str) -> dict[str, str]:
         """Map the table's columns to the file's columns; columns that the file lacks are left out."""
@@ -116,6 +128,27 @@ class Files:
 
 def _open(path: str) -> Any:
     return open_file(path) if is_in_store(path) else pa.OSFile(path)
+
+
+def open_parquet(path: str) -> pq.ParquetFile:
+    """Open a file, local or in a store, to read its footer."""
+    return pq.ParquetFile(_open(path), coerce_int96_timestamp_unit="us")
+
+
+def _is_untyped(path: str, name: str) -> bool:
+    """Return whether a file has the column without a type."""
+    with suppress(OSError, ValueError, KeyError, pa.ArrowException):
+        return bool(pa.types.is_null(open_parquet(path).schema_arrow.field(name).type))
+    return False
+
+
+def untyped_error(name: str, first: str, type_: pa.DataType, path: str) -> DataError:
+    """Return the error about a column without a type in the file from which Spark takes the table's types."""
+    return DataError(
+        f"Column '{name}' has the type null in {first} (all its values there are missing), so Spark reads it as "
+        f"integers in the whole table, but in {path} it is {type_}. Write {first} again with this type, for example "
+        "with a schema in pyarrow, or leave it out of source.path (or score.source.path)."
+    )
 
 
 def _select_row_groups(piece: Piece, metadata: Any) -> list[int]:
@@ -148,6 +181,7 @@ class RowGroup:
     names: Mapping[str, str]  # the schema's columns → their names in the file
     constants: Mapping[str, pa.Scalar]  # values of the columns in the folders' names
     preloaded: pa.Table | None = field(repr=False)  # all columns, if they were read together
+    first: str | None = None  # the file from which Spark takes the types
 
     @property
     def rows_of_file(self) -> int:
@@ -170,6 +204,8 @@ class RowGroup:
             return cast_exactly(values, type_)
         except pa.ArrowException as error:
             file_type = values.type.value_type if pa.types.is_dictionary(values.type) else values.type
+            if self.first is not None and _is_untyped(self.first, name):
+                raise untyped_error(name, self.first, file_type, self.path) from error
             raise DataError(
                 f"Column '{name}' is {type_} in {self.where}, but {file_type} in {self.path}, and its "
                 f"values cannot be converted ({_first_line(error)}). Write that file again with the table's type, or "

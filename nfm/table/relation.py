@@ -1,15 +1,12 @@
 """Inspect a table in Spark: its files, whether tasks can read them directly, and the values in the folders' names."""
 
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 from pyspark.sql import DataFrame, SparkSession
 
-from nfm.table.store import find_access_problem, is_in_store, open_file, uri_to_path
+from nfm.table.store import find_access_problem
 
 if TYPE_CHECKING:  # workers import this module, and do not need the settings classes
     from nfm.config.settings import Source
@@ -62,25 +59,6 @@ def file_relation(raw: DataFrame) -> Any:
     return plan.relation()
 
 
-def mark_empty_columns(schema: pa.Schema, relation: Relation | None) -> pa.Schema:
-    """Return the schema, with type null for the columns that have type null in every file.
-
-    A writer that cannot infer a type, such as pandas for a column of None, annotates the column as integers, and Spark
-    reads it as integers.
-    """
-    empty = set(schema.names)
-    for uri in relation.uris if relation is not None else ():
-        path = uri_to_path(uri)
-        with suppress(OSError, ValueError, pa.ArrowException):  # the scan reports files that cannot be read
-            file = pq.read_schema(open_file(path) if is_in_store(path) else path)
-            empty &= {field.name for field in file if pa.types.is_null(field.type)}
-        if not empty:  # most tables, after one file
-            return schema
-    if relation is None or empty == set(schema.names):
-        return schema
-    return pa.schema([field.with_type(pa.null()) if field.name in empty else field for field in schema])
-
-
 def find_obstacle(spark: SparkSession, source: "Source", relation: Relation | None) -> str | None:
     """Return why tasks cannot read the files directly, as a clause; None if they can."""
     if relation is None:
@@ -102,7 +80,7 @@ def find_obstacle(spark: SparkSession, source: "Source", relation: Relation | No
     if context._jsc.hadoopConfiguration().get(_DECRYPTION):
         return f"{_DECRYPTION} is set, and only Spark can decrypt the files"
     if source.where is not None:
-        others = _columns_outside_folders(relation, source.where)
+        others = columns_outside_folders(relation, source.where)
         if others is None or others:
             return f"source.where uses more than the folders' names: {', '.join(others or []) or source.where}"
     return None
@@ -120,7 +98,7 @@ def count_partitions(table: DataFrame, even_if_costly: bool = False) -> int | No
     return int(execution.toRdd().getNumPartitions())
 
 
-def _columns_outside_folders(relation: Relation, where: str) -> list[str] | None:
+def columns_outside_folders(relation: Relation, where: str) -> list[str] | None:
     """Return a condition's columns that are not in the folders' names; None if it depends on more than columns."""
     plan = analyzed_plan(relation.raw.where(where))
     if class_name(plan) != "Filter" or not plan.condition().deterministic():

@@ -7,11 +7,12 @@ types, and the values in the names of its folders.
 import logging
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import pyarrow as pa
+from py4j.protocol import Py4JJavaError
 from pyspark import TaskContext
-from pyspark.errors import IllegalArgumentException, SparkRuntimeException
+from pyspark.errors import IllegalArgumentException, PySparkException, SparkRuntimeException
 from pyspark.sql import DataFrame, Observation, SparkSession
 from pyspark.sql import functions as F
 
@@ -27,11 +28,13 @@ from nfm.table.corrupt import (
     load_readable,
 )
 from nfm.table.errors import translate_spark_errors
-from nfm.table.listing import list_files, list_uris
+from nfm.table.footers import explain_types, needed_columns
+from nfm.table.listing import list_files, list_uris, split_files
+from nfm.table.mixed import open_mixed, read_mixed
 from nfm.table.parquet import Files
-from nfm.table.relation import Relation, find_obstacle, find_parquet_relation, mark_empty_columns
+from nfm.table.relation import Relation, find_obstacle, find_parquet_relation
 from nfm.table.spark import to_arrow_schema
-from nfm.table.splits import File, Split, make_splits
+from nfm.table.splits import File, Split
 from nfm.table.store import uri_to_path
 from nfm.table.table_formats import refuse_files, refusing_paths
 from nfm.table.tasks import map_rows, run_tasks
@@ -51,7 +54,6 @@ _PARTITION_SETTINGS = (
     "spark.sql.files.maxPartitionNum",
     "spark.sql.leafNodeDefaultParallelism",
 )
-_UNREADABLE = pa.schema([("path", pa.string()), ("reason", pa.string())])
 
 Work = Callable[[Iterator[Rows]], Iterator[pa.RecordBatch]]
 
@@ -205,22 +207,30 @@ def _open_typed(
     spark: SparkSession, source: "Source", needed: Callable[[pa.Schema], Iterable[str]], split_bytes: int | None
 ) -> Scan:
     """Open a table whose source has types; files that are Parquet are read in tasks."""
-    raw, skipped = load_readable(spark, source)
+    try:
+        raw, skipped = load_readable(spark, source)
+    except (PySparkException, Py4JJavaError) as error:
+        if (explained := explain_types(spark, source, error)) is not None:
+            raise explained from error
+        raise
     refuse_files(spark, source, raw, raw.inputFiles())
     uris = list_uris(source, raw)
     schema = to_arrow_schema(raw)
-    names = _needed_columns(needed, schema, raw)
+    relation = find_parquet_relation(raw, uris)
+    names = needed_columns(needed, schema, relation)
     if source.on_corrupt == "skip":
         file_path_column(source, raw)  # fails early if files cannot be left out of this table
-    relation = find_parquet_relation(raw, uris)
     why_spark = _explain_spark(spark, source, relation)
     skipped |= find_empty_files(source, relation)
     uris = [uri for uri in uris if uri not in skipped]
-    files, splits, unreadable = None, tuple[Split, ...](), dict[str, str]()
+    files, splits, unreadable, table = None, tuple[Split, ...](), dict[str, str](), None
     if relation is not None and why_spark is None:
         files, listed = list_files(spark, source, relation, uris)
         uris = list(listed) or uris
-        splits, unreadable = _split_files(spark, source, files.select(names), listed, split_bytes)
+        splits, unreadable = split_files(spark, source, files.select(names), listed, split_bytes)
+    elif relation is not None and (mixed := open_mixed(spark, source, relation, names, uris)) is not None:
+        mixed_splits, unreadable = split_files(spark, source, *mixed, split_bytes)
+        table = read_mixed(spark, mixed[0], mixed_splits)
     elif source.on_corrupt == "skip":
         unreadable = find_unreadable_by_spark(source, raw, names, uris)
     skipped |= unreadable
@@ -228,7 +238,7 @@ def _open_typed(
     _warn_of_skipped(source, skipped)
     set_by_user = "set by source.scan" if source.scan == "parquet" else None
     return Scan(
-        table=exclude_files(source, raw, skipped),
+        table=exclude_files(source, raw, skipped) if table is None else table,
         method="spark" if files is None else "parquet",
         reason=why_spark or set_by_user or "its files are Parquet, and tasks can read them",
         splits=splits,
@@ -245,17 +255,6 @@ def _open_typed(
 def _warn_of_skipped(source: "Source", skipped: Mapping[str, str]) -> None:
     for uri, reason in sorted(skipped.items()):
         log.warning("%s is left out of %s: it cannot be read (%s)", uri_to_path(uri), source, reason)
-
-
-def _needed_columns(needed: Callable[[pa.Schema], Iterable[str]], schema: pa.Schema, raw: DataFrame) -> list[str]:
-    """Return the columns that will be read. If the table is refused, try again with type null for its empty columns."""
-    try:
-        return list(dict.fromkeys(needed(schema)))
-    except DataError:
-        corrected = mark_empty_columns(schema, find_parquet_relation(raw, sorted(raw.inputFiles())))
-        if corrected == schema:
-            raise
-        return list(dict.fromkeys(needed(corrected)))
 
 
 def _explain_spark(spark: SparkSession, source: "Source", relation: Relation | None) -> str | None:
@@ -275,23 +274,3 @@ def _partitioning(spark: SparkSession, source: "Source") -> dict[str, str] | Non
         return None
     settings = {key: str(spark.conf.get(key, None)) for key in _PARTITION_SETTINGS}
     return settings | {"cores": str(spark.sparkContext.defaultParallelism)}
-
-
-def _split_files(
-    spark: SparkSession, source: "Source", files: Files, listed: Mapping[str, File], split_bytes: int | None
-) -> tuple[tuple[Split, ...], dict[str, str]]:
-    """Return the splits of the files, and with `on_corrupt: skip` the files that cannot be read: URI → reason."""
-    session: Any = spark  # only the JVM converts a size such as 64m to a number
-    max_bytes = split_bytes or int(session._jsparkSession.sessionState().conf().filesMaxPartitionBytes())
-    cores = spark.sparkContext.defaultParallelism
-    splits = make_splits(list(listed.values()), cores, max_bytes)
-    if source.on_corrupt != "skip":
-        return splits, {}
-
-    def check(split: Split) -> Iterator[pa.RecordBatch]:
-        unreadable = [{"path": path, "reason": reason} for path, reason in files.find_unreadable(split)]
-        yield pa.RecordBatch.from_pylist(unreadable, _UNREADABLE)
-
-    reasons = {row.path: row.reason for row in run_tasks(spark, splits, check, _UNREADABLE).collect()}
-    corrupt = {uri: reasons[file.path] for uri, file in listed.items() if file.path in reasons}
-    return make_splits([file for uri, file in listed.items() if uri not in corrupt], cores, max_bytes), corrupt

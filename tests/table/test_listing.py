@@ -38,6 +38,17 @@ def test_a_file_that_a_link_repeats_is_refused(spark: SparkSession, tmp_path: Pa
             open_scan(spark, Source(path=str(tmp_path / "raw"), scan=method), all_columns)
 
 
+def test_a_file_with_two_names_is_refused(spark: SparkSession, tmp_path: Path) -> None:
+    write(tmp_path / "raw/a.parquet", x=[1, None])
+    (tmp_path / "copies").mkdir()
+    (tmp_path / "copies/a.parquet").hardlink_to(tmp_path / "raw/a.parquet")
+    source = Source(path=str(tmp_path / "raw"))
+    open_scan(spark, source, all_columns)  # the other name is in another folder
+    (tmp_path / "raw/b.parquet").hardlink_to(tmp_path / "raw/a.parquet")
+    with pytest.raises(ConfigError, match=rf"contain {tmp_path}/raw/a\.parquet, also as {tmp_path}/raw/b\.parquet, so"):
+        open_scan(spark, source, all_columns)
+
+
 def test_a_text_file_in_two_paths_is_refused(spark: SparkSession, tmp_path: Path) -> None:
     (tmp_path / "a.json").write_text('{"x": 1}\n')
     source = Source(format="json", path=(str(tmp_path), f"{tmp_path}/a.json"))
