@@ -8,7 +8,7 @@ has one row after the blocks.
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any, Literal, Self
@@ -91,6 +91,11 @@ class Number:
 def flag_name(number: str) -> str:
     """Return the name of the column that is 1.0 where a number is missing."""
     return f"{number}_missing"
+
+
+def key_name(column: str, taken: Collection[str]) -> str:
+    """Return the dataset's column of a raw key column; `taken` are names of other columns, in lower case."""
+    return f"key_{column}" if column.lower() in taken else column
 
 
 def weights_name(bag: str) -> str:

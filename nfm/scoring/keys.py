@@ -23,7 +23,7 @@ from nfm.contract.arrays import null_mask, to_arrow, to_numpy
 from nfm.contract.columns import hash_keys
 from nfm.contract.hashing import combine_hashes, hash_integers
 from nfm.contract.publishing.replace import replacing
-from nfm.table.folders import folder_text
+from nfm.table.folders import folder_text, folder_texts
 from nfm.table.spark import column
 from nfm.table.tasks import run_tasks
 from nfm.table.write import WrittenFile
@@ -63,7 +63,12 @@ class KeyWriter:
 
 
 def count_duplicates(
-    spark: SparkSession, runs: Sequence[WrittenFile], files: Sequence[WrittenFile], key: pa.Schema, scratch: Path
+    spark: SparkSession,
+    runs: Sequence[WrittenFile],
+    files: Sequence[WrittenFile],
+    key: pa.Schema,
+    scratch: Path,
+    folders: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Count the keys that occur more than once; a null is a value like any other.
 
@@ -73,6 +78,7 @@ def count_duplicates(
         files: Parquet files of the tasks' rows.
         key: The key columns; a column that is missing in the files is in the names of their folders.
         scratch: A folder that does not exist, in a place that every machine can access; deleted at the end.
+        folders: Key columns that are compared as the names of folders: as texts, of which an empty one is null.
 
     Returns:
         `keys`: how many keys occur more than once. `rows`: how many rows have these keys. `examples`: the key with the
@@ -81,7 +87,7 @@ def count_duplicates(
     scratch.mkdir()
     try:
         repeated = _find_repeated_hashes(spark, [run.path for run in runs], sum(run.rows for run in runs), scratch)
-        return _count_keys(spark, files, key, repeated) if repeated else {"keys": 0, "rows": 0, "examples": []}
+        return _count_keys(spark, files, key, repeated, folders) if repeated else {"keys": 0, "rows": 0, "examples": []}
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 
@@ -112,7 +118,11 @@ def _read_part(run: str, part: int, parts: int) -> NDArray[np.uint64]:
 
 
 def _count_keys(
-    spark: SparkSession, files: Sequence[WrittenFile], key: pa.Schema, repeated: Sequence[str]
+    spark: SparkSession,
+    files: Sequence[WrittenFile],
+    key: pa.Schema,
+    repeated: Sequence[str],
+    folders: Sequence[str],
 ) -> dict[str, Any]:
     """Count the keys that have one of the repeated hashes."""
 
@@ -123,15 +133,13 @@ def _count_keys(
         for i in range(parquet.num_row_groups):
             number = parquet.metadata.row_group(i).num_rows
             rows = parquet.read_row_group(i, columns=in_file, use_threads=False).combine_chunks()
-            columns = [
-                rows[name].combine_chunks() if name in in_file else folder_text(file.folder, name, number)
-                for name in key.names
-            ]
+            values = {name: rows[name].combine_chunks() for name in in_file}
+            values |= {name: folder_texts(values[name], name) for name in in_file if name in folders}
+            columns = [values[name] if name in values else folder_text(file.folder, name, number) for name in key.names]
             selected = to_arrow(np.flatnonzero(_are_in(_hash(columns), hashes)))
             yield pa.RecordBatch.from_arrays([values.take(selected) for values in columns], names=key.names)
 
-    in_files = set(pq.read_schema(files[0].path).names)
-    types = [f if f.name in in_files else pa.field(f.name, pa.large_string()) for f in key]
+    types = [pa.field(f.name, pa.large_string()) if f.name in folders else f for f in key]
     names = [column(name) for name in key.names]
     counted = run_tasks(spark, files, read, pa.schema(types)).groupBy(*names).agg(F.count("*").alias(_ROWS))
     counted = counted.where(f"{_ROWS} > 1")

@@ -7,12 +7,13 @@ from pathlib import Path
 import pyarrow as pa
 from pyspark.sql import SparkSession
 
+from nfm.config.columns import DATASET_COLUMNS
 from nfm.config.settings import Config, Source
 from nfm.contract import dataset
 from nfm.contract.artifact import Artifact
 from nfm.contract.columns import check_columns, check_key
 from nfm.contract.errors import ConfigError, DataError
-from nfm.contract.schema import DATASET_MARKER, Spec
+from nfm.contract.schema import DATASET_MARKER, Spec, key_name
 from nfm.contract.values import kind_of
 from nfm.scoring.formats import check_installed, check_output, partition_columns, unsupported
 from nfm.scoring.health.gates import check_gates
@@ -62,9 +63,17 @@ def model_inputs(spec: Spec, encoded: bool) -> tuple[str, ...]:
     return spec.outputs if encoded else spec.columns
 
 
+def key_columns(spec: Spec, config: Config) -> tuple[str, ...]:
+    """Return the table's columns of the key; a dataset has key_NAME where a field or a folder has the name."""
+    if not config.score.encoded:
+        return spec.key
+    taken = {name.lower() for name in (*spec.outputs, *config.dataset.partition_by, *DATASET_COLUMNS)}
+    return tuple(key_name(name, taken) for name in spec.key)
+
+
 def carried_columns(spec: Spec, config: Config) -> list[str]:
     """Return the columns of the key, then score.columns, without duplicates."""
-    return list(dict.fromkeys([*spec.key, *config.score.columns]))
+    return list(dict.fromkeys([*key_columns(spec, config), *config.score.columns]))
 
 
 def output_columns(spec: Spec, config: Config) -> list[str]:
@@ -88,7 +97,7 @@ def _needed(artifact: Artifact, config: Config, source: Source, table: pa.Schema
     columns = output_columns(spec, config)
     why = "The model's key, score.columns and score.partition_by name the columns that go into the output."
     check_columns(columns, table, where, why)
-    check_key(spec.key, table, where)
+    check_key(key_columns(spec, config), table, where)
     for name in settings.partition_by:
         if kind_of(table.field(name).type) is None:
             raise DataError(

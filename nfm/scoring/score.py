@@ -31,12 +31,14 @@ from nfm.scoring.health.tally import Tally
 from nfm.scoring.hosts import open_model, place
 from nfm.scoring.keys import count_duplicates
 from nfm.scoring.output import final_schema, finish, layout, rank_columns
-from nfm.scoring.prepare import model_inputs, open_all, output_columns
+from nfm.scoring.prepare import key_columns, model_inputs, open_all, output_columns
 from nfm.scoring.tasks import Output, score_rows
 from nfm.table.errors import translate_spark_errors
+from nfm.table.folders import folder_values
 from nfm.table.listing import read_file_versions
 from nfm.table.scan import Scan
 from nfm.table.session import TIME_ZONE, read_settings
+from nfm.table.store import uri_to_path
 from nfm.table.write import Writer
 
 _RECORD = pa.schema([("record", pa.string())])
@@ -65,8 +67,9 @@ def score_table(spark: SparkSession, config: Config) -> Mapping[str, Any]:
     # Ranks need all scores. With ranks, `finish` partitions the rows after ranking them.
     partition_by = () if rank_columns(settings) else settings.partition_by
     columns = output_columns(artifact.encoding.spec, config)
-    key = artifact.encoding.spec.key if settings.count_duplicate_keys else ()
-    output = Output(tuple(columns), partition_by, settings.encoded, settings.explain, key)
+    key = key_columns(artifact.encoding.spec, config) if settings.count_duplicate_keys else ()
+    folders = tuple(name for name in key if name in settings.partition_by)
+    output = Output(tuple(columns), partition_by, settings.encoded, settings.explain, key, folders)
     schema = output.schema(artifact, scan.schema)
     with translate_spark_errors(str(source)), locked(target):
         with publishing(settings, target, final_schema(schema, settings)) as (staging, publish):
@@ -193,7 +196,12 @@ def _count_duplicates(
     files = [file for chunk in done for file in chunk.files]
     runs = [run for chunk in done for run in chunk.keys]
     key = pa.schema([scan.schema.field(name) for name in output.key])
-    return count_duplicates(spark, runs, files, key, staging / _KEYS) | {"null_rows": _merge_tallies(done).null_keys}
+    paths = [uri_to_path(uri) for uri in scan.uris]
+    in_null_folder = [name for name in output.key if any(folder_values(path, [name]) == (None,) for path in paths)]
+    return count_duplicates(spark, runs, files, key, staging / _KEYS, output.folders) | {
+        "null_rows": _merge_tallies(done).null_keys,
+        "empty_is_null": list(dict.fromkeys([*output.folders, *in_null_folder])),
+    }
 
 
 def _check_finite(tally: Tally, source: Source) -> None:

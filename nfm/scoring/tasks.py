@@ -35,6 +35,7 @@ class Output:
     encoded: bool  # the table is a dataset
     explain: int = 0  # reasons for each row, after its scores
     key: tuple[str, ...] = ()  # of `columns`: those in which duplicates are counted; empty: duplicates are not counted
+    folders: tuple[str, ...] = ()  # of `key`: those in which an empty text is null, as in the names of folders
 
     @property
     def carried(self) -> tuple[str, ...]:
@@ -72,8 +73,9 @@ def score_rows(
         table = pa.table([*carried, *map(to_arrow, scores_NC.T), *reasons], schema=schema)
         partitions = {name: columns[name] for name in output.partition_by}
         if output.key:
-            keys.add([folder_texts(columns[n], n) if n in partitions else table[n].chunk(0) for n in output.key])
-            has_null = np.logical_or.reduce([null_mask(columns[name]) for name in output.key])
+            key = [folder_texts(columns[n], n) if n in output.folders else table[n].chunk(0) for n in output.key]
+            keys.add(key)
+            has_null = np.logical_or.reduce([null_mask(values) for values in key])
             tally.null_keys += int(np.count_nonzero(has_null))
         add_by_folder(writer, table, [""], np.zeros(rows.num_rows, np.int8), partitions, "score.partition_by")
     return Chunk(number, tally, writer.close(), keys.close())

@@ -60,8 +60,7 @@ def expected(shop: Path, empty_is_null: bool = False) -> tuple[int, int, int]:
     keys = pd.Series([(row["id"], row["city"] or None if empty_is_null else row["city"]) for row in table])
     counts = keys.value_counts()
     counts = counts[counts > 1]
-    nulls = sum(None in (row["id"], row["city"]) for row in table)
-    return len(counts), int(counts.sum()), nulls
+    return len(counts), int(counts.sum()), int(keys.map(lambda key: None in key).sum())
 
 
 @pytest.mark.parametrize(
@@ -78,8 +77,8 @@ def test_counts_equal_those_of_pandas(
 ) -> None:
     settings = shop_config(shop, scan, output=str(tmp_path / "scores"), **score)
     report = score_table(spark, settings)
-    # An empty string becomes null in the name of a folder; ranks are added before rows go into folders.
-    keys, rows, nulls = expected(shop, empty_is_null="partition_by" in score and "rank" not in score)
+    # An empty string becomes null in the name of a folder.
+    keys, rows, nulls = expected(shop, empty_is_null="partition_by" in score)
     found = report["duplicate_keys"]
     assert keys > 10
     assert (found["keys"], found["rows"], found["null_rows"]) == (keys, rows, nulls)
@@ -91,7 +90,8 @@ def test_counts_equal_those_of_pandas(
         assert (table[key["id"], key["city"]], most["rows"], least["rows"]) == (table.max(), table.max(), 2)
     text = summary(settings, report)
     assert f"  keys      {keys} keys occur in more than one row ({rows} rows), for example id=" in text
-    assert f"  keys      {nulls} rows have a null in the key" in text
+    note = " (an empty text counts as null in the names of folders: city)" if "partition_by" in score else ""
+    assert f"  keys      {nulls} rows have a null in the key{note}\n" in text
     assert f"{keys} keys occur in more than one row" in (tmp_path / "scores/_report.html").read_text()
     assert not list((tmp_path / "scores").rglob("*.npy"))
 
@@ -110,6 +110,40 @@ def test_a_gate_refuses_duplicates_and_the_next_run_resumes(
     assert "an earlier run has already scored 120 rows" in caplog.text
     found = report["duplicate_keys"]
     assert (found["keys"], found["rows"], found["null_rows"]) == (keys, rows, nulls)
+
+
+def test_an_empty_text_in_the_folders_of_the_source_is_null(spark: SparkSession, shop: Path, tmp_path: Path) -> None:
+    table = spark.read.parquet(str(shop / "raw"))
+    table.write.partitionBy("city").parquet(str(tmp_path / "raw"))  # Spark has one folder for both
+    settings = shop_config(shop, output=str(tmp_path / "scores"))
+    settings = settings.model_copy(update={"source": Source(path=str(tmp_path / "raw"))})
+    report = score_table(spark, settings)
+    found = report["duplicate_keys"]
+    assert (found["keys"], found["rows"], found["null_rows"]) == expected(shop, empty_is_null=True)
+    assert "rows have a null in the key (an empty text counts as null in the names of folders: city)" in summary(
+        settings, report
+    )
+
+
+def test_the_key_of_a_dataset_is_not_its_ids(spark: SparkSession, shop: Path, tmp_path: Path) -> None:
+    """Score a dataset whose key (size, city) is also a field, and the folders of the dataset."""
+    base = shop_config(shop)
+    changes = {"columns": base.columns.model_copy(update={"key": ("size", "city")}), "workdir": str(tmp_path)}
+    settings = base.model_copy(update=changes)
+    settings = settings.model_copy(update={"dataset": settings.dataset.model_copy(update={"partition_by": ("city",)})})
+    build(spark, settings)
+    save_model(tmp_path, 1)
+    score = {"encoded": True, "source": Source(path=str(tmp_path / "dataset"))}
+    settings = settings.model_copy(update={"score": settings.score.model_copy(update=score)})
+    report = score_table(spark, settings)
+    rows = pq.read_table(tmp_path / "scores").to_pylist()
+    assert set(rows[0]) == {"key_size", "key_city", "score"}
+    keys = [(row["size"], row["city"]) for row in pq.read_table(shop / "raw").to_pylist()]
+    counts = pd.Series(keys).value_counts()
+    assert pd.Series([(row["key_size"], row["key_city"]) for row in rows]).value_counts().to_dict() == counts.to_dict()
+    found = report["duplicate_keys"]
+    assert (found["keys"], found["rows"]) == ((counts > 1).sum(), counts[counts > 1].sum())
+    assert found["null_rows"] == sum(city is None for _, city in keys)
 
 
 def test_a_nested_key_is_refused(spark: SparkSession, shop: Path, tmp_path: Path) -> None:

@@ -193,9 +193,12 @@ def describe_keys(report: Mapping[str, Any]) -> list[str]:
     duplicates = report.get("duplicate_keys")
     if not duplicates:
         return []
-    nulls = duplicates["null_rows"]
-    lines = [describe_duplicates(duplicates)] if duplicates["keys"] else []
-    return lines + ([f"{nulls:,} {'rows have' if nulls > 1 else 'row has'} a null in the key"] if nulls else [])
+    lines, nulls = [describe_duplicates(duplicates)] if duplicates["keys"] else [], duplicates["null_rows"]
+    if nulls:
+        folders = duplicates.get("empty_is_null")  # reports of earlier versions lack it
+        note = f" (an empty text counts as null in the names of folders: {', '.join(folders)})" if folders else ""
+        lines.append(f"{nulls:,} {'rows have' if nulls > 1 else 'row has'} a null in the key{note}")
+    return lines
 
 
 def _key(values: Mapping[str, Any]) -> str:

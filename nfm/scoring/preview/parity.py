@@ -20,7 +20,7 @@ from nfm.contract.encoder import Inputs, arrange_inputs
 from nfm.contract.errors import DataError
 from nfm.contract.values import decode_dictionary
 from nfm.scoring.hosts import Placed, open_model, place_read_only
-from nfm.scoring.prepare import model_inputs, open_all
+from nfm.scoring.prepare import key_columns, model_inputs, open_all
 from nfm.scoring.scorer import score_batch, score_columns
 from nfm.table.errors import translate_spark_errors
 from nfm.table.relation import count_partitions
@@ -86,7 +86,7 @@ def compare(spark: SparkSession, config: Config, reference: Reference, rows: int
     keras_NC = np.concatenate([*references, no_rows]).astype(np.float64)
     delta_NC = deltas(nfm_NC, keras_NC, artifact.network.task)
     delta_N, column_N = delta_NC.max(axis=1), delta_NC.argmax(axis=1)
-    names, keys = score_columns(artifact.network), list(artifact.encoding.spec.key)
+    names, keys = score_columns(artifact.network), list(key_columns(artifact.encoding.spec, config))
     key_of = [key for _, batch in batches for key in batch.select(keys).to_pylist()]
     worst = [
         RowDifference(key_of[i], names[c], float(nfm_NC[i, c]), float(keras_NC[i, c]), float(delta_N[i]))
@@ -152,7 +152,7 @@ def _sample(spark: SparkSession, config: Config, artifact: Artifact, scan: Scan,
     """Score `rows` rows and return them by split: first a few from distant splits, then more until there are enough."""
     spec, encoded = artifact.encoding.spec, config.score.encoded
     placed = place_read_only(spark, artifact, config.scores_folder)
-    names = tuple(dict.fromkeys([*spec.key, *model_inputs(spec, encoded)]))
+    names = tuple(dict.fromkeys([*key_columns(spec, config), *model_inputs(spec, encoded)]))
     count = count_partitions(scan.table, even_if_costly=True) if scan.files is None else len(scan.splits)
     left, done = list(range(count or 0)), dict.fromkeys(range(count or 0), 0)
     sample: dict[int, list[Scored]] = {}
