@@ -19,7 +19,8 @@ from pyspark.sql import SparkSession
 from nfm.config.settings import Score
 from nfm.contract.errors import ConfigError
 from nfm.contract.publishing.publish import check_replaceable, publication_id, staged, staging_folder
-from nfm.scoring.delta import DeltaOutput, DeltaPublication
+from nfm.scoring.delta.output import DeltaOutput
+from nfm.scoring.delta.publication import DeltaPublication
 from nfm.scoring.health.page import REPORT, SCORES_MARKER, write_report
 from nfm.table.tasks import run_tasks
 from nfm.table.write import FILES, WrittenFile, collect_files, file_batch, move_into_place

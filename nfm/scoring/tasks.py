@@ -22,7 +22,7 @@ from nfm.scoring.keys import KeyWriter
 from nfm.scoring.reasons import reason_columns
 from nfm.scoring.scorer import explain_batch, score_columns
 from nfm.table.folders import add_by_folder, folder_texts
-from nfm.table.parquet import RowGroup
+from nfm.table.parquet.files import RowGroup
 from nfm.table.write import Writer
 
 

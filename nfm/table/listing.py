@@ -12,8 +12,8 @@ import pyarrow as pa
 from pyspark.sql import DataFrame, SparkSession
 
 from nfm.contract.errors import ConfigError, DataError
-from nfm.table.casts import is_text
-from nfm.table.parquet import Files, translate_file_errors
+from nfm.table.parquet.casts import is_text
+from nfm.table.parquet.files import Files, translate_file_errors
 from nfm.table.relation import Relation, file_relation
 from nfm.table.spark import column, to_arrow_schema
 from nfm.table.splits import File, Split, file_at, make_splits

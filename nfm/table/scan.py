@@ -28,10 +28,10 @@ from nfm.table.corrupt import (
     load_readable,
 )
 from nfm.table.errors import translate_spark_errors
-from nfm.table.footers import explain_types, needed_columns
 from nfm.table.listing import list_files, list_uris, split_files
-from nfm.table.mixed import open_mixed, read_mixed
-from nfm.table.parquet import Files
+from nfm.table.parquet.files import Files
+from nfm.table.parquet.footers import explain_types, needed_columns
+from nfm.table.parquet.mixed import open_mixed, read_mixed
 from nfm.table.relation import Relation, find_obstacle, find_parquet_relation
 from nfm.table.spark import to_arrow_schema
 from nfm.table.splits import File, Split

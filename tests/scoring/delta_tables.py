@@ -10,7 +10,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from deltalake import DeltaTable
 
-from nfm.scoring.delta import DeltaOutput, DeltaPublication
+from nfm.scoring.delta.output import DeltaOutput
+from nfm.scoring.delta.publication import DeltaPublication
 from nfm.table.write import WrittenFile
 
 SCHEMA = pa.schema([("id", pa.int64()), ("score", pa.float32())])

@@ -19,14 +19,14 @@ from deltalake import DeltaTable, Field, Schema, convert_to_deltalake, write_del
 from deltalake.schema import PrimitiveType
 
 from nfm.contract.errors import DataError
-from nfm.scoring.delta import DeltaOutput
+from nfm.scoring.delta.output import DeltaOutput
 from tests.processes import ROOT
 from tests.scoring.delta_tables import finish, publish, read, scores, start
 
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from nfm.scoring.delta import DeltaPublication
+from nfm.scoring.delta.publication import DeltaPublication
 from tests.scoring.delta_tables import publish, scores
 DeltaPublication._commit = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
 publish(Path(sys.argv[1]), scores([7, 8], 0.75))

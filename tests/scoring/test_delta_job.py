@@ -28,7 +28,7 @@ from tests.scoring.examples import ROWS, config
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from nfm.scoring.delta import DeltaPublication
+from nfm.scoring.delta.publication import DeltaPublication
 from nfm.scoring.score import score_table
 from nfm.table.session import start_session
 from tests.scoring.examples import config

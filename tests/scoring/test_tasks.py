@@ -183,7 +183,7 @@ import pyarrow.parquet as pq
 
 from nfm.contract.artifact import Artifact
 from nfm.scoring.tasks import Output, score_rows
-from nfm.table.parquet import Files
+from nfm.table.parquet.files import Files
 from nfm.table.splits import Piece, file_at
 from nfm.table.write import Layout, Writer
 

@@ -11,7 +11,7 @@ from pyspark.sql import SparkSession
 
 from nfm.config.settings import Source
 from nfm.contract.errors import DataError
-from nfm.table.casts import cast_exactly
+from nfm.table.parquet.casts import cast_exactly
 from nfm.table.scan import open_scan
 from tests.table.reading import all_columns, read_by_both, read_rows, to_texts, write
 

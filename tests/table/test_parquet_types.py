@@ -11,7 +11,7 @@ from pyspark.sql import SparkSession
 
 from nfm.config.settings import Source
 from nfm.contract.errors import DataError
-from nfm.table import mixed
+from nfm.table.parquet import mixed
 from nfm.table.scan import open_scan
 from tests.table.reading import METHODS, all_columns, read_by_both, read_rows, to_texts, write
 

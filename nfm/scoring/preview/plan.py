@@ -18,7 +18,7 @@ from nfm.scoring.preview.probe import Probe, probe
 from nfm.scoring.scorer import score_columns
 from nfm.scoring.summary import shorten
 from nfm.table.errors import translate_spark_errors
-from nfm.table.parquet import UnreadableFileError
+from nfm.table.parquet.files import UnreadableFileError
 from nfm.table.relation import count_partitions
 from nfm.table.scan import Scan
 from nfm.table.splits import File

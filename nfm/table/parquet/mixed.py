@@ -12,7 +12,7 @@ from pyspark.sql import DataFrame, SparkSession
 
 from nfm.contract.values import decode_dictionary
 from nfm.table.listing import list_files
-from nfm.table.parquet import Files
+from nfm.table.parquet.files import Files
 from nfm.table.relation import Relation, columns_outside_folders, find_obstacle
 from nfm.table.splits import File, Split
 from nfm.table.tasks import run_tasks

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from pyspark.sql import SparkSession
 
 from nfm.contract.errors import DataError
-from nfm.table.parquet import open_parquet, untyped_error
+from nfm.table.parquet.files import open_parquet, untyped_error
 from nfm.table.relation import Relation
 from nfm.table.spark import load
 from nfm.table.store import uri_to_path

@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from nfm.contract.errors import DataError
-from nfm.table.casts import cast_exactly, is_read_as, is_text
+from nfm.table.parquet.casts import cast_exactly, is_read_as, is_text
 from nfm.table.splits import Piece, Split
 from nfm.table.store import is_in_store, open_file
 

@@ -1,0 +1,1 @@
+"""Read Parquet files in tasks, with exact conversions of types."""
