@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, PlainValidator, model_validator
 
 from nfm.contract.scaling import ScaleName
-from nfm.contract.schema import flag_name, weights_name
+from nfm.contract.schema import flag_name, key_name, weights_name
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Positive = Annotated[int, Field(ge=1)]
@@ -202,7 +202,7 @@ class Columns(Settings):
     def key_names(self, folders: tuple[str, ...] = ()) -> dict[str, str]:
         """Return the raw key columns by their names in the dataset: key_NAME where a field or a folder has the name."""
         taken = {name.lower() for name in (*self.outputs, *folders, *DATASET_COLUMNS)}
-        names = {name: f"key_{name}" if name.lower() in taken else name for name in self.key}
+        names = {name: key_name(name, taken) for name in self.key}
         for name, made in names.items():
             if made.lower() in taken or [other.lower() for other in names.values()].count(made.lower()) > 1:
                 raise ValueError(

@@ -8,7 +8,7 @@ has one row after the blocks.
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any, Literal, Self
@@ -86,6 +86,11 @@ class Number:
     def outputs(self) -> tuple[str, ...]:
         """Names of the number's dataset columns: the number, and its missing flag."""
         return (self.name, flag_name(self.name)) if self.missing_flag else (self.name,)
+
+
+def key_name(name: str, taken: Collection[str]) -> str:
+    """Return the name of a key column in the dataset; `taken`: the other columns of the dataset, in lower case."""
+    return f"key_{name}" if name.lower() in taken else name
 
 
 def flag_name(number: str) -> str:

@@ -7,12 +7,13 @@ from pathlib import Path
 import pyarrow as pa
 from pyspark.sql import SparkSession
 
+from nfm.config.columns import DATASET_COLUMNS
 from nfm.config.settings import Config, Source
 from nfm.contract import dataset
 from nfm.contract.artifact import Artifact
 from nfm.contract.columns import check_columns, check_key
 from nfm.contract.errors import ConfigError, DataError
-from nfm.contract.schema import DATASET_MARKER, Spec
+from nfm.contract.schema import DATASET_MARKER, Spec, key_name
 from nfm.contract.values import kind_of
 from nfm.scoring.formats import check_installed, check_output, partition_columns, unsupported
 from nfm.scoring.health.gates import check_gates
@@ -22,8 +23,8 @@ from nfm.scoring.scorer import score_columns
 from nfm.table.scan import Scan, open_scan
 
 
-def open_all(spark: SparkSession, config: Config) -> tuple[Artifact, Scan, Source]:
-    """Return the verified model and the table to score, after all checks that do not read rows.
+def open_all(spark: SparkSession, config: Config, searches: bool = True) -> tuple[Artifact, Scan, Source]:
+    """Return the verified model and the table to score, after all checks; `searches` as for `open_scan`.
 
     Raises:
         DataError: the model is refused; a column is missing or has another type than in training; or the output's
@@ -51,7 +52,9 @@ def open_all(spark: SparkSession, config: Config) -> tuple[Artifact, Scan, Sourc
         reading = reading.for_scoring(
             artifact.encoding.spec, [*output_columns(artifact.encoding.spec, config), *others]
         )
-    scan = open_scan(spark, source, lambda schema: _needed(artifact, config, source, schema), reading)
+    scan = open_scan(
+        spark, source, lambda schema: _needed(artifact, config, source, schema), reading, searches=searches
+    )
     if settings.encoded:
         _check_made_with(artifact.encoding.spec, source)  # again: the files may be those of a newer dataset
     return artifact, scan, source
@@ -72,6 +75,15 @@ def output_columns(spec: Spec, config: Config) -> list[str]:
     return list(dict.fromkeys([*carried_columns(spec, config), *config.score.partition_by]))
 
 
+def renamed_keys(spec: Spec, config: Config) -> dict[str, str]:
+    """Return the key columns that have another name in the table: of a dataset, those whose name a field has."""
+    if not config.score.encoded:
+        return {}
+    taken = {name.lower() for name in (*spec.outputs, *config.dataset.partition_by, *DATASET_COLUMNS)}
+    names = {name: key_name(name, taken) for name in spec.key}
+    return {name: in_table for name, in_table in names.items() if in_table != name}
+
+
 def added_columns(artifact: Artifact, config: Config) -> list[str]:
     """Return the columns that the job adds: scores, reasons, ranks."""
     more = [*reason_columns(config.score.explain), *rank_columns(config.score)]
@@ -85,18 +97,20 @@ def _needed(artifact: Artifact, config: Config, source: Source, table: pa.Schema
         dataset.check_schema(spec, table, where)
     else:
         artifact.encoding.check(table, where)
-    columns = output_columns(spec, config)
+    renamed = renamed_keys(spec, config)
+    key, columns = ([renamed.get(name, name) for name in names] for names in (spec.key, output_columns(spec, config)))
     why = "The model's key, score.columns and score.partition_by name the columns that go into the output."
     check_columns(columns, table, where, why)
-    check_key(spec.key, table, where)
+    check_key(key, table, where)
     for name in settings.partition_by:
-        if kind_of(table.field(name).type) is None:
+        type_ = table.field(renamed.get(name, name)).type
+        if kind_of(type_) is None:
             raise DataError(
-                f"score.partition_by: column '{name}' of {where} is {table.field(name).type}, but only "
+                f"score.partition_by: column '{name}' of {where} is {type_}, but only "
                 "texts, numbers, booleans and dates can name folders. Cast it in a view, or leave it out."
             )
     for name in carried_columns(spec, config):
-        type_ = table.field(name).type
+        type_ = table.field(renamed.get(name, name)).type
         if accepted := unsupported(settings.format, type_):
             raise DataError(
                 f"Column '{name}' of {where} is {type_}, which cannot be written: {settings.format} accepts "

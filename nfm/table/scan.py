@@ -16,7 +16,7 @@ from pyspark.sql import DataFrame, Observation, SparkSession
 from pyspark.sql import functions as F
 
 from nfm.contract.columns import Rows
-from nfm.contract.errors import ConfigError, DataError
+from nfm.contract.errors import ConfigError, DataError, ReplacedError
 from nfm.contract.reading import LATEST, Reading
 from nfm.table.corrupt import (
     check_any_readable,
@@ -24,12 +24,19 @@ from nfm.table.corrupt import (
     file_path_column,
     find_empty_files,
     find_unreadable_by_spark,
+    find_unreadable_in_tasks,
     load_readable,
 )
 from nfm.table.errors import translate_spark_errors
-from nfm.table.listing import list_files, list_uris
+from nfm.table.listing import find_changed, list_files, list_uris, stat_by_spark
 from nfm.table.parquet import Files
-from nfm.table.relation import Relation, find_obstacle, find_parquet_relation, mark_empty_columns
+from nfm.table.relation import (
+    Relation,
+    find_obstacle,
+    find_parquet_relation,
+    mark_empty_columns,
+    read_partitioning,
+)
 from nfm.table.spark import to_arrow_schema
 from nfm.table.splits import File, Split, make_splits
 from nfm.table.store import uri_to_path
@@ -42,16 +49,6 @@ if TYPE_CHECKING:  # workers import this module, and do not need the settings cl
     from nfm.config.settings import Source
 
 log = logging.getLogger(__name__)
-
-_FILE_FORMATS = ("avro", "csv", "json", "orc", "parquet", "text")  # Spark formats whose tables are plain files
-_PARTITION_SETTINGS = (
-    "spark.sql.files.maxPartitionBytes",
-    "spark.sql.files.openCostInBytes",
-    "spark.sql.files.minPartitionNum",
-    "spark.sql.files.maxPartitionNum",
-    "spark.sql.leafNodeDefaultParallelism",
-)
-_UNREADABLE = pa.schema([("path", pa.string()), ("reason", pa.string())])
 
 Work = Callable[[Iterator[Rows]], Iterator[pa.RecordBatch]]
 
@@ -68,7 +65,7 @@ class Scan:
     skipped: tuple[str, ...]  # files left out because they cannot be read
     bad_rows: int  # rows of text files left out because they do not fit the columns
     reading: Reading  # how the values of text files were read
-    uris: tuple[str, ...]  # of the files that are read; empty where Spark reports no files
+    listed: tuple[File, ...]  # spark only: the files that are read; empty where Spark reports no files
     # spark only: the settings that determine the partitions of its reader; None if the table is not plain files
     partitioning: Mapping[str, str] | None
     files: Files | None = field(repr=False)  # parquet only: the reader of the files
@@ -110,8 +107,8 @@ class Scan:
 
     @property
     def read_files(self) -> list[File]:
-        """Files that tasks read, with size and time of change when the scan was opened; parquet only."""
-        return list(dict.fromkeys(piece.file for split in self.splits for piece in split))
+        """Files that are read, with size and time of change when the scan was opened."""
+        return list(dict.fromkeys([*self.listed, *(piece.file for split in self.splits for piece in split)]))
 
     @property
     def is_resumable(self) -> bool:
@@ -132,6 +129,18 @@ class Scan:
                     "table. Run the job again when it has finished."
                 )
 
+    def check_unchanged(self) -> None:
+        """Raise ReplacedError if a file was changed since the scan was opened.
+
+        Rows may then be of both versions, or those of the new one were read with the columns of the old one.
+        """
+        changed = find_changed(self.table.sparkSession, self.read_files, by_spark=self.files is None)
+        if changed is not None:
+            raise ReplacedError(
+                f"{changed} was changed while the job read it: another process is writing to the table. Run the job "
+                "again when it has finished."
+            )
+
 
 def open_scan(
     spark: SparkSession,
@@ -139,6 +148,7 @@ def open_scan(
     needed: Callable[[pa.Schema], Iterable[str]],
     reading: Reading | None = LATEST,
     split_bytes: int | None = None,
+    searches: bool = True,
 ) -> Scan:
     """Inspect a table, and choose how tasks read its rows.
 
@@ -152,6 +162,7 @@ def open_scan(
         reading: How a model's training read text files; None for a model of an older version.
         split_bytes: Maximum size of a split; by default that of Spark's reader (spark.sql.files.maxPartitionBytes,
             128 MB).
+        searches: With `on_corrupt: skip`, read all rows to find the files that cannot be read; a plan does not.
 
     Raises:
         DataError: the table or one of its files cannot be read or is not valid, its format is not `format`, or `needed`
@@ -164,7 +175,7 @@ def open_scan(
             if source.format in TEXT_FORMATS and source.table is None:
                 scan = _open_text(spark, source, needed, reading)
             else:
-                scan = _open_typed(spark, source, needed, split_bytes)
+                scan = _open_typed(spark, source, needed, split_bytes, searches and source.on_corrupt == "skip")
         if source.where is not None:
             scan = replace(scan, table=scan.table.where(source.where))
     return scan
@@ -195,14 +206,18 @@ def _open_text(
         skipped=tuple(sorted(map(uri_to_path, text.skipped))),
         bad_rows=text.bad_rows,
         reading=text.reading,
-        uris=text.uris,
-        partitioning=_partitioning(spark, source),
+        listed=text.files,
+        partitioning=read_partitioning(spark, source),
         files=None,
     )
 
 
 def _open_typed(
-    spark: SparkSession, source: "Source", needed: Callable[[pa.Schema], Iterable[str]], split_bytes: int | None
+    spark: SparkSession,
+    source: "Source",
+    needed: Callable[[pa.Schema], Iterable[str]],
+    split_bytes: int | None,
+    searches: bool,
 ) -> Scan:
     """Open a table whose source has types; files that are Parquet are read in tasks."""
     raw, skipped = load_readable(spark, source)
@@ -220,13 +235,16 @@ def _open_typed(
     if relation is not None and why_spark is None:
         files, listed = list_files(spark, source, relation, uris)
         uris = list(listed) or uris
-        splits, unreadable = _split_files(spark, source, files.select(names), listed, split_bytes)
-    elif source.on_corrupt == "skip":
+        splits = _split_files(spark, listed.values(), split_bytes)
+        if searches and (unreadable := find_unreadable_in_tasks(spark, files.select(names), splits, listed)):
+            splits = _split_files(spark, (file for uri, file in listed.items() if uri not in unreadable), split_bytes)
+    elif searches:
         unreadable = find_unreadable_by_spark(source, raw, names, uris)
     skipped |= unreadable
     check_any_readable(source, [*uris, *skipped], skipped)
     _warn_of_skipped(source, skipped)
     set_by_user = "set by source.scan" if source.scan == "parquet" else None
+    partitioning = None if files is not None else read_partitioning(spark, source)
     return Scan(
         table=exclude_files(source, raw, skipped),
         method="spark" if files is None else "parquet",
@@ -236,8 +254,8 @@ def _open_typed(
         skipped=tuple(sorted(map(uri_to_path, skipped))),
         bad_rows=0,
         reading=LATEST,
-        uris=tuple(uri for uri in uris if uri not in skipped),
-        partitioning=None if files is not None else _partitioning(spark, source),
+        listed=() if partitioning is None else tuple(stat_by_spark(spark, set(uris) - set(skipped))),
+        partitioning=partitioning,
         files=files,
     )
 
@@ -269,29 +287,7 @@ def _explain_spark(spark: SparkSession, source: "Source", relation: Relation | N
     return why
 
 
-def _partitioning(spark: SparkSession, source: "Source") -> dict[str, str] | None:
-    """Return the settings that, with the files, determine the rows of each partition; None if not plain files."""
-    if source.format not in _FILE_FORMATS or source.table is not None:
-        return None
-    settings = {key: str(spark.conf.get(key, None)) for key in _PARTITION_SETTINGS}
-    return settings | {"cores": str(spark.sparkContext.defaultParallelism)}
-
-
-def _split_files(
-    spark: SparkSession, source: "Source", files: Files, listed: Mapping[str, File], split_bytes: int | None
-) -> tuple[tuple[Split, ...], dict[str, str]]:
-    """Return the splits of the files, and with `on_corrupt: skip` the files that cannot be read: URI → reason."""
+def _split_files(spark: SparkSession, files: Iterable[File], split_bytes: int | None) -> tuple[Split, ...]:
     session: Any = spark  # only the JVM converts a size such as 64m to a number
     max_bytes = split_bytes or int(session._jsparkSession.sessionState().conf().filesMaxPartitionBytes())
-    cores = spark.sparkContext.defaultParallelism
-    splits = make_splits(list(listed.values()), cores, max_bytes)
-    if source.on_corrupt != "skip":
-        return splits, {}
-
-    def check(split: Split) -> Iterator[pa.RecordBatch]:
-        unreadable = [{"path": path, "reason": reason} for path, reason in files.find_unreadable(split)]
-        yield pa.RecordBatch.from_pylist(unreadable, _UNREADABLE)
-
-    reasons = {row.path: row.reason for row in run_tasks(spark, splits, check, _UNREADABLE).collect()}
-    corrupt = {uri: reasons[file.path] for uri, file in listed.items() if file.path in reasons}
-    return make_splits([file for uri, file in listed.items() if uri not in corrupt], cores, max_bytes), corrupt
+    return make_splits(list(files), spark.sparkContext.defaultParallelism, max_bytes)

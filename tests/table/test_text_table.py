@@ -70,7 +70,7 @@ def test_folders_with_values_and_other_headers(spark: SparkSession, tmp_path: Pa
     two = "ds <= '2026-11-02' and v is not null"  # the third folder's file is not even opened
     found = scan(spark, tmp_path, "id", "v", "ds", where=two)
     assert read_rows(found, "id", "v") == to_texts([(1, "a"), (2, "b")])
-    assert len(found.uris) == 2
+    assert len(found.read_files) == 2
     assert rows(spark, tmp_path, "id", "v", where="ds = '2026-12-01'") == []
 
 

@@ -112,8 +112,9 @@ def _read(
     columns |= {BAD_ROW: "string"} if with_bad else {}
     schema = ", ".join(f"{quote_name(name)} {type_}" for name, type_ in columns.items())
     rows = load(spark, source.model_copy(update={"options": options}), schema)
-    if group.is_whole:
+    if set(rows.inputFiles()) == set(group.uris):
         return rows
+    # The other files belong to other groups, are left out, or were added since the bytes were read.
     return rows.where(file_path_column(source, rows).isin([to_metadata_path(uri) for uri in group.uris]))
 
 
