@@ -55,6 +55,14 @@ def test_each_file_is_read_by_its_own_header(spark: SparkSession, tmp_path: Path
     )
 
 
+def test_names_of_files_that_spark_takes_for_patterns(spark: SparkSession, tmp_path: Path) -> None:
+    write(tmp_path, **{"e[1]": "id,city\n1,Oslo\n", "e1": "city,id\nBergen,2\n", "a b%20#+ü": "id,city\n3,\n"})
+    expected = to_texts([(1, "Oslo"), (2, "Bergen"), (3, None)])
+    assert rows(spark, tmp_path, "id", "city") == expected
+    write(tmp_path, **{"e[1]": 'id,city\n1,"Os\nlo"\n'})  # Spark would take the columns of e1.csv
+    assert rf"{tmp_path}/e[1].csv may have rows of several lines" in refused(spark, tmp_path, "id", "city")
+
+
 def test_a_file_without_a_column(spark: SparkSession, tmp_path: Path) -> None:
     write(tmp_path, a="id,city\n1,Oslo\n", b="id,town\n2,Bergen\n")
     message = refused(spark, tmp_path, "id", "city")

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
 
 Options = tuple[tuple[str, str], ...]
+_PATTERN = set("*?[]{}\\")  # special characters in Hadoop's patterns of names
 
 
 class Group(NamedTuple):
@@ -189,5 +190,20 @@ def load_files(
     given = {**source.options, **options, "__globPaths__": False, "columnnameofcorruptrecord": BAD_ROW}
     if source.format == "csv":
         given["inferschema"] = infers
+    if given.get("multiline", "true" if source.format == "xml" else "false") == "true":
+        _refuse_patterns(uris)
     table = spark.read.format(source.format).options(**given).load([unquote(uri) for uri in uris])
     return table.drop(BAD_ROW)
+
+
+def _refuse_patterns(uris: Iterable[str]) -> None:
+    """Raise DataError for a name that Spark takes for a pattern, and would read the header of another file.
+
+    It does so only where it infers columns from rows that may have several lines.
+    """
+    for path in map(uri_to_path, uris):
+        if _PATTERN & set(path):
+            raise DataError(
+                f"{path} may have rows of several lines, and one of the characters {' '.join(sorted(_PATTERN))} in its "
+                "name, which Spark would take for a pattern of names. Rename it, or its folder. Then run the job again."
+            )
