@@ -55,6 +55,11 @@ def test_each_file_is_read_by_its_own_header(spark: SparkSession, tmp_path: Path
     )
 
 
+def test_files_without_values_do_not_decide_the_types(spark: SparkSession, tmp_path: Path) -> None:
+    write(tmp_path, a="id,size,code\n1,2,7\n", b="code,size,id\n", c="size,id,code\n,3,x1\n")
+    assert rows(spark, tmp_path, "id", "size", "code") == to_texts([(1, 2, "7"), (3, None, "x1")])
+
+
 def test_names_of_files_that_spark_takes_for_patterns(spark: SparkSession, tmp_path: Path) -> None:
     write(tmp_path, **{"e[1]": "id,city\n1,Oslo\n", "e1": "city,id\nBergen,2\n", "a b%20#+ü": "id,city\n3,\n"})
     expected = to_texts([(1, "Oslo"), (2, "Bergen"), (3, None)])
