@@ -88,13 +88,7 @@ def open_text_table(
     if checked.bad:
         refuse_bad_rows(spark, source, groups, types, checked)
     if checked.texts:
-        log.info(
-            "%s of %s: read as text, because the inferred type would change values such as %s (source.types sets "
-            "another type)",
-            listed(checked.texts),
-            source,
-            listed(map(repr, checked.texts.values())),
-        )
+        _log_texts(source, checked.texts)
         types |= dict.fromkeys(checked.texts, "string")
     table = read_groups(spark, source, groups, types, folders, used if checked.bad else ())
     # Scoring may need other columns; it infers their types, as this run has not checked them against the texts.
@@ -107,6 +101,16 @@ def open_text_table(
         checked.bad,
         source.format == "csv" and any(group.options["multiline"] == "true" for group in groups),
         Reading(source.format, value_options(source.options), folders | learned),
+    )
+
+
+def _log_texts(source: "Source", texts: Mapping[str, str]) -> None:
+    log.info(
+        "%s of %s: read as text, because the inferred type would change values such as %s (source.types sets another "
+        "type)",
+        listed(texts),
+        source,
+        listed(map(repr, texts.values())),
     )
 
 
