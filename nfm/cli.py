@@ -142,7 +142,7 @@ def _features(options: argparse.Namespace) -> str:
         old = options.grow_from and Growth(
             without_loop(options.grow_from, "--grow-from").resolve(), options.refresh_numbers
         )
-        return plan(config, prepare(spark, config.for_plan(), old))
+        return plan(config, prepare(spark, config, old, searches=False))
     result = api.build_features(config, spark, grow_from=options.grow_from, refresh_numbers=options.refresh_numbers)
     return result.summary
 
@@ -180,7 +180,7 @@ def _score(options: argparse.Namespace) -> str:
         from nfm.scoring.prepare import open_all
         from nfm.scoring.preview.plan import plan
 
-        return plan(spark, config, *open_all(spark, config.for_plan()))
+        return plan(spark, config, *open_all(spark, config, searches=False))
     return api.score_table(config, spark).summary
 
 

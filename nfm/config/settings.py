@@ -218,13 +218,6 @@ class Config(Settings):
                 f"and model.task must be binary (it is {task})"
             )
 
-    def for_plan(self) -> Self:
-        """Return the settings without the search for corrupt files: a plan reads no rows."""
-        refuse = {"on_corrupt": "refuse"}
-        source = self.score.source and self.score.source.model_copy(update=refuse)
-        score = self.score.model_copy(update={"source": source})
-        return self.model_copy(update={"source": self.source.model_copy(update=refuse), "score": score})
-
     @property
     def of_dataset(self) -> dict[str, Any]:
         """Settings that determine a dataset and differ from their defaults."""

@@ -28,7 +28,7 @@ class DataError(NfmError):
 
 
 class ReplacedError(DataError):
-    """A model, an encoding or a dataset was replaced while a job read it; another run reads the new one."""
+    """A model, an encoding, a dataset or a table was changed while a job read it; another run reads the new one."""
 
     exit_code = 1
 

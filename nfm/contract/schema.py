@@ -88,14 +88,14 @@ class Number:
         return (self.name, flag_name(self.name)) if self.missing_flag else (self.name,)
 
 
+def key_name(name: str, taken: Collection[str]) -> str:
+    """Return the name of a key column in the dataset; `taken`: the other columns of the dataset, in lower case."""
+    return f"key_{name}" if name.lower() in taken else name
+
+
 def flag_name(number: str) -> str:
     """Return the name of the column that is 1.0 where a number is missing."""
     return f"{number}_missing"
-
-
-def key_name(column: str, taken: Collection[str]) -> str:
-    """Return the dataset's column of a raw key column; `taken` are names of other columns, in lower case."""
-    return f"key_{column}" if column.lower() in taken else column
 
 
 def weights_name(bag: str) -> str:

@@ -58,8 +58,11 @@ class Prepared:
     old: Encoding | None  # the encoding to grow from
 
 
-def prepare(spark: SparkSession, config: Config, growth: Growth | None = None) -> Prepared:
-    """Check the table's columns and the encoding to grow from, before any work; DataError if one does not match."""
+def prepare(spark: SparkSession, config: Config, growth: Growth | None = None, *, searches: bool = True) -> Prepared:
+    """Check the table's columns and the encoding to grow from, before any work; DataError if one does not match.
+
+    `searches` as for `open_scan`.
+    """
     columns, where = config.columns, str(config.source)
     for folder, marker in ((config.encoding_folder, ENCODING_MARKER), (config.dataset_folder, DATASET_MARKER)):
         check_replaceable(folder, marker)
@@ -81,7 +84,8 @@ def prepare(spark: SparkSession, config: Config, growth: Growth | None = None) -
         return needed
 
     old = Encoding.load(growth.folder) if growth is not None else None
-    scan = open_scan(spark, config.source, check_needed, old.reading if old is not None else LATEST)
+    reading = old.reading if old is not None else LATEST
+    scan = open_scan(spark, config.source, check_needed, reading, searches=searches)
     label = open_label(columns.label, scan.schema.field(columns.label).type, config.model.task, where)
     kinds = _categorical_kinds(config, scan.schema)
     _check_other_columns(config, split, scan.schema)
@@ -165,6 +169,7 @@ def _build(spark: SparkSession, config: Config, prepared: Prepared, encoding: Pa
                 f"{config.source} changed while it was read: {sum(rows.values())} rows were counted, and then "
                 f"{sum(encoded.rows.values())} rows were encoded. The old dataset is unchanged; run the job again."
             )
+        scan.check_unchanged()
         values = counting_values.result()
     statistics = facts.gather(config, scan, spec, summed, values, encoded, written, coverages)
     shutil.rmtree(scratch)

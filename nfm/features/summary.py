@@ -23,8 +23,9 @@ def plan(config: Config, prepared: Prepared) -> str:
     }
     fields = [*spec.categorical, *(n for n, s in spec.numeric.items() if s.buckets)]
     numbers = [n for n, s in spec.numeric.items() if not s.buckets]
+    read = "all rows were checked" if scan.reading.format else "only the table's columns were read"
     lines = [
-        f"Plan of {config.name}: only the table's columns were read, and nothing was written.",
+        f"Plan of {config.name}: {read}, and nothing was written.",
         f"  source    {config.source} ({len(scan.schema)} columns: {', '.join(scan.schema.names)})",
         f"  where     {config.source.where or 'all rows'}",
         f"  scan      {scan.method}: {scan.reason}",
@@ -35,7 +36,10 @@ def plan(config: Config, prepared: Prepared) -> str:
         size = sum(piece.stop - piece.start for piece in pieces) / 2**20
         files = len({piece.file.path for piece in pieces})
         lines.append(f"  splits    {len(scan.splits)}, one per task, of {files} files with {size:,.1f} MiB; read twice")
-    if config.source.on_corrupt == "skip":
+    lines += [f"  skipped   {path}, which cannot be read" for path in scan.skipped]
+    if scan.bad_rows:
+        lines.append(f"  left out  {scan.bad_rows:,} rows that do not fit the columns (source.on_bad_row)")
+    if config.source.on_corrupt == "skip" and not scan.reading.format:
         lines.append("  corrupt   the run first searches for unreadable files and leaves them out")
     lines.append(f"  label     {prepared.label.column}, {prepared.label.task}")
     lines += [f"  fields    {', '.join(fields) or 'none'}", f"  numbers   {', '.join(numbers) or 'none'}"]

@@ -23,8 +23,8 @@ from nfm.scoring.scorer import score_columns
 from nfm.table.scan import Scan, open_scan
 
 
-def open_all(spark: SparkSession, config: Config) -> tuple[Artifact, Scan, Source]:
-    """Return the verified model and the table to score, after all checks that do not read rows.
+def open_all(spark: SparkSession, config: Config, searches: bool = True) -> tuple[Artifact, Scan, Source]:
+    """Return the verified model and the table to score, after all checks; `searches` as for `open_scan`.
 
     Raises:
         DataError: the model is refused; a column is missing or has another type than in training; or the output's
@@ -52,7 +52,9 @@ def open_all(spark: SparkSession, config: Config) -> tuple[Artifact, Scan, Sourc
         reading = reading.for_scoring(
             artifact.encoding.spec, [*output_columns(artifact.encoding.spec, config), *others]
         )
-    scan = open_scan(spark, source, lambda schema: _needed(artifact, config, source, schema), reading)
+    scan = open_scan(
+        spark, source, lambda schema: _needed(artifact, config, source, schema), reading, searches=searches
+    )
     if settings.encoded:
         _check_made_with(artifact.encoding.spec, source)  # again: the files may be those of a newer dataset
     return artifact, scan, source
@@ -63,22 +65,23 @@ def model_inputs(spec: Spec, encoded: bool) -> tuple[str, ...]:
     return spec.outputs if encoded else spec.columns
 
 
-def key_columns(spec: Spec, config: Config) -> tuple[str, ...]:
-    """Return the table's columns of the key; a dataset has key_NAME where a field or a folder has the name."""
-    if not config.score.encoded:
-        return spec.key
-    taken = {name.lower() for name in (*spec.outputs, *config.dataset.partition_by, *DATASET_COLUMNS)}
-    return tuple(key_name(name, taken) for name in spec.key)
-
-
 def carried_columns(spec: Spec, config: Config) -> list[str]:
     """Return the columns of the key, then score.columns, without duplicates."""
-    return list(dict.fromkeys([*key_columns(spec, config), *config.score.columns]))
+    return list(dict.fromkeys([*spec.key, *config.score.columns]))
 
 
 def output_columns(spec: Spec, config: Config) -> list[str]:
     """Return the table's columns that go into the output's files or into the names of its folders."""
     return list(dict.fromkeys([*carried_columns(spec, config), *config.score.partition_by]))
+
+
+def renamed_keys(spec: Spec, config: Config) -> dict[str, str]:
+    """Return the key columns that have another name in the table: of a dataset, those whose name a field has."""
+    if not config.score.encoded:
+        return {}
+    taken = {name.lower() for name in (*spec.outputs, *config.dataset.partition_by, *DATASET_COLUMNS)}
+    names = {name: key_name(name, taken) for name in spec.key}
+    return {name: in_table for name, in_table in names.items() if in_table != name}
 
 
 def added_columns(artifact: Artifact, config: Config) -> list[str]:
@@ -94,18 +97,20 @@ def _needed(artifact: Artifact, config: Config, source: Source, table: pa.Schema
         dataset.check_schema(spec, table, where)
     else:
         artifact.encoding.check(table, where)
-    columns = output_columns(spec, config)
+    renamed = renamed_keys(spec, config)
+    key, columns = ([renamed.get(name, name) for name in names] for names in (spec.key, output_columns(spec, config)))
     why = "The model's key, score.columns and score.partition_by name the columns that go into the output."
     check_columns(columns, table, where, why)
-    check_key(key_columns(spec, config), table, where)
+    check_key(key, table, where)
     for name in settings.partition_by:
-        if kind_of(table.field(name).type) is None:
+        type_ = table.field(renamed.get(name, name)).type
+        if kind_of(type_) is None:
             raise DataError(
-                f"score.partition_by: column '{name}' of {where} is {table.field(name).type}, but only "
+                f"score.partition_by: column '{name}' of {where} is {type_}, but only "
                 "texts, numbers, booleans and dates can name folders. Cast it in a view, or leave it out."
             )
     for name in carried_columns(spec, config):
-        type_ = table.field(name).type
+        type_ = table.field(renamed.get(name, name)).type
         if accepted := unsupported(settings.format, type_):
             raise DataError(
                 f"Column '{name}' of {where} is {type_}, which cannot be written: {settings.format} accepts "

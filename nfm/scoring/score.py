@@ -31,11 +31,10 @@ from nfm.scoring.health.tally import Tally
 from nfm.scoring.hosts import open_model, place
 from nfm.scoring.keys import count_duplicates
 from nfm.scoring.output import final_schema, finish, layout, rank_columns
-from nfm.scoring.prepare import key_columns, model_inputs, open_all, output_columns
+from nfm.scoring.prepare import model_inputs, open_all, output_columns, renamed_keys
 from nfm.scoring.tasks import Output, score_rows
 from nfm.table.errors import translate_spark_errors
 from nfm.table.folders import folder_values
-from nfm.table.listing import read_file_versions
 from nfm.table.scan import Scan
 from nfm.table.session import TIME_ZONE, read_settings
 from nfm.table.store import uri_to_path
@@ -67,9 +66,10 @@ def score_table(spark: SparkSession, config: Config) -> Mapping[str, Any]:
     # Ranks need all scores. With ranks, `finish` partitions the rows after ranking them.
     partition_by = () if rank_columns(settings) else settings.partition_by
     columns = output_columns(artifact.encoding.spec, config)
-    key = key_columns(artifact.encoding.spec, config) if settings.count_duplicate_keys else ()
+    key = artifact.encoding.spec.key if settings.count_duplicate_keys else ()
     folders = tuple(name for name in key if name in settings.partition_by)
-    output = Output(tuple(columns), partition_by, settings.encoded, settings.explain, key, folders)
+    renamed = renamed_keys(artifact.encoding.spec, config)
+    output = Output(tuple(columns), partition_by, settings.encoded, settings.explain, key, folders, renamed)
     schema = output.schema(artifact, scan.schema)
     with translate_spark_errors(str(source)), locked(target):
         with publishing(settings, target, final_schema(schema, settings)) as (staging, publish):
@@ -116,7 +116,7 @@ def _list_dependencies(
     """Return everything that the chunks depend on, for `open_chunks`."""
     files: Any = uuid.uuid4().hex  # unique: without a file list, a change cannot be detected
     if scan.is_resumable:
-        files = sorted(scan.read_files or read_file_versions(spark, scan.uris))
+        files = sorted(scan.read_files)
     return {
         "model": artifact.fingerprint,
         "table": hashlib.sha256(canonical_json([files, scan.skipped, scan.method]).encode()).hexdigest(),
@@ -172,7 +172,7 @@ def _score(
         chunk = score_rows(number, rows, open_model(placed), output, schema, writer)
         yield pa.RecordBatch.from_arrays([to_text_array([chunks.keep(chunk)]).cast(pa.string())], schema=_RECORD)
 
-    read = dict.fromkeys([*output.columns, *model_inputs(artifact.encoding.spec, output.encoded)])
+    read = dict.fromkeys([*map(output.in_table, output.columns), *model_inputs(artifact.encoding.spec, output.encoded)])
     delivered = Observation()
     numbers = [chunk.number for chunk in done]
     splits = len(scan.splits) if scan.method == "parquet" else None
@@ -186,6 +186,7 @@ def _score(
     elif delivered.get["rows"] != _count_rows(new):
         rows = delivered.get["rows"]
         raise DataError(f"Spark delivered {rows} rows, but {_count_rows(new)} were scored. Run the job again.")
+    scan.check_unchanged()
     return done
 
 
@@ -195,8 +196,8 @@ def _count_duplicates(
     """Return the content of `duplicate_keys` in _report.json."""
     files = [file for chunk in done for file in chunk.files]
     runs = [run for chunk in done for run in chunk.keys]
-    key = pa.schema([scan.schema.field(name) for name in output.key])
-    paths = [uri_to_path(uri) for uri in scan.uris]
+    key = pa.schema([(name, scan.schema.field(output.in_table(name)).type) for name in output.key])
+    paths = [uri_to_path(file.path) for file in scan.read_files]
     in_null_folder = [name for name in output.key if any(folder_values(path, [name]) == (None,) for path in paths)]
     return count_duplicates(spark, runs, files, key, staging / _KEYS, output.folders) | {
         "null_rows": _merge_tallies(done).null_keys,

@@ -5,8 +5,8 @@ has ended and reported both: a task that is retried, or runs twice at once, coun
 """
 
 import json
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 import pyarrow as pa
@@ -36,15 +36,20 @@ class Output:
     explain: int = 0  # reasons for each row, after its scores
     key: tuple[str, ...] = ()  # of `columns`: those in which duplicates are counted; empty: duplicates are not counted
     folders: tuple[str, ...] = ()  # of `key`: those in which an empty text is null, as in the names of folders
+    renamed: Mapping[str, str] = field(default_factory=dict)  # of `columns`: those with another name in the table
 
     @property
     def carried(self) -> tuple[str, ...]:
         """Columns that go into the files."""
         return tuple(name for name in self.columns if name not in self.partition_by)
 
+    def in_table(self, name: str) -> str:
+        """Return the name that one of `columns` has in the table."""
+        return self.renamed.get(name, name)
+
     def schema(self, artifact: Artifact, table: pa.Schema) -> pa.Schema:
         """Return the schema of the files; its metadata identifies the model."""
-        carried = [(name, table.field(name).type) for name in self.carried]
+        carried = [(name, table.field(self.in_table(name)).type) for name in self.carried]
         scores = [(name, pa.float32()) for name in score_columns(artifact.network)]
         fingerprints = {
             "model_fingerprint": artifact.fingerprint,
@@ -67,7 +72,7 @@ def score_rows(
             raise
         if isinstance(rows, RowGroup):
             tally.merge(Tally(read={rows.path: (rows.num_rows, rows.rows_of_file)}))
-        columns = {name: rows.column(name) for name in output.columns}
+        columns = {name: rows.column(output.in_table(name)) for name in output.columns}
         # Depending on its settings, Spark sends texts as large_string.
         carried = [decode_dictionary(columns[name]).cast(schema.field(name).type) for name in output.carried]
         table = pa.table([*carried, *map(to_arrow, scores_NC.T), *reasons], schema=schema)

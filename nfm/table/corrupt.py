@@ -1,23 +1,27 @@
 """Find files that cannot be read before the work starts, and leave them out with `on_corrupt: skip`."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
+import pyarrow as pa
 from py4j.protocol import Py4JJavaError
 from pyspark.errors import AnalysisException, PySparkException
 from pyspark.sql import Column, DataFrame, SparkSession
 
 from nfm.contract.errors import ConfigError, DataError
 from nfm.table.listing import list_uris
+from nfm.table.parquet.files import Files
 from nfm.table.relation import Relation
 from nfm.table.spark import column, load
-from nfm.table.splits import file_at
+from nfm.table.splits import File, Split, file_at, make_splits
 from nfm.table.store import uri_to_path
+from nfm.table.tasks import run_tasks
 
 if TYPE_CHECKING:  # workers import this module, and do not need the settings classes
     from nfm.config.settings import Source
 
+_UNREADABLE = pa.schema([("path", pa.string()), ("reason", pa.string())])
 # Spark reports these as FAILED_READ_FILE too, but the file is not damaged: it is never skipped.
 _NOT_CORRUPT = (
     "FAILED_READ_FILE.FILE_NOT_EXIST",
@@ -76,6 +80,33 @@ def find_unreadable_by_spark(
         return {uris[0]: "Spark cannot read it"}
     halves = uris[: len(uris) // 2], uris[len(uris) // 2 :]
     return {uri: why for half in halves for uri, why in find_unreadable_by_spark(source, raw, names, half).items()}
+
+
+def split_files(
+    spark: SparkSession, files: Files, listed: Mapping[str, File], split_bytes: int | None, searches: bool
+) -> tuple[tuple[Split, ...], dict[str, str]]:
+    """Return the splits of the files, and if it `searches` the files that cannot be read: URI → reason."""
+    session: Any = spark  # only the JVM converts a size such as 64m to a number
+    max_bytes = split_bytes or int(session._jsparkSession.sessionState().conf().filesMaxPartitionBytes())
+    cores = spark.sparkContext.defaultParallelism
+    splits = make_splits(list(listed.values()), cores, max_bytes)
+    unreadable = _find_unreadable_in_tasks(spark, files, splits, listed) if searches else {}
+    if unreadable:
+        splits = make_splits([file for uri, file in listed.items() if uri not in unreadable], cores, max_bytes)
+    return splits, unreadable
+
+
+def _find_unreadable_in_tasks(
+    spark: SparkSession, files: Files, splits: Sequence[Split], listed: Mapping[str, File]
+) -> dict[str, str]:
+    """Return the Parquet files of which tasks cannot read a column: URI → reason. `listed`: all files, by their URI."""
+
+    def check(split: Split) -> Iterator[pa.RecordBatch]:
+        unreadable = [{"path": path, "reason": reason} for path, reason in files.find_unreadable(split)]
+        yield pa.RecordBatch.from_pylist(unreadable, _UNREADABLE)
+
+    reasons = {row.path: row.reason for row in run_tasks(spark, splits, check, _UNREADABLE).collect()}
+    return {uri: reasons[file.path] for uri, file in listed.items() if file.path in reasons}
 
 
 def exclude_files(source: "Source", raw: DataFrame, uris: Iterable[str]) -> DataFrame:

@@ -1,10 +1,11 @@
 """List the files of a table, with the values in the names of their folders, such as country=DE."""
 
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from decimal import Decimal
 from itertools import pairwise
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
@@ -16,14 +17,12 @@ from nfm.table.parquet.casts import is_text
 from nfm.table.parquet.files import Files, translate_file_errors
 from nfm.table.relation import Relation, file_relation
 from nfm.table.spark import column, to_arrow_schema
-from nfm.table.splits import File, Split, file_at, make_splits
+from nfm.table.splits import File, file_at
 from nfm.table.store import is_in_store, read_file_states, uri_to_path
-from nfm.table.tasks import run_tasks
 
 if TYPE_CHECKING:  # workers import this module, and do not need the settings classes
     from nfm.config.settings import Source
 
-_UNREADABLE = pa.schema([("path", pa.string()), ("reason", pa.string())])
 _SUMMARIES = ("_metadata", "_common_metadata")  # Spark lists these files, but reads no rows from them
 
 
@@ -95,7 +94,7 @@ def list_files(
     if not relation.partitions and source.where is None:  # most tables need no query
         no_partitions = pa.RecordBatch.from_arrays([], names=[])
         files = Files(str(source), types, no_partitions, case_sensitive, first)
-        return files, stat_files(source, dict.fromkeys(sorted(uris), 0))
+        return files, stat_files(str(source), dict.fromkeys(sorted(uris), 0))
     partitions, row_of_folder = _read_partitions(relation, types)
     kept = set(range(len(partitions)) if source.where is None else _filter_partitions(spark, partitions, source.where))
     folders = {uri: uri_to_path(uri.rpartition("/")[0]) for uri in sorted(uris)}
@@ -104,7 +103,7 @@ def list_files(
         raise _stray_file(uri_to_path(stray), relation.partitions)
     rows = {uri: row_of_folder[folder] for uri, folder in folders.items()}
     files = Files(str(source), types, partitions, case_sensitive, first)
-    return files, stat_files(source, {uri: row for uri, row in rows.items() if row in kept})
+    return files, stat_files(str(source), {uri: row for uri, row in rows.items() if row in kept})
 
 
 def _read_partitions(relation: Relation, types: pa.Schema) -> tuple[pa.RecordBatch, dict[str, int]]:
@@ -144,46 +143,42 @@ def _filter_partitions(spark: SparkSession, partitions: pa.RecordBatch, where: s
     return [row[0] for row in kept.collect()]
 
 
-def stat_files(source: "Source", partitions: Mapping[str, int]) -> dict[str, File]:
-    """Return the files with size and time of change, from their URIs and their rows in the partitions."""
+def stat_files(where: str, partitions: Mapping[str, int]) -> dict[str, File]:
+    """Return the files with size and time of change, from their URIs or paths and their rows in the partitions.
+
+    `where`: description of the table, for messages.
+    """
     remote = [uri for uri in partitions if is_in_store(uri_to_path(uri))]
     if not remote:
         return {uri: file_at(uri_to_path(uri), partition) for uri, partition in partitions.items()}
-    with translate_file_errors(str(source), remote[0]):
+    with translate_file_errors(where, remote[0]):
         states = read_file_states(remote)
     return {uri: File(uri, size, partitions[uri], changed) for uri, (size, changed) in zip(remote, states, strict=True)}
 
 
-def split_files(
-    spark: SparkSession, source: "Source", files: Files, listed: Mapping[str, File], split_bytes: int | None
-) -> tuple[tuple[Split, ...], dict[str, str]]:
-    """Return the splits of the files, and with `on_corrupt: skip` the files that cannot be read: URI → reason."""
-    session: Any = spark  # only the JVM converts a size such as 64m to a number
-    max_bytes = split_bytes or int(session._jsparkSession.sessionState().conf().filesMaxPartitionBytes())
-    cores = spark.sparkContext.defaultParallelism
-    splits = make_splits(list(listed.values()), cores, max_bytes)
-    if source.on_corrupt != "skip":
-        return splits, {}
-
-    def check(split: Split) -> Iterator[pa.RecordBatch]:
-        unreadable = [{"path": path, "reason": reason} for path, reason in files.find_unreadable(split)]
-        yield pa.RecordBatch.from_pylist(unreadable, _UNREADABLE)
-
-    reasons = {row.path: row.reason for row in run_tasks(spark, splits, check, _UNREADABLE).collect()}
-    corrupt = {uri: reasons[file.path] for uri, file in listed.items() if file.path in reasons}
-    return make_splits([file for uri, file in listed.items() if uri not in corrupt], cores, max_bytes), corrupt
-
-
-def read_file_versions(spark: SparkSession, uris: Iterable[str]) -> list[tuple[str, int, int]]:
-    """Return URI, size and time of the last change of each file, which together identify its version."""
+def stat_by_spark(spark: SparkSession, uris: Iterable[str]) -> list[File]:
+    """Return the files with size and time of change; Spark reads those of files that are not on disks."""
     context: Any = spark.sparkContext
-    versions = []
-    for uri in uris:
-        if uri.startswith("file:"):
-            file = file_at(uri_to_path(uri))
-            versions.append((uri, file.size, file.changed))
-        else:
+    files = []
+    for uri in sorted(uris):
+        if is_in_store(uri_to_path(uri)):
             path = context._jvm.org.apache.hadoop.fs.Path(uri)
             status = path.getFileSystem(context._jsc.hadoopConfiguration()).getFileStatus(path)
-            versions.append((uri, int(status.getLen()), int(status.getModificationTime())))
-    return versions
+            files.append(File(uri, int(status.getLen()), 0, int(status.getModificationTime())))
+        else:
+            files.append(file_at(uri_to_path(uri)))
+    return files
+
+
+def find_changed(spark: SparkSession, files: Iterable[File], by_spark: bool) -> str | None:
+    """Return a file whose size or time of change is another one now; None if there is none.
+
+    A deleted file is not reported: tasks cannot have read anything else in its place. `by_spark`: `stat_by_spark`
+    returned the files.
+    """
+    opened = {file.path: file for file in files if is_in_store(file.path) or Path(file.path).exists()}
+    if by_spark:
+        now: Iterable[File] = stat_by_spark(spark, opened)
+    else:
+        now = stat_files("The table", {file.path: file.partition for file in opened.values()}).values()
+    return next((file.path for file in now if file != opened[file.path]), None)

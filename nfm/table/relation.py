@@ -22,6 +22,14 @@ _SETTINGS = {
     "spark.sql.parquet.datetimeRebaseModeInRead": "legacy",
     "spark.sql.parquet.int96RebaseModeInRead": "legacy",
 }
+_FILE_FORMATS = ("avro", "csv", "json", "orc", "parquet", "text")  # Spark formats whose tables are plain files
+_PARTITION_SETTINGS = (
+    "spark.sql.files.maxPartitionBytes",
+    "spark.sql.files.openCostInBytes",
+    "spark.sql.files.minPartitionNum",
+    "spark.sql.files.maxPartitionNum",
+    "spark.sql.leafNodeDefaultParallelism",
+)
 _DECRYPTION = "parquet.crypto.factory.class"
 
 
@@ -84,6 +92,14 @@ def find_obstacle(spark: SparkSession, source: "Source", relation: Relation | No
         if others is None or others:
             return f"source.where uses more than the folders' names: {', '.join(others or []) or source.where}"
     return None
+
+
+def read_partitioning(spark: SparkSession, source: "Source") -> dict[str, str] | None:
+    """Return the settings that, with the files, determine the rows of each partition; None if not plain files."""
+    if source.format not in _FILE_FORMATS or source.table is not None:
+        return None
+    settings = {key: str(spark.conf.get(key, None)) for key in _PARTITION_SETTINGS}
+    return settings | {"cores": str(spark.sparkContext.defaultParallelism)}
 
 
 def count_partitions(table: DataFrame, even_if_costly: bool = False) -> int | None:

@@ -17,7 +17,7 @@ from pyspark.sql import DataFrame, Observation, SparkSession
 from pyspark.sql import functions as F
 
 from nfm.contract.columns import Rows
-from nfm.contract.errors import ConfigError, DataError
+from nfm.contract.errors import ConfigError, DataError, ReplacedError
 from nfm.contract.reading import LATEST, Reading
 from nfm.table.corrupt import (
     check_any_readable,
@@ -26,13 +26,14 @@ from nfm.table.corrupt import (
     find_empty_files,
     find_unreadable_by_spark,
     load_readable,
+    split_files,
 )
 from nfm.table.errors import translate_spark_errors
-from nfm.table.listing import list_files, list_uris, split_files
+from nfm.table.listing import find_changed, list_files, list_uris, stat_by_spark
 from nfm.table.parquet.files import Files
 from nfm.table.parquet.footers import explain_types, needed_columns
 from nfm.table.parquet.mixed import open_mixed, read_mixed
-from nfm.table.relation import Relation, find_obstacle, find_parquet_relation
+from nfm.table.relation import Relation, find_obstacle, find_parquet_relation, read_partitioning
 from nfm.table.spark import to_arrow_schema
 from nfm.table.splits import File, Split
 from nfm.table.store import uri_to_path
@@ -45,15 +46,6 @@ if TYPE_CHECKING:  # workers import this module, and do not need the settings cl
     from nfm.config.settings import Source
 
 log = logging.getLogger(__name__)
-
-_FILE_FORMATS = ("avro", "csv", "json", "orc", "parquet", "text")  # Spark formats whose tables are plain files
-_PARTITION_SETTINGS = (
-    "spark.sql.files.maxPartitionBytes",
-    "spark.sql.files.openCostInBytes",
-    "spark.sql.files.minPartitionNum",
-    "spark.sql.files.maxPartitionNum",
-    "spark.sql.leafNodeDefaultParallelism",
-)
 
 Work = Callable[[Iterator[Rows]], Iterator[pa.RecordBatch]]
 
@@ -70,7 +62,7 @@ class Scan:
     skipped: tuple[str, ...]  # files left out because they cannot be read
     bad_rows: int  # rows of text files left out because they do not fit the columns
     reading: Reading  # how the values of text files were read
-    uris: tuple[str, ...]  # of the files that are read; empty where Spark reports no files
+    listed: tuple[File, ...]  # spark only: the files that are read; empty where Spark reports no files
     # spark only: the settings that determine the partitions of its reader; None if the table is not plain files
     partitioning: Mapping[str, str] | None
     files: Files | None = field(repr=False)  # parquet only: the reader of the files
@@ -112,8 +104,8 @@ class Scan:
 
     @property
     def read_files(self) -> list[File]:
-        """Files that tasks read, with size and time of change when the scan was opened; parquet only."""
-        return list(dict.fromkeys(piece.file for split in self.splits for piece in split))
+        """Files that are read, with size and time of change when the scan was opened."""
+        return list(dict.fromkeys([*self.listed, *(piece.file for split in self.splits for piece in split)]))
 
     @property
     def is_resumable(self) -> bool:
@@ -134,6 +126,18 @@ class Scan:
                     "table. Run the job again when it has finished."
                 )
 
+    def check_unchanged(self) -> None:
+        """Raise ReplacedError if a file was changed since the scan was opened.
+
+        Rows may then be of both versions, or those of the new one were read with the columns of the old one.
+        """
+        changed = find_changed(self.table.sparkSession, self.read_files, by_spark=self.files is None)
+        if changed is not None:
+            raise ReplacedError(
+                f"{changed} was changed while the job read it: another process is writing to the table. Run the job "
+                "again when it has finished."
+            )
+
 
 def open_scan(
     spark: SparkSession,
@@ -141,6 +145,7 @@ def open_scan(
     needed: Callable[[pa.Schema], Iterable[str]],
     reading: Reading | None = LATEST,
     split_bytes: int | None = None,
+    searches: bool = True,
 ) -> Scan:
     """Inspect a table, and choose how tasks read its rows.
 
@@ -154,6 +159,7 @@ def open_scan(
         reading: How a model's training read text files; None for a model of an older version.
         split_bytes: Maximum size of a split; by default that of Spark's reader (spark.sql.files.maxPartitionBytes,
             128 MB).
+        searches: With `on_corrupt: skip`, read all rows to find the files that cannot be read; a plan does not.
 
     Raises:
         DataError: the table or one of its files cannot be read or is not valid, its format is not `format`, or `needed`
@@ -166,7 +172,7 @@ def open_scan(
             if source.format in TEXT_FORMATS and source.table is None:
                 scan = _open_text(spark, source, needed, reading)
             else:
-                scan = _open_typed(spark, source, needed, split_bytes)
+                scan = _open_typed(spark, source, needed, split_bytes, searches and source.on_corrupt == "skip")
         if source.where is not None:
             scan = replace(scan, table=scan.table.where(source.where))
     return scan
@@ -197,14 +203,18 @@ def _open_text(
         skipped=tuple(sorted(map(uri_to_path, text.skipped))),
         bad_rows=text.bad_rows,
         reading=text.reading,
-        uris=text.uris,
-        partitioning=_partitioning(spark, source),
+        listed=text.files,
+        partitioning=read_partitioning(spark, source),
         files=None,
     )
 
 
 def _open_typed(
-    spark: SparkSession, source: "Source", needed: Callable[[pa.Schema], Iterable[str]], split_bytes: int | None
+    spark: SparkSession,
+    source: "Source",
+    needed: Callable[[pa.Schema], Iterable[str]],
+    split_bytes: int | None,
+    searches: bool,
 ) -> Scan:
     """Open a table whose source has types; files that are Parquet are read in tasks."""
     try:
@@ -227,16 +237,17 @@ def _open_typed(
     if relation is not None and why_spark is None:
         files, listed = list_files(spark, source, relation, uris)
         uris = list(listed) or uris
-        splits, unreadable = split_files(spark, source, files.select(names), listed, split_bytes)
+        splits, unreadable = split_files(spark, files.select(names), listed, split_bytes, searches)
     elif relation is not None and (mixed := open_mixed(spark, source, relation, names, uris)) is not None:
-        mixed_splits, unreadable = split_files(spark, source, *mixed, split_bytes)
+        mixed_splits, unreadable = split_files(spark, *mixed, split_bytes, searches)
         table = read_mixed(spark, mixed[0], mixed_splits)
-    elif source.on_corrupt == "skip":
+    elif searches:
         unreadable = find_unreadable_by_spark(source, raw, names, uris)
     skipped |= unreadable
     check_any_readable(source, [*uris, *skipped], skipped)
     _warn_of_skipped(source, skipped)
     set_by_user = "set by source.scan" if source.scan == "parquet" else None
+    partitioning = None if files is not None else read_partitioning(spark, source)
     return Scan(
         table=exclude_files(source, raw, skipped) if table is None else table,
         method="spark" if files is None else "parquet",
@@ -246,8 +257,8 @@ def _open_typed(
         skipped=tuple(sorted(map(uri_to_path, skipped))),
         bad_rows=0,
         reading=LATEST,
-        uris=tuple(uri for uri in uris if uri not in skipped),
-        partitioning=None if files is not None else _partitioning(spark, source),
+        listed=() if partitioning is None else tuple(stat_by_spark(spark, set(uris) - set(skipped))),
+        partitioning=partitioning,
         files=files,
     )
 
@@ -266,11 +277,3 @@ def _explain_spark(spark: SparkSession, source: "Source", relation: Relation | N
             "spark."
         )
     return why
-
-
-def _partitioning(spark: SparkSession, source: "Source") -> dict[str, str] | None:
-    """Return the settings that, with the files, determine the rows of each partition; None if not plain files."""
-    if source.format not in _FILE_FORMATS or source.table is not None:
-        return None
-    settings = {key: str(spark.conf.get(key, None)) for key in _PARTITION_SETTINGS}
-    return settings | {"cores": str(spark.sparkContext.defaultParallelism)}

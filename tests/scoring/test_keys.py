@@ -137,10 +137,10 @@ def test_the_key_of_a_dataset_is_not_its_ids(spark: SparkSession, shop: Path, tm
     settings = settings.model_copy(update={"score": settings.score.model_copy(update=score)})
     report = score_table(spark, settings)
     rows = pq.read_table(tmp_path / "scores").to_pylist()
-    assert set(rows[0]) == {"key_size", "key_city", "score"}
+    assert set(rows[0]) == {"size", "city", "score"}
     keys = [(row["size"], row["city"]) for row in pq.read_table(shop / "raw").to_pylist()]
     counts = pd.Series(keys).value_counts()
-    assert pd.Series([(row["key_size"], row["key_city"]) for row in rows]).value_counts().to_dict() == counts.to_dict()
+    assert pd.Series([(row["size"], row["city"]) for row in rows]).value_counts().to_dict() == counts.to_dict()
     found = report["duplicate_keys"]
     assert (found["keys"], found["rows"]) == ((counts > 1).sum(), counts[counts > 1].sum())
     assert found["null_rows"] == sum(city is None for _, city in keys)

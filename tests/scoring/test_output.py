@@ -12,14 +12,16 @@ import pyarrow.parquet as pq
 import pytest
 from pyspark.sql import SparkSession
 
+from nfm.config.settings import Config
 from nfm.contract.artifact import Artifact
 from nfm.contract.errors import ConfigError, DataError
+from nfm.features.dataset import build
 from nfm.scoring import output as module
 from nfm.scoring.local import load
 from nfm.scoring.prepare import open_all
 from nfm.scoring.preview.plan import plan
 from nfm.scoring.score import score_table
-from tests.scoring.examples import ROWS, config, expected_score, scores
+from tests.scoring.examples import ROWS, SCHEMA, config, expected_score, save_model, scores
 
 
 def expected(made: Path) -> list[float]:
@@ -150,6 +152,25 @@ def test_a_dataset_has_the_scores_of_its_raw_rows(spark: SparkSession, made: Pat
     )
     assert report["values"]["colour"]["missing"]["count"] == 12
     assert report["values"]["price"] == {"values": 60, "psi": None}  # a dataset does not show missing numbers
+
+
+def test_keys_of_a_dataset_that_are_also_fields(spark: SparkSession, tmp_path: Path) -> None:
+    # The dataset has the ids of colour in the column colour, and the key in key_colour.
+    rows = [(i, None if i % 30 == 7 else f"c{i % 30}", i % 3, None, i % 2) for i in range(60)]
+    spark.createDataFrame(rows, SCHEMA).coalesce(1).write.parquet(str(tmp_path / "raw"))
+    settings = config(tmp_path, tmp_path / "raw").model_dump(by_alias=True)
+    columns = {"key": ("colour", "size"), "categorical": {"colour": {"min_count": 3}, "size": {}}, "numeric": {}}
+    settings["columns"] |= columns  # every colour is out-of-vocabulary: has the same id
+    build(spark, Config.model_validate(settings))
+    save_model(tmp_path, 1)
+    found = []
+    for path, encoded in (("raw", False), ("dataset/fold=train", True)):
+        score = {"source": {"path": str(tmp_path / path)}, "encoded": encoded}
+        report = score_table(spark, Config.model_validate(settings | {"score": score}))
+        assert [report["duplicate_keys"][name] for name in ("keys", "rows", "null_rows")] == [30, 60, 2]
+        found.append(sorted(map(repr, scores(tmp_path / "scores"))))
+    assert found[0] == found[1]
+    assert sum("'colour': 'c8', 'size': 2," in row for row in found[1]) == 2
 
 
 def test_a_folder_that_is_not_a_dataset_of_the_model_is_refused(

@@ -116,3 +116,18 @@ def test_an_encoding_of_an_older_version(spark: SparkSession, folder: Path) -> N
             Encoding.load(folder / "encoding")
     finally:
         path.write_text(content)
+
+
+def test_a_model_of_an_older_version_keeps_the_types_that_spark_infers(spark: SparkSession, tmp_path: Path) -> None:
+    # Older versions read 12D and 007 with Spark's types, so that such a model knows the values 12 and 7.
+    shops, zips = ["12D", "3.5", "1e1", ""], ["007", "12", ""]
+    rows = "".join(f"{i},{shops[i % 4]},{zips[i % 3]},1,2,{i % 2}\n" for i in range(24))
+    (tmp_path / "training.csv").write_text(HEADER + rows)
+    types = {"id": "int", "shop": "double", "zip": "int", "items": "int", "price": "int", "label": "int"}
+    build(spark, config(tmp_path, "training.csv", types=types))
+    (tmp_path / "encoding" / READING).unlink()
+    save_model(tmp_path, 1)
+    tonight = "1,12D,007,1,2,0\n2,12.0,7,1,2,0\n3,3.5,12,1,2,0\n4,99D,7,1,2,0\n"
+    found = scored(spark, tmp_path, tonight, options={"header": True, "inferSchema": True})
+    assert found[1] == found[2]
+    assert len(set(found.values())) == 3

@@ -55,6 +55,19 @@ def test_each_file_is_read_by_its_own_header(spark: SparkSession, tmp_path: Path
     )
 
 
+def test_files_without_values_do_not_decide_the_types(spark: SparkSession, tmp_path: Path) -> None:
+    write(tmp_path, a="id,size,code\n1,2,7\n", b="code,size,id\n", c="size,id,code\n,3,x1\n")
+    assert rows(spark, tmp_path, "id", "size", "code") == to_texts([(1, 2, "7"), (3, None, "x1")])
+
+
+def test_names_of_files_that_spark_takes_for_patterns(spark: SparkSession, tmp_path: Path) -> None:
+    write(tmp_path, **{"e[1]": "id,city\n1,Oslo\n", "e1": "city,id\nBergen,2\n", "a b%20#+ü": "id,city\n3,\n"})
+    expected = to_texts([(1, "Oslo"), (2, "Bergen"), (3, None)])
+    assert rows(spark, tmp_path, "id", "city") == expected
+    write(tmp_path, **{"e[1]": 'id,city\n1,"Os\nlo"\n'})  # Spark would take the columns of e1.csv
+    assert rf"{tmp_path}/e[1].csv may have rows of several lines" in refused(spark, tmp_path, "id", "city")
+
+
 def test_a_file_without_a_column(spark: SparkSession, tmp_path: Path) -> None:
     write(tmp_path, a="id,city\n1,Oslo\n", b="id,town\n2,Bergen\n")
     message = refused(spark, tmp_path, "id", "city")
@@ -70,7 +83,7 @@ def test_folders_with_values_and_other_headers(spark: SparkSession, tmp_path: Pa
     two = "ds <= '2026-11-02' and v is not null"  # the third folder's file is not even opened
     found = scan(spark, tmp_path, "id", "v", "ds", where=two)
     assert read_rows(found, "id", "v") == to_texts([(1, "a"), (2, "b")])
-    assert len(found.uris) == 2
+    assert len(found.read_files) == 2
     assert rows(spark, tmp_path, "id", "v", where="ds = '2026-12-01'") == []
 
 

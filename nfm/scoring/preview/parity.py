@@ -18,9 +18,10 @@ from nfm.contract.artifact import Artifact
 from nfm.contract.columns import Rows
 from nfm.contract.encoder import Inputs, arrange_inputs
 from nfm.contract.errors import DataError
+from nfm.contract.schema import Spec
 from nfm.contract.values import decode_dictionary
 from nfm.scoring.hosts import Placed, open_model, place_read_only
-from nfm.scoring.prepare import key_columns, model_inputs, open_all
+from nfm.scoring.prepare import model_inputs, open_all, renamed_keys
 from nfm.scoring.scorer import score_batch, score_columns
 from nfm.table.errors import translate_spark_errors
 from nfm.table.relation import count_partitions
@@ -86,7 +87,7 @@ def compare(spark: SparkSession, config: Config, reference: Reference, rows: int
     keras_NC = np.concatenate([*references, no_rows]).astype(np.float64)
     delta_NC = deltas(nfm_NC, keras_NC, artifact.network.task)
     delta_N, column_N = delta_NC.max(axis=1), delta_NC.argmax(axis=1)
-    names, keys = score_columns(artifact.network), list(key_columns(artifact.encoding.spec, config))
+    names, keys = score_columns(artifact.network), _key_columns(artifact.encoding.spec, config)
     key_of = [key for _, batch in batches for key in batch.select(keys).to_pylist()]
     worst = [
         RowDifference(key_of[i], names[c], float(nfm_NC[i, c]), float(keras_NC[i, c]), float(delta_N[i]))
@@ -148,11 +149,17 @@ def check(parity: Parity) -> str:
     )
 
 
+def _key_columns(spec: Spec, config: Config) -> list[str]:
+    """Return the names of the key columns in the table."""
+    renamed = renamed_keys(spec, config)
+    return [renamed.get(name, name) for name in spec.key]
+
+
 def _sample(spark: SparkSession, config: Config, artifact: Artifact, scan: Scan, rows: int) -> dict[int, list[Scored]]:
     """Score `rows` rows and return them by split: first a few from distant splits, then more until there are enough."""
     spec, encoded = artifact.encoding.spec, config.score.encoded
     placed = place_read_only(spark, artifact, config.scores_folder)
-    names = tuple(dict.fromkeys([*key_columns(spec, config), *model_inputs(spec, encoded)]))
+    names = tuple(dict.fromkeys([*_key_columns(spec, config), *model_inputs(spec, encoded)]))
     count = count_partitions(scan.table, even_if_costly=True) if scan.files is None else len(scan.splits)
     left, done = list(range(count or 0)), dict.fromkeys(range(count or 0), 0)
     sample: dict[int, list[Scored]] = {}

@@ -13,7 +13,7 @@ from nfm.contract.errors import DataError
 from nfm.scoring.formats import describe_output
 from nfm.scoring.hosts import Placement, host_bytes, is_local, placement
 from nfm.scoring.output import rank_columns
-from nfm.scoring.prepare import added_columns, carried_columns, model_inputs, output_columns
+from nfm.scoring.prepare import added_columns, carried_columns, model_inputs, output_columns, renamed_keys
 from nfm.scoring.preview.probe import Probe, probe
 from nfm.scoring.scorer import score_columns
 from nfm.scoring.summary import shorten
@@ -92,15 +92,15 @@ def _size_and_probe(
 ) -> tuple[Size, Probe | None, str]:
     """Return the table's size, the result of a probe or None, and the reason if there is none."""
     settings, target = config.score, config.scores_folder
-    # The source of a plan's scan has no on_corrupt, because the scan does not search for files that cannot be read.
-    skip = (settings.source or config.source).on_corrupt == "skip"
+    skip = source.on_corrupt == "skip"  # the scan of a plan did not search for files that cannot be read
     with translate_spark_errors(str(source)):
         size = measure(scan, skip)
         if size.tasks is None:
             return size, None, "Spark would have to shuffle the whole table first"
     try:
         with translate_spark_errors(str(source)):
-            columns = output_columns(artifact.encoding.spec, config)
+            spec, renamed = artifact.encoding.spec, renamed_keys(artifact.encoding.spec, config)
+            columns = [renamed.get(name, name) for name in output_columns(spec, config)]
             concurrent_tasks = _count_concurrent_tasks(spark, size)
             measured = probe(artifact, scan, size.largest, settings.encoded, columns, target, concurrent_tasks)
             return size, measured, "the table has no rows"
@@ -114,7 +114,7 @@ def measure(scan: Scan, skip: bool = False) -> Size:
     """Measure the table by its files' footers, without reading rows; `skip` ignores files that cannot be read."""
     if scan.files is None:
         unknown = "not known before the table is read"
-        return Size(count_partitions(scan.table), len(scan.uris), None, None, unknown, None, 0)
+        return Size(count_partitions(scan.table), len(scan.read_files), None, None, unknown, None, 0)
     files = scan.read_files
     count = min(len(files), MOST_FOOTERS)
     inspected = [files[i * len(files) // count] for i in range(count)]

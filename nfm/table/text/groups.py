@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
 
 Options = tuple[tuple[str, str], ...]
+_PATTERN = set("*?[]{}\\")  # special characters in Hadoop's patterns of names
 
 
 class Group(NamedTuple):
@@ -44,7 +45,6 @@ class Group(NamedTuple):
     columns: tuple[str, ...]
     options: Mapping[str, str]  # of these files: multiline if line breaks may be inside quotes, and linesep
     uris: tuple[str, ...]
-    is_whole: bool  # all files of the table are in this group
     types: Mapping[str, str] = MappingProxyType(
         {}
     )  # of JSON and XML, whose columns Spark infers together with the types
@@ -85,7 +85,7 @@ def group_files(spark: SparkSession, source: "Source", uris: Sequence[str]) -> t
     """
     if find_access_problem([uri for uri in uris if not uri.startswith("file:")]) is not None:
         return [_unexamined_group(spark, source, uris)], {}
-    files = stat_files(source, dict.fromkeys(uris, 0))
+    files = stat_files(str(source), dict.fromkeys(uris, 0))
     facts = _examine_files(spark, source, [file for file in files.values() if file.size])
     skipped, by_form = dict[str, str](), defaultdict[tuple[bytes | str, Options], list[str]](list)
     for uri, file in files.items():
@@ -113,8 +113,8 @@ def group_files(spark: SparkSession, source: "Source", uris: Sequence[str]) -> t
                 f"{source} has no line that is an object of JSON. If a file is one array, or one object on several "
                 "lines, set source.options.multiLine: true; else repair it. Then run the job again."
             )
-        return [Group(tuple(types), {}, tuple(uris), not skipped, types)], skipped
-    return _read_columns(spark, source, by_form, bool(skipped)), skipped
+        return [Group(tuple(types), {}, tuple(uris), types)], skipped
+    return _read_columns(spark, source, by_form), skipped
 
 
 def _find_options(source: "Source", pieces: Sequence[Facts]) -> Options:
@@ -131,7 +131,7 @@ def _unexamined_group(spark: SparkSession, source: "Source", uris: Sequence[str]
     """Return the group of files that only Spark can read. Spark then checks that they have the same header."""
     table = load(spark, source)
     columns = tuple(field.name for field in table.schema)
-    return Group(columns, {"multiline": "true", "enforceschema": "false", **source.options}, tuple(uris), True)
+    return Group(columns, {"multiline": "true", "enforceschema": "false", **source.options}, tuple(uris))
 
 
 def _examine_files(spark: SparkSession, source: "Source", files: Sequence[File]) -> dict[str, list[Facts]]:
@@ -170,7 +170,7 @@ def _examine_files(spark: SparkSession, source: "Source", files: Sequence[File])
 
 
 def _read_columns(
-    spark: SparkSession, source: "Source", by_form: Mapping[tuple[bytes | str, Options], list[str]], some_skipped: bool
+    spark: SparkSession, source: "Source", by_form: Mapping[tuple[bytes | str, Options], list[str]]
 ) -> list[Group]:
     """Return the groups; Spark reads the columns of CSV from one file of each header."""
     groups, spellings = [], dict[str, str]()
@@ -179,7 +179,7 @@ def _read_columns(
         # Spark's names of columns are case-insensitive.
         ignores_case = spark.conf.get("spark.sql.caseSensitive") != "true"
         names = [spellings.setdefault(name.lower() if ignores_case else name, name) for name in names]
-        groups.append(Group(tuple(names), dict(options), tuple(uris), len(by_form) == 1 and not some_skipped))
+        groups.append(Group(tuple(names), dict(options), tuple(uris)))
     return groups
 
 
@@ -190,5 +190,20 @@ def load_files(
     given = {**source.options, **options, "__globPaths__": False, "columnnameofcorruptrecord": BAD_ROW}
     if source.format == "csv":
         given["inferschema"] = infers
+    if given.get("multiline", "true" if source.format == "xml" else "false") == "true":
+        _refuse_patterns(uris)
     table = spark.read.format(source.format).options(**given).load([unquote(uri) for uri in uris])
     return table.drop(BAD_ROW)
+
+
+def _refuse_patterns(uris: Iterable[str]) -> None:
+    """Raise DataError for a name that Spark takes for a pattern, and would read the header of another file.
+
+    It does so only where it infers columns from rows that may have several lines.
+    """
+    for path in map(uri_to_path, uris):
+        if _PATTERN & set(path):
+            raise DataError(
+                f"{path} may have rows of several lines, and one of the characters {' '.join(sorted(_PATTERN))} in its "
+                "name, which Spark would take for a pattern of names. Rename it, or its folder. Then run the job again."
+            )

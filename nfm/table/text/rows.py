@@ -36,15 +36,28 @@ class Checked(NamedTuple):
 
 def infer_types(spark: SparkSession, source: "Source", groups: Iterable[Group]) -> dict[str, str]:
     """Return the types of the columns that Spark infers from all rows of all files, in Spark's SQL."""
-    types = dict[str, str]()
+    found = list[tuple[Group, Mapping[str, str]]]()
     for group in groups:
-        found = group.types
-        if not found:
-            inferred = load_files(spark, source, group.uris, group.options, infers=True)
-            found = dict(zip(group.columns, (type_ for _, type_ in inferred.dtypes), strict=True))
-        for name, type_ in found.items():
-            types[name] = _common_type(types.get(name, type_), type_)
+        inferred = [] if group.types else load_files(spark, source, group.uris, group.options, infers=True).dtypes
+        found.append((group, group.types or dict(zip(group.columns, (type_ for _, type_ in inferred), strict=True))))
+    typed = {name for _, inferred_types in found for name, type_ in inferred_types.items() if type_ != "string"}
+    types = dict[str, str]()
+    for group, inferred_types in found:
+        texts = [name for name, type_ in inferred_types.items() if type_ == "string" and name in typed]
+        empty = _find_empty(spark, source, group, texts)
+        for name, type_ in inferred_types.items():
+            if name not in empty:
+                types[name] = _common_type(types.get(name, type_), type_)
     return types
+
+
+def _find_empty(spark: SparkSession, source: "Source", group: Group, names: Sequence[str]) -> set[str]:
+    """Return those columns of a group of CSV files that have no value in any row; Spark infers string for them."""
+    if not names:
+        return set()
+    rows = load_files(spark, source, group.uris, group.options, infers=False).toDF(*group.columns)
+    counts: Any = rows.agg(*(F.count_if(F.length(column(name)) > 0) for name in names)).first()
+    return {name for name, count in zip(names, counts, strict=True) if not count}
 
 
 def find_doubtful(source: "Source", inferred: Mapping[str, str]) -> dict[str, str]:
@@ -112,8 +125,9 @@ def _read(
     columns |= {BAD_ROW: "string"} if with_bad else {}
     schema = ", ".join(f"{quote_name(name)} {type_}" for name, type_ in columns.items())
     rows = load(spark, source.model_copy(update={"options": options}), schema)
-    if group.is_whole:
+    if set(rows.inputFiles()) == set(group.uris):
         return rows
+    # The other files belong to other groups, are left out, or were added since the bytes were read.
     return rows.where(file_path_column(source, rows).isin([to_metadata_path(uri) for uri in group.uris]))
 
 

@@ -18,8 +18,9 @@ from nfm.contract.errors import ConfigError, DataError
 from nfm.contract.messages import listed
 from nfm.contract.reading import Reading
 from nfm.table.corrupt import check_any_readable
-from nfm.table.listing import list_uris
+from nfm.table.listing import list_uris, stat_by_spark
 from nfm.table.spark import load, to_arrow_schema
+from nfm.table.splits import File
 from nfm.table.store import uri_to_path
 from nfm.table.table_formats import refuse_files
 from nfm.table.text.groups import Group, group_files, select_files
@@ -37,7 +38,7 @@ class TextTable:
     """A table of text files whose rows have been checked."""
 
     table: DataFrame  # without `where`
-    uris: tuple[str, ...]  # of the files that are read
+    files: tuple[File, ...]  # that are read, as they were before
     skipped: Mapping[str, str]  # files that cannot be read: URI → reason
     bad_rows: int  # rows that are left out
     has_long_rows: bool  # line breaks are inside quotes, so that each file is read in one task
@@ -69,6 +70,7 @@ def open_text_table(
     refuse_files(spark, source, listing, listing.inputFiles())
     files = list_uris(source, listing) or list_uris(source, load(spark, source))  # explains why there are none
     selected = select_files(spark, source, files, folders)
+    before = stat_by_spark(spark, selected)
     groups, skipped = group_files(spark, source, selected or files[:1])
     check_any_readable(source, selected, skipped)
     names = list(dict.fromkeys(name for group in groups for name in group.columns))
@@ -79,18 +81,14 @@ def open_text_table(
     # Spark finds the values of JSON by their names, so the schema needs no other columns.
     read = names if source.format == "csv" else used
     types = {name: known.get(name) or inferred.get(name, "string") for name in read}
-    doubtful = find_doubtful(source, {name: inferred[name] for name in used if name in inferred and name not in known})
+    # A model of an older version was trained with the inferred types, whatever texts they changed.
+    inferred_here = {name: inferred[name] for name in used if name in inferred and name not in known}
+    doubtful = find_doubtful(source, inferred_here) if reading is not None else {}
     checked = check_rows(spark, source, groups, types, folders, used, doubtful)
     if checked.bad:
         refuse_bad_rows(spark, source, groups, types, checked)
     if checked.texts:
-        log.info(
-            "%s of %s: read as text, because the inferred type would change values such as %s (source.types sets "
-            "another type)",
-            listed(checked.texts),
-            source,
-            listed(map(repr, checked.texts.values())),
-        )
+        _log_texts(source, checked.texts)
         types |= dict.fromkeys(checked.texts, "string")
     table = read_groups(spark, source, groups, types, folders, used if checked.bad else ())
     # Scoring may need other columns; it infers their types, as this run has not checked them against the texts.
@@ -98,11 +96,21 @@ def open_text_table(
     needed(to_arrow_schema(table))  # again, because the types are known now
     return TextTable(
         table,
-        tuple(uri for group in groups for uri in group.uris),
+        tuple(file for file in before if file.path not in set(map(uri_to_path, skipped))),
         skipped,
         checked.bad,
         source.format == "csv" and any(group.options["multiline"] == "true" for group in groups),
         Reading(source.format, value_options(source.options), folders | learned),
+    )
+
+
+def _log_texts(source: "Source", texts: Mapping[str, str]) -> None:
+    log.info(
+        "%s of %s: read as text, because the inferred type would change values such as %s (source.types sets another "
+        "type)",
+        listed(texts),
+        source,
+        listed(map(repr, texts.values())),
     )
 
 

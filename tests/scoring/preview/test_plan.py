@@ -37,7 +37,7 @@ SCANS = pytest.mark.parametrize("scan", ["parquet", "spark"])
 
 def read_plan(spark: SparkSession, settings: Any) -> dict[str, str]:
     """Return the lines of a plan by their first word."""
-    lines = plan(spark, settings, *open_all(spark, settings.for_plan())).splitlines()
+    lines = plan(spark, settings, *open_all(spark, settings, searches=False)).splitlines()
     return {line[2:12].strip(): line[12:] for line in lines[1:]}
 
 
@@ -193,6 +193,19 @@ def test_a_file_that_cannot_be_read_is_reported(spark: SparkSession, made: Path,
     lines = read_plan(spark, config(made, {**source, "on_corrupt": "skip"}, **output))
     assert lines["splits"].endswith("; 1 file cannot be read and will be skipped")
     assert lines["rows"].startswith("40 ")
+    (tmp_path / "raw/empty.parquet").touch()
+    lines = read_plan(spark, config(made, {**source, "on_corrupt": "skip"}, **output))
+    assert lines["splits"].endswith("; 1 file cannot be read and will be skipped")
+    assert lines["rows"].startswith("40 ")
+
+
+def test_an_empty_text_file_is_skipped(spark: SparkSession, made: Path, tmp_path: Path) -> None:
+    (tmp_path / "raw").mkdir()
+    (tmp_path / "raw/a.csv").write_text("id,colour,size,price\n1,red,0,\n2,,1,2.5\n")
+    (tmp_path / "raw/b.csv").touch()
+    source = {"format": "csv", "path": str(tmp_path / "raw"), "on_corrupt": "skip"}
+    lines = read_plan(spark, config(made, source, output=str(tmp_path / "scores")))
+    assert lines["splits"] == "1 task, of 1 file"
 
 
 def test_a_plan_writes_nothing_and_takes_no_lock(spark: SparkSession, made: Path, tmp_path: Path) -> None:
