@@ -16,8 +16,6 @@ READING = "reading.json"
 MORE_THAN_A_NUMBER = r"^\s*[+-]?0\d|\d[dDfF]\s*$|^\s*[+-]?0[xX]|\d{39}|[^\x00-\x7F]|[eE][+-]?\d{3}"
 # Integers that may not equal a double, in a column with other numbers: 2⁵³ + 1.
 MORE_THAN_A_DOUBLE = rf"{MORE_THAN_A_NUMBER}|^\s*[+-]?\d{{16,}}\s*$"
-# Texts that Spark infers as timestamps, but that are not a full date: 12:30 (it adds today's date), 2026-01.
-NOT_A_DATE = r"^(?!\d{4}-\d{1,2}-\d{1,2}(?!\d))"
 _INTEGER = re.compile(r"tinyint|smallint|int|bigint|decimal\(\d+,0\)")
 
 

@@ -15,16 +15,17 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from nfm.contract.errors import ConfigError, DataError
-from nfm.contract.messages import listed
+from nfm.contract.messages import listed, quoted
 from nfm.contract.reading import Reading
 from nfm.table.corrupt import check_any_readable
 from nfm.table.listing import list_uris
 from nfm.table.spark import load, to_arrow_schema
 from nfm.table.store import uri_to_path
 from nfm.table.table_formats import refuse_files
+from nfm.table.text.convert import parse_types, text_type
 from nfm.table.text.groups import Group, group_files, select_files
 from nfm.table.text.options import resolve_options, value_options
-from nfm.table.text.rows import check_rows, find_doubtful, infer_types, read_groups, refuse_bad_rows
+from nfm.table.text.rows import Raw, check_rows, find_doubtful, infer_types, read_groups, refuse_bad_rows
 
 if TYPE_CHECKING:
     from nfm.config.settings import Source
@@ -78,24 +79,26 @@ def open_text_table(
     inferred = infer_types(spark, source, groups) if infers and not set(used) <= set(known) else {}
     # Spark finds the values of JSON by their names, so the schema needs no other columns.
     read = names if source.format == "csv" else used
-    types = {name: known.get(name) or inferred.get(name, "string") for name in read}
+    types = parse_types({name: known.get(name) or inferred.get(name, "string") for name in read})
     doubtful = find_doubtful(source, {name: inferred[name] for name in used if name in inferred and name not in known})
-    checked = check_rows(spark, source, groups, types, folders, used, doubtful)
-    if checked.bad:
-        refuse_bad_rows(spark, source, groups, types, checked)
+    raw = Raw(source, groups, types, parse_types(folders))
+    checked = check_rows(spark, raw, used, doubtful)
+    refuse_bad_rows(source, checked)
+    why = ""
     if checked.texts:
-        log.info(
-            "%s of %s: read as text, because the inferred type would change values such as %s (source.types sets "
-            "another type)",
-            listed(checked.texts),
-            source,
-            listed(map(repr, checked.texts.values())),
+        types |= {name: text_type(types[name]) for name in checked.texts}
+        why = (
+            f"{listed(checked.texts)} of {source}: read as text, because the inferred type would change values such as "
+            f"{listed(map(quoted, checked.texts.values()))} (source.types sets another type)"
         )
-        types |= dict.fromkeys(checked.texts, "string")
-    table = read_groups(spark, source, groups, types, folders, used if checked.bad else ())
+        log.info("%s", why)
+    table = read_groups(spark, raw, used if checked.bad else ())
     # Scoring may need other columns; it infers their types, as this run has not checked them against the texts.
-    learned = {name: types[name] for name in types if name in used or name in known}
-    needed(to_arrow_schema(table))  # again, because the types are known now
+    learned = {name: types[name].simpleString() for name in types if name in used or name in known}
+    try:
+        needed(to_arrow_schema(table))  # again, because the types are known now
+    except DataError as error:
+        raise DataError(f"{error} {why}." if why else str(error)) from error
     return TextTable(
         table,
         tuple(uri for group in groups for uri in group.uris),
