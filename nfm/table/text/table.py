@@ -60,7 +60,7 @@ def open_text_table(
         DataError: a file lacks a column, is not valid text or cannot be read, or rows cannot be parsed.
         ConfigError: an option or a type is not possible.
     """
-    source = source.model_copy(update={"options": resolve_options(source, reading)})
+    source = source.model_copy(update={"options": resolve_options(spark, source, reading)})
     if "encoding" in source.options:
         spark.conf.set("spark.sql.legacy.javaCharsets", "true")  # Spark 4 does not accept windows-1252 without
     listing = load(spark, source, "unknown string")  # with a schema, Spark opens no file
@@ -73,6 +73,7 @@ def open_text_table(
     groups, skipped = group_files(spark, source, selected or files[:1])
     check_any_readable(source, selected, skipped)
     names = list(dict.fromkeys(name for group in groups for name in group.columns))
+    _check_folders(groups, folders)
     _check_types(spark, source, [*folders, *names])
     infers = source.options.get("inferschema") == "true" or source.format != "csv"
     used = _find_used(source, groups, needed, names, folders)
@@ -86,13 +87,13 @@ def open_text_table(
     refuse_bad_rows(source, checked)
     why = ""
     if checked.texts:
-        types |= {name: text_type(types[name]) for name in checked.texts}
+        types = {name: text_type(type_) if name in checked.texts else type_ for name, type_ in types.items()}
         why = (
             f"{listed(checked.texts)} of {source}: read as text, because the inferred type would change values such as "
             f"{listed(map(quoted, checked.texts.values()))} (source.types sets another type)"
         )
         log.info("%s", why)
-    table = read_groups(spark, raw, used if checked.bad else ())
+    table = read_groups(spark, raw._replace(types=types), used if checked.bad else ())
     # Scoring may need other columns; it infers their types, as this run has not checked them against the texts.
     learned = {name: types[name].simpleString() for name in types if name in used or name in known}
     try:
@@ -129,6 +130,19 @@ def _find_used(
                 f"it; this file has {', '.join(group.columns)}. Add the column, or remove the file from source.path."
             )
     return [name for name in used if name in names]
+
+
+def _check_folders(groups: Iterable[Group], folders: Iterable[str]) -> None:
+    """Raise DataError if a column is in the files and in the names of their folders, where values may differ."""
+    in_folders = {name.lower(): name for name in folders}
+    for group in groups:
+        for name in group.columns:
+            if folder := in_folders.get(name.lower()):
+                raise DataError(
+                    f"Column '{name}' is in {uri_to_path(group.uris[0])} and in the name of its folder ({folder}=…), "
+                    "so it is ambiguous. Remove it from the files, or set source.options.recursiveFileLookup: true to "
+                    "read it from the files, and no column from the folders' names."
+                )
 
 
 def _check_types(spark: SparkSession, source: "Source", columns: Iterable[str]) -> None:
