@@ -8,7 +8,7 @@ from py4j.protocol import Py4JJavaError
 from pyspark.errors import AnalysisException, ParseException, PySparkException
 
 from nfm.contract.errors import DataError, ReplacedError
-from nfm.contract.messages import listed
+from nfm.contract.messages import listed, quoted
 from nfm.table.store import uri_to_path
 
 _PROJECT_ERROR = re.compile(r"nfm\.[\w.]+\.(DataError|ReplacedError|UnreadableFileError): (.*)")
@@ -39,6 +39,12 @@ def translate_spark_errors(where: str) -> Iterator[None]:
         if messages := _PROJECT_ERROR.findall(text):  # raised by this project's code on a worker
             name, message = messages[-1]
             raise (ReplacedError if name == "ReplacedError" else DataError)(message) from error
+        if "MALFORMED_CSV_RECORD" in text:
+            raise DataError(
+                f"{where} has a line with more than 20,480 values, which Spark's reader of CSV does not accept: "
+                f"{quoted(summary.partition('record: ')[2])}. If the header has as many columns, set "
+                "source.options.maxColumns to a larger number; else correct source.options.sep, or repair the line."
+            ) from error
         if "FAILED_READ_FILE" in text:
             file = _FILE.search(text)
             if "COLUMN_DATA_TYPE_MISMATCH" in text:

@@ -10,7 +10,7 @@ from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
 from nfm.config.settings import Source
-from nfm.table.text.convert import convert, is_changed, parse_types, text_type
+from nfm.table.text.convert import Rounded, convert, is_changed, parse_types, text_type
 
 BAD = "bad"
 INF = float("inf")
@@ -89,7 +89,7 @@ def test_values_inside_others(spark: SparkSession) -> None:
         (3, [("9007199254740993", None, None)]),
         (4, None),
     ]
-    table = spark.createDataFrame(rows, T.StructType().add("id", "int").add("x", text_type(type_)))
+    table = spark.createDataFrame(rows, T.StructType().add("id", T.IntegerType()).add("x", text_type(type_)))
     x = F.col("x")
     found = {
         r.id: r
@@ -101,3 +101,15 @@ def test_values_inside_others(spark: SparkSession) -> None:
     first, second = found[1].x
     assert (first.a, first.b, first.c, second) == (1.5, {"k": Decimal("2.5")}, "t", None)
     assert found[4].x is None
+
+
+def test_integers_that_may_be_rounded(spark: SparkSession) -> None:
+    """Check columns that were integers in training, and that only the encoder reads as numbers."""
+    table = spark.createDataFrame([("9007199254740993",), ("1.5",), ("1e400",), ("few",)], "x string")
+    source = Source(format="csv", path="x")
+    assert [row[0] for row in table.select(convert(F.col("x"), Rounded(), source)).collect()] == [
+        2.0**53,
+        1.5,
+        None,
+        None,
+    ]

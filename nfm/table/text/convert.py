@@ -24,8 +24,23 @@ _EPOCH = r"^-?\d{9,11}$"  # a timestamp in JSON, as a number: seconds since 1970
 _LITERAL = r"[\d.][dDfF]\s*$|0[xX]"  # 12D and 0x1p3 are numbers in Java only
 _GROUPED = r"^\s*[+-]?\d{{1,3}}({group}\d{{2,3}})*{group}\d{{3}}({point}\d*)?\s*$"  # 1,234,567.8
 _EXPONENT = r"[eE][+-]?\d+\s*$"
-# Integers from which on a type skips some, and the number of digits with which it distinguishes any two numbers.
-_EXACT: dict[type[T.DataType], tuple[int, int]] = {T.DoubleType: (2**53, 15), T.FloatType: (2**24, 6)}
+
+
+class Rounded(T.DoubleType):
+    """A double, to which integers of any size are rounded."""
+
+    @classmethod
+    def typeName(cls) -> str:  # noqa: N802
+        """Return Spark's name of the type."""
+        return "double"
+
+
+# The integer from which on a type skips some, and the number of digits with which it distinguishes any two numbers.
+_EXACT: dict[type[T.DataType], tuple[float, int]] = {
+    T.DoubleType: (2**53, 15),
+    Rounded: (float("inf"), 15),
+    T.FloatType: (2**24, 6),
+}
 # Options with the format of a type's texts.
 FORMATS: dict[type[T.DataType], str] = {
     T.DateType: "dateFormat",
@@ -35,6 +50,7 @@ FORMATS: dict[type[T.DataType], str] = {
 _RULES: dict[type[T.DataType], str] = {
     T.BooleanType: "true or false",
     T.DoubleType: "a number; an integer of 2⁵³ or more only if a double equals it",
+    Rounded: "a number",
     T.FloatType: "a number; an integer of 2²⁴ or more only if a float equals it",
     T.DecimalType: "a number with at most {precision} digits, {scale} of them after the decimal point",
     T.DateType: "a date, such as 2026-01-05",
@@ -108,6 +124,8 @@ def is_changed(text: Column, type_: T.DataType, source: "Source") -> Column:
             return F.coalesce(F.exists(F.map_values(text), lambda value: changed(value, type_.valueType)), never)
         case T.StructType():
             return reduce(or_, (changed(text.getField(f.name), f.dataType) for f in type_), never)
+    if source.format == "xml":
+        text = F.nullif(text, F.lit(""))
     return text.isNotNull() & convert(text, type_, source).isNull()
 
 

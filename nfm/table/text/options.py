@@ -7,6 +7,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from py4j.protocol import Py4JJavaError
+from pyspark.errors import IllegalArgumentException
 from pyspark.sql import SparkSession
 
 from nfm.contract.errors import ConfigError
@@ -87,7 +88,7 @@ def _java_encoding(spark: SparkSession, encoding: str) -> str:
     session: Any = spark
     charset = session._jvm.java.nio.charset.Charset
     for name in names:
-        with suppress(Py4JJavaError):  # a name that is not allowed
+        with suppress(Py4JJavaError, IllegalArgumentException):  # a name that is not allowed
             if charset.isSupported(name):
                 return str(charset.forName(name).name())
     raise ConfigError(

@@ -22,7 +22,7 @@ from nfm.table.listing import list_uris
 from nfm.table.spark import load, to_arrow_schema
 from nfm.table.store import uri_to_path
 from nfm.table.table_formats import refuse_files
-from nfm.table.text.convert import parse_types, text_type
+from nfm.table.text.convert import Rounded, parse_types, text_type
 from nfm.table.text.groups import Group, group_files, select_files
 from nfm.table.text.options import resolve_options, value_options
 from nfm.table.text.rows import Raw, check_rows, find_doubtful, infer_types, read_groups, refuse_bad_rows
@@ -77,10 +77,12 @@ def open_text_table(
     _check_types(spark, source, [*folders, *names])
     infers = source.options.get("inferschema") == "true" or source.format != "csv"
     used = _find_used(source, groups, needed, names, folders)
-    inferred = infer_types(spark, source, groups) if infers and not set(used) <= set(known) else {}
+    inferred = infer_types(spark, source, groups) if infers and not {*used} <= {*known, *folders} else {}
     # Spark finds the values of JSON by their names, so the schema needs no other columns.
-    read = names if source.format == "csv" else used
+    read = names if source.format == "csv" else [name for name in used if name not in folders]
     types = parse_types({name: known.get(name) or inferred.get(name, "string") for name in read})
+    if reading is not None:
+        types |= {name: Rounded() for name in reading.rounded if name in types and name not in source.types}
     doubtful = find_doubtful(source, {name: inferred[name] for name in used if name in inferred and name not in known})
     raw = Raw(source, groups, types, parse_types(folders))
     checked = check_rows(spark, raw, used, doubtful)
@@ -117,11 +119,12 @@ def _find_used(
     names: Iterable[str],
     folders: Iterable[str],
 ) -> list[str]:
-    """Return the columns of the files that will be read, also for `where`; DataError if a file lacks one of them."""
+    """Return the columns that will be read, also for `where`; DataError if a file lacks one of them."""
     names = list(names)
-    used = dict.fromkeys(needed(pa.schema([(name, pa.string()) for name in [*names, *folders]])))
+    columns = [*names, *folders]
+    used = dict.fromkeys(needed(pa.schema([(name, pa.string()) for name in columns])))
     if source.where is not None:
-        used |= dict.fromkeys(name for name in names if name.lower() in source.where.lower())
+        used |= dict.fromkeys(name for name in columns if name.lower() in source.where.lower())
     for group in groups:
         lacking = [name for name in used if name in names and name not in group.columns]
         if lacking:
@@ -129,7 +132,7 @@ def _find_used(
                 f"Column '{lacking[0]}' is missing from {uri_to_path(group.uris[0])}, but other files of {source} have "
                 f"it; this file has {', '.join(group.columns)}. Add the column, or remove the file from source.path."
             )
-    return [name for name in used if name in names]
+    return [name for name in used if name in columns]
 
 
 def _check_folders(groups: Iterable[Group], folders: Iterable[str]) -> None:
