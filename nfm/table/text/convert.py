@@ -79,7 +79,14 @@ def text_type(type_: T.DataType) -> T.DataType:
 
 
 def rule(type_: T.DataType) -> str:
-    """Return which texts have the type, as a clause; empty for types that are not converted here."""
+    """Return which texts have the type or its members', as a clause; empty for types that are not converted here."""
+    match type_:
+        case T.ArrayType():
+            return rule(type_.elementType)
+        case T.MapType():
+            return rule(type_.valueType)
+        case T.StructType():
+            return "; ".join(f"{field.name}: {rule(field.dataType)}" for field in type_ if rule(field.dataType))
     digits = {"precision": type_.precision, "scale": type_.scale} if isinstance(type_, T.DecimalType) else {}
     return _RULES.get(type(type_), "").format(**digits)
 

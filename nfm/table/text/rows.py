@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from nfm.config.settings import Source
 
 _FILE = "_nfm_file"  # column with the file of a row; not the name of a user's column
-_NO_TEXT = r"(?!)"  # pattern that no text matches
 _WIDENING = ("int", "bigint", "decimal(38,0)", "double")  # inferred types that include those before
 
 
@@ -37,6 +36,10 @@ class Raw(NamedTuple):
     groups: Sequence[Group]
     types: Mapping[str, T.DataType]  # of the files' columns; of CSV, of all columns
     folders: Mapping[str, T.DataType]  # of the columns whose values are in the folders' names
+
+    def type_of(self, name: str) -> T.DataType:
+        """Return the type of a column."""
+        return self.folders[name] if name in self.folders else self.types[name]
 
 
 class Checked(NamedTuple):
@@ -62,12 +65,13 @@ def infer_types(spark: SparkSession, source: "Source", groups: Iterable[Group]) 
 
 
 def find_doubtful(source: "Source", inferred: Mapping[str, str]) -> dict[str, str]:
-    """Return the columns whose inferred type could change a text, with a pattern of texts that are more than it."""
-    is_number = ("int", "bigint", "decimal")
-    patterns = {name: MORE_THAN_A_NUMBER for name, type_ in inferred.items() if type_.startswith(is_number)}
-    patterns |= {name: MORE_THAN_A_DOUBLE for name, type_ in inferred.items() if type_ == "double"}
-    # In JSON, only numbers are written as numbers.
-    return {name: patterns.get(name, _NO_TEXT) if source.format == "csv" else _NO_TEXT for name in inferred}
+    """Return the inferred columns, with a pattern of texts that are more than a value of the type; empty: none is."""
+    found = dict.fromkeys(inferred, "")
+    if source.format == "csv":  # in JSON, only numbers are written as numbers
+        is_number = ("int", "bigint", "decimal")
+        found |= {name: MORE_THAN_A_NUMBER for name, type_ in inferred.items() if type_.startswith(is_number)}
+        found |= {name: MORE_THAN_A_DOUBLE for name, type_ in inferred.items() if type_ == "double"}
+    return found
 
 
 def _common_type(a: str, b: str) -> str:
@@ -99,7 +103,7 @@ def read_groups(spark: SparkSession, raw: Raw, without_bad: Sequence[str] = ()) 
 
 def _changes(raw: Raw, names: Iterable[str]) -> dict[str, Column]:
     """Return, for each column that is converted, whether its type would change the value of a row."""
-    types = {name: ({**raw.types, **raw.folders})[name] for name in names}
+    types = {name: raw.type_of(name) for name in names}
     return {name: is_changed(column(name), t, raw.source) for name, t in types.items() if text_type(t) != t}
 
 
@@ -120,15 +124,16 @@ def _read(spark: SparkSession, raw: Raw, group: Group, with_bad: bool) -> DataFr
 def check_rows(spark: SparkSession, raw: Raw, used: Sequence[str], doubtful: Mapping[str, str]) -> Checked:
     """Read all rows, and count those that do not fit; only the types of the used columns matter.
 
-    `doubtful`: columns whose type is inferred, with a pattern of texts that are more than this type.
+    `doubtful`: columns whose type is inferred, see `find_doubtful`.
     """
     frames = []
     for group in raw.groups:
         rows = _read(spark, raw, group, with_bad=True)
         frames.append(rows.select(*map(column, used), BAD_ROW, file_path_column(raw.source, rows).alias(_FILE)))
     changes = _changes(raw, used)
-    for name in changes.keys() & doubtful.keys():
-        changes[name] |= column(name).cast("string").rlike(doubtful[name])
+    for name in changes:
+        if pattern := doubtful.get(name):
+            changes[name] |= column(name).rlike(pattern)
     flags = {name: f"_nfm_changes_{i}" for i, name in enumerate(changes)}
     rows = reduce(DataFrame.unionAll, frames).select("*", *(changes[name].alias(flag) for name, flag in flags.items()))
     broken = column(BAD_ROW).isNotNull()
@@ -162,13 +167,14 @@ def refuse_bad_rows(source: "Source", checked: Checked) -> None:
 
 def _describe_value(raw: Raw, name: str, file: str, text: str) -> str:
     """Describe a value that its type would change, and what to do, as the start of a sentence."""
-    type_ = ({**raw.types, **raw.folders})[name]
-    format_ = FORMATS.get(type(type_))
+    type_ = raw.type_of(name)
+    options = "" if raw.source.format == "json" else "set source.options.nullValue to this text if it means missing, "
+    if type(type_) in FORMATS:
+        options += f"set source.options.{FORMATS[type(type_)]}, "
     return (
         f"{uri_to_path(file)}: a row has the value {quoted(text)} in column '{name}', whose type is "
-        f"{type_.simpleString()}: {rule(type_)}. Correct it, set source.options.nullValue to this text if it means "
-        f"missing, {f'set source.options.{format_}, ' if format_ else ''}set source.types: {{{name}: string}} or "
-        "another type"
+        f"{type_.simpleString()}: {rule(type_)}. Correct it, {options}set source.types: {{{name}: string}} or another "
+        "type"
     )
 
 
