@@ -71,6 +71,8 @@ def open_text_table(
     files = list_uris(source, listing) or list_uris(source, load(spark, source))  # explains why there are none
     selected = select_files(spark, source, files, folders)
     groups, skipped = group_files(spark, source, selected or files[:1])
+    if len(selected) < len(files):
+        groups = [group._replace(is_whole=False) for group in groups]
     check_any_readable(source, selected, skipped)
     names = list(dict.fromkeys(name for group in groups for name in group.columns))
     _check_folders(groups, folders)
