@@ -4,6 +4,7 @@ import re
 from datetime import date
 from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pyspark.sql import SparkSession
@@ -40,6 +41,10 @@ def test_values_of_folders_that_their_type_would_change(spark: SparkSession, tmp
     assert "'2026' in column 'day', whose type is date" in refused(spark, tmp_path, types={"day": "date"})
     assert rows(spark, tmp_path, types={"day": "string"}) == to_texts([(1, "2026"), (1, "2026-01-05")])
     assert rows(spark, tmp_path, types={"day": "date"}, where="day = '2026-01-05'") == to_texts([(1, date(2026, 1, 5))])
+    write(tmp_path / "day=2026-01-05", a="id,d\n1,07.01.2026\n")  # formats are those of the files only
+    settings: dict[str, Any] = {"options": {"dateFormat": "dd.MM.yyyy"}, "where": "day = '2026-01-05'"}
+    found = scan(spark, tmp_path, types={"day": "date", "d": "date"}, **settings)
+    assert read_rows(found, "day", "d") == to_texts([(date(2026, 1, 5), date(2026, 1, 7))])
 
 
 NUMBERS = (

@@ -41,6 +41,21 @@ class Raw(NamedTuple):
         """Return the type of a column."""
         return self.folders[name] if name in self.folders else self.types[name]
 
+    def convert(self, name: str) -> Column:
+        """Return a column in its type; null where that would change a value."""
+        return convert(column(name), self.type_of(name), self._source_of(name))
+
+    def is_changed(self, name: str) -> Column:
+        """Return whether the type of a column changes a value."""
+        return is_changed(column(name), self.type_of(name), self._source_of(name))
+
+    def _source_of(self, name: str) -> "Source":
+        """Return the source with the options for a column: formats are for the texts in files, not for folders."""
+        if name not in self.folders:
+            return self.source
+        options = {key: value for key, value in self.source.options.items() if key == "timezone"}
+        return self.source.model_copy(update={"options": options})
+
 
 class Checked(NamedTuple):
     """Result of a pass over all rows."""
@@ -87,8 +102,8 @@ def read_groups(spark: SparkSession, raw: Raw, without_bad: Sequence[str] = ()) 
 
     `without_bad`: columns that all must fit; rows that do not are left out. Empty: all rows fit, see `check_rows`.
     """
-    types = {name: type_ for name, type_ in raw.types.items() if all(name in group.columns for group in raw.groups)}
-    types |= raw.folders
+    names = [name for name in raw.types if all(name in group.columns for group in raw.groups)]
+    names += raw.folders
     frames = []
     for group in raw.groups:
         rows = _read(spark, raw, group, with_bad=bool(without_bad))
@@ -97,14 +112,13 @@ def read_groups(spark: SparkSession, raw: Raw, without_bad: Sequence[str] = ()) 
             fits = F.hash(*(column(name).cast("string") for name in without_bad)).between(-(1 << 31), (1 << 31) - 1)
             is_bad = reduce(or_, _changes(raw, without_bad).values(), column(BAD_ROW).isNotNull())
             rows = rows.where(~is_bad & fits)
-        frames.append(rows.select(*(convert(column(name), types[name], raw.source).alias(name) for name in types)))
+        frames.append(rows.select(*(raw.convert(name).alias(name) for name in names)))
     return reduce(DataFrame.unionAll, frames)
 
 
 def _changes(raw: Raw, names: Iterable[str]) -> dict[str, Column]:
     """Return, for each column that is converted, whether its type would change the value of a row."""
-    types = {name: raw.type_of(name) for name in names}
-    return {name: is_changed(column(name), t, raw.source) for name, t in types.items() if text_type(t) != t}
+    return {name: raw.is_changed(name) for name in names if text_type(raw.type_of(name)) != raw.type_of(name)}
 
 
 def _read(spark: SparkSession, raw: Raw, group: Group, with_bad: bool) -> DataFrame:
