@@ -3,7 +3,7 @@
 import json
 import re
 from collections.abc import Collection, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Self
 
@@ -16,8 +16,6 @@ READING = "reading.json"
 MORE_THAN_A_NUMBER = r"^\s*[+-]?0\d|\d[dDfF]\s*$|^\s*[+-]?0[xX]|\d{39}|[^\x00-\x7F]|[eE][+-]?\d{3}"
 # Integers that may not equal a double, in a column with other numbers: 2⁵³ + 1.
 MORE_THAN_A_DOUBLE = rf"{MORE_THAN_A_NUMBER}|^\s*[+-]?\d{{16,}}\s*$"
-# Texts that Spark infers as timestamps, but that are not a full date: 12:30 (it adds today's date), 2026-01.
-NOT_A_DATE = r"^(?!\d{4}-\d{1,2}-\d{1,2}(?!\d))"
 _INTEGER = re.compile(r"tinyint|smallint|int|bigint|decimal\(\d+,0\)")
 
 
@@ -28,10 +26,12 @@ class Reading:
     format: str = ""
     options: Mapping[str, str] = field(default_factory=dict)  # names in lower case
     types: Mapping[str, str] = field(default_factory=dict)
+    rounded: Collection[str] = ()  # columns of type double whose integers may be rounded; not stored
 
     def save(self, folder: Path) -> None:
         """Write `reading.json` into an encoding's folder."""
-        (folder / READING).write_text(json.dumps(asdict(self), indent=1, ensure_ascii=False))
+        stored = {"format": self.format, "options": dict(self.options), "types": dict(self.types)}
+        (folder / READING).write_text(json.dumps(stored, indent=1, ensure_ascii=False))
 
     @classmethod
     def load(cls, folder: Path) -> Self | None:
@@ -49,7 +49,10 @@ class Reading:
 
     def for_scoring(self, spec: Spec, kept: Collection[str] = ()) -> "Reading":
         """Return the same reading with the types for scoring, see `scoring_types`."""
-        return replace(self, types=scoring_types(spec, self.types, kept))
+        types = scoring_types(spec, self.types, kept)
+        # Integers in training, of any size; the encoder makes 32-bit floats of them.
+        rounded = [name for name, type_ in types.items() if type_ == "double" and self.types.get(name) != "double"]
+        return replace(self, types=types, rounded=rounded)
 
 
 LATEST = Reading()  # the defaults of this version

@@ -8,11 +8,15 @@ from py4j.protocol import Py4JJavaError
 from pyspark.errors import AnalysisException, ParseException, PySparkException
 
 from nfm.contract.errors import DataError, ReplacedError
+from nfm.contract.messages import listed, quoted
+from nfm.table.store import uri_to_path
 
 _PROJECT_ERROR = re.compile(r"nfm\.[\w.]+\.(DataError|ReplacedError|UnreadableFileError): (.*)")
 _FILE = re.compile(r"reading file:? ?(\S.*?)[.,]?(?:\s+SQLSTATE|\.\s|\n|$)")
 _MISSING = re.compile(r"\[PATH_NOT_FOUND\] Path does not exist: (?:file:(?=/))?(.*?)\.(?:\s+SQLSTATE|\s|$)")
 _CONDITION = re.compile(r"\[[A-Z0-9_.]+\] .*?(?=\s+SQLSTATE|\n==|\n\tat|$)", re.DOTALL)
+_FOLDERS_DIFFER = ("[CONFLICTING_DIRECTORY_STRUCTURES]", "[CONFLICTING_PARTITION_COLUMN_NAMES]")
+_FOLDER = re.compile(r"^\s+(\w+:/.*)$", re.MULTILINE)
 _MAX_SUMMARY = 500  # characters
 # Classes of SQLSTATE for what a user can correct: data, SQL, unsupported features, files. Not XX: internal errors.
 _ABOUT_THE_SOURCE = re.compile(r"SQLSTATE: (?:22|42|0A|KD)")
@@ -35,6 +39,12 @@ def translate_spark_errors(where: str) -> Iterator[None]:
         if messages := _PROJECT_ERROR.findall(text):  # raised by this project's code on a worker
             name, message = messages[-1]
             raise (ReplacedError if name == "ReplacedError" else DataError)(message) from error
+        if "MALFORMED_CSV_RECORD" in text:
+            raise DataError(
+                f"{where} has a line with more than 20,480 values, which Spark's reader of CSV does not accept: "
+                f"{quoted(summary.partition('record: ')[2])}. If the header has as many columns, set "
+                "source.options.maxColumns to a larger number; else correct source.options.sep, or repair the line."
+            ) from error
         if "FAILED_READ_FILE" in text:
             file = _FILE.search(text)
             if "COLUMN_DATA_TYPE_MISMATCH" in text:
@@ -53,6 +63,13 @@ def translate_spark_errors(where: str) -> Iterator[None]:
             problem = (
                 "contains no file from which columns can be inferred: it is empty, its files are empty (0 bytes), or "
                 "Spark ignores their names (_… and .…)."
+            )
+        elif any(condition in text for condition in _FOLDERS_DIFFER):
+            folders = listed(dict.fromkeys(map(uri_to_path, _FOLDER.findall(text))))
+            problem = (
+                "has files in folders whose names give different columns: either all files of a table are in folders "
+                f"such as country=DE, or none. Found: {folders}. Name folders of one structure in source.path, or set "
+                "source.options.recursiveFileLookup: true to read all files without the values in folder names."
             )
         elif _OTHER_TYPE in text:
             problem = (

@@ -80,7 +80,7 @@ def test_an_unseen_text_in_a_column_of_integers(spark: SparkSession, folder: Pat
 
 
 def test_a_number_that_is_not_one(spark: SparkSession, folder: Path) -> None:
-    with pytest.raises(DataError, match=r"'1,1,007,few,0\.5,0' has the value 'few' in column 'items'"):
+    with pytest.raises(DataError, match=r"a row has the value 'few' in column 'items', whose type is double"):
         scored(spark, folder, "1,1,007,few,0.5,0\n")
     assert scored(spark, folder, "1,1,007,few,0.5,0\n2,1,7,2,1.0,0\n", on_bad_row="skip").keys() == {2}
     # A column that the model does not read may have any value.
@@ -98,6 +98,7 @@ def test_columns_of_the_output_have_the_types_of_the_training(spark: SparkSessio
 
 def test_types_for_scoring(folder: Path) -> None:
     spec = Encoding.load(folder / "encoding").spec
+    assert Reading("csv", {}, TYPES).for_scoring(spec).rounded == ["items"]
     assert scoring_types(spec, TYPES) == TYPES | {"shop": "string", "items": "double"}
     assert scoring_types(spec, {}) == {"shop": "string", "zip": "string", "items": "double", "price": "double"}
     assert scoring_types(spec, TYPES, ["items", "label"]) == TYPES | {"shop": "string"}

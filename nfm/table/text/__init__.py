@@ -1,1 +1,1 @@
-"""Text files (CSV, JSON, XML): Spark parses them, after tasks have read every byte."""
+"""Text files (CSV, JSON, XML): tasks read every byte, Spark divides the rows into texts, expressions convert them."""

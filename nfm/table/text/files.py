@@ -21,7 +21,16 @@ from nfm.table.text.json_values import Layout, find_second_value
 
 _BLOCK = 4 << 20  # bytes that a task keeps in memory
 _CODECS = {".gz": "gzip", ".bz2": "bz2", ".zst": "zstd"}  # endings of files that Spark and pyarrow decompress
-_PLAIN = ("utf-8", "utf8", "us-ascii", "ascii", "iso-8859-", "latin", "windows-125", "cp125")  # see `has_plain_bytes`
+# Marks at the start of a file; that of UTF-32 begins as that of UTF-16 does.
+_MARKS = {
+    codecs.BOM_UTF32_LE: "UTF-32",
+    codecs.BOM_UTF32_BE: "UTF-32",
+    codecs.BOM_UTF16_LE: "UTF-16",
+    codecs.BOM_UTF16_BE: "UTF-16",
+}
+_JSON_ADVICE = (
+    ". With this encoding, Spark reads JSON only if source.options.multiLine is true, too: one array per file"
+)
 _OTHER_CODECS = (".deflate", ".lz4", ".snappy")  # endings of files that only Spark decompresses
 FACTS = pa.schema(
     [
@@ -60,10 +69,13 @@ def examine(piece: Piece, dialect: Dialect | None, encoding: str | None, layout:
     decoder, unchecked = codecs.getincrementaldecoder(encoding or "latin-1")(), b""
     try:
         for block in _blocks(piece, is_read_whole(piece.file, encoding, layout)):
+            is_first = facts.header is None and not piece.start
+            if is_first and (found := _find_utf_16(block, encoding)) is not None:
+                return facts._replace(problem=found + (_JSON_ADVICE if layout == "lines" else ""))
             if encoding is not None:
                 text = decoder.decode(block)
                 block = block if has_plain_bytes(encoding) else text.encode("utf-8", "surrogatepass")
-            if facts.header is None and not piece.start:
+            if is_first:
                 block = block.removeprefix(codecs.BOM_UTF8)
                 facts = facts._replace(header=_first_record(block, dialect))
             facts = _follow(facts, block, dialect)
@@ -84,12 +96,21 @@ def examine(piece: Piece, dialect: Dialect | None, encoding: str | None, layout:
     return facts
 
 
+def read_texts(file: File, encoding: str, layout: Layout | None) -> Iterator[str]:
+    """Yield the lines of a file, or its whole text if it is a document."""
+    decoder, rest = codecs.getincrementaldecoder(encoding)("replace"), ""
+    for block in _blocks(Piece(file, 0, file.size), True):
+        rest += decoder.decode(block)
+        if layout == "lines":
+            *lines, rest = rest.split("\n")
+            yield from lines
+    yield rest
+
+
 def _follow(facts: Facts, block: bytes, dialect: Dialect | None) -> Facts:
     """Return the facts after one more block."""
     if b"\0" in block:  # Spark's parser of CSV drops some of them
-        return facts._replace(
-            problem="contains zero bytes. If it is UTF-16, set source.options.encoding: UTF-16; else repair it"
-        )
+        return facts._replace(problem="contains zero bytes. Repair it")
     if dialect is None:
         return facts
     quotes = follow_quotes(block, dialect, facts.quotes)
@@ -182,6 +203,25 @@ def _rest_of_line(opened: Any) -> Iterator[bytes]:
         yield block[:end] if end else block
         if end:
             return
+
+
+def _find_utf_16(start: bytes, encoding: str | None) -> str | None:
+    """Return a problem, as a clause, if a file begins as text in UTF-16 or UTF-32, and another encoding is given."""
+    given = encoding or "an encoding with one byte for each character"
+    for mark, name in _MARKS.items():
+        if start.startswith(mark) and given != name.lower():
+            return (
+                f"begins with the byte order mark of {name}, and is read as {given}. Set "
+                f"source.options.encoding: {name}, or convert it to UTF-8"
+            )
+    zeros = start.count(b"\0", 0, 1000)
+    if zeros and not given.startswith(("utf-16", "utf-32")):
+        name = "UTF-16BE" if start.find(b"\0") % 2 == 0 else "UTF-16LE"
+        return (
+            f"contains zero bytes, as {name} does, and is read as {given}. Set source.options.encoding: {name} "
+            "if that is its encoding; else repair it"
+        )
+    return None
 
 
 def has_plain_bytes(encoding: str) -> bool:

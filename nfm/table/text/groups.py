@@ -9,6 +9,7 @@ from urllib.parse import unquote
 import pyarrow as pa
 from pyspark.errors import AnalysisException
 from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql.types import StructType
 
 from nfm.contract.errors import DataError
 from nfm.kernels.quotes import ENDS_ONLY, QUOTED
@@ -29,6 +30,7 @@ from nfm.table.text.files import (
     line_ends,
     to_row,
 )
+from nfm.table.text.json_keys import infer_objects
 from nfm.table.text.options import BAD_ROW, checked_encoding, dialect_of, layout_of
 
 if TYPE_CHECKING:
@@ -107,7 +109,7 @@ def group_files(spark: SparkSession, source: "Source", uris: Sequence[str]) -> t
         )
     if source.format != "csv":
         uris = [uri for some in by_form.values() for uri in some]
-        types = dict(load_files(spark, source, uris, {}, infers=True).dtypes)
+        types = _infer_types(spark, source, [files[uri] for uri in uris], uris)
         if not types and source.format == "json":
             raise DataError(
                 f"{source} has no line that is an object of JSON. If a file is one array, or one object on several "
@@ -115,6 +117,16 @@ def group_files(spark: SparkSession, source: "Source", uris: Sequence[str]) -> t
             )
         return [Group(tuple(types), {}, tuple(uris), types)], skipped
     return _read_columns(spark, source, by_form), skipped
+
+
+def _infer_types(spark: SparkSession, source: "Source", files: Sequence[File], uris: Sequence[str]) -> dict[str, str]:
+    """Return the columns of files that are not CSV, with the types that Spark infers, in its SQL."""
+
+    def infer() -> StructType:
+        return load_files(spark, source, uris, {}, infers=True).schema
+
+    objects = infer_objects(spark, source, files, infer) if source.format == "json" else infer()
+    return {field.name: field.dataType.simpleString() for field in objects}
 
 
 def _find_options(source: "Source", pieces: Sequence[Facts]) -> Options:
@@ -129,8 +141,10 @@ def _find_options(source: "Source", pieces: Sequence[Facts]) -> Options:
 
 def _unexamined_group(spark: SparkSession, source: "Source", uris: Sequence[str]) -> Group:
     """Return the group of files that only Spark can read. Spark then checks that they have the same header."""
-    table = load(spark, source)
-    columns = tuple(field.name for field in table.schema)
+    if source.format != "csv":
+        types = _infer_types(spark, source, [], uris)
+        return Group(tuple(types), {}, tuple(uris), types)
+    columns = tuple(field.name for field in load(spark, source).schema)
     return Group(columns, {"multiline": "true", "enforceschema": "false", **source.options}, tuple(uris))
 
 

@@ -1,9 +1,14 @@
 """Options with which Spark reads text files (CSV, JSON, XML): the defaults, and options that cannot be set."""
 
 import codecs
+import re
 from collections.abc import Mapping
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from py4j.protocol import Py4JJavaError
+from pyspark.errors import IllegalArgumentException
+from pyspark.sql import SparkSession
 
 from nfm.contract.errors import ConfigError
 from nfm.contract.messages import shown
@@ -39,7 +44,7 @@ _REFUSED = {
 }
 
 
-def resolve_options(source: "Source", reading: Reading | None) -> dict[str, str]:
+def resolve_options(spark: SparkSession, source: "Source", reading: Reading | None) -> dict[str, str]:
     """Return the reader's options, names in lower case: the user's, then those of the training, then the defaults.
 
     `reading`: of the model; None for a model of an older version, which read CSV with Spark's own defaults. Raises
@@ -56,12 +61,40 @@ def resolve_options(source: "Source", reading: Reading | None) -> dict[str, str]
         defaults = {**defaults, **reading.options}
     options = {**defaults, **given}
     encoding = options.get("encoding", "utf-8")
+    if "encoding" in options:
+        encoding = options["encoding"] = _java_encoding(spark, encoding)
     if not has_plain_bytes(encoding) and given.get("multiline", "true") != "true":
         raise ConfigError(
             f"source.options.multiLine: false given, but Spark cannot find the line ends of {encoding}. "
             "Remove this option"
         )
+    if source.format == "json" and options.get("multiline") != "true" and "linesep" not in options:
+        if encoding.lower().startswith(("utf-16", "utf-32")):
+            raise ConfigError(
+                f"source.options.encoding: {encoding} given, but Spark cannot find the lines of JSON in it. Convert "
+                "the files to UTF-8, or set source.options.multiLine: true if each is one array or one object"
+            )
+        if python_encoding(options) != "utf-8":
+            options["linesep"] = "\n"  # Spark requires it
     return options
+
+
+def _java_encoding(spark: SparkSession, encoding: str) -> str:
+    """Return Java's name of an encoding, which may be given as Python spells it: latin-1, utf-8-sig."""
+    names = [encoding]
+    with suppress(LookupError):
+        name = codecs.lookup(encoding).name
+        names += [name.removesuffix("-sig"), name.replace("-", ""), re.sub("-(?=[lb]e$)", "", name)]
+    session: Any = spark
+    charset = session._jvm.java.nio.charset.Charset
+    for name in names:
+        with suppress(Py4JJavaError, IllegalArgumentException):  # a name that is not allowed
+            if charset.isSupported(name):
+                return str(charset.forName(name).name())
+    raise ConfigError(
+        f"source.options.encoding: {encoding!r} given, which is not an encoding of Java, such as UTF-8, ISO-8859-1, "
+        "windows-1252 or UTF-16"
+    )
 
 
 def value_options(options: Mapping[str, str]) -> dict[str, str]:
@@ -71,10 +104,14 @@ def value_options(options: Mapping[str, str]) -> dict[str, str]:
 
 def checked_encoding(options: Mapping[str, str]) -> str | None:
     """Return the encoding of the files; None if each byte is a character, or if Python does not know the encoding."""
-    encoding = options.get("encoding", "utf-8")
+    name = python_encoding(options)
+    return None if name is None or name.startswith(("iso8859", "cp125")) else name
+
+
+def python_encoding(options: Mapping[str, str]) -> str | None:
+    """Return Python's name of the files' encoding; None if Python does not know it."""
     with suppress(LookupError):
-        name = codecs.lookup(encoding).name
-        return None if name.startswith(("iso8859", "cp125")) else encoding
+        return codecs.lookup(options.get("encoding", "utf-8")).name
     return None
 
 
@@ -93,7 +130,7 @@ def dialect_of(options: Mapping[str, str]) -> Dialect | None:
 
 def layout_of(source: "Source") -> Layout | None:
     """Return how values of JSON are arranged in files; None if they are not JSON, or have line ends of their own."""
-    if source.format != "json" or "linesep" in source.options:
+    if source.format != "json" or source.options.get("linesep", "\n") != "\n":
         return None
     return "document" if source.options.get("multiline") == "true" else "lines"
 

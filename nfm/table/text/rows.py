@@ -1,19 +1,24 @@
 """Read the rows of grouped text files, and count those that do not fit their columns."""
 
 import csv
+import json
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from functools import reduce
+from operator import or_
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
+from pyspark.sql import types as T
 
 from nfm.contract.errors import DataError
 from nfm.contract.messages import quoted
-from nfm.contract.reading import MORE_THAN_A_DOUBLE, MORE_THAN_A_NUMBER, NOT_A_DATE
+from nfm.contract.reading import MORE_THAN_A_DOUBLE, MORE_THAN_A_NUMBER
 from nfm.table.corrupt import file_path_column, to_metadata_path
-from nfm.table.spark import column, load, quote_name
+from nfm.table.spark import column, load
 from nfm.table.store import uri_to_path
+from nfm.table.text.convert import FORMATS, convert, is_changed, rule, text_type
 from nfm.table.text.groups import Group, load_files
 from nfm.table.text.options import BAD_ROW
 
@@ -24,13 +29,45 @@ _FILE = "_nfm_file"  # column with the file of a row; not the name of a user's c
 _WIDENING = ("int", "bigint", "decimal(38,0)", "double")  # inferred types that include those before
 
 
+class Raw(NamedTuple):
+    """Grouped files of a table, and the types of its columns."""
+
+    source: "Source"
+    groups: Sequence[Group]
+    types: Mapping[str, T.DataType]  # of the files' columns; of CSV, of all columns
+    folders: Mapping[str, T.DataType]  # of the columns whose values are in the folders' names
+    is_exact: bool  # values keep their texts; False: Spark converts them, as for a model of an older version
+
+    def read_type(self, type_: T.DataType) -> T.DataType:
+        """Return the type with which Spark reads a column of this type."""
+        return text_type(type_) if self.is_exact else type_
+
+    def type_of(self, name: str) -> T.DataType:
+        """Return the type of a column."""
+        return self.folders[name] if name in self.folders else self.types[name]
+
+    def convert(self, name: str) -> Column:
+        """Return a column in its type; null where that would change a value."""
+        return convert(column(name), self.type_of(name), self._source_of(name)) if self.is_exact else column(name)
+
+    def is_changed(self, name: str) -> Column:
+        """Return whether the type of a column changes a value."""
+        return is_changed(column(name), self.type_of(name), self._source_of(name))
+
+    def _source_of(self, name: str) -> "Source":
+        """Return the source with the options for a column: formats are for the texts in files, not for folders."""
+        if name not in self.folders:
+            return self.source
+        options = {key: value for key, value in self.source.options.items() if key == "timezone"}
+        return self.source.model_copy(update={"options": options})
+
+
 class Checked(NamedTuple):
     """Result of a pass over all rows."""
 
     rows: int
     bad: int  # rows that do not fit the number or the types of the columns
-    file: str | None  # of a bad row
-    row: str | None  # its text
+    example: str  # one of them, and what to do about it, as the start of a sentence
     texts: Mapping[str, str]  # columns whose inferred type would change a text: with an example
 
 
@@ -61,15 +98,13 @@ def _find_empty(spark: SparkSession, source: "Source", group: Group, names: Sequ
 
 
 def find_doubtful(source: "Source", inferred: Mapping[str, str]) -> dict[str, str]:
-    """Return the columns whose inferred type could change a text, with a pattern of such texts."""
-    if source.format != "csv":
-        return {}
-    patterns = {"double": MORE_THAN_A_DOUBLE}
-    if not {"dateformat", "timestampformat"} & set(source.options):
-        patterns |= {"date": NOT_A_DATE, "timestamp": NOT_A_DATE}
-    is_number = ("int", "bigint", "decimal")
-    found = {name: MORE_THAN_A_NUMBER for name, type_ in inferred.items() if type_.startswith(is_number)}
-    return found | {name: patterns[type_] for name, type_ in inferred.items() if type_ in patterns}
+    """Return the inferred columns, with a pattern of texts that are more than a value of the type; empty: none is."""
+    found = dict.fromkeys(inferred, "")
+    if source.format == "csv":  # in JSON, only numbers are written as numbers
+        is_number = ("int", "bigint", "decimal")
+        found |= {name: MORE_THAN_A_NUMBER for name, type_ in inferred.items() if type_.startswith(is_number)}
+        found |= {name: MORE_THAN_A_DOUBLE for name, type_ in inferred.items() if type_ == "double"}
+    return found
 
 
 def _common_type(a: str, b: str) -> str:
@@ -80,125 +115,122 @@ def _common_type(a: str, b: str) -> str:
     return "timestamp" if {a, b} == {"date", "timestamp"} else "string"
 
 
-def read_groups(
-    spark: SparkSession,
-    source: "Source",
-    groups: Sequence[Group],
-    types: Mapping[str, str],
-    folders: Mapping[str, str],
-    without_bad: Sequence[str] = (),
-) -> DataFrame:
+def read_groups(spark: SparkSession, raw: Raw, without_bad: Sequence[str] = ()) -> DataFrame:
     """Return the table, with the columns that all files have.
 
-    Args:
-        spark: The session.
-        source: The table.
-        groups: Its files.
-        types: Types of the files' columns; of CSV, of all columns.
-        folders: Types of the columns whose values are in the folders' names.
-        without_bad: Columns that all must fit; rows that do not are left out. Empty: all rows fit, see `check_rows`.
+    `without_bad`: columns that all must fit; rows that do not are left out. Empty: all rows fit, see `check_rows`.
     """
-    names = [name for name in types if all(name in group.columns for group in groups)]
-    columns = [column(name) for name in [*names, *folders]]
+    names = [name for name in raw.types if all(name in group.columns for group in raw.groups)]
+    names += raw.folders
     frames = []
-    for group in groups:
-        rows = _read(spark, source, group, types, folders, with_bad=bool(without_bad))
+    for group in raw.groups:
+        rows = _read(spark, raw, group, with_bad=bool(without_bad))
         if without_bad:
             # Spark notices that a value does not fit only if the query needs the column. The hash needs them all.
-            fits = F.hash(*(column(name) for name in without_bad)).between(-(1 << 31), (1 << 31) - 1)
-            rows = rows.where(column(BAD_ROW).isNull() & fits)
-        frames.append(rows.select(*columns))
+            fits = F.hash(*(column(name).cast("string") for name in without_bad)).between(-(1 << 31), (1 << 31) - 1)
+            is_bad = reduce(or_, _changes(raw, without_bad).values(), column(BAD_ROW).isNotNull())
+            rows = rows.where(~is_bad & fits)
+        frames.append(rows.select(*(raw.convert(name).alias(name) for name in names)))
     return reduce(DataFrame.unionAll, frames)
 
 
-def _read(
-    spark: SparkSession,
-    source: "Source",
-    group: Group,
-    types: Mapping[str, str],
-    folders: Mapping[str, str],
-    with_bad: bool,
-) -> DataFrame:
-    options = {**source.options, **group.options, "columnnameofcorruptrecord": BAD_ROW}
-    columns = {name: types[name] for name in group.columns if name in types}
-    columns |= folders
-    columns |= {BAD_ROW: "string"} if with_bad else {}
-    schema = ", ".join(f"{quote_name(name)} {type_}" for name, type_ in columns.items())
-    rows = load(spark, source.model_copy(update={"options": options}), schema)
+def _changes(raw: Raw, names: Iterable[str]) -> dict[str, Column]:
+    """Return, for each column that is converted, whether its type would change the value of a row."""
+    types = {name: raw.type_of(name) for name in names}
+    return {name: raw.is_changed(name) for name, type_ in types.items() if raw.read_type(type_) != type_}
+
+
+def _read(spark: SparkSession, raw: Raw, group: Group, with_bad: bool) -> DataFrame:
+    """Return the rows of a group, as Spark reads them."""
+    options = {**raw.source.options, **group.options, "columnnameofcorruptrecord": BAD_ROW}
+    columns = {name: raw.types[name] for name in group.columns if name in raw.types}
+    columns |= raw.folders
+    schema = T.StructType([T.StructField(name, raw.read_type(type_)) for name, type_ in columns.items()])
+    if with_bad:
+        schema = schema.add(BAD_ROW, "string")
+    rows = load(spark, raw.source.model_copy(update={"options": options}), schema)
     if set(rows.inputFiles()) == set(group.uris):
         return rows
     # The other files belong to other groups, are left out, or were added since the bytes were read.
-    return rows.where(file_path_column(source, rows).isin([to_metadata_path(uri) for uri in group.uris]))
+    return rows.where(file_path_column(raw.source, rows).isin([to_metadata_path(uri) for uri in group.uris]))
 
 
-def check_rows(
-    spark: SparkSession,
-    source: "Source",
-    groups: Sequence[Group],
-    types: Mapping[str, str],
-    folders: Mapping[str, str],
-    used: Sequence[str],
-    doubtful: Mapping[str, str],
-) -> Checked:
+def check_rows(spark: SparkSession, raw: Raw, used: Sequence[str], doubtful: Mapping[str, str]) -> Checked:
     """Read all rows, and count those that do not fit; only the types of the used columns matter.
 
-    `doubtful`: used columns that are read as text here, with a pattern of texts that their inferred type would change.
+    `doubtful`: columns whose type is inferred, see `find_doubtful`.
     """
-    types = {name: type_ if name in used and name not in doubtful else "string" for name, type_ in types.items()}
     frames = []
-    for group in groups:
-        rows = _read(spark, source, group, types, folders, with_bad=True)
-        frames.append(rows.select(*map(column, used), BAD_ROW, file_path_column(source, rows).alias(_FILE)))
-    bad = column(BAD_ROW).isNotNull()
-    counts = [F.count(column(name)) for name in used]  # Spark parses only columns that the query needs
-    texts = [F.min(F.when(column(name).rlike(pattern), column(name))) for name, pattern in doubtful.items()]
-    result: Any = (
-        reduce(DataFrame.unionAll, frames)
-        .agg(
-            F.count(F.lit(1)),
-            F.count_if(bad),
-            F.min(F.when(bad, F.struct(_FILE, BAD_ROW))),
-            F.array(*counts),
-            *texts,
-        )
-        .first()
-    )
-    file, row = result[2] or (None, None)
-    found = {name: text for name, text in zip(doubtful, result[4:], strict=True) if text is not None}
-    return Checked(result[0], result[1], file, row, found)
+    for group in raw.groups:
+        rows = _read(spark, raw, group, with_bad=True)
+        frames.append(rows.select(*map(column, used), BAD_ROW, file_path_column(raw.source, rows).alias(_FILE)))
+    changes = _changes(raw, used)
+    for name in changes:
+        if pattern := doubtful.get(name):
+            changes[name] |= column(name).rlike(pattern)
+    flags = {name: f"_nfm_changes_{i}" for i, name in enumerate(changes)}
+    rows = reduce(DataFrame.unionAll, frames).select("*", *(changes[name].alias(flag) for name, flag in flags.items()))
+    broken = column(BAD_ROW).isNotNull()
+    bad = reduce(or_, (F.col(flag) for name, flag in flags.items() if name not in doubtful), broken)
+    result: Any = rows.agg(
+        F.count(F.lit(1)),
+        F.count_if(bad),
+        F.min(F.when(broken, F.struct(_FILE, BAD_ROW))),
+        F.array(*(F.count(column(name)) for name in used)),  # Spark parses only columns that the query needs
+        *(
+            F.min(F.when(~broken & F.col(flag), F.struct(_FILE, column(name).cast("string"))))
+            for name, flag in flags.items()
+        ),
+    ).first()
+    changed = {name: example for name, example in zip(flags, result[4:], strict=True) if example is not None}
+    texts = {name: text for name, (_, text) in changed.items() if name in doubtful}
+    fixed = (_describe_value(raw, name, *changed[name]) for name in changed if name not in doubtful)
+    example = _describe_row(raw, *result[2]) if result[2] else next(fixed, "")
+    return Checked(result[0], result[1], example, texts)
 
 
-def refuse_bad_rows(
-    spark: SparkSession, source: "Source", groups: Sequence[Group], types: Mapping[str, str], checked: Checked
-) -> None:
+def refuse_bad_rows(source: "Source", checked: Checked) -> None:
     """Raise DataError for the rows that do not fit, unless `on_bad_row` is skip."""
-    if source.on_bad_row == "skip":
-        return
-    options = {"csv": "sep, quote, escape", "json": "multiLine: true if a file is one array or object"}
-    raise DataError(
-        f"{checked.bad:,} of {checked.rows:,} rows of {source} do not fit the columns, for example in "
-        f"{uri_to_path(checked.file or '')}: {quoted(checked.row)}{_explain(spark, source, groups, types, checked)}. "
-        f"Repair the rows, correct source.options ({options.get(source.format, 'rowTag')}) or source.types, or set "
-        "source.on_bad_row: skip (or score.source.on_bad_row) to leave such rows out and report them."
+    if checked.bad and source.on_bad_row == "refuse":
+        raise DataError(
+            f"{checked.bad:,} of {checked.rows:,} rows of {source} do not fit the columns, for example in "
+            f"{checked.example}, or set source.on_bad_row: skip (or score.source.on_bad_row) to leave such rows out "
+            "and report them."
+        )
+
+
+def _describe_value(raw: Raw, name: str, file: str, text: str) -> str:
+    """Describe a value that its type would change, and what to do, as the start of a sentence."""
+    type_ = raw.type_of(name)
+    options = "" if raw.source.format == "json" else "set source.options.nullValue to this text if it means missing, "
+    if type(type_) in FORMATS:
+        options += f"set source.options.{FORMATS[type(type_)]}, "
+    return (
+        f"{uri_to_path(file)}: a row has the value {quoted(text)} in column '{name}', whose type is "
+        f"{type_.simpleString()}: {rule(type_)}. Correct it, {options}set source.types: {{{name}: string}} or another "
+        "type"
     )
 
 
-def _explain(
-    spark: SparkSession, source: "Source", groups: Sequence[Group], types: Mapping[str, str], checked: Checked
-) -> str:
-    """Return what is wrong with the example, as the end of a sentence; empty if it is not known."""
-    group = next((g for g in groups if any(to_metadata_path(uri) == checked.file for uri in g.uris)), groups[0])
-    if source.format != "csv" or not checked.row:
-        return ""
-    delimiter, quote = source.options.get("sep", ","), source.options.get("quote", '"')
-    try:
-        values = next(csv.reader([checked.row], delimiter=delimiter, quotechar=quote))
-    except (csv.Error, TypeError):
-        return ""
-    if len(values) != len(group.columns):
-        return f" has {len(values)} values, and its file has {len(group.columns)} columns"
-    for name, value in zip(group.columns, values, strict=True):
-        parsed = spark.range(1).select(F.lit(value).try_cast(types[name])).first()
-        if value and parsed is not None and parsed[0] is None:
-            return f" has the value {quoted(value)} in column '{name}', whose type is {types[name]}"
-    return ""
+def _describe_row(raw: Raw, file: str, row: str) -> str:
+    """Describe a row that Spark cannot parse, and what to do, as the start of a sentence."""
+    group = next((g for g in raw.groups if any(to_metadata_path(uri) == file for uri in g.uris)), raw.groups[0])
+    problem, options = "", "rowTag"
+    if raw.source.format == "csv":
+        options = "sep, quote, escape"
+        delimiter, quote = raw.source.options.get("sep", ","), raw.source.options.get("quote", '"')
+        with suppress(csv.Error, TypeError):
+            values = next(csv.reader([row], delimiter=delimiter, quotechar=quote))
+            if len(values) != len(group.columns):
+                problem = f" has {len(values)} values, and its file has {len(group.columns)} columns"
+    elif raw.source.format == "json":
+        options = "multiLine: true if a file is one array or object"
+        try:
+            json.loads(row)
+            problem = " has an array or an object where others have another type"
+        except (ValueError, RecursionError):
+            problem = " is not JSON"
+    return (
+        f"{uri_to_path(file)}: {quoted(row)}{problem}. Repair the rows, correct source.options ({options}) or "
+        "source.types"
+    )

@@ -15,7 +15,7 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from nfm.contract.errors import ConfigError, DataError
-from nfm.contract.messages import listed
+from nfm.contract.messages import listed, quoted
 from nfm.contract.reading import Reading
 from nfm.table.corrupt import check_any_readable
 from nfm.table.listing import list_uris, stat_by_spark
@@ -23,9 +23,10 @@ from nfm.table.spark import load, to_arrow_schema
 from nfm.table.splits import File
 from nfm.table.store import uri_to_path
 from nfm.table.table_formats import refuse_files
+from nfm.table.text.convert import Rounded, parse_types, text_type
 from nfm.table.text.groups import Group, group_files, select_files
 from nfm.table.text.options import resolve_options, value_options
-from nfm.table.text.rows import check_rows, find_doubtful, infer_types, read_groups, refuse_bad_rows
+from nfm.table.text.rows import Raw, check_rows, find_doubtful, infer_types, read_groups, refuse_bad_rows
 
 if TYPE_CHECKING:
     from nfm.config.settings import Source
@@ -60,7 +61,7 @@ def open_text_table(
         DataError: a file lacks a column, is not valid text or cannot be read, or rows cannot be parsed.
         ConfigError: an option or a type is not possible.
     """
-    source = source.model_copy(update={"options": resolve_options(source, reading)})
+    source = source.model_copy(update={"options": resolve_options(spark, source, reading)})
     if "encoding" in source.options:
         spark.conf.set("spark.sql.legacy.javaCharsets", "true")  # Spark 4 does not accept windows-1252 without
     listing = load(spark, source, "unknown string")  # with a schema, Spark opens no file
@@ -74,26 +75,36 @@ def open_text_table(
     groups, skipped = group_files(spark, source, selected or files[:1])
     check_any_readable(source, selected, skipped)
     names = list(dict.fromkeys(name for group in groups for name in group.columns))
+    _check_folders(groups, folders)
     _check_types(spark, source, [*folders, *names])
     infers = source.options.get("inferschema") == "true" or source.format != "csv"
     used = _find_used(source, groups, needed, names, folders)
-    inferred = infer_types(spark, source, groups) if infers and not set(used) <= set(known) else {}
+    inferred = infer_types(spark, source, groups) if infers and not {*used} <= {*known, *folders} else {}
     # Spark finds the values of JSON by their names, so the schema needs no other columns.
-    read = names if source.format == "csv" else used
-    types = {name: known.get(name) or inferred.get(name, "string") for name in read}
-    # A model of an older version was trained with the inferred types, whatever texts they changed.
-    inferred_here = {name: inferred[name] for name in used if name in inferred and name not in known}
-    doubtful = find_doubtful(source, inferred_here) if reading is not None else {}
-    checked = check_rows(spark, source, groups, types, folders, used, doubtful)
-    if checked.bad:
-        refuse_bad_rows(spark, source, groups, types, checked)
+    read = names if source.format == "csv" else [name for name in used if name not in folders]
+    types = parse_types({name: known.get(name) or inferred.get(name, "string") for name in read})
+    if reading is not None:
+        types |= {name: Rounded() for name in reading.rounded if name in types and name not in source.types}
+    doubtful = find_doubtful(source, {name: inferred[name] for name in used if name in inferred and name not in known})
+    # A model of an older version was trained with Spark's conversions.
+    raw = Raw(source, groups, types, parse_types(folders), is_exact=reading is not None)
+    checked = check_rows(spark, raw, used, doubtful)
+    refuse_bad_rows(source, checked)
+    why = ""
     if checked.texts:
-        _log_texts(source, checked.texts)
-        types |= dict.fromkeys(checked.texts, "string")
-    table = read_groups(spark, source, groups, types, folders, used if checked.bad else ())
+        types = {name: text_type(type_) if name in checked.texts else type_ for name, type_ in types.items()}
+        why = (
+            f"{listed(checked.texts)} of {source}: read as text, because the inferred type would change values such as "
+            f"{listed(map(quoted, checked.texts.values()))} (source.types sets another type)"
+        )
+        log.info("%s", why)
+    table = read_groups(spark, raw._replace(types=types), used if checked.bad else ())
     # Scoring may need other columns; it infers their types, as this run has not checked them against the texts.
-    learned = {name: types[name] for name in types if name in used or name in known}
-    needed(to_arrow_schema(table))  # again, because the types are known now
+    learned = {name: types[name].simpleString() for name in types if name in used or name in known}
+    try:
+        needed(to_arrow_schema(table))  # again, because the types are known now
+    except DataError as error:
+        raise DataError(f"{error} {why}." if why else str(error)) from error
     return TextTable(
         table,
         tuple(file for file in before if file.path not in set(map(uri_to_path, skipped))),
@@ -104,16 +115,6 @@ def open_text_table(
     )
 
 
-def _log_texts(source: "Source", texts: Mapping[str, str]) -> None:
-    log.info(
-        "%s of %s: read as text, because the inferred type would change values such as %s (source.types sets another "
-        "type)",
-        listed(texts),
-        source,
-        listed(map(repr, texts.values())),
-    )
-
-
 def _find_used(
     source: "Source",
     groups: Iterable[Group],
@@ -121,11 +122,12 @@ def _find_used(
     names: Iterable[str],
     folders: Iterable[str],
 ) -> list[str]:
-    """Return the columns of the files that will be read, also for `where`; DataError if a file lacks one of them."""
+    """Return the columns that will be read, also for `where`; DataError if a file lacks one of them."""
     names = list(names)
-    used = dict.fromkeys(needed(pa.schema([(name, pa.string()) for name in [*names, *folders]])))
+    columns = [*names, *folders]
+    used = dict.fromkeys(needed(pa.schema([(name, pa.string()) for name in columns])))
     if source.where is not None:
-        used |= dict.fromkeys(name for name in names if name.lower() in source.where.lower())
+        used |= dict.fromkeys(name for name in columns if name.lower() in source.where.lower())
     for group in groups:
         lacking = [name for name in used if name in names and name not in group.columns]
         if lacking:
@@ -133,7 +135,20 @@ def _find_used(
                 f"Column '{lacking[0]}' is missing from {uri_to_path(group.uris[0])}, but other files of {source} have "
                 f"it; this file has {', '.join(group.columns)}. Add the column, or remove the file from source.path."
             )
-    return [name for name in used if name in names]
+    return [name for name in used if name in columns]
+
+
+def _check_folders(groups: Iterable[Group], folders: Iterable[str]) -> None:
+    """Raise DataError if a column is in the files and in the names of their folders, where values may differ."""
+    in_folders = {name.lower(): name for name in folders}
+    for group in groups:
+        for name in group.columns:
+            if folder := in_folders.get(name.lower()):
+                raise DataError(
+                    f"Column '{name}' is in {uri_to_path(group.uris[0])} and in the name of its folder ({folder}=…), "
+                    "so it is ambiguous. Remove it from the files, or set source.options.recursiveFileLookup: true to "
+                    "read it from the files, and no column from the folders' names."
+                )
 
 
 def _check_types(spark: SparkSession, source: "Source", columns: Iterable[str]) -> None:
