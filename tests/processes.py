@@ -13,7 +13,7 @@ ROOT = Path(__file__).parent.parent
 BIN = Path(sys.executable).parent
 # A JVM of a test lives for seconds: the optimizing compiler, a multithreaded collector, the verification of Spark's
 # bytecode and the web page of a job would cost more than the test itself.
-JVM = "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC -XX:-BytecodeVerificationRemote"
+JVM = "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC -XX:+UnlockDiagnosticVMOptions -XX:-BytecodeVerificationRemote"
 NO_PAGE = "-Dspark.ui.enabled=false"
 
 

@@ -10,6 +10,8 @@ from pyspark.sql import SparkSession
 from nfm.features.dataset import build
 from tests.features.examples import ROWS, SCHEMA, config
 
+Built = tuple[Path, Mapping[str, Any]]
+
 
 @pytest.fixture(scope="session")
 def table(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -28,12 +30,12 @@ def _built(
 
 
 @pytest.fixture(scope="session")
-def built(_built: tuple[Path, Mapping[str, Any]]) -> Path:
+def built(_built: Built) -> Path:
     """Working folder with the dataset of `table`; tests must not change it."""
     return _built[0]
 
 
 @pytest.fixture(scope="session")
-def statistics(_built: tuple[Path, Mapping[str, Any]]) -> Mapping[str, Any]:
+def statistics(_built: Built) -> Mapping[str, Any]:
     """What the feature job returned for `built`."""
     return _built[1]
