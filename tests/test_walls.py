@@ -90,15 +90,14 @@ def modules_after_import(names: list[str], preloaded: tuple[str, ...]) -> dict[s
 @pytest.fixture(scope="module")
 def loaded() -> dict[str, list[str]]:
     """For each module of the project, the modules that its import loads if it is the first one imported."""
-    packages: dict[str, list[str]] = {}
+    by_libraries: dict[tuple[str, ...], list[str]] = {}  # packages with the same libraries share an interpreter
     for name in modules():
-        packages.setdefault(next(package for package in FORBIDDEN if is_inside(name, package)), []).append(name)
+        libraries = PRELOADED[next(package for package in FORBIDDEN if is_inside(name, package))]
+        by_libraries.setdefault(libraries, []).append(name)
     with ThreadPoolExecutor(2) as pool:
+        longest_first = sorted(by_libraries, key=len, reverse=True)
         results = list(
-            pool.map(
-                lambda package: modules_after_import(packages[package], PRELOADED[package]),
-                sorted(packages, reverse=True),
-            )
+            pool.map(lambda libraries: modules_after_import(by_libraries[libraries], libraries), longest_first)
         )
     return {name: names for result in results for name, names in result.items()}
 
