@@ -85,7 +85,7 @@ class Forks:
         self._count += 1
         output = [self._folder / f"{self._count}.{name}" for name in ("stdout", "stderr")]
         for path in output:
-            path.touch()
+            path.write_text("")
         process = int(self.ask(arguments=arguments, folder=str(cwd), output=list(map(str, output))))
         return Command(self, list(arguments), process, output)
 
