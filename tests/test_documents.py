@@ -14,7 +14,6 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
-from pyspark.sql import SparkSession
 
 from nfm.config.file import checked
 from nfm.config.settings import Config
@@ -53,9 +52,7 @@ def orders(rows: int) -> pd.DataFrame:
 
 
 @pytest.mark.e2e
-def test_the_readmes_five_steps_run(
-    spark: SparkSession, trainings: Forks, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_readmes_five_steps_run(trainings: Forks, tmp_path: Path) -> None:
     readme = (ROOT / "README.md").read_text()
     steps = readme[readme.index("## Your own table") : readme.index("## Compared with")]
     commands = "".join(blocks(steps, "bash")).splitlines()
@@ -85,10 +82,10 @@ def test_the_readmes_five_steps_run(
     assert (workdir / "model/report.html").stat().st_size > 10_000
 
     (script,) = blocks(steps, "python")
-    monkeypatch.chdir(tmp_path)
-    names = dict[str, Any]()
-    exec(script, names)  # in the session that `spark` has started
-    in_process = names["scores"]
+    script = f"{script}\nprint(scores.to_json())"
+    done = run([sys.executable, "-c", script], {"PYTHONPATH": str(ROOT)}, tmp_path)
+    assert done.returncode == 0, done.stderr
+    in_process = pd.Series(json.loads(done.stdout.splitlines()[-1]))
     by_job = scores.set_index("order_id")["score"].loc[tonight["order_id"]]
     np.testing.assert_allclose(in_process, by_job, atol=1e-6)
 
