@@ -18,7 +18,7 @@
 
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
-.PHONY: demo check test fuzz lint types wheel-test docs reference bench-titanic bench-features bench-train bench-paper \
+.PHONY: demo check test tests fuzz lint types wheel-test docs reference bench-titanic bench-features bench-train bench-paper \
 	bench-flights bench-init bench-score java clean
 
 UV_VERSION := 0.13.9
@@ -46,7 +46,9 @@ demo: .venv/made java
 check: lint types
 	@$(RUN) $(PYTEST) -m unit
 
-test: lint types java
+test: lint types tests
+
+tests: .venv/made-dev java
 	@$(RUN) $(PYTEST)
 
 fuzz: .venv/made-dev java

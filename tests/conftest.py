@@ -11,19 +11,22 @@ import pytest
 from pyspark.sql import SparkSession
 
 import nfm.contract.publishing.replace
-from tests.processes import JVM, standalone_cluster
+from tests.forks import Forks, forks
+from tests.processes import JVM, NO_PAGE, standalone_cluster
 from tests.settings import MINIMAL
 
 # No test asserts a time; and a failure in CI is one that anybody can repeat.
-hypothesis.settings.register_profile("project", deadline=None, max_examples=60, derandomize="CI" in os.environ)
+hypothesis.settings.register_profile("project", deadline=None, max_examples=50, derandomize="CI" in os.environ)
 hypothesis.settings.load_profile("project")
 
-# Both of spark-submit's machines, for the sessions here and for the jobs that tests start; they say nothing of it.
-os.environ |= {name: f"{JVM} {os.environ.get(name, '')}" for name in ("SPARK_SUBMIT_OPTS", "SPARK_LAUNCHER_OPTS")}
+# Both of spark-submit's machines, for the sessions here and for the jobs that tests start; they print nothing about it.
+for name, options in (("SPARK_SUBMIT_OPTS", f"{JVM} {NO_PAGE}"), ("SPARK_LAUNCHER_OPTS", JVM)):
+    if options not in os.environ.get(name, ""):  # processes of tests that import this file
+        os.environ[name] = f"{options} {os.environ.get(name, '')}"
 
 ROOT = Path(__file__).parent.parent
 
-LONGEST = ("test_killed.py", "test_end_to_end.py", "test_resume.py", "test_tune.py")
+LONGEST = ("test_killed.py", "test_end_to_end.py", "test_resume.py", "test_tune.py", "test_cli.py", "test_documents.py")
 
 TIERS = ("unit", "spark", "train", "e2e")  # pyproject.toml describes them
 FOLDERS = {
@@ -83,6 +86,20 @@ def spark() -> Iterator[SparkSession]:
     )
     yield session
     session.stop()
+
+
+@pytest.fixture(scope="session")
+def commands(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Forks]:
+    """Runs commands `nfm` in their own processes."""
+    with forks(tmp_path_factory.mktemp("commands")) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def trainings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Forks]:
+    """Runs commands `nfm` in their own processes, in which TensorFlow is already imported."""
+    with forks(tmp_path_factory.mktemp("trainings"), "nfm.training.train") as server:
+        yield server
 
 
 @pytest.fixture(scope="session")

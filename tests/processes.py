@@ -11,15 +11,24 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 BIN = Path(sys.executable).parent
-# A JVM of a test lives for seconds: the optimizing compiler and a multithreaded collector would cost more than the
-# test itself.
-JVM = "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC"
+# A JVM of a test lives for seconds: the optimizing compiler, a multithreaded collector, the verification of Spark's
+# bytecode and the web page of a job would cost more than the test itself.
+JVM = "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC -XX:+UnlockDiagnosticVMOptions -XX:-BytecodeVerificationRemote"
+NO_PAGE = "-Dspark.ui.enabled=false"
 
 
 def environment(more: dict[str, str] | None = None) -> dict[str, str]:
     """Return variables with this environment's programs first on the PATH. The job sets PYSPARK_PYTHON itself."""
     env = {key: value for key, value in os.environ.items() if key != "PYSPARK_PYTHON"}
     return env | {"PATH": f"{BIN}:{env['PATH']}", "SPARK_CONF_DIR": str(ROOT / "nfm/table/spark_conf"), **(more or {})}
+
+
+def bare(more: dict[str, str] | None = None) -> dict[str, str]:
+    """Return the environment of a user who has set no variable of Java or Spark."""
+    kept = environment()
+    for name in ("JAVA_HOME", "SPARK_CONF_DIR", "SPARK_HOME"):
+        kept.pop(name, None)
+    return kept | {"PYTHONPATH": str(ROOT), **(more or {})}
 
 
 def run(command: list[str], more: dict[str, str] | None = None, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:

@@ -13,7 +13,8 @@ import pytest
 import nfm
 from nfm.contract.errors import NfmError
 from nfm.table.java import java_home
-from tests.processes import ROOT, environment, run
+from tests.forks import Forks
+from tests.processes import ROOT, bare, run
 
 pytestmark = pytest.mark.e2e
 
@@ -22,16 +23,8 @@ TITANIC = ("--config", "conf/titanic.yaml")
 NFM = [sys.executable, "-m", "nfm.cli"]
 
 
-def bare(more: dict[str, str] | None = None) -> dict[str, str]:
-    """Return the environment of a user who has set no variable of Java or Spark."""
-    kept = environment()
-    for name in ("JAVA_HOME", "SPARK_CONF_DIR", "SPARK_HOME"):
-        kept.pop(name, None)
-    return kept | {"PYTHONPATH": str(ROOT), **(more or {})}
-
-
-def command(*arguments: str, more: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([*NFM, *arguments], cwd=ROOT, env=bare(more), capture_output=True, text=True, timeout=300)
+def command(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([*NFM, *arguments], cwd=ROOT, env=bare(), capture_output=True, text=True, timeout=300)
 
 
 def refusal(done: subprocess.CompletedProcess[str]) -> str:
@@ -42,8 +35,8 @@ def refusal(done: subprocess.CompletedProcess[str]) -> str:
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_the_help_of_a_command_fits_a_screen_and_ends_with_two_examples(name: str) -> None:
-    done = command(name, "--help", more={"COLUMNS": "200"})
+def test_the_help_of_a_command_fits_a_screen_and_ends_with_two_examples(commands: Forks, name: str) -> None:
+    done = commands.run(name, "--help")
     lines = done.stdout.splitlines()
     assert (done.returncode, done.stderr) == (0, "")
     assert len(lines) <= 24
@@ -54,22 +47,22 @@ def test_the_help_of_a_command_fits_a_screen_and_ends_with_two_examples(name: st
         assert option in done.stdout
 
 
-def test_the_help_of_init_fits_a_screen_and_ends_with_two_examples() -> None:
-    lines = command("init", "--help", more={"COLUMNS": "200"}).stdout.splitlines()
+def test_the_help_of_init_fits_a_screen_and_ends_with_two_examples(commands: Forks) -> None:
+    lines = commands.run("init", "--help").stdout.splitlines()
     assert len(lines) <= 24
     assert max(map(len, lines)) <= 80
     assert lines[-3] == "examples:"
     assert all(line.startswith("  nfm init ") for line in lines[-2:])
 
 
-def test_without_arguments_the_help_is_printed() -> None:
+def test_without_arguments_the_help_is_printed(commands: Forks) -> None:
     done = command()
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout == command("--help").stdout
+    assert done.stdout == commands.run("--help").stdout
     assert len(done.stdout.splitlines()) <= 24
     for name in COMMANDS:
         assert f"\n  {name} " in done.stdout
-    assert command("--version").stdout == f"nfm {nfm.__version__}\n"
+    assert commands.run("--version").stdout == f"nfm {nfm.__version__}\n"
 
 
 def test_the_console_script_is_installed_with_the_package() -> None:
@@ -99,8 +92,12 @@ def test_the_console_script_is_installed_with_the_package() -> None:
         (["train", *TITANIC, "--set", "train.seed"], "error: --set train.seed: write it as section.key=value"),
     ],
 )
-def test_a_mistake_gives_one_line(arguments: list[str], line: str) -> None:
-    assert refusal(command(*arguments)).startswith(line)
+def test_a_mistake_gives_one_line(commands: Forks, arguments: list[str], line: str) -> None:
+    assert refusal(commands.run(*arguments)).startswith(line)
+
+
+def test_a_new_interpreter_ends_with_the_code_and_the_line_of_a_mistake() -> None:
+    assert refusal(command("trian")).startswith("error: unknown command trian. Did you mean 'train'? Commands: ")
 
 
 def test_a_reader_that_ends_early_is_not_an_error() -> None:
@@ -146,22 +143,25 @@ def test_the_command_and_the_script_write_the_same_scores(workdir: Path, tmp_pat
     assert from_command.equals(from_script)
 
 
-def test_a_plan_previews_and_writes_nothing(workdir: Path, tmp_path: Path) -> None:
+def test_a_plan_previews_and_writes_nothing(workdir: Path, tmp_path: Path, trainings: Forks) -> None:
     settings = ["--set", f"workdir={workdir}", f"score.output={tmp_path}/scores"]
+    before = {path: path.stat().st_mtime_ns for path in workdir.rglob("*")}
     for name in ("features", "train", "score"):
-        done = command(name, *TITANIC, "--plan", *settings)
+        done = (trainings.run if name == "train" else command)(name, *TITANIC, "--plan", *settings)
         assert (done.returncode, done.stderr) == (0, ""), done.stderr
         assert done.stdout.startswith("Plan of titanic: ")
+        assert ("nothing was trained" in done.stdout) == (name == "train")
         assert "Done in" not in done.stdout
     assert list(tmp_path.iterdir()) == []
-    shown = command("train", *TITANIC, "--summary", *settings)
+    assert {path: path.stat().st_mtime_ns for path in workdir.rglob("*")} == before
+    shown = trainings.run("train", *TITANIC, "--summary", *settings)
     assert shown.stdout.startswith("Network of titanic: task binary")
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 @pytest.mark.parametrize("name", ["features", "train", "score"])
 def test_a_signal_ends_a_job_with_its_code_and_without_a_traceback(
-    workdir: Path, tmp_path: Path, name: str, number: signal.Signals, code: int
+    workdir: Path, tmp_path: Path, commands: Forks, trainings: Forks, name: str, number: signal.Signals, code: int
 ) -> None:
     for folder in ("dataset", "encoding", "model"):
         (tmp_path / folder).symlink_to(workdir / folder)
@@ -172,27 +172,16 @@ def test_a_signal_ends_a_job_with_its_code_and_without_a_traceback(
         "score": [f"workdir={tmp_path}"],
     }[name]
     started = {"features": "counting the values", "train": "epoch 1 of", "score": "scoring tests/data"}[name]
-    log = tmp_path / "log"
-    with log.open("w") as stderr:
-        job = subprocess.Popen(
-            [*NFM, name, *TITANIC, "--set", *settings],
-            cwd=ROOT,
-            env=bare(),
-            stdout=subprocess.PIPE,
-            stderr=stderr,
-            text=True,
-            start_new_session=True,
-        )
-        while started not in log.read_text():
-            assert job.poll() is None, log.read_text()
-            time.sleep(0.02)
-        job.send_signal(number)
-        stdout, _ = job.communicate(timeout=120)
-    text = log.read_text()
-    assert job.returncode == code, text
-    assert "Traceback" not in text
-    assert text.splitlines()[-1] == f"error: stopped by {number.name}"
-    assert stdout == ""
+    job = (trainings if name == "train" else commands).start(name, *TITANIC, "--set", *settings)
+    while started not in job.stderr():
+        assert not job.has_ended(), job.stderr()
+        time.sleep(0.02)
+    job.send_signal(number)
+    done = job.wait()
+    assert done.returncode == code, done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stderr.splitlines()[-1] == f"error: stopped by {number.name}"
+    assert done.stdout == ""
     assert not (tmp_path / "new/dataset").exists()
     assert not (tmp_path / "scores").exists()
 

@@ -5,9 +5,9 @@
 
 import json
 import re
-import subprocess
 import sys
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,8 @@ import yaml
 
 from nfm.config.file import checked
 from nfm.config.settings import Config
-from tests.processes import ROOT, environment, run
+from tests.forks import Forks, forks
+from tests.processes import ROOT, run
 from tests.settings import MINIMAL
 
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), ROOT / "examples/README.md"])
@@ -51,7 +52,7 @@ def orders(rows: int) -> pd.DataFrame:
 
 
 @pytest.mark.e2e
-def test_the_readmes_five_steps_run(tmp_path: Path) -> None:
+def test_the_readmes_five_steps_run(trainings: Forks, tmp_path: Path) -> None:
     readme = (ROOT / "README.md").read_text()
     steps = readme[readme.index("## Your own table") : readme.index("## Compared with")]
     commands = "".join(blocks(steps, "bash")).splitlines()
@@ -64,7 +65,11 @@ def test_the_readmes_five_steps_run(tmp_path: Path) -> None:
     tonight.loc[[0, 1], ["customer", "product"]] = ["zoe", None]
     tonight.to_csv(tmp_path / "tonight.csv", index=False)
     for command in commands:
-        done = run([sys.executable, "-m", "nfm.cli", *command.split()[1:]], {"PYTHONPATH": str(ROOT)}, tmp_path)
+        arguments = command.split()[1:]
+        if arguments[0] == "train":
+            done = trainings.run(*arguments, cwd=tmp_path)
+        else:
+            done = run([sys.executable, "-m", "nfm.cli", *arguments], {"PYTHONPATH": str(ROOT)}, tmp_path)
         assert done.returncode == 0, done.stdout + done.stderr
     workdir = tmp_path / "build/orders"
     scores = pd.read_parquet(workdir / "scores")
@@ -149,23 +154,24 @@ def test_settings_in_documents_are_valid(name: str) -> None:
         assert isinstance(checked(settings(yaml.safe_load(block)), name), Config)
 
 
-def with_help(text: str) -> str:
+def with_help(text: str, commands: Forks) -> str:
     """Return the text of docs/cli.md with the help of each command that it names."""
 
     def filled(match: re.Match[str]) -> str:
-        command = [sys.executable, "-m", "nfm.cli", *match[1].split()]
-        done = subprocess.run(command, env=environment(), cwd=ROOT, capture_output=True, text=True, check=True)
+        done = commands.run(*match[1].split())
+        assert (done.returncode, done.stderr) == (0, "")
         return f"`$ nfm {match[1]}`\n\n```text\n{done.stdout}```"
 
     return re.sub(r"`\$ nfm (.*?)`\n\n```text\n.*?```", filled, text, flags=re.DOTALL)
 
 
 @pytest.mark.e2e
-def test_the_help_texts_are_those_of_the_commands() -> None:
+def test_the_help_texts_are_those_of_the_commands(commands: Forks) -> None:
     text = CLI.read_text()
     assert text.count("```text") == 6
-    assert text == with_help(text), "stale: run python tests/test_documents.py"
+    assert text == with_help(text, commands), "stale: run python tests/test_documents.py"
 
 
 if __name__ == "__main__":
-    CLI.write_text(with_help(CLI.read_text()))
+    with TemporaryDirectory() as folder, forks(Path(folder)) as commands:
+        CLI.write_text(with_help(CLI.read_text(), commands))

@@ -23,6 +23,7 @@ import pytest
 from nfm.contract.artifact import Artifact
 from nfm.contract.encoder import arrange_inputs
 from nfm.training.layers import make_keras_inputs
+from tests.forks import Forks
 from tests.processes import ROOT, environment, run
 
 pytestmark = pytest.mark.e2e
@@ -32,8 +33,7 @@ TITANIC = ROOT / "tests/data/titanic.csv"
 
 def job(name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     program = "python" if name == "train" else "spark-submit"
-    config = [] if "--config" in arguments else ["--config", "conf/titanic.yaml"]
-    return run([program, f"jobs/{name}.py", *config, *arguments])
+    return run([program, f"jobs/{name}.py", "--config", "conf/titanic.yaml", *arguments])
 
 
 @pytest.fixture(scope="module")
@@ -82,10 +82,7 @@ def test_scores_of_spark_equal_those_of_encoder_and_keras_in_one_process(workdir
     assert np.std(expected) > 0.1
 
 
-def test_a_training_plan_trains_nothing_and_the_metrics_are_stored(workdir: Path) -> None:
-    done = job("train", "--plan", "--set", f"workdir={workdir}")
-    assert done.returncode == 0
-    assert "nothing was trained" in done.stdout
+def test_the_metrics_are_stored(workdir: Path) -> None:
     metadata = json.loads((workdir / "model/metadata.json").read_text())
     assert sum(metadata["rows"].values()) == 891
     assert {"auc", "log_loss", "accuracy", "rows", "constant", "linear"} <= set(metadata["metrics"]["test"])
@@ -206,15 +203,23 @@ def output_lines(done: subprocess.CompletedProcess[str]) -> list[str]:
         (["--set", "train.optimiser=adam"], 2, "train.optimiser: unknown key. Did you mean 'optimizer'?"),
         (["--set", "split.test=yes"], 2, "split.test: True given"),
         (["--config", "nowhere.yaml"], 2, "error: nowhere.yaml cannot be read: No such file or directory"),
-        (["--frobnicate"], 2, "error: nfm train: unknown option --frobnicate. See nfm train --help"),
         (["--set", "workdir={tmp}"], 3, "error: There is no encoding in {tmp}/encoding"),
     ],
 )
-def test_mistakes_are_reported_without_a_traceback(tmp_path: Path, arguments: list[str], code: int, words: str) -> None:
-    done = job("train", *(argument.format(tmp=tmp_path) for argument in arguments))
+def test_mistakes_are_reported_without_a_traceback(
+    trainings: Forks, tmp_path: Path, arguments: list[str], code: int, words: str
+) -> None:
+    config = [] if "--config" in arguments else ["--config", "conf/titanic.yaml"]
+    done = trainings.run("train", *config, *(argument.format(tmp=tmp_path) for argument in arguments))
     assert done.returncode == code
     assert words.format(tmp=tmp_path) in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_the_script_exits_with_the_code_of_the_command() -> None:
+    done = job("train", "--frobnicate")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "error: nfm train: unknown option --frobnicate. See nfm train --help\n"
 
 
 def test_spark_jobs_exit_with_their_code_and_a_line(workdir: Path, tmp_path: Path) -> None:

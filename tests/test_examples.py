@@ -1,4 +1,4 @@
-"""The examples run as a user runs them: processes of their own, in a folder that looks like a checkout."""
+"""The examples run as a user runs them: in other processes, in a folder that looks like a checkout."""
 
 import json
 import sys
@@ -24,6 +24,38 @@ def titanic(checkout: Path) -> str:
     return python(checkout, str(ROOT / "examples/titanic.py"), "train.epochs=4")
 
 
+# Runs examples one after another, with one start of Spark and TensorFlow, and prints what each prints, or its error.
+RUN = """
+import contextlib, io, json, runpy, sys, traceback
+from pathlib import Path
+shown = {}
+for path in sys.argv[1:]:
+    sys.argv = [path]
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        try:
+            runpy.run_path(path, run_name="__main__")
+        except BaseException:
+            traceback.print_exc(file=printed)
+    shown[Path(path).stem] = printed.getvalue()
+print(json.dumps(shown))
+"""
+
+
+@pytest.fixture(scope="module")
+def shown(checkout: Path, titanic: str) -> dict[str, str]:
+    """What the examples after the first one print."""
+    cells = json.loads((ROOT / "examples/titanic.ipynb").read_text())["cells"]
+    assert all(not cell.get("outputs") for cell in cells), "clear the outputs before a commit"
+    code = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
+    code[-1] = f"print(dict({code[-1]}))"
+    notebook = checkout / "notebook.py"
+    notebook.write_text("\n\n".join(code))
+    # The example of SQL uses the model of the first one, and stops its session.
+    paths = [ROOT / "examples/sql_scoring.py", notebook, ROOT / "examples/custom_table.py"]
+    found: dict[str, str] = json.loads(python(checkout, "-c", RUN, *map(str, paths)).splitlines()[-1])
+    return found
+
+
 def test_the_script_trains_and_explains_the_scores(checkout: Path, titanic: str) -> None:
     metrics = json.loads((checkout / "build/titanic/model/metadata.json").read_text())["metrics"]["test"]
     assert f"test AUC {metrics['auc']:.3f}" in titanic
@@ -33,27 +65,22 @@ def test_the_script_trains_and_explains_the_scores(checkout: Path, titanic: str)
     assert len(rows) == 10
 
 
-def test_sql_gives_the_scores_of_the_model(checkout: Path, titanic: str) -> None:
-    shown = python(checkout, str(ROOT / "examples/sql_scoring.py"))
-    by_group = [line.split("|")[1:-1] for line in shown.splitlines() if line.count("|") == 5][1:]
-    assert len(by_group) == 6
+def test_sql_gives_the_scores_of_the_model(shown: dict[str, str]) -> None:
+    by_group = [line.split("|")[1:-1] for line in shown["sql_scoring"].splitlines() if line.count("|") == 5][1:]
+    assert len(by_group) == 6, shown["sql_scoring"]
     assert sum(int(count) for _, _, count, _ in by_group) == 891
     best = {sex.strip() for _, sex, _, _ in by_group[:2]}
     assert best == {"female"}
 
 
-def test_the_notebook_runs_from_top_to_bottom(checkout: Path) -> None:
-    cells = json.loads((ROOT / "examples/titanic.ipynb").read_text())["cells"]
-    assert all(not cell.get("outputs") for cell in cells), "clear the outputs before a commit"
-    code = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
-    code[-1] = f"print(dict({code[-1]}))"
-    shown = python(checkout, "-c", "\n\n".join(code))
-    women_and_men = pd.Series(eval(shown.splitlines()[-1], {"np": __import__("numpy")}))
+def test_the_notebook_runs_from_top_to_bottom(shown: dict[str, str]) -> None:
+    assert "Traceback" not in shown["notebook"], shown["notebook"]
+    women_and_men = pd.Series(eval(shown["notebook"].splitlines()[-1], {"np": __import__("numpy")}))
     assert women_and_men["female"] > women_and_men["male"] + 0.2
 
 
-def test_a_table_of_ones_own(checkout: Path) -> None:
-    shown = python(checkout, str(ROOT / "examples/custom_table.py"))
+def test_a_table_of_ones_own(checkout: Path, shown: dict[str, str]) -> None:
+    assert "test AUC" in shown["custom_table"], shown["custom_table"]
     tonight = pd.read_csv(checkout / "build/orders/tonight.csv")
     scores = pq.ParquetDataset(checkout / "build/orders/scores").read().to_pandas()
     assert sorted(scores["order_id"]) == sorted(tonight["order_id"])
@@ -64,4 +91,3 @@ def test_a_table_of_ones_own(checkout: Path) -> None:
     by_product = scores.groupby("product")["score"].mean()
     assert by_product["sandals"] > by_product["boots"] + 0.3
     assert by_product["sandals"] > by_product["hat"] + 0.3
-    assert "test AUC" in shown

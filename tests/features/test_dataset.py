@@ -2,7 +2,9 @@
 
 import json
 import math
+import shutil
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +20,8 @@ from nfm.features.summary import summary
 from tests.features.examples import ROWS, SCHEMA, by_key, config, dataset_rows
 
 
-def test_the_dataset_equals_one_computed_in_plain_python(spark: SparkSession, table: Path, tmp_path: Path) -> None:
-    statistics = build(spark, config(tmp_path, table))
-    rows = dataset_rows(tmp_path / "dataset")
+def test_the_dataset_equals_one_computed_in_plain_python(built: Path, statistics: Mapping[str, Any]) -> None:
+    rows = dataset_rows(built / "dataset")
     assert len(rows) == len(ROWS)
     assert Counter(row["fold"] for row in rows) == {k: v for k, v in statistics["rows"].items() if v}
     fold = {row["id"]: row["fold"] for row in rows}
@@ -49,7 +50,7 @@ def test_the_dataset_equals_one_computed_in_plain_python(spark: SparkSession, ta
         assert row["price_missing"] == float(missing)
         assert (row["label"], row["weight"]) == (label, 1.0)
 
-    marker = json.loads((tmp_path / "dataset/_dataset.json").read_text())
+    marker = json.loads((built / "dataset/_dataset.json").read_text())
     assert marker["rows"] == Counter(fold.values())
     assert marker["settings"] == {  # without defaults
         "columns": {
@@ -62,9 +63,8 @@ def test_the_dataset_equals_one_computed_in_plain_python(spark: SparkSession, ta
     }
 
 
-def test_types_on_disk(spark: SparkSession, table: Path, tmp_path: Path) -> None:
-    build(spark, config(tmp_path, table))
-    for path in (tmp_path / "dataset").glob("fold=*/*.parquet"):
+def test_types_on_disk(built: Path) -> None:
+    for path in (built / "dataset").glob("fold=*/*.parquet"):
         schema = pq.read_schema(path)
         assert {field.name: str(field.type) for field in schema} == {
             "id": "int32",
@@ -78,17 +78,16 @@ def test_types_on_disk(spark: SparkSession, table: Path, tmp_path: Path) -> None
 
 
 def test_the_result_does_not_depend_on_order_and_partitions_of_the_table(
-    spark: SparkSession, table: Path, tmp_path: Path
+    spark: SparkSession, table: Path, built: Path, tmp_path: Path
 ) -> None:
-    build(spark, config(tmp_path / "one", table))
     shuffled = tmp_path / "shuffled"
     spark.read.parquet(str(table)).orderBy("price", "colour").repartition(7, "colour").write.parquet(str(shuffled))
-    build(spark, config(tmp_path / "two", shuffled))
-    one, two = (Encoding.load(tmp_path / name / "encoding") for name in ("one", "two"))
+    build(spark, config(tmp_path, shuffled))
+    one, two = (Encoding.load(folder / "encoding") for folder in (built, tmp_path))
     assert one.spec.fingerprint == two.spec.fingerprint
-    vocabularies = [pq.read_table(tmp_path / name / "encoding/vocabulary.parquet") for name in ("one", "two")]
+    vocabularies = [pq.read_table(folder / "encoding/vocabulary.parquet") for folder in (built, tmp_path)]
     assert vocabularies[0].equals(vocabularies[1])
-    datasets = [Counter(map(repr, dataset_rows(tmp_path / name / "dataset"))) for name in ("one", "two")]
+    datasets = [Counter(map(repr, dataset_rows(folder / "dataset"))) for folder in (built, tmp_path)]
     assert datasets[0] == datasets[1]
 
 
@@ -143,10 +142,9 @@ def test_a_table_in_the_catalog(spark: SparkSession, table: Path, tmp_path: Path
     assert len(dataset_rows(tmp_path / "dataset")) == len(ROWS)
 
 
-def test_pandas_and_spark_read_the_dataset(spark: SparkSession, table: Path, tmp_path: Path) -> None:
-    build(spark, config(tmp_path, table))
-    assert spark.read.parquet(str(tmp_path / "dataset")).count() == len(ROWS)
-    assert set(pd.read_parquet(tmp_path / "dataset")["fold"]) <= {"train", "valid", "test"}
+def test_pandas_and_spark_read_the_dataset(spark: SparkSession, built: Path) -> None:
+    assert spark.read.parquet(str(built / "dataset")).count() == len(ROWS)
+    assert set(pd.read_parquet(built / "dataset")["fold"]) <= {"train", "valid", "test"}
 
 
 def test_folds_by_time_and_by_column(spark: SparkSession, tmp_path: Path) -> None:
@@ -223,9 +221,9 @@ def test_partition_by(spark: SparkSession, table: Path, tmp_path: Path) -> None:
 
 
 def test_a_rerun_replaces_the_output_and_leaves_no_other_files(
-    spark: SparkSession, table: Path, tmp_path: Path
+    spark: SparkSession, table: Path, built: Path, tmp_path: Path
 ) -> None:
-    build(spark, config(tmp_path, table))
+    shutil.copytree(built, tmp_path, dirs_exist_ok=True)
     first = sorted(map(repr, dataset_rows(tmp_path / "dataset")))
     build(spark, config(tmp_path, table))
     assert sorted(map(repr, dataset_rows(tmp_path / "dataset"))) == first

@@ -59,8 +59,10 @@ def test_a_text_in_a_numeric_column_is_an_error_raised_on_a_worker(spark: SparkS
         build(spark, config(tmp_path, tmp_path / "raw", columns=columns))
 
 
-def test_invalid_labels_leave_the_old_dataset_unchanged(spark: SparkSession, table: Path, tmp_path: Path) -> None:
-    build(spark, config(tmp_path, table))
+def test_invalid_labels_leave_the_old_dataset_unchanged(
+    spark: SparkSession, table: Path, built: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(built, tmp_path, dirs_exist_ok=True)
     before = json.loads((tmp_path / "dataset/_dataset.json").read_text())
     frame = spark.read.parquet(str(table)).selectExpr("id", "colour", "size", "price", "label * 2 as label")
     frame.write.parquet(str(tmp_path / "raw"))
@@ -85,13 +87,13 @@ def test_a_full_disk_leaves_the_old_dataset_unchanged(spark: SparkSession, table
 
 
 def test_a_foreign_file_that_appears_during_the_job_leaves_both_folders_unchanged(
-    spark: SparkSession, table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    spark: SparkSession, table: Path, built: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def read_all() -> dict[Path, bytes]:
         folders = (tmp_path / "dataset", tmp_path / "encoding")
         return {path: path.read_bytes() for folder in folders for path in folder.rglob("*") if path.is_file()}
 
-    build(spark, config(tmp_path, table))
+    shutil.copytree(built, tmp_path, dirs_exist_ok=True)
     before, notes = read_all(), tmp_path / "encoding/notes.txt"
     # The report is written late: after the files of dataset and encoding.
     monkeypatch.setattr("nfm.features.dataset.write_report", lambda *_: notes.write_text("mine"))

@@ -10,13 +10,14 @@ import pytest
 
 from nfm.config.file import load
 from nfm.init.command import configure
+from tests.forks import Forks
 from tests.processes import run
 
 N = 1_200
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(trainings: Forks, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Results for a table with ids, dates, free text, a list, nulls, a copy of the label, and unusual names."""
     folder, rng = tmp_path_factory.mktemp("init"), np.random.default_rng(5)
     lines = ["Order ID;placed at;customer.no;Größe;tags;note;weight;#returns;churned?;score"]
@@ -34,9 +35,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     text, _, _ = configure(folder / "orders.csv", "score")
     (folder / "orders.yaml").write_text(text)
     for job in ("features", "train", "score"):
-        epochs = ["train.epochs=2"] if job == "train" else []
-        settings = ["--set", f"workdir={folder / 'work'}", *epochs]
-        done = run([sys.executable, f"jobs/{job}.py", "--config", str(folder / "orders.yaml"), *settings])
+        settings = ["--config", str(folder / "orders.yaml"), "--set", f"workdir={folder / 'work'}"]
+        if job == "train":
+            done = trainings.run(job, *settings, "train.epochs=2")
+        else:
+            done = run([sys.executable, f"jobs/{job}.py", *settings])
         assert done.returncode == 0, done.stderr
     return folder
 

@@ -18,8 +18,8 @@ import nfm
 from nfm.config.settings import Config
 from tests.conftest import ROOT
 from tests.features.examples import dataset_rows
+from tests.processes import bare
 from tests.scoring.examples import NETWORK, save_model
-from tests.test_cli import bare
 
 TIME_ZONE = "spark.sql.session.timeZone"
 TIMES = [datetime(2025, 12, 31, tzinfo=UTC) + timedelta(hours=3 * i, minutes=10) for i in range(20)]

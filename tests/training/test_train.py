@@ -2,8 +2,6 @@
 
 import json
 import os
-import subprocess
-import sys
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -25,10 +23,10 @@ from nfm.training.layers import make_keras_inputs
 from nfm.training.model import build
 from nfm.training.report import summary
 from nfm.training.train import read, read_encoding, train
+from tests.forks import Forks
 from tests.training.examples import shop_encoding, shop_labels, shop_visits, write_shop
 from tests.training.trained import read_events
 
-ROOT = Path(__file__).parent.parent.parent
 TASKS: dict[str, dict[str, Any]] = {
     "binary": {"negative_rate": 0.5},
     "regression": {},
@@ -230,14 +228,13 @@ def test_the_plan_shows_what_the_training_starts_from(tmp_path: Path) -> None:
         plan_with(init_from=f"{tmp_path}/nowhere")
 
 
-def test_the_job_prints_the_network_from_the_encoding_alone(tmp_path: Path) -> None:
+def test_the_job_prints_the_network_from_the_encoding_alone(trainings: Forks, tmp_path: Path) -> None:
     encoding: Encoding = shop_encoding(tmp_path / "encoding")
     (tmp_path / "config.yaml").write_text(
         f"{{name: shop, workdir: {tmp_path}, source: {{path: raw}}, model: {{embedding_dim: 4, hidden_units: [8]}}, "
         "columns: {key: [id], label: bought, categorical: {color: {}}}}"
     )
-    command = [sys.executable, "jobs/train.py", "--config", str(tmp_path / "config.yaml"), "--summary"]
-    ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=200)
+    ran = trainings.run("train", "--config", str(tmp_path / "config.yaml"), "--summary")
     assert ran.returncode == 0, ran.stderr
     cells = [line.split() for line in ran.stdout.splitlines()]
     assert ["embedding", "FeatureEmbedding", "B", "×", "…", "×", "4", "60"] in cells

@@ -63,7 +63,7 @@ def test_ranking_metrics_are_undefined_with_one_class(label: int) -> None:
     json.dumps(found, allow_nan=False)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(
     st.lists(
         st.tuples(st.sampled_from([0, 1]), st.sampled_from([0.0, 1.0, 2.5]), st.sampled_from(SCORES)),

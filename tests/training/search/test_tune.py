@@ -1,11 +1,8 @@
 """The search: first trial, best.yaml, resuming after a kill, and refusals, with real trainings."""
 
 import json
-import os
 import re
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -28,8 +25,8 @@ from nfm.training.fit import Places
 from nfm.training.search import summary as tune_summary
 from nfm.training.search.study import JOURNAL, _open_storage, list_counted_trials
 from nfm.training.search.tune import Search, _importance, read_search, tune
+from tests.forks import Forks
 
-ROOT = Path(__file__).parents[3]
 BUCKETS = 6
 SPEC = Spec(("k",), tuple(Field(name, (name,), ("text",), BUCKETS, 0, None) for name in ("a", "b")), (), ())
 TEXT = """
@@ -120,27 +117,17 @@ def test_the_first_trial_is_the_configuration_and_best_yaml_has_the_best_trial(s
 
 
 def test_a_killed_search_resumes_to_the_trials_of_an_uninterrupted_one(
-    searched: tuple[Space, Search], tmp_path: Path
+    searched: tuple[Space, Search], trainings: Forks, tmp_path: Path
 ) -> None:
     path = prepare(tmp_path)
     journal = tmp_path / "work" / "tune" / JOURNAL
-    command = [sys.executable, str(ROOT / "jobs/tune.py"), "--config", str(path), "--trials", "3"]
-    job = subprocess.Popen(
-        [*command, "--set", f"tune.space={SPACE}"],
-        cwd=ROOT,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    try:
-        # One trial has finished, and the second has measured an epoch.
-        while job.poll() is None and (not journal.exists() or len(re.findall(r'"step":1,', journal.read_text())) < 2):
-            time.sleep(0.005)
-        assert job.poll() is None, "the search ended before it could be killed"
-        job.send_signal(signal.SIGKILL)
-    finally:
-        job.kill()
-        job.wait()
+    job = trainings.start("tune", "--config", str(path), "--trials", "3", "--set", f"tune.space={SPACE}")
+    # One trial has finished, and the second has measured an epoch.
+    while not job.has_ended() and (not journal.exists() or len(re.findall(r'"step":1,', journal.read_text())) < 2):
+        time.sleep(0.005)
+    assert not job.has_ended(), f"the search ended before it could be killed: {job.stderr()}"
+    job.send_signal(signal.SIGKILL)
+    assert job.wait().returncode == -signal.SIGKILL
     lock = Path(f"{journal}.lock")
     lock.unlink(missing_ok=True)
     lock.symlink_to(journal)  # as after a kill during a write
