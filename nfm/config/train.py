@@ -20,6 +20,16 @@ class L2(Settings):
     """For the kernels of the hidden layers."""
 
 
+class Use(Settings):
+    """Inputs of the dataset that the model uses. A training can leave some out; the dataset stays the same."""
+
+    bins: bool = True
+    """The interpolated bins of numbers (`as: bins`)."""
+    rates: bool = False
+    """For each field, the smoothed rate of the label among the train rows with the same value (target rate), as a dense
+    number. Without effect for more than 10 classes."""
+
+
 class Model(Settings):
     """The Neural Factorization Machine, with the names of the paper (He & Chua, SIGIR 2017)."""
 
@@ -39,6 +49,7 @@ class Model(Settings):
     hidden_dropout: Fraction = 0.2
     """Share of a hidden layer that dropout sets to 0."""
     l2: L2 = L2()
+    use: Use = Use()
     output: Literal["trained", "ones"] = "trained"
     """The output vector h. `ones` with `hidden_units: []` makes a factorization machine; not for multiclass."""
     standardize_label: bool = True

@@ -23,13 +23,14 @@ from nfm.contract.messages import quoted
 from nfm.contract.publishing.published import Result, check_fingerprint, read_published
 from nfm.contract.reading import Reading
 from nfm.contract.scaling import CURVES
-from nfm.contract.schema import MISSING, Field, Number, Spec, flag_name, weights_name
+from nfm.contract.schema import MISSING, Field, Number, Spec, bin_name, flag_name, fraction_name, weights_name
 from nfm.contract.values import check_digits, check_number, check_same_values, to_floats
 from nfm.contract.vocabulary import Vocabulary
 
 ENCODER_FILES = ("spec.json", "index/*/*.npy")  # files of encoding/ that a worker needs to encode
 _OOV_SEED = 0x00F
 _MAX_REPORTED = 1000  # maximum number of out-of-vocabulary values reported individually per batch
+_BIN_ROWS = 1 << 14  # values that stay in the cache while they are compared with all edges
 _FLOAT32_MAX = float(np.finfo(np.float32).max)
 MODEL_NEEDS_COLUMNS = (  # ends the error about a missing column
     "The model was trained with the columns in its encoding/spec.json: provide a column with that name, for example "
@@ -98,8 +99,8 @@ class Encoding:
 
         Returns:
             The dataset's columns by name, as `Spec.outputs` lists them: (N,) int32 for each field, (N,) float32 for
-            each number and each missing flag; for a bag N lists of int32 ids and N lists of float32 weights
-            (`pa.ListArray`).
+            each number and each missing flag, (N,) int32 and (N,) float32 for each number with bins (`find_bins`); for
+            a bag N lists of int32 ids and N lists of float32 weights (`pa.ListArray`).
 
         Raises:
             DataError: a numeric column has a text that is not a number, a bag has a different number of weights than
@@ -118,6 +119,8 @@ class Encoding:
             if counts is not None:
                 counts.missing[number.name] = int(np.count_nonzero(np.isnan(x)))
             columns.update(transform(number, x))
+            if number in self.spec.binned:
+                columns.update(find_bins(number, x))
         return columns
 
     def _encode_field(self, field: Field, rows: Rows, same_table: bool, counts: "BatchCounts | None") -> dict[str, Any]:
@@ -236,15 +239,40 @@ def transform(number: Number, x: NDArray[np.float64]) -> dict[str, NDArray[np.fl
     return columns
 
 
+def find_bins(number: Number, x: NDArray[np.float64]) -> dict[str, NDArray[Any]]:
+    """Return the bin columns, (N,) each, of (N,) raw values of a number with E edges; NaN is missing.
+
+    Bin b from 1 to E and the fraction t represent the value (1 - t) · edge_b + t · edge_(b + 1). Values beyond the
+    first or last edge are at that edge. Bin 0 is missing, as are all values of a number without edges.
+    """
+    edges, bins = np.asarray(number.edges, np.float64), np.zeros(len(x), np.int32)
+    widths, fraction = np.append(np.diff(edges), 1.0), np.zeros(len(x), np.float32)
+    for start in range(0, len(x), _BIN_ROWS) if len(edges) else ():
+        some = slice(start, start + _BIN_ROWS)
+        inside = np.clip(x[some], edges[0], edges[-1])
+        # With few edges, comparing all values with each edge is faster than a search for each value.
+        found = np.zeros(len(inside), np.uint8)
+        for edge in edges:
+            found += (inside >= edge).view(np.uint8)
+        lower, width = (array.take(found - 1, mode="clip") for array in (edges, widths))
+        t = ((inside - lower) / width).astype(np.float32)
+        full = t >= 1  # rounded up to the next edge
+        bins[some] = found + full
+        fraction[some] = np.where(full | (found == MISSING), 0, t)
+    return {bin_name(number.name): bins, fraction_name(number.name): fraction}
+
+
 class Inputs(NamedTuple):
     """Input arrays of the model: B rows, F fields except bags, N numbers that enter the pooling, D dense columns.
 
-    The members of all bags of a row are adjacent: row b has those from `bag_splits[b]` up to `bag_splits[b + 1]`.
+    Q numbers have bins. The members of all bags of a row are adjacent: row b has those from `bag_splits[b]` up to `bag_splits[b + 1]`.
     """
 
     ids_BF: NDArray[np.int32]  # ids within each field, not rows of the embedding table
     values_BN: NDArray[np.float32]
     dense_BD: NDArray[np.float32]
+    bins_BQ: NDArray[np.int32]  # see `find_bins`
+    fractions_BQ: NDArray[np.float32]
     bag_rows: NDArray[np.int32]  # (P,) rows of the embedding table
     bag_values: NDArray[np.float32]  # (P,) weights x of the members
     bag_splits: NDArray[np.int64]  # (B + 1,)
@@ -262,6 +290,8 @@ def arrange_inputs(spec: Spec, columns: Mapping[str, Any]) -> Inputs:
         matrix((field.name for field in spec.fields if field.bag is None), np.int32),
         matrix(spec.field_numbers, np.float32),
         matrix(spec.dense, np.float32),
+        matrix((bin_name(number.name) for number in spec.binned), np.int32),
+        matrix((fraction_name(number.name) for number in spec.binned), np.float32),
         *_arrange_bags(spec, columns, rows),
     )
 

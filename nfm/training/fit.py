@@ -4,7 +4,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,10 +23,11 @@ from nfm.training.data.labels import TrainLabels, check_labels, describe_train_l
 from nfm.training.data.rows import Rows
 from nfm.training.losses import choose_loss
 from nfm.training.metrics.tally import make_tally
-from nfm.training.model import BIAS, Weights, initial_weights
+from nfm.training.model import BIAS, Weights, describe, initial_weights
 from nfm.training.network import Network
 from nfm.training.optimizers import Optimizer, list_arrays
 from nfm.training.progress_bar import Bar
+from nfm.training.rates import compute_rates
 from nfm.training.report.tensorboard import open_writer
 from nfm.training.result import Fitted
 from nfm.training.step import Measure, Step, make_measure, make_step
@@ -87,6 +88,7 @@ def fit(
     or the schedule watches is not defined or a label is not valid for the task, and DivergedError if the loss or a
     weight is not finite.
     """
+    spec = replace(spec, uses_bins=model.use.bins)
     _check_watched(settings, folds)
     # Check labels first: an invalid one would otherwise stop the run at the first evaluation.
     for fold in ("valid", "test"):
@@ -111,7 +113,7 @@ def fit(
     weights = training.optimizer.weights
     if training.best is not None:
         _assign(list_arrays(weights), training.best)
-    constant, _, unit, _ = training.labels
+    constant, unit = training.labels.constant, training.labels.unit
     return Fitted(weights, unit, progress.history, progress.best_epoch, constant, training.measure)
 
 
@@ -127,7 +129,11 @@ def _prepare(
     dependencies = list_dependencies(spec, model, settings, folds, start.name if start else None)
     settings = settings.model_copy(update={"batch_size": folds["train"].even(settings.batch_size)})
     network = Network(spec, model, settings, folds["train"].rows * settings.epochs)
-    reader = TableReader(spec, weights.tables)
+    rates = None
+    if names := describe(spec, model).rates:
+        rates = compute_rates(spec, names, model.task, labels, folds["train"])
+        weights = weights._replace(rates=rates.table_RPC[:, -1].copy())
+    reader = TableReader(spec, weights.tables, rates=rates)
     optimizer = Optimizer(settings, weights, list(network.trained), reader)
     return _Training(
         spec,

@@ -57,7 +57,7 @@ class Network:
         self._fixed = {path: variable for path, variable in variables if not variable.trainable}
         if settings.activation == "relu":
             self._layers |= {name: relu for name in self._layers if name.endswith("_relu")}
-        self._columns = settings.embedding_dim, outputs, len(spec.dense)
+        self._columns = settings.embedding_dim, outputs, describe(spec, settings).dense_columns(spec)
         # An older model's moving averages are those of its batches.
         self._averaged = _MEAN_STEPS if train.init_from is None else 1.0
         self._full_batch = train.batch_size if rows >= _MIN_XLA_ROWS else None

@@ -10,11 +10,13 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from nfm.contract.encoder import Inputs
-from nfm.contract.schema import Spec
+from nfm.contract.schema import RATE_PARTS, Spec
 from nfm.kernels import pooling
 from nfm.kernels import tables as kernels
 from nfm.kernels.pooling import Features, Offsets
+from nfm.kernels.rates import Rates, look_up
 from nfm.kernels.tables import ByRow, Floats, Pooled, Rule, Tables, Upstream
+from nfm.training.data.rows import Rows
 
 
 class Formula(NamedTuple):
@@ -28,17 +30,22 @@ class Formula(NamedTuple):
 class TableReader:
     """List and pool the features of batches. The results do not depend on the number of threads."""
 
-    def __init__(self, spec: Spec, weights: Tables, threads: int | None = None) -> None:
+    def __init__(self, spec: Spec, weights: Tables, threads: int | None = None, rates: Rates | None = None) -> None:
         """Start the threads.
 
         Args:
             spec: specification of the encoding.
             weights: the tables.
             threads: number of threads that share the work; by default one for each core.
+            rates: target rates; None: the model has none.
         """
         singles = [offset for offset, field in zip(spec.offsets, spec.fields, strict=True) if field.bag is None]
-        self._offsets = Offsets(np.array(singles, np.int64), spec.rows - len(spec.field_numbers))
-        self.weights, self.threads = weights, threads or pa.cpu_count()
+        self._offsets = Offsets(
+            np.array(singles, np.int64), np.array(spec.bin_offsets[:-1], np.int64), spec.bin_offsets[-1]
+        )
+        #: rows of the bins in the tables
+        self.bins = slice(spec.bin_offsets[0], spec.bin_offsets[-1])
+        self.weights, self.threads, self._rates = weights, threads or pa.cpu_count(), rates
         self._executor = ThreadPoolExecutor(self.threads)
 
     def list_features(self, inputs: Inputs) -> Features:
@@ -46,6 +53,18 @@ class TableReader:
         rows = pooling.Rows(*inputs)
         features: Features = pooling.list_features(self._offsets, rows, 0, len(inputs.ids_BF))
         return features
+
+    def append_rates(self, rows: Rows) -> Rows:
+        """Return rows whose dense numbers are followed by their target rates."""
+        if self._rates is None:
+            return rows
+        dense_BD = rows.inputs.dense_BD
+        count, columns = dense_BD.shape
+        joined = np.empty((count, columns + self._rates.columns), np.float32)
+        joined[:, :columns] = dense_BD
+        part_B = np.full(count, RATE_PARTS, np.int8) if rows.part is None else rows.part
+        look_up(self._rates, pooling.Rows(*rows.inputs), part_B, 0, count, joined, columns)
+        return rows._replace(inputs=rows.inputs._replace(dense_BD=joined))
 
     def group(self, features: Features) -> "Future[ByRow]":
         """Group the features of a batch by row of the table, in another thread."""

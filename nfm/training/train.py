@@ -51,8 +51,9 @@ def train(config: Config) -> Trained:
     with locked(checkpoints):
         encoding, folds = read(config)
         places = Places(checkpoints, Path(config.workdir, "tensorboard"))
-        trained = _fit_and_measure(config, encoding.spec, folds, places)
-        model, spec = trained.model, encoding.spec
+        spec = replace(encoding.spec, uses_bins=config.model.use.bins)
+        trained = _fit_and_measure(config, spec, folds, places)
+        model = trained.model
 
         def write_more(folder: Path) -> None:
             (folder / "keras").mkdir()
@@ -95,7 +96,14 @@ def _read(config: Config) -> tuple[Encoding, dict[str, Fold]]:
             f"{config.dataset_folder} was made with other settings than this configuration: "
             f"{listed(changed, '; ')}. Run nfm features with this configuration, or restore these settings."
         )
-    return encoding, folds
+    if config.model.use.rates and not folds["train"].has_parts:
+        log.warning(
+            "%s was written by an older version of nfm, so the model has no target rates. Run nfm features again, or "
+            "set model.use.rates: false",
+            config.dataset_folder,
+        )
+    spec = replace(encoding.spec, has_parts=folds["train"].has_parts)
+    return replace(encoding, spec=spec), folds
 
 
 def read_encoding(config: Config) -> Encoding:

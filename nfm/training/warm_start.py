@@ -62,7 +62,12 @@ def start_from_model(folder: Path, spec: Spec, settings: Model) -> Start:
 def _describe_form(network: Network, spec: Spec) -> dict[str, Any]:
     """Return everything that must be equal in both models, by names for messages."""
     names = ("task", "embedding_dim", "hidden_units", "classes", "activation")
-    numbers = {"dense numbers": spec.dense, "numbers in the pooling": spec.field_numbers}
+    numbers = {
+        "dense numbers": spec.dense,
+        "numbers in the pooling": spec.field_numbers,
+        "edges of bins": {number.name: number.edges for number in spec.binned},
+        "fields with target rates": network.rates,
+    }
     return {name: getattr(network, name) for name in names} | numbers
 
 
@@ -72,6 +77,8 @@ def _copy_rows(table: Any, older: Any, old: Spec, new: Spec) -> None:
     for field, offset in zip(new.fields, new.offsets, strict=True):
         start, size = old_rows[field.name]
         table[offset : offset + size] = older[start : start + size]
+    size = new.bin_offsets[-1] - new.bin_offsets[0]
+    table[new.bin_offsets[0] : new.bin_offsets[-1]] = older[old.bin_offsets[0] : old.bin_offsets[0] + size]
     numbers = len(new.field_numbers)
     if numbers:
         table[new.rows - numbers :] = older[old.rows - numbers : old.rows]

@@ -35,6 +35,7 @@ from nfm.training.network import Network
 from nfm.training.optimizers import Optimizer
 from nfm.training.step import make_step
 from nfm.training.tables import TableReader
+from tests.bins import no_bins
 
 FIELDS, DIM, HIDDEN, BATCH = 10, 64, (128, 128), 4096
 POOLING_DROPOUT, HIDDEN_DROPOUT = 0.5, 0.2
@@ -102,7 +103,12 @@ def nfm_step(optimizer: Literal["adagrad", "adam"], spec: Spec) -> Step:
     no_bags = np.empty(0, np.int32), np.empty(0, np.float32), np.zeros(BATCH + 1, np.int64)
 
     def run(batch: Batch) -> float:
-        rows = Rows(Inputs(batch[0], no_numbers, no_numbers, *no_bags), batch[1], np.ones(BATCH, np.float32), None)
+        rows = Rows(
+            Inputs(batch[0], no_numbers, no_numbers, *no_bins(BATCH), *no_bags),
+            batch[1],
+            np.ones(BATCH, np.float32),
+            None,
+        )
         return step(rows, 0.05, next(count))
 
     return run

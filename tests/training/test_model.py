@@ -82,7 +82,8 @@ def test_forward_pass_equals_keras_for_rows_of_missing_and_unseen_values(mixed: 
     model = build_random(mixed, form)
     ids = np.array([[MISSING] * 3, [1, 3, 1], [1, 1, MISSING]], np.int32)
     zeros, none = np.zeros((3, 2), np.float32), np.empty(0)
-    rows = Inputs(ids, zeros, zeros, none.astype(np.int32), none.astype(np.float32), np.zeros(4, np.int64))
+    missing = np.zeros((3, 1), np.int32), np.zeros((3, 1), np.float32)
+    rows = Inputs(ids, zeros, zeros, *missing, none.astype(np.int32), none.astype(np.float32), np.zeros(4, np.int64))
     scores = score(mixed, describe(mixed, form), export(weights_of(model), mixed, form), rows)
     np.testing.assert_allclose(scores, score_with_keras(model, mixed, "binary", rows), rtol=0, atol=1e-5)
     assert len(set(scores.tolist())) == 3

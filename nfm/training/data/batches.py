@@ -35,6 +35,7 @@ class Fold:
     _row_groups: Sequence[RowGroup]
     _kept_in_memory: bool
     digest: str  # SHA-256 of the files' names (below the dataset's folder), sizes and rows, which determine the batches
+    has_parts: bool = True  # see `files.Files`
 
     @cached_property
     def rows(self) -> int:
@@ -161,7 +162,7 @@ def read_folds(folder: Path, spec: Spec, group: str | None = None) -> dict[str, 
     folds = {}
     for fold in FOLDS:
         files = open_files(folder, f"fold={fold}", spec, group)
-        folds[fold] = Fold(spec, files.row_groups, files.array_bytes <= KEPT_BYTES, files.digest)
+        folds[fold] = Fold(spec, files.row_groups, files.array_bytes <= KEPT_BYTES, files.digest, files.have_parts)
     for name, fold_read in folds.items():
         if fold_read.rows != rows[name]:
             raise DataError(
