@@ -265,7 +265,8 @@ def find_bins(number: Number, x: NDArray[np.float64]) -> dict[str, NDArray[Any]]
 class Inputs(NamedTuple):
     """Input arrays of the model: B rows, F fields except bags, N numbers that enter the pooling, D dense columns.
 
-    Q numbers have bins. The members of all bags of a row are adjacent: row b has those from `bag_splits[b]` up to `bag_splits[b + 1]`.
+    Q numbers have bins. The members of all bags of a row are adjacent: row b has those from `bag_splits[b]` up to
+    `bag_splits[b + 1]`.
     """
 
     ids_BF: NDArray[np.int32]  # ids within each field, not rows of the embedding table

@@ -1,7 +1,8 @@
-"""Look up the target rates of a row's values: numbers beside the dense ones, from a table with the rows of the embeddings.
+"""Look up the target rates of a row's values, which are inputs beside the dense numbers.
 
-A model has one rate, or one for each class, for each id of the fields that have rates; `training.rates` computes them.
-A training has several for each id: one for each part of the train fold, computed without the labels of that part.
+The table of rates has the rows of the embedding table. A model has one rate, or one for each class, for each id of the
+fields that have rates; `training.rates` computes them. A training has several for each id: one for each part of the
+train fold, computed without the labels of that part.
 """
 
 from functools import cache
@@ -25,7 +26,7 @@ class Rates(NamedTuple):
     @property
     def columns(self) -> int:
         """Number of columns that `look_up` fills."""
-        return (len(self.fields_J2) + len(self.bags_A2)) * self.table_RPC.shape[2]
+        return int((len(self.fields_J2) + len(self.bags_A2)) * self.table_RPC.shape[2])
 
 
 def look_up(

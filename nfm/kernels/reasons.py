@@ -1,13 +1,13 @@
 """Reason codes: make variants of each row, each with one reason missing, and find the largest effects.
 
-A reason is a field, or a number with its missing flag and bins. If x' v' replaces the x v of one feature, the pooled vector
-½ [(Σ x v)² − Σ (x v)²] (He & Chua 2017, eq. 4) changes by
+A reason is a field, or a number with its missing flag and bins. If x' v' replaces the x v of one feature, the pooled
+vector ½ [(Σ x v)² − Σ (x v)²] (He & Chua 2017, eq. 4) changes by
 
     (x' v' − x v) ⊙ (Σ x v − x v)
 
-so that a variant costs one feature instead of all. The target rate of a missing field is that of its row 0. The effect of a reason is the score of the row minus the score of
-the variant. These loops take a tenth of the score job with `explain: 3` (26 fields and 13 numbers, K 64, hidden layers
-128-128); the layers take nearly all the rest.
+so that a variant costs one feature instead of all. The target rate of a missing field is that of its row 0. The effect
+of a reason is the score of the row minus the score of the variant. These loops take a tenth of the score job with
+`explain: 3` (26 fields and 13 numbers, K 64, hidden layers 128-128); the layers take nearly all the rest.
 """
 
 from functools import cache

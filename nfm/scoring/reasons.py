@@ -1,8 +1,8 @@
 """Reason codes: the fields and numbers that changed a row's score most.
 
 The effect of a field is the row's score minus the score of a variant of the row in which only that field is missing,
-encoded like a null; its target rates are those of a null. A number, its missing flag and its bins are one reason. Variants pass through the same layers as rows, so an
-effect is exactly 0 where the variant equals the row.
+encoded like a null, with the target rates of a null. A number, its missing flag and its bins are one reason. Variants
+pass through the same layers as rows, so an effect is exactly 0 where the variant equals the row.
 """
 
 from collections.abc import Mapping

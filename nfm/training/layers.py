@@ -49,9 +49,9 @@ class _SharedTable(keras.layers.Layer):
         if fields are bags, also with bag_rows_BP (B, P) int32, rows of the table padded with the padding row, and
         bag_values_BP (B, P), the members' weights padded with 0.
 
-    `offsets`: first row of each of the F fields that are not bags. `table_size`: R, the rows without padding; the
-    numbers have the last N of them, and padding has row R. `bin_offsets`: first row of each number with bins. `l2`: factor of Σ w² over the batch's features, divided by
-    B, that is added to the loss.
+    `offsets`: first row of each of the F fields that are not bags. `bin_offsets`: first row of each number with bins.
+    `table_size`: R, the rows without padding; the numbers have the last N of them, and padding has row R. `l2`: factor
+    of Σ w² over the batch's features, divided by B, that is added to the loss.
     """
 
     def __init__(
@@ -161,6 +161,7 @@ class TargetRates(keras.layers.Layer):
     """
 
     def __init__(self, fields: Sequence[Any], bags: Sequence[Any], table_size: int, width: int, **kwargs: Any) -> None:
+        """Create the layer; the table is created with its first call."""
         super().__init__(**kwargs)
         self.fields, self.bags = [tuple(place) for place in fields], [tuple(block) for block in bags]
         self.table_size, self.width = table_size, width
@@ -182,6 +183,7 @@ class TargetRates(keras.layers.Layer):
         return tf.concat(rates, axis=1)
 
     def get_config(self) -> dict[str, Any]:
+        """Return the arguments, for the saved file."""
         config: dict[str, Any] = {
             "fields": self.fields,
             "bags": self.bags,

@@ -115,7 +115,8 @@ def build(spec: Spec, settings: Model, weights: Weights | None = None) -> keras.
 
     The model takes a mapping of `ids` (B, F) int32, `values` (B, N) and `dense` (B, D) float32; if numbers have bins,
     `bins` (B, Q) int32 and `fractions` (B, Q) float32; and if fields are bags, `bag_rows` (B, P) int32 and `bag_values`
-    (B, P) float32: the result of `layers.make_keras_inputs`. It returns (B, C) logits; C is the number of classes, or 1.
+    (B, P) float32: the result of `layers.make_keras_inputs`. It returns (B, C) logits; C is the number of classes, or
+    1.
 
     Args:
         spec: specification of the encoding.

@@ -27,7 +27,6 @@ import tensorflow as tf
 from numpy.typing import NDArray
 
 from nfm.config.train import Model, Train
-from nfm.contract.encoder import Inputs
 from nfm.contract.schema import Field, Spec
 from nfm.training.data.rows import Rows
 from nfm.training.model import initial_weights
@@ -35,7 +34,7 @@ from nfm.training.network import Network
 from nfm.training.optimizers import Optimizer
 from nfm.training.step import make_step
 from nfm.training.tables import TableReader
-from tests.bins import no_bins
+from tests.bins import without_bins
 
 FIELDS, DIM, HIDDEN, BATCH = 10, 64, (128, 128), 4096
 POOLING_DROPOUT, HIDDEN_DROPOUT = 0.5, 0.2
@@ -104,7 +103,7 @@ def nfm_step(optimizer: Literal["adagrad", "adam"], spec: Spec) -> Step:
 
     def run(batch: Batch) -> float:
         rows = Rows(
-            Inputs(batch[0], no_numbers, no_numbers, *no_bins(BATCH), *no_bags),
+            without_bins(batch[0], no_numbers, no_numbers, *no_bags),
             batch[1],
             np.ones(BATCH, np.float32),
             None,

@@ -74,7 +74,7 @@ def by_row(arrays: Inputs) -> list[list[tuple[int, float]]]:
 
 
 def check_types(arrays: Inputs, rows: int) -> None:
-    types = ["int32", "float32", "float32", "int32", "float32", "int64"]
+    types = ["int32", "float32", "float32", "int32", "float32", "int32", "float32", "int64"]
     assert [str(array.dtype) for array in arrays] == types
     assert (arrays.bag_splits.shape, arrays.bag_splits[0]) == ((rows + 1,), 0)
     assert arrays.bag_rows.shape == arrays.bag_values.shape == (arrays.bag_splits[-1],)

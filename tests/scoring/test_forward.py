@@ -12,7 +12,7 @@ from nfm.contract.artifact import Network
 from nfm.contract.encoder import Inputs
 from nfm.contract.schema import Bag, Field, Number, Spec
 from nfm.scoring.forward import score
-from tests.bins import no_bins, random_bins
+from tests.bins import random_bins, without_bins
 
 TASKS = {"binary": (), "regression": (), "multiclass": ("a", "b", "c")}
 Weights = dict[str, NDArray[Any]]
@@ -60,15 +60,14 @@ def rows_of(spec: Spec, lengths: list[int], seed: int = 2) -> Inputs:
     splits = np.concatenate([[0], np.cumsum(lengths)]) if bag_rows else np.zeros(count + 1)
     members = [sorted(random.choice(bag_rows, length)) for length in lengths] if bag_rows else []  # by bag
     flat = np.array([row for row_members in members for row in row_members], np.int32)
-    return Inputs(
+    return without_bins(
         np.stack(ids, axis=1).astype(np.int32),
         random.normal(size=(count, len(spec.field_numbers))).astype(np.float32),
         random.normal(size=(count, len(spec.dense))).astype(np.float32),
-        *random_bins(spec, random, count),
         flat,
         random.choice(np.array([0.0, 1.0, 0.5, -2.0, 0.3], np.float32), len(flat)),
         splits.astype(np.int64),
-    )
+    )._replace(**random_bins(spec, random, count))
 
 
 ACTIVATIONS: dict[str, Callable[[NDArray[np.float64]], NDArray[np.float64]]] = {
@@ -188,9 +187,7 @@ def test_the_example_of_the_paper() -> None:
     def scored(rows: list[int], x: list[float]) -> float:
         arrays = np.array(rows, np.int32), np.array(x, np.float32), np.array([0, len(rows)])
         none = np.empty((1, 0), np.float32)
-        return float(
-            score(spec, network, weights, Inputs(np.zeros((1, 1), np.int32), none, none, *no_bins(1), *arrays))[0]
-        )
+        return float(score(spec, network, weights, without_bins(np.zeros((1, 1), np.int32), none, none, *arrays))[0])
 
     assert scored([1, 2], [1, 1]) == 19 + 10 * 32 + 27 * 32**2 + 4 * 32**3 + 0.875
     assert scored([2, 1], [1, 1]) == scored([1, 2], [1, 1])
@@ -205,8 +202,8 @@ def select_rows(rows: Inputs, chosen: list[int]) -> Inputs:
     members = [range(rows.bag_splits[b], rows.bag_splits[b + 1]) for b in chosen]
     every = [member for row_members in members for member in row_members]
     splits = np.cumsum([0, *(len(row_members) for row_members in members)])
-    plain: Any = [array[chosen] for array in rows[:5]]
-    return Inputs(*plain, rows.bag_rows[every], rows.bag_values[every], splits)
+    arrays: Any = [array[chosen] for array in rows[:5]] + [rows.bag_rows[every], rows.bag_values[every], splits]
+    return Inputs(*arrays)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16"])

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from nfm.contract.encoder import Inputs
 from nfm.contract.schema import Bag, Field, Number, Placement, Spec
-from tests.bins import random_bins
+from tests.bins import random_bins, without_bins
 from tests.training.interrupted import fail_after, train
 
 
@@ -75,15 +75,14 @@ def random_rows(spec: Spec, count: int, seed: int = 0) -> Inputs:
             for members in members_of_rows:
                 members += (offset + rng.integers(0, field.size, rng.integers(0, 6))).tolist()
     bag_rows = np.array([row for members in members_of_rows for row in members], np.int32)
-    return Inputs(
+    return without_bins(
         np.reshape(ids_FB, (len(single), count)).T.astype(np.int32),
         values_BN,
         dense_BD,
-        *random_bins(spec, rng, count),
         bag_rows,
         rng.normal(0.5, 1, len(bag_rows)).astype(np.float32),
         np.cumsum([0, *(len(members) for members in members_of_rows)], dtype=np.int64),
-    )
+    )._replace(**random_bins(spec, rng, count))
 
 
 @pytest.fixture(scope="session")

@@ -61,7 +61,14 @@ def test_forward_pass_equals_keras(
     spec = with_classes(request.getfixturevalue(which))
     for i, activation in enumerate(ACTIVATIONS if hidden_units else ACTIVATIONS[:3]):
         task = TASKS[(i + len(hidden_units) + batch_norm) % 3]  # over all parameters, every task and every activation
-        form = settings(task=task, hidden_units=hidden_units, batch_norm=batch_norm, activation=activation)
+        form = settings(
+            task=task,
+            hidden_units=hidden_units,
+            batch_norm=batch_norm,
+            activation=activation,
+            use={"rates": i % 2 == 0, "bins": i < 2},
+        )
+        spec = replace(spec, uses_bins=form.use.bins)
         model = build_random(spec, form)
         weights = export(weights_of(model), spec, form)
         assert {name: array.shape for name, array in weights.items()} == describe(spec, form).weight_shapes(spec)

@@ -10,7 +10,6 @@ import tensorflow as tf
 from numpy.typing import NDArray
 
 from nfm.config.train import Model, Train
-from nfm.contract.encoder import Inputs
 from nfm.contract.schema import Spec
 from nfm.kernels.tables import Pooled
 from nfm.training.data.rows import Rows
@@ -18,7 +17,7 @@ from nfm.training.losses import choose_loss
 from nfm.training.metrics.names import Task
 from nfm.training.model import TABLES, build
 from nfm.training.network import Derivatives, Network
-from tests.bins import no_bins
+from tests.bins import without_bins
 from tests.training.trained import weights_of
 
 Array = NDArray[np.float32]
@@ -50,7 +49,7 @@ def run_step(network: Network, weights: dict[str, Array], arrays: list[Any], num
     pooled, linear, dense, label, weight = arrays
     none = np.empty((len(pooled), 0), np.int32)
     no_bags = np.empty(0, np.int32), np.empty(0, np.float32), np.zeros(len(pooled) + 1, np.int64)
-    inputs = Inputs(none, none.astype(np.float32), dense, *no_bins(len(none)), *no_bags)
+    inputs = without_bins(none, none.astype(np.float32), dense, *no_bags)
     return network.step(weights, Pooled(pooled, pooled, linear), Rows(inputs, label[:, 0], weight, None), number)
 
 

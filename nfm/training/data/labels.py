@@ -59,12 +59,10 @@ def describe_train_labels(spec: Spec, model: Model, settings: Train, train: Fold
     if task == "regression":
         moments = weighted if weighted.weight else plain
         unit, bias = (_choose_unit(moments), 0.0) if model.standardize_label else (Unit(), moments.mean)
-        low, high = unit.standardize(np.array([moments.low, moments.high], np.float32))
-        largest *= max(1.0, abs(low), abs(high))
-        rate = (moments.mean - unit.shift) / (unit.size or 1.0)
-        return TrainLabels(
-            constant, None, unit, np.array([bias], np.float32), np.array([rate]), moments.weight, largest
-        )
+        ends = unit.standardize(np.array([moments.low, moments.high], np.float32))
+        rate_C = (np.array([moments.mean]) - unit.shift) / (unit.size or 1.0)
+        largest *= max(1.0, float(np.abs(ends).max()))
+        return TrainLabels(constant, None, unit, np.array([bias], np.float32), rate_C, weighted.weight, largest)
     class_weights = _compute_class_weights(spec, task, settings, counts[0])
     trained = counts[0] * (1 if class_weights is None else class_weights)
     trained = trained if trained.any() else counts[1]
@@ -76,8 +74,8 @@ def describe_train_labels(spec: Spec, model: Model, settings: Train, train: Fold
         return TrainLabels(constant, class_weights, Unit(), np.log(shares).astype(np.float32), rate_C, weight, largest)
     ones, zeros = constant[0] * spec.negative_rate, 1 - constant[0]  # only this share of the negatives was kept
     unit, log_odds = Unit(shift=math.log(spec.negative_rate)), np.log(shares[1:] / shares[:1])
-    bias = log_odds.astype(np.float32)
-    return TrainLabels((ones / (ones + zeros),), class_weights, unit, bias, rate_C[1:], weight, largest)
+    constant, first = (ones / (ones + zeros),), log_odds.astype(np.float32)
+    return TrainLabels(constant, class_weights, unit, first, rate_C[1:], weight, largest)
 
 
 def _choose_unit(labels: Moments) -> Unit:
