@@ -51,7 +51,7 @@ def train(config: Config) -> Trained:
     with locked(checkpoints):
         encoding, folds = read(config)
         places = Places(checkpoints, Path(config.workdir, "tensorboard"))
-        spec = replace(encoding.spec, uses_bins=config.model.use.bins)
+        spec = encoding.spec
         trained = _fit_and_measure(config, spec, folds, places)
         model = trained.model
 
@@ -107,8 +107,9 @@ def _read(config: Config) -> tuple[Encoding, dict[str, Fold]]:
 
 
 def read_encoding(config: Config) -> Encoding:
-    """Read the encoding; raises DataError if it was made for another model task."""
+    """Read the encoding as the model uses it; raises DataError if it was made for another model task."""
     encoding = Encoding.load(config.encoding_folder)
+    encoding = replace(encoding, spec=replace(encoding.spec, uses_bins=config.model.use.bins))
     task, spec = config.model.task, encoding.spec
     reason = None
     if task == "multiclass" and not spec.classes:

@@ -11,7 +11,7 @@ from nfm.training import checkpoint
 from nfm.training.data.batches import Fold
 from nfm.training.fit import list_dependencies
 from nfm.training.metrics.names import METRICS, choose_judged_fold
-from nfm.training.model import build
+from nfm.training.model import build, describe
 from nfm.training.report.page import format_metric
 from nfm.training.report.parameters import count_parameters, list_layers
 from nfm.training.report.verdict import warn_if_worse_than_constant
@@ -62,8 +62,9 @@ def network(config: Config, spec: Spec) -> str:
     fixed = sum(layer.parameters - layer.trainable for layer in layers)
     return "\n".join(
         [
-            f"Network of {config.name}: task {config.model.task}, {len(spec.fields)} fields, {len(spec.field_numbers)} "
-            f"numbers in the pooling, {len(spec.dense)} dense columns; B is the batch size",
+            f"Network of {config.name}: task {config.model.task}, {len(spec.fields)} fields, "
+            f"{len(spec.field_numbers) + len(spec.binned)} numbers in the pooling, "
+            f"{describe(spec, config.model).dense_columns(spec)} dense columns; B is the batch size",
             *lines[:1],
             rule,
             *lines[1:-1],
