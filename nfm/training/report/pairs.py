@@ -15,9 +15,10 @@ def strongest_pairs(
 ) -> list[tuple[str, str, float]]:
     """Return at most `most` (feature, feature, strength), strongest first.
 
-    A feature is a field, or a number in the pooling. The strength is the mean of |x_i v_i ⊙ x_j v_j| over rows and dimensions, from the terms of the Bi-Interaction
-    pooling (paper, eq. 3). The vector of a bag is the sum of its members' x v; pairs within a bag are not counted. Of
-    more than MOST_ROWS rows, MOST_ROWS rows at even distances are used.
+    A feature is a field, or a number in the pooling. The strength is the mean of |x_i v_i ⊙ x_j v_j| over rows and
+    dimensions, from the terms of the Bi-Interaction pooling (paper, eq. 3). The vector of a bag is the sum of its
+    members' x v; pairs within a bag are not counted. Of more than MOST_ROWS rows, MOST_ROWS rows at even distances are
+    used.
     """
     single = [i for i, field in enumerate(spec.fields) if field.bag is None]
     bags = [i for i, field in enumerate(spec.fields) if field.bag is not None]
