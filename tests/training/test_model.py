@@ -123,22 +123,29 @@ def test_forward_pass_with_a_float16_table_equals_keras_with_the_rounded_weights
     assert np.abs(scores - exact).max() > 1e-5  # the rounding has a visible effect
 
 
-def features_by_row(spec: Spec, rows: Inputs) -> list[list[tuple[int, float]]]:
-    """Return (row of the table, x) of the features of each row."""
+Feature = list[tuple[int, float]]  # (row of the table, x); two for an interpolated feature
+
+
+def features_by_row(spec: Spec, rows: Inputs) -> list[list[Feature]]:
+    """Return the features of each row."""
     single = [offset for field, offset in zip(spec.fields, spec.offsets, strict=True) if field.bag is None]
     first = spec.rows - len(spec.field_numbers)
     listed = []
     for b, (ids, values) in enumerate(zip(rows.ids_BF, rows.values_BN, strict=True)):
-        features = [(offset + int(i), 1.0) for offset, i in zip(single, ids, strict=True)]
-        features += [(first + n, float(x)) for n, x in enumerate(values)]
+        features = [[(offset + int(i), 1.0)] for offset, i in zip(single, ids, strict=True)]
+        features += [[(first + n, float(x))] for n, x in enumerate(values)]
         members = range(rows.bag_splits[b], rows.bag_splits[b + 1])
-        listed.append(features + [(int(rows.bag_rows[p]), float(rows.bag_values[p])) for p in members])
+        features += [[(int(rows.bag_rows[p]), float(rows.bag_values[p]))] for p in members]
+        for start, low, t in zip(spec.bin_offsets, rows.bins_BQ[b], rows.fractions_BQ[b].tolist(), strict=False):
+            features.append([(start + int(low), 1 - t), *([(start + int(low) + 1, t)] if t else [])])
+        listed.append(features)
     return listed
 
 
-def pool(v: NDArray[np.float64], features: list[tuple[int, float]]) -> NDArray[np.float64]:
+def pool(v: NDArray[np.float64], features: list[Feature]) -> NDArray[np.float64]:
     """Pool pair by pair (paper, eq. 3)."""
-    pairs = [x_i * x_j * v[i] * v[j] for (i, x_i), (j, x_j) in combinations(features, 2)]
+    vectors = [sum((x * v[i] for i, x in feature), np.zeros(v.shape[1])) for feature in features]
+    pairs = [first * second for first, second in combinations(vectors, 2)]
     return np.sum(pairs, axis=0) if pairs else np.zeros(v.shape[1])
 
 
@@ -157,7 +164,7 @@ def test_a_model_without_hidden_layers_and_with_h_of_ones_is_a_factorization_mac
     rows = make_rows(spec, 20)
     expected = []
     for features, dense in zip(features_by_row(spec, rows), rows.dense_BD, strict=True):
-        linear = w0 + float(dense @ w_dense) + sum(w[i] * x for i, x in features)
+        linear = w0 + float(dense @ w_dense) + sum(w[i] * x for feature in features for i, x in feature)
         expected.append((linear + pool(v, features).sum(), linear))
     logits, linear = linear_part(model)(make_keras_inputs(rows, spec), training=False)
     np.testing.assert_allclose(np.concatenate([logits, linear], axis=1), expected, rtol=1e-4, atol=1e-4)
@@ -187,6 +194,8 @@ def test_a_model_without_batch_norm_dropout_and_hidden_layers_has_no_such_layers
     names = {
         "ids",
         "values",
+        "bins",
+        "fractions",
         "dense",
         "linear",
         "dense_linear",
@@ -249,8 +258,8 @@ def test_outputs_of_all_layers_in_training_equal_the_paper(
 def test_parameters_counted_by_hand(mixed: Spec, task: str) -> None:
     spec, outputs = (mixed, 1) if task == "binary" else (with_classes(mixed), 3)
     model = build(spec, settings(task=task, batch_norm=True))
-    table = (1 + 1 + 3) + (1 + 3 + 5) + (1 + 0 + 4) + 2
-    assert spec.rows == table == 21
+    table = (1 + 1 + 3) + (1 + 3 + 5) + (1 + 0 + 4) + (1 + 3) + 2
+    assert spec.rows == table == 25
     by_hand = (
         (table + 1) * 6  # embeddings, with padding
         + (table + 1 + 1) * outputs  # first-order weights and bias

@@ -200,6 +200,9 @@ def test_features_of_fields_numbers_and_bags_are_listed(
         members = slice(inputs.bag_splits[b], inputs.bag_splits[b + 1])
         rows += inputs.bag_rows[members].tolist()
         x += inputs.bag_values[members].tolist()
+        for start, low, t in zip(spec.bin_offsets, inputs.bins_BQ[b], inputs.fractions_BQ[b].tolist(), strict=False):
+            rows += [start + low, start + low + (t > 0)]
+            x += [1 - t, t]
         assert features.splits[b + 1] == len(rows)
     assert (features.rows.tolist(), features.x.tolist()) == (rows, x)
     none = TableReader(spec, weights.tables).list_features(make_rows(spec, 0))
