@@ -24,19 +24,19 @@ def raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rng = np.random.default_rng(1)
     x = np.where(rng.random(COUNT) < 0.5, 0.0, rng.lognormal(0, 2, COUNT))
     x[::90], x[1::90], x[2::90] = np.nan, np.inf, -np.inf
-    table = pd.DataFrame(
-        {"id": range(COUNT), "user": rng.integers(0, 200, COUNT), "x": x, "y": rng.integers(0, 2, COUNT)}
-    )
+    users, labels = rng.integers(0, 200, COUNT), rng.integers(0, 2, COUNT)
+    table = pd.DataFrame({"id": range(COUNT), "user": users, "x": x, "y": labels})
     table["x"] = table.x.mask(rng.random(COUNT) < 0.05).astype("Float64")
     path = tmp_path_factory.mktemp("raw")
     table.to_parquet(path / "a.parquet", row_group_size=200)
     return path
 
 
-def settings(workdir: Path, raw: Path, scan: str = "auto", by: tuple[str, ...] = ("user",), **x: Any) -> Config:
-    columns = {"key": ("id",), "label": "y", "categorical": {"user": {}}, "numeric": {"x": {"as": "bins", **x}}}
+def settings(workdir: Path, raw: Path, scan: str = "auto", **x: Any) -> Config:
+    number = {"as": "bins", "bins": 6, "scale": "log1p", **x}
+    columns = {"key": ("id",), "label": "y", "categorical": {"user": {}}, "numeric": {"x": number}}
     source = {"path": str(raw), "scan": scan}
-    return config(workdir, raw, columns=columns, source=source, split={"by": by, "valid": 0.2, "test": 0.2})
+    return config(workdir, raw, columns=columns, source=source, split={"by": ("user",), "valid": 0.2, "test": 0.2})
 
 
 def read(of: Config) -> pd.DataFrame:
@@ -44,12 +44,13 @@ def read(of: Config) -> pd.DataFrame:
         pq.ParquetFile(path).read().to_pandas().assign(fold=path.parent.name.removeprefix("fold="))
         for path in of.dataset_folder.glob("fold=*/*.parquet")
     ]
-    return pd.concat(frames).sort_values("id").reset_index(drop=True)
+    rows: pd.DataFrame = pd.concat(frames).sort_values("id").reset_index(drop=True)
+    return rows
 
 
 @pytest.fixture(scope="module")
 def built(spark: SparkSession, raw: Path, tmp_path_factory: pytest.TempPathFactory) -> Config:
-    made = settings(tmp_path_factory.mktemp("shop"), raw, bins=6, scale="log1p")
+    made = settings(tmp_path_factory.mktemp("shop"), raw)
     build(spark, made)
     return made
 
@@ -73,7 +74,7 @@ def test_bins_equal_numpy(built: Config, raw: Path) -> None:
 
 
 def test_both_scans_give_the_same_bits(spark: SparkSession, built: Config, raw: Path, tmp_path: Path) -> None:
-    other = settings(tmp_path, raw, "spark", bins=6, scale="log1p")
+    other = settings(tmp_path, raw, "spark")
     build(spark, other)
     pd.testing.assert_frame_equal(read(other), read(built), check_exact=True)
     fingerprints = {Encoding.load(of.encoding_folder).spec.fingerprint for of in (built, other)}
@@ -97,11 +98,11 @@ def test_growth_keeps_the_edges(spark: SparkSession, built: Config, raw: Path, t
     larger.to_parquet(tmp_path / "raw/a.parquet")
     old = Encoding.load(built.encoding_folder).spec.numbers[0]
     for refresh in (False, True):
-        new = settings(tmp_path / str(refresh), tmp_path / "raw", bins=6, scale="standard" if refresh else "log1p")
+        new = settings(tmp_path / str(refresh), tmp_path / "raw", scale="standard" if refresh else "log1p")
         build(spark, new, prepare(spark, new, Growth(built.encoding_folder, refresh)))
         grown = Encoding.load(new.encoding_folder).spec.numbers[0]
         assert grown.edges == old.edges
         assert (grown.divisor != old.divisor) == refresh
-    without = settings(tmp_path / "dense", raw, **{"as": "dense", "scale": "log1p"})
-    with pytest.raises(DataError, match=r"cannot grow: its numbers differ .*x\.as was 'bins' and is 'dense'"):
+    without = settings(tmp_path / "dense", raw, **{"as": "dense", "bins": 32})
+    with pytest.raises(DataError, match=r'cannot grow: its numbers differ .*x\.as was "bins" and is "dense"'):
         prepare(spark, without, Growth(built.encoding_folder, False))
