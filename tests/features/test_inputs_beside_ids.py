@@ -81,8 +81,8 @@ def test_both_scans_give_the_same_bits(spark: SparkSession, built: Config, raw: 
     assert len(fingerprints) == 1
 
 
-def test_rows_that_belong_together_are_in_one_part(built: Config) -> None:
-    rows = read(built)
+def test_rows_that_belong_together_are_in_one_part(built: Config, raw: Path) -> None:
+    rows = read(built).assign(user=pd.read_parquet(raw).user)
     assert rows.groupby("user").rate_part.nunique().max() == 1
     shares = rows.groupby("user").rate_part.first().value_counts(normalize=True)
     assert sorted(shares.index) == [0, 1, 2, 3, 4]
@@ -103,6 +103,7 @@ def test_growth_keeps_the_edges(spark: SparkSession, built: Config, raw: Path, t
         grown = Encoding.load(new.encoding_folder).spec.numbers[0]
         assert grown.edges == old.edges
         assert (grown.divisor != old.divisor) == refresh
-    without = settings(tmp_path / "dense", raw, **{"as": "dense", "bins": 32})
+    dense: Any = {"as": "dense", "bins": 32}
+    without = settings(tmp_path / "dense", raw, **dense)
     with pytest.raises(DataError, match=r'cannot grow: its numbers differ .*x\.as was "bins" and is "dense"'):
         prepare(spark, without, Growth(built.encoding_folder, False))
