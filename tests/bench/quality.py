@@ -228,7 +228,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Measure the defaults, compared with LightGBM and a linear model.")
     parser.add_argument("--tables", metavar="NAME,NAME", help=f"default: all of {', '.join(TABLES)} not held out")
     parser.add_argument("--seeds", type=int, default=1, help="number of trainings of each split (default: 1)")
-    parser.add_argument("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="settings of the configurations")
+    parser.add_argument(
+        "--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="settings of the configurations"
+    )
     parser.add_argument("--test", action="store_true", help="measure on the test folds instead of the validation folds")
     parser.add_argument("--held-out", action="store_true", help="measure on the tables held out for the final trial")
     arguments = parser.parse_args()
