@@ -32,8 +32,8 @@ from tests.bench.quality_models import MAIN, SIGN, figures, read_folds
 from tests.bench.quality_tables import FOLDER, KEY, TABLES, Table, fold_column, write
 
 OTHERS = {"linear": "logistic / ridge", "lightgbm": "LightGBM"}
-HEADER = ("table", "figure", "NFM", "sd", "log loss", "logistic / ridge", "log loss", "LightGBM", "log loss")
-HEADER += ("distance", "best epoch", "seconds")
+OTHER_COLUMNS = [column for name in OTHERS.values() for column in (name, "log loss")]
+HEADER = ["table", "figure", "NFM", "sd", "log loss", *OTHER_COLUMNS, "distance", "best epoch", "seconds"]
 
 
 @dataclass(frozen=True)

