@@ -12,13 +12,10 @@ settings or the code that made them change. Each result is added to results.json
 import argparse
 import hashlib
 import json
-import shutil
 import statistics
 import subprocess
 import sys
-import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -28,25 +25,13 @@ from nfm.config.file import as_yaml, change_settings, checked
 from nfm.config.settings import Config
 from nfm.contract.errors import NfmError
 from tests.bench.flights import LIGHTGBM, find_uv
-from tests.bench.quality_models import MAIN, SIGN, figures, read_folds
+from tests.bench.quality_models import MAIN, SIGN
 from tests.bench.quality_tables import FOLDER, KEY, TABLES, Table, fold_column, write
 
 OTHERS = {"linear": "logistic / ridge", "lightgbm": "LightGBM"}
 OTHER_COLUMNS = [column for name in OTHERS.values() for column in (name, "log loss")]
+Run = dict[str, Any]  # figures of one training, as quality_train.py prints them
 HEADER = ["table", "figure", "NFM", "sd", "log loss", *OTHER_COLUMNS, "distance", "best epoch", "seconds"]
-
-
-@dataclass(frozen=True)
-class Run:
-    """Figures of one training."""
-
-    split: int
-    seed: int
-    figures: dict[str, float]
-    seconds: float  # of the training's process
-    epochs: int
-    best_epoch: int
-    parts: dict[str, Any]  # the metrics in the model's metadata, among them those of its linear part
 
 
 def digest(*parts: bytes) -> str:
@@ -92,26 +77,19 @@ def make_features(config: Config) -> None:
     log(f"{config.name}: features in {result.seconds:.0f} s, rows {dict(result.rows)}")
 
 
-def train(table: Table, content: dict[str, Any], split: int, seed: int, fold: str) -> Run:
-    """Train in a process of its own, and measure the model on a fold; its metadata must have the same figures."""
-    work = Path(content["workdir"])
-    shutil.rmtree(work / "checkpoint", ignore_errors=True)  # of a killed training, whose time would be missing
-    (work / "config.yaml").write_text(as_yaml(content))
-    command = [sys.executable, "jobs/train.py", "--config", str(work / "config.yaml"), "--set", f"train.seed={seed}"]
-    started = time.perf_counter()
+def train(table: Table, contents: list[dict[str, Any]], seeds: int, fold: str) -> list[Run]:
+    """Train the configurations of all splits, in a process of their own, and return the figures on a fold."""
+    paths = [Path(content["workdir"], "config.yaml") for content in contents]
+    for path, content in zip(paths, contents, strict=True):
+        path.write_text(as_yaml(content))
+    command = [sys.executable, "-m", "tests.bench.quality_train", table.name, fold, str(seeds), *map(str, paths)]
     completed = subprocess.run(command, capture_output=True, text=True, check=False)
-    seconds = time.perf_counter() - started
     if completed.returncode:
         sys.exit(f"error: the training of {table.name} failed:\n{completed.stderr}")
-    metadata = json.loads((work / "model/metadata.json").read_text())
-    rows = read_folds(table, split)[fold]
-    found = figures(table.task, rows[table.label], nfm.load_model(work / "model").score(rows))
-    recorded = metadata["metrics"][fold]
-    for name, value in found.items():
-        if abs(value - recorded[name]) > 1e-4 * abs(value):
-            sys.exit(f"error: {name} of {table.name} is {value} by scikit-learn, but {recorded[name]} in {work}/model")
-    log(f"{table.name}: split {split}, seed {seed}: {found}, {metadata['epochs']} epochs, {seconds:.0f} s")
-    return Run(split, seed, found, seconds, metadata["epochs"], metadata["best_epoch"], recorded)
+    runs: list[Run] = json.loads(completed.stdout.splitlines()[-1])
+    for run in runs:
+        log(f"{table.name}: { ({name: value for name, value in run.items() if name != 'parts'}) }")
+    return runs
 
 
 def other_models(table: Table, fold: str) -> list[dict[str, dict[str, float]]]:
@@ -146,24 +124,25 @@ def summarize(table: Table, runs: list[Run], others: list[dict[str, dict[str, fl
     means = {name: mean(split[name][main] for split in others) or 0.0 for name in OTHERS}
     better = max(means, key=lambda name: sign * means[name])
     by_seed = [
-        statistics.fmean(run.figures[main] for run in runs if run.seed == seed) for seed in {run.seed for run in runs}
+        statistics.fmean(run["figures"][main] for run in runs if run["seed"] == seed)
+        for seed in {run["seed"] for run in runs}
     ]
     differences = []
     for split, other in enumerate(others, 1):
-        ours = statistics.fmean(run.figures[main] for run in runs if run.split == split)
+        ours = statistics.fmean(run["figures"][main] for run in runs if run["split"] == split)
         scale = other[better][main] if table.task == "regression" else 1
         differences.append(sign * (ours - other[better][main]) / scale)
     return {
         "nfm": statistics.fmean(by_seed),
         "sd": statistics.stdev(by_seed) if len(by_seed) > 1 else None,
-        "log_loss": mean(run.figures.get("log_loss") for run in runs),
+        "log_loss": mean(run["figures"].get("log_loss") for run in runs),
         **means,
         **{f"{name}_log_loss": mean(split[name].get("log_loss") for split in others) for name in OTHERS},
         "better": better,
         "distance": statistics.fmean(differences),
         "distance_error": statistics.stdev(differences) / len(others) ** 0.5 if len(others) > 1 else None,
-        "best_epoch": statistics.fmean(run.best_epoch for run in runs),
-        "seconds": statistics.fmean(run.seconds for run in runs),
+        "best_epoch": statistics.fmean(run["best_epoch"] for run in runs),
+        "seconds": statistics.fmean(run["seconds"] for run in runs),
     }
 
 
@@ -192,12 +171,12 @@ def measure(table: Table, arguments: argparse.Namespace) -> str:
     """Measure all models on a table, record the result and return its row."""
     fold = "test" if arguments.test else "valid"
     write(table)
-    runs, configs = [], []
-    for split in range(1, table.splits + 1):
-        content, config = configure(table, split, arguments.set)
-        configs.append(config)
+    contents, configs = zip(
+        *(configure(table, split, arguments.set) for split in range(1, table.splits + 1)), strict=True
+    )
+    for config in configs:
         make_features(config)
-        runs += [train(table, content, split, seed, fold) for seed in range(1, arguments.seeds + 1)]
+    runs = train(table, list(contents), arguments.seeds, fold)
     others = other_models(table, fold)
     found = summarize(table, runs, others)
     revision = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=False)
@@ -210,7 +189,7 @@ def measure(table: Table, arguments: argparse.Namespace) -> str:
         "seeds": arguments.seeds,
         **found,
         "configuration": configs[0].model_dump(mode="json", include={"columns", "model", "train"}),
-        "runs": [vars(run) for run in runs],
+        "runs": runs,
         "others": others,
     }
     with (FOLDER / "results.jsonl").open("a") as results:
