@@ -19,7 +19,7 @@ from nfm.training.metrics.names import METRICS, Metric, choose_judged_fold
 from nfm.training.metrics.regression import RegressionTally
 from nfm.training.report import pictures
 from nfm.training.report.parameters import count_parameters
-from nfm.training.report.verdict import warn_if_worse_than_constant
+from nfm.training.report.verdict import list_warnings
 from nfm.training.result import Trained
 
 
@@ -46,7 +46,7 @@ def _make_content(config: Config, trained: Trained) -> dict[str, Any]:
         "shown": shown,
         "judged": judged,
         "constant": tally.constant,
-        "warning": warn_if_worse_than_constant(config, metrics),
+        "warnings": list_warnings(config, metrics, trained.fitted),
         "beaten": [metric.name for metric in shown[:3] if _is_beaten(metric, metrics[judged])],
         "parameters": count_parameters(trained.model),
         "field_rows": count_field_rows(spec, trained.statistics),
