@@ -11,11 +11,11 @@ from sklearn.metrics import log_loss
 
 from nfm.config.train import Train
 from nfm.kernels.averages import multiply_decays
-from nfm.training import fit as fitting
 from nfm.training.average import Average
 from nfm.training.fit import fit
 from nfm.training.optimizers import Optimizer, list_arrays
 from nfm.training.result import Fitted
+from nfm.training.step import make_step
 from tests.training.examples import CHECKERBOARD, noise_folds, training
 from tests.training.interrupted import EVERY_STEP, MODEL
 from tests.training.test_optimizers import PATHS, SETTINGS, SHAPES, TABLES, Rows, make_apply, optimizer_of, weights
@@ -103,7 +103,6 @@ Record = list[list[NDArray[Any]]]
 def record(monkeypatch: pytest.MonkeyPatch) -> Record:
     """Record all weights in training, before the first step and after each step."""
     steps: Record = []
-    make_step = fitting.make_step
 
     def make_recorded(*arguments: Any) -> Callable[..., float]:
         step, weights_now = make_step(*arguments), arguments[-1].weights
@@ -116,7 +115,7 @@ def record(monkeypatch: pytest.MonkeyPatch) -> Record:
 
         return recorded
 
-    monkeypatch.setattr(fitting, "make_step", make_recorded)
+    monkeypatch.setattr("nfm.training.fit.make_step", make_recorded)
     return steps
 
 
