@@ -148,7 +148,7 @@ def test_a_changed_dependency_of_the_weights_prevents_resuming(stopped: Path) ->
         assert preview(stopped, **changed) == expected
     # Settings that change only measuring or writing do not prevent resuming.
     same = "from the checkpoint after 23 steps, in epoch 3"
-    written = {"model": {"embedding_dtype": "float16"}, "checkpoint_seconds": 300.0, "group": "k", "refit": True}
+    written = {"model": {"embedding_dtype": "float16"}, "checkpoint_seconds": 300.0, "group": "k"}
     assert (
         preview(stopped)
         == preview(stopped, **written)
@@ -156,6 +156,12 @@ def test_a_changed_dependency_of_the_weights_prevents_resuming(stopped: Path) ->
         == same
     )
     assert preview(stopped / "nowhere") is None
+    plain = training(**{**EVERY_STEP, "schedule": {}})
+    dependencies = [
+        list_dependencies(CHECKERBOARD, MODEL, plain.model_copy(update={"refit": refit}), data, None)
+        for refit in (False, True)
+    ]
+    assert dependencies[0] == dependencies[1]
 
 
 def test_a_checkpoint_of_another_training_is_logged_and_not_used(
