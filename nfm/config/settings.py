@@ -105,8 +105,9 @@ class Gates(Settings):
     max_oov_rate: Annotated[float, Field(ge=0, le=1)] | None = Field(default=None, examples=[0.2])
     """Maximum rate of out-of-vocabulary values in a field."""
     max_psi: Annotated[float, Field(gt=0)] | None = Field(default=None, examples=[0.25])
-    """Maximum PSI (population stability index) of the scores, against the scores of the valid fold; 0.25 is usual. A
-    PSI gate fires only when the shift is statistically significant for the table's size (p < 0.001)."""
+    """Maximum PSI (population stability index) of the scores, against the scores of the valid fold (with train.refit:
+    of the test fold); 0.25 is usual. A PSI gate fires only when the shift is statistically significant for the table's
+    size (p < 0.001)."""
     max_field_psi: Annotated[float, Field(gt=0)] | None = Field(default=None, examples=[0.5])
     """Maximum PSI of any field or number, against the train fold."""
     min_rows: Annotated[int, Field(ge=0)] | None = Field(default=None, examples=[1_000_000])
