@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from nfm.config.settings import Config
 from nfm.config.train import Model
-from nfm.contract.artifact import Artifact
+from nfm.contract.artifact import Artifact, _compute_fingerprint
 from nfm.contract.errors import DataError
 from nfm.contract.schema import Spec
 from nfm.training import layers  # noqa: F401 (its import registers the layers of saved models)
@@ -153,8 +153,8 @@ def test_a_model_from_before_a_setting_has_its_default(older: Config, tmp_path: 
     shutil.copytree(Path(older.workdir, "model"), tmp_path / "model")
     file = tmp_path / "model/metadata.json"
     metadata = json.loads(file.read_text())
-    del metadata["configuration"]["model"]["batch_norm_epsilon"]
-    file.write_text(json.dumps(metadata))
+    del metadata["configuration"]["model"]["batch_norm_epsilon"], metadata["fingerprint"]
+    file.write_text(json.dumps({**metadata, "fingerprint": _compute_fingerprint(metadata)}))
     spec = grown_spec(tmp_path / "encoding", older)
     start_from_model(tmp_path / "model", spec, older.model)
     with pytest.raises(DataError, match=r"batch_norm_epsilon was 1e-05 and is 0\.1 now"):
