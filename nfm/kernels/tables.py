@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from nfm.kernels.averages import Averages, catch_up
 from nfm.kernels.compile import compile_when_called
 from nfm.kernels.pooling import Features
 
@@ -78,6 +79,7 @@ class Rule(NamedTuple):
     hyperparameters: tuple[Floats, Floats]
     scale: np.float32  # factor of all gradients
     decays: Floats  # (2,) twice the L2 factor, for embeddings and linear weights
+    step: int  # number of the step, counted from 1
 
 
 @compile_when_called
@@ -229,32 +231,39 @@ def update(
     by_row: ByRow,
     upstream: Upstream,
     tables: Tables,
-    first: Tables,
-    second: Tables,
+    slots: tuple[Tables, Tables],
+    averages: Averages,
     rule: Rule,
 ) -> None:
-    """Update the distinct rows in the range [start, stop) in both tables and their slots, in place.
+    """Update the distinct rows in the range [start, stop) in both tables, their slots and averages, in place.
 
     Args:
         start, stop: range of the distinct rows.
         by_row: from `group_by_row`.
         upstream: derivatives with respect to the pooled vectors and the linear parts.
         tables: embeddings and linear weights.
-        first, second: slots of both; empty if unused.
+        slots: first and second slots of both; empty if unused.
+        averages: moving averages of both; empty if unused.
         rule: the optimizer's step.
     """
     gradients = Tables(
         np.empty((_BLOCK, tables.embedding.shape[1]), np.float32),
         np.empty((_BLOCK, tables.linear.shape[1]), np.float32),
     )
+    rows_D, averaged = by_row.distinct_D, averages.steps_R.size > 0
     # In blocks of rows, because each call updates numba's reference counts of the arrays, which threads share.
     for a in range(start, stop, _BLOCK):
         b = min(a + _BLOCK, stop)
         _sum_gradients(a, b, by_row, upstream, tables, rule.decays, gradients)
-        rows = by_row.distinct_D[a:b]
+        rows = rows_D[a:b]
+        if averaged:
+            catch_up(a, b, rows_D, tables, averages, rule.step - 1)  # with the weights before the step
         for i in range(2):
             formula, hyperparameters = rule.formulas[i], rule.hyperparameters[i]
-            update_rows(rows, formula, hyperparameters, tables[i], first[i], second[i], gradients[i], rule.scale)
+            first, second = slots[0][i], slots[1][i]
+            update_rows(rows, formula, hyperparameters, tables[i], first, second, gradients[i], rule.scale)
+        if averaged:
+            catch_up(a, b, rows_D, tables, averages, rule.step)
 
 
 @compile_when_called

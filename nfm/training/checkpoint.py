@@ -20,7 +20,7 @@ from nfm.contract.publishing.replace import replacing, temporary_path
 
 log = logging.getLogger(__name__)
 
-CHECKPOINT_FORMAT = 3
+CHECKPOINT_FORMAT = 4
 FILE = "checkpoint.npz"
 _STATE = "state"
 Arrays = Sequence[NDArray[Any]]
@@ -30,7 +30,7 @@ class Saved(NamedTuple):
     """Content of a checkpoint."""
 
     progress: dict[str, Any]
-    arrays: list[NDArray[Any]]  # weights, then optimizer slots
+    arrays: list[NDArray[Any]]  # as `Optimizer.list_arrays` returns them
     best: list[NDArray[Any]] | None  # weights of the best epoch
 
 
@@ -40,8 +40,8 @@ def save(
     """Replace the checkpoint by a new one; if it cannot be written, log that, keep the last good one, and return False.
 
     `depends_on`: everything that the weights depend on; only a training with equal dependencies resumes from this
-    checkpoint. `arrays`: weights and optimizer slots; `best`: weights of the best epoch, if there was one. The mappings
-    must be JSON-serializable.
+    checkpoint. `arrays`: weights, optimizer slots and average; `best`: weights of the best epoch, if there was one. The
+    mappings must be JSON-serializable.
     """
     state = {"format": CHECKPOINT_FORMAT, "depends_on": depends_on, "progress": progress, "has_best": best is not None}
     named = {_STATE: np.frombuffer(json.dumps(state).encode(), np.uint8)}

@@ -22,8 +22,6 @@ from nfm.contract.schema import Spec
 from nfm.kernels.tables import Tables
 from nfm.training.layers import BiInteraction, FeatureEmbedding, FirstOrder, TargetRates
 
-BATCH_NORM = {"momentum": 0.9, "epsilon": 1e-5}  # as in the paper's code: small tables train for few steps
-EMBEDDING_STD = 0.05  # not the paper's 0.01: products of two embeddings start above the noise of the batch norm
 MAX_RATED_CLASSES = 10  # with more, a model has no target rates: each field would add a column for every class
 BIAS = "linear/bias"
 TABLES = ("embedding/table", "linear/table")  # paths of the tables' variables in the Keras model
@@ -43,13 +41,14 @@ class Weights(NamedTuple):
 def make_layers(spec: Spec, settings: Model) -> dict[str, Any]:
     """Make the Keras layers above the pooling, by name. Dropout is not among them, because it has no weights."""
     layers, fixed = dict[str, Any](), {}
+    norm = {"momentum": settings.batch_norm_momentum, "epsilon": settings.batch_norm_epsilon}
     if settings.batch_norm:
-        layers["pooling_norm"] = keras.layers.BatchNormalization(**BATCH_NORM, name="pooling_norm")
+        layers["pooling_norm"] = keras.layers.BatchNormalization(**norm, name="pooling_norm")
     for i, units in enumerate(settings.hidden_units):
         penalty = keras.regularizers.L2(settings.l2.hidden) if settings.l2.hidden else None
         layers[f"hidden_{i}"] = keras.layers.Dense(units, kernel_regularizer=penalty, name=f"hidden_{i}")
         if settings.batch_norm:
-            layers[f"hidden_{i}_norm"] = keras.layers.BatchNormalization(**BATCH_NORM, name=f"hidden_{i}_norm")
+            layers[f"hidden_{i}_norm"] = keras.layers.BatchNormalization(**norm, name=f"hidden_{i}_norm")
         name = f"hidden_{i}_{settings.activation}"
         layers[name] = keras.layers.Activation(settings.activation, name=name)
     if settings.output == "ones":
@@ -154,7 +153,7 @@ def build(spec: Spec, settings: Model, weights: Weights | None = None) -> keras.
         **table,
         width=settings.embedding_dim,
         # `weights` replace the zeros: drawing normal numbers for a large table would need memory for a second one.
-        initializer="zeros" if weights else keras.initializers.RandomNormal(stddev=EMBEDDING_STD),
+        initializer="zeros" if weights else keras.initializers.RandomNormal(stddev=settings.init_std),
         l2=settings.l2.embedding,
         name="embedding",
     )(*features)
@@ -199,7 +198,7 @@ def initial_weights(spec: Spec, settings: Model, seed: int) -> Weights:
     if standardized and settings.batch_norm and settings.output == "trained":
         network["output/kernel"][:] = 0
     embedding = np.random.default_rng(seed).standard_normal((spec.rows, settings.embedding_dim), np.float32)
-    embedding *= np.float32(EMBEDDING_STD)
+    embedding *= np.float32(settings.init_std)
     return Weights(Tables(embedding, np.zeros((spec.rows, outputs), np.float32)), network)
 
 
@@ -238,15 +237,17 @@ def export(weights: Weights, spec: Spec, settings: Model) -> dict[str, Floats]:
         "bias": network[BIAS],
         "dense_linear": network.get("dense_linear/kernel", np.empty((0, len(network[BIAS])))),
     }
-    dim, output = settings.embedding_dim, network["output/kernel"]
-    scale, shift = _inference_norm(network, "pooling_norm") if settings.batch_norm else (np.ones(dim), np.zeros(dim))
+    dim, output, epsilon = settings.embedding_dim, network["output/kernel"], settings.batch_norm_epsilon
+    scale, shift = np.ones(dim), np.zeros(dim)
+    if settings.batch_norm:
+        scale, shift = _inference_norm(network, "pooling_norm", epsilon)
     for i in range(len(settings.hidden_units)):
         kernel, bias = network[f"hidden_{i}/kernel"], network[f"hidden_{i}/bias"]
         if i == 0:
             bias = bias + shift @ kernel[:dim]
             kernel[:dim] *= scale[:, np.newaxis]
         if settings.batch_norm:
-            a, c = _inference_norm(network, f"hidden_{i}_norm")
+            a, c = _inference_norm(network, f"hidden_{i}_norm", epsilon)
             kernel, bias = kernel * a, bias * a + c
         folded[f"hidden_{i}_kernel"], folded[f"hidden_{i}_bias"] = kernel, bias
     if not settings.hidden_units:
@@ -259,8 +260,8 @@ def export(weights: Weights, spec: Spec, settings: Model) -> dict[str, Floats]:
 
 
 def _inference_norm(
-    network: Mapping[str, NDArray[np.float64]], name: str
+    network: Mapping[str, NDArray[np.float64]], name: str, epsilon: float
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return the scale a and the shift c of a batch norm."""
-    scale = network[f"{name}/gamma"] / np.sqrt(network[f"{name}/moving_variance"] + BATCH_NORM["epsilon"])
+    scale = network[f"{name}/gamma"] / np.sqrt(network[f"{name}/moving_variance"] + epsilon)
     return scale, network[f"{name}/beta"] - scale * network[f"{name}/moving_mean"]

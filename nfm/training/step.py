@@ -103,7 +103,8 @@ def make_measure(reader: TableReader, network: Network, weights: Weights) -> Mea
     ) -> Tally:
         for rows in fold.pieces(_FORWARD_ROWS):
             pooled = reader.pool(reader.list_features(rows.inputs))
-            outputs = network.logits(weights.network, pooled, reader.append_rates(rows).inputs.dense_BD)
+            rated = reader.append_rates(rows if fold.is_train else rows._replace(part=None))
+            outputs = network.logits(weights.network, pooled, rated.inputs.dense_BD)
             logits_BC, linear_BC = map(unit.publish_outputs, outputs)
             tally.add(rows.label, rows.weight, logits_BC, linear_BC, rows.group)
             if on_rows is not None:

@@ -13,6 +13,7 @@ from nfm.contract.encoder import Inputs
 from nfm.contract.schema import RATE_PARTS, Spec
 from nfm.kernels import pooling
 from nfm.kernels import tables as kernels
+from nfm.kernels.averages import NO_AVERAGES, Averages, catch_up
 from nfm.kernels.pooling import Features, Offsets
 from nfm.kernels.rates import Rates, look_up
 from nfm.kernels.tables import ByRow, Floats, Pooled, Rule, Tables, Upstream
@@ -90,14 +91,15 @@ class TableReader:
 class TableUpdater:
     """Update the rows of the tables that occur in a batch; keeps the tables' optimizer slots."""
 
-    def __init__(self, reader: TableReader, formulas: Sequence[Formula]) -> None:
+    def __init__(self, reader: TableReader, formulas: Sequence[Formula], averages: Averages = NO_AVERAGES) -> None:
         """Make the slots.
 
         Args:
             reader: reader of the tables, whose weights are changed in place.
             formulas: update rules of the embeddings and of the linear weights.
+            averages: moving averages of the tables, which are changed in place.
         """
-        self._reader, self._formulas = reader, formulas
+        self._reader, self._formulas, self._averages = reader, formulas, averages
         #: slots of each table
         self.slots = [
             [make_slot(start, table) for start in formula.slots]
@@ -111,7 +113,7 @@ class TableUpdater:
         return float(norms_D.sum())
 
     def update(self, by_row: ByRow, upstream: Upstream, decays: Floats, scale: float, rate: float, step: int) -> None:
-        """Update the rows of the batch, and their slots, in place.
+        """Update the rows of the batch, their slots and their averages, in place.
 
         Args:
             by_row: features of the batch, grouped by row.
@@ -125,8 +127,14 @@ class TableUpdater:
         first, second = (Tables(*([*slots, none, none][i] for slots in self.slots)) for i in range(2))
         embedding, linear = (np.array(formula.numbers(rate, step), np.float32) for formula in self._formulas)
         kinds = self._formulas[0].kind, self._formulas[1].kind
-        rule = Rule(kinds, (embedding, linear), np.float32(scale), decays)
-        self._share(kernels.update, by_row, upstream, self._reader.weights, first, second, rule)
+        rule = Rule(kinds, (embedding, linear), np.float32(scale), decays, step)
+        self._share(kernels.update, by_row, upstream, self._reader.weights, (first, second), self._averages, rule)
+
+    def finish_averages(self, step: int) -> None:
+        """Include all steps up to number `step` in the averages of all rows."""
+        rows_R = np.arange(len(self._averages.steps_R), dtype=np.int32)
+        bounds = np.linspace(0, len(rows_R), self._reader.threads + 1).astype(int)
+        self._reader.share(catch_up, bounds, rows_R, self._reader.weights, self._averages, step)
 
     def _share(self, loop: Callable[..., object], by_row: ByRow, *arguments: Any) -> None:
         """Divide the distinct rows among the threads, in ranges with about equally many features."""

@@ -309,6 +309,23 @@ def test_a_keras_model_is_built_with_copies_of_the_weights(which: str, request: 
     assert [table[-1].tolist() for table in tables] == [[0.0] * 6, [0.0] * 3]  # padding
 
 
+def test_the_epsilon_of_the_batch_norm_is_that_of_the_settings_everywhere(mixed: Spec, make_rows: MakeRows) -> None:
+    """An epsilon as large as the variances, in the Keras model, its file and the folded weights."""
+    rows, scored = make_rows(mixed, 200), []
+    for epsilon in (1e-5, 0.5):
+        form = settings(hidden_units=(5, 4), batch_norm_epsilon=epsilon)
+        model = build_random(mixed, form)
+        variance = weights_of(model).network["pooling_norm/moving_variance"]
+        scores = score(mixed, describe(mixed, form), export(weights_of(model), mixed, form), rows)
+        np.testing.assert_allclose(scores, score_with_keras(model, mixed, "binary", rows), rtol=0, atol=1e-5)
+        # By the formula, for the first norm: a · x + c with a = γ / √(variance + ε).
+        norm, x = model.get_layer("pooling_norm"), np.ones((1, 6), np.float32)
+        by_hand = (x - norm.moving_mean) / np.sqrt(variance + epsilon) * norm.gamma + norm.beta
+        np.testing.assert_allclose(norm(x, training=False), by_hand, rtol=1e-4, atol=1e-5)
+        scored.append(scores)
+    assert np.abs(scored[0] - scored[1]).max() > 0.01
+
+
 def test_the_distributions_of_initial_weights() -> None:
     spec = Spec(("k",), (Field("a", ("a",), ("text",), 1, 20_000, "a"),), (), ())
     form = Model(embedding_dim=8, hidden_units=(300, 5))
@@ -317,6 +334,9 @@ def test_the_distributions_of_initial_weights() -> None:
     assert embedding.shape == (20_002, 8)
     assert abs(embedding.mean()) < 5 * 0.05 / np.sqrt(embedding.size)
     assert embedding.std() == pytest.approx(0.05, rel=0.01)
+    small = form.model_copy(update={"init_std": 0.01})
+    np.testing.assert_allclose(initial_weights(spec, small, 3).tables.embedding, embedding / 5, rtol=1e-6)
+    assert build(spec, small).get_layer("embedding").table.numpy().std() == pytest.approx(0.01, rel=0.01)
     limit = np.sqrt(6 / (8 + 300))  # Glorot & Bengio 2010, eq. 16
     assert 0.98 * limit < np.abs(kernel).max() <= limit
     for zeros in (weights.tables.linear, weights.network["linear/bias"], weights.network["hidden_0/bias"]):

@@ -20,7 +20,7 @@ from nfm.training.metrics.regression import RegressionTally
 from nfm.training.model import describe
 from nfm.training.report import pictures
 from nfm.training.report.parameters import count_parameters
-from nfm.training.report.verdict import warn_if_worse_than_constant
+from nfm.training.report.verdict import list_warnings
 from nfm.training.result import Trained
 
 
@@ -47,7 +47,7 @@ def _make_content(config: Config, trained: Trained) -> dict[str, Any]:
         "shown": shown,
         "judged": judged,
         "constant": tally.constant,
-        "warning": warn_if_worse_than_constant(config, metrics),
+        "warnings": list_warnings(config, metrics, trained.fitted),
         "beaten": [metric.name for metric in shown[:3] if _is_beaten(metric, metrics[judged])],
         "parameters": count_parameters(trained.model),
         "rates": describe(spec, config.model).rates,

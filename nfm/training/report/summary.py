@@ -14,9 +14,9 @@ from nfm.training.metrics.names import METRICS, choose_judged_fold
 from nfm.training.model import build, describe
 from nfm.training.report.page import format_metric
 from nfm.training.report.parameters import count_parameters, list_layers
-from nfm.training.report.verdict import warn_if_worse_than_constant
+from nfm.training.report.verdict import list_warnings
 from nfm.training.result import Trained
-from nfm.training.train import checkpoint_folder
+from nfm.training.train import REFIT, checkpoint_folder
 from nfm.training.warm_start import FM, start_from_model
 
 
@@ -39,9 +39,13 @@ def plan(config: Config, encoding: Encoding, folds: Mapping[str, Fold]) -> str:
     elif settings.pretrain is not None:
         started_from = FM
         lines.append("  starts    from a factorization machine, which is trained first")
+    if settings.refit:
+        lines.append("  refit     then again on the train and the valid fold, for the best epoch's number of epochs")
     resumes = checkpoint.preview(checkpoints, list_dependencies(spec, config.model, settings, folds, started_from))
     if resumes is None and (checkpoints / FM / checkpoint.FILE).exists():
         resumes = f"the factorization machine from its checkpoint in {checkpoints / FM}, if its settings are the same"
+    if (checkpoints / REFIT / checkpoint.FILE).exists():
+        resumes = f"the second training from its checkpoint in {checkpoints / REFIT}, if its settings are the same"
     if resumes is not None:
         lines.append(f"  resumes   {resumes}")
     return "\n".join([*lines, f"  output    {config.workdir}/model"])
@@ -83,6 +87,8 @@ def summary(config: Config, trained: Trained) -> str:
     fitted = trained.fitted
     epochs = len(fitted.history["loss"])
     kept = "the last weights" if config.train.early_stopping is None else f"the weights of epoch {fitted.best_epoch}"
+    if config.train.refit:
+        kept = f"trained again for {fitted.best_epoch} epochs, the best"
     judged, parameters = choose_judged_fold(trained.metrics), sum(count_parameters(trained.model).values())
     shown = [metric for metric in METRICS[config.model.task] if metric.key in trained.metrics[judged]]
 
@@ -98,8 +104,13 @@ def summary(config: Config, trained: Trained) -> str:
         lines.append(line(fold, f"{values['rows']:,}", values))
         if fold == judged:
             lines += [line("  linear part", "", values["linear"]), line("  constant", "", values["constant"])]
+    if config.train.refit:
+        rows = trained.rows["train"] + trained.rows["valid"]
+        lines.append(
+            f"  refit     the model was trained again on the {rows:,} rows of the train and the valid fold; the valid "
+            "fold's metrics are those of the first training"
+        )
     model = f"{config.workdir}/model"
     lines += [f"  model     {model}", f"  report    {model}/report.html"]
-    if (warning := warn_if_worse_than_constant(config, trained.metrics)) is not None:
-        lines.append(f"  WARNING   {warning}")
+    lines += [f"  WARNING   {warning}" for warning in list_warnings(config, trained.metrics, fitted)]
     return "\n".join(lines)
