@@ -7,8 +7,8 @@ import numpy as np
 import pyarrow as pa
 
 from nfm.contract.arrays import to_numpy
-from nfm.contract.encoder import Inputs, arrange_inputs
 from nfm.contract.errors import DataError
+from nfm.contract.inputs import Inputs, arrange_inputs
 from nfm.contract.schema import Spec, bin_name, fraction_name
 
 

@@ -12,7 +12,6 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
-import nfm
 from nfm.config.train import Model, Train
 from nfm.contract.errors import DivergedError
 from nfm.contract.schema import Spec
@@ -75,7 +74,7 @@ class _Training:
     settings: Train
     folds: Mapping[str, Fold]
     folder: Path | None  # of the checkpoint
-    depends_on: Mapping[str, Any]  # as `list_dependencies` returns it
+    depends_on: Mapping[str, Any]  # as `checkpoint.list_dependencies` returns it
     optimizer: Optimizer
     step: Step
     measure: Measure
@@ -147,7 +146,7 @@ def _prepare(
     weights.network[BIAS][:] = labels.bias
     if start is not None:
         start.set_weights(weights, labels.unit)
-    dependencies = list_dependencies(spec, model, settings, folds, start.name if start else None)
+    dependencies = checkpoint.list_dependencies(spec, model, settings, folds, start.name if start else None)
     if last_epoch != settings.epochs:
         dependencies["the last epoch"] = last_epoch
     settings = settings.model_copy(update={"batch_size": folds["train"].even(settings.batch_size)})
@@ -258,24 +257,6 @@ def _measure_fold(training: _Training, fold: str) -> Mapping[str, Any]:
     """Return the metrics of a fold, in the published unit."""
     tally = make_tally(training.model.task, training.spec.classes, training.labels.constant)
     return training.measure(training.folds[fold], tally, unit=training.labels.unit).metrics()
-
-
-def list_dependencies(
-    spec: Spec, model_settings: Model, settings: Train, folds: Mapping[str, Fold], started_from: str | None
-) -> dict[str, Any]:
-    """Return everything that the weights depend on, by names that messages show."""
-    # The excluded settings change what is measured, written or trained later, not the weights.
-    model = model_settings.model_dump(mode="json", exclude={"embedding_dtype"})
-    train = settings.model_dump(mode="json", exclude={"checkpoint_seconds", "group", "refit"})
-    return {
-        "encoding": spec.fingerprint,
-        **{f"{name} fold": folds[name].digest for name in ("train", "valid")},
-        **{f"model.{key}": value for key, value in model.items()},
-        **{f"train.{key}": value for key, value in train.items()},
-        "what it started from": started_from,
-        "the version of TensorFlow": tf.__version__,
-        "the version of nfm": nfm.__version__,
-    }
 
 
 def _assign(targets: Iterable[NDArray[np.float32]], arrays: Iterable[NDArray[np.float32]]) -> None:

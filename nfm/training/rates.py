@@ -3,8 +3,8 @@
     rate = (Σ weight · label + m · base) / (Σ weight + m),   m = 20 rows                (Micci-Barreca 2001, eq. 3)
 
 `base` is the rate of the whole train fold. The rate enters the model as log-odds, for each class of a multiclass task,
-or as the mean of the standardized label of a regression. It is standardized over the train fold, and is an input beside the
-dense numbers. A missing value has its own rate, an out-of-vocabulary value has the base rate.
+or as the mean of the standardized label of a regression. It is standardized over the train fold, and is an input beside
+the dense numbers. A missing value has its own rate, an out-of-vocabulary value has the base rate.
 
 Train rows use rates without the labels of their own part of the train fold. Otherwise the model would see its own
 label in the rate of a rare value, and trust rates too much. A part contains a fifth of the rows, chosen by a hash of

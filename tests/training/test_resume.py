@@ -15,7 +15,8 @@ import pytest
 
 from nfm.contract.schema import Number, Spec
 from nfm.training import checkpoint
-from nfm.training.fit import Places, fit, list_dependencies
+from nfm.training.checkpoint import list_dependencies
+from nfm.training.fit import Places, fit
 from tests.training.examples import CHECKERBOARD, checkerboard, folds_of, noise_folds, rows_of, training
 from tests.training.interrupted import (
     EVERY_STEP,

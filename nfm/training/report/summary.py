@@ -9,7 +9,6 @@ from nfm.contract.encoder import Encoding
 from nfm.contract.schema import FOLDS, Spec
 from nfm.training import checkpoint
 from nfm.training.data.batches import Fold
-from nfm.training.fit import list_dependencies
 from nfm.training.metrics.names import METRICS, choose_judged_fold
 from nfm.training.model import build, describe
 from nfm.training.report.page import format_metric
@@ -41,7 +40,9 @@ def plan(config: Config, encoding: Encoding, folds: Mapping[str, Fold]) -> str:
         lines.append("  starts    from a factorization machine, which is trained first")
     if settings.refit:
         lines.append("  refit     then again on the train and the valid fold, for the best epoch's number of epochs")
-    resumes = checkpoint.preview(checkpoints, list_dependencies(spec, config.model, settings, folds, started_from))
+    resumes = checkpoint.preview(
+        checkpoints, checkpoint.list_dependencies(spec, config.model, settings, folds, started_from)
+    )
     if resumes is None and (checkpoints / FM / checkpoint.FILE).exists():
         resumes = f"the factorization machine from its checkpoint in {checkpoints / FM}, if its settings are the same"
     if (checkpoints / REFIT / checkpoint.FILE).exists():
