@@ -12,6 +12,7 @@
 # make bench-score     speed and memory of the score job, compared with a hand-written script and Spark's parts (20 minutes)
 # make bench-paper     the paper's recipe, compared with the paper's claims (20 minutes)
 # make bench-init      configurations of nfm init, trained unedited on 17 tables (25 minutes)
+# make bench-quality   quality of the defaults on five tables, compared with LightGBM; ARGS="--tables adult --seeds 3" (10 minutes)
 # make bench-flights   quality of the recipe on New York's flights, compared with LightGBM (15 minutes)
 #
 # Each target first installs what it needs and the machine lacks: uv, the packages of uv.lock in .venv, and Java 17.
@@ -19,7 +20,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .PHONY: demo check test tests fuzz lint types wheel-test docs reference bench-titanic bench-features bench-train bench-paper \
-	bench-flights bench-init bench-score java clean
+	bench-flights bench-init bench-quality bench-score java clean
 
 UV_VERSION := 0.13.9
 UV := $(shell command -v uv || echo build/uv/bin/uv)
@@ -93,6 +94,9 @@ bench-init: .venv/made-dev java
 
 bench-flights: .venv/made-dev java
 	@$(RUN) PYTHONPATH="$(CURDIR)" python tests/bench/flights.py
+
+bench-quality: .venv/made-dev java
+	@$(RUN) PYTHONPATH="$(CURDIR)" python tests/bench/quality.py $(ARGS)
 
 # What the demo needs. --inexact keeps the tools of tests and benchmarks where they are installed.
 .venv/made: pyproject.toml uv.lock | $(UV)

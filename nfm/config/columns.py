@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, PlainValidator, model_validator
 
 from nfm.contract.scaling import ScaleName
-from nfm.contract.schema import flag_name, key_name, weights_name
+from nfm.contract.schema import PART_COLUMN, bin_name, flag_name, fraction_name, key_name, weights_name
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Positive = Annotated[int, Field(ge=1)]
@@ -60,6 +60,8 @@ class Categorical(Settings):
     """For a bag in a string column: separates the members."""
     max_length: Positive | None = Field(default=None, examples=[20])
     """For a bag: members after this position are ignored."""
+    rates: bool = True
+    """The model may use target rates of the values (`model.use.rates`)."""
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
@@ -88,9 +90,12 @@ class Numeric(Settings):
 
     column: str | None = None
     """Raw column to read; the number's own name unless set. One column can be read under several names."""
-    as_: Literal["dense", "field"] = Field(default="dense", alias="as")
+    as_: Literal["dense", "field", "bins"] = Field(default="dense", alias="as")
     """`dense`: an input of the hidden layers beside the pooled vector, and of the linear part. `field`: a feature of
-    the pooling with x = value."""
+    the pooling with x = value. `bins`: dense, and also a feature whose embedding is interpolated between the edges of
+    bins."""
+    bins: Annotated[int, Field(ge=2, le=255)] = 32
+    """For `as: bins`: maximum number of edges, from the smallest to the largest number of the train fold."""
     impute: Annotated[str | float, PlainValidator(_impute)] = Field(default="mean", examples=["median", 0])
     """Replaces a missing number before scaling: `mean` or `median` of the train fold, or a fixed number."""
     missing_flag: bool = False
@@ -102,15 +107,17 @@ class Numeric(Settings):
     """Two quantiles of the train fold. Numbers outside this range are set to its limits, before imputing and
     scaling."""
     buckets: Annotated[int, Field(ge=2)] | None = Field(default=None, examples=[8])
-    """Make a categorical field from quantile buckets of the train fold. Excludes `as`, `impute`, `missing_flag`,
-    `scale` and `clip`."""
+    """Make a categorical field from quantile buckets of the train fold. Excludes `as`, `bins`, `impute`,
+    `missing_flag`, `scale` and `clip`."""
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
         if self.clip and self.clip[0] >= self.clip[1]:
             raise ValueError("clip takes two quantiles, the lower one first")
+        if "bins" in changed(self) and self.as_ != "bins":
+            raise ValueError(f"bins is only for as: bins, but it is {self.as_}: remove it, or set as: bins")
         if self.buckets is not None:
-            others = {"as_", "impute", "missing_flag", "scale", "clip"} & self.model_fields_set
+            others = {"as_", "bins", "impute", "missing_flag", "scale", "clip"} & self.model_fields_set
             if others:
                 names = ", ".join(sorted(name.rstrip("_") for name in others))
                 raise ValueError(
@@ -119,7 +126,7 @@ class Numeric(Settings):
         return self
 
 
-DATASET_COLUMNS = ("label", "weight", "fold")  # reserved names of the dataset
+DATASET_COLUMNS = ("label", "weight", "fold", PART_COLUMN)  # reserved names of the dataset
 
 
 class Columns(Settings):
@@ -152,7 +159,8 @@ class Columns(Settings):
     def _names(self) -> Self:
         if not self.categorical and all(s.buckets is None and s.as_ == "dense" for s in self.numeric.values()):
             raise ValueError(
-                "no feature enters the pooling: add a column under categorical, or a number with buckets or as: field"
+                "no feature enters the pooling: add a column under categorical, or a number with buckets, as: field or "
+                "as: bins"
             )
         if repeated := sorted(self.categorical.keys() & self.numeric.keys()):
             raise ValueError(
@@ -163,7 +171,7 @@ class Columns(Settings):
         for name in self.outputs:
             if name.lower() in taken:
                 raise ValueError(
-                    f"two columns of the dataset would be named {name!r} (label, weight and fold are reserved): "
+                    f"two columns of the dataset would be named {name!r} ({', '.join(DATASET_COLUMNS)} are reserved): "
                     "rename the field and set its raw column with `column:`"
                 )
             taken.add(name.lower())
@@ -197,7 +205,8 @@ class Columns(Settings):
         """Columns of the dataset that are fields and numbers."""
         bags = (weights_name(n) for n, s in self.categorical.items() if s.bag)
         flags = (flag_name(n) for n, s in self.numeric.items() if s.missing_flag)
-        return (*self.categorical, *bags, *self.numeric, *flags)
+        bins = (make(n) for n, s in self.numeric.items() if s.as_ == "bins" for make in (bin_name, fraction_name))
+        return (*self.categorical, *bags, *self.numeric, *flags, *bins)
 
     def key_names(self, folders: tuple[str, ...] = ()) -> dict[str, str]:
         """Return the raw key columns by their names in the dataset: key_NAME where a field or a folder has the name."""

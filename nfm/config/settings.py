@@ -106,8 +106,9 @@ class Gates(Settings):
     max_oov_rate: Annotated[float, Field(ge=0, le=1)] | None = Field(default=None, examples=[0.2])
     """Maximum rate of out-of-vocabulary values in a field."""
     max_psi: Annotated[float, Field(gt=0)] | None = Field(default=None, examples=[0.25])
-    """Maximum PSI (population stability index) of the scores, against the scores of the valid fold; 0.25 is usual. A
-    PSI gate fires only when the shift is statistically significant for the table's size (p < 0.001)."""
+    """Maximum PSI (population stability index) of the scores, against the scores of the valid fold (with train.refit:
+    of the test fold); 0.25 is usual. A PSI gate fires only when the shift is statistically significant for the table's
+    size (p < 0.001)."""
     max_field_psi: Annotated[float, Field(gt=0)] | None = Field(default=None, examples=[0.5])
     """Maximum PSI of any field or number, against the train fold."""
     min_rows: Annotated[int, Field(ge=0)] | None = Field(default=None, examples=[1_000_000])
@@ -200,7 +201,7 @@ class Config(Settings):
         return self
 
     def _check_train(self) -> None:
-        task, train = self.model.task, self.train
+        task, train, split = self.model.task, self.train, self.split
         monitors = [f"{fold}{name}" for fold in ("", "val_") for name in ("loss", *MONITORS[task])]
         for key, name in (
             ("train.early_stopping.monitor", train.early_stopping and train.early_stopping.monitor),
@@ -208,8 +209,18 @@ class Config(Settings):
         ):
             if name is not None and name not in monitors:
                 raise ValueError(f"{key}: {name!r} given; allowed for the task {task}: {', '.join(monitors)}")
-        if task != "binary" and self.split.negative_rate != 1:
+        if task != "binary" and split.negative_rate != 1:
             raise ValueError(f"split.negative_rate is only for the binary task, but model.task is {task}: remove it")
+        if train.refit and not split.has_valid:
+            raise ValueError(
+                "train.refit adds the rows of the valid fold to those of the train fold, but split.valid is 0 (for a "
+                "split by time: valid_from is not set): set it, or remove train.refit"
+            )
+        if train.refit and split.negative_rate != 1:
+            raise ValueError(
+                f"train.refit cannot be combined with split.negative_rate ({split.negative_rate:g}): the valid fold "
+                "has all of its negatives, the train fold only some: remove one"
+            )
         if task == "regression" and train.class_weights is not None:
             raise ValueError("train.class_weights: a regression has no classes; use columns.weight")
         if train.group is not None and (train.group not in self.columns.key or task != "binary"):

@@ -7,6 +7,7 @@ from pydantic import BeforeValidator, Field, model_validator
 from nfm.config.columns import Fraction, Positive, Settings, changed
 
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+AboveZero = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 class L2(Settings):
@@ -20,6 +21,16 @@ class L2(Settings):
     """For the kernels of the hidden layers."""
 
 
+class Use(Settings):
+    """Inputs of the dataset that the model uses. A training can leave some out; the dataset stays the same."""
+
+    bins: bool = True
+    """The interpolated bins of numbers (`as: bins`)."""
+    rates: bool = False
+    """For each field, the smoothed rate of the label among the train rows with the same value (target rate), as a dense
+    number. Without effect for more than 10 classes."""
+
+
 class Model(Settings):
     """The Neural Factorization Machine, with the names of the paper (He & Chua, SIGIR 2017)."""
 
@@ -28,17 +39,25 @@ class Model(Settings):
     `multiclass`: softmax over the classes of the train fold, one score per class."""
     embedding_dim: Positive = 64
     """Size K of an embedding."""
+    init_std: AboveZero = 0.05
+    """Standard deviation of the initial embeddings. The paper uses 0.01; with 0.05, products of two embeddings are
+    above the noise of the batch norm from the start."""
     hidden_units: tuple[Positive, ...] = (128, 128)
     """Width of each hidden layer; `[]` for no hidden layer."""
     activation: Literal["relu", "sigmoid", "tanh", "linear"] = "relu"
     """Activation of the hidden layers."""
     batch_norm: bool = True
     """Batch normalization of the pooled vector and of each hidden layer, before its activation."""
+    batch_norm_momentum: Fraction = 0.9
+    """Share of the moving mean and variance, which scoring uses, that a step keeps; the rest comes from its batch."""
+    batch_norm_epsilon: AboveZero = 1e-5
+    """Added to the variance that batch normalization divides by. 1e-3 is Keras's and TensorFlow's default."""
     pooling_dropout: Fraction = 0.5
     """Share of the pooled vector that dropout sets to 0."""
     hidden_dropout: Fraction = 0.2
     """Share of a hidden layer that dropout sets to 0."""
     l2: L2 = L2()
+    use: Use = Use()
     output: Literal["trained", "ones"] = "trained"
     """The output vector h. `ones` with `hidden_units: []` makes a factorization machine; not for multiclass."""
     standardize_label: bool = True
@@ -133,6 +152,9 @@ class Train(Settings):
     optimizer for all weights."""
     clip_norm: Annotated[float, Field(gt=0)] | None = Field(default=None, examples=[1.0])
     """Maximum gradient norm of a step; larger gradients are scaled down to it."""
+    average: Annotated[float, Field(gt=0, lt=1)] | None = Field(default=None, examples=[0.99])
+    """Measure and publish an exponential moving average of the weights of all steps, instead of the weights after the
+    last one: the factor by which a step's share falls within 1,024 rows. `null`: no average."""
     schedule: Schedule = Schedule()
     loss_reduction: Literal["mean", "sum"] = "mean"
     """Loss of a batch: mean or sum of the losses of its rows. The paper sums. The sum of B rows is B times the mean.
@@ -156,6 +178,9 @@ class Train(Settings):
     """Share of ids that training replaces with an out-of-vocabulary id, so that values which the vocabulary lacks get a
     trained embedding."""
     early_stopping: EarlyStopping | None = EarlyStopping()
+    refit: bool = False
+    """Train again on the rows of the train and the valid fold, for as many epochs as the best epoch's number, and
+    publish that model. The metrics of the valid fold remain those of the first training. Needs early_stopping."""
     pretrain: Literal["fm"] | None = None
     """`fm`: train a factorization machine first and start from its embeddings."""
     init_from: str | None = None
@@ -173,6 +198,20 @@ class Train(Settings):
                 raise ValueError(f"{key} is only for optimizer: {optimizer}, but it is {self.optimizer}: remove it")
         if self.pretrain is not None and self.init_from is not None:
             raise ValueError("pretrain and init_from both set the initial embeddings: remove one")
+        return self
+
+    @model_validator(mode="after")
+    def _of_the_refit(self) -> Self:
+        if self.refit and self.early_stopping is None:
+            raise ValueError(
+                "refit trains for the best epoch's number of epochs, which early_stopping finds, but it is null: set "
+                "early_stopping, or remove refit"
+            )
+        if self.refit and self.schedule.kind == "plateau":
+            raise ValueError(
+                "refit cannot be combined with schedule kind: plateau, because the second training has no valid fold: "
+                "set kind: constant or cosine, or remove refit"
+            )
         return self
 
 

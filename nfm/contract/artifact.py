@@ -10,7 +10,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, NoReturn, Self
 
@@ -41,28 +41,38 @@ class Network:
     activation: str
     classes: tuple[str, ...] = ()  # of a multiclass model: the class of each output
     embedding_dtype: str = "float32"
+    bins: bool = True  # numbers use their interpolated bins, if the encoding has them
+    rates: tuple[str, ...] = ()  # fields whose values have target rates; each has a dense column for each output
 
     @property
     def outputs(self) -> int:
         """Number of outputs, C: one, or one for each class."""
         return max(1, len(self.classes))
 
+    def dense_columns(self, spec: Spec) -> int:
+        """Return the number of dense columns: numbers, missing flags, and target rates."""
+        return len(spec.dense) + len(self.rates) * self.outputs
+
     def weight_shapes(self, spec: Spec) -> dict[str, tuple[int, ...]]:
         """Return the names and shapes of the arrays under `weights/`.
 
         R rows of the table, K embedding size, D dense columns, C outputs: `embedding` (R, K), `linear` (R, C),
         `dense_linear` (D, C), `bias` (C,), `hidden_i_kernel` (in, out), `hidden_i_bias` (out,), `output` (K or the last
-        hidden size, C). All are float32, except `embedding`, which has `embedding_dtype`.
+        hidden size, C); with target rates `rates` (R, C). All are float32, except `embedding`, which has
+        `embedding_dtype`.
         """
+        dense = self.dense_columns(spec)
         shapes: dict[str, tuple[int, ...]] = {
             "embedding": (spec.rows, self.embedding_dim),
             "linear": (spec.rows, self.outputs),
-            "dense_linear": (len(spec.dense), self.outputs),
+            "dense_linear": (dense, self.outputs),
             "bias": (self.outputs,),
         }
+        if self.rates:
+            shapes["rates"] = (spec.rows, self.outputs)
         width = self.embedding_dim
         for i, units in enumerate(self.hidden_units):
-            inputs = width + len(spec.dense) if i == 0 else width
+            inputs = width + dense if i == 0 else width
             shapes[f"hidden_{i}_kernel"], shapes[f"hidden_{i}_bias"] = (inputs, units), (units,)
             width = units
         return shapes | {"output": (width, self.outputs)}
@@ -123,6 +133,7 @@ class Artifact:
         if encoding.spec.fingerprint != metadata["encoding_fingerprint"]:
             _refuse(folder / "encoding/spec.json", "its fingerprint is not the one that the model was trained with")
         network = Network(**tuples(metadata["network"]))
+        encoding = replace(encoding, spec=replace(encoding.spec, uses_bins=network.bins))
         weights = {}
         for name, shape in network.weight_shapes(encoding.spec).items():
             path = folder / "weights" / f"{name}.npy"
@@ -173,7 +184,7 @@ def save(
     """
     spec = Encoding.load(encoding_folder).spec
     check_fingerprint(encoding_folder, "encoding", spec.fingerprint, encoding_fingerprint or spec.fingerprint)
-    shapes = network.weight_shapes(spec)
+    shapes = network.weight_shapes(replace(spec, uses_bins=network.bins))
     assert {name: array.shape for name, array in weights.items()} == shapes, "the export does not fit the network"
     with publish(target, MARKER) as staging:
         _copy_encoding(encoding_folder, spec.fingerprint, staging / "encoding")

@@ -7,9 +7,9 @@ import numpy as np
 import pyarrow as pa
 
 from nfm.contract.arrays import to_numpy
-from nfm.contract.encoder import Inputs, arrange_inputs
 from nfm.contract.errors import DataError
-from nfm.contract.schema import Spec
+from nfm.contract.inputs import Inputs, arrange_inputs
+from nfm.contract.schema import Spec, bin_name, fraction_name
 
 
 def check_schema(spec: Spec, schema: pa.Schema, where: str, extra: Iterable[str] = ()) -> None:
@@ -19,6 +19,8 @@ def check_schema(spec: Spec, schema: pa.Schema, where: str, extra: Iterable[str]
         (plain if field.bag is None else lists)[field.name] = pa.int32()
         lists |= dict.fromkeys(field.outputs[1:], pa.float32())
     plain |= {name: pa.float32() for number in spec.numbers for name in number.outputs}
+    for number in spec.binned:
+        plain |= {bin_name(number.name): pa.int32(), fraction_name(number.name): pa.float32()}
     for name in (*plain, *lists):
         check_column(name, schema, where)
         found = schema.field(name).type
@@ -52,7 +54,7 @@ def read_column(name: str, values: pa.Array, where: str) -> Any:
 
 
 def check_and_arrange(spec: Spec, columns: Mapping[str, Any], where: str) -> Inputs:
-    """Arrange columns from `read_column` as the model's arrays; DataError for an id out of range."""
+    """Arrange columns from `read_column` as the model's arrays; DataError for an id, bin or fraction out of range."""
     arranged = arrange_inputs(spec, columns)
     # Too large an id would read the embedding of another field, or beyond the table.
     plain = [field for field in spec.fields if field.bag is None]
@@ -65,5 +67,15 @@ def check_and_arrange(spec: Spec, columns: Mapping[str, Any], where: str) -> Inp
         raise DataError(
             f"{where} has ids of the field '{wrong}' that its vocabulary does not have: it is damaged, or was written "
             "with another encoding. Run nfm features again."
+        )
+    sizes = np.array([1 + len(number.edges or ()) for number in spec.binned], np.uint32)
+    bins_BQ, fractions_BQ = arranged.bins_BQ, arranged.fractions_BQ
+    # At the last edge there is no next row to interpolate with.
+    highest = np.where(fractions_BQ > 0, sizes - 1, sizes)
+    wrong_Q = ((bins_BQ.view(np.uint32) >= highest) | ~((fractions_BQ >= 0) & (fractions_BQ < 1))).any(axis=0)
+    if wrong_Q.any():
+        raise DataError(
+            f"{where} has bins of the number '{spec.binned[int(wrong_Q.argmax())].name}' that its encoding does not "
+            "have: it is damaged, or was written with another encoding. Run nfm features again."
         )
     return arranged

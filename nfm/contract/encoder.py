@@ -1,21 +1,21 @@
 """Encode a batch of raw columns as ids and numbers: the only code that turns a raw value into a number.
 
 The feature job writes the result of `encode` into the dataset; the score job passes it to the forward pass.
-`arrange_inputs` arranges the same columns, from the dataset or from `encode`, as the arrays that the model takes.
+`contract.inputs` arranges the same columns, from the dataset or from `encode`, as the arrays that the model takes.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from dataclasses import field as dataclass_field
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import Any, Self
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from nfm.contract.arrays import concatenate_ranges, null_mask, to_arrow, to_numpy
+from nfm.contract.arrays import null_mask, to_arrow
 from nfm.contract.columns import Rows, Values, check_categorical, check_columns, read_field_values
 from nfm.contract.errors import DataError
 from nfm.contract.hashing import hash64
@@ -23,13 +23,14 @@ from nfm.contract.messages import quoted
 from nfm.contract.publishing.published import Result, check_fingerprint, read_published
 from nfm.contract.reading import Reading
 from nfm.contract.scaling import CURVES
-from nfm.contract.schema import MISSING, Field, Number, Spec, flag_name, weights_name
+from nfm.contract.schema import MISSING, Field, Number, Spec, bin_name, flag_name, fraction_name, weights_name
 from nfm.contract.values import check_digits, check_number, check_same_values, to_floats
 from nfm.contract.vocabulary import Vocabulary
 
 ENCODER_FILES = ("spec.json", "index/*/*.npy")  # files of encoding/ that a worker needs to encode
 _OOV_SEED = 0x00F
 _MAX_REPORTED = 1000  # maximum number of out-of-vocabulary values reported individually per batch
+_BIN_ROWS = 1 << 14  # values that stay in the cache while they are compared with all edges
 _FLOAT32_MAX = float(np.finfo(np.float32).max)
 MODEL_NEEDS_COLUMNS = (  # ends the error about a missing column
     "The model was trained with the columns in its encoding/spec.json: provide a column with that name, for example "
@@ -98,8 +99,8 @@ class Encoding:
 
         Returns:
             The dataset's columns by name, as `Spec.outputs` lists them: (N,) int32 for each field, (N,) float32 for
-            each number and each missing flag; for a bag N lists of int32 ids and N lists of float32 weights
-            (`pa.ListArray`).
+            each number and each missing flag, (N,) int32 and (N,) float32 for each number with bins (`find_bins`); for
+            a bag N lists of int32 ids and N lists of float32 weights (`pa.ListArray`).
 
         Raises:
             DataError: a numeric column has a text that is not a number, a bag has a different number of weights than
@@ -118,6 +119,8 @@ class Encoding:
             if counts is not None:
                 counts.missing[number.name] = int(np.count_nonzero(np.isnan(x)))
             columns.update(transform(number, x))
+            if number in self.spec.binned:
+                columns.update(find_bins(number, x))
         return columns
 
     def _encode_field(self, field: Field, rows: Rows, same_table: bool, counts: "BatchCounts | None") -> dict[str, Any]:
@@ -236,55 +239,24 @@ def transform(number: Number, x: NDArray[np.float64]) -> dict[str, NDArray[np.fl
     return columns
 
 
-class Inputs(NamedTuple):
-    """Input arrays of the model: B rows, F fields except bags, N numbers that enter the pooling, D dense columns.
+def find_bins(number: Number, x: NDArray[np.float64]) -> dict[str, NDArray[Any]]:
+    """Return the bin columns, (N,) each, of (N,) raw values of a number with E edges; NaN is missing.
 
-    The members of all bags of a row are adjacent: row b has those from `bag_splits[b]` up to `bag_splits[b + 1]`.
+    Bin b from 1 to E and the fraction t represent the value (1 - t) · edge_b + t · edge_(b + 1). Values beyond the
+    first or last edge are at that edge. Bin 0 is missing, as are all values of a number without edges.
     """
-
-    ids_BF: NDArray[np.int32]  # ids within each field, not rows of the embedding table
-    values_BN: NDArray[np.float32]
-    dense_BD: NDArray[np.float32]
-    bag_rows: NDArray[np.int32]  # (P,) rows of the embedding table
-    bag_values: NDArray[np.float32]  # (P,) weights x of the members
-    bag_splits: NDArray[np.int64]  # (B + 1,)
-
-
-def arrange_inputs(spec: Spec, columns: Mapping[str, Any]) -> Inputs:
-    """Arrange encoded columns, as `Encoding.encode` returns them, as the model's arrays."""
-    rows = len(next(iter(columns.values())))
-
-    def matrix(names: Iterable[str], dtype: type) -> NDArray[Any]:
-        parts = [columns[name] for name in names]
-        return np.stack(parts, axis=1).astype(dtype, copy=False) if parts else np.empty((rows, 0), dtype)
-
-    return Inputs(
-        matrix((field.name for field in spec.fields if field.bag is None), np.int32),
-        matrix(spec.field_numbers, np.float32),
-        matrix(spec.dense, np.float32),
-        *_arrange_bags(spec, columns, rows),
-    )
-
-
-def _arrange_bags(
-    spec: Spec, columns: Mapping[str, Any], rows: int
-) -> tuple[NDArray[np.int32], NDArray[np.float32], NDArray[np.int64]]:
-    """Return `bag_rows`, `bag_values` and `bag_splits`: the members of all bags, by row, then by field."""
-    lists = [
-        (columns[field.name], columns[weights_name(field.name)], offset)
-        for field, offset in zip(spec.fields, spec.offsets, strict=True)
-        if field.bag is not None
-    ]
-    splits = np.zeros(rows + 1, np.int64)
-    if not lists:
-        return np.empty(0, np.int32), np.empty(0, np.float32), splits
-    lengths = np.stack([np.diff(to_numpy(ids.offsets)) for ids, _, _ in lists], axis=1)  # (N, bags)
-    np.cumsum(lengths.sum(axis=1), out=splits[1:])
-    places = [to_numpy(ids.flatten()) + np.int32(offset) for ids, _, offset in lists]
-    values = [to_numpy(weights.flatten()) for _, weights, _ in lists]
-    if len(lists) == 1:
-        return places[0], values[0], splits
-    # The members are concatenated bag after bag: find where each row of each bag starts, then reorder them by row.
-    starts = np.cumsum(lengths, axis=0) - lengths + np.cumsum([0, *(len(p) for p in places[:-1])])
-    order = concatenate_ranges(starts.ravel(), lengths.ravel())
-    return np.concatenate(places)[order], np.concatenate(values)[order], splits
+    edges, bins = np.asarray(number.edges, np.float64), np.zeros(len(x), np.int32)
+    widths, fraction = np.append(np.diff(edges), 1.0), np.zeros(len(x), np.float32)
+    for start in range(0, len(x), _BIN_ROWS) if len(edges) else ():
+        some = slice(start, start + _BIN_ROWS)
+        inside = np.clip(x[some], edges[0], edges[-1])
+        # With few edges, comparing all values with each edge is faster than a search for each value.
+        found = np.zeros(len(inside), np.uint8)
+        for edge in edges:
+            found += (inside >= edge).view(np.uint8)
+        lower, width = (array.take(found - 1, mode="clip") for array in (edges, widths))
+        t = ((inside - lower) / width).astype(np.float32)
+        full = t >= 1  # rounded up to the next edge
+        bins[some] = found + full
+        fraction[some] = np.where(full | (found == MISSING), 0, t)
+    return {bin_name(number.name): bins, fraction_name(number.name): fraction}

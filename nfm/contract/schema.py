@@ -2,8 +2,9 @@
 
 Ids of a field: 0 missing, 1 … B out-of-vocabulary (B = `oov_buckets`), then the vocabulary by (count descending,
 value ascending), then the values that later growth appended. A hashed field has only buckets and no vocabulary. All
-fields share one embedding table: a field's block of rows starts at its offset, and each number that enters the pooling
-has one row after the blocks.
+fields share one embedding table: a field's block of rows starts at its offset. The blocks of the numbers with bins
+follow: row 0 for missing numbers, then one row for each edge. Each number that enters the pooling has one row at the
+end.
 """
 
 import hashlib
@@ -18,6 +19,8 @@ from nfm.contract.scaling import CurveName
 
 SPEC_FORMAT = 3
 MISSING = 0
+RATE_PARTS = 5  # parts of the train fold: a row's target rates do not contain the labels of its own part
+PART_COLUMN = "rate_part"  # column of the dataset with the number of the part
 FOLDS = ("train", "valid", "test")
 DATASET_MARKER = "_dataset.json"  # names the encoding of the rows in dataset/
 
@@ -46,6 +49,7 @@ class Field:
     vocabulary: str | None  # name of the field whose vocabulary is used, often its own; None: no vocabulary
     edges: tuple[float, ...] | None = None  # inner edges of a bucketed number, ascending
     bag: Bag | None = None
+    rates: bool = True  # its values may have target rates
 
     @property
     def hashed(self) -> bool:
@@ -81,10 +85,11 @@ class Number:
     curve: CurveName
     shift: float
     divisor: float
+    edges: tuple[float, ...] | None = None  # of interpolated bins, ascending; None: the number has no bins
 
     @property
     def outputs(self) -> tuple[str, ...]:
-        """Names of the number's dataset columns: the number, and its missing flag."""
+        """Names of the number's float columns in the dataset: the number, and its missing flag."""
         return (self.name, flag_name(self.name)) if self.missing_flag else (self.name,)
 
 
@@ -96,6 +101,16 @@ def key_name(name: str, taken: Collection[str]) -> str:
 def flag_name(number: str) -> str:
     """Return the name of the column that is 1.0 where a number is missing."""
     return f"{number}_missing"
+
+
+def bin_name(number: str) -> str:
+    """Return the name of the column with the number of the edge at or below a number, from 1; 0 if it is missing."""
+    return f"{number}_bin"
+
+
+def fraction_name(number: str) -> str:
+    """Return the name of the column with the position between that edge and the next one, 0 ≤ t < 1."""
+    return f"{number}_fraction"
 
 
 def weights_name(bag: str) -> str:
@@ -114,6 +129,9 @@ class Spec:
     negative_rate: float = 1.0  # share of the train fold's negatives that was kept
     ancestors: tuple[str, ...] = ()  # fingerprints of the encodings this one grew from, the nearest first
     classes: tuple[str, ...] = ()  # multiclass: canonical text of each class, by its number in the dataset
+    # Not part of the fingerprint: whether a model uses the interpolated bins, and whether the dataset has PART_COLUMN.
+    uses_bins: bool = True
+    has_parts: bool = True
 
     @cached_property
     def vocabularies(self) -> dict[str, int]:
@@ -139,9 +157,35 @@ class Spec:
         return tuple(out for n in self.numbers if n.placement == "dense" for out in n.outputs)
 
     @cached_property
+    def binned(self) -> tuple[Number, ...]:
+        """Numbers with interpolated bins that are used."""
+        return tuple(number for number in self.numbers if self.uses_bins and number.edges is not None)
+
+    @cached_property
+    def bin_offsets(self) -> tuple[int, ...]:
+        """First row of the block of each number with bins, which is the row of missing numbers; then the end."""
+        starts = [sum(field.size for field in self.fields)]
+        for number in self.binned:
+            starts.append(starts[-1] + 1 + len(number.edges or ()))
+        return tuple(starts)
+
+    @cached_property
     def rows(self) -> int:
         """Number of rows of the embedding table."""
-        return sum(field.size for field in self.fields) + len(self.field_numbers)
+        return self.bin_offsets[-1] + len(self.field_numbers)
+
+    def rate_places(self, names: Collection[str]) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
+        """Return the places of these fields for `kernels.rates.Rates`.
+
+        Returns:
+            For each plain field, its column among the plain fields and the first row of its block; for each bag, the
+            first row of its block and the row after the last one.
+        """
+        blocks = list(zip(self.fields, self.offsets, strict=True))
+        plain = [(field.name, offset) for field, offset in blocks if field.bag is None]
+        columns = [(i, offset) for i, (name, offset) in enumerate(plain) if name in names]
+        bags = [(offset, offset + field.size) for field, offset in blocks if field.bag and field.name in names]
+        return columns, bags
 
     @cached_property
     def columns(self) -> tuple[str, ...]:
@@ -152,7 +196,8 @@ class Spec:
     @cached_property
     def outputs(self) -> tuple[str, ...]:
         """Names of the dataset's encoded columns, in order."""
-        return tuple(name for inputs in (self.fields, self.numbers) for one in inputs for name in one.outputs)
+        plain = tuple(name for inputs in (self.fields, self.numbers) for one in inputs for name in one.outputs)
+        return plain + tuple(make_name(n.name) for make_name in (bin_name, fraction_name) for n in self.binned)
 
     @cached_property
     def numeric_columns(self) -> tuple[str, ...]:
@@ -170,7 +215,10 @@ class Spec:
         return json.dumps({"format": SPEC_FORMAT, "fingerprint": self.fingerprint, **self._stored()}, indent=1)
 
     def _stored(self) -> dict[str, Any]:
-        return asdict(self) | {"numbers": [_stored_number(number) for number in self.numbers]}
+        fields, numbers = map(_stored_field, self.fields), map(_stored_number, self.numbers)
+        content = asdict(self) | {"fields": list(fields), "numbers": list(numbers)}
+        del content["uses_bins"], content["has_parts"]
+        return content
 
     @classmethod
     def from_json(cls, text: str | bytes, where: str) -> Self:
@@ -206,10 +254,22 @@ class Spec:
         return spec
 
 
+# Specifications that do not need newer keys have the content, and so the fingerprint, of older versions.
+
+
+def _stored_field(field: Field) -> dict[str, Any]:
+    content = asdict(field)
+    if field.rates:
+        del content["rates"]
+    return content
+
+
 def _stored_number(number: Number) -> dict[str, Any]:
     """Return a number's content in spec.json: `log1p` is a boolean key, further curves have the key `curve`."""
     content = asdict(number)
     curve = content.pop("curve")
+    if number.edges is None:
+        del content["edges"]
     return content | {"log1p": curve == "log1p"} | ({} if curve in ("none", "log1p") else {"curve": curve})
 
 

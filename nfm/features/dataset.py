@@ -66,15 +66,10 @@ def prepare(spark: SparkSession, config: Config, growth: Growth | None = None, *
     columns, where = config.columns, str(config.source)
     for folder, marker in ((config.encoding_folder, ENCODING_MARKER), (config.dataset_folder, DATASET_MARKER)):
         check_replaceable(folder, marker)
-    by_hash = config.split.time is None and config.split.column is None
-    split = Split(
-        **config.split.model_dump(exclude={"by"}),
-        by=(config.split.by or columns.key) if by_hash else (),
-        key=columns.key,
-    )
+    split = Split(**config.split.model_dump(exclude={"by"}), by=config.split.by or columns.key, key=columns.key)
     weight = (columns.weight,) if columns.weight else ()
     needed = dict.fromkeys(
-        [*columns.key, columns.label, *weight, *split.columns, *columns.inputs, *config.dataset.partition_by]
+        [*columns.key, columns.label, *weight, *split.columns, *split.by, *columns.inputs, *config.dataset.partition_by]
     )
 
     def check_needed(schema: pa.Schema) -> Iterable[str]:

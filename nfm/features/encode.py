@@ -15,11 +15,11 @@ from pyspark.sql import SparkSession
 from nfm.contract.columns import Rows
 from nfm.contract.encoder import Encoding, load_once
 from nfm.contract.publishing.publish import publication_id
-from nfm.contract.schema import FOLDS, MISSING, Spec
+from nfm.contract.schema import FOLDS, MISSING, PART_COLUMN, Spec, bin_name
 from nfm.contract.values import decode_dictionary, to_floats
 from nfm.features import labels
 from nfm.features.labels import Label
-from nfm.features.split import LEFT_OUT, Split, assign_folds
+from nfm.features.split import LEFT_OUT, Split, assign_folds, assign_parts
 from nfm.features.times import TIMES, FoldTimes
 from nfm.table.folders import add_by_folder
 from nfm.table.scan import Scan
@@ -90,7 +90,7 @@ def encode(
         report = {"counts": list(counts.items()), "times": times.to_rows()}
         yield pa.RecordBatch.from_pylist([*files, report], _REPORTED)
 
-    needed = dict.fromkeys([*raw.columns, *split.columns, *spec.columns])
+    needed = dict.fromkeys([*raw.columns, *split.columns, *split.by, *spec.columns])
     reports = scan.map(needed, encode_split, _REPORTED).collect()
     files = [WrittenFile(row.folder, row.path, row.rows, row.bytes) for row in reports if row.path is not None]
     times = FoldTimes()
@@ -119,6 +119,7 @@ def encode_rows(
         columns["label"] = labels.encode(row_labels, raw.label, encoding.spec.classes)
         weight = np.ones(rows.num_rows) if raw.weight is None else to_floats(rows.column(raw.weight), raw.weight)
         columns["weight"] = weight.astype(np.float32)
+        columns[PART_COLUMN] = assign_parts(split, rows)
         columns |= encoding.encode(rows, same_table=True)
         _count(encoding.spec, columns, fold, counts)
         table = pa.table({name: pa.array(values) for name, values in columns.items()})
@@ -150,7 +151,8 @@ def _layout(spec: Spec, raw: RawColumns, repeating: Collection[str]) -> Layout:
     numbers = [
         name for number in spec.numbers for name in number.outputs if number.name in repeating or name != number.name
     ]
-    return Layout(("label", "weight", *plain, *members, *numbers), tuple(raw.key))
+    bins = [bin_name(number.name) for number in spec.binned]
+    return Layout(("label", "weight", PART_COLUMN, *plain, *members, *numbers, *bins), tuple(raw.key))
 
 
 def _sum_counts(spec: Spec, task_counts: Sequence[Mapping[str, int]], times: Mapping[str, Any] | None) -> Encoded:

@@ -100,10 +100,10 @@ def _fields(
         raw, owner = settings.columns(name), settings.share_with or name
         raw_kinds, bag = tuple(kinds[column] for column in raw), get_bag(settings)
         if settings.hash_buckets is not None:
-            yield Field(name, raw, raw_kinds, settings.hash_buckets, 0, None, None, bag)
+            yield Field(name, raw, raw_kinds, settings.hash_buckets, 0, None, None, bag, settings.rates)
         else:
             buckets = columns.categorical[owner].oov_buckets
-            yield Field(name, raw, raw_kinds, buckets, sizes[owner], owner, None, bag)
+            yield Field(name, raw, raw_kinds, buckets, sizes[owner], owner, None, bag, settings.rates)
     for name, inner in edges.items():
         column = columns.numeric[name].column or name
         yield Field(name, (column,), ("number",), 0, len(inner) + 1, None, inner)
@@ -112,13 +112,14 @@ def _fields(
 def grow_spec(new: Spec, old: Encoding, refresh_numbers: bool) -> Spec:
     """Return the new specification as a growth of the old one: ids are kept, and numbers unless they are refreshed.
 
-    Buckets of a number are ids, so they always keep their edges.
+    Buckets of a number are ids, and its bins have embeddings, so both always keep their edges.
     """
     fields = [
         replace(field, edges=before.edges, values=before.values) if field.edges is not None else field
         for field, before in zip(new.fields, old.spec.fields, strict=True)
     ]
-    numbers = new.numbers if refresh_numbers else old.spec.numbers
+    kept = [replace(number, edges=before.edges) for number, before in zip(new.numbers, old.spec.numbers, strict=True)]
+    numbers = tuple(kept) if refresh_numbers else old.spec.numbers
     ancestors = (old.spec.fingerprint, *old.spec.ancestors)
     return replace(new, fields=tuple(fields), numbers=numbers, ancestors=ancestors)
 
@@ -141,7 +142,11 @@ def check_growth(
         if not s.buckets
     }
     old_numbers: dict[str, dict[str, object]] = {
-        n.name: {"column": n.column, "as": n.placement, "missing_flag": n.missing_flag}
+        n.name: {
+            "column": n.column,
+            "as": n.placement if n.edges is None else "bins",
+            "missing_flag": n.missing_flag,
+        }
         | ({} if refresh_numbers else {"scale curve": n.curve, "clip": n.clip is not None})
         for n in old.numbers
     }
@@ -150,7 +155,7 @@ def check_growth(
 
 def _fixed_settings(field: Field) -> dict[str, object]:
     """Return the settings that give the field's ids their meaning, and so must not change."""
-    return {key: value for key, value in asdict(field).items() if key not in ("name", "values", "edges")}
+    return {key: value for key, value in asdict(field).items() if key not in ("name", "values", "edges", "rates")}
 
 
 def _check_same(what: str, old: Mapping[str, object], new: Mapping[str, object], where: str) -> None:

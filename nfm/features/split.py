@@ -12,19 +12,20 @@ from nfm.contract.arrays import to_numpy
 from nfm.contract.columns import Rows, hash_keys
 from nfm.contract.errors import DataError
 from nfm.contract.messages import CORRECT_ROWS, quoted
-from nfm.contract.schema import FOLDS
+from nfm.contract.schema import FOLDS, RATE_PARTS
 from nfm.contract.values import dictionary_indices, encode_dictionary
 from nfm.features.times import FoldTimes, parse_bound, read_times
 
 LEFT_OUT = -1  # fold of a negative that split.negative_rate leaves out of the train fold
 _NEGATIVES_SEED = 0x9E6A  # makes the choice of negatives independent of the choice of folds
+_PARTS_SEED = 0x4A7E  # the same for the parts of the train fold
 
 
 @dataclass(frozen=True)
 class Split:
     """The `split` settings in the form that workers need: by time, by a column of folds, or by hash."""
 
-    by: tuple[str, ...]
+    by: tuple[str, ...]  # hashed to folds, unless another column decides; and to parts of the train fold
     valid: float
     test: float
     seed: int
@@ -38,7 +39,7 @@ class Split:
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """Raw columns that the split needs, each once."""
+        """Raw columns that decide the folds, each once."""
         deciding = (self.time,) if self.time else (self.column,) if self.column else self.by
         return tuple(dict.fromkeys([*deciding, *(self.key if self.negative_rate < 1 else ())]))
 
@@ -79,6 +80,16 @@ def assign_folds(
         position = _hash_position([rows.column(name) for name in split.key], split.seed ^ _NEGATIVES_SEED)
         folds[(folds == 0) & negative & (position >= split.negative_rate)] = LEFT_OUT
     return folds
+
+
+def assign_parts(split: Split, rows: Rows) -> NDArray[np.int8]:
+    """Return the (N,) parts of N rows for target rates, numbers from 0 to RATE_PARTS - 1, from a hash of `split.by`.
+
+    Rows that belong together are in the same part, so that they do not see each other's labels. A part says nothing
+    about the fold.
+    """
+    position = _hash_position([rows.column(name) for name in split.by], split.seed ^ _PARTS_SEED)
+    return np.minimum(position * RATE_PARTS, RATE_PARTS - 1).astype(np.int8)
 
 
 def assign_by_hash(columns: Iterable[pa.Array], valid: float, test: float, seed: int) -> NDArray[np.int8]:

@@ -79,7 +79,7 @@ def learn_transformation(name: str, settings: Numeric, train: Distribution) -> N
             "to be scaled. If one of them marks a missing value, make it null in the source, or leave such rows out "
             "with source.where."
         )
-    clip = None
+    clip, raw = None, train
     if settings.clip is not None and train.rows:
         clip = (train.quantile(settings.clip[0]), train.quantile(settings.clip[1]))
         train = Distribution(np.clip(train.values, *clip), train.counts)
@@ -93,13 +93,14 @@ def learn_transformation(name: str, settings: Numeric, train: Distribution) -> N
     return Number(
         name=name,
         column=column,
-        placement=settings.as_,
+        placement="field" if settings.as_ == "field" else "dense",
         impute=impute,
         missing_flag=settings.missing_flag,
         clip=clip,
         curve=scale.curve,
         shift=shift,
         divisor=divisor or 1.0,  # a constant has a standard deviation and a range of 0
+        edges=choose_bin_edges(settings.bins, raw) if settings.as_ == "bins" else None,
     )
 
 
@@ -112,6 +113,22 @@ def compute_bucket_edges(buckets: int, train: Distribution) -> tuple[float, ...]
         return ()
     quantiles = {train.quantile(i / buckets) for i in range(1, buckets)}
     return tuple(sorted(edge for edge in quantiles if edge > train.values[0]))
+
+
+def choose_bin_edges(most: int, train: Distribution) -> tuple[float, ...]:
+    """Return at most `most` edges of interpolated bins: each distinct value, or quantiles from minimum to maximum.
+
+    In these quantiles a distinct value counts as the square root of its rows. With plain quantiles, a few frequent
+    values would take most edges and leave none for the others. Where only cells of values are known (more than 8,192
+    distinct values), a cell counts as one value; cells depend only on the rows, so edges do not depend on partitions.
+    """
+    if len(train.values) <= most:
+        return tuple(train.values.tolist())
+    weights = np.sqrt(train.counts)
+    places = np.cumsum(weights) - weights / 2
+    quantiles = np.linspace(places[0], places[-1], most)
+    edges = train.values[np.searchsorted(places, quantiles)]
+    return tuple(np.unique(edges).tolist())
 
 
 def describe_number(cells: Cells | None, train: Distribution, missing: Mapping[str, int]) -> dict[str, Any]:

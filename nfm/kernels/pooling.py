@@ -3,7 +3,9 @@
     linear = w_0 + Σ w_i x_i                                         (He & Chua 2017, eq. 2)
     pooled = Σ_{i<j} x_i v_i ⊙ x_j v_j = ½ [(Σ x_i v_i)² − Σ (x_i v_i)²]          (eq. 3 and 4)
 
-A feature is a row of the tables and its x. `pool` takes a flat list of features; training and reason codes call it
+A feature is a row of the tables and its x, or two rows between which a number is interpolated: the embedding
+v = x_a v_a + x_b v_b with x_a + x_b = 1 is one feature, squared once (piecewise-linear encoding: Gorishniy et al. 2022,
+section 3.2). `pool` takes a flat list of features; training and reason codes call it
 directly. `pool_rows` makes the list from encoded rows and calls `pool`. The features of a row are added one by one in
 the order of the list, and products are rounded before they are added, so equal rows have bitwise equal sums.
 
@@ -42,26 +44,33 @@ class Offsets(NamedTuple):
     """First rows of the fields and numbers in the tables."""
 
     fields: NDArray[np.int64]  # (F,) first row of each field's block
+    bins: NDArray[np.int64]  # (Q,) first row of the block of each number with bins
     numbers: int  # first row of the numbers that enter the pooling
 
 
 class Rows(NamedTuple):
-    """B encoded rows: the arrays of `contract.encoder.Inputs` in the same order."""
+    """B encoded rows: the arrays of `contract.inputs.Inputs` in the same order."""
 
     ids_BF: NDArray[np.int32]
     values_BN: NDArray[np.float32]
     dense_BD: NDArray[np.float32]
+    bins_BQ: NDArray[np.int32]
+    fractions_BQ: NDArray[np.float32]
     bag_rows: NDArray[np.int32]
     bag_values: NDArray[np.float32]
     bag_splits: NDArray[np.int64]
 
 
 class Features(NamedTuple):
-    """Flat list of features: sample s has those from splits[s] up to splits[s + 1]."""
+    """Flat list of features: sample s has those from splits[s] up to splits[s + 1].
+
+    The last 2 Q entries of each sample are pairs: the two rows of Q interpolated features.
+    """
 
     rows: NDArray[np.int32]  # rows of the tables
     x: NDArray[np.float32]
     splits: NDArray[np.int64]
+    pairs: int  # Q
 
 
 def pool_rows(
@@ -108,10 +117,11 @@ def list_argument_types(dtype: str) -> tuple[Any, Any, Any]:
     Loops are called with plain tuples, whose arrays numba converts to these types; it does not convert named tuples.
     """
     floats, ints = read_only_array(types.float32, 1), read_only_array(types.int64, 1)
-    matrices = [read_only_array(type_, 2, "A") for type_ in (types.int32, types.float32, types.float32)]
+    matrix_types = (types.int32, types.float32, types.float32, types.int32, types.float32)
+    matrices = [read_only_array(type_, 2, "A") for type_ in matrix_types]
     return (
         types.Tuple([read_only_array(_TABLES[dtype], 2), read_only_array(types.float32, 2), floats]),
-        types.Tuple([ints, types.int64]),
+        types.Tuple([ints, ints, types.int64]),
         types.Tuple([*matrices, read_only_array(types.int32, 1), floats, ints]),
     )
 
@@ -133,13 +143,13 @@ def _pool_rows(weights: Any, offsets: Any, rows: Any, start: Any, stop: Any, lin
 
 @compile_when_called
 def list_features(offsets: Any, rows: Any, start: Any, stop: Any) -> Any:
-    """Return the `Features` of the rows from start up to stop: first fields, then numbers, then bags."""
-    first_F, first_number = offsets
-    ids_BF, values_BN, _, bag_rows, bag_values, bag_splits = rows
+    """Return the `Features` of the rows from start up to stop: first fields, then numbers, bags and pairs."""
+    first_F, first_Q, first_number = offsets
+    ids_BF, values_BN, _, bins_BQ, fractions_BQ, bag_rows, bag_values, bag_splits = rows
     # Indices are unsigned: a signed index may be negative, which costs a check at each access.
     begin, end = np.uint64(start), np.uint64(stop)
-    fields, numbers = np.uint64(first_F.size), np.uint64(values_BN.shape[1])
-    most = (end - begin) * (fields + numbers) + np.uint64(bag_splits[end] - bag_splits[begin])
+    fields, numbers, pairs = np.uint64(first_F.size), np.uint64(values_BN.shape[1]), np.uint64(first_Q.size)
+    most = (end - begin) * (fields + numbers + _2 * pairs) + np.uint64(bag_splits[end] - bag_splits[begin])
     rows_P, x_P, splits = np.empty(most, np.int32), np.empty(most, np.float32), np.empty(stop - start + 1, np.int64)
     p: Any = np.uint64(0)
     for b in range(begin, end):
@@ -153,8 +163,13 @@ def list_features(offsets: Any, rows: Any, start: Any, stop: Any) -> Any:
         for i in range(np.uint64(bag_splits[b]), np.uint64(bag_splits[b + _1])):
             rows_P[p], x_P[p] = bag_rows[i], bag_values[i]
             p += _1
+        for q in range(pairs):
+            row, t = first_Q[q] + bins_BQ[b, q], fractions_BQ[b, q]
+            rows_P[p], x_P[p] = row, _ONE - t
+            rows_P[p + _1], x_P[p + _1] = row + (t > 0), t  # with t = 0, there may be no next row
+            p += _2
     splits[end - begin] = p
-    return Features(rows_P, x_P, splits)
+    return Features(rows_P, x_P, splits, first_Q.size)
 
 
 @compile_when_called
@@ -173,7 +188,7 @@ def pool(
         sum_SK: receives Σ x v, which gradients and reason codes need. A single row serves as scratch for all samples.
         linear_SC: receives its old values plus Σ x w.
     """
-    rows_P, x_P, splits = features
+    rows_P, x_P, splits, pairs = features
     dim, width = np.uint64(embedding.shape[1]), np.uint64(linear.shape[1])
     squares_K = np.empty(dim, np.float32)
     for s in range(np.uint64(start), np.uint64(stop)):
@@ -187,7 +202,8 @@ def pool(
             for i in range(p, end):
                 total += x_P[i] * linear[np.uint64(rows_P[i]), c]
             linear_SC[s, c] = total
-        own = min(s, np.uint64(sum_SK.shape[0]) - _1)
+        own, last = min(s, np.uint64(sum_SK.shape[0]) - _1), end
+        end -= _2 * np.uint64(pairs)
         for k in range(dim):
             sum_SK[own, k] = squares_K[k] = np.float32(0)
         while p + _4 <= end:
@@ -201,12 +217,20 @@ def pool(
                 sum_SK[own, k] = sum_SK[own, k] + a + b + c + d
                 squares_K[k] = squares_K[k] + a * a + b * b + c * c + d * d
             p += _4
-        for i in range(p, end):
-            row, x = np.uint64(rows_P[i]), x_P[i]
+        while p < end:
+            row, x = np.uint64(rows_P[p]), x_P[p]
             for k in range(dim):
                 a = x * as_float32(embedding[row, k])
                 sum_SK[own, k] += a
                 squares_K[k] += a * a
+            p += _1
+        while p < last:
+            row_0, row_1, x_0, x_1 = np.uint64(rows_P[p]), np.uint64(rows_P[p + _1]), x_P[p], x_P[p + _1]
+            for k in range(dim):
+                a = x_0 * as_float32(embedding[row_0, k]) + x_1 * as_float32(embedding[row_1, k])
+                sum_SK[own, k] += a
+                squares_K[k] += a * a
+            p += _2
         for k in range(dim):
             pooled_SX[s, k] = _HALF * (sum_SK[own, k] * sum_SK[own, k] - squares_K[k])
 

@@ -1,13 +1,13 @@
 """Reason codes: make variants of each row, each with one reason missing, and find the largest effects.
 
-A reason is a field, or a number with its missing flag. If x' v' replaces the x v of one feature, the pooled vector
-½ [(Σ x v)² − Σ (x v)²] (He & Chua 2017, eq. 4) changes by
+A reason is a field, or a number with its missing flag and bins. If x' v' replaces the x v of one feature, the pooled
+vector ½ [(Σ x v)² − Σ (x v)²] (He & Chua 2017, eq. 4) changes by
 
     (x' v' − x v) ⊙ (Σ x v − x v)
 
-so that a variant costs one feature instead of all. The effect of a reason is the score of the row minus the score of
-the variant. These loops take a tenth of the score job with `explain: 3` (26 fields and 13 numbers, K 64, hidden layers
-128-128); the layers take nearly all the rest.
+so that a variant costs one feature instead of all. The target rate of a missing field is that of its row 0. The effect
+of a reason is the score of the row minus the score of the variant. These loops take a tenth of the score job with
+`explain: 3` (26 fields and 13 numbers, K 64, hidden layers 128-128); the layers take nearly all the rest.
 """
 
 from functools import cache
@@ -45,13 +45,14 @@ class Missing(NamedTuple):
     numbers: NDArray[np.float32]  # (N,) values of missing numbers
     dense_splits: NDArray[np.int64]  # (H + 1,) the same for dense_BD
     dense: NDArray[np.float32]  # (D,)
+    dense_bins: NDArray[np.int64]  # (H,) column of bins_BQ of the same number; −1: no bins
 
 
 class Variants(NamedTuple):
     """Inputs of the layers for rows and their variants; M is at least the number of rows and all variants."""
 
     linear_MC: NDArray[np.float32]  # linear parts, without those of the dense numbers
-    inputs_MX: NDArray[np.float32]  # pooled vectors, then the dense numbers
+    inputs_MX: NDArray[np.float32]  # pooled vectors, then the dense numbers, then the rates
     # The row and the missing reason (numbered: fields, bags, numbers, dense), or −1 for the row itself.
     owners_M2: NDArray[np.int64]
 
@@ -83,7 +84,7 @@ def make_variants(
 @cache
 def _compiled_variants(dtype: str) -> Any:
     ints, floats = read_only_array(types.int64, 1), read_only_array(types.float32, 1)
-    missing = types.Tuple([read_only_array(types.int64, 2), ints, floats, ints, floats])
+    missing = types.Tuple([read_only_array(types.int64, 2), ints, floats, ints, floats, ints])
     variants = types.Tuple([types.Array(type_, 2, "C") for type_ in (types.float32, types.float32, types.int64)])
     arguments = [*list_argument_types(dtype), missing, types.int64, types.int64, variants]
     return compile_now(types.int64(*arguments), _make_variants)
@@ -105,10 +106,12 @@ def _make_variants(weights: Any, offsets: Any, rows: Any, missing: Any, start: A
     count = _append_fields(weights, offsets, rows, sum_BK, variants, count)
     count = _append_bags(weights, reason, rows, missing, sum_BK, variants, count)
     reason += len(missing.bags)
-    groups, dense_groups = (missing.number_splits, missing.numbers), (missing.dense_splits, missing.dense)
-    count = _append_numbers(weights, (reason, offsets.numbers), rows.values_BN, groups, sum_BK, variants, count)
-    reason += len(missing.number_splits) - 1
-    return _append_numbers(weights, (reason, -1), dense_BD, dense_groups, sum_BK, variants, count)
+    no_bins = np.full(len(missing.number_splits) - 1, -1)
+    groups = missing.number_splits, missing.numbers, no_bins
+    bins = offsets.bins, rows.bins_BQ, rows.fractions_BQ
+    count = _append_numbers(weights, (reason, offsets.numbers), rows.values_BN, groups, bins, sum_BK, variants, count)
+    reason, groups = reason + len(no_bins), (missing.dense_splits, missing.dense, missing.dense_bins)
+    return _append_numbers(weights, (reason, -1), dense_BD, groups, bins, sum_BK, variants, count)
 
 
 # Each of these functions appends the variants of some reasons, numbered from `reason`, and returns the new count. They
@@ -169,17 +172,17 @@ def _append_bags(weights: Any, reason: Any, rows: Any, missing: Any, sum_BK: Any
 
 @compile_when_called
 def _append_numbers(
-    weights: Any, first: Any, values_BN: Any, groups: Any, sum_BK: Any, variants: Any, count: Any
+    weights: Any, first: Any, values_BN: Any, groups: Any, bins: Any, sum_BK: Any, variants: Any, count: Any
 ) -> Any:
     embedding, linear, _ = weights
     linear_MC, inputs_MX, owners_M2 = variants
-    (reason, first_row), (splits, missing_N) = first, groups
+    (reason, first_row), (splits, missing_N, bins_of_group), (first_Q, bins_BQ, fractions_BQ) = first, groups, bins
     dim, changed_K, m = np.uint64(sum_BK.shape[1]), np.empty(sum_BK.shape[1], np.float32), np.uint64(count)
     for own in range(np.uint64(len(sum_BK))):
         b = np.uint64(owners_M2[own, 0])
         for group in range(np.uint64(len(splits) - 1)):
-            columns = range(np.uint64(splits[group]), np.uint64(splits[group + _1]))
-            is_present = False
+            columns, q = range(np.uint64(splits[group]), np.uint64(splits[group + _1])), bins_of_group[group]
+            is_present = q >= 0 and bins_BQ[b, np.uint64(q)] != 0
             for n in columns:
                 is_present = is_present or values_BN[b, n] != missing_N[n]
             if not is_present:
@@ -194,6 +197,9 @@ def _append_numbers(
                     row = np.uint64(first_row) + n
                     change = row, values_BN[b, n], row, missing_N[n]
                     _replace_feature(embedding, linear, change, changed_K, linear_MC, inputs_MX, m)
+            if q >= 0:
+                pair = first_Q[q], bins_BQ[b, np.uint64(q)], fractions_BQ[b, np.uint64(q)]
+                _replace_pair(embedding, linear, pair, changed_K, linear_MC, inputs_MX, m)
             m += _1
     return m
 
@@ -221,6 +227,23 @@ def _replace_feature(
         changed_K[k] += difference
     for c in range(np.uint64(linear.shape[1])):
         linear_MC[m, c] += other_x * linear[other, c] - x * linear[row, c]
+
+
+@njit(inline="always")
+def _replace_pair(
+    embedding: Any, linear: Any, pair: Any, changed_K: Any, linear_MC: Any, inputs_MX: Any, m: Any
+) -> None:
+    """Replace the interpolated feature of variant m by the missing one."""
+    first, own_bin, t = pair
+    missing, low = np.uint64(first), np.uint64(first + own_bin)
+    high, rest = low + np.uint64(t > 0), _ONE - t
+    for k in range(np.uint64(embedding.shape[1])):
+        old = rest * as_float32(embedding[low, k]) + t * as_float32(embedding[high, k])
+        difference = as_float32(embedding[missing, k]) - old
+        inputs_MX[m, k] += difference * (changed_K[k] - old)
+        changed_K[k] += difference
+    for c in range(np.uint64(linear.shape[1])):
+        linear_MC[m, c] += linear[missing, c] - (rest * linear[low, c] + t * linear[high, c])
 
 
 @compile_when_called

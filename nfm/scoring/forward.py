@@ -9,11 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nfm.contract.artifact import Network
-from nfm.contract.encoder import Inputs
+from nfm.contract.inputs import Inputs
 from nfm.contract.schema import Spec
 from nfm.kernels.activations import activate, compute_scores
 from nfm.kernels.layers import ROWS, add_products, apply_layer, make_panels
 from nfm.kernels.pooling import Offsets, Rows, Weights, pool_rows
+from nfm.kernels.rates import Rates, look_up
 
 TILE = 80 * ROWS  # rows that are scored at once: the layers' outputs stay in the second-level cache
 
@@ -35,11 +36,15 @@ def score(
 
     def make() -> Work:
         layers, (tables, offsets) = Layers(spec, network, weights), pooling_tables(spec, weights)
-        dense_TD = layers.inputs_TX[:, network.embedding_dim :]
+        rates, dim, encoded = rates_table(spec, network, weights), network.embedding_dim, Rows(*rows)
+        first_rate, part_B = dim + len(spec.dense), np.zeros(len(out_BC), np.int8)
+        dense_TD = layers.inputs_TX[:, dim:first_rate]
 
         def work(start: int, stop: int) -> None:
-            pool_rows(tables, offsets, Rows(*rows), start, stop, layers.linear_TC, layers.inputs_TX)
+            pool_rows(tables, offsets, encoded, start, stop, layers.linear_TC, layers.inputs_TX)
             dense_TD[: stop - start] = rows.dense_BD[start:stop]
+            if network.rates:
+                look_up(rates, encoded, part_B, start, stop, layers.inputs_TX, first_rate)
             out_BC[start:stop] = layers.scores(stop - start)
 
         return work
@@ -70,8 +75,16 @@ def process_in_steps(rows: int, step: int, threads: int, make: Callable[[], Work
 def pooling_tables(spec: Spec, weights: Mapping[str, NDArray[Any]]) -> tuple[Weights, Offsets]:
     """Return the embedding table, linear weights and bias, and the first row of each field in them."""
     plain = [offset for field, offset in zip(spec.fields, spec.offsets, strict=True) if field.bag is None]
-    offsets = Offsets(np.array(plain, np.int64), spec.rows - len(spec.field_numbers))
+    bins = np.array(spec.bin_offsets, np.int64)
+    offsets = Offsets(np.array(plain, np.int64), bins[:-1], int(bins[-1]))
     return Weights(weights["embedding"], weights["linear"], weights["bias"]), offsets
+
+
+def rates_table(spec: Spec, network: Network, weights: Mapping[str, NDArray[Any]]) -> Rates:
+    """Return the target rates of a model, and the fields that have them."""
+    fields, bags = (np.array(places, np.int64).reshape(-1, 2) for places in spec.rate_places(network.rates))
+    table_RC = weights["rates"] if network.rates else np.empty((0, network.outputs), np.float32)
+    return Rates(table_RC[:, np.newaxis], fields, bags)
 
 
 class Layers:
@@ -82,8 +95,8 @@ class Layers:
         rows = -(-rows // ROWS) * ROWS
         self._network = network
         self.linear_TC = np.zeros((rows, network.outputs), np.float32)
-        # Pooled vectors, followed by the dense numbers: the first hidden layer reads both.
-        self.inputs_TX = np.zeros((rows, network.embedding_dim + len(spec.dense)), np.float32)
+        # Pooled vectors, followed by the dense numbers and the rates: the first hidden layer reads all.
+        self.inputs_TX = np.zeros((rows, network.embedding_dim + network.dense_columns(spec)), np.float32)
         hidden = range(len(network.hidden_units))
         self._hidden = [make_panels(weights[f"hidden_{i}_kernel"], weights[f"hidden_{i}_bias"]) for i in hidden]
         self._outputs = [np.zeros((rows, bias_PN.size), np.float32) for _, bias_PN in self._hidden]

@@ -1,8 +1,8 @@
 """Reason codes: the fields and numbers that changed a row's score most.
 
 The effect of a field is the row's score minus the score of a variant of the row in which only that field is missing,
-encoded like a null. A number and its missing flag are one reason. Variants pass through the same layers as rows, so an
-effect is exactly 0 where the variant equals the row.
+encoded like a null, with the target rates of a null. A number, its missing flag and its bins are one reason. Variants
+pass through the same layers as rows, so an effect is exactly 0 where the variant equals the row.
 """
 
 from collections.abc import Mapping
@@ -15,11 +15,13 @@ from numpy.typing import NDArray
 
 from nfm.contract.arrays import to_arrow, to_text_array
 from nfm.contract.artifact import Network
-from nfm.contract.encoder import Inputs, transform
+from nfm.contract.encoder import transform
+from nfm.contract.inputs import Inputs
 from nfm.contract.schema import Placement, Spec
 from nfm.kernels.pooling import Rows
+from nfm.kernels.rates import look_up, replace_missing
 from nfm.kernels.reasons import Missing, Variants, find_strongest, make_variants, record_scores
-from nfm.scoring.forward import TILE, Layers, Work, pooling_tables, process_in_steps
+from nfm.scoring.forward import TILE, Layers, Work, pooling_tables, process_in_steps, rates_table
 
 
 def reason_columns(count: int) -> list[tuple[str, pa.DataType]]:
@@ -55,6 +57,8 @@ def score_and_effects(
         that field). With several classes, the score is that of the row's highest class.
     """
     places_R, missing = _describe_reasons(spec)
+    rates, encoded = rates_table(spec, network, weights), Rows(*rows)
+    part_B = np.zeros(len(rows.ids_BF), np.int8)
     tables, offsets = pooling_tables(spec, weights)
     most = 1 + len(places_R)  # a row and its variants
     step = max(1, 2 * TILE // most)  # larger steps have less overhead, smaller ones stay in the cache
@@ -64,9 +68,15 @@ def score_and_effects(
     def make() -> Work:
         layers, owners_M2 = Layers(spec, network, weights, step * most), np.empty((step * most, 2), np.int64)
         made = Variants(layers.linear_TC, layers.inputs_TX, owners_M2)
+        first_rate = network.embedding_dim + len(spec.dense)
+        columns_R, missing_RC = _encode_missing_rates(spec, network, weights, first_rate)
 
         def work(start: int, stop: int) -> None:
-            count = make_variants(tables, offsets, Rows(*rows), missing, start, stop, made)
+            if network.rates:
+                look_up(rates, encoded, part_B, start, stop, layers.inputs_TX, first_rate)
+            count = make_variants(tables, offsets, encoded, missing, start, stop, made)
+            if network.rates:
+                replace_missing(owners_M2[:count], columns_R, missing_RC, layers.inputs_TX)
             record_scores(owners_M2[:count], layers.scores(count), places_R, scores_BC, effects_BR)
 
         return work
@@ -84,7 +94,24 @@ def _describe_reasons(spec: Spec) -> tuple[NDArray[np.int64], Missing]:
         if field.bag is not None
     ]
     bags = np.array(blocks, np.int64).reshape(-1, 2)
-    return np.argsort(kinds, kind="stable"), Missing(bags, *_encode_nulls(spec, "field"), *_encode_nulls(spec, "dense"))
+    dense = [number for number in spec.numbers if number.placement == "dense"]
+    bins = [spec.binned.index(number) if number in spec.binned else -1 for number in dense]
+    numbers = *_encode_nulls(spec, "field"), *_encode_nulls(spec, "dense")
+    return np.argsort(kinds, kind="stable"), Missing(bags, *numbers, np.array(bins, np.int64))
+
+
+def _encode_missing_rates(
+    spec: Spec, network: Network, weights: Mapping[str, NDArray[Any]], first: int
+) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """Return the first column of each reason's rates (-1: none), and the rates of its missing value."""
+    blocks = sorted(zip(spec.fields, spec.offsets, strict=True), key=lambda block: block[0].bag is not None)
+    columns = np.full(len(blocks) + len(spec.numbers), -1)
+    missing_RC = np.zeros((len(columns), network.outputs), np.float32)
+    for reason, (field, offset) in enumerate(blocks):
+        if field.name in network.rates:
+            columns[reason], first = first, first + network.outputs
+            missing_RC[reason] = weights["rates"][offset]
+    return columns, missing_RC
 
 
 def _encode_nulls(spec: Spec, placement: Placement) -> tuple[NDArray[np.int64], NDArray[np.float32]]:

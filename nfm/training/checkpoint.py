@@ -13,14 +13,19 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import tensorflow as tf
 from numpy.typing import NDArray
 
+import nfm
+from nfm.config.train import Model, Train
 from nfm.contract.messages import differences, listed
 from nfm.contract.publishing.replace import replacing, temporary_path
+from nfm.contract.schema import Spec
+from nfm.training.data.batches import Fold
 
 log = logging.getLogger(__name__)
 
-CHECKPOINT_FORMAT = 3
+CHECKPOINT_FORMAT = 4
 FILE = "checkpoint.npz"
 _STATE = "state"
 Arrays = Sequence[NDArray[Any]]
@@ -30,8 +35,26 @@ class Saved(NamedTuple):
     """Content of a checkpoint."""
 
     progress: dict[str, Any]
-    arrays: list[NDArray[Any]]  # weights, then optimizer slots
+    arrays: list[NDArray[Any]]  # as `Optimizer.list_arrays` returns them
     best: list[NDArray[Any]] | None  # weights of the best epoch
+
+
+def list_dependencies(
+    spec: Spec, model_settings: Model, settings: Train, folds: Mapping[str, Fold], started_from: str | None
+) -> dict[str, Any]:
+    """Return everything that the weights depend on, by names that messages show."""
+    # The excluded settings change what is measured, written or trained later, not the weights.
+    model = model_settings.model_dump(mode="json", exclude={"embedding_dtype"})
+    train = settings.model_dump(mode="json", exclude={"checkpoint_seconds", "group", "refit"})
+    return {
+        "encoding": spec.fingerprint,
+        **{f"{name} fold": folds[name].digest for name in ("train", "valid")},
+        **{f"model.{key}": value for key, value in model.items()},
+        **{f"train.{key}": value for key, value in train.items()},
+        "what it started from": started_from,
+        "the version of TensorFlow": tf.__version__,
+        "the version of nfm": nfm.__version__,
+    }
 
 
 def save(
@@ -40,8 +63,8 @@ def save(
     """Replace the checkpoint by a new one; if it cannot be written, log that, keep the last good one, and return False.
 
     `depends_on`: everything that the weights depend on; only a training with equal dependencies resumes from this
-    checkpoint. `arrays`: weights and optimizer slots; `best`: weights of the best epoch, if there was one. The mappings
-    must be JSON-serializable.
+    checkpoint. `arrays`: weights, optimizer slots and average; `best`: weights of the best epoch, if there was one. The
+    mappings must be JSON-serializable.
     """
     state = {"format": CHECKPOINT_FORMAT, "depends_on": depends_on, "progress": progress, "has_best": best is not None}
     named = {_STATE: np.frombuffer(json.dumps(state).encode(), np.uint8)}

@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from nfm.config.train import EarlyStopping, Train
+from nfm.contract.errors import DataError
+from nfm.training.data.batches import Fold
 from nfm.training.metrics.names import METRICS
 
 _MAXIMIZED = {metric.key for metrics in METRICS.values() for metric in metrics if metric.higher_is_better}
@@ -52,6 +54,30 @@ def _schedule_monitor(settings: Train) -> tuple[str, str]:
     """Return the metric that a plateau schedule watches, and its mode."""
     stopping = settings.early_stopping
     return (stopping.monitor, stopping.mode) if stopping else ("val_loss", "auto")
+
+
+def check_watched(settings: Train, folds: Mapping[str, Fold]) -> None:
+    """Raise DataError if a setting watches a metric of the validation fold, but the fold has no rows."""
+    for key, monitor in list_monitors(settings):
+        if monitor.startswith("val_") and not folds["valid"].rows:
+            other = "early_stopping: null" if key == "early_stopping" else "schedule: {kind: constant}"
+            raise DataError(
+                f"train.{key} watches {monitor}, but the validation fold has no rows. Give it a larger share "
+                "(split.valid), monitor the train loss instead (train.early_stopping.monitor: loss), or set "
+                f"train.{other}."
+            )
+
+
+def check_defined(progress: Progress, settings: Train) -> None:
+    """Raise DataError if a setting watches a metric that is not defined."""
+    for key, monitor in list_monitors(settings):
+        if monitor not in progress.history:
+            fold = "validation" if monitor.startswith("val_") else "train"
+            raise DataError(
+                f"train.{key} watches {monitor}, which is not defined: in the {fold} fold, no row has a positive "
+                "weight, or all rows with a positive weight have the same class. Watch another metric, or give the "
+                "fold more rows (split)."
+            )
 
 
 def record_epoch(

@@ -4,7 +4,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,21 +12,29 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
-import nfm
 from nfm.config.train import Model, Train
-from nfm.contract.errors import DataError, DivergedError
+from nfm.contract.errors import DivergedError
 from nfm.contract.schema import Spec
 from nfm.training import checkpoint
-from nfm.training.control import Progress, compute_rate, decide_next, list_monitors, record_epoch
+from nfm.training.control import (
+    Progress,
+    check_defined,
+    check_watched,
+    compute_rate,
+    decide_next,
+    list_monitors,
+    record_epoch,
+)
 from nfm.training.data.batches import Fold
 from nfm.training.data.labels import TrainLabels, check_labels, describe_train_labels
 from nfm.training.data.rows import Rows
 from nfm.training.losses import choose_loss
 from nfm.training.metrics.tally import make_tally
-from nfm.training.model import BIAS, Weights, initial_weights
+from nfm.training.model import BIAS, Weights, describe, initial_weights
 from nfm.training.network import Network
 from nfm.training.optimizers import Optimizer, list_arrays
-from nfm.training.progress_bar import Bar
+from nfm.training.rates import compute_rates
+from nfm.training.report.progress_bar import Bar
 from nfm.training.report.tensorboard import open_writer
 from nfm.training.result import Fitted
 from nfm.training.step import Measure, Step, make_measure, make_step
@@ -52,6 +60,10 @@ class Places:
     checkpoint: Path | None = None
     logs: Path | None = None  # TensorBoard's event files
 
+    def below(self, name: str) -> "Places":
+        """Return the places of another training, in subfolders of this name."""
+        return Places(*(folder and folder / name for folder in (self.checkpoint, self.logs)))
+
 
 @dataclass
 class _Training:
@@ -62,11 +74,12 @@ class _Training:
     settings: Train
     folds: Mapping[str, Fold]
     folder: Path | None  # of the checkpoint
-    depends_on: Mapping[str, Any]  # as `list_dependencies` returns it
+    depends_on: Mapping[str, Any]  # as `checkpoint.list_dependencies` returns it
     optimizer: Optimizer
     step: Step
     measure: Measure
     labels: TrainLabels
+    last_epoch: int
     progress: Progress = field(default_factory=Progress)
     best: list[NDArray[np.float32]] | None = None  # arrays of the weights at the best epoch
 
@@ -79,24 +92,27 @@ def fit(
     places: Places = Places(),
     start: Start | None = None,
     each_epoch: EachEpoch | None = None,
+    last_epoch: int | None = None,
 ) -> Fitted:
     """Fit a model; the same seed on the same machine gives the same weights, even if it was killed and resumed.
 
     Initial weights are random unless `start` is given. `each_epoch` is called with the number of finished epochs
-    and their history; an exception that it raises ends the training. Raises DataError if the metric that early stopping
-    or the schedule watches is not defined or a label is not valid for the task, and DivergedError if the loss or a
-    weight is not finite.
+    and their history; an exception that it raises ends the training. The training ends after `last_epoch`, by default
+    the last one of the settings, to which the schedule refers in any case. Raises DataError if the metric that early
+    stopping or the schedule watches is not defined or a label is not valid for the task, and DivergedError if the loss
+    or a weight is not finite.
     """
-    _check_watched(settings, folds)
+    spec = replace(spec, uses_bins=model.use.bins)
+    check_watched(settings, folds)
     # Check labels first: an invalid one would otherwise stop the run at the first evaluation.
     for fold in ("valid", "test"):
         for _ in check_labels(spec, model.task, fold, folds[fold]):
             pass
-    training = _prepare(spec, model, settings, folds, places.checkpoint, start)
+    training = _prepare(spec, model, settings, folds, places.checkpoint, start, last_epoch or settings.epochs)
     resumed = _resume(training)
     progress = training.progress
     with (
-        Bar(settings.epochs, folds["train"].rows, training.settings.batch_size) as bar,
+        Bar(training.last_epoch, folds["train"].rows, training.settings.batch_size) as bar,
         open_writer(places.logs, fresh=not resumed) as write,
     ):
         while not progress.finished:
@@ -108,15 +124,21 @@ def fit(
             _save(training)
             if each_epoch is not None:
                 each_epoch(progress.epoch, progress.history)
-    weights = training.optimizer.weights
+    weights = training.optimizer.evaluated
     if training.best is not None:
         _assign(list_arrays(weights), training.best)
-    constant, _, unit, _ = training.labels
+    constant, unit = training.labels.constant, training.labels.unit
     return Fitted(weights, unit, progress.history, progress.best_epoch, constant, training.measure)
 
 
 def _prepare(
-    spec: Spec, model: Model, settings: Train, folds: Mapping[str, Fold], folder: Path | None, start: Start | None
+    spec: Spec,
+    model: Model,
+    settings: Train,
+    folds: Mapping[str, Fold],
+    folder: Path | None,
+    start: Start | None,
+    last_epoch: int,
 ) -> _Training:
     tf.config.experimental.enable_op_determinism()
     labels = describe_train_labels(spec, model, settings, folds["train"])
@@ -124,11 +146,18 @@ def _prepare(
     weights.network[BIAS][:] = labels.bias
     if start is not None:
         start.set_weights(weights, labels.unit)
-    dependencies = list_dependencies(spec, model, settings, folds, start.name if start else None)
+    dependencies = checkpoint.list_dependencies(spec, model, settings, folds, start.name if start else None)
+    if last_epoch != settings.epochs:
+        dependencies["the last epoch"] = last_epoch
     settings = settings.model_copy(update={"batch_size": folds["train"].even(settings.batch_size)})
     network = Network(spec, model, settings, folds["train"].rows * settings.epochs)
-    reader = TableReader(spec, weights.tables)
+    rates = None
+    if names := describe(spec, model).rates:
+        rates = compute_rates(spec, names, model.task, labels, folds["train"])
+        weights = weights._replace(rates=rates.table_RPC[:, -1].copy())
+    reader = TableReader(spec, weights.tables, rates=rates)
     optimizer = Optimizer(settings, weights, list(network.trained), reader)
+    evaluated = optimizer.evaluated
     return _Training(
         spec,
         model,
@@ -138,8 +167,9 @@ def _prepare(
         dependencies,
         optimizer,
         make_step(spec, model, settings, reader, network, optimizer),
-        make_measure(reader, network, weights),
+        make_measure(TableReader(spec, evaluated.tables, rates=rates), network, evaluated),
         labels,
+        last_epoch,
     )
 
 
@@ -206,8 +236,9 @@ def _batches(training: _Training) -> Iterator[Rows]:
 
 def _finish_epoch(training: _Training) -> None:
     """Measure the folds, keep the weights of the best epoch, and decide whether the training is finished."""
-    settings, progress, weights = training.settings, training.progress, training.optimizer.weights
+    settings, progress, weights = training.settings, training.progress, training.optimizer.evaluated
     _check_finite(training)
+    training.optimizer.finish_epoch(progress.step)
     metrics = {fold: _measure_fold(training, fold) for fold in _choose_measured_folds(settings, training.folds)}
     if "valid" in metrics:
         metrics["valid"] = {"loss": choose_loss(training.model).from_metrics(metrics["valid"]), **metrics["valid"]}
@@ -217,32 +248,15 @@ def _finish_epoch(training: _Training) -> None:
         if training.best is None:
             training.best = [np.empty_like(array) for array in list_arrays(weights)]
         _assign(training.best, list_arrays(weights))
-    _check_defined(progress, settings)
+    check_defined(progress, settings)
     decide_next(progress, settings)
+    progress.finished |= progress.epoch >= training.last_epoch
 
 
 def _measure_fold(training: _Training, fold: str) -> Mapping[str, Any]:
     """Return the metrics of a fold, in the published unit."""
     tally = make_tally(training.model.task, training.spec.classes, training.labels.constant)
     return training.measure(training.folds[fold], tally, unit=training.labels.unit).metrics()
-
-
-def list_dependencies(
-    spec: Spec, model_settings: Model, settings: Train, folds: Mapping[str, Fold], started_from: str | None
-) -> dict[str, Any]:
-    """Return everything that the weights depend on, by names that messages show."""
-    # The excluded settings change what is measured or written, not the weights.
-    model = model_settings.model_dump(mode="json", exclude={"embedding_dtype"})
-    train = settings.model_dump(mode="json", exclude={"checkpoint_seconds", "group"})
-    return {
-        "encoding": spec.fingerprint,
-        **{f"{name} fold": folds[name].digest for name in ("train", "valid")},
-        **{f"model.{key}": value for key, value in model.items()},
-        **{f"train.{key}": value for key, value in train.items()},
-        "what it started from": started_from,
-        "the version of TensorFlow": tf.__version__,
-        "the version of nfm": nfm.__version__,
-    }
 
 
 def _assign(targets: Iterable[NDArray[np.float32]], arrays: Iterable[NDArray[np.float32]]) -> None:
@@ -257,28 +271,6 @@ def _choose_measured_folds(settings: Train, folds: Mapping[str, Fold]) -> list[s
     """
     needs_train = any(not name.startswith("val_") and name != "loss" for _, name in list_monitors(settings))
     return [fold for fold in ("train", "valid") if folds[fold].rows and (fold == "valid" or needs_train)]
-
-
-def _check_watched(settings: Train, folds: Mapping[str, Fold]) -> None:
-    for key, monitor in list_monitors(settings):
-        if monitor.startswith("val_") and not folds["valid"].rows:
-            other = "early_stopping: null" if key == "early_stopping" else "schedule: {kind: constant}"
-            raise DataError(
-                f"train.{key} watches {monitor}, but the validation fold has no rows. Give it a larger share "
-                "(split.valid), monitor the train loss instead (train.early_stopping.monitor: loss), or set "
-                f"train.{other}."
-            )
-
-
-def _check_defined(progress: Progress, settings: Train) -> None:
-    for key, monitor in list_monitors(settings):
-        if monitor not in progress.history:
-            fold = "validation" if monitor.startswith("val_") else "train"
-            raise DataError(
-                f"train.{key} watches {monitor}, which is not defined: in the {fold} fold, no row has a positive "
-                "weight, or all rows with a positive weight have the same class. Watch another metric, or give the "
-                "fold more rows (split)."
-            )
 
 
 def _check_finite(training: _Training) -> None:

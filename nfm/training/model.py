@@ -20,10 +20,9 @@ from nfm.config.train import Model
 from nfm.contract.artifact import Network
 from nfm.contract.schema import Spec
 from nfm.kernels.tables import Tables
-from nfm.training.layers import BiInteraction, FeatureEmbedding, FirstOrder
+from nfm.training.layers import BiInteraction, FeatureEmbedding, FirstOrder, TargetRates
 
-BATCH_NORM = {"momentum": 0.9, "epsilon": 1e-5}  # as in the paper's code: small tables train for few steps
-EMBEDDING_STD = 0.05  # not the paper's 0.01: products of two embeddings start above the noise of the batch norm
+MAX_RATED_CLASSES = 10  # with more, a model has no target rates: each field would add a column for every class
 BIAS = "linear/bias"
 TABLES = ("embedding/table", "linear/table")  # paths of the tables' variables in the Keras model
 
@@ -36,25 +35,27 @@ class Weights(NamedTuple):
 
     tables: Tables  # embeddings (R, K) and linear weights (R, C)
     network: dict[str, Floats]  # global bias and layers above the pooling, by path of the Keras variable
+    rates: Floats | None = None  # (R, C) target rates, which are not trained; None: the model has none
 
 
 def make_layers(spec: Spec, settings: Model) -> dict[str, Any]:
     """Make the Keras layers above the pooling, by name. Dropout is not among them, because it has no weights."""
     layers, fixed = dict[str, Any](), {}
+    norm = {"momentum": settings.batch_norm_momentum, "epsilon": settings.batch_norm_epsilon}
     if settings.batch_norm:
-        layers["pooling_norm"] = keras.layers.BatchNormalization(**BATCH_NORM, name="pooling_norm")
+        layers["pooling_norm"] = keras.layers.BatchNormalization(**norm, name="pooling_norm")
     for i, units in enumerate(settings.hidden_units):
         penalty = keras.regularizers.L2(settings.l2.hidden) if settings.l2.hidden else None
         layers[f"hidden_{i}"] = keras.layers.Dense(units, kernel_regularizer=penalty, name=f"hidden_{i}")
         if settings.batch_norm:
-            layers[f"hidden_{i}_norm"] = keras.layers.BatchNormalization(**BATCH_NORM, name=f"hidden_{i}_norm")
+            layers[f"hidden_{i}_norm"] = keras.layers.BatchNormalization(**norm, name=f"hidden_{i}_norm")
         name = f"hidden_{i}_{settings.activation}"
         layers[name] = keras.layers.Activation(settings.activation, name=name)
     if settings.output == "ones":
         fixed = {"kernel_initializer": "ones", "trainable": False}
     outputs = describe(spec, settings).outputs
     layers["output"] = keras.layers.Dense(outputs, use_bias=False, name="output", **fixed)
-    if spec.dense:
+    if describe(spec, settings).dense_columns(spec):
         layers["dense_linear"] = keras.layers.Dense(
             outputs, use_bias=False, kernel_initializer="zeros", name="dense_linear"
         )
@@ -64,9 +65,11 @@ def make_layers(spec: Spec, settings: Model) -> dict[str, Any]:
 def build_layers(spec: Spec, settings: Model) -> dict[str, Any]:
     """Make the layers of `make_layers` with their weights, without a whole model."""
     layers = make_layers(spec, settings)
-    pooled, dense = keras.Input((settings.embedding_dim,)), keras.Input((len(spec.dense),))
+    pooled, dense = (
+        keras.Input((columns,)) for columns in (settings.embedding_dim, describe(spec, settings).dense_columns(spec))
+    )
     apply_interactions(layers, settings, pooled, dense, keep_all)
-    if spec.dense:
+    if dense.shape[1]:
         layers["dense_linear"](dense)
     return layers
 
@@ -109,53 +112,64 @@ def apply_interactions(
 def build(spec: Spec, settings: Model, weights: Weights | None = None) -> keras.Model:
     """Build the whole model in Keras.
 
-    The model takes a mapping of `ids` (B, F) int32, `values` (B, N) and `dense` (B, D) float32 and, if fields are bags,
-    `bag_rows` (B, P) int32 and `bag_values` (B, P) float32: the result of `layers.make_keras_inputs`. It returns (B, C)
-    logits; C is the number of classes, or 1.
+    The model takes a mapping of `ids` (B, F) int32, `values` (B, N) and `dense` (B, D) float32; if numbers have bins,
+    `bins` (B, Q) int32 and `fractions` (B, Q) float32; and if fields are bags, `bag_rows` (B, P) int32 and `bag_values`
+    (B, P) float32: the result of `layers.make_keras_inputs`. It returns (B, C) logits; C is the number of classes, or
+    1.
 
     Args:
         spec: specification of the encoding.
         settings: model settings.
         weights: copied into the model's variables; without them the model is untrained.
     """
-    layers = make_layers(spec, settings)
-    is_single = [field.bag is None for field in spec.fields]
-    table: dict[str, Any] = {
-        "offsets": [offset for offset, single in zip(spec.offsets, is_single, strict=True) if single],
-        "numbers": len(spec.field_numbers),
-        "table_size": spec.rows,
-    }
-    ids = keras.Input((sum(is_single),), dtype="int32", name="ids")
+    layers, network = make_layers(spec, settings), describe(spec, settings)
+    singles = [offset for offset, field in zip(spec.offsets, spec.fields, strict=True) if field.bag is None]
+    ids = keras.Input((len(singles),), dtype="int32", name="ids")
     values = keras.Input((len(spec.field_numbers),), name="values")
     dense = keras.Input((len(spec.dense),), name="dense")
-    inputs, bags = {"ids": ids, "values": values, "dense": dense}, []
-    if not all(is_single):
+    bins, bags = [], []
+    if spec.binned:
+        shape = (len(spec.binned),)
+        bins = [keras.Input(shape, dtype="int32", name="bins"), keras.Input(shape, name="fractions")]
+    if len(singles) < len(spec.fields):
         bags = [keras.Input((None,), dtype="int32", name="bag_rows"), keras.Input((None,), name="bag_values")]
-        inputs |= dict(zip(("bag_rows", "bag_values"), bags, strict=True))
+    features = [ids, values, *bins, *bags]
+    table: dict[str, Any] = {
+        "offsets": singles,
+        "numbers": len(spec.field_numbers),
+        "table_size": spec.rows,
+        "bin_offsets": spec.bin_offsets[:-1],
+    }
 
-    outputs = describe(spec, settings).outputs
-    linear = FirstOrder(**table, width=outputs, l2=settings.l2.linear, name="linear")(ids, values, *bags)
-    if spec.dense:
-        linear = keras.layers.Add(name="linear_sum")([linear, layers["dense_linear"](dense)])
+    linear = FirstOrder(**table, width=network.outputs, l2=settings.l2.linear, name="linear")(*features)
+    beside = dense
+    if network.rates:
+        fields, bag_blocks = spec.rate_places(network.rates)
+        rates = TargetRates(fields, bag_blocks, spec.rows, network.outputs, name="rates")(ids, *bags[:1])
+        beside = keras.layers.Concatenate(name="dense_and_rates")([dense, rates]) if spec.dense else rates
+    if beside.shape[1]:
+        linear = keras.layers.Add(name="linear_sum")([linear, layers["dense_linear"](beside)])
     vectors = FeatureEmbedding(
         **table,
         width=settings.embedding_dim,
         # `weights` replace the zeros: drawing normal numbers for a large table would need memory for a second one.
-        initializer="zeros" if weights else keras.initializers.RandomNormal(stddev=EMBEDDING_STD),
+        initializer="zeros" if weights else keras.initializers.RandomNormal(stddev=settings.init_std),
         l2=settings.l2.embedding,
         name="embedding",
-    )(ids, values, *bags)
+    )(*features)
 
     def drop(name: str, rate: float, x: Any) -> Any:
         return keras.layers.Dropout(rate, name=f"{name}_dropout")(x) if rate else x
 
     pooled = BiInteraction(name="pooling")(vectors)
-    score = keras.layers.Add(name="score")([linear, apply_interactions(layers, settings, pooled, dense, drop)])
-    model = keras.Model(inputs, score, name="nfm")
+    score = keras.layers.Add(name="score")([linear, apply_interactions(layers, settings, pooled, beside, drop)])
+    model = keras.Model({tensor.name: tensor for tensor in [*features, dense]}, score, name="nfm")
     if weights is not None:
         # Copies, because TensorFlow may keep a reference to the memory of an array.
         copies = {path: array.copy() for path, array in weights.network.items()}
         tables = dict(zip(TABLES, weights.tables, strict=True))
+        if weights.rates is not None:
+            tables["rates/table"] = weights.rates
         for variable in model.variables:
             if variable.path in tables:
                 variable.assign(_pad(tables[variable.path]))
@@ -184,7 +198,7 @@ def initial_weights(spec: Spec, settings: Model, seed: int) -> Weights:
     if standardized and settings.batch_norm and settings.output == "trained":
         network["output/kernel"][:] = 0
     embedding = np.random.default_rng(seed).standard_normal((spec.rows, settings.embedding_dim), np.float32)
-    embedding *= np.float32(EMBEDDING_STD)
+    embedding *= np.float32(settings.init_std)
     return Weights(Tables(embedding, np.zeros((spec.rows, outputs), np.float32)), network)
 
 
@@ -198,7 +212,15 @@ def describe(spec: Spec, settings: Model) -> Network:
         settings.activation,
         classes,
         settings.embedding_dtype,
+        settings.use.bins,
+        list_rated_fields(spec, settings, max(1, len(classes))),
     )
+
+
+def list_rated_fields(spec: Spec, settings: Model, outputs: int) -> tuple[str, ...]:
+    """Return the names of the fields whose values have target rates in the model."""
+    has_rates = settings.use.rates and spec.has_parts and outputs <= MAX_RATED_CLASSES
+    return tuple(field.name for field in spec.fields if field.rates and has_rates)
 
 
 def export(weights: Weights, spec: Spec, settings: Model) -> dict[str, Floats]:
@@ -215,27 +237,31 @@ def export(weights: Weights, spec: Spec, settings: Model) -> dict[str, Floats]:
         "bias": network[BIAS],
         "dense_linear": network.get("dense_linear/kernel", np.empty((0, len(network[BIAS])))),
     }
-    dim, output = settings.embedding_dim, network["output/kernel"]
-    scale, shift = _inference_norm(network, "pooling_norm") if settings.batch_norm else (np.ones(dim), np.zeros(dim))
+    dim, output, epsilon = settings.embedding_dim, network["output/kernel"], settings.batch_norm_epsilon
+    scale, shift = np.ones(dim), np.zeros(dim)
+    if settings.batch_norm:
+        scale, shift = _inference_norm(network, "pooling_norm", epsilon)
     for i in range(len(settings.hidden_units)):
         kernel, bias = network[f"hidden_{i}/kernel"], network[f"hidden_{i}/bias"]
         if i == 0:
             bias = bias + shift @ kernel[:dim]
             kernel[:dim] *= scale[:, np.newaxis]
         if settings.batch_norm:
-            a, c = _inference_norm(network, f"hidden_{i}_norm")
+            a, c = _inference_norm(network, f"hidden_{i}_norm", epsilon)
             kernel, bias = kernel * a, bias * a + c
         folded[f"hidden_{i}_kernel"], folded[f"hidden_{i}_bias"] = kernel, bias
     if not settings.hidden_units:
         folded["bias"] = folded["bias"] + shift @ output
         output = output * scale[:, np.newaxis]
     folded["output"] = output
+    if weights.rates is not None:
+        folded["rates"] = weights.rates
     return {name: array.astype(np.float32, copy=False) for name, array in folded.items()}
 
 
 def _inference_norm(
-    network: Mapping[str, NDArray[np.float64]], name: str
+    network: Mapping[str, NDArray[np.float64]], name: str, epsilon: float
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return the scale a and the shift c of a batch norm."""
-    scale = network[f"{name}/gamma"] / np.sqrt(network[f"{name}/moving_variance"] + BATCH_NORM["epsilon"])
+    scale = network[f"{name}/gamma"] / np.sqrt(network[f"{name}/moving_variance"] + epsilon)
     return scale, network[f"{name}/beta"] - scale * network[f"{name}/moving_mean"]

@@ -21,10 +21,9 @@ from nfm.contract.schema import Spec
 from nfm.kernels.tables import Pooled
 from nfm.training.data.rows import Rows
 from nfm.training.losses import choose_loss
-from nfm.training.model import BATCH_NORM, BIAS, apply_interactions, build_layers, describe, keep_all
+from nfm.training.model import BIAS, apply_interactions, build_layers, describe, keep_all
 
 Floats = NDArray[np.float32]
-_MEAN_STEPS = 1 / (1 - BATCH_NORM["momentum"])  # batches that a moving average stands for
 _MIN_XLA_ROWS = 500_000  # rows that a training learns from: with fewer, XLA saves less time than compiling takes
 
 
@@ -57,9 +56,9 @@ class Network:
         self._fixed = {path: variable for path, variable in variables if not variable.trainable}
         if settings.activation == "relu":
             self._layers |= {name: relu for name in self._layers if name.endswith("_relu")}
-        self._columns = settings.embedding_dim, outputs, len(spec.dense)
-        # An older model's moving averages are those of its batches.
-        self._averaged = _MEAN_STEPS if train.init_from is None else 1.0
+        self._columns = settings.embedding_dim, outputs, describe(spec, settings).dense_columns(spec)
+        # Batches that a moving average stands for. An older model's moving averages are those of its batches.
+        self._averaged = 1 / (1 - settings.batch_norm_momentum) if train.init_from is None else 1.0
         self._full_batch = train.batch_size if rows >= _MIN_XLA_ROWS else None
 
     def step(self, weights: dict[str, Floats], pooled: Pooled, rows: Rows, number: int) -> Derivatives:

@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 
 from nfm.config.train import Train
 from nfm.kernels import tables as kernels
+from nfm.kernels.averages import NO_AVERAGES
+from nfm.training.average import Average
 from nfm.training.model import TABLES, Floats, Weights
 from nfm.training.tables import Formula, TableReader, TableUpdater, make_slot
 
@@ -72,19 +74,21 @@ def _choose_formula(settings: Train, path: str) -> Formula:
 
 
 class Optimizer:
-    """Weights of a model with their optimizer slots, and the steps that update both."""
+    """Weights of a model with their optimizer slots and moving average, and the steps that update them."""
 
     def __init__(self, settings: Train, weights: Weights, trained: Sequence[str], reader: TableReader) -> None:
-        """Make the slots.
+        """Make the slots and the average.
 
         Args:
-            settings: training settings: the optimizer and its parameters.
+            settings: training settings: the optimizer and its parameters, the average and the batch size.
             weights: weights of the model, which are changed in place.
             trained: paths of the network's weights that have gradients.
             reader: reader of the tables in `weights`.
         """
         self._clip, self.weights = settings.clip_norm, weights
-        self.tables = TableUpdater(reader, [_choose_formula(settings, path) for path in TABLES])
+        self.average = None if settings.average is None else Average(weights, settings.average, settings.batch_size)
+        averages = NO_AVERAGES if self.average is None else self.average.tables
+        self.tables = TableUpdater(reader, [_choose_formula(settings, path) for path in TABLES], averages)
         self._formulas = {path: _choose_formula(settings, path) for path in trained}
         #: slots of each trained weight of the network
         self.slots = [
@@ -93,7 +97,7 @@ class Optimizer:
         ]
 
     def update_network(self, gradients: Mapping[str, Floats], scale: float, rate: float, step: int) -> None:
-        """Update the weights of the network and their slots, in place.
+        """Update the weights of the network, their slots and their averages, in place.
 
         Args:
             gradients: gradients by path.
@@ -109,6 +113,20 @@ class Optimizer:
             numbers = np.array(formula.numbers(rate, step), np.float32)
             all_rows = np.arange(len(table), dtype=np.int32)
             kernels.update_rows(all_rows, formula.kind, numbers, table, first, second, gradient, np.float32(scale))
+        if self.average is not None:
+            self.average.include(self.weights.network, self._formulas, step)
+
+    @property
+    def evaluated(self) -> Weights:
+        """Weights that are measured and published: the average if there is one; `finish_epoch` brings it up to date."""
+        return self.weights if self.average is None else self.average.weights
+
+    def finish_epoch(self, step: int) -> None:
+        """Bring the average up to date after step number `step`: rows of past batches, and what is not averaged."""
+        if self.average is not None:
+            self.tables.finish_averages(step)
+            for path in self.weights.network.keys() - self._formulas.keys():  # moving averages of the batch norms
+                self.average.weights.network[path][:] = self.weights.network[path]
 
     def square_norm(self, gradients: Mapping[str, Floats]) -> float:
         """Return Σ g² over the weights that `update_network` changes."""
@@ -124,13 +142,14 @@ class Optimizer:
         norm = math.sqrt(square_norm)
         return self._clip / max(norm, self._clip) if math.isfinite(norm) else math.nan
 
-    def list_arrays(self) -> list[NDArray[np.float32]]:
-        """Return all weights, then all slots, without copying them."""
+    def list_arrays(self) -> list[NDArray[Any]]:
+        """Return all weights, then all slots, then the average, without copying them."""
         slots = [slot for slots in (*self.tables.slots, *self.slots) for slot in slots]
-        return [*list_arrays(self.weights), *slots]
+        average = [] if self.average is None else [*list_arrays(self.average.weights), self.average.tables.steps_R]
+        return [*list_arrays(self.weights), *slots, *average]
 
-    def restore(self, arrays: Sequence[NDArray[np.float32]]) -> None:
-        """Set weights and slots from arrays in the order of `list_arrays`."""
+    def restore(self, arrays: Sequence[NDArray[Any]]) -> None:
+        """Set weights, slots and average from arrays in the order of `list_arrays`."""
         for array, saved in zip(self.list_arrays(), arrays, strict=True):
             array[:] = saved
 

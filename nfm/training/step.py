@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nfm.config.train import Model, Train
-from nfm.contract.encoder import Inputs
+from nfm.contract.inputs import Inputs
 from nfm.contract.schema import Spec
 from nfm.kernels.tables import Upstream
 from nfm.training.data.batches import Fold
@@ -37,12 +37,14 @@ def make_step(
 
     def step(rows: Rows, rate: float, number: int) -> float:
         inputs = replace_by_unknown(rows.inputs, spec, train, number) if train.unknown_dropout else rows.inputs
+        rows = reader.append_rates(rows._replace(inputs=inputs))
         features = reader.list_features(inputs)
         pooled = reader.pool(features)
         grouped = reader.group(features)  # in another thread, while TensorFlow computes
         derivatives = network.step(weights, pooled, rows, number)
         by_row = grouped.result()
-        upstream = Upstream(pooled.sum_BK, derivatives.pooled_BK, derivatives.linear_BC)
+        bins_RK = reader.weights.embedding[reader.bins].copy()
+        upstream = Upstream(pooled.sum_BK, derivatives.pooled_BK, derivatives.linear_BC, reader.bins.start, bins_RK)
         divisor = len(rows.label) if train.loss_reduction == "mean" else 1
         decays, scale = (2 * penalties / divisor).astype(np.float32), 1.0
         if train.clip_norm is not None:
@@ -101,7 +103,8 @@ def make_measure(reader: TableReader, network: Network, weights: Weights) -> Mea
     ) -> Tally:
         for rows in fold.pieces(_FORWARD_ROWS):
             pooled = reader.pool(reader.list_features(rows.inputs))
-            outputs = network.logits(weights.network, pooled, rows.inputs.dense_BD)
+            rated = reader.append_rates(rows if fold.is_train else rows._replace(part=None))
+            outputs = network.logits(weights.network, pooled, rated.inputs.dense_BD)
             logits_BC, linear_BC = map(unit.publish_outputs, outputs)
             tally.add(rows.label, rows.weight, logits_BC, linear_BC, rows.group)
             if on_rows is not None:

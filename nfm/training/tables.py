@@ -9,12 +9,15 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from nfm.contract.encoder import Inputs
-from nfm.contract.schema import Spec
+from nfm.contract.inputs import Inputs
+from nfm.contract.schema import RATE_PARTS, Spec
 from nfm.kernels import pooling
 from nfm.kernels import tables as kernels
+from nfm.kernels.averages import NO_AVERAGES, Averages, catch_up
 from nfm.kernels.pooling import Features, Offsets
+from nfm.kernels.rates import Rates, look_up
 from nfm.kernels.tables import ByRow, Floats, Pooled, Rule, Tables, Upstream
+from nfm.training.data.rows import Rows
 
 
 class Formula(NamedTuple):
@@ -28,17 +31,22 @@ class Formula(NamedTuple):
 class TableReader:
     """List and pool the features of batches. The results do not depend on the number of threads."""
 
-    def __init__(self, spec: Spec, weights: Tables, threads: int | None = None) -> None:
+    def __init__(self, spec: Spec, weights: Tables, threads: int | None = None, rates: Rates | None = None) -> None:
         """Start the threads.
 
         Args:
             spec: specification of the encoding.
             weights: the tables.
             threads: number of threads that share the work; by default one for each core.
+            rates: target rates; None: the model has none.
         """
         singles = [offset for offset, field in zip(spec.offsets, spec.fields, strict=True) if field.bag is None]
-        self._offsets = Offsets(np.array(singles, np.int64), spec.rows - len(spec.field_numbers))
-        self.weights, self.threads = weights, threads or pa.cpu_count()
+        self._offsets = Offsets(
+            np.array(singles, np.int64), np.array(spec.bin_offsets[:-1], np.int64), spec.bin_offsets[-1]
+        )
+        #: rows of the bins in the tables
+        self.bins = slice(spec.bin_offsets[0], spec.bin_offsets[-1])
+        self.weights, self.threads, self._rates = weights, threads or pa.cpu_count(), rates
         self._executor = ThreadPoolExecutor(self.threads)
 
     def list_features(self, inputs: Inputs) -> Features:
@@ -46,6 +54,18 @@ class TableReader:
         rows = pooling.Rows(*inputs)
         features: Features = pooling.list_features(self._offsets, rows, 0, len(inputs.ids_BF))
         return features
+
+    def append_rates(self, rows: Rows) -> Rows:
+        """Return rows whose dense numbers are followed by their target rates."""
+        if self._rates is None:
+            return rows
+        dense_BD = rows.inputs.dense_BD
+        count, columns = dense_BD.shape
+        joined = np.empty((count, columns + self._rates.columns), np.float32)
+        joined[:, :columns] = dense_BD
+        part_B = np.full(count, RATE_PARTS, np.int8) if rows.part is None else rows.part
+        look_up(self._rates, pooling.Rows(*rows.inputs), part_B, 0, count, joined, columns)
+        return rows._replace(inputs=rows.inputs._replace(dense_BD=joined))
 
     def group(self, features: Features) -> "Future[ByRow]":
         """Group the features of a batch by row of the table, in another thread."""
@@ -71,14 +91,15 @@ class TableReader:
 class TableUpdater:
     """Update the rows of the tables that occur in a batch; keeps the tables' optimizer slots."""
 
-    def __init__(self, reader: TableReader, formulas: Sequence[Formula]) -> None:
+    def __init__(self, reader: TableReader, formulas: Sequence[Formula], averages: Averages = NO_AVERAGES) -> None:
         """Make the slots.
 
         Args:
             reader: reader of the tables, whose weights are changed in place.
             formulas: update rules of the embeddings and of the linear weights.
+            averages: moving averages of the tables, which are changed in place.
         """
-        self._reader, self._formulas = reader, formulas
+        self._reader, self._formulas, self._averages = reader, formulas, averages
         #: slots of each table
         self.slots = [
             [make_slot(start, table) for start in formula.slots]
@@ -92,7 +113,7 @@ class TableUpdater:
         return float(norms_D.sum())
 
     def update(self, by_row: ByRow, upstream: Upstream, decays: Floats, scale: float, rate: float, step: int) -> None:
-        """Update the rows of the batch, and their slots, in place.
+        """Update the rows of the batch, their slots and their averages, in place.
 
         Args:
             by_row: features of the batch, grouped by row.
@@ -106,8 +127,14 @@ class TableUpdater:
         first, second = (Tables(*([*slots, none, none][i] for slots in self.slots)) for i in range(2))
         embedding, linear = (np.array(formula.numbers(rate, step), np.float32) for formula in self._formulas)
         kinds = self._formulas[0].kind, self._formulas[1].kind
-        rule = Rule(kinds, (embedding, linear), np.float32(scale), decays)
-        self._share(kernels.update, by_row, upstream, self._reader.weights, first, second, rule)
+        rule = Rule(kinds, (embedding, linear), np.float32(scale), decays, step)
+        self._share(kernels.update, by_row, upstream, self._reader.weights, (first, second), self._averages, rule)
+
+    def finish_averages(self, step: int) -> None:
+        """Include all steps up to number `step` in the averages of all rows."""
+        rows_R = np.arange(len(self._averages.steps_R), dtype=np.int32)
+        bounds = np.linspace(0, len(rows_R), self._reader.threads + 1).astype(int)
+        self._reader.share(catch_up, bounds, rows_R, self._reader.weights, self._averages, step)
 
     def _share(self, loop: Callable[..., object], by_row: ByRow, *arguments: Any) -> None:
         """Divide the distinct rows among the threads, in ranges with about equally many features."""

@@ -24,20 +24,23 @@ from nfm.contract.publishing.publish import check_replaceable, locked
 from nfm.contract.publishing.published import read_published
 from nfm.contract.schema import DATASET_MARKER, FOLDS, Spec
 from nfm.training import checkpoint
-from nfm.training.data.batches import Fold, read_folds
+from nfm.training.data.batches import Fold, join_folds, read_folds
 from nfm.training.data.rows import Rows
-from nfm.training.fit import EachEpoch, Places, fit
+from nfm.training.fit import EachEpoch, Places, Start, fit
 from nfm.training.metrics.profile import Collector
 from nfm.training.metrics.tally import Tally, make_tally
 from nfm.training.model import build, describe, export
 from nfm.training.report import page as report
 from nfm.training.report import tensorboard
 from nfm.training.report.pairs import strongest_pairs
-from nfm.training.report.verdict import warn_if_worse_than_constant
+from nfm.training.report.verdict import list_warnings
 from nfm.training.result import Fitted, Trained
-from nfm.training.warm_start import FM, start_from_fm, start_from_model
+from nfm.training.warm_start import FM, choose_start
 
 log = logging.getLogger(__name__)
+
+OnRows = Callable[[Rows, Any], None]
+REFIT = "refit"  # subfolder for the checkpoints and events of the second training
 
 
 def train(config: Config) -> Trained:
@@ -51,6 +54,9 @@ def train(config: Config) -> Trained:
     with locked(checkpoints):
         encoding, folds = read(config)
         places = Places(checkpoints, config.below("tensorboard"))
+        for name, used in ((FM, config.train.pretrain == "fm"), (REFIT, config.train.refit)):
+            if not used:
+                tensorboard.remove(config.below("tensorboard") / name)
         trained = _fit_and_measure(config, encoding.spec, folds, places)
         model, spec = trained.model, encoding.spec
 
@@ -69,9 +75,9 @@ def train(config: Config) -> Trained:
             facts=_collect_facts(config, trained),
             write_more=write_more,
         )
-        for folder in (checkpoints / FM, checkpoints):
+        for folder in (checkpoints / FM, checkpoints / REFIT, checkpoints):
             checkpoint.remove(folder)
-    if (warning := warn_if_worse_than_constant(config, trained.metrics)) is not None:
+    for warning in list_warnings(config, trained.metrics, trained.fitted):
         log.warning("%s", warning)
     return replace(trained, fingerprint=fingerprint)
 
@@ -95,12 +101,20 @@ def _read(config: Config) -> tuple[Encoding, dict[str, Fold]]:
             f"{config.dataset_folder} was made with other settings than this configuration: "
             f"{listed(changed, '; ')}. Run nfm features with this configuration, or restore these settings."
         )
-    return encoding, folds
+    if config.model.use.rates and not folds["train"].has_parts:
+        log.warning(
+            "%s was written by an older version of nfm, so the model has no target rates. Run nfm features again, or "
+            "set model.use.rates: false",
+            config.dataset_folder,
+        )
+    spec = replace(encoding.spec, has_parts=folds["train"].has_parts)
+    return replace(encoding, spec=spec), folds
 
 
 def read_encoding(config: Config) -> Encoding:
-    """Read the encoding; raises DataError if it was made for another model task."""
+    """Read the encoding as the model uses it; raises DataError if it was made for another model task."""
     encoding = Encoding.load(config.encoding_folder)
+    encoding = replace(encoding, spec=replace(encoding.spec, uses_bins=config.model.use.bins))
     task, spec = config.model.task, encoding.spec
     reason = None
     if task == "multiclass" and not spec.classes:
@@ -125,49 +139,59 @@ def checkpoint_folder(config: Config) -> Path:
 def fit_from(
     config: Config, spec: Spec, folds: Mapping[str, Fold], places: Places, each_epoch: EachEpoch | None = None
 ) -> Fitted:
-    """Fit with the configuration's settings, from the weights that `init_from` or `pretrain` name.
+    """Fit with the configuration's settings, from the weights that `init_from` or `pretrain` name; without a refit.
 
-    Raises as `start_from_model` and `fit.fit` do.
+    Raises as `choose_start` and `fit.fit` do.
     """
-    if places.logs is not None and config.train.pretrain is None:
-        tensorboard.remove(places.logs / FM)
-    start = None
-    if config.train.init_from is not None:
-        start = start_from_model(Path(config.train.init_from), spec, config.model)
-    elif config.train.pretrain == "fm":
-        start = start_from_fm(spec, config.model, config.train, folds, places)
+    start = choose_start(config, spec, folds, places)
     return fit(spec, config.model, config.train, folds, places, start, each_epoch)
 
 
+def _refit(
+    config: Config, spec: Spec, folds: Mapping[str, Fold], places: Places, start: Start | None, epochs: int
+) -> Fitted:
+    """Fit again, to the rows of the train and the valid fold, for this number of epochs."""
+    log.info("the second training (train.refit) has the rows of the train and the valid fold, for %d epochs", epochs)
+    joined = join_folds(folds["train"], folds["valid"])
+    settings = config.train.model_copy(update={"early_stopping": None})
+    folds = {**folds, "train": joined, "valid": Fold(spec, (), False, "")}
+    return fit(spec, config.model, settings, folds, places.below(REFIT), start, last_epoch=epochs)
+
+
 def _fit_and_measure(config: Config, spec: Spec, folds: Mapping[str, Fold], places: Places) -> Trained:
-    fitted = fit_from(config, spec, folds, places)
-    fitted.unit.publish(fitted.weights)
+    """Fit, and measure the published model on each fold; with a refit, the first training's model on the valid fold."""
+    refit = config.train.refit
+    if refit and not folds["valid"].rows:
+        raise DataError(
+            "train.refit adds the rows of the valid fold to those of the train fold, but the valid fold has no rows. "
+            "Give it a larger share (split.valid) and run nfm features again, or remove train.refit."
+        )
     judged = next(fold for fold in reversed(FOLDS) if folds[fold].rows)
-
-    def measure(fold: str, on_rows: Callable[[Rows, Any], None] | None = None) -> Tally:
-        return fitted.measure(folds[fold], make_tally(config.model.task, spec.classes, fitted.constant), on_rows)
-
-    in_float32 = None
-    table = fitted.weights.tables.embedding
-    if config.model.embedding_dtype == "float16":
-        in_float32 = measure(judged).metrics()
-        with np.errstate(over="ignore"):  # saving refuses a value that is too large
-            rounded = table.astype(np.float16)
-        if np.isfinite(rounded).all():
-            table[:] = rounded
+    # Fold of the profile's scores: if possible, rows that the published model was not fitted to.
+    unseen = "test" if refit and folds["test"].rows else "valid" if folds["valid"].rows else "train"
     collector = Collector(spec, config.model.task, describe(spec, config.model).outputs)
-    unseen = "valid" if folds["valid"].rows else "train"  # if possible, rows that the model was not fitted to
 
-    def collect(fold: str) -> Callable[[Rows, Any], None]:
+    def measure(fold: str, fitted: Fitted) -> Tally:
         def on_rows(rows: Rows, logits_BC: Any) -> None:
             if fold == "train":
                 collector.add_rows(rows)
             if fold == unseen:
                 collector.add_scores(logits_BC)
 
-        return on_rows
+        return _measure(config, spec, fitted, folds[fold], on_rows)
 
-    tallies = {fold: measure(fold, collect(fold)) for fold in FOLDS if folds[fold].rows}
+    start = choose_start(config, spec, folds, places)
+    fitted = fit(spec, config.model, config.train, folds, places, start)
+    in_float32, of_first = _finish_weights(config, spec, fitted, folds[judged]), {}
+    if refit:
+        of_first = {"valid": measure("valid", fitted)}
+        history, epochs, constant = fitted.history, fitted.best_epoch, fitted.constant
+        del fitted  # its tables need as much memory as those of the second training
+        fitted = _refit(config, spec, folds, places, start, epochs)
+        fitted = replace(fitted, history=history, best_epoch=epochs, constant=constant)
+        refitted_in_float32 = _finish_weights(config, spec, fitted, folds[judged])
+        in_float32 = in_float32 if judged == "valid" else refitted_in_float32
+    tallies = {fold: of_first.get(fold) or measure(fold, fitted) for fold in FOLDS if folds[fold].rows}
     return Trained(
         spec,
         json.loads((config.encoding_folder / "statistics.json").read_text()),
@@ -177,9 +201,29 @@ def _fit_and_measure(config: Config, spec: Spec, folds: Mapping[str, Fold], plac
         in_float32,
         tallies,
         {fold: folds[fold].rows for fold in FOLDS},
-        strongest_pairs(spec, table, next(folds[judged].pieces()).inputs),
+        strongest_pairs(spec, fitted.weights.tables.embedding, next(folds[judged].pieces()).inputs),
         collector.make_profile(unseen),
     )
+
+
+def _measure(config: Config, spec: Spec, fitted: Fitted, fold: Fold, on_rows: OnRows | None = None) -> Tally:
+    return fitted.measure(fold, make_tally(config.model.task, spec.classes, fitted.constant), on_rows)
+
+
+def _finish_weights(config: Config, spec: Spec, fitted: Fitted, judged: Fold) -> Mapping[str, Any] | None:
+    """Convert fitted weights to those that are published, in place: unit, and precision of the embeddings.
+
+    Returns the metrics of a fold before the embeddings are rounded; None if they are not.
+    """
+    fitted.unit.publish(fitted.weights)
+    if config.model.embedding_dtype == "float32":
+        return None
+    in_float32, table = _measure(config, spec, fitted, judged).metrics(), fitted.weights.tables.embedding
+    with np.errstate(over="ignore"):  # saving refuses a value that is too large
+        rounded = table.astype(np.float16)
+    if np.isfinite(rounded).all():
+        table[:] = rounded
+    return in_float32
 
 
 def _collect_facts(config: Config, trained: Trained) -> dict[str, Any]:
@@ -192,10 +236,19 @@ def _collect_facts(config: Config, trained: Trained) -> dict[str, Any]:
         "metrics_in_float32": trained.in_float32,
         "epochs": len(trained.fitted.history["loss"]),
         "best_epoch": trained.fitted.best_epoch,
+        "refit": _describe_refit(config, trained),
         "libraries": {library.__name__: library.__version__ for library in (tf, keras, np, pa)},
         "nfm": nfm.__version__,
         "revision": _read_revision(),
     }
+
+
+def _describe_refit(config: Config, trained: Trained) -> dict[str, Any] | None:
+    """Describe the second training; `metrics` of the valid fold, `epochs` and `best_epoch` are of the first one."""
+    if not config.train.refit:
+        return None
+    rows = trained.rows["train"] + trained.rows["valid"]
+    return {"folds": ["train", "valid"], "rows": rows, "epochs": trained.fitted.best_epoch}
 
 
 def _read_revision() -> str | None:

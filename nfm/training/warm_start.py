@@ -6,6 +6,7 @@ from typing import Any
 
 import keras
 
+from nfm.config.settings import Config
 from nfm.config.train import Model, Train
 from nfm.contract.artifact import Artifact, Network
 from nfm.contract.errors import DataError
@@ -17,6 +18,18 @@ from nfm.training.model import BIAS, TABLES, Weights, describe
 from nfm.training.unit import Unit
 
 FM = "fm"  # name of this start, and of the subfolder for its checkpoints and events
+
+
+def choose_start(config: Config, spec: Spec, folds: Mapping[str, Fold], places: Places) -> Start | None:
+    """Return the start that `init_from` or `pretrain` names, if any.
+
+    Raises as `start_from_model` and `start_from_fm` do.
+    """
+    if config.train.init_from is not None:
+        return start_from_model(Path(config.train.init_from), spec, config.model)
+    if config.train.pretrain == "fm":
+        return start_from_fm(spec, config.model, config.train, folds, places)
+    return None
 
 
 def start_from_model(folder: Path, spec: Spec, settings: Model) -> Start:
@@ -37,8 +50,10 @@ def start_from_model(folder: Path, spec: Spec, settings: Model) -> Start:
             "train.init_from out."
         )
     before = artifact.metadata["configuration"]["model"]
-    model = {name: before[name] for name in ("batch_norm", "output")}
-    form = _describe_form(describe(spec, settings), spec) | {name: getattr(settings, name) for name in model}
+    before = {**Model().model_dump(), **before}  # some settings did not exist when the older model was trained
+    names = ["batch_norm", "output", *(["batch_norm_epsilon"] if settings.batch_norm else [])]
+    model = {name: before[name] for name in names}
+    form = _describe_form(describe(spec, settings), spec) | {name: getattr(settings, name) for name in names}
     changed = list(differences(_describe_form(artifact.network, old) | model, form))
     if changed:
         raise DataError(
@@ -62,7 +77,12 @@ def start_from_model(folder: Path, spec: Spec, settings: Model) -> Start:
 def _describe_form(network: Network, spec: Spec) -> dict[str, Any]:
     """Return everything that must be equal in both models, by names for messages."""
     names = ("task", "embedding_dim", "hidden_units", "classes", "activation")
-    numbers = {"dense numbers": spec.dense, "numbers in the pooling": spec.field_numbers}
+    numbers = {
+        "dense numbers": spec.dense,
+        "numbers in the pooling": spec.field_numbers,
+        "edges of bins": {number.name: number.edges for number in spec.binned},
+        "fields with target rates": network.rates,
+    }
     return {name: getattr(network, name) for name in names} | numbers
 
 
@@ -72,6 +92,8 @@ def _copy_rows(table: Any, older: Any, old: Spec, new: Spec) -> None:
     for field, offset in zip(new.fields, new.offsets, strict=True):
         start, size = old_rows[field.name]
         table[offset : offset + size] = older[start : start + size]
+    size = new.bin_offsets[-1] - new.bin_offsets[0]
+    table[new.bin_offsets[0] : new.bin_offsets[-1]] = older[old.bin_offsets[0] : old.bin_offsets[0] + size]
     numbers = len(new.field_numbers)
     if numbers:
         table[new.rows - numbers :] = older[old.rows - numbers : old.rows]
@@ -90,7 +112,7 @@ def start_from_fm(spec: Spec, model: Model, settings: Train, folds: Mapping[str,
         model.model_copy(update={**plain, **outputs}),
         settings.model_copy(update={"pretrain": None}),
         folds,
-        Places(*(folder and folder / FM for folder in (places.checkpoint, places.logs))),
+        places.below(FM),
     ).weights
 
     def set_weights(weights: Weights, _: Unit) -> None:  # both trainings have the same rows, and so the same unit

@@ -1,11 +1,12 @@
 """Time a training step with large embedding tables: Keras's own layers and optimizers, compared with the train job.
 
 Run it with `PYTHONPATH=. python tests/bench/steps.py [--tables 5000 1000000 5000000] [--steps 5] [--rounds 15]` (the
-largest table takes 12 GB with Adam). Ten fields of uniform ids, K 64, Bi-Interaction pooling, hidden layers 128-128,
-batch norm and dropout, batch 4096. The batches are in memory; the first steps, which compile, are not counted. Both
-train in separate processes, so that memory and threads of one do not slow the other, and take turns of a few steps,
-because the pace of a shared machine changes within a minute. Keras runs without XLA, which `compile` turns on by
-default: with XLA, a step of the smallest table took seven times as long.
+largest table takes 12 GB with Adam). `--average` compares the train job with `train.average` to the one without, not
+Keras to the train job. Ten fields of uniform ids, K 64, Bi-Interaction pooling, hidden layers 128-128, batch norm and
+dropout, batch 4096. The batches are in memory; the first steps, which compile, are not counted. Both train in separate
+processes, so that memory and threads of one do not slow the other, and take turns of a few steps, because the pace of a
+shared machine changes within a minute. Keras runs without XLA, which `compile` turns on by default: with XLA, a step of
+the smallest table took seven times as long.
 """
 
 import argparse
@@ -27,7 +28,6 @@ import tensorflow as tf
 from numpy.typing import NDArray
 
 from nfm.config.train import Model, Train
-from nfm.contract.encoder import Inputs
 from nfm.contract.schema import Field, Spec
 from nfm.training.data.rows import Rows
 from nfm.training.model import initial_weights
@@ -35,6 +35,7 @@ from nfm.training.network import Network
 from nfm.training.optimizers import Optimizer
 from nfm.training.step import make_step
 from nfm.training.tables import TableReader
+from tests.bins import without_bins
 
 FIELDS, DIM, HIDDEN, BATCH = 10, 64, (128, 128), 4096
 POOLING_DROPOUT, HIDDEN_DROPOUT = 0.5, 0.2
@@ -90,10 +91,10 @@ def keras_step(optimizer: str, spec: Spec) -> Step:
     return lambda batch: model.train_on_batch(tf.constant(batch[0]), tf.constant(batch[1][:, np.newaxis]))
 
 
-def nfm_step(optimizer: Literal["adagrad", "adam"], spec: Spec) -> Step:
+def nfm_step(optimizer: Literal["adagrad", "adam"], spec: Spec, average: float | None = None) -> Step:
     """Return a step of the train job."""
     model_settings = Model(hidden_units=HIDDEN, pooling_dropout=POOLING_DROPOUT, hidden_dropout=HIDDEN_DROPOUT)
-    settings = Train(optimizer=optimizer, batch_size=BATCH)
+    settings = Train(optimizer=optimizer, batch_size=BATCH, average=average)
     weights, network = initial_weights(spec, model_settings, 1), Network(spec, model_settings, settings, 10**9)
     reader = TableReader(spec, weights.tables)
     optimizer_of_weights = Optimizer(settings, weights, list(network.trained), reader)
@@ -102,7 +103,12 @@ def nfm_step(optimizer: Literal["adagrad", "adam"], spec: Spec) -> Step:
     no_bags = np.empty(0, np.int32), np.empty(0, np.float32), np.zeros(BATCH + 1, np.int64)
 
     def run(batch: Batch) -> float:
-        rows = Rows(Inputs(batch[0], no_numbers, no_numbers, *no_bags), batch[1], np.ones(BATCH, np.float32), None)
+        rows = Rows(
+            without_bins(batch[0], no_numbers, no_numbers, *no_bags),
+            batch[1],
+            np.ones(BATCH, np.float32),
+            None,
+        )
         return step(rows, 0.05, next(count))
 
     return run
@@ -113,10 +119,11 @@ def train(trainer: str, rows: int, optimizer: Literal["adagrad", "adam"], turns:
     keras.utils.set_random_seed(1)
     tf.config.experimental.enable_op_determinism()  # as in the train job
     spec = table(rows)
-    step, batches = (
-        (keras_step if trainer == "Keras" else nfm_step)(optimizer, spec),
-        itertools.cycle(make_batches(spec)),
-    )
+    batches = itertools.cycle(make_batches(spec))
+    if trainer == "Keras":
+        step = keras_step(optimizer, spec)
+    else:
+        step = nfm_step(optimizer, spec, 0.99 if trainer == "average" else None)
     for steps in iter(turns.recv, None):
         seconds = []
         for batch in itertools.islice(batches, WARM_UP + steps):
@@ -126,10 +133,10 @@ def train(trainer: str, rows: int, optimizer: Literal["adagrad", "adam"], turns:
         turns.send(statistics.median(seconds[WARM_UP:]))
 
 
-def measure_in_turn(rows: int, optimizer: str, steps: int, rounds: int) -> list[list[float]]:
-    """Return the median seconds per step of Keras and of the train job in each round."""
+def measure_in_turn(trainers: tuple[str, str], rows: int, optimizer: str, steps: int, rounds: int) -> list[list[float]]:
+    """Return the median seconds per step of both trainers in each round."""
     spawn, ends = get_context("spawn"), []
-    for trainer in ("Keras", "nfm"):
+    for trainer in trainers:
         parent_end, child_end = spawn.Pipe()
         spawn.Process(target=train, args=(trainer, rows, optimizer, child_end), daemon=True).start()
         ends.append(parent_end)
@@ -155,18 +162,23 @@ def main() -> None:
         help="total rows of the embedding tables",
     )
     parser.add_argument("--steps", type=int, default=5, help="steps per turn")
-    parser.add_argument("--rounds", type=int, default=15, help="rounds, in each of which Keras and nfm take one turn")
+    parser.add_argument("--rounds", type=int, default=15, help="rounds, in each of which both take one turn")
+    parser.add_argument("--average", action="store_true", help="compare train.average: 0.99 to no average")
     parser.add_argument("--optimizers", nargs="+", choices=OPTIMIZERS, default=OPTIMIZERS)
     arguments = parser.parse_args()
+    trainers = ("average", "nfm") if arguments.average else ("Keras", "nfm")
     print(
         f"{platform.machine()}, {os.cpu_count()} cores; K {DIM}, hidden {HIDDEN}, batch {BATCH}; milliseconds per step"
     )
-    print(f"{'table':>10}  {'optimizer':<9} {'Keras':>9} {'nfm':>9}           ratio in a round: median, quartiles")
+    print(
+        f"{'table':>10}  {'optimizer':<9} {trainers[0]:>9} {trainers[1]:>9}           "
+        "ratio in a round: median, quartiles"
+    )
     for rows, optimizer in itertools.product(arguments.tables, arguments.optimizers):
-        rounds = measure_in_turn(rows, optimizer, arguments.steps, arguments.rounds)
+        rounds = measure_in_turn(trainers, rows, optimizer, arguments.steps, arguments.rounds)
         shown = " ".join(f"{1000 * statistics.median(seconds):9.1f}" for seconds in zip(*rounds, strict=True))
         ratios = np.percentile([slow / fast for slow, fast in rounds], (50, 25, 75))
-        print(f"{rows:>10,}  {optimizer:<9} {shown} {ratios[0]:6.1f} ×  {ratios[1]:.1f} – {ratios[2]:.1f}", flush=True)
+        print(f"{rows:>10,}  {optimizer:<9} {shown} {ratios[0]:7.2f} ×  {ratios[1]:.2f} – {ratios[2]:.2f}", flush=True)
 
 
 if __name__ == "__main__":

@@ -32,6 +32,22 @@ OPTIMIZER = "train: {} is only for optimizer: {}, but it is {}: remove it"
 SCHEDULE = "train.schedule: {} is only for kind: {}, but it is {}: remove it"
 GROUP = "train.group: {} given; it must be one of columns.key (PassengerId), and model.task must be binary (it is {})"
 START = "train: pretrain and init_from both set the initial embeddings: remove one"
+REFIT_STOPPING = (
+    "train: refit trains for the best epoch's number of epochs, which early_stopping finds, but it is null: set "
+    "early_stopping, or remove refit"
+)
+REFIT_PLATEAU = (
+    "train: refit cannot be combined with schedule kind: plateau, because the second training has no valid fold: set "
+    "kind: constant or cosine, or remove refit"
+)
+REFIT_VALID = (
+    "train.refit adds the rows of the valid fold to those of the train fold, but split.valid is 0 (for a split by "
+    "time: valid_from is not set): set it, or remove train.refit"
+)
+REFIT_NEGATIVES = (
+    "train.refit cannot be combined with split.negative_rate (0.5): the valid fold has all of its negatives, the train "
+    "fold only some: remove one"
+)
 RANGE = "low {} and high {} given; low must be smaller, and > 0 with log"
 NO_VALID = (
     "train.early_stopping needs a valid fold, but split.valid is 0 (for a split by time: valid_from is not set): "
@@ -86,6 +102,13 @@ FOLDER = "{} given; it must be a folder that every machine sees at the same path
         ("train.schedule={kind: cosine, factor: 0.1}", SCHEDULE.format("factor", "plateau", "cosine")),
         ("train.schedule={kind: cosine, patience: 9}", SCHEDULE.format("patience", "plateau", "cosine")),
         ("train.group=Sex", GROUP.format("'Sex'", "binary")),
+        ("train={refit: true, early_stopping: null}", REFIT_STOPPING),
+        ("train={refit: true, schedule: {kind: plateau}}", REFIT_PLATEAU),
+        ("train.average=1", "train.average: 1 given; input should be less than 1"),
+        ("train.average=0", "train.average: 0 given; input should be greater than 0"),
+        ("model.init_std=0", "model.init_std: 0 given; input should be greater than 0"),
+        ("model.batch_norm_epsilon=0", "model.batch_norm_epsilon: 0 given; input should be greater than 0"),
+        ("model.batch_norm_momentum=1", "model.batch_norm_momentum: 1 given; input should be less than 1"),
         ("split.valid=0", NO_VALID),
         ("split={time: t, test_from: 2026-11-01}", NO_VALID),
         ("split={time: t}", "split: a split by time needs valid_from, test_from or both"),
@@ -152,6 +175,9 @@ def test_impossible_combinations(file: Path, change: str, problem: str) -> None:
     [
         (["model.task=regression", "split.negative_rate=0.5"], NEGATIVES.format("regression")),
         (["model.task=multiclass", "split.negative_rate=0.5"], NEGATIVES.format("multiclass")),
+        (["train.refit=true", "split.negative_rate=0.5"], REFIT_NEGATIVES),
+        (["train={refit: true, early_stopping: {monitor: loss}}", "split.valid=0"], REFIT_VALID),
+        (["train.refit=true", "split={time: t, test_from: 2026-11-01}"], REFIT_VALID),
         (
             ["model.task=regression", "train.class_weights=balanced"],
             "train.class_weights: a regression has no classes; use columns.weight",
@@ -194,6 +220,7 @@ def test_a_range_without_numbers_in_it_is_refused(file: Path, space: str, low: s
         ["train={optimizer: adagrad, initial_accumulator: 1e-8}", "train.linear_optimizer={l1: 0.01}"],
         ["train.schedule={kind: cosine, final_share: 0.1, warmup_steps: 100}", "train.class_weights=balanced"],
         ["train.schedule={kind: plateau, factor: 0.1, patience: 1}", "train.group=PassengerId"],
+        ["train={refit: true, average: 0.99, schedule: {kind: cosine}}"],
         ["split.valid=0", "train.early_stopping=null"],
         ["split.valid=0", "train.early_stopping.monitor=loss"],
         ["model={output: ones, hidden_units: []}"],

@@ -9,7 +9,8 @@ import pyarrow as pa
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nfm.contract.encoder import Encoding, Inputs, arrange_inputs
+from nfm.contract.encoder import Encoding
+from nfm.contract.inputs import Inputs, arrange_inputs
 from nfm.contract.schema import Bag, Field, Number
 
 Make = Callable[..., Encoding]
@@ -74,7 +75,7 @@ def by_row(arrays: Inputs) -> list[list[tuple[int, float]]]:
 
 
 def check_types(arrays: Inputs, rows: int) -> None:
-    types = ["int32", "float32", "float32", "int32", "float32", "int64"]
+    types = ["int32", "float32", "float32", "int32", "float32", "int32", "float32", "int64"]
     assert [str(array.dtype) for array in arrays] == types
     assert (arrays.bag_splits.shape, arrays.bag_splits[0]) == ((rows + 1,), 0)
     assert arrays.bag_rows.shape == arrays.bag_values.shape == (arrays.bag_splits[-1],)

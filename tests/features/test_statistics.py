@@ -7,7 +7,13 @@ from hypothesis import strategies as st
 
 from nfm.config.columns import Numeric
 from nfm.contract.cells import count_cells
-from nfm.features.statistics import Distribution, compute_bucket_edges, describe_number, learn_transformation
+from nfm.features.statistics import (
+    Distribution,
+    choose_bin_edges,
+    compute_bucket_edges,
+    describe_number,
+    learn_transformation,
+)
 
 
 def distribution(numbers: list[float]) -> Distribution:
@@ -72,6 +78,29 @@ def test_bucket_edges() -> None:
     assert compute_bucket_edges(8, distribution([0, 0, 0, 0, 0, 0, 1, 2])) == (0.25, 1.125)
     assert compute_bucket_edges(4, distribution([5, 5])) == ()
     assert compute_bucket_edges(4, distribution([])) == ()
+
+
+def test_edges_of_bins() -> None:
+    assert choose_bin_edges(3, distribution([5, 5, 1, 9])) == (1, 5, 9)  # few values: each is an edge
+    assert choose_bin_edges(3, distribution([5, 5])) == (5,)
+    assert choose_bin_edges(3, distribution([])) == ()
+    # 0 in 10,000 rows, and 1 … 99 once: square roots of the rows are 100 and 99 times 1. The middles of the values'
+    # intervals are 50, 100.5, 101.5, …, 198.5; five places from 50 to 198.5 are 37.125 apart.
+    assert choose_bin_edges(5, distribution([0.0] * 10_000 + [float(x) for x in range(1, 100)])) == (0, 1, 25, 62, 99)
+
+
+@given(st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=200), st.integers(2, 40))
+def test_edges_of_bins_are_values_from_minimum_to_maximum(numbers: list[float], most: int) -> None:
+    edges = choose_bin_edges(most, distribution(numbers))
+    assert set(edges) <= set(np.array(numbers) + 0.0)
+    assert (edges[0], edges[-1]) == (min(numbers), max(numbers))
+    assert list(edges) == sorted(set(edges))
+    assert len(edges) == most if len(set(numbers)) > 50 * most else len(edges) <= most
+
+
+def test_bins_keep_the_dense_number_and_do_not_depend_on_clip() -> None:
+    made = learn_transformation("x", numeric(clip=(0.1, 0.9), bins=4, **{"as": "bins"}), distribution([1, 2, 3, 1000]))
+    assert (made.placement, made.edges) == ("dense", (1, 2, 3, 1000))
 
 
 def test_describe_number() -> None:

@@ -12,11 +12,12 @@ from nfm.kernels.pooling import Offsets, Rows, Weights, pool_rows
 from nfm.kernels.reasons import Missing, Variants, find_strongest, make_variants, record_scores
 from tests.kernels.test_pooling import weights_of
 
-# Rows of the table: two fields of six, bags 12–13 and 14–15, numbers 16 and 17. Dense reasons: a pair, and one column.
-OFFSETS = Offsets(np.array([0, 6], np.int64), 16)
+# Rows of the table: two fields of six, bags 12–13 and 14–15, bins of a number 16–18, numbers 19 and 20. Dense reasons:
+# a pair, and one column with bins.
+OFFSETS = Offsets(np.array([0, 6], np.int64), np.array([16], np.int64), 19)
 BAGS = np.array([[12, 14], [14, 16]], np.int64)
 NUMBERS, DENSE = np.array([0.5, 0], np.float32), np.array([0, 1, -2], np.float32)
-MISSING = Missing(BAGS, np.array([0, 1, 2]), NUMBERS, np.array([0, 2, 3]), DENSE)
+MISSING = Missing(BAGS, np.array([0, 1, 2]), NUMBERS, np.array([0, 2, 3]), DENSE, np.array([-1, 0]))
 REASONS = 2 + 2 + 2 + 2
 Row = list[tuple[int, float]]
 
@@ -37,6 +38,8 @@ def rows_by_hand() -> Rows:
         np.array([[0, 0], [1, 0], [0, 5], [3, 4], [1, 1], [5, 5], [2, 3]], np.int32),
         np.array([[0.5, 0], [0.5, 1], [2, 0], [-1, -1], [0, 0], [3, 2], [0.5, 0]], np.float32),
         np.array([[0, 1, -2], [0, 2, -2], [1, 1, 3], [0, 1, 0], [5, 5, 5], [0, 1, -2], [0, 0, 0]], np.float32),
+        np.array([[0], [1], [2], [1], [0], [1], [2]], np.int32),
+        np.array([[0], [0.25], [0], [0.5], [0], [0], [0]], np.float32),
         np.array([row for row, _ in flat], np.int32),
         np.array([x for _, x in flat], np.float32),
         np.cumsum([0, *map(len, members)]).astype(np.int64),
@@ -44,7 +47,8 @@ def rows_by_hand() -> Rows:
 
 
 def with_missing(rows: Rows, b: int, reason: int) -> tuple[Row, NDArray[np.float32]]:
-    """Return row b's features and dense numbers with one reason missing; with −1 unchanged."""
+    """Return row b's features and dense numbers with one reason missing; with −1 unchanged. Feature −1: the bins."""
+    interpolated = 16.0 + rows.bins_BQ[b, 0] + rows.fractions_BQ[b, 0]
     ids, values, dense = rows.ids_BF[b].copy(), rows.values_BN[b].copy(), rows.dense_BD[b].copy()
     span = slice(rows.bag_splits[b], rows.bag_splits[b + 1])
     bags = list(zip(rows.bag_rows[span].tolist(), rows.bag_values[span].tolist(), strict=True))
@@ -58,8 +62,9 @@ def with_missing(rows: Rows, b: int, reason: int) -> tuple[Row, NDArray[np.float
     elif reason in (6, 7):
         columns = slice(0, 2) if reason == 6 else slice(2, 3)
         dense[columns] = DENSE[columns]
+        interpolated = 16.0 if reason == 7 else interpolated
     fields = [(int(first + i), 1.0) for first, i in zip(OFFSETS.fields, ids, strict=True)]
-    return fields + [(16 + n, float(x)) for n, x in enumerate(values)] + bags, dense
+    return fields + [(19 + n, float(x)) for n, x in enumerate(values)] + bags + [(-1, interpolated)], dense
 
 
 def is_missing(rows: Rows, b: int, reason: int) -> bool:
@@ -67,9 +72,18 @@ def is_missing(rows: Rows, b: int, reason: int) -> bool:
     return sorted(row[0]) == sorted(variant[0]) and (row[1] == variant[1]).all()
 
 
+def interpolate(table: NDArray[Any], feature: tuple[int, float]) -> NDArray[np.float64]:
+    """Return x v of a feature; for the bins, x is the position between two rows."""
+    row, x = feature
+    if row >= 0:
+        return np.asarray(x * table[row].astype(np.float64))
+    low = int(x)
+    return np.asarray((1 - (x - low)) * table[low].astype(np.float64) + (x - low) * table[low + 1].astype(np.float64))
+
+
 def pool_in_float64(weights: Weights, features: Row) -> tuple[NDArray[Any], NDArray[Any]]:
-    vectors = np.array([x * weights.embedding[row].astype(np.float64) for row, x in features])
-    linear = weights.bias + sum(x * weights.linear[row].astype(np.float64) for row, x in features)
+    vectors = np.array([interpolate(weights.embedding, feature) for feature in features])
+    linear = weights.bias + sum(interpolate(weights.linear, feature) for feature in features)
     return linear, 0.5 * (vectors.sum(axis=0) ** 2 - (vectors**2).sum(axis=0))
 
 

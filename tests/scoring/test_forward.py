@@ -9,9 +9,10 @@ import pytest
 from numpy.typing import NDArray
 
 from nfm.contract.artifact import Network
-from nfm.contract.encoder import Inputs
+from nfm.contract.inputs import Inputs
 from nfm.contract.schema import Bag, Field, Number, Spec
 from nfm.scoring.forward import score
+from tests.bins import random_bins, without_bins
 
 TASKS = {"binary": (), "regression": (), "multiclass": ("a", "b", "c")}
 Weights = dict[str, NDArray[Any]]
@@ -23,14 +24,19 @@ def spec_of(bags: bool, numbers: bool, dense: bool) -> Spec:
     bag = {name: Bag(None, ",", None) for name in ("tags", "shops", "kinds")}
     fields = [Field(n, (n,), ("text",), 2, 3 + i, n, bag=bag.get(n)) for i, n in enumerate(names)]
     field_numbers = [Number("kg", "kg", "field", 0.0, True, None, "none", 0.0, 1.0)] * numbers
-    dense_numbers = [Number("price", "price", "dense", 0.0, True, None, "none", 0.0, 1.0)] * dense
+    dense_numbers = [Number("price", "price", "dense", 0.0, True, None, "none", 0.0, 1.0, (1.0, 2.0, 4.0))] * dense
     return Spec(("id",), tuple(fields), (*dense_numbers, *field_numbers), ())
 
 
 def network_of(
-    task: str, hidden: tuple[int, ...], activation: str = "tanh", dtype: str = "float32", dim: int = 5
+    task: str,
+    hidden: tuple[int, ...],
+    activation: str = "tanh",
+    dtype: str = "float32",
+    dim: int = 5,
+    rates: tuple[str, ...] = (),
 ) -> Network:
-    return Network(task, dim, hidden, activation, TASKS[task], dtype)
+    return Network(task, dim, hidden, activation, TASKS[task], dtype, rates=rates)
 
 
 def weights_of(spec: Spec, network: Network, seed: int = 1) -> Weights:
@@ -51,16 +57,17 @@ def rows_of(spec: Spec, lengths: list[int], seed: int = 2) -> Inputs:
         if field.bag is not None
         for row in range(start, start + field.size)
     ]
-    members = sum(lengths) if bag_rows else 0
     splits = np.concatenate([[0], np.cumsum(lengths)]) if bag_rows else np.zeros(count + 1)
-    return Inputs(
+    members = [sorted(random.choice(bag_rows, length)) for length in lengths] if bag_rows else []  # by bag
+    flat = np.array([row for row_members in members for row in row_members], np.int32)
+    return without_bins(
         np.stack(ids, axis=1).astype(np.int32),
         random.normal(size=(count, len(spec.field_numbers))).astype(np.float32),
         random.normal(size=(count, len(spec.dense))).astype(np.float32),
-        np.array([bag_rows[i] for i in random.integers(0, max(1, len(bag_rows)), members)], np.int32),
-        random.choice(np.array([0.0, 1.0, 0.5, -2.0, 0.3], np.float32), members),
+        flat,
+        random.choice(np.array([0.0, 1.0, 0.5, -2.0, 0.3], np.float32), len(flat)),
         splits.astype(np.int64),
-    )
+    )._replace(**random_bins(spec, random, count))
 
 
 ACTIVATIONS: dict[str, Callable[[NDArray[np.float64]], NDArray[np.float64]]] = {
@@ -75,26 +82,48 @@ def brute_force(spec: Spec, network: Network, weights: Weights, rows: Inputs) ->
     """Return (B, C) scores by equations 2 to 7, one pair of features at a time."""
     w = {name: array.astype(np.float64) for name, array in weights.items()}
     starts = [start for field, start in zip(spec.fields, spec.offsets, strict=True) if field.bag is None]
-    number_rows = range(sum(field.size for field in spec.fields), spec.rows)
+    number_rows = range(spec.rows - len(spec.field_numbers), spec.rows)
     scores = []
     for b, (begin, end) in enumerate(pairwise(rows.bag_splits.tolist())):
         features = [(start + int(i), 1.0) for start, i in zip(starts, rows.ids_BF[b], strict=True)]
         features += [(row, float(x)) for row, x in zip(number_rows, rows.values_BN[b], strict=True)]
         features += [(int(rows.bag_rows[p]), float(rows.bag_values[p])) for p in range(begin, end)]
+        vectors, linear = ([x * w[name][i] for i, x in features] for name in ("embedding", "linear"))
+        for q, first in enumerate(spec.bin_offsets[:-1]):
+            low, t = first + rows.bins_BQ[b, q], float(rows.fractions_BQ[b, q])
+            vectors.append((1 - t) * w["embedding"][low] + (t * w["embedding"][low + 1] if t else 0))
+            linear.append((1 - t) * w["linear"][low] + (t * w["linear"][low + 1] if t else 0))
         pooled = np.zeros(network.embedding_dim)
-        for second, (j, x_j) in enumerate(features):
-            for i, x_i in features[:second]:
-                pooled += x_i * w["embedding"][i] * x_j * w["embedding"][j]
-        hidden = np.concatenate([pooled, rows.dense_BD[b]]) if network.hidden_units else pooled
+        for second, vector in enumerate(vectors):
+            for other in vectors[:second]:
+                pooled += other * vector
+        dense = np.concatenate([rows.dense_BD[b], *rates_of(spec, network, w, rows, b)])
+        hidden = np.concatenate([pooled, dense]) if network.hidden_units else pooled
         for layer in range(len(network.hidden_units)):
             hidden = hidden @ w[f"hidden_{layer}_kernel"] + w[f"hidden_{layer}_bias"]
             hidden = ACTIVATIONS[network.activation](hidden)
-        logits = w["bias"] + hidden @ w["output"] + rows.dense_BD[b] @ w["dense_linear"]
-        logits = logits + sum(w["linear"][i] * x for i, x in features)
+        logits = w["bias"] + hidden @ w["output"] + dense @ w["dense_linear"] + sum(linear)
         if network.task == "multiclass":
             logits = np.exp(logits) / np.exp(logits).sum()
         scores.append(1 / (1 + np.exp(-logits)) if network.task == "binary" else logits)
     return np.array(scores)
+
+
+def rates_of(spec: Spec, network: Network, w: Weights, rows: Inputs, b: int) -> list[NDArray[np.float64]]:
+    """Return a row's rates: those of its plain fields, then the mean of each bag's members, 0 without members."""
+    plain, bags = [], []
+    members = rows.bag_rows[rows.bag_splits[b] : rows.bag_splits[b + 1]]
+    columns = iter(rows.ids_BF[b])
+    for field, start in zip(spec.fields, spec.offsets, strict=True):
+        place = start + next(columns) if field.bag is None else None
+        if field.name not in network.rates:
+            continue
+        if place is not None:
+            plain.append(w["rates"][place])
+        else:
+            own = w["rates"][members[(members >= start) & (members < start + field.size)]]
+            bags.append(own.mean(axis=0) if len(own) else np.zeros(network.outputs))
+    return [*plain, *bags]
 
 
 LENGTHS = [0, 1, 3, 0, 64, 65, 2, 130]  # number of bag members in each row
@@ -104,8 +133,10 @@ LENGTHS = [0, 1, 3, 0, 64, 65, 2, 130]  # number of bag members in each row
 @pytest.mark.parametrize("hidden", [(), (4,), (4, 3)], ids=str)
 @pytest.mark.parametrize("task", TASKS)
 def test_scores_equal_the_equations(task: str, hidden: tuple[int, ...], dtype: str) -> None:
-    for bags, numbers, dense in product([False, True], repeat=3):
-        spec, network = spec_of(bags, numbers, dense), network_of(task, hidden, dtype=dtype)
+    for bags, numbers, dense, rates in product([False, True], repeat=4):
+        rated = ("size", "kinds", "tags") if bags else ("size",)  # not the fields and bags before and between them
+        spec = spec_of(bags, numbers, dense)
+        network = network_of(task, hidden, dtype=dtype, rates=rated if rates else ())
         weights, rows = weights_of(spec, network), rows_of(spec, LENGTHS)
         actual, expected = score(spec, network, weights, rows), brute_force(spec, network, weights, rows)
         assert actual.dtype == np.float32
@@ -156,7 +187,7 @@ def test_the_example_of_the_paper() -> None:
     def scored(rows: list[int], x: list[float]) -> float:
         arrays = np.array(rows, np.int32), np.array(x, np.float32), np.array([0, len(rows)])
         none = np.empty((1, 0), np.float32)
-        return float(score(spec, network, weights, Inputs(np.zeros((1, 1), np.int32), none, none, *arrays))[0])
+        return float(score(spec, network, weights, without_bins(np.zeros((1, 1), np.int32), none, none, *arrays))[0])
 
     assert scored([1, 2], [1, 1]) == 19 + 10 * 32 + 27 * 32**2 + 4 * 32**3 + 0.875
     assert scored([2, 1], [1, 1]) == scored([1, 2], [1, 1])
@@ -171,8 +202,8 @@ def select_rows(rows: Inputs, chosen: list[int]) -> Inputs:
     members = [range(rows.bag_splits[b], rows.bag_splits[b + 1]) for b in chosen]
     every = [member for row_members in members for member in row_members]
     splits = np.cumsum([0, *(len(row_members) for row_members in members)])
-    plain = rows.ids_BF[chosen], rows.values_BN[chosen], rows.dense_BD[chosen]
-    return Inputs(*plain, rows.bag_rows[every], rows.bag_values[every], splits)
+    arrays: Any = [array[chosen] for array in rows[:5]] + [rows.bag_rows[every], rows.bag_values[every], splits]
+    return Inputs(*arrays)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16"])

@@ -1,5 +1,6 @@
 """Specifications and rows for tests of the model, made without a table and without Spark; interrupted trainings."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -7,8 +8,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from nfm.contract.encoder import Inputs
+from nfm.contract.inputs import Inputs
 from nfm.contract.schema import Bag, Field, Number, Placement, Spec
+from tests.bins import random_bins, without_bins
 from tests.training.interrupted import fail_after, train
 
 
@@ -19,14 +21,18 @@ def number(name: str, placement: Placement, missing_flag: bool = False) -> Numbe
 
 @pytest.fixture(scope="session")
 def mixed() -> Spec:
-    """Three fields (one with three out-of-vocabulary ids), a number in the pooling with a flag, and two dense ones."""
+    """Three fields (one with three out-of-vocabulary ids), a number in the pooling with a flag, and two dense ones.
+
+    A dense number has bins.
+    """
     fields = (
         Field("a", ("a",), ("text",), 1, 3, "a"),
         Field("b", ("b",), ("number",), 3, 5, "b"),
         Field("c", ("c",), ("number",), 0, 4, None, (1.0, 2.0, 3.0)),
     )
     numbers = (number("x", "field", missing_flag=True), number("y", "dense"), number("z", "dense"))
-    return Spec(("k",), fields, numbers, ())
+    binned = replace(numbers[1], edges=(-1.0, 0.0, 2.0))
+    return Spec(("k",), fields, (numbers[0], binned, numbers[2]), ())
 
 
 @pytest.fixture(scope="session")
@@ -69,14 +75,14 @@ def random_rows(spec: Spec, count: int, seed: int = 0) -> Inputs:
             for members in members_of_rows:
                 members += (offset + rng.integers(0, field.size, rng.integers(0, 6))).tolist()
     bag_rows = np.array([row for members in members_of_rows for row in members], np.int32)
-    return Inputs(
+    return without_bins(
         np.reshape(ids_FB, (len(single), count)).T.astype(np.int32),
         values_BN,
         dense_BD,
         bag_rows,
         rng.normal(0.5, 1, len(bag_rows)).astype(np.float32),
         np.cumsum([0, *(len(members) for members in members_of_rows)], dtype=np.int64),
-    )
+    )._replace(**random_bins(spec, rng, count))
 
 
 @pytest.fixture(scope="session")

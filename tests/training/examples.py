@@ -13,10 +13,11 @@ from numpy.typing import NDArray
 
 from nfm.config.settings import Config
 from nfm.config.train import Model, Train
-from nfm.contract.encoder import Encoding, Inputs
+from nfm.contract.encoder import Encoding
 from nfm.contract.schema import DATASET_MARKER, FOLDS, Bag, Field, Number, Spec
 from nfm.training.data.batches import Fold, Rows
 from nfm.training.data.files import RowGroup
+from tests.bins import without_bins
 from tests.contract.conftest import write_vocabularies
 
 SIDE = 8  # values of the fields a and b
@@ -39,7 +40,7 @@ def rows_of(ids_BF: NDArray[Any], label: NDArray[Any], weight: Any = None, dense
     dense_BD = none if dense_BD is None else dense_BD.astype(np.float32)
     bags = (np.empty(0, np.int32), np.empty(0, np.float32), np.zeros(count + 1, np.int64))
     weight = np.ones(count) if weight is None else np.asarray(weight)
-    inputs = Inputs(ids_BF.astype(np.int32), none, dense_BD, *bags)
+    inputs = without_bins(ids_BF.astype(np.int32), none, dense_BD, *bags)
     return Rows(inputs, label.astype(np.float32), weight.astype(np.float32), None)
 
 

@@ -24,6 +24,7 @@ EVERY_STEP: dict[str, Any] = {
     "batch_size": 32,
     "epochs": 6,
     "unknown_dropout": 0.1,
+    "average": 0.99,
     "schedule": {"kind": "plateau", "patience": 1, "warmup_steps": 3},
     "early_stopping": {"monitor": "val_loss", "patience": 4},
     "checkpoint_seconds": 0.0,

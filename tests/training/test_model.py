@@ -12,7 +12,7 @@ import pytest
 from numpy.typing import NDArray
 
 from nfm.config.train import Model
-from nfm.contract.encoder import Inputs
+from nfm.contract.inputs import Inputs
 from nfm.contract.schema import MISSING, Field, Spec
 from nfm.scoring.forward import score
 from nfm.training.layers import make_keras_inputs
@@ -61,7 +61,14 @@ def test_forward_pass_equals_keras(
     spec = with_classes(request.getfixturevalue(which))
     for i, activation in enumerate(ACTIVATIONS if hidden_units else ACTIVATIONS[:3]):
         task = TASKS[(i + len(hidden_units) + batch_norm) % 3]  # over all parameters, every task and every activation
-        form = settings(task=task, hidden_units=hidden_units, batch_norm=batch_norm, activation=activation)
+        form = settings(
+            task=task,
+            hidden_units=hidden_units,
+            batch_norm=batch_norm,
+            activation=activation,
+            use={"rates": i % 2 == 0, "bins": i < 2},
+        )
+        spec = replace(spec, uses_bins=form.use.bins)
         model = build_random(spec, form)
         weights = export(weights_of(model), spec, form)
         assert {name: array.shape for name, array in weights.items()} == describe(spec, form).weight_shapes(spec)
@@ -82,7 +89,8 @@ def test_forward_pass_equals_keras_for_rows_of_missing_and_unseen_values(mixed: 
     model = build_random(mixed, form)
     ids = np.array([[MISSING] * 3, [1, 3, 1], [1, 1, MISSING]], np.int32)
     zeros, none = np.zeros((3, 2), np.float32), np.empty(0)
-    rows = Inputs(ids, zeros, zeros, none.astype(np.int32), none.astype(np.float32), np.zeros(4, np.int64))
+    missing = np.zeros((3, 1), np.int32), np.zeros((3, 1), np.float32)
+    rows = Inputs(ids, zeros, zeros, *missing, none.astype(np.int32), none.astype(np.float32), np.zeros(4, np.int64))
     scores = score(mixed, describe(mixed, form), export(weights_of(model), mixed, form), rows)
     np.testing.assert_allclose(scores, score_with_keras(model, mixed, "binary", rows), rtol=0, atol=1e-5)
     assert len(set(scores.tolist())) == 3
@@ -115,22 +123,29 @@ def test_forward_pass_with_a_float16_table_equals_keras_with_the_rounded_weights
     assert np.abs(scores - exact).max() > 1e-5  # the rounding has a visible effect
 
 
-def features_by_row(spec: Spec, rows: Inputs) -> list[list[tuple[int, float]]]:
-    """Return (row of the table, x) of the features of each row."""
+Feature = list[tuple[int, float]]  # (row of the table, x); two for an interpolated feature
+
+
+def features_by_row(spec: Spec, rows: Inputs) -> list[list[Feature]]:
+    """Return the features of each row."""
     single = [offset for field, offset in zip(spec.fields, spec.offsets, strict=True) if field.bag is None]
     first = spec.rows - len(spec.field_numbers)
     listed = []
     for b, (ids, values) in enumerate(zip(rows.ids_BF, rows.values_BN, strict=True)):
-        features = [(offset + int(i), 1.0) for offset, i in zip(single, ids, strict=True)]
-        features += [(first + n, float(x)) for n, x in enumerate(values)]
+        features = [[(offset + int(i), 1.0)] for offset, i in zip(single, ids, strict=True)]
+        features += [[(first + n, float(x))] for n, x in enumerate(values)]
         members = range(rows.bag_splits[b], rows.bag_splits[b + 1])
-        listed.append(features + [(int(rows.bag_rows[p]), float(rows.bag_values[p])) for p in members])
+        features += [[(int(rows.bag_rows[p]), float(rows.bag_values[p]))] for p in members]
+        for start, low, t in zip(spec.bin_offsets, rows.bins_BQ[b], rows.fractions_BQ[b].tolist(), strict=False):
+            features.append([(start + int(low), 1 - t), *([(start + int(low) + 1, t)] if t else [])])
+        listed.append(features)
     return listed
 
 
-def pool(v: NDArray[np.float64], features: list[tuple[int, float]]) -> NDArray[np.float64]:
+def pool(v: NDArray[np.float64], features: list[Feature]) -> NDArray[np.float64]:
     """Pool pair by pair (paper, eq. 3)."""
-    pairs = [x_i * x_j * v[i] * v[j] for (i, x_i), (j, x_j) in combinations(features, 2)]
+    vectors = [sum((x * v[i] for i, x in feature), np.zeros(v.shape[1])) for feature in features]
+    pairs = [first * second for first, second in combinations(vectors, 2)]
     return np.sum(pairs, axis=0) if pairs else np.zeros(v.shape[1])
 
 
@@ -149,7 +164,7 @@ def test_a_model_without_hidden_layers_and_with_h_of_ones_is_a_factorization_mac
     rows = make_rows(spec, 20)
     expected = []
     for features, dense in zip(features_by_row(spec, rows), rows.dense_BD, strict=True):
-        linear = w0 + float(dense @ w_dense) + sum(w[i] * x for i, x in features)
+        linear = w0 + float(dense @ w_dense) + sum(w[i] * x for feature in features for i, x in feature)
         expected.append((linear + pool(v, features).sum(), linear))
     logits, linear = linear_part(model)(make_keras_inputs(rows, spec), training=False)
     np.testing.assert_allclose(np.concatenate([logits, linear], axis=1), expected, rtol=1e-4, atol=1e-4)
@@ -179,6 +194,8 @@ def test_a_model_without_batch_norm_dropout_and_hidden_layers_has_no_such_layers
     names = {
         "ids",
         "values",
+        "bins",
+        "fractions",
         "dense",
         "linear",
         "dense_linear",
@@ -241,8 +258,8 @@ def test_outputs_of_all_layers_in_training_equal_the_paper(
 def test_parameters_counted_by_hand(mixed: Spec, task: str) -> None:
     spec, outputs = (mixed, 1) if task == "binary" else (with_classes(mixed), 3)
     model = build(spec, settings(task=task, batch_norm=True))
-    table = (1 + 1 + 3) + (1 + 3 + 5) + (1 + 0 + 4) + 2
-    assert spec.rows == table == 21
+    table = (1 + 1 + 3) + (1 + 3 + 5) + (1 + 0 + 4) + (1 + 3) + 2
+    assert spec.rows == table == 25
     by_hand = (
         (table + 1) * 6  # embeddings, with padding
         + (table + 1 + 1) * outputs  # first-order weights and bias
@@ -292,6 +309,23 @@ def test_a_keras_model_is_built_with_copies_of_the_weights(which: str, request: 
     assert [table[-1].tolist() for table in tables] == [[0.0] * 6, [0.0] * 3]  # padding
 
 
+def test_the_epsilon_of_the_batch_norm_is_that_of_the_settings_everywhere(mixed: Spec, make_rows: MakeRows) -> None:
+    """An epsilon as large as the variances, in the Keras model, its file and the folded weights."""
+    rows, scored = make_rows(mixed, 200), []
+    for epsilon in (1e-5, 0.5):
+        form = settings(hidden_units=(5, 4), batch_norm_epsilon=epsilon)
+        model = build_random(mixed, form)
+        variance = weights_of(model).network["pooling_norm/moving_variance"]
+        scores = score(mixed, describe(mixed, form), export(weights_of(model), mixed, form), rows)
+        np.testing.assert_allclose(scores, score_with_keras(model, mixed, "binary", rows), rtol=0, atol=1e-5)
+        # By the formula, for the first norm: a · x + c with a = γ / √(variance + ε).
+        norm, x = model.get_layer("pooling_norm"), np.ones((1, 6), np.float32)
+        by_hand = (x - norm.moving_mean) / np.sqrt(variance + epsilon) * norm.gamma + norm.beta
+        np.testing.assert_allclose(norm(x, training=False), by_hand, rtol=1e-4, atol=1e-5)
+        scored.append(scores)
+    assert np.abs(scored[0] - scored[1]).max() > 0.01
+
+
 def test_the_distributions_of_initial_weights() -> None:
     spec = Spec(("k",), (Field("a", ("a",), ("text",), 1, 20_000, "a"),), (), ())
     form = Model(embedding_dim=8, hidden_units=(300, 5))
@@ -300,6 +334,9 @@ def test_the_distributions_of_initial_weights() -> None:
     assert embedding.shape == (20_002, 8)
     assert abs(embedding.mean()) < 5 * 0.05 / np.sqrt(embedding.size)
     assert embedding.std() == pytest.approx(0.05, rel=0.01)
+    small = form.model_copy(update={"init_std": 0.01})
+    np.testing.assert_allclose(initial_weights(spec, small, 3).tables.embedding, embedding / 5, rtol=1e-6)
+    assert build(spec, small).get_layer("embedding").table.numpy().std() == pytest.approx(0.01, rel=0.01)
     limit = np.sqrt(6 / (8 + 300))  # Glorot & Bengio 2010, eq. 16
     assert 0.98 * limit < np.abs(kernel).max() <= limit
     for zeros in (weights.tables.linear, weights.network["linear/bias"], weights.network["hidden_0/bias"]):

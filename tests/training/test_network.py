@@ -10,7 +10,6 @@ import tensorflow as tf
 from numpy.typing import NDArray
 
 from nfm.config.train import Model, Train
-from nfm.contract.encoder import Inputs
 from nfm.contract.schema import Spec
 from nfm.kernels.tables import Pooled
 from nfm.training.data.rows import Rows
@@ -18,6 +17,7 @@ from nfm.training.losses import choose_loss
 from nfm.training.metrics.names import Task
 from nfm.training.model import TABLES, build
 from nfm.training.network import Derivatives, Network
+from tests.bins import without_bins
 from tests.training.trained import weights_of
 
 Array = NDArray[np.float32]
@@ -49,7 +49,7 @@ def run_step(network: Network, weights: dict[str, Array], arrays: list[Any], num
     pooled, linear, dense, label, weight = arrays
     none = np.empty((len(pooled), 0), np.int32)
     no_bags = np.empty(0, np.int32), np.empty(0, np.float32), np.zeros(len(pooled) + 1, np.int64)
-    inputs = Inputs(none, none.astype(np.float32), dense, *no_bags)
+    inputs = without_bins(none, none.astype(np.float32), dense, *no_bags)
     return network.step(weights, Pooled(pooled, pooled, linear), Rows(inputs, label[:, 0], weight, None), number)
 
 
@@ -135,19 +135,21 @@ def test_derivatives_equal_those_of_keras(
 
 def test_moving_averages_start_with_the_mean_of_the_first_batches(categories: Spec) -> None:
     """The initial mean of 0 and variance of 1 have no share; those of an older model have Keras's."""
-    form = Model(embedding_dim=3, hidden_units=(), pooling_dropout=0.0)
-    batches = [batch(form, 50 + 10 * i, 0, 1) for i in range(3)]
-    for init_from, kept in ((None, 0.0), ("older", 0.9**3)):
+    for momentum, init_from in ((0.9, None), (0.9, "older"), (0.5, None), (0.5, "older")):
+        form = Model(embedding_dim=3, hidden_units=(), pooling_dropout=0.0, batch_norm_momentum=momentum)
+        batches = [batch(form, 50 + 10 * i, 0, 1) for i in range(3)]
         weights = weights_of(build(categories, form)).network
         network = Network(categories, form, Train(init_from=init_from))
         for number, arrays in enumerate(batches, start=1):
             run_step(network, weights, arrays, number)
         means = np.array([arrays[0].mean(axis=0) for arrays in batches])
-        shares = [1 / 3] * 3 if init_from is None else [0.1 * 0.9**2, 0.1 * 0.9, 0.1]
+        shares = [(1 - momentum) * momentum**i for i in (2, 1, 0)]
+        if init_from is None:  # means, until 1 / (1 − momentum) batches were seen
+            shares = [1 / 3] * 3 if momentum == 0.9 else [0.25, 0.25, 0.5]
         found = weights["pooling_norm/moving_mean"]
         np.testing.assert_allclose(found, shares @ means, rtol=1e-4, atol=1e-6)
         variances = np.array([arrays[0].var(axis=0) for arrays in batches])
-        expected = kept + shares @ variances
+        expected = 1 - sum(shares) + shares @ variances
         np.testing.assert_allclose(weights["pooling_norm/moving_variance"], expected, rtol=1e-4)
 
 

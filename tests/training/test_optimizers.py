@@ -138,9 +138,11 @@ def make_apply(optimizer: Optimizer) -> Any:
         embedding, linear, *others = gradients
         rest = dict(zip(optimizer.weights.network, others, strict=True))
         rows_P = np.array(embedding.rows, np.int32)  # each is the only feature of a sample
-        features = Features(rows_P, np.ones(len(rows_P), np.float32), np.arange(len(rows_P) + 1))
+        features = Features(rows_P, np.ones(len(rows_P), np.float32), np.arange(len(rows_P) + 1), 0)
         # With these sums the derivative of the pooling is 1.
-        upstream = Upstream(tables.embedding[rows_P] + 1, embedding.values, linear.values)
+        upstream = Upstream(
+            tables.embedding[rows_P] + 1, embedding.values, linear.values, 0, np.empty((0, 1), np.float32)
+        )
         by_row, none = reader.group(features).result(), np.zeros(2, np.float32)
         square_norm = optimizer.square_norm(rest) + updater.square_norm(by_row, upstream, none)
         scale = optimizer.clip_factor(square_norm)

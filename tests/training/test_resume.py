@@ -15,7 +15,8 @@ import pytest
 
 from nfm.contract.schema import Number, Spec
 from nfm.training import checkpoint
-from nfm.training.fit import Places, fit, list_dependencies
+from nfm.training.checkpoint import list_dependencies
+from nfm.training.fit import Places, fit
 from tests.training.examples import CHECKERBOARD, checkerboard, folds_of, noise_folds, rows_of, training
 from tests.training.interrupted import (
     EVERY_STEP,
@@ -85,6 +86,14 @@ def test_a_training_killed_at_random_moments_has_the_weights_of_an_uninterrupted
     assert_same_outcome(tmp_path / "killed.npz", tmp_path / "uninterrupted.npz")
 
 
+def test_a_failed_training_without_an_average_resumes(tmp_path: Path) -> None:
+    train(None, tmp_path / "uninterrupted.npz", average=None)
+    with pytest.raises(OSError, match="the disk failed"):
+        train(tmp_path / "checkpoint", tmp_path / "outcome.npz", fail_after(13), average=None)
+    train(tmp_path / "checkpoint", tmp_path / "outcome.npz", average=None)
+    assert_same_outcome(tmp_path / "outcome.npz", tmp_path / "uninterrupted.npz")
+
+
 @pytest.mark.parametrize("batches", [[0, 1], [9, 1, 10, 3]])
 def test_a_failed_training_resumes_from_its_last_step(
     batches: list[int], uninterrupted: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
@@ -121,6 +130,7 @@ def test_a_changed_dependency_of_the_weights_prevents_resuming(stopped: Path) ->
     several = {"batch_size": 64, "clip_norm": 1.0, "optimizer": "sgd", "momentum": 0.5, "seed": 2, "shuffle_rows": 10}
     changes: list[tuple[dict[str, Any], str]] = [
         ({"learning_rate": 0.02}, "train.learning_rate was 0.01 and is 0.02 now"),
+        ({"average": None}, "train.average was 0.99 and is not set now"),
         ({"model": {"hidden_units": (9,)}}, "model.hidden_units was [8] and is [9] now"),
         ({"folds": {**data, "train": data["valid"]}}, "train fold"),
         ({"folds": {**data, "valid": data["train"]}}, "valid fold"),
@@ -147,6 +157,12 @@ def test_a_changed_dependency_of_the_weights_prevents_resuming(stopped: Path) ->
         == same
     )
     assert preview(stopped / "nowhere") is None
+    plain = training(**{**EVERY_STEP, "schedule": {}})
+    dependencies = [
+        list_dependencies(CHECKERBOARD, MODEL, plain.model_copy(update={"refit": refit}), data, None)
+        for refit in (False, True)
+    ]
+    assert dependencies[0] == dependencies[1]
 
 
 def test_a_checkpoint_of_another_training_is_logged_and_not_used(

@@ -11,7 +11,7 @@ import tensorflow as tf
 from numpy.typing import NDArray
 
 from nfm.config.train import Model, Train
-from nfm.contract.encoder import Inputs
+from nfm.contract.inputs import Inputs
 from nfm.contract.schema import Bag, Field, Spec
 from nfm.training.data.batches import Rows
 from nfm.training.layers import make_keras_inputs
@@ -21,6 +21,7 @@ from nfm.training.network import Network
 from nfm.training.optimizers import Optimizer, list_arrays
 from nfm.training.step import make_measure, make_step
 from nfm.training.tables import TableReader
+from tests.bins import without_bins
 from tests.training.examples import fold_in_memory
 from tests.training.trained import linear_part, weights_of
 
@@ -163,7 +164,7 @@ def test_penalties_by_hand(reduction: str, categories: Spec) -> None:
     ids = np.array([[2, 0], [2, 1], [4, 1], [2, 1]], np.int32)
     none = np.zeros((4, 0), np.float32)
     zeros = np.zeros(4, np.float32)
-    inputs = Inputs(ids, none, none, np.empty(0, np.int32), np.empty(0, np.float32), np.zeros(5, np.int64))
+    inputs = without_bins(ids, none, none, np.empty(0, np.int32), np.empty(0, np.float32), np.zeros(5, np.int64))
     assert trained.step(inputs, zeros[:, np.newaxis], zeros) == 0
     occurrences = np.zeros((9, 1))  # fields of 5 and 4 rows
     occurrences[[2, 4, 5, 6]] = [[3], [1], [1], [3]]
@@ -226,7 +227,7 @@ def count_features(
     none = np.zeros((rows, 0), np.float32)
     members = np.tile(np.array(bag, np.int32), rows), np.ones(rows * len(bag), np.float32)
     splits = len(bag) * np.arange(rows + 1, dtype=np.int64)
-    inputs = Inputs(np.tile(np.array(ids, np.int32), (rows, 1)), none, none, *members, splits)
+    inputs = without_bins(np.tile(np.array(ids, np.int32), (rows, 1)), none, none, *members, splits)
     trained.step(inputs, np.full((rows, 1), -0.5, np.float32), np.ones(rows, np.float32), number)
     return np.rint(-trained.weights["linear/table"][:, 0]).astype(np.int64)
 

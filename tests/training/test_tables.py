@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from nfm.config.train import Model, Train
-from nfm.contract.encoder import Inputs
+from nfm.contract.inputs import Inputs
 from nfm.contract.schema import Bag, Field, Spec
 from nfm.kernels import tables as kernels
 from nfm.kernels.pooling import Features
@@ -26,6 +26,7 @@ from nfm.training.tables import Formula, TableReader, TableUpdater
 MakeRows = Callable[..., Inputs]
 SGD = Formula(kernels.SGD, (), lambda rate, _: (rate,))
 NO_DECAY = np.zeros(2, np.float32)
+NO_BINS: Any = 0, np.empty((0, 1), np.float32)
 
 
 def spec_of(rows: int) -> Spec:
@@ -40,14 +41,14 @@ class Example:
         rng = np.random.default_rng(seed)
         starts = np.cumsum([0, *rng.integers(0, most + 1, samples)], dtype=np.int64)
         x_P = rng.choice([1.0, 1.0, 0.0, -0.5, 2.5], starts[-1]).astype(np.float32)
-        self.features = Features(rng.integers(0, rows, starts[-1]).astype(np.int32), x_P, starts)
+        self.features = Features(rng.integers(0, rows, starts[-1]).astype(np.int32), x_P, starts, 0)
         self.tables = Tables(*(rng.normal(size=(rows, columns)).astype(np.float32) for columns in (dim, width)))
         self.upstream_BK = rng.normal(size=(samples, dim)).astype(np.float32)
         self.upstream_BC = rng.normal(size=(samples, width)).astype(np.float32)
 
     def samples(self) -> list[tuple[NDArray[Any], NDArray[Any]]]:
         """Return (rows, x) of the features of each sample."""
-        rows_P, x_P, starts = self.features
+        rows_P, x_P, starts, _ = self.features
         return [(rows_P[a:b], x_P[a:b].astype(np.float64)) for a, b in pairwise(starts.tolist())]
 
     def gradients(self, decays: tuple[float, float]) -> tuple[NDArray[Any], NDArray[Any]]:
@@ -100,7 +101,7 @@ def test_pooling_is_the_sum_over_all_pairs(example: Example) -> None:
 
 def test_pooling_of_the_worked_example() -> None:
     rows = np.array([[3, 0, 1, 0], [1, 2, 3, 4], [4, 5, 6, 1], [9, 9, 9, 9]], np.float32)
-    features = Features(np.array([0, 1, 2], np.int32), np.ones(3, np.float32), np.array([0, 3]))
+    features = Features(np.array([0, 1, 2], np.int32), np.ones(3, np.float32), np.array([0, 3]), 0)
     pooled, _ = pool_and_group(reader_of(Tables(rows, rows[:, :1].copy())), features)
     assert pooled.pooled_BK.tolist() == [[19.0, 10.0, 27.0, 4.0]]
     assert pooled.linear_BC.tolist() == [[8.0]]
@@ -131,7 +132,7 @@ def test_rows_move_by_the_gradient_of_equation_5(example: Example, decays: tuple
     reader, expected = reader_of(example.tables), example.gradients(decays)
     updater = TableUpdater(reader, [SGD, SGD])
     pooled, by_row = pool_and_group(reader, example.features)
-    upstream = Upstream(pooled.sum_BK, example.upstream_BK, example.upstream_BC)
+    upstream = Upstream(pooled.sum_BK, example.upstream_BK, example.upstream_BC, *NO_BINS)
     given_decays = np.array(decays, np.float32)
     length = sum(float(np.sum(g**2)) for g in expected)
     assert updater.square_norm(by_row, upstream, given_decays) == pytest.approx(length, rel=1e-4, abs=1e-6)
@@ -150,9 +151,10 @@ def test_the_gradient_of_the_only_feature_of_a_sample_is_exactly_0() -> None:
     reader = reader_of(Tables(start.copy(), start[:, :1].copy()))
     updater = TableUpdater(reader, [formula, formula])
     x_P = rng.normal(size=49).astype(np.float32)
-    pooled, by_row = pool_and_group(reader, Features(np.arange(49, dtype=np.int32), x_P, np.arange(50)))
+    pooled, by_row = pool_and_group(reader, Features(np.arange(49, dtype=np.int32), x_P, np.arange(50), 0))
     upstream = rng.normal(size=(49, 8)).astype(np.float32)
-    updater.update(by_row, Upstream(pooled.sum_BK, upstream, np.zeros((49, 1), np.float32)), NO_DECAY, 1.0, 0.1, 1)
+    derivatives = Upstream(pooled.sum_BK, upstream, np.zeros((49, 1), np.float32), *NO_BINS)
+    updater.update(by_row, derivatives, NO_DECAY, 1.0, 0.1, 1)
     np.testing.assert_array_equal(reader.weights.embedding, start)
 
 
@@ -163,7 +165,7 @@ def test_any_number_of_threads_gives_the_same_bits(
 ) -> None:
     spec: Spec = request.getfixturevalue(which)
     form = Model.model_validate({"embedding_dim": 5, "hidden_units": (4,), "l2": {"embedding": 0.1}})
-    train = Train.model_validate({"optimizer": optimizer, "clip_norm": 0.1, "linear_optimizer": {}})
+    train = Train.model_validate({"optimizer": optimizer, "clip_norm": 0.1, "linear_optimizer": {}, "average": 0.9})
     results = []
     for threads in (1, 2, 5):
         weights, network = initial_weights(spec, form, 4), Network(spec, form, train)
@@ -173,8 +175,10 @@ def test_any_number_of_threads_gives_the_same_bits(
         for number, count in enumerate((1500, 3, 1), start=1):
             label = (np.arange(count) % 2).astype(np.float32)
             step(Rows(make_rows(spec, count, number), label, np.ones(count, np.float32), None), 0.1, number)
+        lazy = [array.copy() for array in chosen.list_arrays()]
+        chosen.finish_epoch(3)
         assert any(np.abs(array).max() > 0 for array in list_arrays(weights))
-        results.append(chosen.list_arrays())
+        results.append([*lazy, *chosen.list_arrays()])
     for others in results[1:]:
         for first, other in zip(results[0], others, strict=True):
             np.testing.assert_array_equal(first, other)
@@ -198,6 +202,9 @@ def test_features_of_fields_numbers_and_bags_are_listed(
         members = slice(inputs.bag_splits[b], inputs.bag_splits[b + 1])
         rows += inputs.bag_rows[members].tolist()
         x += inputs.bag_values[members].tolist()
+        for start, low, t in zip(spec.bin_offsets, inputs.bins_BQ[b], inputs.fractions_BQ[b].tolist(), strict=False):
+            rows += [start + low, start + low + (t > 0)]
+            x += [1 - t, t]
         assert features.splits[b + 1] == len(rows)
     assert (features.rows.tolist(), features.x.tolist()) == (rows, x)
     none = TableReader(spec, weights.tables).list_features(make_rows(spec, 0))

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from nfm.config.settings import Config
 from nfm.config.train import Model
-from nfm.contract.artifact import Artifact
+from nfm.contract.artifact import Artifact, _compute_fingerprint
 from nfm.contract.errors import DataError
 from nfm.contract.schema import Spec
 from nfm.training import layers  # noqa: F401 (its import registers the layers of saved models)
@@ -130,7 +130,8 @@ def test_the_encoding_must_have_grown_from_the_models(older: Config, tmp_path: P
         ({"embedding_dim": 5}, "embedding_dim was 4 and is 5 now"),
         ({"hidden_units": (8, 8)}, "hidden_units was [8] and is [8, 8] now"),
         ({"activation": "tanh"}, 'activation was "relu" and is "tanh" now'),
-        ({"batch_norm": False}, "batch_norm was true and is false now"),
+        ({"batch_norm": False, "batch_norm_epsilon": 0.1}, "batch_norm was true and is false now."),
+        ({"batch_norm_epsilon": 0.001}, "batch_norm_epsilon was 1e-05 and is 0.001 now"),
         ({"task": "regression"}, 'task was "binary" and is "regression" now'),
         (
             {"hidden_units": (), "output": "ones"},
@@ -146,6 +147,18 @@ def test_a_model_with_a_different_form_is_refused_with_reasons(
     with pytest.raises(DataError, match="has a different form") as refused:
         start_from_model(Path(older.workdir, "model"), spec, settings)
     assert reason in str(refused.value)
+
+
+def test_a_model_from_before_a_setting_has_its_default(older: Config, tmp_path: Path) -> None:
+    shutil.copytree(Path(older.workdir, "model"), tmp_path / "model")
+    file = tmp_path / "model/metadata.json"
+    metadata = json.loads(file.read_text())
+    del metadata["configuration"]["model"]["batch_norm_epsilon"], metadata["fingerprint"]
+    file.write_text(json.dumps({**metadata, "fingerprint": _compute_fingerprint(metadata)}))
+    spec = grown_spec(tmp_path / "encoding", older)
+    start_from_model(tmp_path / "model", spec, older.model)
+    with pytest.raises(DataError, match=r"batch_norm_epsilon was 1e-05 and is 0\.1 now"):
+        start_from_model(tmp_path / "model", spec, older.model.model_copy(update={"batch_norm_epsilon": 0.1}))
 
 
 def test_a_model_with_different_numbers_is_refused(older: Config, tmp_path: Path) -> None:

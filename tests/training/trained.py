@@ -49,7 +49,9 @@ def weights_of(model: keras.Model) -> Weights:
     """Return the weights of a Keras model as arrays, without the padding rows of its tables."""
     arrays = {variable.path: variable.numpy() for variable in model.variables}
     tables = Tables(*(np.array(arrays.pop(path)[:-1]) for path in TABLES))
-    return Weights(tables, {path: np.array(array) for path, array in arrays.items() if array.dtype == np.float32})
+    rates = np.array(arrays.pop("rates/table")[:-1]) if "rates/table" in arrays else None
+    network = {path: np.array(array) for path, array in arrays.items() if array.dtype == np.float32}
+    return Weights(tables, network, rates)
 
 
 def sigmoid(logit: NDArray[Any]) -> NDArray[Any]:

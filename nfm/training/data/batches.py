@@ -6,11 +6,12 @@ are in which batch depends only on (seed, epoch) and the files' footers, not on 
 memory. An epoch can start partway through.
 """
 
+import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,7 @@ from nfm.contract.schema import DATASET_MARKER, FOLDS, Spec
 from nfm.training.data.files import RowGroup, open_files
 from nfm.training.data.rows import Rows, join_rows, slice_rows, take_rows
 
-__all__ = ["Fold", "Rows", "read_folds"]
+__all__ = ["Fold", "Rows", "join_folds", "read_folds"]
 
 KEPT_BYTES = 256 << 20  # a fold whose arrays take at most this stays in memory once it was read
 PIECE = 1 << 16  # rows, about, that are prepared together
@@ -35,6 +36,8 @@ class Fold:
     _row_groups: Sequence[RowGroup]
     _kept_in_memory: bool
     digest: str  # SHA-256 of the files' names (below the dataset's folder), sizes and rows, which determine the batches
+    has_parts: bool = True  # see `files.Files`
+    is_train: bool = False  # models learn from its rows, so that target rates leave out the labels of their own part
 
     @cached_property
     def rows(self) -> int:
@@ -129,6 +132,11 @@ class Fold:
         starts = np.cumsum(self._sizes) - self._sizes
         return self._kept, np.concatenate([np.arange(starts[i], starts[i] + self._sizes[i]) for i in row_groups])
 
+    def _read(self, row_group: int) -> Rows:
+        """Return the rows of a row group; rows that are kept in memory are not copied."""
+        rows, places = self._window(np.array([row_group]))
+        return slice_rows(rows, places[0], places[-1] + 1)
+
     @cached_property
     def _sizes(self) -> NDArray[np.int64]:
         return np.array([chunk.rows for chunk in self._row_groups], np.int64)
@@ -136,6 +144,17 @@ class Fold:
     @cached_property
     def _kept(self) -> Rows:
         return join_rows((chunk.read() for chunk in self._row_groups), self.rows)
+
+
+def join_folds(first: Fold, second: Fold) -> Fold:
+    """Return a fold of all rows of two folds; what either of them keeps in memory is there once."""
+    row_groups = [
+        RowGroup(group.rows, partial(fold._read, i))
+        for fold in (first, second)
+        for i, group in enumerate(fold._row_groups)
+    ]
+    digest = hashlib.sha256(f"{first.digest} {second.digest}".encode()).hexdigest()
+    return Fold(first.spec, row_groups, False, digest, first.has_parts and second.has_parts, is_train=True)
 
 
 def read_folds(folder: Path, spec: Spec, group: str | None = None) -> dict[str, Fold]:
@@ -161,7 +180,8 @@ def read_folds(folder: Path, spec: Spec, group: str | None = None) -> dict[str, 
     folds = {}
     for fold in FOLDS:
         files = open_files(folder, f"fold={fold}", spec, group)
-        folds[fold] = Fold(spec, files.row_groups, files.array_bytes <= KEPT_BYTES, files.digest)
+        keep, is_train = files.array_bytes <= KEPT_BYTES, fold == FOLDS[0]
+        folds[fold] = Fold(spec, files.row_groups, keep, files.digest, files.have_parts, is_train)
     for name, fold_read in folds.items():
         if fold_read.rows != rows[name]:
             raise DataError(

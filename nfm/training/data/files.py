@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from nfm.contract.dataset import check_and_arrange, check_column, check_schema, read_column
 from nfm.contract.errors import DataError, ReplacedError
 from nfm.contract.publishing.publish import without_publication
-from nfm.contract.schema import Spec
+from nfm.contract.schema import PART_COLUMN, RATE_PARTS, Spec
 from nfm.contract.values import decode_dictionary
 from nfm.training.data.rows import Rows
 
@@ -33,6 +33,7 @@ class Files(NamedTuple):
     row_groups: tuple[RowGroup, ...]
     array_bytes: int  # estimate for all rows as arrays
     digest: str  # SHA-256 of the files' names (without the publication's id), sizes and row groups
+    have_parts: bool  # False: an older version wrote a file without the column that target rates need
 
 
 def open_files(folder: Path, below: str, spec: Spec, group: str | None) -> Files:
@@ -41,7 +42,7 @@ def open_files(folder: Path, below: str, spec: Spec, group: str | None) -> Files
     `group`: a key column that is read with the rows. Raises DataError if a file is damaged or has other columns.
     """
     row_groups: list[RowGroup] = []
-    digest, size = hashlib.sha256(), 0
+    digest, size, have_parts = hashlib.sha256(), 0, True
     for path in sorted((folder / below).rglob("*.parquet")):  # in subfolders with dataset.partition_by
         with _opened(path, spec, group) as file:
             groups = [file.metadata.row_group(i) for i in range(file.num_row_groups)]
@@ -52,9 +53,10 @@ def open_files(folder: Path, below: str, spec: Spec, group: str | None) -> Files
             ]
             size += sum(_array_bytes(metadata, spec, group) for metadata in groups)
             rows = [metadata.num_rows for metadata in groups]
+            have_parts &= PART_COLUMN in file.schema_arrow.names
             name = without_publication(path.relative_to(folder).as_posix())
             digest.update(json.dumps([name, path.stat().st_size, rows]).encode())
-    return Files(tuple(row_groups), size, digest.hexdigest())
+    return Files(tuple(row_groups), size, digest.hexdigest(), have_parts)
 
 
 def _array_bytes(row_group: Any, spec: Spec, group: str | None) -> int:
@@ -87,6 +89,7 @@ def _read(path: Path, row_group: int, count: int, spec: Spec, group: str | None)
     names = [*spec.outputs, "label", "weight"]
     with _opened(path, spec, group) as file:
         # One thread, because the training uses the others.
+        names += [PART_COLUMN] if PART_COLUMN in file.schema_arrow.names else []
         table = file.read_row_group(row_group, columns=[*names, *([group] if group else [])], use_threads=False)
     if len(table) != count:
         raise DataError(
@@ -99,4 +102,7 @@ def _read(path: Path, row_group: int, count: int, spec: Spec, group: str | None)
     if group is not None:
         groups = decode_dictionary(table[group].combine_chunks())
         groups = np.array(groups.to_pylist(), object) if groups.null_count else groups.to_numpy(zero_copy_only=False)
-    return Rows(inputs, columns["label"], columns["weight"], groups)
+    part = columns.get(PART_COLUMN)
+    if part is not None and not ((part >= 0) & (part < RATE_PARTS)).all():
+        raise DataError(f"Column '{PART_COLUMN}' of {path} is damaged: it has other parts. Run nfm features again.")
+    return Rows(inputs, columns["label"], columns["weight"], groups, part)

@@ -28,6 +28,9 @@ class TrainLabels(NamedTuple):
     class_weights: NDArray[np.float32] | None  # weight of each class, by number; None without class weights
     unit: Unit
     bias: NDArray[np.float32]  # (C,) outputs in training that are best without any input: the bias of a new model
+    rate_C: NDArray[np.float64]  # (C,) mean label in training, or share of each class; without class weights
+    weight: float  # Σ weight
+    largest: float  # no |weight| and no |weight · label| in training is larger
 
 
 def describe_train_labels(spec: Spec, model: Model, settings: Train, train: Fold) -> TrainLabels:
@@ -39,9 +42,12 @@ def describe_train_labels(spec: Spec, model: Model, settings: Train, train: Fold
     task = model.task
     counts: NDArray[np.float64] = np.zeros((2, max(2, len(spec.classes))))  # Σ weight and rows of each class
     weighted, plain = Moments(), Moments()  # of the labels of a regression
+    largest = 0.0
 
     def pieces() -> Iterator[tuple[NDArray[np.float32], NDArray[np.float32]]]:
+        nonlocal largest
         for label, weight in check_labels(spec, task, "train", train):
+            largest = max(largest, float(weight.max(initial=0)))
             for i, counted in enumerate((weight, np.ones_like(weight))):
                 if task == "regression":
                     (weighted, plain)[i].add(label.astype(np.float64), counted.astype(np.float64))
@@ -53,17 +59,23 @@ def describe_train_labels(spec: Spec, model: Model, settings: Train, train: Fold
     if task == "regression":
         moments = weighted if weighted.weight else plain
         unit, bias = (_choose_unit(moments), 0.0) if model.standardize_label else (Unit(), moments.mean)
-        return TrainLabels(constant, None, unit, np.array([bias], np.float32))
+        ends = unit.standardize(np.array([moments.low, moments.high], np.float32))
+        rate_C = (np.array([moments.mean]) - unit.shift) / (unit.size or 1.0)
+        largest *= max(1.0, float(np.abs(ends).max()))
+        return TrainLabels(constant, None, unit, np.array([bias], np.float32), rate_C, weighted.weight, largest)
     class_weights = _compute_class_weights(spec, task, settings, counts[0])
     trained = counts[0] * (1 if class_weights is None else class_weights)
     trained = trained if trained.any() else counts[1]
     # A class without weight, of an older encoding for example, counts as half a row: log 0 is not finite.
     shares = np.where(trained > 0, trained / trained.sum(), 0.5 / train.rows)
+    weight = float(counts[0].sum())
+    rate_C = counts[0] / weight if weight else shares
     if task == "multiclass":
-        return TrainLabels(constant, class_weights, Unit(), np.log(shares).astype(np.float32))
+        return TrainLabels(constant, class_weights, Unit(), np.log(shares).astype(np.float32), rate_C, weight, largest)
     ones, zeros = constant[0] * spec.negative_rate, 1 - constant[0]  # only this share of the negatives was kept
     unit, log_odds = Unit(shift=math.log(spec.negative_rate)), np.log(shares[1:] / shares[:1])
-    return TrainLabels((ones / (ones + zeros),), class_weights, unit, log_odds.astype(np.float32))
+    constant, first = (ones / (ones + zeros),), log_odds.astype(np.float32)
+    return TrainLabels(constant, class_weights, unit, first, rate_C[1:], weight, largest)
 
 
 def _choose_unit(labels: Moments) -> Unit:

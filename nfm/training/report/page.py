@@ -17,9 +17,10 @@ from nfm.training.metrics.binary import BinaryTally
 from nfm.training.metrics.multiclass import MulticlassTally
 from nfm.training.metrics.names import METRICS, Metric, choose_judged_fold
 from nfm.training.metrics.regression import RegressionTally
+from nfm.training.model import describe
 from nfm.training.report import pictures
 from nfm.training.report.parameters import count_parameters
-from nfm.training.report.verdict import warn_if_worse_than_constant
+from nfm.training.report.verdict import list_warnings
 from nfm.training.result import Trained
 
 
@@ -46,9 +47,10 @@ def _make_content(config: Config, trained: Trained) -> dict[str, Any]:
         "shown": shown,
         "judged": judged,
         "constant": tally.constant,
-        "warning": warn_if_worse_than_constant(config, metrics),
+        "warnings": list_warnings(config, metrics, trained.fitted),
         "beaten": [metric.name for metric in shown[:3] if _is_beaten(metric, metrics[judged])],
         "parameters": count_parameters(trained.model),
+        "rates": describe(spec, config.model).rates,
         "field_rows": count_field_rows(spec, trained.statistics),
         "dim": config.model.embedding_dim,
         "curves": _draw_curves(config.model, trained),
@@ -68,7 +70,7 @@ def _is_beaten(metric: Metric, values: Mapping[str, Any]) -> bool:
 
 
 def count_field_rows(spec: Spec, statistics: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Count the rows of the embedding table for each field, then for each number in the pooling.
+    """Count the rows of the embedding table for each field, then for each number with bins, or in the pooling.
 
     `values` are rows of the vocabulary's values, `reserved` rows for missing and out-of-vocabulary values. Publications
     count each `distinct` value of the whole table, missing as one of them, and one reserved row.
@@ -81,6 +83,8 @@ def count_field_rows(spec: Spec, statistics: Mapping[str, Any]) -> list[dict[str
         distinct = field.values if bucketed else field.oov_buckets if field.hashed else facts["distinct"]["table"]
         distinct += any(facts["missing"].values())
         counts.append((field.name, field.values, 1 + field.oov_buckets, distinct, distinct + 1))
+    edges = [(number.name, len(number.edges or ())) for number in spec.binned]
+    counts += [(name, count, 1, count, count + 1) for name, count in edges]
     counts += [(name, 1, 0, 1, 1) for name in spec.field_numbers]
     return [
         {"name": name, "values": values, "reserved": reserved, "rows": values + reserved}

@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from nfm.contract.encoder import Inputs
+from nfm.contract.inputs import Inputs
 from nfm.contract.schema import Spec
 
 MOST_ROWS = 10_000  # rows that the strengths are computed from
@@ -13,15 +13,17 @@ _BATCH = 500  # rows at a time
 def strongest_pairs(
     spec: Spec, embedding_RK: NDArray[np.floating], inputs: Inputs, most: int = 20
 ) -> list[tuple[str, str, float]]:
-    """Return at most `most` (feature, feature, strength), strongest first; a feature is a field or a pooled number.
+    """Return at most `most` (feature, feature, strength), strongest first.
 
-    The strength is the mean of |x_i v_i ⊙ x_j v_j| over rows and dimensions, from the terms of the Bi-Interaction
-    pooling (paper, eq. 3). The vector of a bag is the sum of its members' x v; pairs within a bag are not counted. Of
-    more than MOST_ROWS rows, MOST_ROWS rows at even distances are used.
+    A feature is a field, or a number in the pooling. The strength is the mean of |x_i v_i ⊙ x_j v_j| over rows and
+    dimensions, from the terms of the Bi-Interaction pooling (paper, eq. 3). The vector of a bag is the sum of its
+    members' x v; pairs within a bag are not counted. Of more than MOST_ROWS rows, MOST_ROWS rows at even distances are
+    used.
     """
     single = [i for i, field in enumerate(spec.fields) if field.bag is None]
     bags = [i for i, field in enumerate(spec.fields) if field.bag is not None]
     names = [spec.fields[i].name for i in (*single, *bags)] + list(spec.field_numbers)
+    names += [number.name for number in spec.binned]
     if len(names) < 2 or not len(inputs.ids_BF):
         return []
     rows = np.unique(np.linspace(0, len(inputs.ids_BF) - 1, MOST_ROWS).round().astype(int))
@@ -32,8 +34,10 @@ def strongest_pairs(
         rows_B = rows[begin : begin + _BATCH]
         ids = inputs.ids_BF[rows_B] + np.array([spec.offsets[i] for i in single], np.int64)
         values = inputs.values_BN[rows_B]
-        number_vectors = table[len(table) - values.shape[1] :] * values[:, :, np.newaxis]
-        vectors = [table[ids], _sum_bags(spec, table, inputs, rows_B, bags), number_vectors]
+        number_vectors = table[spec.bin_offsets[-1] :] * values[:, :, np.newaxis]
+        low, t = inputs.bins_BQ[rows_B] + np.array(spec.bin_offsets[:-1], np.int64), inputs.fractions_BQ[rows_B]
+        bin_vectors = (1 - t)[:, :, np.newaxis] * table[low] + t[:, :, np.newaxis] * table[low + (t > 0)]
+        vectors = [table[ids], _sum_bags(spec, table, inputs, rows_B, bags), number_vectors, bin_vectors]
         vectors_BMK = np.abs(np.concatenate(vectors, axis=1, dtype=np.float32))
         flat_MN = vectors_BMK.transpose(1, 0, 2).reshape(len(names), -1)
         gram += flat_MN @ flat_MN.T

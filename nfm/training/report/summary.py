@@ -9,14 +9,13 @@ from nfm.contract.encoder import Encoding
 from nfm.contract.schema import FOLDS, Spec
 from nfm.training import checkpoint
 from nfm.training.data.batches import Fold
-from nfm.training.fit import list_dependencies
 from nfm.training.metrics.names import METRICS, choose_judged_fold
-from nfm.training.model import build
+from nfm.training.model import build, describe
 from nfm.training.report.page import format_metric
 from nfm.training.report.parameters import count_parameters, list_layers
-from nfm.training.report.verdict import warn_if_worse_than_constant
+from nfm.training.report.verdict import list_warnings
 from nfm.training.result import Trained
-from nfm.training.train import checkpoint_folder
+from nfm.training.train import REFIT, checkpoint_folder
 from nfm.training.warm_start import FM, start_from_model
 
 
@@ -39,9 +38,15 @@ def plan(config: Config, encoding: Encoding, folds: Mapping[str, Fold]) -> str:
     elif settings.pretrain is not None:
         started_from = FM
         lines.append("  starts    from a factorization machine, which is trained first")
-    resumes = checkpoint.preview(checkpoints, list_dependencies(spec, config.model, settings, folds, started_from))
+    if settings.refit:
+        lines.append("  refit     then again on the train and the valid fold, for the best epoch's number of epochs")
+    resumes = checkpoint.preview(
+        checkpoints, checkpoint.list_dependencies(spec, config.model, settings, folds, started_from)
+    )
     if resumes is None and (checkpoints / FM / checkpoint.FILE).exists():
         resumes = f"the factorization machine from its checkpoint in {checkpoints / FM}, if its settings are the same"
+    if (checkpoints / REFIT / checkpoint.FILE).exists():
+        resumes = f"the second training from its checkpoint in {checkpoints / REFIT}, if its settings are the same"
     if resumes is not None:
         lines.append(f"  resumes   {resumes}")
     return "\n".join([*lines, f"  output    {config.workdir}/model"])
@@ -62,8 +67,9 @@ def network(config: Config, spec: Spec) -> str:
     fixed = sum(layer.parameters - layer.trainable for layer in layers)
     return "\n".join(
         [
-            f"Network of {config.name}: task {config.model.task}, {len(spec.fields)} fields, {len(spec.field_numbers)} "
-            f"numbers in the pooling, {len(spec.dense)} dense columns; B is the batch size",
+            f"Network of {config.name}: task {config.model.task}, {len(spec.fields)} fields, "
+            f"{len(spec.field_numbers) + len(spec.binned)} numbers in the pooling, "
+            f"{describe(spec, config.model).dense_columns(spec)} dense columns; B is the batch size",
             *lines[:1],
             rule,
             *lines[1:-1],
@@ -82,6 +88,8 @@ def summary(config: Config, trained: Trained) -> str:
     fitted = trained.fitted
     epochs = len(fitted.history["loss"])
     kept = "the last weights" if config.train.early_stopping is None else f"the weights of epoch {fitted.best_epoch}"
+    if config.train.refit:
+        kept = f"trained again for {fitted.best_epoch} epochs, the best"
     judged, parameters = choose_judged_fold(trained.metrics), sum(count_parameters(trained.model).values())
     shown = [metric for metric in METRICS[config.model.task] if metric.key in trained.metrics[judged]]
 
@@ -97,8 +105,13 @@ def summary(config: Config, trained: Trained) -> str:
         lines.append(line(fold, f"{values['rows']:,}", values))
         if fold == judged:
             lines += [line("  linear part", "", values["linear"]), line("  constant", "", values["constant"])]
+    if config.train.refit:
+        rows = trained.rows["train"] + trained.rows["valid"]
+        lines.append(
+            f"  refit     the model was trained again on the {rows:,} rows of the train and the valid fold; the valid "
+            "fold's metrics are those of the first training"
+        )
     model = f"{config.workdir}/model"
     lines += [f"  model     {model}", f"  report    {model}/report.html"]
-    if (warning := warn_if_worse_than_constant(config, trained.metrics)) is not None:
-        lines.append(f"  WARNING   {warning}")
+    lines += [f"  WARNING   {warning}" for warning in list_warnings(config, trained.metrics, fitted)]
     return "\n".join(lines)

@@ -1,11 +1,77 @@
-"""Warn of a model that predicts worse than a constant."""
+"""Warnings of a finished training: a model that predicts worse than a constant, too few epochs, overfitting at once."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 from nfm.config.settings import Config
+from nfm.training.result import Fitted
 
+_FALLING_EPOCHS = 3  # last epochs, in each of which the train loss fell, …
+_FALL = 0.01  # … by this share of it in all
+_RISING_EPOCHS = 2  # epochs after the first one, after which the validation loss is higher than after the first, …
+_RISE = 0.01  # … finally by this share of it
 _CONSTANTS = {"binary": "label rate", "regression": "mean label", "multiclass": "class shares"}
+
+
+def list_warnings(config: Config, metrics: Mapping[str, Mapping[str, Any]], fitted: Fitted) -> list[str]:
+    """Return the warnings of a training, for its log, summary and report.
+
+    Args:
+        config: settings of the training.
+        metrics: metrics by fold, as `Tally.metrics` returns them.
+        fitted: the fitted weights with their history.
+    """
+    curves = config, fitted.history, fitted.best_epoch
+    warnings = (
+        warn_if_worse_than_constant(config, metrics),
+        warn_if_still_learning(*curves),
+        warn_if_overfitting(*curves),
+    )
+    return [warning for warning in warnings if warning is not None]
+
+
+def warn_if_still_learning(config: Config, history: Mapping[str, Sequence[float]], best_epoch: int) -> str | None:
+    """Describe a training whose last epoch was the best, and in which the train loss fell until the end.
+
+    None without a validation loss, because the train loss also falls while a model overfits; and for a cosine schedule,
+    whose last epoch is the best by intention.
+    """
+    loss, valid = history["loss"], history.get("val_loss", [])
+    epochs, last = len(loss), loss[-_FALLING_EPOCHS - 1 :]
+    if epochs < config.train.epochs or best_epoch < epochs or config.train.schedule.kind == "cosine":
+        return None
+    # Without early stopping, the last epoch counts as the best in any case.
+    if len(valid) < epochs or min(valid) < valid[-1] or len(last) <= _FALLING_EPOCHS:
+        return None
+    if any(later >= earlier for earlier, later in pairwise(last)) or last[0] - last[-1] < _FALL * abs(last[0]):
+        return None
+    return (
+        f"The train loss was still falling when the epochs ended (from {last[0]:,.4g} after epoch "
+        f"{epochs - _FALLING_EPOCHS} to {last[-1]:,.4g} after epoch {epochs}), and the last epoch was the best. Raise "
+        f"train.epochs (it is {config.train.epochs}): the model would probably become better."
+    )
+
+
+def warn_if_overfitting(config: Config, history: Mapping[str, Sequence[float]], best_epoch: int) -> str | None:
+    """Describe a training whose validation loss rose from the first epoch on, while the train loss fell.
+
+    None if the training started from an older model or a factorization machine, which had been fitted before.
+    """
+    train, model, loss, valid = config.train, config.model, history["loss"], history.get("val_loss", [])
+    if train.init_from is not None or train.pretrain is not None or (train.early_stopping and best_epoch > 1):
+        return None
+    if len(valid) <= _RISING_EPOCHS or min(valid[1:]) <= valid[0] or not loss[-1] < loss[0]:
+        return None
+    if valid[-1] - valid[0] < _RISE * abs(valid[0]):
+        return None
+    return (
+        f"The validation loss rose from epoch 1 on ({valid[0]:,.4g}, after epoch {len(valid)} {valid[-1]:,.4g}), while "
+        f"the train loss fell: the model overfits within an epoch. Lower train.learning_rate (it is "
+        f"{train.learning_rate:g}), raise model.pooling_dropout (it is {model.pooling_dropout:g}) and "
+        f"model.hidden_dropout (it is {model.hidden_dropout:g}), or set model.l2.embedding (it is "
+        f"{model.l2.embedding:g})."
+    )
 
 
 def warn_if_worse_than_constant(config: Config, metrics: Mapping[str, Mapping[str, Any]]) -> str | None:

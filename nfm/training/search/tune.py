@@ -25,9 +25,10 @@ from nfm.contract.errors import ConfigError, DataError, DivergedError
 from nfm.contract.publishing.publish import locked
 from nfm.contract.publishing.replace import replacing
 from nfm.contract.schema import Spec
+from nfm.training.checkpoint import list_dependencies
 from nfm.training.control import choose_sign
 from nfm.training.data.batches import Fold
-from nfm.training.fit import Places, list_dependencies
+from nfm.training.fit import Places
 from nfm.training.search.study import list_counted_trials, load_study, open_study
 from nfm.training.train import fit_from, read
 from nfm.training.warm_start import start_from_model

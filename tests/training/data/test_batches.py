@@ -11,12 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from nfm.contract.encoder import Inputs
 from nfm.contract.schema import Spec
 from nfm.training.data import batches as data
 from nfm.training.data.batches import Fold, Rows
 from nfm.training.data.files import RowGroup
 from nfm.training.layers import make_keras_inputs
+from tests.bins import without_bins
 from tests.training.examples import fold_in_memory
 from tests.training.numbered import FILES, PLAIN, SPEC, table, train_fold, write
 
@@ -139,7 +139,7 @@ def in_memory(rows: int) -> Fold:
     label = np.arange(rows, dtype=np.float32)
     ids = np.stack([np.arange(rows), np.zeros(rows)], axis=1).astype(np.int32)
     empty = np.empty((rows, 0), np.float32)
-    none = Inputs(ids, empty, empty, np.empty(0, np.int32), np.empty(0, np.float32), np.zeros(rows + 1, np.int64))
+    none = without_bins(ids, empty, empty, np.empty(0, np.int32), np.empty(0, np.float32), np.zeros(rows + 1, np.int64))
     return fold_in_memory(PLAIN, Rows(none, label, np.float32(0.25) * label, None))
 
 
@@ -247,7 +247,9 @@ def test_a_fold_in_memory_yields_batches_and_pieces() -> None:
 
 def test_rows_without_members_are_padding() -> None:
     ids, no_numbers = np.zeros((2, 2), np.int32), np.zeros((2, 0), np.float32)
-    none = Inputs(ids, no_numbers, no_numbers, np.empty(0, np.int32), np.empty(0, np.float32), np.zeros(3, np.int64))
+    none = without_bins(
+        ids, no_numbers, no_numbers, np.empty(0, np.int32), np.empty(0, np.float32), np.zeros(3, np.int64)
+    )
     features = make_keras_inputs(none, SPEC)
     assert features["bag_rows"].tolist() == [[SPEC.rows], [SPEC.rows]]
     assert features["bag_values"].tolist() == [[0.0], [0.0]]

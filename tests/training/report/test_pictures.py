@@ -12,7 +12,7 @@ from nfm.contract.schema import Bag, Field, Spec
 from nfm.reports import page
 from nfm.reports.charts import Chart
 from nfm.training.metrics import curves
-from nfm.training.model import build
+from nfm.training.model import build, describe
 from nfm.training.report import pictures
 from nfm.training.report.parameters import count_parameters
 from tests.parsed import Parsed
@@ -43,10 +43,14 @@ def architecture(spec: Spec, settings: Model, parameters: dict[str, int] | None 
     """Return the text of the diagram, as a browser reads it."""
     macro = (
         '{% from "training/report/architecture.html.jinja" import architecture %}'
-        "{{ architecture(spec, settings, parameters) }}"
+        "{{ architecture(spec, settings, parameters, rates) }}"
     )
     counts = parameters or count_parameters(build(spec, settings))
-    diagram = page._environment().from_string(macro).render(spec=spec, settings=settings, parameters=counts)
+    diagram = (
+        page._environment()
+        .from_string(macro)
+        .render(spec=spec, settings=settings, parameters=counts, rates=describe(spec, settings).rates)
+    )
     Parsed(diagram)  # every tag is closed
     return " ".join(unescape(re.sub(r"<[^>]*>", " ", diagram)).split())
 

@@ -1,4 +1,4 @@
-"""The warning of a model that is worse than a constant: in the log, the summary and the report."""
+"""Warnings of a training, in its log, summary and report: worse than a constant, too few epochs, overfitting."""
 
 import logging
 from pathlib import Path
@@ -10,7 +10,7 @@ import pytest
 from nfm.config.settings import Config
 from nfm.training.metrics.tally import make_tally
 from nfm.training.report.summary import summary
-from nfm.training.report.verdict import warn_if_worse_than_constant
+from nfm.training.report.verdict import warn_if_overfitting, warn_if_still_learning, warn_if_worse_than_constant
 from nfm.training.train import train
 from tests.training.examples import shop_encoding, write_shop
 
@@ -97,3 +97,67 @@ def test_the_warning_is_logged_printed_and_in_the_report(tmp_path: Path, caplog:
     assert not caplog.records
     assert "WARNING" not in summary(good, trained)
     assert '<p class="alert">' not in (tmp_path / "good/model/report.html").read_text(encoding="utf-8")
+
+
+def falling(first: float, factor: float, epochs: int) -> list[float]:
+    return [first * factor**i for i in range(epochs)]
+
+
+def test_a_training_whose_epochs_ended_too_early_is_reported() -> None:
+    loss, valid = falling(0.6, 0.98, 8), falling(0.7, 0.99, 8)
+
+    def warn(best: int = 8, loss: list[float] = loss, valid: list[float] = valid, **changes: Any) -> str | None:
+        settings = {"epochs": 8, **changes}
+        return warn_if_still_learning(config_of("binary", **settings), {"loss": loss, "val_loss": valid}, best)
+
+    text = warn() or ""
+    assert text.startswith(
+        "The train loss was still falling when the epochs ended (from 0.5534 after epoch 5 to 0.5209"
+    )
+    assert "Raise train.epochs (it is 8)" in text
+    assert warn(early_stopping=None) == text
+    assert warn(epochs=9) is None  # early stopping ended the training
+    assert warn(best=5) is None
+    assert warn(valid=[*valid[:5], 0.9, 0.95, 1.0], early_stopping=None) is None  # the model overfits
+    assert warn(loss=falling(0.6, 0.999, 8)) is None  # by 0.3 % in three epochs: nearly at its end
+    assert warn(loss=[*loss[:7], loss[5]]) is None
+    assert warn(schedule={"kind": "cosine"}) is None
+    assert warn(best=3, loss=loss[:3], valid=valid[:3], epochs=3) is None  # too few epochs to see a trend
+    only_train = {"loss": loss}
+    assert warn_if_still_learning(config_of("binary", epochs=8, early_stopping=None), only_train, 8) is None
+
+
+def test_a_validation_loss_that_rises_from_the_first_epoch_is_reported() -> None:
+    loss, valid = falling(0.6, 0.9, 6), [0.5, 0.52, 0.51, 0.53, 0.55, 0.56]
+
+    def warn(best: int = 1, loss: list[float] = loss, valid: list[float] = valid, **changes: Any) -> str | None:
+        return warn_if_overfitting(config_of("binary", **changes), {"loss": loss, "val_loss": valid}, best)
+
+    text = warn() or ""
+    assert text.startswith(
+        "The validation loss rose from epoch 1 on (0.5, after epoch 6 0.56), while the train loss fell"
+    )
+    assert "Lower train.learning_rate (it is 0.05), raise model.pooling_dropout (it is 0.5)" in text
+    assert "model.hidden_dropout (it is 0.2), or set model.l2.embedding (it is 0)." in text
+    assert warn(best=6, early_stopping=None) == text
+    assert warn(valid=[0.5, 0.49, 0.51, 0.53, 0.55, 0.56], best=2) is None
+    assert warn(best=4) is None  # by another metric, such as the AUC, later epochs were better
+    assert warn(valid=[0.5, 0.501, 0.5005, 0.502, 0.501, 0.503]) is None  # by 0.6 %, which may be chance
+    assert warn(valid=valid[:2], loss=loss[:2]) is None
+    assert warn(loss=falling(0.6, 1.1, 6)) is None  # it diverges, which another warning describes
+    assert warn(init_from="old") is None
+    assert warn(pretrain="fm") is None
+    assert warn_if_overfitting(config_of("binary", early_stopping=None), {"loss": loss}, 6) is None
+
+
+def test_warnings_of_the_curves_are_logged_printed_and_in_the_report(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    encoding = shop_encoding(tmp_path / "encoding")
+    config = write_shop(tmp_path, encoding, train={"epochs": 5, "learning_rate": 0.02, "batch_size": 100})
+    with caplog.at_level(logging.WARNING):
+        trained = train(config)
+    (text,) = [record.message for record in caplog.records if record.name == "nfm.training.train"]
+    assert text.startswith("The train loss was still falling when the epochs ended")
+    assert f"  WARNING   {text}" in summary(config, trained).splitlines()
+    assert f'<p class="alert">{text}</p>' in (tmp_path / "model/report.html").read_text(encoding="utf-8")

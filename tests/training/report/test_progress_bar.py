@@ -5,8 +5,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from nfm.training import progress_bar as progress
-from nfm.training.progress_bar import Bar
+from nfm.training.report import progress_bar as progress
+from nfm.training.report.progress_bar import Bar
 
 
 def test_the_logged_rate_leaves_out_the_first_batch(
