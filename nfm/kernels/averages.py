@@ -3,9 +3,9 @@
     average ← w + decay · (average − w)             after each step, with the new weights w
     decay of step n = min(d, (1 + n) / (10 + n))    n from 0: the first weights, which are random, soon have no share
 
-A row outside the batch keeps its weights during a step. Such steps are therefore included later, all at once, without a
-loss: average ← w + P · (average − w), where P is the product of their decays. A training step then reads and writes the
-averages of the batch's rows only.
+A row keeps its weights from one batch that it is in to the next one. All steps in between, the first of these batches
+among them, are therefore included at once, just before its weights change again: average ← w + P · (average − w), where
+P is the product of their decays. A training step then reads and writes the averages of the batch's rows only.
 """
 
 from typing import Any, NamedTuple
@@ -48,7 +48,7 @@ def multiply_decays(start: int, stop: int, log_decay: float, warm_up: int) -> An
 
 @compile_when_called
 def catch_up(start: int, stop: int, rows_D: Ints, tables: Any, averages: Averages, step: int) -> None:
-    """Include all steps before `step` in the averages of some rows, which have kept their weights since the last one.
+    """Include the first `step` steps in the averages of some rows, which kept their weights since the last included.
 
     Args:
         start, stop: range of `rows_D`.

@@ -256,14 +256,12 @@ def update(
         b = min(a + _BLOCK, stop)
         _sum_gradients(a, b, by_row, upstream, tables, rule.decays, gradients)
         rows = rows_D[a:b]
-        if averaged:
-            catch_up(a, b, rows_D, tables, averages, rule.step - 1)  # with the weights before the step
+        if averaged:  # this step is included later, with the weights after it
+            catch_up(a, b, rows_D, tables, averages, rule.step - 1)
         for i in range(2):
             formula, hyperparameters = rule.formulas[i], rule.hyperparameters[i]
             first, second = slots[0][i], slots[1][i]
             update_rows(rows, formula, hyperparameters, tables[i], first, second, gradients[i], rule.scale)
-        if averaged:
-            catch_up(a, b, rows_D, tables, averages, rule.step)
 
 
 @compile_when_called

@@ -68,6 +68,15 @@ def check_watched(settings: Train, folds: Mapping[str, Fold]) -> None:
             )
 
 
+def choose_measured_folds(settings: Train, folds: Mapping[str, Fold]) -> list[str]:
+    """Return the folds to evaluate after each epoch.
+
+    The train fold needs an extra pass, so it is evaluated only if a monitored metric requires it.
+    """
+    needs_train = any(not name.startswith("val_") and name != "loss" for _, name in list_monitors(settings))
+    return [fold for fold in ("train", "valid") if folds[fold].rows and (fold == "valid" or needs_train)]
+
+
 def check_defined(progress: Progress, settings: Train) -> None:
     """Raise DataError if a setting watches a metric that is not defined."""
     for key, monitor in list_monitors(settings):

@@ -20,9 +20,9 @@ from nfm.training.control import (
     Progress,
     check_defined,
     check_watched,
+    choose_measured_folds,
     compute_rate,
     decide_next,
-    list_monitors,
     record_epoch,
 )
 from nfm.training.data.batches import Fold
@@ -239,7 +239,7 @@ def _finish_epoch(training: _Training) -> None:
     settings, progress, weights = training.settings, training.progress, training.optimizer.evaluated
     _check_finite(training)
     training.optimizer.finish_epoch(progress.step)
-    metrics = {fold: _measure_fold(training, fold) for fold in _choose_measured_folds(settings, training.folds)}
+    metrics = {fold: _measure_fold(training, fold) for fold in choose_measured_folds(settings, training.folds)}
     if "valid" in metrics:
         metrics["valid"] = {"loss": choose_loss(training.model).from_metrics(metrics["valid"]), **metrics["valid"]}
     steps = training.folds["train"].steps(settings.batch_size)
@@ -262,15 +262,6 @@ def _measure_fold(training: _Training, fold: str) -> Mapping[str, Any]:
 def _assign(targets: Iterable[NDArray[np.float32]], arrays: Iterable[NDArray[np.float32]]) -> None:
     for target, array in zip(targets, arrays, strict=True):
         target[:] = array
-
-
-def _choose_measured_folds(settings: Train, folds: Mapping[str, Fold]) -> list[str]:
-    """Return the folds to evaluate after each epoch.
-
-    The train fold needs an extra pass, so it is evaluated only if a monitored metric requires it.
-    """
-    needs_train = any(not name.startswith("val_") and name != "loss" for _, name in list_monitors(settings))
-    return [fold for fold in ("train", "valid") if folds[fold].rows and (fold == "valid" or needs_train)]
 
 
 def _check_finite(training: _Training) -> None:
