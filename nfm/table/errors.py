@@ -16,7 +16,7 @@ _FILE = re.compile(r"reading file:? ?(\S.*?)[.,]?(?:\s+SQLSTATE|\.\s|\n|$)")
 _MISSING = re.compile(r"\[PATH_NOT_FOUND\] Path does not exist: (?:file:(?=/))?(.*?)\.(?:\s+SQLSTATE|\s|$)")
 _CONDITION = re.compile(r"\[[A-Z0-9_.]+\] .*?(?=\s+SQLSTATE|\n==|\n\tat|$)", re.DOTALL)
 _FOLDERS_DIFFER = ("[CONFLICTING_DIRECTORY_STRUCTURES]", "[CONFLICTING_PARTITION_COLUMN_NAMES]")
-_FOLDER = re.compile(r"^\s+(\w+:/.*)$", re.MULTILINE)
+_FOLDER = re.compile(r"^\s+(\w+:/.*?)(?: SQLSTATE: \w+)?$", re.MULTILINE)
 _MAX_SUMMARY = 500  # characters
 # Classes of SQLSTATE for what a user can correct: data, SQL, unsupported features, files. Not XX: internal errors.
 _ABOUT_THE_SOURCE = re.compile(r"SQLSTATE: (?:22|42|0A|KD)")

@@ -89,8 +89,8 @@ def test_folder_values_that_only_spark_understands(spark: SparkSession, tmp_path
     ("folders", "problem"),
     [
         (["c="], r"cannot be read: \[EMPTY_PARTITION_COLUMN_VALUE\] Found an empty partition column value"),
-        (["c=1", "c=1/d=2"], r"has files in folders .* Found: /.*raw/c=1.* recursiveFileLookup: true"),
-        ([".", "sub", "c=1"], r"has files in folders .* Found: /.*raw/sub.* recursiveFileLookup: true"),
+        (["c=1", "c=1/d=2"], r"has files in folders .* Found: /.*raw/c=1/d=2\. .*recursiveFileLookup: true"),
+        ([".", "sub", "c=1"], r"has files in folders .* Found: /.*raw/sub.*recursiveFileLookup: true"),
     ],
 )
 def test_folders_that_spark_refuses(spark: SparkSession, tmp_path: Path, folders: list[str], problem: str) -> None:
