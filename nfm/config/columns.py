@@ -90,7 +90,7 @@ class Numeric(Settings):
 
     column: str | None = None
     """Raw column to read; the number's own name unless set. One column can be read under several names."""
-    as_: Literal["dense", "field", "bins"] = Field(default="dense", alias="as")
+    as_: Literal["dense", "field", "bins"] = Field(default="bins", alias="as")
     """`dense`: an input of the hidden layers beside the pooled vector, and of the linear part. `field`: a feature of
     the pooling with x = value. `bins`: dense, and also a feature whose embedding is interpolated between the edges of
     bins."""
@@ -124,6 +124,11 @@ class Numeric(Settings):
                     f"buckets makes a categorical field, so {names} cannot apply: remove {names} or buckets"
                 )
         return self
+
+    @property
+    def is_binned(self) -> bool:
+        """True if the number has interpolated bins."""
+        return self.as_ == "bins" and self.buckets is None
 
 
 DATASET_COLUMNS = ("label", "weight", "fold", PART_COLUMN)  # reserved names of the dataset
@@ -205,7 +210,7 @@ class Columns(Settings):
         """Columns of the dataset that are fields and numbers."""
         bags = (weights_name(n) for n, s in self.categorical.items() if s.bag)
         flags = (flag_name(n) for n, s in self.numeric.items() if s.missing_flag)
-        bins = (make(n) for n, s in self.numeric.items() if s.as_ == "bins" for make in (bin_name, fraction_name))
+        bins = (make(n) for n, s in self.numeric.items() if s.is_binned for make in (bin_name, fraction_name))
         return (*self.categorical, *bags, *self.numeric, *flags, *bins)
 
     def key_names(self, folders: tuple[str, ...] = ()) -> dict[str, str]:

@@ -50,7 +50,7 @@ def start_from_model(folder: Path, spec: Spec, settings: Model) -> Start:
             "train.init_from out."
         )
     before = artifact.metadata["configuration"]["model"]
-    before = {**Model().model_dump(), **before}  # some settings did not exist when the older model was trained
+    before = {"batch_norm_epsilon": 1e-5, **before}  # of models that are older than the setting
     names = ["batch_norm", "output", *(["batch_norm_epsilon"] if settings.batch_norm else [])]
     model = {name: before[name] for name in names}
     form = _describe_form(describe(spec, settings), spec) | {name: getattr(settings, name) for name in names}
