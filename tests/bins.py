@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from nfm.contract.inputs import Inputs
+from nfm.contract.dataset import Inputs
 from nfm.contract.schema import Spec
 
 

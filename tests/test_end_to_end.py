@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from nfm.contract.artifact import Artifact
-from nfm.contract.inputs import arrange_inputs
+from nfm.contract.dataset import arrange_inputs
 from nfm.training.layers import make_keras_inputs
 from tests.forks import Forks
 from tests.processes import ROOT, environment, run

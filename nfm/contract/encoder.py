@@ -1,7 +1,7 @@
 """Encode a batch of raw columns as ids and numbers: the only code that turns a raw value into a number.
 
 The feature job writes the result of `encode` into the dataset; the score job passes it to the forward pass.
-`contract.inputs` arranges the same columns, from the dataset or from `encode`, as the arrays that the model takes.
+`contract.dataset` arranges the same columns, from the dataset or from `encode`, as the arrays that the model takes.
 """
 
 from collections.abc import Callable

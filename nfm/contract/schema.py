@@ -131,7 +131,7 @@ class Spec:
     classes: tuple[str, ...] = ()  # multiclass: canonical text of each class, by its number in the dataset
     # Not part of the fingerprint: whether a model uses the interpolated bins, and whether the dataset has PART_COLUMN.
     uses_bins: bool = True
-    has_parts: bool = True
+    has_parts: bool = False
 
     @cached_property
     def vocabularies(self) -> dict[str, int]:

@@ -49,7 +49,7 @@ class Offsets(NamedTuple):
 
 
 class Rows(NamedTuple):
-    """B encoded rows: the arrays of `contract.inputs.Inputs` in the same order."""
+    """B encoded rows: the arrays of `contract.dataset.Inputs` in the same order."""
 
     ids_BF: NDArray[np.int32]
     values_BN: NDArray[np.float32]

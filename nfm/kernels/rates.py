@@ -1,8 +1,8 @@
 """Look up the target rates of a row's values, which are inputs beside the dense numbers.
 
 The table of rates has the rows of the embedding table. A model has one rate, or one for each class, for each id of the
-fields that have rates; `training.rates` computes them. A training has several for each id: one for each part of the
-train fold, computed without the labels of that part.
+fields that have rates; `training.data.rates` computes them. A training has several for each id: one for each part of
+the train fold, computed without the labels of that part.
 """
 
 from functools import cache
@@ -45,22 +45,22 @@ def look_up(
         out_TX: receives the rates in its first rows.
         first: first column.
     """
-    _compiled()(tuple(rates), rows.ids_BF, rows.bag_rows, rows.bag_splits, part_B, start, stop, out_TX, first)
+    batch = rows.ids_BF, rows.bag_rows, rows.bag_splits, part_B
+    _compiled()(tuple(rates), batch, start, stop, out_TX, first)
 
 
 @cache
 def _compiled() -> Any:
     ids, blocks = read_only_array(types.int32, 2, "A"), read_only_array(types.int64, 2)
     table = types.Tuple([read_only_array(types.float32, 3), blocks, blocks])
-    members = read_only_array(types.int32, 1), read_only_array(types.int64, 1)
+    members, parts = (read_only_array(types.int32, 1), read_only_array(types.int64, 1)), read_only_array(types.int8, 1)
     out = types.Array(types.float32, 2, "C")
-    arguments = [table, ids, *members, read_only_array(types.int8, 1), types.int64, types.int64, out, types.int64]
+    arguments = [table, types.Tuple([ids, *members, parts]), types.int64, types.int64, out, types.int64]
     return compile_now(types.void(*arguments), _look_up)
 
 
-def _look_up(
-    rates: Any, ids_BF: Any, bag_rows: Any, bag_splits: Any, part_B: Any, start: Any, stop: Any, out_TX: Any, first: Any
-) -> None:
+def _look_up(rates: Any, batch: Any, start: Any, stop: Any, out_TX: Any, first: Any) -> None:
+    ids_BF, bag_rows, bag_splits, part_B = batch
     table_RPC, fields_J2, bags_A2 = rates
     width = np.uint64(table_RPC.shape[2])
     for b in range(np.uint64(start), np.uint64(stop)):

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nfm.contract.artifact import Network
-from nfm.contract.inputs import Inputs
+from nfm.contract.dataset import Inputs
 from nfm.contract.schema import Spec
 from nfm.kernels.activations import activate, compute_scores
 from nfm.kernels.layers import ROWS, add_products, apply_layer, make_panels

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from nfm.contract.arrays import to_arrow, to_text_array
 from nfm.contract.artifact import Network
+from nfm.contract.dataset import Inputs
 from nfm.contract.encoder import transform
-from nfm.contract.inputs import Inputs
 from nfm.contract.schema import Placement, Spec
 from nfm.kernels.pooling import Rows
 from nfm.kernels.rates import look_up, replace_missing

@@ -7,8 +7,8 @@ from numpy.typing import NDArray
 from nfm.contract import dataset
 from nfm.contract.artifact import Artifact, Network
 from nfm.contract.columns import Rows
+from nfm.contract.dataset import arrange_inputs
 from nfm.contract.encoder import BatchCounts
-from nfm.contract.inputs import arrange_inputs
 from nfm.scoring.forward import score
 from nfm.scoring.health.tally import Tally
 from nfm.scoring.reasons import reason_arrays, reason_columns, score_and_effects

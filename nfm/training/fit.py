@@ -27,13 +27,13 @@ from nfm.training.control import (
 )
 from nfm.training.data.batches import Fold
 from nfm.training.data.labels import TrainLabels, check_labels, describe_train_labels
+from nfm.training.data.rates import compute_rates
 from nfm.training.data.rows import Rows
 from nfm.training.losses import choose_loss
 from nfm.training.metrics.tally import make_tally
 from nfm.training.model import BIAS, Weights, describe, initial_weights
 from nfm.training.network import Network
 from nfm.training.optimizers import Optimizer, list_arrays
-from nfm.training.rates import compute_rates
 from nfm.training.report.progress_bar import Bar
 from nfm.training.report.tensorboard import open_writer
 from nfm.training.result import Fitted

@@ -8,7 +8,7 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from nfm.contract.inputs import Inputs
+from nfm.contract.dataset import Inputs
 from nfm.contract.schema import Spec
 
 BAG_FEATURES = ("bag_rows", "bag_values")

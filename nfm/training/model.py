@@ -123,29 +123,13 @@ def build(spec: Spec, settings: Model, weights: Weights | None = None) -> keras.
         weights: copied into the model's variables; without them the model is untrained.
     """
     layers, network = make_layers(spec, settings), describe(spec, settings)
-    singles = [offset for offset, field in zip(spec.offsets, spec.fields, strict=True) if field.bag is None]
-    ids = keras.Input((len(singles),), dtype="int32", name="ids")
-    values = keras.Input((len(spec.field_numbers),), name="values")
+    features, bags, table = _make_inputs(spec)
     dense = keras.Input((len(spec.dense),), name="dense")
-    bins, bags = [], []
-    if spec.binned:
-        shape = (len(spec.binned),)
-        bins = [keras.Input(shape, dtype="int32", name="bins"), keras.Input(shape, name="fractions")]
-    if len(singles) < len(spec.fields):
-        bags = [keras.Input((None,), dtype="int32", name="bag_rows"), keras.Input((None,), name="bag_values")]
-    features = [ids, values, *bins, *bags]
-    table: dict[str, Any] = {
-        "offsets": singles,
-        "numbers": len(spec.field_numbers),
-        "table_size": spec.rows,
-        "bin_offsets": spec.bin_offsets[:-1],
-    }
-
     linear = FirstOrder(**table, width=network.outputs, l2=settings.l2.linear, name="linear")(*features)
     beside = dense
     if network.rates:
         fields, bag_blocks = spec.rate_places(network.rates)
-        rates = TargetRates(fields, bag_blocks, spec.rows, network.outputs, name="rates")(ids, *bags[:1])
+        rates = TargetRates(fields, bag_blocks, spec.rows, network.outputs, name="rates")(features[0], *bags[:1])
         beside = keras.layers.Concatenate(name="dense_and_rates")([dense, rates]) if spec.dense else rates
     if beside.shape[1]:
         linear = keras.layers.Add(name="linear_sum")([linear, layers["dense_linear"](beside)])
@@ -176,6 +160,26 @@ def build(spec: Spec, settings: Model, weights: Weights | None = None) -> keras.
             elif variable.path in copies:
                 variable.assign(copies[variable.path])
     return model
+
+
+def _make_inputs(spec: Spec) -> tuple[list[Any], list[Any], dict[str, Any]]:
+    """Return the inputs of the features, those of the bags among them, and the arguments of layers with a table."""
+    singles = [offset for offset, field in zip(spec.offsets, spec.fields, strict=True) if field.bag is None]
+    ids = keras.Input((len(singles),), dtype="int32", name="ids")
+    values = keras.Input((len(spec.field_numbers),), name="values")
+    bins, bags = [], []
+    if spec.binned:
+        shape = (len(spec.binned),)
+        bins = [keras.Input(shape, dtype="int32", name="bins"), keras.Input(shape, name="fractions")]
+    if len(singles) < len(spec.fields):
+        bags = [keras.Input((None,), dtype="int32", name="bag_rows"), keras.Input((None,), name="bag_values")]
+    table: dict[str, Any] = {
+        "offsets": singles,
+        "numbers": len(spec.field_numbers),
+        "table_size": spec.rows,
+        "bin_offsets": spec.bin_offsets[:-1],
+    }
+    return [ids, values, *bins, *bags], bags, table
 
 
 def _pad(table: Floats) -> Floats:

@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nfm.contract.artifact import Artifact
+from nfm.contract.dataset import Inputs
 from nfm.contract.errors import DataError, ReplacedError
-from nfm.contract.inputs import Inputs
 from nfm.kernels.activations import compute_scores
 from nfm.training.layers import make_keras_inputs  # the import also registers the layers of saved models
 

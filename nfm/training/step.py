@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nfm.config.train import Model, Train
-from nfm.contract.inputs import Inputs
+from nfm.contract.dataset import Inputs
 from nfm.contract.schema import Spec
 from nfm.kernels.tables import Upstream
 from nfm.training.data.batches import Fold

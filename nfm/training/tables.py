@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from nfm.contract.inputs import Inputs
+from nfm.contract.dataset import Inputs
 from nfm.contract.schema import RATE_PARTS, Spec
 from nfm.kernels import pooling
 from nfm.kernels import tables as kernels

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from nfm.contract.artifact import Artifact
-from nfm.contract.inputs import Inputs, arrange_inputs
+from nfm.contract.dataset import Inputs, arrange_inputs
 from nfm.contract.schema import Spec
 from nfm.scoring.forward import score
 from tests.bench.features import timed

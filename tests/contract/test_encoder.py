@@ -14,9 +14,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from nfm.contract.dataset import arrange_inputs
 from nfm.contract.encoder import Encoding
 from nfm.contract.errors import DataError
-from nfm.contract.inputs import arrange_inputs
 from nfm.contract.scaling import CURVES, CurveName
 from nfm.contract.schema import Bag, Field, Kind, Number
 

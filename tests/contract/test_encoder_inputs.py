@@ -9,8 +9,8 @@ import pyarrow as pa
 from hypothesis import given
 from hypothesis import strategies as st
 
+from nfm.contract.dataset import Inputs, arrange_inputs
 from nfm.contract.encoder import Encoding
-from nfm.contract.inputs import Inputs, arrange_inputs
 from nfm.contract.schema import Bag, Field, Number
 
 Make = Callable[..., Encoding]

@@ -9,7 +9,7 @@ import pytest
 from numpy.typing import NDArray
 
 from nfm.contract.artifact import Network
-from nfm.contract.inputs import Inputs
+from nfm.contract.dataset import Inputs
 from nfm.contract.schema import Bag, Field, Number, Spec
 from nfm.scoring.forward import score
 from tests.bins import random_bins, without_bins

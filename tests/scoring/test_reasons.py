@@ -15,8 +15,8 @@ import nfm.scoring
 from nfm.config.settings import Config
 from nfm.contract import artifact
 from nfm.contract.artifact import Artifact, Network
+from nfm.contract.dataset import arrange_inputs
 from nfm.contract.encoder import Encoding
-from nfm.contract.inputs import arrange_inputs
 from nfm.contract.schema import Field, Spec
 from nfm.features.dataset import build
 from nfm.scoring import reasons as module

@@ -17,9 +17,9 @@ import nfm.scoring
 from nfm.config.settings import Config
 from nfm.contract import artifact
 from nfm.contract.artifact import Artifact, Network
+from nfm.contract.dataset import arrange_inputs
 from nfm.contract.encoder import Encoding
 from nfm.contract.errors import ConfigError, DataError
-from nfm.contract.inputs import arrange_inputs
 from nfm.features.dataset import build
 from nfm.scoring.health.tally import Tally
 from nfm.scoring.prepare import open_all

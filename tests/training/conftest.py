@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from nfm.contract.inputs import Inputs
+from nfm.contract.dataset import Inputs
 from nfm.contract.schema import Bag, Field, Number, Placement, Spec
 from tests.bins import random_bins, without_bins
 from tests.training.interrupted import fail_after, train

@@ -12,7 +12,7 @@ import pytest
 from numpy.typing import NDArray
 
 from nfm.config.train import Model
-from nfm.contract.inputs import Inputs
+from nfm.contract.dataset import Inputs
 from nfm.contract.schema import MISSING, Field, Spec
 from nfm.scoring.forward import score
 from nfm.training.layers import make_keras_inputs

@@ -14,9 +14,9 @@ from nfm.contract.schema import RATE_PARTS, Bag, Field, Spec
 from nfm.kernels.rates import Rates
 from nfm.training.data.batches import Rows
 from nfm.training.data.labels import describe_train_labels
+from nfm.training.data.rates import compute_rates
 from nfm.training.data.rows import take_rows
 from nfm.training.model import initial_weights
-from nfm.training.rates import compute_rates
 from nfm.training.tables import TableReader
 from tests.bins import without_bins
 from tests.training.examples import fold_in_memory

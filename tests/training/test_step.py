@@ -11,7 +11,7 @@ import tensorflow as tf
 from numpy.typing import NDArray
 
 from nfm.config.train import Model, Train
-from nfm.contract.inputs import Inputs
+from nfm.contract.dataset import Inputs
 from nfm.contract.schema import Bag, Field, Spec
 from nfm.training.data.batches import Rows
 from nfm.training.layers import make_keras_inputs

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from nfm.config.train import Model, Train
-from nfm.contract.inputs import Inputs
+from nfm.contract.dataset import Inputs
 from nfm.contract.schema import Bag, Field, Spec
 from nfm.kernels import tables as kernels
 from nfm.kernels.pooling import Features

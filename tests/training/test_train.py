@@ -15,9 +15,9 @@ import nfm.scoring
 from nfm.config.settings import Config
 from nfm.config.train import Model
 from nfm.contract.artifact import Artifact
+from nfm.contract.dataset import arrange_inputs
 from nfm.contract.encoder import Encoding
 from nfm.contract.errors import DataError
-from nfm.contract.inputs import arrange_inputs
 from nfm.contract.publishing.publish import BusyError, locked
 from nfm.training.fit import Places, fit
 from nfm.training.layers import make_keras_inputs

@@ -21,7 +21,7 @@ import nfm.scoring
 from nfm.config.settings import Config
 from nfm.config.train import Model, Train
 from nfm.contract.artifact import Artifact
-from nfm.contract.inputs import arrange_inputs
+from nfm.contract.dataset import arrange_inputs
 from nfm.contract.scaling import describe_lost_precision
 from nfm.contract.schema import Field, Number, Spec
 from nfm.scoring import forward

@@ -16,8 +16,8 @@ from nfm.config.settings import Config
 from nfm.contract import dataset
 from nfm.contract.artifact import Artifact
 from nfm.contract.columns import Rows
+from nfm.contract.dataset import Inputs, arrange_inputs
 from nfm.contract.errors import DataError
-from nfm.contract.inputs import Inputs, arrange_inputs
 from nfm.contract.schema import Spec
 from nfm.contract.values import decode_dictionary
 from nfm.scoring.hosts import Placed, open_model, place_read_only

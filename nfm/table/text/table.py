@@ -93,18 +93,12 @@ def open_text_table(
     why = ""
     if checked.texts:
         types = {name: text_type(type_) if name in checked.texts else type_ for name, type_ in types.items()}
-        why = (
-            f"{listed(checked.texts)} of {source}: read as text, because the inferred type would change values such as "
-            f"{listed(map(quoted, checked.texts.values()))} (source.types sets another type)"
-        )
+        why = _describe_texts(source, checked.texts)
         log.info("%s", why)
     table = read_groups(spark, raw._replace(types=types), used if checked.bad else ())
     # Scoring may need other columns; it infers their types, as this run has not checked them against the texts.
     learned = {name: types[name].simpleString() for name in types if name in used or name in known}
-    try:
-        needed(to_arrow_schema(table))  # again, because the types are known now
-    except DataError as error:
-        raise DataError(f"{error} {why}." if why else str(error)) from error
+    _check_again(needed, table, why)
     return TextTable(
         table,
         tuple(file for file in before if file.path not in set(map(uri_to_path, skipped))),
@@ -112,6 +106,22 @@ def open_text_table(
         checked.bad,
         source.format == "csv" and any(group.options["multiline"] == "true" for group in groups),
         Reading(source.format, value_options(source.options), folders | learned),
+    )
+
+
+def _check_again(needed: Callable[[pa.Schema], Iterable[str]], table: DataFrame, why: str) -> None:
+    """Call `needed` with the types, which are known now; `why` ends the message of its error."""
+    try:
+        needed(to_arrow_schema(table))
+    except DataError as error:
+        raise DataError(f"{error} {why}." if why else str(error)) from error
+
+
+def _describe_texts(source: "Source", texts: Mapping[str, str]) -> str:
+    """Explain why columns are read as text; `texts`: values that their inferred types would change."""
+    return (
+        f"{listed(texts)} of {source}: read as text, because the inferred type would change values such as "
+        f"{listed(map(quoted, texts.values()))} (source.types sets another type)"
     )
 
 

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from nfm.contract.inputs import Inputs
+from nfm.contract.dataset import Inputs
 
 _MATRICES = 5  # arrays of `Inputs` with one entry per row; those of the bags follow
 

@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from nfm.contract.inputs import Inputs
+from nfm.contract.dataset import Inputs
 from nfm.contract.schema import Spec
 
 MOST_ROWS = 10_000  # rows that the strengths are computed from

@@ -17,9 +17,9 @@ from pyspark.sql import SparkSession
 from nfm.config.train import Model
 from nfm.contract import artifact as contract
 from nfm.contract.artifact import Artifact
+from nfm.contract.dataset import Inputs
 from nfm.contract.encoder import Encoding
 from nfm.contract.errors import DataError
-from nfm.contract.inputs import Inputs
 from nfm.scoring.prepare import open_all
 from nfm.scoring.preview.parity import _sample, check, compare, deltas
 from nfm.table.splits import Piece, file_at

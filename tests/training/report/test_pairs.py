@@ -4,7 +4,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from nfm.contract.inputs import arrange_inputs
+from nfm.contract.dataset import arrange_inputs
 from nfm.contract.schema import Bag, Field, Number, Spec
 from nfm.training.report.pairs import strongest_pairs
 
