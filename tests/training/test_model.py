@@ -68,7 +68,7 @@ def test_forward_pass_equals_keras(
             activation=activation,
             use={"rates": i % 2 == 0, "bins": i < 2},
         )
-        spec = replace(spec, uses_bins=form.use.bins)
+        spec = replace(spec, uses_bins=form.use.bins, has_parts=True)
         model = build_random(spec, form)
         weights = export(weights_of(model), spec, form)
         assert {name: array.shape for name, array in weights.items()} == describe(spec, form).weight_shapes(spec)

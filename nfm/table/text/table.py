@@ -90,10 +90,9 @@ def open_text_table(
     raw = Raw(source, groups, types, parse_types(folders), is_exact=reading is not None)
     checked = check_rows(spark, raw, used, doubtful)
     refuse_bad_rows(source, checked)
-    why = ""
-    if checked.texts:
+    why = _describe_texts(source, checked.texts) if checked.texts else ""
+    if why:
         types = {name: text_type(type_) if name in checked.texts else type_ for name, type_ in types.items()}
-        why = _describe_texts(source, checked.texts)
         log.info("%s", why)
     table = read_groups(spark, raw._replace(types=types), used if checked.bad else ())
     # Scoring may need other columns; it infers their types, as this run has not checked them against the texts.
