@@ -32,7 +32,7 @@ TITANIC = ROOT / "tests/data/titanic.csv"
 
 
 def job(name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    program = "python" if name == "train" else "spark-submit"
+    program = "python" if name in ("train", "tune") else "spark-submit"
     return run([program, f"jobs/{name}.py", "--config", "conf/titanic.yaml", *arguments])
 
 
@@ -216,10 +216,11 @@ def test_mistakes_are_reported_without_a_traceback(
     assert "Traceback" not in done.stderr
 
 
-def test_the_script_exits_with_the_code_of_the_command() -> None:
-    done = job("train", "--frobnicate")
+@pytest.mark.parametrize("name", ["train", "tune"])
+def test_a_script_exits_with_the_code_of_its_command(name: str) -> None:
+    done = job(name, "--frobnicate")
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == "error: nfm train: unknown option --frobnicate. See nfm train --help\n"
+    assert done.stderr == f"error: nfm {name}: unknown option --frobnicate. See nfm {name} --help\n"
 
 
 def test_spark_jobs_exit_with_their_code_and_a_line(workdir: Path, tmp_path: Path) -> None:
