@@ -148,7 +148,9 @@ def _to_float(text: Column, type_: T.DataType, source: "Source") -> Column:
         .when(size.isin(float("inf"), float("nan")), ~text.rlike(r"\d"))  # nor is 1e400 infinite
         .otherwise(text.rlike(short) | (value.try_cast(T.LongType()) == integer))
     )
-    converted = F.when(is_exact & ~text.rlike(_LITERAL), value)
+    # Most texts are short numbers, and one pattern accepts them.
+    is_short = text.rlike(rf"^-?\d{{1,{digits}}}(\.\d{{1,15}})?$")
+    converted = F.when(is_short, value).when(is_exact & ~text.rlike(_LITERAL), value)
     names = {"nanvalue": "NaN", "positiveinf": "Infinity", "negativeinf": "-Infinity"}
     for option, name in names.items():
         if option in source.options:

@@ -171,22 +171,28 @@ def check_rows(spark: SparkSession, raw: Raw, used: Sequence[str], doubtful: Map
     flags = {name: f"_nfm_changes_{i}" for i, name in enumerate(changes)}
     rows = reduce(DataFrame.unionAll, frames).select("*", *(changes[name].alias(flag) for name, flag in flags.items()))
     broken = column(BAD_ROW).isNotNull()
-    bad = reduce(or_, (F.col(flag) for name, flag in flags.items() if name not in doubtful), broken)
+    fixed, inferred = [name for name in flags if name not in doubtful], [name for name in flags if name in doubtful]
+    bad = reduce(or_, (F.col(flags[name]) for name in fixed), broken)
+    texts = {name: F.when(F.col(flag), column(name).cast("string")) for name, flag in flags.items()}
+    examples = (
+        F.when(F.col(flags[name]), F.struct(_FILE, F.lit(name).alias("name"), texts[name].alias("text")))
+        for name in fixed
+    )
     result: Any = rows.agg(
         F.count(F.lit(1)),
         F.count_if(bad),
         F.min(F.when(broken, F.struct(_FILE, BAD_ROW))),
+        F.min(F.when(~broken, F.coalesce(F.lit(None), *examples))),
         F.array(*(F.count(column(name)) for name in used)),  # Spark parses only columns that the query needs
-        *(
-            F.min(F.when(~broken & F.col(flag), F.struct(_FILE, column(name).cast("string"))))
-            for name, flag in flags.items()
-        ),
+        *(F.min(F.when(~broken, texts[name])) for name in inferred),
     ).first()
-    changed = {name: example for name, example in zip(flags, result[4:], strict=True) if example is not None}
-    texts = {name: text for name, (_, text) in changed.items() if name in doubtful}
-    fixed = (_describe_value(raw, name, *changed[name]) for name in changed if name not in doubtful)
-    example = _describe_row(raw, *result[2]) if result[2] else next(fixed, "")
-    return Checked(result[0], result[1], example, texts)
+    changed = {name: text for name, text in zip(inferred, result[5:], strict=True) if text is not None}
+    example = ""
+    if result[2]:
+        example = _describe_row(raw, *result[2])
+    elif result[3]:
+        example = _describe_value(raw, *result[3])
+    return Checked(result[0], result[1], example, changed)
 
 
 def refuse_bad_rows(source: "Source", checked: Checked) -> None:
@@ -199,7 +205,7 @@ def refuse_bad_rows(source: "Source", checked: Checked) -> None:
         )
 
 
-def _describe_value(raw: Raw, name: str, file: str, text: str) -> str:
+def _describe_value(raw: Raw, file: str, name: str, text: str) -> str:
     """Describe a value that its type would change, and what to do, as the start of a sentence."""
     type_ = raw.type_of(name)
     options = "" if raw.source.format == "json" else "set source.options.nullValue to this text if it means missing, "
