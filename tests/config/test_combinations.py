@@ -9,7 +9,7 @@ from nfm.config.settings import Config
 from tests.settings import message, problems
 
 TAKEN = (
-    "columns: two columns of the dataset would be named {} (label, weight and fold are reserved): "
+    "columns: two columns of the dataset would be named {} (label, weight, fold, rate_part are reserved): "
     "rename the field and set its raw column with `column:`"
 )
 BOTH = "columns: {} is in both categorical and numeric: remove one, or rename one and set its raw column with `column:`"
@@ -20,9 +20,7 @@ NEGATIVES = "split.negative_rate is only for the binary task, but model.task is 
 BUCKETS = (
     "columns.numeric.Age: buckets makes a categorical field, so as, scale cannot apply: remove as, scale or buckets"
 )
-POOLING = (
-    "columns: no feature enters the pooling: add a column under categorical, or a number with buckets or as: field"
-)
+POOLING = "columns: no feature enters the pooling: add a column under categorical, or a number with buckets, as: field or as: bins"
 MACHINE = "model: output: ones makes a factorization machine without hidden layers: set hidden_units: []"
 MONITOR = "train.early_stopping.monitor: {} given; allowed for the task {}: "
 OF_BINARY = "loss, auc, accuracy, val_loss, val_auc, val_accuracy"

@@ -94,7 +94,7 @@ def test_a_table_shows_types_limits_and_choices() -> None:
     assert "| `optimizer` | `adagrad` | `adagrad`, `adam`, `sgd` |" in tables
     assert "| `pooling_dropout` | `0.5` | number ≥ 0 and < 1 |" in tables
     assert "| `key` | required | list of string |" in tables
-    assert "| `as` | `dense` | `dense`, `field` |" in tables
+    assert "| `as` | `dense` | `dense`, `field`, `bins` |" in tables
     assert "log(1 + \\|x\\|)" in tables  # a bare | would end the cell
     for section in sections(Config):
         for name, field in section.model_fields.items():
