@@ -7,7 +7,7 @@ from html import unescape
 import numpy as np
 import pytest
 
-from nfm.config.train import Model
+from nfm.config.train import Model, Use
 from nfm.contract.schema import Bag, Field, Spec
 from nfm.reports import page
 from nfm.reports.charts import Chart
@@ -72,7 +72,7 @@ def test_the_diagram_counts_parameters(mixed: Spec) -> None:
     # 5 + 9 + 5 ids, x and its flag: 21 rows; y and z are dense.
     text = architecture(mixed, Model(embedding_dim=4, hidden_units=(3, 2)))
     for expected in [
-        "B × 5 × 4 table 21 × 4 = 84 parameters",
+        "B × 6 × 4 table 25 × 4 = 100 parameters",
         "batch norm · 16",
         "B × (4 + 2)",
         "6 × 3 + 3 = 21 parameters",
@@ -80,9 +80,20 @@ def test_the_diagram_counts_parameters(mixed: Spec) -> None:
         "3 × 2 + 2 = 8 parameters",
         "batch norm · 8",
         "Output weights h B × 1 2 parameters",
-        "1 + 21 + 2 = 24 parameters",
+        "1 + 25 + 2 = 28 parameters",
     ]:
         assert text.count(expected) == 1, expected
+
+
+def test_the_diagram_shows_target_rates(mixed: Spec) -> None:
+    rated = replace(mixed, has_parts=True, fields=(replace(mixed.fields[0], rates=False), *mixed.fields[1:]))
+    text = architecture(rated, Model(use=Use(rates=True), embedding_dim=4, hidden_units=(3,)))
+    assert "Target rates (2): b c" in text
+    assert "Concatenate the dense numbers and target rates B × (4 + 4)" in text
+    classes = replace(rated, classes=("red", "green", "blue"))
+    text = architecture(classes, Model(task="multiclass", use=Use(rates=True), embedding_dim=4, hidden_units=(3,)))
+    assert "Target rates (2 for each class): b c" in text
+    assert "B × (4 + 8)" in text
 
 
 def test_many_fields_are_abbreviated(mixed: Spec) -> None:
@@ -98,16 +109,16 @@ def test_any_name_can_be_shown(name: str, mixed: Spec) -> None:
     numbers = (replace(mixed.numbers[0], name=name), replace(mixed.numbers[1], name=name))
     text = architecture(replace(mixed, fields=fields, numbers=numbers), Model())
     short = " ".join(name.split()) if len(name) < 40 else f"{name[:39]}…"
-    assert text.count(short) == 4  # the field, the number, its flag, the dense number
+    assert text.count(short) == 5  # the field, the number, its flag, the dense number, its bins
     assert "x" * 40 not in text
 
 
 def test_the_last_layer_of_the_diagram_depends_on_the_task(mixed: Spec) -> None:
     classes = replace(mixed, classes=("red", "green", "blue"))
-    parameters = {"embedding": 84, "linear": 66, "dense_linear": 6, "output": 6, "hidden_0": 10}
+    parameters = {"embedding": 100, "linear": 78, "dense_linear": 6, "output": 6, "hidden_0": 10}
     multiclass = architecture(classes, MODELS["classes"], parameters)
     assert "Softmax B × 3" in multiclass
-    assert "3 + 63 + 6 = 72 parameters" in multiclass
+    assert "3 + 75 + 6 = 84 parameters" in multiclass
     regression = architecture(mixed, Model(task="regression"))
     assert "the predicted number" in regression
     assert "Sigmoid" not in regression
@@ -118,7 +129,7 @@ def test_the_diagram_marks_bags(mixed: Spec) -> None:
     parameters = dict.fromkeys(("embedding", "linear", "output"), 1)
     text = architecture(replace(mixed, fields=(bag, *mixed.fields[1:])), MODELS["machine"], parameters)
     assert "a 5 ids, bag" in text
-    assert "B × (4 + members of bags) × 64" in text  # two fields, a number and its flag
+    assert "B × (5 + members of bags) × 64" in text  # two fields, a number, its flag, and the bins of another
 
 
 @pytest.mark.parametrize("epochs", [1, 2, 50])
