@@ -20,7 +20,10 @@ NEGATIVES = "split.negative_rate is only for the binary task, but model.task is 
 BUCKETS = (
     "columns.numeric.Age: buckets makes a categorical field, so as, scale cannot apply: remove as, scale or buckets"
 )
-POOLING = "columns: no feature enters the pooling: add a column under categorical, or a number with buckets, as: field or as: bins"
+POOLING = (
+    "columns: no feature enters the pooling: add a column under categorical, or a number with buckets, as: field or "
+    "as: bins"
+)
 MACHINE = "model: output: ones makes a factorization machine without hidden layers: set hidden_units: []"
 MONITOR = "train.early_stopping.monitor: {} given; allowed for the task {}: "
 OF_BINARY = "loss, auc, accuracy, val_loss, val_auc, val_accuracy"

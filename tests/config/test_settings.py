@@ -30,7 +30,8 @@ columns:
        bag: false, weights: null, delimiter: ",", max_length: null, rates: true}
     Cabin: {<<: *field, min_count: 2}
   numeric:
-    Age: {column: null, as: dense, bins: 32, impute: mean, missing_flag: false, scale: standard, clip: null, buckets: null}
+    Age: {column: null, as: dense, bins: 32, impute: mean,
+      missing_flag: false, scale: standard, clip: null, buckets: null}
 split:
   {by: [], valid: 0.1, test: 0.2, seed: 1, time: null, format: null, valid_from: null, test_from: null,
    column: null, negative_rate: 1.0}
@@ -43,7 +44,8 @@ model:
    standardize_label: true, embedding_dtype: float32}
 train:
   {optimizer: adagrad, learning_rate: 0.05, initial_accumulator: 0.1, momentum: 0.0, linear_optimizer: null,
-   clip_norm: null, average: null, refit: false, schedule: {kind: constant, warmup_steps: 0, final_share: 0.0, factor: 0.5, patience: 2},
+   clip_norm: null, average: null, refit: false,
+   schedule: {kind: constant, warmup_steps: 0, final_share: 0.0, factor: 0.5, patience: 2},
    loss_reduction: mean, batch_size: 1024, epochs: 50, seed: 1, shuffle_rows: 1000000, class_weights: null,
    unknown_dropout: 0.0, early_stopping: {monitor: val_loss, mode: auto, patience: 5, min_delta: 0.0},
    pretrain: null, init_from: null, checkpoint_seconds: 300, group: null}
