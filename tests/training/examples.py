@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from nfm.config.settings import Config
 from nfm.config.train import Model, Train
 from nfm.contract.encoder import Encoding
-from nfm.contract.schema import DATASET_MARKER, FOLDS, Bag, Field, Number, Spec
+from nfm.contract.schema import DATASET_MARKER, FOLDS, PART_COLUMN, RATE_PARTS, Bag, Field, Number, Spec
 from nfm.training.data.batches import Fold, Rows
 from nfm.training.data.files import RowGroup
 from tests.bins import without_bins
@@ -153,7 +153,9 @@ def shop_labels(visits: pa.RecordBatch, task: str = "binary") -> NDArray[np.floa
     return np.asarray((red ^ sale) | (price > 16), np.float32)
 
 
-def write_shop(folder: Path, encoding: Encoding, task: str = "binary", rows: int = 400, **changes: Any) -> Config:
+def write_shop(
+    folder: Path, encoding: Encoding, task: str = "binary", rows: int = 400, has_parts: bool = True, **changes: Any
+) -> Config:
     """Write `dataset/` next to the `encoding/` of a working folder, and return a configuration for short trainings.
 
     Args:
@@ -161,6 +163,7 @@ def write_shop(folder: Path, encoding: Encoding, task: str = "binary", rows: int
         encoding: the encoding in the folder.
         task: model task of the labels.
         rows: rows of the train fold; the other folds have a quarter each.
+        has_parts: whether the dataset has the parts for target rates, unlike those of older versions.
         changes: settings by section: model, train, split.
     """
     spec, counts = encoding.spec, {"train": rows, "valid": rows // 4, "test": rows // 4}
@@ -168,6 +171,8 @@ def write_shop(folder: Path, encoding: Encoding, task: str = "binary", rows: int
         visits = shop_visits(count, i)
         table = pa.table({"id": visits["id"], **encoding.encode(visits), "label": shop_labels(visits, task)})
         table = table.append_column("weight", pa.array(np.ones(count), pa.float32()))
+        if has_parts:
+            table = table.append_column(PART_COLUMN, pa.array(np.arange(count) % RATE_PARTS, pa.int8()))
         path = folder / "dataset" / f"fold={fold}" / "part-00000.parquet"
         path.parent.mkdir(parents=True)
         pq.write_table(table, path, row_group_size=150)

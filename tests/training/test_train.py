@@ -10,6 +10,7 @@ import keras
 import numpy as np
 import pandas as pd
 import pytest
+from sklearn.metrics import log_loss
 
 import nfm.scoring
 from nfm.config.settings import Config
@@ -19,9 +20,11 @@ from nfm.contract.dataset import arrange_inputs
 from nfm.contract.encoder import Encoding
 from nfm.contract.errors import DataError
 from nfm.contract.publishing.publish import BusyError, locked
+from nfm.scoring.forward import score
 from nfm.training.fit import Places, fit
 from nfm.training.layers import make_keras_inputs
 from nfm.training.model import build
+from nfm.training.parity import keras_scores
 from nfm.training.report import summary
 from nfm.training.train import read, read_encoding, train
 from tests.forks import Forks
@@ -245,3 +248,29 @@ def test_the_job_prints_the_network_from_the_encoding_alone(trainings: Forks, tm
     assert ["sum", str(model.count_params() - padding)] in cells
     assert "Each field reserves one row for missing" in ran.stdout
     assert sorted(path.name for path in tmp_path.iterdir()) == ["config.yaml", "encoding"]
+
+
+def test_a_published_model_has_its_target_rates(tmp_path: Path) -> None:
+    encoding = shop_encoding(tmp_path / "encoding")
+    config = write_shop(tmp_path, encoding, model={"use": {"rates": True}})
+    trained = train(config)
+    model = Artifact.load(tmp_path / "model")
+    assert model.network.rates == ("color", "tags", "age")
+    assert model.weights["rates"].shape == (encoding.spec.rows, 1)
+    # The train fold's rows have the rates of other parts than their own; metrics of the test fold use the whole fold's.
+    fold = read(config)[1]["test"]
+    (rows,) = fold.pieces()
+    scores = score(model.encoding.spec, model.network, model.weights, rows.inputs)
+    np.testing.assert_allclose(scores, keras_scores(model, rows.inputs)[:, 0], atol=1e-6)
+    assert trained.metrics["test"]["log_loss"] == pytest.approx(log_loss(rows.label, scores), abs=1e-5)
+
+
+def test_a_dataset_of_an_older_version_trains_without_target_rates(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    encoding = shop_encoding(tmp_path / "encoding")
+    train(write_shop(tmp_path, encoding, has_parts=False, model={"use": {"rates": True}}))
+    assert "written by an older version of nfm, so the model has no target rates" in caplog.text
+    model = Artifact.load(tmp_path / "model")
+    assert model.network.rates == ()
+    assert "rates" not in model.weights
