@@ -162,7 +162,7 @@ def stat_by_spark(spark: SparkSession, uris: Iterable[str]) -> list[File]:
     files = []
     for uri in sorted(uris):
         if is_in_store(uri_to_path(uri)):
-            path = context._jvm.org.apache.hadoop.fs.Path(uri)
+            path = context._jvm.org.apache.hadoop.fs.Path(context._jvm.java.net.URI(uri))  # decodes %20
             status = path.getFileSystem(context._jsc.hadoopConfiguration()).getFileStatus(path)
             files.append(File(uri, int(status.getLen()), 0, int(status.getModificationTime())))
         else:

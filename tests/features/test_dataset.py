@@ -70,6 +70,7 @@ def test_types_on_disk(built: Path) -> None:
             "id": "int32",
             "label": "float",
             "weight": "float",
+            "rate_part": "int8",
             "colour": "int32",
             "size": "int32",
             "price": "float",

@@ -80,9 +80,11 @@ def test_a_model_replaced_in_place_is_refused(
 
 
 def test_a_model_broadcast_in_pieces_is_identical(
-    spark: SparkSession, made: Path, monkeypatch: pytest.MonkeyPatch
+    spark: SparkSession, made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    artifact = Artifact.load(made / "model")
+    shutil.copytree(made / "encoding", tmp_path / "encoding")
+    save_model(tmp_path, 11)  # a model that no worker has opened for another test
+    artifact = Artifact.load(tmp_path / "model")
     monkeypatch.setattr(hosts, "_PIECE", 100)
     paths = sorted(path for pattern in SCORER_FILES for path in artifact.path.glob(pattern))
     pieces = [

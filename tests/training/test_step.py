@@ -185,7 +185,7 @@ def test_a_weight_of_2_equals_two_samples(mixed: Spec, make_rows: MakeRows) -> N
     weighted, repeated = (Trained(mixed, form, sgd(loss_reduction="sum")) for _ in range(2))
     weighted_loss = weighted.step(rows, label, np.array([2, 1, 0], np.float32))
     places = [0, 0, 1]
-    arrays = {name: getattr(rows, name)[places] for name in ("ids_BF", "values_BN", "dense_BD")}
+    arrays = {name: getattr(rows, name)[places] for name in rows._fields[:5]}
     repeated_rows = rows._replace(**arrays)
     assert weighted_loss == pytest.approx(repeated.step(repeated_rows, label[places], np.ones(3, np.float32)), rel=1e-5)
     for path, array in weighted.weights.items():
