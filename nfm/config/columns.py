@@ -90,7 +90,7 @@ class Numeric(Settings):
 
     column: str | None = None
     """Raw column to read; the number's own name unless set. One column can be read under several names."""
-    as_: Literal["dense", "field", "bins"] = Field(default="dense", alias="as")
+    as_: Literal["dense", "field", "bins"] = Field(default="bins", alias="as")
     """`dense`: an input of the hidden layers beside the pooled vector, and of the linear part. `field`: a feature of
     the pooling with x = value. `bins`: dense, and also a feature whose embedding is interpolated between the edges of
     bins."""

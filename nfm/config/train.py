@@ -1,5 +1,6 @@
 """Settings of the model, the training and the search for better settings."""
 
+import math
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
@@ -26,7 +27,7 @@ class Use(Settings):
 
     bins: bool = True
     """The interpolated bins of numbers (`as: bins`)."""
-    rates: bool = False
+    rates: bool = True
     """For each field, the smoothed rate of the label among the train rows with the same value (target rate), as a dense
     number. Without effect for more than 10 classes."""
 
@@ -39,9 +40,8 @@ class Model(Settings):
     `multiclass`: softmax over the classes of the train fold, one score per class."""
     embedding_dim: Positive = 64
     """Size K of an embedding."""
-    init_std: AboveZero = 0.05
-    """Standard deviation of the initial embeddings. The paper uses 0.01; with 0.05, products of two embeddings are
-    above the noise of the batch norm from the start."""
+    init_std: AboveZero = 0.01
+    """Standard deviation of the initial embeddings, as in the paper."""
     hidden_units: tuple[Positive, ...] = (128, 128)
     """Width of each hidden layer; `[]` for no hidden layer."""
     activation: Literal["relu", "sigmoid", "tanh", "linear"] = "relu"
@@ -50,8 +50,8 @@ class Model(Settings):
     """Batch normalization of the pooled vector and of each hidden layer, before its activation."""
     batch_norm_momentum: Fraction = 0.9
     """Share of the moving mean and variance, which scoring uses, that a step keeps; the rest comes from its batch."""
-    batch_norm_epsilon: AboveZero = 1e-5
-    """Added to the variance that batch normalization divides by. 1e-3 is Keras's and TensorFlow's default."""
+    batch_norm_epsilon: AboveZero = 1e-3
+    """Added to the variance that batch normalization divides by."""
     pooling_dropout: Fraction = 0.5
     """Share of the pooled vector that dropout sets to 0."""
     hidden_dropout: Fraction = 0.2
@@ -139,10 +139,10 @@ def _text_keys(value: Any) -> Any:
 class Train(Settings):
     """How the model is trained."""
 
-    optimizer: Literal["adagrad", "adam", "sgd"] = "adagrad"
+    optimizer: Literal["adagrad", "adam", "sgd"] = "adam"
     """Only the table rows of a batch are updated, also with `adam` (lazy Adam)."""
-    learning_rate: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 0.05
-    """Learning rate, before the schedule."""
+    learning_rate: AboveZero = 0.001
+    """Learning rate, before the schedule. Default for adam: 0.001 · √(batch_size / 1,024); for adagrad and sgd: 0.05."""
     initial_accumulator: NotNegative = 0.1
     """For adagrad: initial sum of squared gradients. The paper uses 1e-8."""
     momentum: Fraction = 0.0
@@ -152,7 +152,7 @@ class Train(Settings):
     optimizer for all weights."""
     clip_norm: Annotated[float, Field(gt=0)] | None = Field(default=None, examples=[1.0])
     """Maximum gradient norm of a step; larger gradients are scaled down to it."""
-    average: Annotated[float, Field(gt=0, lt=1)] | None = Field(default=None, examples=[0.99])
+    average: Annotated[float, Field(gt=0, lt=1)] | None = 0.99
     """Measure and publish an exponential moving average of the weights of all steps, instead of the weights after the
     last one: the factor by which a step's share falls within 1,024 rows. `null`: no average."""
     schedule: Schedule = Schedule()
@@ -161,7 +161,8 @@ class Train(Settings):
     For sgd, `sum` needs a B times smaller learning rate. Adagrad divides the factor out after some steps; with `mean`
     its first steps are small unless `initial_accumulator` is small."""
     batch_size: Positive = 1024
-    """Rows of a batch, at most: an epoch is divided into batches of about equal size."""
+    """Rows of a batch, at most: an epoch is divided into batches of about equal size. It has at least five, unless they
+    would have fewer than 32 rows."""
     epochs: Positive = 50
     """Maximum number of passes over the train fold."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 1
@@ -174,7 +175,7 @@ class Train(Settings):
     )
     """Weight of each class, by label. `balanced`: all classes of the train fold have the same total weight. Not for
     regression."""
-    unknown_dropout: Fraction = 0.0
+    unknown_dropout: Fraction = 0.05
     """Share of ids that training replaces with an out-of-vocabulary id, so that values which the vocabulary lacks get a
     trained embedding."""
     early_stopping: EarlyStopping | None = EarlyStopping()
@@ -189,6 +190,18 @@ class Train(Settings):
     """Seconds between checkpoints inside an epoch; there is always one after each epoch."""
     group: str | None = None
     """A key column; adds the metric gAUC, the AUC within its groups. Only for binary."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _default_rate(cls, data: Any) -> Any:
+        if not isinstance(data, dict) or "learning_rate" in data:
+            return data
+        rate, batch_size = 0.05, data.get("batch_size", 1024)
+        if data.get("optimizer", "adam") == "adam":
+            # A batch_size of another type or range is refused afterwards.
+            is_size = isinstance(batch_size, int) and batch_size > 0
+            rate = 0.001 * math.sqrt(batch_size / 1024) if is_size else 0.001
+        return {**data, "learning_rate": rate}
 
     @model_validator(mode="after")
     def _of_the_optimizer(self) -> Self:

@@ -37,7 +37,8 @@ def model_settings(**changes: Any) -> Model:
 
 
 def sgd(**changes: Any) -> Train:
-    return Train.model_validate({"optimizer": "sgd", "learning_rate": 0.1, **changes})
+    plain = {"average": None, "unknown_dropout": 0.0}
+    return Train.model_validate({"optimizer": "sgd", "learning_rate": 0.1, **plain, **changes})
 
 
 def build_random(spec: Spec, form: Model) -> keras.Model:

@@ -49,11 +49,12 @@ class Fold:
         return -(-self.rows // size)
 
     def even(self, size: int) -> int:
-        """Return the size of batches that are as many as with `size`, but about equally large.
+        """Return the size of batches that are about equally large, with at most `size` rows.
 
-        A small last batch would count as much as a full one: 1,050 rows have batches of 525 rows, not of 1,024 and 26.
+        A small last batch would count as much as a full one: 5,150 rows have batches of 859 rows, not of 1,024 and 30.
+        A small fold has five batches, because one step an epoch trains too little, unless they have fewer than 32 rows.
         """
-        return -(-self.rows // max(1, self.steps(size)))
+        return -(-self.rows // max(1, self.steps(size), min(5, self.rows // 32)))
 
     def pieces(self, most: int = PIECE) -> Iterator[Rows]:
         """Yield all rows in order, at most `most` at a time.
