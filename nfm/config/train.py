@@ -30,6 +30,8 @@ class Use(Settings):
     rates: bool = True
     """For each field, the smoothed rate of the label among the train rows with the same value (target rate), as a dense
     number. Without effect for more than 10 classes."""
+    counts: bool = True
+    """With `rates`: also the logarithm of the number of these rows, as a second dense number of each field."""
 
 
 class Model(Settings):

@@ -42,24 +42,30 @@ class Network:
     classes: tuple[str, ...] = ()  # of a multiclass model: the class of each output
     embedding_dtype: str = "float32"
     bins: bool = True  # numbers use their interpolated bins, if the encoding has them
-    rates: tuple[str, ...] = ()  # fields whose values have target rates; each has a dense column for each output
+    rates: tuple[str, ...] = ()  # fields whose values have target rates
+    counts: bool = False  # the fields with target rates also have the logarithm of the number of rows
 
     @property
     def outputs(self) -> int:
         """Number of outputs, C: one, or one for each class."""
         return max(1, len(self.classes))
 
+    @property
+    def rate_columns(self) -> int:
+        """Number of dense columns of a field with target rates: one for each output, and the one of `counts`."""
+        return self.outputs + self.counts
+
     def dense_columns(self, spec: Spec) -> int:
-        """Return the number of dense columns: numbers, missing flags, and target rates."""
-        return len(spec.dense) + len(self.rates) * self.outputs
+        """Return the number of dense columns: numbers, missing flags, target rates and counts."""
+        return len(spec.dense) + len(self.rates) * self.rate_columns
 
     def weight_shapes(self, spec: Spec) -> dict[str, tuple[int, ...]]:
         """Return the names and shapes of the arrays under `weights/`.
 
         R rows of the table, K embedding size, D dense columns, C outputs: `embedding` (R, K), `linear` (R, C),
         `dense_linear` (D, C), `bias` (C,), `hidden_i_kernel` (in, out), `hidden_i_bias` (out,), `output` (K or the last
-        hidden size, C); with target rates `rates` (R, C). All are float32, except `embedding`, which has
-        `embedding_dtype`.
+        hidden size, C); with target rates `rates` (R, C or C + 1). All are float32, except `embedding`, which
+        has `embedding_dtype`.
         """
         dense = self.dense_columns(spec)
         shapes: dict[str, tuple[int, ...]] = {
@@ -69,7 +75,7 @@ class Network:
             "bias": (self.outputs,),
         }
         if self.rates:
-            shapes["rates"] = (spec.rows, self.outputs)
+            shapes["rates"] = (spec.rows, self.rate_columns)
         width = self.embedding_dim
         for i, units in enumerate(self.hidden_units):
             inputs = width + dense if i == 0 else width

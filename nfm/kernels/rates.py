@@ -1,8 +1,8 @@
 """Look up the target rates of a row's values, which are inputs beside the dense numbers.
 
-The table of rates has the rows of the embedding table. A model has one rate, or one for each class, for each id of the
-fields that have rates; `training.data.rates` computes them. A training has several for each id: one for each part of
-the train fold, computed without the labels of that part.
+The table of rates has the rows of the embedding table. For each id of the fields that have rates, a model has one rate,
+or one for each class, and may have the logarithm of the number of rows; `training.data.rates` computes them. A training
+has several for each id: one for each part of the train fold, computed without the labels of that part.
 """
 
 from functools import cache
@@ -17,7 +17,10 @@ from nfm.kernels.pooling import Rows, read_only_array
 
 
 class Rates(NamedTuple):
-    """Rates of J fields and A bags. Columns: those of the fields, then those of the bags, C for each."""
+    """Rates of J fields and A bags. Columns: those of the fields, then those of the bags, C for each.
+
+    C: number of outputs, and one more for the count.
+    """
 
     table_RPC: NDArray[np.float32]  # rates of the R rows of the embedding table, for each of P parts
     fields_J2: NDArray[np.int64]  # column of each field in `Rows.ids_BF`, and first row of its block

@@ -83,7 +83,7 @@ def pooling_tables(spec: Spec, weights: Mapping[str, NDArray[Any]]) -> tuple[Wei
 def rates_table(spec: Spec, network: Network, weights: Mapping[str, NDArray[Any]]) -> Rates:
     """Return the target rates of a model, and the fields that have them."""
     fields, bags = (np.array(places, np.int64).reshape(-1, 2) for places in spec.rate_places(network.rates))
-    table_RC = weights["rates"] if network.rates else np.empty((0, network.outputs), np.float32)
+    table_RC = weights["rates"] if network.rates else np.empty((0, network.rate_columns), np.float32)
     return Rates(table_RC[:, np.newaxis], fields, bags)
 
 

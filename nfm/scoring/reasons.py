@@ -106,10 +106,10 @@ def _encode_missing_rates(
     """Return the first column of each reason's rates (-1: none), and the rates of its missing value."""
     blocks = sorted(zip(spec.fields, spec.offsets, strict=True), key=lambda block: block[0].bag is not None)
     columns = np.full(len(blocks) + len(spec.numbers), -1)
-    missing_RC = np.zeros((len(columns), network.outputs), np.float32)
+    missing_RC = np.zeros((len(columns), network.rate_columns), np.float32)
     for reason, (field, offset) in enumerate(blocks):
         if field.name in network.rates:
-            columns[reason], first = first, first + network.outputs
+            columns[reason], first = first, first + network.rate_columns
             missing_RC[reason] = weights["rates"][offset]
     return columns, missing_RC
 

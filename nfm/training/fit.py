@@ -152,8 +152,8 @@ def _prepare(
     settings = settings.model_copy(update={"batch_size": folds["train"].even(settings.batch_size)})
     network = Network(spec, model, settings, folds["train"].rows * settings.epochs)
     rates = None
-    if names := describe(spec, model).rates:
-        rates = compute_rates(spec, names, model.task, labels, folds["train"])
+    if (described := describe(spec, model)).rates:
+        rates = compute_rates(spec, described, labels, folds["train"])
         weights = weights._replace(rates=rates.table_RPC[:, -1].copy())
     reader = TableReader(spec, weights.tables, rates=rates)
     optimizer = Optimizer(settings, weights, list(network.trained), reader)

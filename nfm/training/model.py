@@ -35,7 +35,7 @@ class Weights(NamedTuple):
 
     tables: Tables  # embeddings (R, K) and linear weights (R, C)
     network: dict[str, Floats]  # global bias and layers above the pooling, by path of the Keras variable
-    rates: Floats | None = None  # (R, C) target rates, which are not trained; None: the model has none
+    rates: Floats | None = None  # (R, C or C + 1) target rates and counts, not trained; None: the model has none
 
 
 def make_layers(spec: Spec, settings: Model) -> dict[str, Any]:
@@ -129,7 +129,7 @@ def build(spec: Spec, settings: Model, weights: Weights | None = None) -> keras.
     beside = dense
     if network.rates:
         fields, bag_blocks = spec.rate_places(network.rates)
-        rates = TargetRates(fields, bag_blocks, spec.rows, network.outputs, name="rates")(features[0], *bags[:1])
+        rates = TargetRates(fields, bag_blocks, spec.rows, network.rate_columns, name="rates")(features[0], *bags[:1])
         beside = keras.layers.Concatenate(name="dense_and_rates")([dense, rates]) if spec.dense else rates
     if beside.shape[1]:
         linear = keras.layers.Add(name="linear_sum")([linear, layers["dense_linear"](beside)])
@@ -209,6 +209,7 @@ def initial_weights(spec: Spec, settings: Model, seed: int) -> Weights:
 def describe(spec: Spec, settings: Model) -> Network:
     """Return the description of the network that is saved with the model and that the forward pass needs."""
     classes = spec.classes if settings.task == "multiclass" else ()
+    rates = list_rated_fields(spec, settings, max(1, len(classes)))
     return Network(
         settings.task,
         settings.embedding_dim,
@@ -217,7 +218,8 @@ def describe(spec: Spec, settings: Model) -> Network:
         classes,
         settings.embedding_dtype,
         settings.use.bins,
-        list_rated_fields(spec, settings, max(1, len(classes))),
+        rates,
+        bool(rates) and settings.use.counts,
     )
 
 

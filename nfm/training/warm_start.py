@@ -82,6 +82,7 @@ def _describe_form(network: Network, spec: Spec) -> dict[str, Any]:
         "numbers in the pooling": spec.field_numbers,
         "edges of bins": {number.name: number.edges for number in spec.binned},
         "fields with target rates": network.rates,
+        "counts beside the target rates": network.counts,
     }
     return {name: getattr(network, name) for name in names} | numbers
 

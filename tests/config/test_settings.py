@@ -40,7 +40,7 @@ model:
   {task: binary, embedding_dim: 64, init_std: 0.05, hidden_units: [128, 128], activation: relu, batch_norm: true,
    batch_norm_momentum: 0.9, batch_norm_epsilon: 0.00001,
    pooling_dropout: 0.5, hidden_dropout: 0.2, l2: {embedding: 0.0, linear: 0.0, hidden: 0.0},
-   use: {bins: true, rates: false}, output: trained,
+   use: {bins: true, rates: false, counts: true}, output: trained,
    standardize_label: true, embedding_dtype: float32}
 train:
   {optimizer: adagrad, learning_rate: 0.05, initial_accumulator: 0.1, momentum: 0.0, linear_optimizer: null,

@@ -35,8 +35,9 @@ def network_of(
     dtype: str = "float32",
     dim: int = 5,
     rates: tuple[str, ...] = (),
+    counts: bool = False,
 ) -> Network:
-    return Network(task, dim, hidden, activation, TASKS[task], dtype, rates=rates)
+    return Network(task, dim, hidden, activation, TASKS[task], dtype, rates=rates, counts=counts)
 
 
 def weights_of(spec: Spec, network: Network, seed: int = 1) -> Weights:
@@ -122,7 +123,7 @@ def rates_of(spec: Spec, network: Network, w: Weights, rows: Inputs, b: int) -> 
             plain.append(w["rates"][place])
         else:
             own = w["rates"][members[(members >= start) & (members < start + field.size)]]
-            bags.append(own.mean(axis=0) if len(own) else np.zeros(network.outputs))
+            bags.append(own.mean(axis=0) if len(own) else np.zeros(network.rate_columns))
     return [*plain, *bags]
 
 
@@ -136,7 +137,7 @@ def test_scores_equal_the_equations(task: str, hidden: tuple[int, ...], dtype: s
     for bags, numbers, dense, rates in product([False, True], repeat=4):
         rated = ("size", "kinds", "tags") if bags else ("size",)  # not the fields and bags before and between them
         spec = spec_of(bags, numbers, dense)
-        network = network_of(task, hidden, dtype=dtype, rates=rated if rates else ())
+        network = network_of(task, hidden, dtype=dtype, rates=rated if rates else (), counts=rates and numbers)
         weights, rows = weights_of(spec, network), rows_of(spec, LENGTHS)
         actual, expected = score(spec, network, weights, rows), brute_force(spec, network, weights, rows)
         assert actual.dtype == np.float32

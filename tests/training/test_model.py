@@ -66,7 +66,7 @@ def test_forward_pass_equals_keras(
             hidden_units=hidden_units,
             batch_norm=batch_norm,
             activation=activation,
-            use={"rates": i % 2 == 0, "bins": i < 2},
+            use={"rates": i % 2 == 0, "bins": i < 2, "counts": i < 2},
         )
         spec = replace(spec, uses_bins=form.use.bins, has_parts=True)
         model = build_random(spec, form)

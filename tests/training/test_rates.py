@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
 
 from nfm.config.train import Model, Train
+from nfm.contract.artifact import Network
 from nfm.contract.schema import RATE_PARTS, Bag, Field, Spec
 from nfm.kernels.rates import Rates
 from nfm.training.data.batches import Rows
@@ -54,7 +55,8 @@ def draw(count: int, label: Any, weight: Any = None, seed: int = 0) -> Rows:
 def rates_of(rows: Rows, task: Any, spec: Spec = SPEC) -> Rates:
     fold = fold_in_memory(spec, rows)
     labels = describe_train_labels(spec, Model(task=task), Train(), fold)
-    return compute_rates(spec, NAMES, task, labels, fold)
+    network = Network(task, 2, (), "relu", spec.classes, rates=NAMES, counts=True)
+    return compute_rates(spec, network, labels, fold)
 
 
 def occurrences(rows: Rows) -> pd.DataFrame:
@@ -132,6 +134,28 @@ def test_rates_of_each_class_equal_pandas() -> None:
         check(rates, number, expected_rates(rows, target, float(target.mean()), log_odds=True))
 
 
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("task", ["binary", "multiclass"])
+def test_counts_equal_pandas(task: str, weighted: bool) -> None:
+    rng = np.random.default_rng(8)
+    spec = replace(SPEC, classes=("a", "b", "c")) if task == "multiclass" else SPEC
+    rows = draw(400, rng.integers(0, 2, 400), rng.choice([0, 0.5, 1, 7], 400) if weighted else None)
+    found, expected = occurrences(rows), np.zeros(SPEC.rows)
+    for field in (field for field in FIELDS if field.name in NAMES):
+        own = found[found.field == field.name]
+        count = own.groupby("value").weight.sum() / rows.weight.mean()
+        ids = pd.RangeIndex(START[field.name], START[field.name] + field.size)
+        logs = np.log1p(count.reindex(ids, fill_value=0))
+        if field.vocabulary is not None:
+            logs.iloc[1 : field.first_value] = 0
+        of_rows = logs[own.value]
+        mean = np.average(of_rows, weights=own.weight)
+        expected[ids] = (logs - mean) / np.sqrt(np.average((of_rows - mean) ** 2, weights=own.weight))
+    table_RPC = rates_of(rows, task, spec).table_RPC
+    for part in range(RATE_PARTS + 1):
+        np.testing.assert_allclose(table_RPC[:, part, -1], expected, rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.parametrize("task", ["binary", "regression"])
 def test_rates_do_not_depend_on_the_order_of_the_rows(task: str) -> None:
     rng = np.random.default_rng(6)
@@ -160,7 +184,9 @@ def test_rates_of_train_rows_do_not_know_their_own_labels(each: int) -> None:
     label = (rng.random(count) < 0.3).astype(np.float32)
     rows = Rows(without_bins(ids, none, none, *bags), label, np.ones(count, np.float32), None, part)
     fold = fold_in_memory(spec, rows)
-    rates = compute_rates(spec, ("x",), "binary", describe_train_labels(spec, Model(), Train(), fold), fold)
+    rates = compute_rates(
+        spec, Network("binary", 2, (), "relu", rates=("x",)), describe_train_labels(spec, Model(), Train(), fold), fold
+    )
     reader = TableReader(spec, initial_weights(spec, Model(embedding_dim=1, hidden_units=()), 1).tables, rates=rates)
     rate = reader.append_rates(rows).inputs.dense_BD[:, 0]
     assert abs(roc_auc_score(label, rate) - 0.5) < 0.01

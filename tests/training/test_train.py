@@ -256,7 +256,7 @@ def test_a_published_model_has_its_target_rates(tmp_path: Path) -> None:
     trained = train(config)
     model = Artifact.load(tmp_path / "model")
     assert model.network.rates == ("color", "tags", "age")
-    assert model.weights["rates"].shape == (encoding.spec.rows, 1)
+    assert model.weights["rates"].shape == (encoding.spec.rows, 2)
     # The train fold's rows have the rates of other parts than their own; metrics of the test fold use the whole fold's.
     fold = read(config)[1]["test"]
     (rows,) = fold.pieces()

@@ -6,6 +6,9 @@
 or as the mean of the standardized label of a regression. It is standardized over the train fold, and is an input beside
 the dense numbers. A missing value has its own rate, an out-of-vocabulary value has the base rate.
 
+With `model.use.counts`, log(1 + Σ weight) is a second input, standardized likewise: it shows the model how much a rate
+is worth. It is of the whole train fold for all rows, since it contains no label; for an out-of-vocabulary value Σ is 0.
+
 Train rows use rates without the labels of their own part of the train fold. Otherwise the model would see its own
 label in the rate of a rare value, and trust rates too much. A part contains a fifth of the rows, chosen by a hash of
 the columns of `split.by`, so that rows that belong together do not see each other's labels. Other rows use the rates
@@ -20,13 +23,13 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
+from nfm.contract.artifact import Network
 from nfm.contract.schema import RATE_PARTS, Field, Spec
 from nfm.kernels.pooling import Rows as Encoded
 from nfm.kernels.rates import Rates, add_labels
 from nfm.training.data.batches import Fold
 from nfm.training.data.labels import TrainLabels
 from nfm.training.data.rows import Rows
-from nfm.training.metrics.names import Task
 
 PRIOR_ROWS = 20.0  # m
 _EXACT_BITS = 52  # of a float64
@@ -36,14 +39,15 @@ _WHOLE = RATE_PARTS  # number of the part of rows that use the rates of the whol
 Floats = NDArray[np.float64]
 
 
-def compute_rates(spec: Spec, names: tuple[str, ...], task: Task, labels: TrainLabels, train: Fold) -> Rates:
-    """Compute the rates of these fields from the train fold, in one pass over it.
+def compute_rates(spec: Spec, network: Network, labels: TrainLabels, train: Fold) -> Rates:
+    """Compute the rates, and counts, that a model uses from the train fold, in one pass over it.
 
-    Returns rates of R rows of the embedding table for each part, and for the whole train fold as the last part.
+    Returns rates of R rows of the embedding table for each part, and for the whole train fold as the last part. The
+    count follows the rates of the outputs.
     """
-    outputs = max(1, len(spec.classes))
-    places = [np.array(found, np.int64).reshape(-1, 2) for found in spec.rate_places(names)]
-    rates = Rates(np.zeros((spec.rows, RATE_PARTS + 1, outputs), np.float32), *places)
+    task, outputs = network.task, network.outputs
+    places = [np.array(found, np.int64).reshape(-1, 2) for found in spec.rate_places(network.rates)]
+    rates = Rates(np.zeros((spec.rows, RATE_PARTS + 1, network.rate_columns), np.float32), *places)
     if not labels.weight:
         return rates
     base_C = labels.rate_C
@@ -59,13 +63,15 @@ def compute_rates(spec: Spec, names: tuple[str, ...], task: Task, labels: TrainL
         add_labels(tuple(rates), Encoded(*rows.inputs), rows.part, *rounded, sums_RPS)
     sums_RPS *= train.rows / labels.weight  # weights with a mean of 1
     for field, offset in zip(spec.fields, spec.offsets, strict=True):
-        if field.name in names:
+        if field.name in network.rates:
             block = slice(offset, offset + field.size)
-            rates.table_RPC[block] = _compute_block(field, sums_RPS[block], base_C, task)
+            rates.table_RPC[block, :, :outputs] = _compute_block(field, sums_RPS[block], base_C, task)
+            if network.counts:
+                rates.table_RPC[block, :, outputs] = _compute_counts(field, sums_RPS[block])[:, np.newaxis]
     return rates
 
 
-def _targets(rows: Rows, task: Task, outputs: int, labels: TrainLabels) -> Floats:
+def _targets(rows: Rows, task: str, outputs: int, labels: TrainLabels) -> Floats:
     """Return (B, C) labels: 0 or 1 for each class, or the standardized label of a regression."""
     if task == "multiclass":
         return np.equal(rows.label[:, np.newaxis], np.arange(outputs)).astype(np.float64)
@@ -73,7 +79,7 @@ def _targets(rows: Rows, task: Task, outputs: int, labels: TrainLabels) -> Float
     return np.asarray(label_B[:, np.newaxis], np.float64)
 
 
-def _compute_block(field: Field, sums_VPS: Floats, base_C: Floats, task: Task) -> Floats:
+def _compute_block(field: Field, sums_VPS: Floats, base_C: Floats, task: str) -> Floats:
     """Return the standardized rates of a field's V ids, for each part and for the whole train fold."""
     total_VPS = sums_VPS.sum(axis=1, keepdims=True)
     seen_VPS = np.concatenate([total_VPS - sums_VPS, total_VPS], axis=1)  # without the labels of the part
@@ -85,10 +91,23 @@ def _compute_block(field: Field, sums_VPS: Floats, base_C: Floats, task: Task) -
     if field.vocabulary is not None:
         rates_VPC[1 : field.first_value] = base
     # Scaled by the rates of the whole fold: those without a part are nearly constant if most values are rare.
-    count_V1, whole_VC = total_VPS[:, 0, :1], rates_VPC[:, _WHOLE]
+    return _standardize(rates_VPC, rates_VPC[:, _WHOLE], total_VPS[:, 0, :1])
+
+
+def _compute_counts(field: Field, sums_VPS: Floats) -> Floats:
+    """Return (V,) standardized logarithms of 1 + the number of rows with each id."""
+    count_V1 = sums_VPS[:, :, 0].sum(axis=1)[:, np.newaxis]
+    logs_V1 = np.log1p(count_V1)
+    if field.vocabulary is not None:
+        logs_V1[1 : field.first_value] = 0
+    return _standardize(logs_V1, logs_V1, count_V1)[:, 0]
+
+
+def _standardize(values: Floats, of_whole_VC: Floats, count_V1: Floats) -> Floats:
+    """Return values with the mean and the deviation of the whole train fold's values as 0 and 1."""
     if not (count := count_V1.sum()):
-        return np.zeros_like(rates_VPC)
-    mean_C = (count_V1 * whole_VC).sum(axis=0) / count
-    deviation_C = np.sqrt((count_V1 * (whole_VC - mean_C) ** 2).sum(axis=0) / count)
-    standardized: Floats = (rates_VPC - mean_C) / np.where(deviation_C > _TINY, deviation_C, 1.0)
+        return np.zeros_like(values)
+    mean_C = (count_V1 * of_whole_VC).sum(axis=0) / count
+    deviation_C = np.sqrt((count_V1 * (of_whole_VC - mean_C) ** 2).sum(axis=0) / count)
+    standardized: Floats = (values - mean_C) / np.where(deviation_C > _TINY, deviation_C, 1.0)
     return standardized

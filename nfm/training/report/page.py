@@ -50,7 +50,7 @@ def _make_content(config: Config, trained: Trained) -> dict[str, Any]:
         "warnings": list_warnings(config, metrics, trained.fitted),
         "beaten": [metric.name for metric in shown[:3] if _is_beaten(metric, metrics[judged])],
         "parameters": count_parameters(trained.model),
-        "rates": describe(spec, config.model).rates,
+        "network": describe(spec, config.model),
         "field_rows": count_field_rows(spec, trained.statistics),
         "dim": config.model.embedding_dim,
         "curves": _draw_curves(config.model, trained),

@@ -43,13 +43,13 @@ def architecture(spec: Spec, settings: Model, parameters: dict[str, int] | None 
     """Return the text of the diagram, as a browser reads it."""
     macro = (
         '{% from "training/report/architecture.html.jinja" import architecture %}'
-        "{{ architecture(spec, settings, parameters, rates) }}"
+        "{{ architecture(spec, settings, parameters, network) }}"
     )
     counts = parameters or count_parameters(build(spec, settings))
     diagram = (
         page._environment()
         .from_string(macro)
-        .render(spec=spec, settings=settings, parameters=counts, rates=describe(spec, settings).rates)
+        .render(spec=spec, settings=settings, parameters=counts, network=describe(spec, settings))
     )
     Parsed(diagram)  # every tag is closed
     return " ".join(unescape(re.sub(r"<[^>]*>", " ", diagram)).split())
@@ -88,10 +88,12 @@ def test_the_diagram_counts_parameters(mixed: Spec) -> None:
 def test_the_diagram_shows_target_rates(mixed: Spec) -> None:
     rated = replace(mixed, has_parts=True, fields=(replace(mixed.fields[0], rates=False), *mixed.fields[1:]))
     text = architecture(rated, Model(use=Use(rates=True), embedding_dim=4, hidden_units=(3,)))
-    assert "Target rates (2): b c" in text
-    assert "Concatenate the dense numbers and target rates B × (4 + 4)" in text
+    assert "Target rates, each with a count (2): b c" in text
+    assert "Concatenate the dense numbers and target rates B × (4 + 6)" in text
     classes = replace(rated, classes=("red", "green", "blue"))
-    text = architecture(classes, Model(task="multiclass", use=Use(rates=True), embedding_dim=4, hidden_units=(3,)))
+    text = architecture(
+        classes, Model(task="multiclass", use=Use(rates=True, counts=False), embedding_dim=4, hidden_units=(3,))
+    )
     assert "Target rates (2 for each class): b c" in text
     assert "B × (4 + 8)" in text
 
