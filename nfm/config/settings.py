@@ -231,13 +231,16 @@ class Config(Settings):
 
     @property
     def of_dataset(self) -> dict[str, Any]:
-        """Settings that determine a dataset and differ from their defaults."""
+        """Settings that determine a dataset and differ from their defaults; `as` in any case: its default changed."""
         found = self.model_dump(mode="json", by_alias=True, exclude_defaults=True, include={"columns", "split"})
         columns, split = found["columns"], found.setdefault("split", {})
         # Settings that only repeat the default.
         for name, settings in (*columns.get("categorical", {}).items(), *columns.get("numeric", {}).items()):
             if settings.get("column") == name:
                 del settings["column"]
+        for name, settings in columns.get("numeric", {}).items():
+            if "buckets" not in settings:
+                settings["as"] = self.columns.numeric[name].as_
         if split.get("by") == columns["key"]:
             del split["by"]
         return found

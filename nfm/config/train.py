@@ -144,7 +144,8 @@ class Train(Settings):
     optimizer: Literal["adagrad", "adam", "sgd"] = "adam"
     """Only the table rows of a batch are updated, also with `adam` (lazy Adam)."""
     learning_rate: AboveZero = 0.001
-    """Learning rate, before the schedule. Default for adam: 0.001 · √(batch_size / 1,024); for adagrad and sgd: 0.05."""
+    """Learning rate, before the schedule. Default for adam: 0.001 · √(batch_size / 1024), so that another batch size
+    costs little quality; for adagrad and sgd: 0.05."""
     initial_accumulator: NotNegative = 0.1
     """For adagrad: initial sum of squared gradients. The paper uses 1e-8."""
     momentum: Fraction = 0.0

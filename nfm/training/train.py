@@ -96,6 +96,9 @@ def _read(config: Config) -> tuple[Encoding, dict[str, Fold]]:
     encoding.verify(str(config.encoding_folder))
     folds = read_folds(config.dataset_folder, encoding.spec, config.train.group)
     made_with = json.loads((config.dataset_folder / DATASET_MARKER).read_text()).get("settings")
+    for number in (made_with or {}).get("columns", {}).get("numeric", {}).values():
+        if "buckets" not in number:
+            number.setdefault("as", "dense")  # the default of older versions
     if made_with is not None and (changed := list(differences(made_with, config.of_dataset))):
         raise DataError(
             f"{config.dataset_folder} was made with other settings than this configuration: "

@@ -91,10 +91,10 @@ def test_the_yaml_shows_examples_where_the_default_says_nothing() -> None:
 def test_a_table_shows_types_limits_and_choices() -> None:
     tables = reference_tables()
     assert "| `embedding_dim` | `64` | integer ≥ 1 | Size K of an embedding. |" in tables
-    assert "| `optimizer` | `adagrad` | `adagrad`, `adam`, `sgd` |" in tables
+    assert "| `optimizer` | `adam` | `adagrad`, `adam`, `sgd` |" in tables
     assert "| `pooling_dropout` | `0.5` | number ≥ 0 and < 1 |" in tables
     assert "| `key` | required | list of string |" in tables
-    assert "| `as` | `dense` | `dense`, `field`, `bins` |" in tables
+    assert "| `as` | `bins` | `dense`, `field`, `bins` |" in tables
     assert "log(1 + \\|x\\|)" in tables  # a bare | would end the cell
     for section in sections(Config):
         for name, field in section.model_fields.items():

@@ -30,24 +30,24 @@ columns:
        bag: false, weights: null, delimiter: ",", max_length: null, rates: true}
     Cabin: {<<: *field, min_count: 2}
   numeric:
-    Age: {column: null, as: dense, bins: 32, impute: mean,
+    Age: {column: null, as: bins, bins: 32, impute: mean,
       missing_flag: false, scale: standard, clip: null, buckets: null}
 split:
   {by: [], valid: 0.1, test: 0.2, seed: 1, time: null, format: null, valid_from: null, test_from: null,
    column: null, negative_rate: 1.0}
 dataset: {partition_by: []}
 model:
-  {task: binary, embedding_dim: 64, init_std: 0.05, hidden_units: [128, 128], activation: relu, batch_norm: true,
-   batch_norm_momentum: 0.9, batch_norm_epsilon: 0.00001,
+  {task: binary, embedding_dim: 64, init_std: 0.01, hidden_units: [128, 128], activation: relu, batch_norm: true,
+   batch_norm_momentum: 0.9, batch_norm_epsilon: 0.001,
    pooling_dropout: 0.5, hidden_dropout: 0.2, l2: {embedding: 0.0, linear: 0.0, hidden: 0.0},
-   use: {bins: true, rates: false, counts: true}, output: trained,
+   use: {bins: true, rates: true, counts: true}, output: trained,
    standardize_label: true, embedding_dtype: float32}
 train:
-  {optimizer: adagrad, learning_rate: 0.05, initial_accumulator: 0.1, momentum: 0.0, linear_optimizer: null,
-   clip_norm: null, average: null, refit: false,
+  {optimizer: adam, learning_rate: 0.001, initial_accumulator: 0.1, momentum: 0.0, linear_optimizer: null,
+   clip_norm: null, average: 0.99, refit: false,
    schedule: {kind: constant, warmup_steps: 0, final_share: 0.0, factor: 0.5, patience: 2},
    loss_reduction: mean, batch_size: 1024, epochs: 50, seed: 1, shuffle_rows: 1000000, class_weights: null,
-   unknown_dropout: 0.0, early_stopping: {monitor: val_loss, mode: auto, patience: 5, min_delta: 0.0},
+   unknown_dropout: 0.05, early_stopping: {monitor: val_loss, mode: auto, patience: 5, min_delta: 0.0},
    pretrain: null, init_from: null, checkpoint_seconds: 300, group: null}
 tune: {metric: null, space: {}}
 score: {source: null, model: null, output: null, columns: [], encoded: false, partition_by: [], format: parquet,

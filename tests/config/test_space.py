@@ -28,12 +28,12 @@ def space(folder: Path, settings: str, text: str = TEXT) -> Space:
 def test_ranges_and_lists(tmp_path: Path) -> None:
     found = space(
         tmp_path,
-        "{train.learning_rate: {low: 0.01, high: 1, log: true}, train.clip_norm: {low: 1, high: 10},"
+        "{train.learning_rate: {low: 0.001, high: 1, log: true}, train.clip_norm: {low: 1, high: 10},"
         " model.embedding_dim: {low: 4, high: 64}, model.hidden_units: [[], [8, 4], [128, 128]],"
         " train.optimizer: [sgd, adam], train.early_stopping: [null], model.batch_norm: [false]}",
     )
     assert found.settings == {
-        "train.learning_rate": Numbers(0.01, 1, True, whole=False),
+        "train.learning_rate": Numbers(0.001, 1, True, whole=False),
         "train.clip_norm": Numbers(1, 10, False, whole=False),  # a length of any size, though both ends are whole
         "model.embedding_dim": Numbers(4, 64, False, whole=True),
         "model.hidden_units": ("[]", "[8, 4]", "[128, 128]"),
@@ -43,7 +43,7 @@ def test_ranges_and_lists(tmp_path: Path) -> None:
     }
     # clip_norm is null, early_stopping is not, and batch_norm is true: they are outside the space
     assert found.as_it_is() == {
-        "train.learning_rate": 0.05,
+        "train.learning_rate": 0.001,
         "model.embedding_dim": 64,
         "model.hidden_units": "[128, 128]",
         "train.optimizer": '"adam"',

@@ -20,6 +20,9 @@ from nfm.training.data.files import RowGroup
 from tests.bins import without_bins
 from tests.contract.conftest import write_vocabularies
 
+# Settings of small models that learn in few steps, and of trainings without randomness besides shuffling.
+QUICK: dict[str, Any] = {"init_std": 0.05, "batch_norm_epsilon": 1e-5, "use": {"rates": False}}
+PLAIN: dict[str, Any] = {"average": None, "unknown_dropout": 0.0}
 SIDE = 8  # values of the fields a and b
 CHECKERBOARD = Spec(
     ("k",),
@@ -87,14 +90,12 @@ def no_rows(rows: Rows) -> Rows:
 
 def small_model(**changes: Any) -> Model:
     """Return settings of a model that trains quickly."""
-    quick = {"init_std": 0.05, "batch_norm_epsilon": 1e-5}  # few steps need larger embeddings
-    return Model.model_validate({"embedding_dim": 8, "hidden_units": (16,), "pooling_dropout": 0.0, **quick, **changes})
+    return Model.model_validate({"embedding_dim": 8, "hidden_units": (16,), "pooling_dropout": 0.0, **QUICK, **changes})
 
 
 def training(**changes: Any) -> Train:
-    """Return settings for a few epochs with Adam, without an average and without dropout of ids."""
-    plain = {"average": None, "unknown_dropout": 0.0}
-    return Train.model_validate({"batch_size": 128, "epochs": 12, "learning_rate": 0.01, **plain, **changes})
+    """Return settings for a few epochs with Adam."""
+    return Train.model_validate({"batch_size": 128, "epochs": 12, "learning_rate": 0.01, **PLAIN, **changes})
 
 
 # Visits of a small shop: the values of each field, the most frequent first. Growing appends more.
@@ -192,7 +193,7 @@ def write_shop(
         "key": ("id",),
         "label": "bought",
         "categorical": {"color": {"oov_buckets": 2}, "tags": {"bag": True, "weights": "tag_weights"}},
-        "numeric": {"age": {"buckets": 3}, "kg": {"as": "field"}, "price": {"missing_flag": True}},
+        "numeric": {"age": {"buckets": 3}, "kg": {"as": "field"}, "price": {"as": "dense", "missing_flag": True}},
     }
     settings = {
         "name": "shop",
@@ -200,14 +201,8 @@ def write_shop(
         "source": {"path": "raw"},
         "columns": columns,
         "split": changes.get("split", {}),
-        "model": {"task": task, "embedding_dim": 4, "hidden_units": (8,), **changes.get("model", {})},
-        "train": {
-            "batch_size": 64,
-            "epochs": 3,
-            "optimizer": "adam",
-            "learning_rate": 0.01,
-            **changes.get("train", {}),
-        },
+        "model": {"task": task, "embedding_dim": 4, "hidden_units": (8,), **QUICK, **changes.get("model", {})},
+        "train": {"batch_size": 64, "epochs": 3, "learning_rate": 0.01, **PLAIN, **changes.get("train", {})},
     }
     config = Config.model_validate(settings)
     marker = {"encoding_fingerprint": spec.fingerprint, "rows": counts, "settings": config.of_dataset}

@@ -104,7 +104,7 @@ def test_equal_seeds_give_equal_weights_and_other_seeds_other_weights() -> None:
 
 def test_a_long_training_compiles_full_batches_with_xla(monkeypatch: pytest.MonkeyPatch) -> None:
     def trained() -> list[NDArray[Any]]:
-        settings = training(epochs=2, batch_size=100)  # of 300 rows: no batch is smaller
+        settings = training(epochs=1, batch_size=60)  # of 300 rows: no batch is smaller
         return weights(fit(CHECKERBOARD, small_model(hidden_dropout=0.5), settings, noise_folds()))
 
     plain = trained()
@@ -112,7 +112,7 @@ def test_a_long_training_compiles_full_batches_with_xla(monkeypatch: pytest.Monk
     def fail(_: Network) -> None:
         raise AssertionError("a full batch was not compiled by XLA")
 
-    monkeypatch.setattr(network, "_MIN_XLA_ROWS", 2 * 300)  # rows that two epochs learn from
+    monkeypatch.setattr(network, "_MIN_XLA_ROWS", 300)  # rows that one epoch learns from
     monkeypatch.setattr(Network, "_any_batch_step", property(fail))
     compiled = trained()
     for with_xla, without in zip(compiled, plain, strict=True):  # the same units are dropped
@@ -157,7 +157,7 @@ def test_a_diverging_training_is_an_error(tmp_path: Path) -> None:
 
 def test_weights_that_are_not_finite_after_the_last_step_are_an_error() -> None:
     # The loss of the only step is that of the initial weights, and finite; the weights after it are not.
-    data = checkerboard(64, 1)
+    data = checkerboard(40, 1)
     folds = folds_of(data, no_rows(data), no_rows(data))
     settings = training(optimizer="sgd", learning_rate=1e38, loss_reduction="sum", epochs=1, early_stopping=None)
     with pytest.raises(DataError, match=r"^A weight was not finite after step 1, in epoch 1: the training div"):
@@ -177,8 +177,8 @@ def mean_probabilities(
 
 def test_class_weights_multiply_the_weights_of_rows() -> None:
     # All rows have the same ids, so the best prediction is the share of each class by weight.
-    label = np.array([1.0] * 20 + [0.0] * 80)
-    data = rows_of(np.full((100, 3), 2), label, np.where(label, 1.0, 0.5))  # weights: 20 and 40
+    label = np.array([1.0] * 12 + [0.0] * 48)  # one batch
+    data = rows_of(np.full((60, 3), 2), label, np.where(label, 1.0, 0.5))  # weights: 12 and 24
     folds = folds_of(data, no_rows(data), no_rows(data))
     plain = {"early_stopping": None, "epochs": 15, "optimizer": "sgd", "learning_rate": 1.0, "batch_size": 100}
     model = small_model(batch_norm=False, hidden_units=(), hidden_dropout=0.0)
@@ -186,24 +186,24 @@ def test_class_weights_multiply_the_weights_of_rows() -> None:
     def share(**changes: Any) -> float:
         return float(mean_probabilities(folds, model, training(**plain, **changes))[0])
 
-    assert share() == pytest.approx(20 / 60, abs=0.01)
+    assert share() == pytest.approx(12 / 36, abs=0.01)
     assert share(class_weights="balanced") == pytest.approx(0.5, abs=0.01)
-    assert share(class_weights={"1": 4.0}) == pytest.approx(80 / 120, abs=0.01)
+    assert share(class_weights={"1": 4.0}) == pytest.approx(48 / 72, abs=0.01)
     with pytest.raises(DataError, match=r"class_weights names 'yes', but the label's classes are '0', '1'\. Use these"):
         share(class_weights={"yes": 4.0, "0": 1.0})
 
 
 def test_class_weights_of_a_multiclass_label_are_by_name() -> None:
     spec = replace(CHECKERBOARD, classes=("x", "y", "z"))
-    label = np.repeat([0.0, 1.0, 2.0], [10, 30, 60])
-    data = rows_of(np.full((100, 3), 2), label)
+    label = np.repeat([0.0, 1.0, 2.0], [6, 18, 36])  # one batch
+    data = rows_of(np.full((60, 3), 2), label)
     folds = folds_of(data, no_rows(data), no_rows(data), spec)
     model = small_model(task="multiclass", batch_norm=False, hidden_units=(), hidden_dropout=0.0)
     plain = {"early_stopping": None, "epochs": 30, "optimizer": "sgd", "learning_rate": 1.0, "batch_size": 100}
     balanced = mean_probabilities(folds, model, training(**plain, class_weights="balanced"), spec)
     np.testing.assert_allclose(balanced, [1 / 3] * 3, atol=0.01)
     named = mean_probabilities(folds, model, training(**plain, class_weights={"x": 6.0, "z": 0.5}), spec)
-    np.testing.assert_allclose(named, np.array([60, 30, 30]) / 120, atol=0.01)
+    np.testing.assert_allclose(named, np.array([36, 18, 18]) / 72, atol=0.01)
     with pytest.raises(DataError, match=r"class_weights names '0', but the label's classes are 'x', 'y', 'z'"):
         fit(spec, model, training(class_weights={"0": 1.0}, early_stopping=None), folds)
 

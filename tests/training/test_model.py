@@ -230,7 +230,7 @@ def test_outputs_of_all_layers_in_training_equal_the_paper(
 
     def normalize(x: NDArray[Any], name: str) -> NDArray[Any]:
         layer = model.get_layer(name)
-        scaled: NDArray[Any] = (x - x.mean(0)) / np.sqrt(x.var(0) + 1e-5) * layer.gamma.numpy() + layer.beta.numpy()
+        scaled: NDArray[Any] = (x - x.mean(0)) / np.sqrt(x.var(0) + 1e-3) * layer.gamma.numpy() + layer.beta.numpy()
         return scaled
 
     def check_dropout(name: str, before: NDArray[Any], rate: float) -> NDArray[Any]:
@@ -332,11 +332,11 @@ def test_the_distributions_of_initial_weights() -> None:
     weights = initial_weights(spec, form, 3)
     embedding, kernel = weights.tables.embedding, weights.network["hidden_0/kernel"]
     assert embedding.shape == (20_002, 8)
-    assert abs(embedding.mean()) < 5 * 0.05 / np.sqrt(embedding.size)
-    assert embedding.std() == pytest.approx(0.05, rel=0.01)
-    small = form.model_copy(update={"init_std": 0.01})
-    np.testing.assert_allclose(initial_weights(spec, small, 3).tables.embedding, embedding / 5, rtol=1e-6)
-    assert build(spec, small).get_layer("embedding").table.numpy().std() == pytest.approx(0.01, rel=0.01)
+    assert abs(embedding.mean()) < 5 * 0.01 / np.sqrt(embedding.size)
+    assert embedding.std() == pytest.approx(0.01, rel=0.01)
+    large = form.model_copy(update={"init_std": 0.05})
+    np.testing.assert_allclose(initial_weights(spec, large, 3).tables.embedding, embedding * 5, rtol=1e-6)
+    assert build(spec, large).get_layer("embedding").table.numpy().std() == pytest.approx(0.05, rel=0.01)
     limit = np.sqrt(6 / (8 + 300))  # Glorot & Bengio 2010, eq. 16
     assert 0.98 * limit < np.abs(kernel).max() <= limit
     for zeros in (weights.tables.linear, weights.network["linear/bias"], weights.network["hidden_0/bias"]):

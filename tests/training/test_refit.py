@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from nfm.config.settings import Config
+from nfm.config.train import Use
 from nfm.contract.artifact import Artifact
 from nfm.contract.errors import DataError
 from nfm.contract.schema import DATASET_MARKER
@@ -76,6 +78,23 @@ def test_the_published_model_is_fitted_to_the_rows_of_both_folds(runs: Runs, tmp
     published = Artifact.load(folder / "model")
     np.testing.assert_array_equal(published.weights["embedding"], fitted.weights.tables.embedding)
     assert not are_same(weights(fitted), weights(runs.plain.fitted))
+
+
+def test_the_rates_and_counts_of_the_published_model_are_those_of_both_folds(tmp_path: Path) -> None:
+    config = shop(tmp_path, epochs=2)
+    config = config.model_copy(update={"model": config.model.model_copy(update={"use": Use()})})
+    train(config)
+    paths = [tmp_path / f"dataset/fold={fold}/part-00000.parquet" for fold in ("train", "valid")]
+    rows = pd.concat([pd.read_parquet(path, columns=["color", "label"]) for path in paths])
+    logs, base = np.zeros(6), np.log(rows.label.mean() / (1 - rows.label.mean()))
+    rates = np.full(6, base)  # ids 1 and 2 are out-of-vocabulary
+    for value in (0, 3, 4, 5):
+        own = rows.label[rows.color == value]
+        rate = (own.sum() + 20 * rows.label.mean()) / (len(own) + 20)
+        logs[value], rates[value] = np.log1p(len(own)), np.log(rate / (1 - rate))
+    expected = [(x - x[rows.color].mean()) / x[rows.color].std() for x in (rates, logs)]
+    published = Artifact.load(tmp_path / "model").weights["rates"][:6]
+    np.testing.assert_allclose(published, np.stack(expected, axis=1), rtol=1e-4, atol=1e-5)
 
 
 def test_the_figures_of_the_valid_fold_are_those_of_the_first_training(runs: Runs) -> None:

@@ -22,7 +22,7 @@ from nfm.training.optimizers import Optimizer, list_arrays
 from nfm.training.step import make_measure, make_step
 from nfm.training.tables import TableReader
 from tests.bins import without_bins
-from tests.training.examples import fold_in_memory
+from tests.training.examples import PLAIN, fold_in_memory
 from tests.training.trained import linear_part, weights_of
 
 MakeRows = Callable[..., Inputs]
@@ -37,8 +37,7 @@ def model_settings(**changes: Any) -> Model:
 
 
 def sgd(**changes: Any) -> Train:
-    plain = {"average": None, "unknown_dropout": 0.0}
-    return Train.model_validate({"optimizer": "sgd", "learning_rate": 0.1, **plain, **changes})
+    return Train.model_validate({"optimizer": "sgd", "learning_rate": 0.1, **PLAIN, **changes})
 
 
 def build_random(spec: Spec, form: Model) -> keras.Model:
@@ -328,10 +327,10 @@ def test_measuring_an_empty_fold_adds_nothing(mixed: Spec, make_rows: MakeRows) 
 
 def test_steps_with_batch_norm_and_dropout_learn_pairs(categories: Spec, make_rows: MakeRows) -> None:
     """The label depends on a pair of fields; the first moving averages are those of the first batch."""
-    form = Model(embedding_dim=4, hidden_units=(8,), pooling_dropout=0.1, hidden_dropout=0.1)
+    form = Model(embedding_dim=4, hidden_units=(8,), pooling_dropout=0.1, hidden_dropout=0.1, init_std=0.05)
     keras.utils.set_random_seed(1)
     model = build(categories, form)
-    trained = Trained(categories, form, Train(optimizer="adagrad", learning_rate=0.1), model)
+    trained = Trained(categories, form, sgd(optimizer="adagrad"), model)
     rows = make_rows(categories, 512)
     label = ((rows.ids_BF[:, 0] + rows.ids_BF[:, 1]) % 2 == 0).astype(np.float32)[:, np.newaxis]
     features, weight = make_keras_inputs(rows, categories), np.ones(512, np.float32)

@@ -20,6 +20,7 @@ from nfm.contract.dataset import arrange_inputs
 from nfm.contract.encoder import Encoding
 from nfm.contract.errors import DataError
 from nfm.contract.publishing.publish import BusyError, locked
+from nfm.contract.schema import DATASET_MARKER
 from nfm.scoring.forward import score
 from nfm.training.fit import Places, fit
 from nfm.training.layers import make_keras_inputs
@@ -163,7 +164,7 @@ def test_a_dataset_made_with_different_settings_is_refused(tmp_path: Path) -> No
     assert refused({"categorical": changed, "numeric": {"age": numeric["age"], "kg": numeric["kg"]}}, {"seed": 2}) == (
         f"{problem}columns.categorical.color.oov_buckets was 2 and is 3 now; "
         'columns.categorical.size was not set and is {"min_count": 5} now; '
-        'columns.numeric.price was {"missing_flag": true} and is not set now; '
+        'columns.numeric.price was {"as": "dense", "missing_flag": true} and is not set now; '
         f"split.valid was 0.2 and is not set now; split.seed was not set and is 2 now{remedy}"
     )
     fields: dict[str, Any] = {f"f{i}": {} for i in range(4)}
@@ -263,6 +264,21 @@ def test_a_published_model_has_its_target_rates(tmp_path: Path) -> None:
     scores = score(model.encoding.spec, model.network, model.weights, rows.inputs)
     np.testing.assert_allclose(scores, keras_scores(model, rows.inputs)[:, 0], atol=1e-6)
     assert trained.metrics["test"]["log_loss"] == pytest.approx(log_loss(rows.label, scores), abs=1e-5)
+
+
+def test_a_dataset_from_before_bins_were_the_default_has_dense_numbers(tmp_path: Path) -> None:
+    config = write_shop(tmp_path, shop_encoding(tmp_path / "encoding"), rows=40)
+    marker = tmp_path / "dataset" / DATASET_MARKER
+    facts = json.loads(marker.read_text())
+    del facts["settings"]["columns"]["numeric"]["price"]["as"]  # older versions left the default out
+    marker.write_text(json.dumps(facts))
+    assert read(config)[1]["train"].rows == 40
+    content = config.model_dump(by_alias=True, exclude_defaults=True)
+    del content["columns"]["numeric"]["price"]["as"]
+    with pytest.raises(
+        DataError, match=r'columns\.numeric\.price\.as was "dense" and is "bins" now\. Run nfm features'
+    ):
+        read(Config.model_validate(content))
 
 
 def test_a_dataset_of_an_older_version_trains_without_target_rates(

@@ -276,9 +276,8 @@ def test_equal_digests_mean_equal_files(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("count", "size", "even"),
-    # 31 rows fill no batch of 32; 100 rows fill three of them.
-    [(5150, 1024, 859), (5120, 1024, 1024), (300, 60, 60), (1000, 1024, 200), (100, 1024, 34), (31, 1024, 31), (10, 3, 3)]
-    + [(0, 8, 0)],
+    # 31 rows fill no batch of 32; 99 rows fill three of them.
+    [(5150, 1024, 859), (5120, 1024, 1024), (300, 60, 60), (999, 1024, 200), (99, 1024, 33), (31, 64, 31), (0, 8, 0)],
 )
 def test_batches_have_about_equal_size_and_are_at_least_five(count: int, size: int, even: int) -> None:
     fold = Fold(SPEC, [RowGroup(count, lambda: pytest.fail("no row is read"))], True, "")

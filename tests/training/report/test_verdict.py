@@ -52,7 +52,7 @@ def test_a_model_is_compared_with_the_constant_on_the_valid_and_test_fold() -> N
     assert "Set train.early_stopping" in (warn(0.1, 2.5, 1.5, early_stopping=None) or "")
     diverged = warn(9, None, 9) or ""
     assert "9 on the test fold, where the constant has 2." in diverged
-    assert "Change train.learning_rate (it is 0.05;" in diverged
+    assert "Change train.learning_rate (it is 0.001;" in diverged
     assert "standardize_label" not in diverged
     assert "Set model.standardize_label: true" in (warn(9, 9, 9, model={"standardize_label": False}) or "")
     assert "Leave train.init_from out" in (warn(9, 9, 9, init_from="old") or "")
@@ -137,7 +137,7 @@ def test_a_validation_loss_that_rises_from_the_first_epoch_is_reported() -> None
     assert text.startswith(
         "The validation loss rose from epoch 1 on (0.5, after epoch 6 0.56), while the train loss fell"
     )
-    assert "Lower train.learning_rate (it is 0.05), raise model.pooling_dropout (it is 0.5)" in text
+    assert "Lower train.learning_rate (it is 0.001), raise model.pooling_dropout (it is 0.5)" in text
     assert "model.hidden_dropout (it is 0.2), or set model.l2.embedding (it is 0)." in text
     assert warn(best=6, early_stopping=None) == text
     assert warn(valid=[0.5, 0.49, 0.51, 0.53, 0.55, 0.56], best=2) is None
