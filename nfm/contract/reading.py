@@ -26,7 +26,10 @@ class Reading:
     format: str = ""
     options: Mapping[str, str] = field(default_factory=dict)  # names in lower case
     types: Mapping[str, str] = field(default_factory=dict)
-    rounded: Collection[str] = ()  # columns of type double whose integers may be rounded; not stored
+    # For scoring only, not stored:
+    rounded: Collection[str] = ()  # columns of type double whose integers may be rounded
+    grouped: Collection[str] = ()  # columns that training read as decimals, which may have separators of thousands
+    kept: Collection[str] = ()  # columns of the output and of `where`: 007 must not become the integer 7
 
     def save(self, folder: Path) -> None:
         """Write `reading.json` into an encoding's folder."""
@@ -52,7 +55,9 @@ class Reading:
         types = scoring_types(spec, self.types, kept)
         # Integers in training, of any size; the encoder makes 32-bit floats of them.
         rounded = [name for name, type_ in types.items() if type_ == "double" and self.types.get(name) != "double"]
-        return replace(self, types=types, rounded=rounded)
+        decimals = {name for name, type_ in self.types.items() if type_.startswith("decimal")}
+        grouped = [name for name in types if name in decimals and types[name] != self.types[name]]
+        return replace(self, types=types, rounded=rounded, grouped=grouped, kept=kept)
 
 
 LATEST = Reading()  # the defaults of this version

@@ -28,6 +28,7 @@ _NOT_A_NUMBER = {"nan", "inf", "infinity"}
 _DATE = re.compile(r"\d{4}-\d{2}-\d{2}")
 _MEANS_MISSING = {"na", "n/a", "null", "none", "nil", "missing", "unknown", "-", "--", "?", ".", "\\n", "#n/a", "<na>"}
 _DECIMAL_COMMA = re.compile(r"\s*[+-]?[\d.\s]*,\d+\s*", re.ASCII)
+_THOUSANDS = re.compile(r"\s*[+-]?\d{1,3}(,\d{3})+(\.\d*)?\s*", re.ASCII)
 _SLICE = 1 << 16
 
 
@@ -186,8 +187,10 @@ def _advise(text: str, column: str) -> str:
     """Return a sentence that names the option for a text that many CSV files have in numeric columns."""
     if text.strip().lower() in _MEANS_MISSING:
         return f"If it means missing in a CSV file, set source.options.nullValue: {json.dumps(text)}. "
-    options = f"source.options.locale: de-DE and source.types: {{{column}: 'decimal(18,6)'}}"
-    return f"If a CSV file has decimal commas, set {options}. " if _DECIMAL_COMMA.fullmatch(text) else ""
+    types = f"source.types: {{{column}: 'decimal(18,6)'}}. "
+    advice = f"If a CSV file has commas between thousands, set {types}" if _THOUSANDS.fullmatch(text) else ""
+    locale = f"If a CSV file has decimal commas, set source.options.locale: de-DE and {types}"
+    return advice + locale if _DECIMAL_COMMA.fullmatch(text) else advice
 
 
 def dictionary_indices(encoded: pa.DictionaryArray) -> NDArray[np.int32]:

@@ -96,14 +96,35 @@ def test_columns_of_the_output_have_the_types_of_the_training(spark: SparkSessio
     assert (row["items"], row["zip"], row["shop"]) == (7, "007", 2)
 
 
+def test_the_key_of_the_output_is_not_changed(spark: SparkSession, folder: Path) -> None:
+    with pytest.raises(DataError, match=r"'007' in column 'id', whose type is int"):
+        scored(spark, folder, "007,1,007,2,0.5,0\n7,1,7,2,1.0,0\n")
+
+
+def test_separators_of_thousands(spark: SparkSession, tmp_path: Path) -> None:
+    shops, items = ["1.234", "17", "5.000"], ["2.500", "3", "250"]
+    rows = "".join(f"{i};{shops[i % 3]};7;{items[i % 3]};1;{i % 2}\n" for i in range(24))
+    header, options = HEADER.replace(",", ";"), {"sep": ";", "locale": "de-DE"}
+    (tmp_path / "training.csv").write_text(header + rows)
+    types = {"shop": "decimal(18,0)", "items": "decimal(18,0)"}
+    build(spark, config(tmp_path, "training.csv", options=options, types=types))
+    save_model(tmp_path, 1)
+    tonight = "1;1.234;7;2.500;1;0\n2;1234;7;2500;1;0\n3;A7;7;2.500;1;0\n4;99;7;2500;1;0\n"
+    found = scored(spark, tmp_path, tonight, header)  # with the options and the types of the training
+    assert found[1] == found[2] != found[3]
+    assert found[3] == found[4]  # both are out-of-vocabulary
+
+
 def test_types_for_scoring(folder: Path) -> None:
     spec = Encoding.load(folder / "encoding").spec
-    assert Reading("csv", {}, TYPES).for_scoring(spec).rounded == ["items"]
+    reading = Reading("csv", {}, TYPES).for_scoring(spec, ["id"])
+    assert (reading.rounded, reading.grouped, reading.kept) == (["items"], [], ["id"])
     assert scoring_types(spec, TYPES) == TYPES | {"shop": "string", "items": "double"}
     assert scoring_types(spec, {}) == {"shop": "string", "zip": "string", "items": "double", "price": "double"}
     assert scoring_types(spec, TYPES, ["items", "label"]) == TYPES | {"shop": "string"}
     decimals = TYPES | {"shop": "decimal(38,0)", "price": "decimal(18,2)"}
     assert scoring_types(spec, decimals) == decimals | {"shop": "string", "items": "double"}
+    assert Reading("csv", {}, decimals).for_scoring(spec).grouped == ["shop"]
 
 
 def test_an_encoding_of_an_older_version(spark: SparkSession, folder: Path) -> None:

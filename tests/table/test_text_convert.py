@@ -10,7 +10,7 @@ from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
 from nfm.config.settings import Source
-from nfm.table.text.convert import Rounded, convert, is_changed, parse_types, text_type
+from nfm.table.text.convert import GroupedDouble, Numeral, Rounded, convert, is_changed, parse_types, text_type
 
 BAD = "bad"
 INF = float("inf")
@@ -101,6 +101,19 @@ def test_values_inside_others(spark: SparkSession) -> None:
     first, second = found[1].x
     assert (first.a, first.b, first.c, second) == (1.5, {"k": Decimal("2.5")}, "t", None)
     assert found[4].x is None
+
+
+@pytest.mark.parametrize(
+    ("options", "texts"),
+    [({}, ["1,234.5", "7", "1,5", "A,7", "NaN"]), ({"locale": "de-DE"}, ["1.234,5", "7", "1.5", "A.7", "NaN"])],
+)
+def test_decimals_of_the_training(spark: SparkSession, options: dict[str, str], texts: list[str]) -> None:
+    """Check columns that were decimals in training, and that only the encoder reads: fields, then numbers."""
+    source, x = Source(format="csv", path="x", options=options), F.col("x")
+    table = spark.createDataFrame([(text,) for text in texts], "x string")
+    found = table.select(convert(x, Numeral(), source), convert(x, GroupedDouble(), source).cast("string")).collect()
+    assert [row[0] for row in found] == ["1234.5", "7", None, texts[3], "NaN"]
+    assert [row[1] for row in found] == ["1234.5", "7.0", None, None, "NaN"]
 
 
 def test_integers_that_may_be_rounded(spark: SparkSession) -> None:

@@ -11,6 +11,7 @@ import pytest
 from pyspark.sql import SparkSession
 
 from nfm.contract.errors import ConfigError
+from nfm.contract.reading import Reading
 from tests.table.reading import read_rows, to_texts
 from tests.table.text_tables import LEARNED, refused, rows, scan, write
 
@@ -181,6 +182,20 @@ def test_texts_that_are_more_than_numbers_stay_texts(spark: SparkSession, tmp_pa
     assert found.reading.types == {"id": "int", "zip": "string", "seat": "string", "long": "string", "n": "int"}
     write(tmp_path, a="id,zip\n1,007\n2,7\n")
     assert rows(spark, tmp_path, types={"zip": "int"}) == to_texts([(1, 7), (2, 7)])
+
+
+def test_the_output_keeps_texts_that_are_more_than_integers(spark: SparkSession, tmp_path: Path) -> None:
+    write(tmp_path, a="id,zip,n\n007,1,007\n+7,2,8\n,3,9\n")
+    reading = Reading("csv", LEARNED.options, {"id": "int", "zip": "string", "n": "int"}, kept=("id", "zip"))
+    message = refused(spark, tmp_path, reading=reading)
+    assert "1 of 3 rows" in message and "'007' in column 'id', whose type is int" in message
+    assert "only source.types: {id: int} allows" in message
+    found = scan(spark, tmp_path, reading=reading, on_bad_row="skip")
+    assert (read_rows(found, "id", "n"), found.bad_rows) == (to_texts([(7, 8), (None, 9)]), 1)
+    assert rows(spark, tmp_path, "id", reading=reading, types={"id": "int"}) == to_texts([(7,), (7,), (None,)])
+    assert rows(spark, tmp_path, "id", reading=reading, types={"id": "string"}) == to_texts(
+        [("007",), ("+7",), (None,)]
+    )
 
 
 def test_types_of_several_headers_are_combined(spark: SparkSession, tmp_path: Path) -> None:

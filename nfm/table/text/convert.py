@@ -35,10 +35,24 @@ class Rounded(T.DoubleType):
         return "double"
 
 
+class GroupedDouble(Rounded):
+    """A rounded double, in whose texts separators of thousands are allowed, as in decimals."""
+
+
+class Numeral(T.DataType):
+    """A text; numbers are written without the separators of thousands that decimals may have."""
+
+    @classmethod
+    def typeName(cls) -> str:  # noqa: N802
+        """Return Spark's name of the type."""
+        return "string"
+
+
 # The integer from which on a type skips some, and the number of digits with which it distinguishes any two numbers.
 _EXACT: dict[type[T.DataType], tuple[float, int]] = {
     T.DoubleType: (2**53, 15),
     Rounded: (float("inf"), 15),
+    GroupedDouble: (float("inf"), 15),
     T.FloatType: (2**24, 6),
 }
 # Options with the format of a type's texts.
@@ -51,6 +65,8 @@ _RULES: dict[type[T.DataType], str] = {
     T.BooleanType: "true or false",
     T.DoubleType: "a number; an integer of 2⁵³ or more only if a double equals it",
     Rounded: "a number",
+    GroupedDouble: "a number",
+    Numeral: "a number or a text, without misplaced separators of thousands",
     T.FloatType: "a number; an integer of 2²⁴ or more only if a float equals it",
     T.DecimalType: "a number with at most {precision} digits, {scale} of them after the decimal point",
     T.DateType: "a date, such as 2026-01-05",
@@ -103,6 +119,8 @@ def convert(text: Column, type_: T.DataType, source: "Source") -> Column:
         case T.StructType():
             members = (convert(text.getField(f.name), f.dataType, source).alias(f.name) for f in type_)
             return F.when(text.isNotNull(), F.struct(*members))
+        case Numeral():
+            return F.when(text.rlike(r"\p{L}"), text).otherwise(_without_locale(text, source))
         case T.BooleanType():
             word = F.lower(F.trim(text))
             return F.when(word == "true", True).when(word == "false", False)
@@ -139,6 +157,7 @@ def is_changed(text: Column, type_: T.DataType, source: "Source") -> Column:
 def _to_float(text: Column, type_: T.DataType, source: "Source") -> Column:
     """Convert to the nearest number of the type; integers must be equal to it, as they may be ids."""
     first_gap, digits = _EXACT[type(type_)]
+    original, text = text, _without_locale(text, source) if isinstance(type_, GroupedDouble) else text
     value = text.try_cast(type_)
     size = F.abs(value)
     short = rf"^\s*[+-]?0*\d{{1,{digits}}}0*(\.0*)?\s*$|{_EXPONENT}"
@@ -154,7 +173,7 @@ def _to_float(text: Column, type_: T.DataType, source: "Source") -> Column:
     names = {"nanvalue": "NaN", "positiveinf": "Infinity", "negativeinf": "-Infinity"}
     for option, name in names.items():
         if option in source.options:
-            converted = F.when(text == source.options[option], F.lit(name).cast(type_)).otherwise(converted)
+            converted = F.when(original == source.options[option], F.lit(name).cast(type_)).otherwise(converted)
     return converted
 
 

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from functools import reduce
@@ -36,6 +37,7 @@ class Raw(NamedTuple):
     groups: Sequence[Group]
     types: Mapping[str, T.DataType]  # of the files' columns; of CSV, of all columns
     folders: Mapping[str, T.DataType]  # of the columns whose values are in the folders' names
+    strict: Mapping[str, str]  # columns with patterns of texts that are bad although the type accepts them
     is_exact: bool  # values keep their texts; False: Spark converts them, as for a model of an older version
 
     def read_type(self, type_: T.DataType) -> T.DataType:
@@ -52,7 +54,9 @@ class Raw(NamedTuple):
 
     def is_changed(self, name: str) -> Column:
         """Return whether the type of a column changes a value."""
-        return is_changed(column(name), self.type_of(name), self._source_of(name))
+        changed = is_changed(column(name), self.type_of(name), self._source_of(name))
+        pattern = self.strict.get(name)
+        return changed | F.coalesce(column(name).rlike(pattern), F.lit(False)) if pattern else changed
 
     def _source_of(self, name: str) -> "Source":
         """Return the source with the options for a column: formats are for the texts in files, not for folders."""
@@ -208,12 +212,16 @@ def refuse_bad_rows(source: "Source", checked: Checked) -> None:
 def _describe_value(raw: Raw, file: str, name: str, text: str) -> str:
     """Describe a value that its type would change, and what to do, as the start of a sentence."""
     type_ = raw.type_of(name)
+    requirement = rule(type_)
+    if name in raw.strict and re.search(raw.strict[name], text):
+        allowed = f"source.types: {{{name}: {type_.simpleString()}}}"
+        requirement = f"the output would contain another text, which only {allowed} allows"
     options = "" if raw.source.format == "json" else "set source.options.nullValue to this text if it means missing, "
     if type(type_) in FORMATS:
         options += f"set source.options.{FORMATS[type(type_)]}, "
     return (
         f"{uri_to_path(file)}: a row has the value {quoted(text)} in column '{name}', whose type is "
-        f"{type_.simpleString()}: {rule(type_)}. Correct it, {options}set source.types: {{{name}: string}} or another "
+        f"{type_.simpleString()}: {requirement}. Correct it, {options}set source.types: {{{name}: string}} or another "
         "type"
     )
 

@@ -13,6 +13,7 @@ import pyarrow as pa
 from pyspark.errors import PySparkException
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
+from pyspark.sql import types as T
 
 from nfm.contract.errors import ConfigError, DataError
 from nfm.contract.messages import listed, quoted
@@ -23,7 +24,7 @@ from nfm.table.spark import load, to_arrow_schema
 from nfm.table.splits import File
 from nfm.table.store import uri_to_path
 from nfm.table.table_formats import refuse_files
-from nfm.table.text.convert import Rounded, parse_types, text_type
+from nfm.table.text.convert import GroupedDouble, Numeral, Rounded, parse_types, text_type
 from nfm.table.text.groups import Group, group_files, select_files
 from nfm.table.text.options import resolve_options, value_options
 from nfm.table.text.rows import Raw, check_rows, find_doubtful, infer_types, read_groups, refuse_bad_rows
@@ -83,11 +84,16 @@ def open_text_table(
     # Spark finds the values of JSON by their names, so the schema needs no other columns.
     read = names if source.format == "csv" else [name for name in used if name not in folders]
     types = parse_types({name: known.get(name) or inferred.get(name, "string") for name in read})
+    strict: Mapping[str, str] = {}
     if reading is not None:
-        types |= {name: Rounded() for name in reading.rounded if name in types and name not in source.types}
+        learned = [name for name in reading.types if name in types and name not in source.types]
+        types |= {name: Rounded() for name in learned if name in reading.rounded}
+        for name in set(learned) & set(reading.grouped):
+            types[name] = Numeral() if isinstance(types[name], T.StringType) else GroupedDouble()
+        strict = find_doubtful(source, {name: known[name] for name in learned if name in reading.kept})
     doubtful = find_doubtful(source, {name: inferred[name] for name in used if name in inferred and name not in known})
     # A model of an older version was trained with Spark's conversions.
-    raw = Raw(source, groups, types, parse_types(folders), is_exact=reading is not None)
+    raw = Raw(source, groups, types, parse_types(folders), strict, is_exact=reading is not None)
     checked = check_rows(spark, raw, used, doubtful)
     refuse_bad_rows(source, checked)
     why = _describe_texts(source, checked.texts) if checked.texts else ""
@@ -96,7 +102,7 @@ def open_text_table(
         log.info("%s", why)
     table = read_groups(spark, raw._replace(types=types), used if checked.bad else ())
     # Scoring may need other columns; it infers their types, as this run has not checked them against the texts.
-    learned = {name: types[name].simpleString() for name in types if name in used or name in known}
+    read_as = {name: types[name].simpleString() for name in types if name in used or name in known}
     _check_again(needed, table, why)
     return TextTable(
         table,
@@ -104,7 +110,7 @@ def open_text_table(
         skipped,
         checked.bad,
         source.format == "csv" and any(group.options["multiline"] == "true" for group in groups),
-        Reading(source.format, value_options(source.options), folders | learned),
+        Reading(source.format, value_options(source.options), folders | read_as),
     )
 
 
