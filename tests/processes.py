@@ -1,5 +1,6 @@
 """Run jobs and clusters in their own processes, like users do."""
 
+import json
 import os
 import socket
 import subprocess
@@ -34,6 +35,40 @@ def bare(more: dict[str, str] | None = None) -> dict[str, str]:
 def run(command: list[str], more: dict[str, str] | None = None, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
     """Run a command until it ends."""
     return subprocess.run(command, cwd=cwd, env=environment(more), capture_output=True, text=True, timeout=300)
+
+
+# Runs several commands in this process and prints a list of their exit codes and outputs.
+_COMMANDS = """
+import io, json, sys
+from contextlib import redirect_stderr, redirect_stdout
+from nfm.cli import main
+
+done = []
+for arguments in json.loads(sys.argv[1]):
+    with redirect_stdout(io.StringIO()) as stdout, redirect_stderr(io.StringIO()) as stderr:
+        code = main(arguments)
+    done.append([code, stdout.getvalue(), stderr.getvalue()])
+print(json.dumps(done))
+"""
+
+
+def run_in_one_application(
+    submit: list[str], commands: list[list[str]], folder: Path, more: dict[str, str]
+) -> list[subprocess.CompletedProcess[str]]:
+    """Run commands `nfm` one after another in one Spark application, in `folder`; return the results of each.
+
+    Args:
+        submit: spark-submit and its options.
+        commands: arguments of each command.
+        folder: where the application runs.
+        more: variables of the environment.
+    """
+    program = folder / "commands.py"
+    program.write_text(_COMMANDS)
+    done = run([*submit, str(program), json.dumps(commands)], more, folder)
+    assert done.returncode == 0, done.stdout + done.stderr
+    results = json.loads(done.stdout.splitlines()[-1])
+    return [subprocess.CompletedProcess(*result) for result in zip(commands, *zip(*results, strict=True), strict=True)]
 
 
 def _free_port() -> int:

@@ -108,12 +108,13 @@ def test_a_reader_that_ends_early_is_not_an_error() -> None:
 
 
 @pytest.fixture(scope="module")
-def workdir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def workdir(commands: Forks, trainings: Forks, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder with the results of three commands, and their output."""
     folder = tmp_path_factory.mktemp("titanic")
+    spark = ["--spark", "master=local[2]", "spark.driver.memory=700m"]
     for name in ("features", "train", "score"):
-        spark = [] if name == "train" else ["--spark", "master=local[2]", "spark.driver.memory=700m"]
-        done = command(name, *TITANIC, "--set", f"workdir={folder}", *spark)
+        start, more = (trainings, ["train.epochs=2"]) if name == "train" else (commands, spark)
+        done = start.run(name, *TITANIC, "--set", f"workdir={folder}", *more)
         assert done.returncode == 0, done.stderr
         (folder / f"{name}.stdout").write_text(done.stdout)
         (folder / f"{name}.stderr").write_text(done.stderr)
@@ -143,11 +144,11 @@ def test_the_command_and_the_script_write_the_same_scores(workdir: Path, tmp_pat
     assert from_command.equals(from_script)
 
 
-def test_a_plan_previews_and_writes_nothing(workdir: Path, tmp_path: Path, trainings: Forks) -> None:
+def test_a_plan_previews_and_writes_nothing(workdir: Path, tmp_path: Path, commands: Forks, trainings: Forks) -> None:
     settings = ["--set", f"workdir={workdir}", f"score.output={tmp_path}/scores"]
     before = {path: path.stat().st_mtime_ns for path in workdir.rglob("*")}
     for name in ("features", "train", "score"):
-        done = (trainings.run if name == "train" else command)(name, *TITANIC, "--plan", *settings)
+        done = (trainings if name == "train" else commands).run(name, *TITANIC, "--plan", *settings)
         assert (done.returncode, done.stderr) == (0, ""), done.stderr
         assert done.stdout.startswith("Plan of titanic: ")
         assert ("nothing was trained" in done.stdout) == (name == "train")
@@ -223,20 +224,20 @@ for key, value in (("spark.driver.memory", "900m"), ("spark.master", "local[2]")
     ]
 
 
-def test_wrong_spark_settings_give_one_line() -> None:
-    done = command("features", *TITANIC, "--plan", "--spark", "master=lokal")
+def test_wrong_spark_settings_give_one_line(commands: Forks) -> None:
+    done = commands.run("features", *TITANIC, "--plan", "--spark", "master=lokal")
     assert done.returncode == 2
     line = done.stderr.splitlines()[-1]
     assert line.startswith("error: Spark did not start with --spark spark.master=lokal: ")
     assert "lokal" in line.partition(": ")[2]
     assert "Traceback" not in done.stderr
     for value in ("zzz", "4"):
-        done = command("features", *TITANIC, "--plan", "--spark", f"driver.memory={value}")
+        done = commands.run("features", *TITANIC, "--plan", "--spark", f"driver.memory={value}")
         assert refusal(done) == (
             f"error: --spark spark.driver.memory={value}: write an integer with a unit, for example --spark "
             "spark.driver.memory=4g"
         )
-    line = refusal(command("features", *TITANIC, "--plan", "--spark", "sql.session.timeZone=Mars/Olympus"))
+    line = refusal(commands.run("features", *TITANIC, "--plan", "--spark", "sql.session.timeZone=Mars/Olympus"))
     assert line.startswith("error: Spark did not start with --spark spark.sql.session.timeZone=Mars/Olympus: ")
     submitted = run(["spark-submit", "jobs/features.py", *TITANIC, "--plan", "--spark", "driver.memory=4g"])
     assert submitted.returncode == 2

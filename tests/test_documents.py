@@ -52,24 +52,21 @@ def orders(rows: int) -> pd.DataFrame:
 
 
 @pytest.mark.e2e
-def test_the_readmes_five_steps_run(trainings: Forks, tmp_path: Path) -> None:
+def test_the_readmes_five_steps_run(commands: Forks, trainings: Forks, tmp_path: Path) -> None:
     readme = (ROOT / "README.md").read_text()
     steps = readme[readme.index("## Your own table") : readme.index("## Compared with")]
-    commands = "".join(blocks(steps, "bash")).splitlines()
+    lines = "".join(blocks(steps, "bash")).splitlines()
     jobs = ["init", "features", "features", "train", "score"]
-    assert [command.split()[:2] for command in commands] == [["nfm", job] for job in jobs]
+    assert [line.split()[:2] for line in lines] == [["nfm", job] for job in jobs]
 
     table = orders(600)
     table.to_csv(tmp_path / "orders.csv", index=False)
     tonight = table.drop(columns="returned").head(50)
     tonight.loc[[0, 1], ["customer", "product"]] = ["zoe", None]
     tonight.to_csv(tmp_path / "tonight.csv", index=False)
-    for command in commands:
-        arguments = command.split()[1:]
-        if arguments[0] == "train":
-            done = trainings.run(*arguments, cwd=tmp_path)
-        else:
-            done = run([sys.executable, "-m", "nfm.cli", *arguments], {"PYTHONPATH": str(ROOT)}, tmp_path)
+    for line in lines:
+        arguments = line.split()[1:]
+        done = (trainings if arguments[0] == "train" else commands).run(*arguments, cwd=tmp_path)
         assert done.returncode == 0, done.stdout + done.stderr
     workdir = tmp_path / "build/orders"
     scores = pd.read_parquet(workdir / "scores")

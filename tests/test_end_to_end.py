@@ -9,6 +9,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +20,14 @@ import pyarrow as pa
 import pyarrow.csv as pc
 import pyarrow.parquet as pq
 import pytest
+from pyspark.sql import SparkSession
 
+import nfm
 from nfm.contract.artifact import Artifact
 from nfm.contract.dataset import arrange_inputs
 from nfm.training.layers import make_keras_inputs
 from tests.forks import Forks
-from tests.processes import ROOT, environment, run
+from tests.processes import ROOT, environment, run, run_in_one_application
 
 pytestmark = pytest.mark.e2e
 
@@ -88,94 +91,146 @@ def test_the_metrics_are_stored(workdir: Path) -> None:
     assert {"auc", "log_loss", "accuracy", "rows", "constant", "linear"} <= set(metadata["metrics"]["test"])
 
 
-def test_the_score_job_compares_its_scores_with_keras(workdir: Path, tmp_path: Path) -> None:
-    settings = ["--set", f"workdir={workdir}", f"score.output={tmp_path}/scores"]
-    done = job("score", "--parity", "2000", *settings)
-    assert done.returncode == 0, done.stderr
-    assert "Parity: 891 rows of tests/data/titanic.csv, from 1 split, have the same scores as in Keras" in done.stdout
-    assert list(tmp_path.iterdir()) == []
-
-
-@pytest.fixture(params=["linked", "broadcast"])
-def model(request: pytest.FixtureRequest, workdir: Path) -> Iterator[Path]:
-    """The trained model; for "broadcast" on another disk, so that it cannot be linked beside the scores."""
-    if request.param == "linked":
-        yield workdir / "model"
-        return
+@pytest.fixture(scope="module")
+def elsewhere(workdir: Path) -> Iterator[Path]:
+    """The trained model on another disk, where it cannot be linked beside the scores."""
     with tempfile.TemporaryDirectory(dir="/dev/shm") as folder:
         yield shutil.copytree(workdir / "model", Path(folder) / "model")
 
 
-def test_a_standalone_cluster_gives_the_same_scores_for_the_shuffled_table(
-    workdir: Path, cluster: str, model: Path, tmp_path: Path
-) -> None:
-    shuffled = pd.read_csv(TITANIC, dtype=str, keep_default_na=False).sample(frac=1, random_state=1)
-    (tmp_path / "raw").mkdir()
+@pytest.fixture(scope="module")
+def shuffled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The passengers in another order, in three files."""
+    folder = tmp_path_factory.mktemp("shuffled")
+    table = pd.read_csv(TITANIC, dtype=str, keep_default_na=False).sample(frac=1, random_state=1)
     for i in range(3):
-        shuffled.iloc[i::3].to_csv(tmp_path / f"raw/part{i}.csv", index=False)
-    settings = ["--set", f"workdir={workdir}", f"source.path={tmp_path}/raw", f"score.output={tmp_path}/scores"]
-    settings.append(f"score.model={model}")
-    # Run outside the checkout: executors must import the package that the job sends.
-    submit = ["spark-submit", "--master", cluster, "--conf", "spark.executor.memory=512m"]
-    config = ["--config", str(ROOT / "conf/titanic.yaml")]
-    done = run([*submit, str(ROOT / "jobs/score.py"), *config, *settings], {"SPARK_LOCAL_IP": "127.0.0.1"}, tmp_path)
-    assert done.returncode == 0, done.stderr
-    on_cluster, local = read_scores(tmp_path / "scores"), read_scores(workdir / "scores")
-    assert on_cluster["PassengerId"].tolist() == local["PassengerId"].tolist()
-    np.testing.assert_array_equal(on_cluster["score"], local["score"])
+        table.iloc[i::3].to_csv(folder / f"part{i}.csv", index=False)
+    return folder
 
 
-def test_a_plan_on_the_cluster_shows_the_memory_of_an_executor(
-    workdir: Path, cluster: str, model: Path, tmp_path: Path
+LOCAL_IP = {"SPARK_LOCAL_IP": "127.0.0.1"}
+CONFIG = ("--config", str(ROOT / "conf/titanic.yaml"))
+
+
+def submit(cluster: str) -> list[str]:
+    # An overhead of 400m is less than the reserve alone, rounded up: a plan warns about it.
+    memory = ["--conf", "spark.executor.memory=512m", "--conf", "spark.executor.memoryOverhead=400m"]
+    return ["spark-submit", "--master", cluster, *memory]
+
+
+def assert_same_scores(output: Path, other: Path) -> None:
+    found, expected = read_scores(output), read_scores(other)
+    assert found["PassengerId"].tolist() == expected["PassengerId"].tolist()
+    np.testing.assert_array_equal(found["score"], expected["score"])
+
+
+def test_a_standalone_cluster_gives_the_same_scores_for_the_shuffled_table(
+    workdir: Path, cluster: str, shuffled: Path, tmp_path: Path
 ) -> None:
-    settings = ["--set", f"workdir={workdir}", f"score.output={tmp_path}/scores", f"score.model={model}"]
-    submit = ["spark-submit", "--master", cluster, "--conf", "spark.executor.memory=512m"]
-    submit += ["--conf", "spark.executor.memoryOverhead=400m"]  # less than the reserve alone, rounded up
-    config = ["--config", "conf/titanic.yaml", "--plan"]
-    done = run([*submit, str(ROOT / "jobs/score.py"), *config, *settings], {"SPARK_LOCAL_IP": "127.0.0.1"})
+    settings = ["--set", f"workdir={workdir}", f"source.path={shuffled}", f"score.output={tmp_path}/scores"]
+    # Run outside the checkout: executors must import the package that the job sends.
+    done = run([*submit(cluster), str(ROOT / "jobs/score.py"), *CONFIG, *settings], LOCAL_IP, tmp_path)
     assert done.returncode == 0, done.stderr
-    (memory,) = re.findall(r"  memory    (.*)", done.stdout)
+    assert_same_scores(tmp_path / "scores", workdir / "scores")
+
+
+@dataclass(frozen=True)
+class OnCluster:
+    """Results of commands in one application on the cluster; each command writes into a folder of its own."""
+
+    folder: Path
+    done: dict[str, subprocess.CompletedProcess[str]]
+
+    def result(self, name: str) -> tuple[Path, str]:
+        """Return the folder and the output of a command, which succeeded."""
+        assert self.done[name].returncode == 0, self.done[name].stderr
+        return self.folder / name, self.done[name].stdout
+
+
+@pytest.fixture(scope="module")
+def on_cluster(
+    workdir: Path, cluster: str, elsewhere: Path, shuffled: Path, tmp_path_factory: pytest.TempPathFactory
+) -> OnCluster:
+    folder = tmp_path_factory.mktemp("on_cluster")
+    table = pc.read_csv(TITANIC, convert_options=pc.ConvertOptions(strings_can_be_null=True))
+    table = table.take(np.random.default_rng(1).permutation(len(table)))
+    (folder / "raw").mkdir()
+    for i in range(3):
+        pq.write_table(table.slice(i * 300, 300), folder / f"raw/{i}.parquet", row_group_size=100)
+    outputs = {name: folder / name for name in ("sent", "plan of sent", "plan of linked", "parity", "features")}
+    for output in outputs.values():
+        output.mkdir()
+
+    def score(name: str, table: Path, model: Path, *options: str) -> list[str]:
+        settings = [f"workdir={workdir}", f"source.path={table}", f"score.model={model}"]
+        return ["score", *options, *CONFIG, "--set", *settings, f"score.output={outputs[name]}/scores"]
+
+    source = f"source={{path: {folder}/raw, scan: parquet}}"
+    commands = [
+        score("sent", shuffled, elsewhere),
+        score("plan of sent", TITANIC, elsewhere, "--plan"),
+        score("plan of linked", TITANIC, workdir / "model", "--plan"),
+        score("parity", TITANIC, workdir / "model", "--parity", "2000"),
+        ["features", *CONFIG, "--set", f"workdir={outputs['features']}", source],
+    ]
+    done = run_in_one_application(submit(cluster), commands, folder, LOCAL_IP)
+    return OnCluster(folder, dict(zip(outputs, done, strict=True)))
+
+
+def test_a_model_on_another_disk_is_sent_to_the_executors_and_gives_the_same_scores(
+    workdir: Path, on_cluster: OnCluster
+) -> None:
+    folder, _ = on_cluster.result("sent")
+    assert_same_scores(folder / "scores", workdir / "scores")
+
+
+def test_the_score_job_compares_its_scores_with_keras(on_cluster: OnCluster) -> None:
+    folder, shown = on_cluster.result("parity")
+    assert f"Parity: 891 rows of {TITANIC}, from 1 split, have the same scores as in Keras" in shown
+    assert list(folder.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("model", "placement"),
+    [("linked", "mapped from its folder, which"), ("sent", "sent by Spark, once for each")],
+)
+def test_a_plan_on_the_cluster_shows_the_memory_of_an_executor(
+    on_cluster: OnCluster, model: str, placement: str
+) -> None:
+    folder, shown = on_cluster.result(f"plan of {model}")
+    (memory,) = re.findall(r"  memory    (.*)", shown)
     assert memory.startswith("for each executor, 1 worker of ")
     assert memory.endswith("it is 400m now, TOO LITTLE: executors may be killed")
-    placement = "sent by Spark, once for each" if model.is_relative_to("/dev/shm") else "mapped from its folder, which"
-    assert f"index, {placement}" in done.stdout
-    assert "on 891 rows)" in done.stdout
-    assert list(tmp_path.iterdir()) == []
+    assert f"index, {placement}" in shown
+    assert "on 891 rows)" in shown
+    assert list(folder.iterdir()) == []
 
 
 def test_features_of_parquet_on_a_cluster_equal_those_of_csv_in_one_process(
-    workdir: Path, cluster: str, tmp_path: Path
+    workdir: Path, on_cluster: OnCluster
 ) -> None:
-    table = pc.read_csv(TITANIC, convert_options=pc.ConvertOptions(strings_can_be_null=True))
-    table = table.take(np.random.default_rng(1).permutation(len(table)))
-    (tmp_path / "raw").mkdir()
-    for i in range(3):
-        pq.write_table(table.slice(i * 300, 300), tmp_path / f"raw/{i}.parquet", row_group_size=100)
-    source = f"source={{path: {tmp_path}/raw, scan: parquet}}"
-    submit = ["spark-submit", "--master", cluster, "--conf", "spark.executor.memory=512m"]
-    config = ["--config", str(ROOT / "conf/titanic.yaml"), "--set", f"workdir={tmp_path}/work", source]
-    done = run([*submit, str(ROOT / "jobs/features.py"), *config], {"SPARK_LOCAL_IP": "127.0.0.1"}, tmp_path)
-    assert done.returncode == 0, done.stderr
+    folder, _ = on_cluster.result("features")
     fingerprints = [
-        json.loads((folder / "encoding/spec.json").read_text())["fingerprint"]
-        for folder in (workdir, tmp_path / "work")
+        json.loads((place / "encoding/spec.json").read_text())["fingerprint"] for place in (workdir, folder)
     ]
     assert fingerprints[0] == fingerprints[1]
     datasets = []
-    for folder in (workdir / "dataset", tmp_path / "work/dataset"):
-        parts = [pq.ParquetFile(p).read().to_pandas().assign(fold=p.parent.name) for p in folder.glob("*/*.parquet")]
+    for place in (workdir / "dataset", folder / "dataset"):
+        parts = [pq.ParquetFile(p).read().to_pandas().assign(fold=p.parent.name) for p in place.glob("*/*.parquet")]
         datasets.append(pd.concat(parts).sort_values("PassengerId").reset_index(drop=True))
     # Spark's CSV reader makes the key an int32, and pyarrow's an int64.
     pd.testing.assert_frame_equal(datasets[0], datasets[1], check_dtype=False)
 
 
-def test_a_killed_feature_job_leaves_the_old_dataset_and_a_rerun_replaces_it(workdir: Path, tmp_path: Path) -> None:
-    arguments = ["jobs/features.py", "--config", "conf/titanic.yaml", "--set", f"workdir={tmp_path}"]
+def test_a_killed_feature_job_leaves_the_old_dataset_and_a_rerun_replaces_it(
+    spark: SparkSession, workdir: Path, tmp_path: Path
+) -> None:
+    settings = [f"workdir={tmp_path}", f"source.path={TITANIC}", "split.seed=2"]
     for name in ("dataset", "encoding"):
         shutil.copytree(workdir / name, tmp_path / name)
     before = {path: path.read_bytes() for path in tmp_path.glob("*/**/*") if path.is_file()}
     quiet: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    command = ["spark-submit", *arguments, "split.seed=2"]
+    command = ["spark-submit", "jobs/features.py", *CONFIG, "--set", *settings]
     killed = subprocess.Popen(command, cwd=ROOT, env=environment(), start_new_session=True, **quiet)
     while not list(tmp_path.glob(".dataset.staging-*/_written/*")):  # during its last pass
         assert killed.poll() is None, "it ended before it could be killed"
@@ -183,8 +238,7 @@ def test_a_killed_feature_job_leaves_the_old_dataset_and_a_rerun_replaces_it(wor
     os.killpg(killed.pid, signal.SIGKILL)
     killed.wait()
     assert {path: path.read_bytes() for path in before} == before
-    done = run(["spark-submit", *arguments, "split.seed=2"])
-    assert done.returncode == 0, done.stdout
+    nfm.build_features(nfm.load_config(CONFIG[1], settings), spark)
     assert (tmp_path / "encoding/spec.json").exists()
     assert not list(tmp_path.glob(".*staging*"))
     rows = [pq.read_metadata(path).num_rows for path in tmp_path.glob("dataset/fold=*/*.parquet")]

@@ -19,18 +19,13 @@ def python(checkout: Path, *arguments: str) -> str:
     return done.stdout
 
 
-@pytest.fixture(scope="module")
-def titanic(checkout: Path) -> str:
-    return python(checkout, str(ROOT / "examples/titanic.py"), "train.epochs=4")
-
-
 # Runs examples one after another, with one start of Spark and TensorFlow, and prints what each prints, or its error.
 RUN = """
 import contextlib, io, json, runpy, sys, traceback
 from pathlib import Path
 shown = {}
-for path in sys.argv[1:]:
-    sys.argv = [path]
+for sys.argv in json.loads(sys.argv[1]):
+    path = sys.argv[0]
     with contextlib.redirect_stdout(io.StringIO()) as printed:
         try:
             runpy.run_path(path, run_name="__main__")
@@ -42,22 +37,24 @@ print(json.dumps(shown))
 
 
 @pytest.fixture(scope="module")
-def shown(checkout: Path, titanic: str) -> dict[str, str]:
-    """What the examples after the first one print."""
+def shown(checkout: Path) -> dict[str, str]:
+    """What each example prints."""
     cells = json.loads((ROOT / "examples/titanic.ipynb").read_text())["cells"]
     assert all(not cell.get("outputs") for cell in cells), "clear the outputs before a commit"
     code = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
     code[-1] = f"print(dict({code[-1]}))"
     notebook = checkout / "notebook.py"
     notebook.write_text("\n\n".join(code))
+    titanic, sql, orders = (str(ROOT / f"examples/{name}.py") for name in ("titanic", "sql_scoring", "custom_table"))
     # The example of SQL uses the model of the first one, and stops its session.
-    paths = [ROOT / "examples/sql_scoring.py", notebook, ROOT / "examples/custom_table.py"]
-    found: dict[str, str] = json.loads(python(checkout, "-c", RUN, *map(str, paths)).splitlines()[-1])
+    commands = [[titanic, "train.epochs=4"], [sql], [str(notebook)], [orders]]
+    found: dict[str, str] = json.loads(python(checkout, "-c", RUN, json.dumps(commands)).splitlines()[-1])
     return found
 
 
-def test_the_script_trains_and_explains_the_scores(checkout: Path, titanic: str) -> None:
+def test_the_script_trains_and_explains_the_scores(checkout: Path, shown: dict[str, str]) -> None:
     metrics = json.loads((checkout / "build/titanic/model/metadata.json").read_text())["metrics"]["test"]
+    titanic = shown["titanic"]
     assert f"test AUC {metrics['auc']:.3f}" in titanic
     assert metrics["auc"] > 0.7
     header, *rows = titanic[titanic.index("Name") :].splitlines()

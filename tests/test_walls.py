@@ -30,15 +30,16 @@ FORBIDDEN: dict[str, tuple[str, ...]] = {
     "nfm": ("numpy", "pyarrow", "pydantic", "yaml", "pandas", "numba", "pyspark", *TENSORFLOW, *ABOVE_CONFIG),
 }
 
-# Libraries that a package may import. They are loaded once, before its modules, to save time.
+# Libraries and settings that a package may import. They are loaded once, before its modules, to save time.
+SETTINGS = ("pydantic", "yaml", "nfm.config.settings")
 NUMPY = ("numpy", "pyarrow.compute", "pyarrow.parquet")
-SPARK = (*NUMPY, "pandas", "pydantic", "yaml", "numba", "pyspark.sql.functions")
-KERAS = (*NUMPY, "pydantic", "yaml", "numba", "tensorflow", "keras", "sklearn", "optuna")
+SPARK = (*NUMPY, *SETTINGS, "pandas", "numba", "pyspark.sql.functions")
+KERAS = (*NUMPY, *SETTINGS, "numba", "tensorflow", "keras", "sklearn", "optuna")
 PRELOADED = {
     "nfm.contract": NUMPY,
     "nfm.kernels": ("numpy", "numba"),
     "nfm.config": ("pydantic", "yaml"),
-    "nfm.init": (*NUMPY, "pydantic", "yaml", "pyarrow.csv"),
+    "nfm.init": (*NUMPY, *SETTINGS, "pyarrow.csv"),
     "nfm.reports": (),
     "nfm.table": SPARK,
     "nfm.features": SPARK,

@@ -1,23 +1,23 @@
-"""A configuration that nfm init wrote trains and scores unedited: each job runs in its own process."""
+"""A configuration that nfm init wrote trains and scores unedited."""
 
 import json
-import sys
 from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from pyspark.sql import SparkSession
 
+import nfm
 from nfm.config.file import load
 from nfm.init.command import configure
 from tests.forks import Forks
-from tests.processes import run
 
 N = 1_200
 
 
 @pytest.fixture(scope="module")
-def folder(trainings: Forks, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(spark: SparkSession, trainings: Forks, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Results for a table with ids, dates, free text, a list, nulls, a copy of the label, and unusual names."""
     folder, rng = tmp_path_factory.mktemp("init"), np.random.default_rng(5)
     lines = ["Order ID;placed at;customer.no;Größe;tags;note;weight;#returns;churned?;score"]
@@ -34,13 +34,12 @@ def folder(trainings: Forks, tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "orders.csv").write_text("\n".join(lines) + "\n")
     text, _, _ = configure(folder / "orders.csv", "score")
     (folder / "orders.yaml").write_text(text)
-    for job in ("features", "train", "score"):
-        settings = ["--config", str(folder / "orders.yaml"), "--set", f"workdir={folder / 'work'}"]
-        if job == "train":
-            done = trainings.run(job, *settings, "train.epochs=2")
-        else:
-            done = run([sys.executable, f"jobs/{job}.py", *settings])
-        assert done.returncode == 0, done.stderr
+    path, workdir = folder / "orders.yaml", f"workdir={folder / 'work'}"
+    config = nfm.load_config(path, [workdir])
+    nfm.build_features(config, spark)
+    trained = trainings.run("train", "--config", str(path), "--set", workdir, "train.epochs=2")
+    assert trained.returncode == 0, trained.stderr
+    nfm.score_table(config, spark)
     return folder
 
 

@@ -125,42 +125,44 @@ def test_records_with_missing_or_truncated_files_are_ignored(
     assert len(read_rows(output)) == 60
 
 
-@pytest.mark.parametrize("change", ["model", "input", "configuration", "more rows"])
 def test_changed_inputs_are_scored_again(
-    spark: SparkSession,
-    made: Path,
-    tmp_path: Path,
-    source: dict[str, Any],
-    change: str,
-    caplog: pytest.LogCaptureFixture,
+    spark: SparkSession, made: Path, tmp_path: Path, source: dict[str, Any], caplog: pytest.LogCaptureFixture
 ) -> None:
-    output, more, reason = tmp_path / "scores", {}, ""
+    output = tmp_path / "scores"
     (tmp_path / "shop").mkdir()
     (tmp_path / "shop/encoding").symlink_to(made / "encoding")
     save_model(tmp_path / "shop", 5)
-    model = str(tmp_path / "shop/model")
-    leave_unfinished(spark, config(made, source, output=str(output), model=model, **REFUSED), output)
-    match change:
-        case "model":
-            save_model(tmp_path / "shop", 6)
-            reason = "model"
-        case "input":
-            file = min(Path(source["path"]).iterdir())
-            file.write_bytes(file.read_bytes())  # the same bytes, but another modification time
-            reason = "the table's files"
-        case "configuration":
-            more, reason = {"columns": ("colour",)}, 'settings.output.columns was ["id"] and is ["id", "colour"] now'
-        case "more rows":
-            last = max(Path(source["path"]).iterdir())
-            (last.parent / f"7{last.suffix}").write_bytes(last.read_bytes())
-            reason = "the table's files"
+    score = {"output": str(output), "model": str(tmp_path / "shop/model")}
+    leave_unfinished(spark, config(made, source, **score, **REFUSED), output)
+
+    def assert_scored_again(change: str, rows: int, **settings: Any) -> None:
+        """Score after a change, publish nothing, and leave all chunks for the next change."""
+        (before,) = find_chunks(output)
+        caplog.clear()
+        with caplog.at_level(logging.INFO, logger="nfm"), pytest.raises(GateError):
+            score_table(spark, config(made, source, **score, **REFUSED, **settings))
+        log = "\n".join(caplog.messages)
+        assert f"the chunks of an earlier run for {output} are deleted: changed since then: {change}" in log
+        assert "has already scored" not in log
+        (after,) = find_chunks(output)
+        assert after != before
+        assert sum(Chunk.from_json(path.read_text()).tally.rows for path in (after / "done").iterdir()) == rows
+
+    save_model(tmp_path / "shop", 6)
+    assert_scored_again("model", 60)
+    file = min(Path(source["path"]).iterdir())
+    file.write_bytes(file.read_bytes())  # the same bytes, but another modification time
+    assert_scored_again("the table's files", 60)
+    colour = {"columns": ("colour",)}
+    assert_scored_again('settings.output.columns was ["id"] and is ["id", "colour"] now', 60, **colour)
+    last = max(Path(source["path"]).iterdir())
+    (last.parent / f"7{last.suffix}").write_bytes(last.read_bytes())
+    assert_scored_again("the table's files", 70, **colour)
     with caplog.at_level(logging.INFO, logger="nfm"):
-        report = score_table(spark, config(made, source, output=str(output), model=model, **more))
-    assert f"the chunks of an earlier run for {output} are deleted: changed since then: {reason}" in "\n".join(
-        caplog.messages
-    )
-    assert "has scored" not in caplog.text
-    assert report["rows"] == len(read_rows(output)) == (70 if change == "more rows" else 60)
+        report = score_table(spark, config(made, source, **score, **colour))
+    assert "an earlier run has already scored 70 rows" in caplog.text
+    assert report["rows"] == len(read_rows(output)) == 70
+    assert all("colour" in row for row in read_rows(output))
     assert find_chunks(output) == []
 
 

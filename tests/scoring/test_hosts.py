@@ -121,7 +121,7 @@ def test_the_package_in_a_zip_archive_needs_no_home_folder(tmp_path: Path, home:
     archive = shutil.make_archive(str(tmp_path / "nfm"), "zip", root_dir=root, base_dir="nfm")
     (tmp_path / "home").mkdir()
     (tmp_path / "none").touch()  # no folder can be made below a file, even by root
-    loop = "from nfm.kernels import pooling; pooling._compiled('float32'); print(pooling.__file__)"
+    loop = "from nfm.kernels import bins; bins._compiled('float32'); print(bins.__file__)"
     done = subprocess.run(
         [sys.executable, "-c", loop],
         cwd=tmp_path,
