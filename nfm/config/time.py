@@ -35,7 +35,7 @@ def _zone(value: Any) -> str | None:
     return value
 
 
-TimeParts = Annotated[tuple[Any, ...], PlainValidator(_parts)]
+TimeParts = Annotated[Any, PlainValidator(_parts)]  # a tuple of names, and a mapping for an age
 TimeZone = Annotated[str | None, PlainValidator(_zone)]
 
 

@@ -165,11 +165,11 @@ def find_zone(name: str) -> tzinfo:
     """Return a time zone: a name of the IANA database, or an offset as Spark writes it; ValueError if there is none."""
     if name in ("UTC", "Z"):
         return UTC
-    if match := _FIXED.fullmatch(name):
-        sign, *parts = match.groups()
-        hours, minutes, seconds = (int(part or 0) for part in parts)
-        return timezone((1 if sign == "+" else -1) * timedelta(hours=hours, minutes=minutes, seconds=seconds))
     try:
+        if match := _FIXED.fullmatch(name):
+            sign, *parts = match.groups()
+            hours, minutes, seconds = (int(part or 0) for part in parts)
+            return timezone((1 if sign == "+" else -1) * timedelta(hours=hours, minutes=minutes, seconds=seconds))
         return ZoneInfo(name)
     except (KeyError, OSError, ValueError):
         raise ValueError(

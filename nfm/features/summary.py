@@ -44,6 +44,10 @@ def plan(config: Config, prepared: Prepared) -> str:
     lines.append(f"  label     {prepared.label.column}, {prepared.label.task}")
     lines += [f"  fields    {', '.join(fields) or 'none'}", f"  numbers   {', '.join(numbers) or 'none'}"]
     lines += [f"  {form:<10}{', '.join(names)}" for form, names in forms.items() if names]
+    if prepared.derived:
+        zones = dict.fromkeys(one.zone for one in prepared.derived if one.zone)
+        read = "".join(f"; times with a zone are read in {zone}" for zone in zones)
+        lines.append(f"  times     {', '.join(one.name for one in prepared.derived)}{read}")
     lines.append(f"  folds     {prepared.split}")
     if config.dataset.partition_by:
         lines.append(f"  folders   fold, then {', '.join(config.dataset.partition_by)}")
