@@ -152,11 +152,10 @@ class Columns(Settings):
     numeric: dict[str, Numeric] = Field(default={}, examples=["Age"])
     """Numbers by name, with the same rule for defaults."""
     time: dict[str, TimeParts] = Field(default={}, examples=[{"pickup": ["hour", "weekday", {"age": "booked_at"}]}])
-    """Columns of dates, timestamps or ISO 8601 texts, with what is derived from each: `pickup: [hour]` adds the field
+    """What is derived from columns of dates, timestamps or ISO 8601 texts: `pickup: [hour]` adds the field
     `pickup_hour`. `hour`, `weekday` (1 is Monday) and `month` are fields; `day` (of the month), `year` and `age` are
-    numbers. `{age: booked_at}` is the number of days since the column `booked_at` of the row, with fractions; `age`
-    alone counts from the column of `split.time`. To change a setting, write the field or the number below categorical
-    or numeric."""
+    numbers. `{age: booked_at}` is the number of days since `booked_at` in the same row; `age` alone counts from the
+    column of `split.time`. The derived columns can have settings below categorical or numeric."""
     time_zone: TimeZone = Field(default=None, examples=["Europe/Berlin"])
     """Zone in which `time` reads times with a zone; by default that of the Spark session of the feature job. The
     encoding stores it, and scoring uses it. Times without a zone are taken as they are."""

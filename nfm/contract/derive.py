@@ -11,7 +11,7 @@ from nfm.contract.arrays import to_arrow
 from nfm.contract.columns import Rows
 from nfm.contract.derived import AGE, Derived, TimeKind, TimePart
 from nfm.contract.errors import DataError
-from nfm.contract.times import DAY, Times, find_zone, read_local_times, time_kind
+from nfm.contract.times import DAY, Times, load_zone, read_local_times, time_kind
 
 
 def derive(rows: Rows, derived: Sequence[Derived]) -> Rows:
@@ -114,14 +114,7 @@ def check_derived(derived: Sequence[Derived], schema: pa.Schema, where: str) -> 
                     f"times {was} a zone, so the same moment could get another hour. Provide it as in training (in "
                     f"pandas with .dt.{cast}), or run nfm features and nfm train again."
                 )
-        _check_zone(one, where)
+        load_zone(one.zone or "UTC")
     names = {one.name for one in derived}
     types = [(one.name, pa.float64() if one.part == AGE else pa.int64()) for one in derived]
     return pa.schema([*(field for field in schema if field.name not in names), *types]) if derived else schema
-
-
-def _check_zone(one: Derived, where: str) -> None:
-    try:
-        find_zone(one.zone or "UTC")
-    except ValueError as error:
-        raise DataError(f"'{one.name}' of {where} is derived in a time zone that is not available: {error}.") from error

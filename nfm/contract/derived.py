@@ -22,7 +22,7 @@ class Derived:
     zone: str | None = None  # in which times with a zone are read; None if there were only times without one
 
 
-def derived_name(column: str, part: TimePart) -> str:
+def derived_name(column: str, part: str) -> str:
     """Return the name of a column that is derived from a time column."""
     return f"{column}_{part}"
 

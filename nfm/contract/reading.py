@@ -79,8 +79,9 @@ def scoring_types(spec: Spec, learned: Mapping[str, str], kept: Collection[str] 
     `A7` is an unseen value. `kept` are columns that others read too, such as those of the output.
     """
     types = dict(learned)
+    times = {column for one in spec.derived for column in one.columns}
     values = {column for field in spec.fields if field.edges is None for column in field.columns}
     for column in spec.columns:
-        if column not in (*spec.key, *kept) and _INTEGER.fullmatch(learned.get(column, "int")):
+        if column not in (*spec.key, *kept, *times) and _INTEGER.fullmatch(learned.get(column, "int")):
             types[column] = "string" if column in values else "double"
     return types

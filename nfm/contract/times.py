@@ -104,7 +104,7 @@ def _read_texts(values: pa.Array, column: str, kind: TimeKind, zone: str | None)
     def refuse(text: str, problem: str) -> DataError:
         return DataError(
             f"Column '{column}' is in columns.time, but {quoted(text)} {problem}. Provide the times as timestamps (of "
-            f"CSV and JSON, with source.types: {{{column}: timestamp_ntz}} and source.options.timestampFormat), or "
+            f"CSV and JSON, with source.types: {{{column}: timestamp_ntz}} and source.options.timestampNTZFormat), or "
             "leave such rows out with source.where."
         )
 
@@ -178,6 +178,17 @@ def find_zone(name: str) -> tzinfo:
         ) from None
 
 
+def load_zone(name: str) -> tzinfo:
+    """Return the time zone that an encoding names; DataError if this machine does not know it."""
+    try:
+        return find_zone(name)
+    except ValueError as error:
+        raise DataError(
+            f"The encoding derives columns from times in a zone, but {error}. Install tzdata on every machine. To use "
+            "another zone, set columns.time_zone and run nfm features again."
+        ) from None
+
+
 def _find_offsets(seconds: NDArray[np.int64], zone: str) -> NDArray[np.int64]:
     """Return the (N,) offsets of a zone in seconds, from the (N,) seconds since 1970 in UTC."""
     days = seconds // DAY
@@ -191,7 +202,7 @@ def _find_offsets(seconds: NDArray[np.int64], zone: str) -> NDArray[np.int64]:
 @lru_cache(maxsize=1 << 16)
 def _find_change(zone: str, day: int) -> tuple[int, int, int]:
     """Return the offset at the start of a day in UTC, the second at which it changes, and the offset from then on."""
-    tz, start = find_zone(zone), _EPOCH + timedelta(min(max(day, _FIRST), _LAST))
+    tz, start = load_zone(zone), _EPOCH + timedelta(min(max(day, _FIRST), _LAST))
 
     def offset(second: int) -> int:
         found = (start + timedelta(seconds=second)).astimezone(tz).utcoffset()

@@ -17,11 +17,10 @@ from nfm.contract.columns import check_categorical, check_columns, check_key
 from nfm.contract.derive import check_derived, learn_kinds
 from nfm.contract.derived import Derived, explain_missing
 from nfm.contract.encoder import Encoding
-from nfm.contract.errors import ConfigError, DataError
+from nfm.contract.errors import DataError
 from nfm.contract.publishing.publish import check_replaceable, publish_together
 from nfm.contract.reading import LATEST
 from nfm.contract.schema import DATASET_MARKER, Kind
-from nfm.contract.times import find_zone
 from nfm.contract.values import check_kind, check_number
 from nfm.features import vocabularies
 from nfm.features.counted import Counted, Summed
@@ -83,10 +82,13 @@ def prepare(spark: SparkSession, config: Config, growth: Growth | None = None, *
         return needed
 
     old = Encoding.load(growth.folder) if growth is not None else None
-    reading = old.reading if old is not None else LATEST.with_texts(config.derived, config.source.options)
+    reading = old.reading if old is not None else LATEST
+    if reading is not None:
+        reading = reading.with_texts(config.derived, config.source.options)
     scan = open_scan(spark, config.source, check_needed, reading, searches=searches)
     label = open_label(columns.label, scan.schema.field(columns.label).type, config.model.task, where)
-    derived = learn_kinds(config.derived, scan.schema, where, _time_zone(spark, config))
+    zone = columns.time_zone or read_settings(spark)[TIME_ZONE]
+    derived = learn_kinds(config.derived, scan.schema, where, zone)
     if growth is not None and old is not None:
         derived = keep_derived(derived, columns.time_zone, old.spec, str(growth.folder))
     schema = check_derived(derived, scan.schema, where)
@@ -97,16 +99,6 @@ def prepare(spark: SparkSession, config: Config, growth: Growth | None = None, *
         check_growth(columns, kinds, old.spec, str(growth.folder), growth.refresh_numbers)
         old.verify(str(growth.folder))
     return Prepared(scan, split, label, kinds, derived, growth, old)
-
-
-def _time_zone(spark: SparkSession, config: Config) -> str:
-    """Return the zone in which times with a zone are read: that of the settings, else that of the session."""
-    zone = config.columns.time_zone or read_settings(spark)[TIME_ZONE]
-    try:
-        find_zone(zone)
-    except ValueError as error:
-        raise ConfigError(f"{TIME_ZONE}: {error}. Set columns.time_zone") from error
-    return zone
 
 
 def _categorical_kinds(config: Config, schema: pa.Schema) -> dict[str, Kind]:

@@ -32,7 +32,7 @@ def choose_parts(name: str, times: dict[str, Times], taken: Collection[str]) -> 
     """
     own = times[name]
     seconds = own.seconds[~own.missing]
-    days = np.ptp(seconds // DAY) + 1 if len(seconds) else 0
+    days = int(np.ptp(seconds // DAY)) + 1 if len(seconds) else 0
     repeating: dict[TimePart, bool] = {
         "hour": len(np.unique(seconds % DAY // 3600)) > 1,
         "weekday": days >= 7 and len(np.unique(seconds // DAY % 7)) > 1,

@@ -53,8 +53,8 @@ def by_part(times: list[Any]) -> dict[str, list[Any]]:
 @pytest.mark.parametrize("zone", ZONES)
 def test_instants_are_read_in_the_zone_as_by_pandas(zone: str) -> None:
     recent = pd.date_range("2025-01-01", "2027-01-01", freq="90min", tz="UTC")
-    times = pd.Series(recent.append(pd.date_range("1953-01-01", "1954-03-01", freq="5h", tz="UTC")))
-    times[7] = pd.NaT
+    early = pd.date_range("1953-01-01", "1954-03-01", freq="5h", tz="UTC")
+    times = pd.Series(recent.append(early)).shift(1)  # the first one is missing
     local = times.dt.tz_convert(ZoneInfo(zone)).dt  # the same database
     expected = {
         "hour": local.hour,
@@ -274,3 +274,14 @@ def test_zones_as_spark_writes_them(name: str, hours: float) -> None:
 def test_an_unknown_zone_is_refused(name: str) -> None:
     with pytest.raises(ValueError, match="is not a time zone that this machine knows, such as Europe/Berlin"):
         find_zone(name)
+
+
+def test_a_zone_that_a_machine_lacks_is_refused() -> None:
+    """The encoding may come from another machine."""
+    one = Derived("t_day", "day", ("t",), ("instant",), "Europe/Bonn")
+    batch = pa.RecordBatch.from_pydict({"t": pa.array([0], pa.timestamp("s", "UTC"))})
+    problem = "'Europe/Bonn' is not a time zone that this machine knows.* Install tzdata on every machine"
+    with pytest.raises(DataError, match=problem):
+        check_derived([one], batch.schema, "tonight")
+    with pytest.raises(DataError, match=problem):
+        derive(batch, [one]).column("t_day")

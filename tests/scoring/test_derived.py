@@ -62,7 +62,7 @@ def table(rows: int, first: datetime) -> pa.Table:
 
 
 TRAINED = table(80, datetime(2026, 3, 28, 20, tzinfo=UTC))
-TONIGHT = table(70, datetime(1969, 10, 23, 1, 30, tzinfo=UTC)).drop_columns(["label"])
+TONIGHT = table(70, datetime(2026, 10, 23, 1, 30, tzinfo=UTC)).drop_columns(["label"])
 
 
 def config(workdir: Path, source: Path, columns: Mapping[str, Any] = COLUMNS, **more: Any) -> Config:
@@ -100,9 +100,11 @@ def made(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def scored(spark: SparkSession, made: Path, source: dict[str, Any], workdir: Path) -> list[np.float32]:
+def scored(
+    spark: SparkSession, made: Path, source: dict[str, Any], workdir: Path, encoded: bool = False
+) -> list[np.float32]:
     """Return the scores of the job by the rows' ids."""
-    settings = {"model": str(made / "model"), "source": source, "output": str(workdir / "scores")}
+    settings = {"model": str(made / "model"), "source": source, "output": str(workdir / "scores"), "encoded": encoded}
     score_table(spark, config(workdir, made / "trained.parquet", score=settings))
     read = pa.concat_tables([pq.ParquetFile(path).read() for path in (workdir / "scores").glob("*.parquet")])
     return list(read.sort_by("id")["score"].to_numpy())
@@ -215,6 +217,63 @@ def test_csv_files_have_the_same_scores_in_any_session(spark: SparkSession, tmp_
     shown = TRAINED.to_pandas()["pickup"].dt.hour
     found = [None if hours[i] == 0 else int(values["pickup_hour", hours[i]]) for i in range(80)]
     assert found == [None if pd.isna(hour) else hour for hour in shown]
+
+
+def test_json_files_with_offsets_have_the_same_scores(spark: SparkSession, tmp_path: Path) -> None:
+    lines = [
+        json.dumps({name: value.isoformat() if isinstance(value, date) else value for name, value in row.items()})
+        for row in TRAINED.to_pylist()
+    ]
+    (tmp_path / "trained.json").write_text("\n".join(lines))
+    source = {"path": str(tmp_path / "trained.json"), "format": "json"}
+    columns = COLUMNS | {"time_zone": "Europe/Berlin"}
+    build(spark, config(tmp_path, tmp_path / "trained.json", columns, source=source))
+    save_model(tmp_path, 1)
+    model = nfm.scoring.load(tmp_path / "model")
+    with zone(spark, "Asia/Tokyo"):
+        by_job = scored(spark, tmp_path, source, tmp_path / "tokyo")
+    assert (
+        by_job
+        == model.score(TRAINED).to_pylist()
+        == model.score(pd.read_json(tmp_path / "trained.json", lines=True, convert_dates=False)).tolist()
+    )
+
+
+def test_times_in_another_form_can_be_read_by_spark(spark: SparkSession, tmp_path: Path) -> None:
+    times = pd.Series(pd.date_range("2026-03-28", periods=60, freq="95min"))
+    frame = pd.DataFrame(
+        {"id": range(60), "t": times.dt.strftime("%d.%m.%Y %H:%M"), "label": [i % 2 for i in range(60)]}
+    )
+    frame.loc[7, "t"] = None
+    frame.to_csv(tmp_path / "rides.csv", index=False)
+    form = {"types": {"t": "timestamp_ntz"}, "options": {"timestampNTZFormat": "dd.MM.yyyy HH:mm"}}
+    source = {"path": str(tmp_path / "rides.csv"), "format": "csv"}
+    columns = {"key": ("id",), "label": "label", "time": {"t": ("hour", "day")}}
+    with pytest.raises(DataError, match=r"'t' is in columns\.time, but '28\.03\.2026 00:00' .*timestampNTZFormat"):
+        build(spark, config(tmp_path, tmp_path / "rides.csv", columns, source=source))
+    with zone(spark, "America/New_York"):
+        build(spark, config(tmp_path, tmp_path / "rides.csv", columns, source=source | form))
+    save_model(tmp_path, 1)
+    with zone(spark, "Asia/Tokyo"):
+        by_job = scored(spark, tmp_path, source, tmp_path / "tokyo")
+    in_memory = pd.DataFrame({"t": times.where(frame["t"].notna())})
+    assert by_job == nfm.scoring.load(tmp_path / "model").score(in_memory).tolist()
+
+
+def test_reasons_encoded_tables_and_columns_without_times(spark: SparkSession, made: Path, tmp_path: Path) -> None:
+    model = nfm.scoring.load(made / "model")
+    reasons = model.score(TONIGHT, explain=9)
+    names = {reason for i in range(1, 10) for reason in reasons[f"reason_{i}"].to_pylist()}
+    assert {"pickup_hour", "pickup_weekday", "pickup_age", "local_hour", "birthday_year", "rush"} <= names
+    by_id = dict(zip(TRAINED["id"].to_pylist(), model.score(TRAINED).to_pylist(), strict=True))
+    encoded = scored(spark, made, {"path": str(made / "dataset")}, tmp_path, encoded=True)
+    assert encoded == [by_id[i] for i in range(80)]
+    typed = TONIGHT.set_column(2, "pickup", pa.nulls(70, pa.timestamp("us", "UTC")))
+    untyped = TONIGHT.set_column(2, "pickup", pa.nulls(70))
+    pq.write_table(untyped, tmp_path / "untyped.parquet")
+    expected = model.score(typed).to_pylist()
+    assert model.score(untyped.to_pandas()).tolist() == expected
+    assert scored(spark, made, {"path": str(tmp_path / "untyped.parquet")}, tmp_path / "untyped") == expected
 
 
 def test_a_missing_column_names_what_is_derived_from_it(spark: SparkSession, made: Path, tmp_path: Path) -> None:
