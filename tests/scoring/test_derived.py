@@ -38,7 +38,7 @@ TIME: dict[str, Any] = {
 COLUMNS: dict[str, Any] = {
     "key": ("id",),
     "label": "label",
-    "categorical": {"city": {}, "rush": {"cross": ("pickup_hour", "city")}, "pickup_weekday": {"oov_buckets": 2}},
+    "categorical": {"city": {}, "rush": {"cross": ("pickup_hour", "city")}, "pickup_hour": {"min_count": 4}},
     "numeric": {"pickup_month": {"as": "bins"}},
     "time": TIME,
 }
@@ -65,12 +65,13 @@ TRAINED = table(80, datetime(2026, 3, 28, 20, tzinfo=UTC))
 TONIGHT = table(70, datetime(2026, 10, 23, 1, 30, tzinfo=UTC)).drop_columns(["label"])
 
 
-def config(workdir: Path, source: Path, columns: Mapping[str, Any] = COLUMNS, **more: Any) -> Config:
-    form = {"format": "csv"} if source.suffix == ".csv" else {}
+def config(workdir: Path, source: Path | dict[str, Any], columns: Mapping[str, Any] = COLUMNS, **more: Any) -> Config:
+    if isinstance(source, Path):
+        source = {"path": str(source), "format": source.suffix.removeprefix(".")}
     content = {
         "name": "rides",
         "workdir": str(workdir),
-        "source": {"path": str(source)} | form,
+        "source": source,
         "columns": columns,
         "split": {"valid": 0.0, "test": 0.0},
         "train": {"early_stopping": None},
@@ -132,8 +133,11 @@ def test_the_dataset_has_what_pandas_derives(made: Path) -> None:
     vocabulary = pd.read_parquet(made / "encoding/vocabulary.parquet").set_index(["field", "id"])["value"]
     numbers = {number.name: number for number in spec.numbers}
 
+    hours = expected["hour"].value_counts()
+    assert 0 < (hours < 4).sum() < len(hours)
+
     def value(row: dict[str, Any], field: str) -> str | None:
-        return None if row[field] == 0 else vocabulary[field, row[field]]
+        return None if row[field] == 0 else "unseen" if row[field] == 1 else vocabulary[field, row[field]]
 
     def number(row: dict[str, Any], name: str) -> float:
         return float(row[name] * numbers[name].divisor + numbers[name].shift)
@@ -147,7 +151,7 @@ def test_the_dataset_has_what_pandas_derives(made: Path) -> None:
             return None if pd.isna(wanted[name]) else str(int(wanted[name]))
 
         hour, city = text("hour"), wanted["city_hour"]
-        assert value(row, "pickup_hour") == hour
+        assert value(row, "pickup_hour") == (hour if hour is None or hours[int(hour)] >= 4 else "unseen")
         assert value(row, "pickup_weekday") == text("weekday")
         assert value(row, "local_hour") == text("local_hour")
         assert value(row, "rush") == (None if hour is None or pd.isna(city) else f"{hour}|{city}")
@@ -215,8 +219,12 @@ def test_csv_files_have_the_same_scores_in_any_session(spark: SparkSession, tmp_
     hours = {row["id"]: row["pickup_hour"] for row in dataset_rows(tmp_path / "dataset")}
     values = pd.read_parquet(tmp_path / "encoding/vocabulary.parquet").set_index(["field", "id"])["value"]
     shown = TRAINED.to_pandas()["pickup"].dt.hour
-    found = [None if hours[i] == 0 else int(values["pickup_hour", hours[i]]) for i in range(80)]
-    assert found == [None if pd.isna(hour) else hour for hour in shown]
+    frequent = shown.map(shown.value_counts()) >= 4
+    found = [None if hours[i] == 0 else values.get(("pickup_hour", hours[i])) for i in range(80)]
+    expected = [
+        None if pd.isna(hour) or not known else str(int(hour)) for hour, known in zip(shown, frequent, strict=True)
+    ]
+    assert found == expected
 
 
 def test_json_files_with_offsets_have_the_same_scores(spark: SparkSession, tmp_path: Path) -> None:
@@ -227,7 +235,7 @@ def test_json_files_with_offsets_have_the_same_scores(spark: SparkSession, tmp_p
     (tmp_path / "trained.json").write_text("\n".join(lines))
     source = {"path": str(tmp_path / "trained.json"), "format": "json"}
     columns = COLUMNS | {"time_zone": "Europe/Berlin"}
-    build(spark, config(tmp_path, tmp_path / "trained.json", columns, source=source))
+    build(spark, config(tmp_path, source, columns))
     save_model(tmp_path, 1)
     model = nfm.scoring.load(tmp_path / "model")
     with zone(spark, "Asia/Tokyo"):
@@ -250,9 +258,9 @@ def test_times_in_another_form_can_be_read_by_spark(spark: SparkSession, tmp_pat
     source = {"path": str(tmp_path / "rides.csv"), "format": "csv"}
     columns = {"key": ("id",), "label": "label", "time": {"t": ("hour", "day")}}
     with pytest.raises(DataError, match=r"'t' is in columns\.time, but '28\.03\.2026 00:00' .*timestampNTZFormat"):
-        build(spark, config(tmp_path, tmp_path / "rides.csv", columns, source=source))
+        build(spark, config(tmp_path, source, columns))
     with zone(spark, "America/New_York"):
-        build(spark, config(tmp_path, tmp_path / "rides.csv", columns, source=source | form))
+        build(spark, config(tmp_path, source | form, columns))
     save_model(tmp_path, 1)
     with zone(spark, "Asia/Tokyo"):
         by_job = scored(spark, tmp_path, source, tmp_path / "tokyo")
@@ -264,7 +272,7 @@ def test_reasons_encoded_tables_and_columns_without_times(spark: SparkSession, m
     model = nfm.scoring.load(made / "model")
     reasons = model.score(TONIGHT, explain=9)
     names = {reason for i in range(1, 10) for reason in reasons[f"reason_{i}"].to_pylist()}
-    assert {"pickup_hour", "pickup_weekday", "pickup_age", "local_hour", "birthday_year", "rush"} <= names
+    assert {"pickup_hour", "pickup_weekday", "pickup_age", "local_hour", "birthday_year"} <= names
     by_id = dict(zip(TRAINED["id"].to_pylist(), model.score(TRAINED).to_pylist(), strict=True))
     encoded = scored(spark, made, {"path": str(made / "dataset")}, tmp_path, encoded=True)
     assert encoded == [by_id[i] for i in range(80)]
