@@ -191,6 +191,8 @@ class Columns(Settings):
                 )
             taken.add(name.lower())
         check_read(list_derived(self.time), self._read)
+        if self.time_zone is not None and not self.time:
+            raise ValueError("time_zone is only for columns.time: add time, or remove time_zone")
         if self.label in self.inputs:
             raise ValueError(
                 f"the label {self.label!r} is also an input, so the model would see the answer: "

@@ -11,7 +11,10 @@ from nfm.contract.arrays import to_arrow
 from nfm.contract.columns import Rows
 from nfm.contract.derived import AGE, Derived, TimeKind, TimePart
 from nfm.contract.errors import DataError
+from nfm.contract.messages import quoted
 from nfm.contract.times import DAY, Times, load_zone, read_local_times, time_kind
+
+_REMOVE_HOUR = "Provide timestamps, or remove hour from the list in columns.time."
 
 
 def derive(rows: Rows, derived: Sequence[Derived]) -> Rows:
@@ -39,8 +42,19 @@ class _DerivedRows:
             if column not in self.read:
                 self.read[column] = read_local_times(self.rows.column(column), column, kind, one.zone)
         times = [self.read[column] for column in one.columns]
+        if one.part == "hour":
+            self._check_clock(one, times[0])
         values = _count_days(*times) if one.part == AGE else _CALENDAR[one.part](times[0].seconds)
         return to_arrow(values, np.logical_or.reduce([some.missing for some in times]))
+
+    def _check_clock(self, one: Derived, times: Times) -> None:
+        dates = np.flatnonzero(~(times.has_clock | times.missing))
+        if len(dates):
+            example = self.rows.column(one.columns[0])[int(dates[0])].as_py()
+            raise DataError(
+                f"Column '{one.columns[0]}' contains {quoted(example)}, which has no time of day, but '{one.name}' "
+                f"(columns.time) needs the hour. {_REMOVE_HOUR}"
+            )
 
 
 def _count_days(times: Times, since: Times) -> NDArray[np.float64]:
@@ -92,7 +106,7 @@ def _check_time(one: Derived, column: str, schema: pa.Schema, where: str) -> Tim
     if one.part == "hour" and pa.types.is_date(type_.value_type if pa.types.is_dictionary(type_) else type_):
         raise DataError(
             f"Column '{column}' of {where} is {type_}: a date has no hour, which '{one.name}' (columns.time) needs. "
-            f"Provide a timestamp, or remove hour from columns.time.{column}."
+            f"{_REMOVE_HOUR}"
         )
     return kind
 

@@ -38,6 +38,7 @@ class Times(NamedTuple):
     nanoseconds: NDArray[np.int64]  # (N,) beyond `seconds`, at least 0
     offsets: NDArray[np.int64]  # (N,) local time - UTC in seconds; 0 for a time without a zone
     instant: NDArray[np.bool_]  # (N,) True for a time with a zone
+    has_clock: NDArray[np.bool_]  # (N,) False for a date without a time of day
     missing: NDArray[np.bool_]  # (N,)
 
 
@@ -69,28 +70,30 @@ def read_local_times(values: pa.Array, column: str, kind: TimeKind, zone: str | 
     missing, type_ = null_mask(values), values.type
     if missing.all():  # a column without a type in its file arrives as integers
         zeros = np.zeros(len(missing), np.int64)
-        return Times(zeros, zeros, zeros, np.zeros_like(missing), missing)
+        return Times(zeros, zeros, zeros, ~missing, ~missing, missing)
     ticks = to_numpy(values.view(pa.int32() if type_.bit_width == 32 else pa.int64())).astype(np.int64)
     ticks[missing] = 0  # undefined until now
     if pa.types.is_date(type_):
         days = ticks if type_.bit_width == 32 else ticks // (1000 * DAY)
-        return _local(days * DAY, np.zeros_like(days), np.zeros_like(missing), missing, None)
+        no = np.zeros_like(missing)
+        return _local(days * DAY, np.zeros_like(days), no, no, missing, None)
     seconds, rest = np.divmod(ticks, _PER_SECOND[type_.unit])
     instant = np.full(len(missing), type_.tz is not None)
-    return _local(seconds, rest * (10**9 // _PER_SECOND[type_.unit]), instant, missing, zone)
+    return _local(seconds, rest * (10**9 // _PER_SECOND[type_.unit]), instant, np.ones_like(missing), missing, zone)
 
 
 def _local(
     seconds: NDArray[np.int64],
     nanoseconds: NDArray[np.int64],
     instant: NDArray[np.bool_],
+    has_clock: NDArray[np.bool_],
     missing: NDArray[np.bool_],
     zone: str | None,
 ) -> Times:
     offsets = np.zeros_like(seconds)
     if zone is not None and instant.any():
         offsets[instant] = _find_offsets(seconds[instant], zone)
-    return Times(seconds + offsets, nanoseconds, offsets, instant, missing)
+    return Times(seconds + offsets, nanoseconds, offsets, instant, has_clock, missing)
 
 
 def _read_texts(values: pa.Array, column: str, kind: TimeKind, zone: str | None) -> Times:
@@ -121,7 +124,8 @@ def _read_texts(values: pa.Array, column: str, kind: TimeKind, zone: str | None)
     seconds, rest, instant = np.zeros(size, np.int64), np.zeros(size, np.int64), np.zeros(size, np.bool_)
     seconds[present], rest[present] = np.divmod(microseconds, 10**6)
     instant[present] = has_offset
-    times = _local(seconds, rest * 1000, instant, np.append(blank, True), zone)
+    has_clock = np.append(to_numpy(pc.binary_length(texts)) > len("2026-10-31"), False)
+    times = _local(seconds, rest * 1000, instant, has_clock, np.append(blank, True), zone)
     rows = dictionary_indices(encoded)
     return Times._make(array[rows] for array in times)
 

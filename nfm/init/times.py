@@ -34,7 +34,7 @@ def choose_parts(name: str, times: dict[str, Times], taken: Collection[str]) -> 
     seconds = own.seconds[~own.missing]
     days = int(np.ptp(seconds // DAY)) + 1 if len(seconds) else 0
     repeating: dict[TimePart, bool] = {
-        "hour": len(np.unique(seconds % DAY // 3600)) > 1,
+        "hour": bool((own.has_clock | own.missing).all()) and len(np.unique(seconds % DAY // 3600)) > 1,
         "weekday": days >= 7 and len(np.unique(seconds // DAY % 7)) > 1,
         "month": days >= 365,
     }

@@ -98,6 +98,7 @@ def test_an_age_from_a_label_that_splits_the_rows_is_refused() -> None:
         ({"categorical": {"t_hour": {}}, "numeric": {"t_hour": {}}}, "'t_hour' is in both categorical and numeric"),
         ({"categorical": ("city",)}, "categorical"),
         ({"time_zone": "Europe/Bonn"}, "time_zone\n.*'Europe/Bonn' is not a time zone that this machine knows"),
+        ({"time": {}, "time_zone": "UTC"}, "time_zone is only for columns.time: add time"),
         ({"time_zone": 2}, "2 given; a time zone is a string such as Europe/Berlin"),
     ],
 )

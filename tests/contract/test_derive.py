@@ -192,7 +192,7 @@ def test_an_age_over_a_change_of_the_clock() -> None:
         (
             pa.date32(),
             "hour",
-            r"is date32.*: a date has no hour, which 't_hour' .* Provide a timestamp, or remove hour",
+            r"is date32.*: a date has no hour, which 't_hour' .* Provide timestamps, or remove hour",
         ),
         (pa.dictionary(pa.int8(), pa.date32()), "hour", "a date has no hour"),
     ],
@@ -251,6 +251,15 @@ def test_texts_that_are_not_such_times_are_refused(trained: pa.DataType, text: s
     learned = learn_kinds([Derived("t_day", "day", ("t",))], pa.schema([("t", trained)]), "orders", "UTC")
     with pytest.raises(DataError, match=f"Column 't' .*{problem}"):
         derive(pa.RecordBatch.from_pydict({"t": pa.array([None, text])}), learned).column("t_day")
+
+
+def test_texts_of_dates_have_no_hour() -> None:
+    texts = pa.array([None, "2026-01-01T05", "2026-01-01"])
+    with pytest.raises(DataError, match="Column 't' contains '2026-01-01', which has no time of day, but 't_hour'"):
+        derive_all(texts)
+    assert derive_all(texts[:2])["hour"] == [None, 5]
+    learned = learn_kinds([Derived("t_day", "day", ("t",))], pa.schema([("t", pa.string())]), "orders", "UTC")
+    assert derive(pa.RecordBatch.from_pydict({"t": texts}), learned).column("t_day").to_pylist() == [None, 1, 1]
 
 
 def test_the_zone_is_stored_only_where_it_matters() -> None:

@@ -22,6 +22,9 @@ def every(hours: float, type_: pa.DataType = MICROSECONDS, start: dt.datetime = 
     return pa.array(times, MICROSECONDS).cast(type_, safe=False)
 
 
+DAYS = [START + dt.timedelta(hours=30 * i) for i in range(N)]
+
+
 def rides(**times: Any) -> pa.Table:
     plain = {"id": np.arange(N), "city": RNG.choice(["a", "b", "c"], N), "y": RNG.integers(0, 2, N)}
     return pa.table(plain | times)
@@ -36,6 +39,7 @@ def rides(**times: Any) -> pa.Table:
         (every(24), ("weekday", "month")),
         (every(30, pa.date32()), ("weekday", "month")),
         (every(24 * 7), ("month",)),
+        (pa.array([str(time)[: 10 + i % 2 * 9] for i, time in enumerate(DAYS)]), ("weekday", "month")),  # some dates
         (every(30, pa.timestamp("ms", "Europe/Berlin")), ("hour", "weekday", "month")),
     ],
 )
