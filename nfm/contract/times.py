@@ -100,7 +100,7 @@ def _read_texts(values: pa.Array, column: str, kind: TimeKind, zone: str | None)
     """Parse each distinct text once; blank texts are missing."""
     encoded = encode_dictionary(values)
     texts = canonical_text(encoded.dictionary, "text", column)
-    blank = null_mask(texts) | to_numpy(pc.fill_null(pc.match_substring_regex(texts, r"^\s*$"), True))
+    blank = null_mask(texts) | to_numpy(pc.match_substring_regex(texts, r"^\s*$"))
     present = np.flatnonzero(~blank)
     found = texts.take(to_arrow(present))
 
