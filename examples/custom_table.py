@@ -25,6 +25,7 @@ CONFIG = {
             "season": {},
         },
         "numeric": {"price": {"scale": "log1p", "missing_flag": True}},
+        "time": {"ordered_on": ["weekday"]},  # adds the field ordered_on_weekday
     },
     "split": {"time": "ordered_on", "valid_from": "2026-09-01", "test_from": "2026-10-01"},  # the past trains
     "model": {"embedding_dim": 8, "hidden_units": [16]},

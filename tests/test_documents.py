@@ -139,7 +139,7 @@ def test_the_architecture_names_what_the_code_has() -> None:
 def settings(block: dict[str, Any]) -> dict[str, Any]:
     """Return a configuration with the settings of a block, which may be a part of one."""
     content: dict[str, Any] = yaml.safe_load(MINIMAL)
-    if block.keys() <= {"categorical", "numeric"}:
+    if block.keys() <= {"categorical", "numeric", "time", "time_zone"}:
         block = {"columns": {**content["columns"], **block}}
     return content | block
 

@@ -8,6 +8,8 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, PlainValidator, model_validator
 
+from nfm.config.time import TimeParts, TimeZone, add_inputs, check_read, list_derived
+from nfm.contract.derived import raw_columns
 from nfm.contract.scaling import ScaleName
 from nfm.contract.schema import PART_COLUMN, bin_name, flag_name, fraction_name, key_name, weights_name
 
@@ -149,6 +151,14 @@ class Columns(Settings):
     or a date, or for a bag an array."""
     numeric: dict[str, Numeric] = Field(default={}, examples=["Age"])
     """Numbers by name, with the same rule for defaults."""
+    time: dict[str, TimeParts] = Field(default={}, examples=[{"pickup": ["hour", "weekday", {"age": "booked_at"}]}])
+    """What is derived from columns of dates, timestamps or ISO 8601 texts: `pickup: [hour]` adds the field
+    `pickup_hour`. `hour`, `weekday` (1 is Monday) and `month` are fields; `day` (of the month), `year` and `age` are
+    numbers. `{age: booked_at}` is the number of days since `booked_at` in the same row; `age` alone counts from the
+    column of `split.time`. The derived columns can have settings below categorical or numeric."""
+    time_zone: TimeZone = Field(default=None, examples=["Europe/Berlin"])
+    """Zone in which `time` reads times with a zone; by default that of the Spark session of the feature job. The
+    encoding stores it, and scoring uses it. Times without a zone are taken as they are."""
 
     @model_validator(mode="before")
     @classmethod
@@ -158,7 +168,7 @@ class Columns(Settings):
             for name in ("categorical", "numeric"):
                 if isinstance(data.get(name), dict):
                     data = {**data, name: {k: {} if v is None else v for k, v in data[name].items()}}
-        return data
+        return add_inputs(data)
 
     @model_validator(mode="after")
     def _names(self) -> Self:
@@ -180,6 +190,9 @@ class Columns(Settings):
                     "rename the field and set its raw column with `column:`"
                 )
             taken.add(name.lower())
+        check_read(list_derived(self.time), self._read)
+        if self.time_zone is not None and not self.time:
+            raise ValueError("time_zone is only for columns.time: add time, or remove time_zone")
         if self.label in self.inputs:
             raise ValueError(
                 f"the label {self.label!r} is also an input, so the model would see the answer: "
@@ -227,8 +240,12 @@ class Columns(Settings):
 
     @property
     def inputs(self) -> tuple[str, ...]:
-        """Raw columns that fields and numbers read, each once."""
+        """Raw columns that fields and numbers read, or are derived from, each once."""
+        return raw_columns(self._read, list_derived(self.time))
+
+    @property
+    def _read(self) -> list[str]:
         categorical = [
             c for n, s in self.categorical.items() for c in (*s.columns(n), *([s.weights] if s.weights else []))
         ]
-        return tuple(dict.fromkeys(categorical + [s.column or n for n, s in self.numeric.items()]))
+        return categorical + [s.column or n for n, s in self.numeric.items()]

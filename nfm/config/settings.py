@@ -8,7 +8,9 @@ from pydantic import BeforeValidator, Field, PlainValidator, SerializationInfo, 
 
 from nfm.config.columns import DATASET_COLUMNS, Columns, Settings
 from nfm.config.split import Dataset, Split
+from nfm.config.time import complete_ages, list_derived
 from nfm.config.train import MONITORS, Model, Train, Tune
+from nfm.contract.derived import Derived
 from nfm.contract.errors import ConfigError
 from nfm.contract.paths import without_loop
 
@@ -191,6 +193,10 @@ class Config(Settings):
                     "name: rename the field and set its raw column with `column:`"
                 )
         self.columns.key_names(self.dataset.partition_by)
+        if any(self.columns.label in one.columns for one in self.derived):
+            raise ValueError(
+                f"columns.time: an age counts from the label {self.columns.label!r}, so the model would see the answer"
+            )
         self._check_train()
         stopping = self.train.early_stopping
         if stopping and stopping.monitor.startswith("val_") and not self.split.has_valid:
@@ -228,6 +234,11 @@ class Config(Settings):
                 f"train.group: {train.group!r} given; it must be one of columns.key ({', '.join(self.columns.key)}), "
                 f"and model.task must be binary (it is {task})"
             )
+
+    @property
+    def derived(self) -> tuple[Derived, ...]:
+        """Columns that are derived from times."""
+        return tuple(complete_ages(list_derived(self.columns.time), self.split.time))
 
     @property
     def of_dataset(self) -> dict[str, Any]:

@@ -17,6 +17,8 @@ from numpy.typing import NDArray
 
 from nfm.contract.arrays import null_mask, to_arrow
 from nfm.contract.columns import Rows, Values, check_categorical, check_columns, read_field_values
+from nfm.contract.derive import check_derived, derive
+from nfm.contract.derived import explain_missing
 from nfm.contract.errors import DataError
 from nfm.contract.hashing import hash64
 from nfm.contract.messages import quoted
@@ -32,10 +34,15 @@ _OOV_SEED = 0x00F
 _MAX_REPORTED = 1000  # maximum number of out-of-vocabulary values reported individually per batch
 _BIN_ROWS = 1 << 14  # values that stay in the cache while they are compared with all edges
 _FLOAT32_MAX = float(np.finfo(np.float32).max)
-MODEL_NEEDS_COLUMNS = (  # ends the error about a missing column
+_MODEL_NEEDS_COLUMNS = (  # ends the error about a missing column
     "The model was trained with the columns in its encoding/spec.json: provide a column with that name, for example "
     "through a view, or train a model without it."
 )
+
+
+def check_model_columns(spec: Spec, schema: pa.Schema, where: str) -> None:
+    """Raise DataError unless the table has each raw column of an encoding once."""
+    check_columns(spec.columns, schema, where, explain_missing(spec.derived, schema.names, _MODEL_NEEDS_COLUMNS))
 
 
 @dataclass(frozen=True)
@@ -61,7 +68,8 @@ class Encoding:
 
     def check(self, schema: pa.Schema, where: str) -> None:
         """Raise DataError unless the table has every column in a type that encodes each value as in training."""
-        check_columns(self.spec.columns, schema, where, MODEL_NEEDS_COLUMNS)
+        check_model_columns(self.spec, schema, where)
+        schema = check_derived(self.spec.derived, schema, where)
         for field in self.spec.fields:
             if field.edges is None:
                 self._check_field(field, schema, where)
@@ -107,6 +115,7 @@ class Encoding:
                 members, or an integer outside the vocabulary may have lost its last digits.
         """
         columns: dict[str, Any] = {}
+        rows = derive(rows, self.spec.derived)
         for field in self.spec.fields:
             if field.edges is None:
                 columns.update(self._encode_field(field, rows, same_table, counts))

@@ -2,11 +2,12 @@
 
 import json
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Self
 
+from nfm.contract.derived import Derived
 from nfm.contract.errors import DataError
 from nfm.contract.schema import Spec
 
@@ -16,6 +17,7 @@ READING = "reading.json"
 MORE_THAN_A_NUMBER = r"^\s*[+-]?0\d|\d[dDfF]\s*$|^\s*[+-]?0[xX]|\d{39}|[^\x00-\x7F]|[eE][+-]?\d{3}"
 # Integers that may not equal a double, in a column with other numbers: 2⁵³ + 1.
 MORE_THAN_A_DOUBLE = rf"{MORE_THAN_A_NUMBER}|^\s*[+-]?\d{{16,}}\s*$"
+_TIME_FORMATS = {"timestampformat", "timestampntzformat", "dateformat"}
 _INTEGER = re.compile(r"tinyint|smallint|int|bigint|decimal\(\d+,0\)")
 
 
@@ -50,6 +52,17 @@ class Reading:
                 "copy, or run nfm features again."
             ) from error
 
+    def with_texts(self, derived: Iterable[Derived], options: Mapping[str, object]) -> "Reading":
+        """Return the same reading, with texts in the columns that others are derived from and whose type is not known.
+
+        Spark would read a time without a zone offset in the zone of its session, which can differ tonight. With an
+        option for another form of the times, only Spark can read them.
+        """
+        if _TIME_FORMATS & {name.lower() for name in (*options, *self.options)}:
+            return self
+        times = {column: "string" for one in derived for column in one.columns}
+        return replace(self, types={**times, **self.types})
+
     def for_scoring(self, spec: Spec, kept: Collection[str] = ()) -> "Reading":
         """Return the same reading with the types for scoring, see `scoring_types`."""
         types = scoring_types(spec, self.types, kept)
@@ -71,8 +84,9 @@ def scoring_types(spec: Spec, learned: Mapping[str, str], kept: Collection[str] 
     `A7` is an unseen value. `kept` are columns that others read too, such as those of the output.
     """
     types = dict(learned)
+    times = {column for one in spec.derived for column in one.columns}
     values = {column for field in spec.fields if field.edges is None for column in field.columns}
     for column in spec.columns:
-        if column not in (*spec.key, *kept) and _INTEGER.fullmatch(learned.get(column, "int")):
+        if column not in (*spec.key, *kept, *times) and _INTEGER.fullmatch(learned.get(column, "int")):
             types[column] = "string" if column in values else "double"
     return types

@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any, Literal, Self
 
+from nfm.contract.derived import Derived, raw_columns
 from nfm.contract.errors import DataError
 from nfm.contract.scaling import CurveName
 
@@ -129,6 +130,7 @@ class Spec:
     negative_rate: float = 1.0  # share of the train fold's negatives that was kept
     ancestors: tuple[str, ...] = ()  # fingerprints of the encodings this one grew from, the nearest first
     classes: tuple[str, ...] = ()  # multiclass: canonical text of each class, by its number in the dataset
+    derived: tuple[Derived, ...] = ()  # columns that fields and numbers read, and the raw table does not have
     # Not part of the fingerprint: whether a model uses the interpolated bins, and whether the dataset has PART_COLUMN.
     uses_bins: bool = True
     has_parts: bool = False
@@ -191,7 +193,7 @@ class Spec:
     def columns(self) -> tuple[str, ...]:
         """Raw columns that the encoder reads, each once."""
         of_fields = [c for f in self.fields for c in (*f.columns, f.bag.weights if f.bag else None) if c]
-        return tuple(dict.fromkeys(of_fields + [n.column for n in self.numbers]))
+        return raw_columns(of_fields + [n.column for n in self.numbers], self.derived)
 
     @cached_property
     def outputs(self) -> tuple[str, ...]:
@@ -201,7 +203,7 @@ class Spec:
 
     @cached_property
     def numeric_columns(self) -> tuple[str, ...]:
-        """Raw columns that are read as numbers, each once."""
+        """Raw or derived columns that are read as numbers, each once."""
         bucketed = [field.columns[0] for field in self.fields if field.edges is not None]
         return tuple(dict.fromkeys([number.column for number in self.numbers] + bucketed))
 
@@ -218,6 +220,8 @@ class Spec:
         fields, numbers = map(_stored_field, self.fields), map(_stored_number, self.numbers)
         content = asdict(self) | {"fields": list(fields), "numbers": list(numbers)}
         del content["uses_bins"], content["has_parts"]
+        if not self.derived:
+            del content["derived"]
         return content
 
     @classmethod
@@ -239,6 +243,7 @@ class Spec:
                 negative_rate=content["negative_rate"],
                 ancestors=tuple(content["ancestors"]),
                 classes=tuple(content["classes"]),
+                derived=tuple(Derived(**tuples(one)) for one in content.get("derived", ())),
             )
             found = spec.fingerprint
         except (ValueError, KeyError, TypeError, AttributeError) as error:

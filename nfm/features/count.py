@@ -19,6 +19,8 @@ from pyspark.sql.pandas.types import from_arrow_schema
 
 from nfm.contract.cells import Cells, count_cells, merge
 from nfm.contract.columns import Rows, Values, read_field_values
+from nfm.contract.derive import derive
+from nfm.contract.derived import Derived, raw_columns
 from nfm.contract.hashing import hash64
 from nfm.contract.schema import FOLDS, Bag, Kind
 from nfm.contract.values import to_floats
@@ -47,7 +49,13 @@ class Part:
 
 
 def count(
-    scan: Scan, label: Label, parts: Sequence[Part], vocabularies: Sequence[Sequence[int]], split: Split, target: Path
+    scan: Scan,
+    label: Label,
+    parts: Sequence[Part],
+    vocabularies: Sequence[Sequence[int]],
+    split: Split,
+    derived: Sequence[Derived],
+    target: Path,
 ) -> DataFrame:
     """Count each part's values in each fold, and write the counts into files below `target`, a new folder.
 
@@ -56,17 +64,19 @@ def count(
     """
     spark = scan.table.sparkSession
     weights = [part.bag.weights for part in parts if part.bag and part.bag.weights]
-    needed = dict.fromkeys([label.column, *(c for part in parts for c in part.columns), *weights, *split.columns])
+    read = raw_columns([*(c for part in parts for c in part.columns), *weights], derived)
+    needed = dict.fromkeys([label.column, *read, *split.columns])
     # A bucket has to fit into a task's memory. With two buckets per split, a bucket is smaller than a task's input.
     # Without splits the size is unknown: then there are many buckets, and Spark gives several small ones to a task.
     splits = len(scan.splits)
     buckets = 2 * splits or int(spark.conf.get("spark.sql.shuffle.partitions") or 200)
     # The closures take only small values.
-    parts, vocabularies = tuple(parts), tuple(vocabularies)
+    parts, vocabularies, derived = tuple(parts), tuple(vocabularies), tuple(derived)
     groups = group_parts(len(parts), vocabularies)
 
-    def count_split(rows: Iterator[Rows]) -> Iterator[pa.RecordBatch]:
-        return pack_counts(count_rows(rows, label, parts, split), groups, buckets)
+    def count_split(all_rows: Iterator[Rows]) -> Iterator[pa.RecordBatch]:
+        with_derived = (derive(rows, derived) for rows in all_rows)
+        return pack_counts(count_rows(with_derived, label, parts, split), groups, buckets)
 
     def sum_buckets(packets: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         rows, task = list(sum_packets(packets)), TaskContext.get()

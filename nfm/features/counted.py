@@ -12,6 +12,7 @@ from pyspark.sql import functions as F
 
 from nfm.config.settings import Config
 from nfm.contract.cells import Cells
+from nfm.contract.derived import Derived
 from nfm.contract.errors import DataError
 from nfm.contract.messages import CORRECT_ROWS
 from nfm.contract.schema import FOLDS, Kind
@@ -38,13 +39,20 @@ class Counted:
 
     @classmethod
     def of(
-        cls, scan: Scan, config: Config, label: Label, kinds: Mapping[str, Kind], split: Split, target: Path
+        cls,
+        scan: Scan,
+        config: Config,
+        label: Label,
+        kinds: Mapping[str, Kind],
+        split: Split,
+        derived: Sequence[Derived],
+        target: Path,
     ) -> Self:
         """Count a table into files below `target`."""
         parts = list_parts(config.columns, kinds)
         places = {part.name: place for place, part in enumerate(parts, start=1)}
         recipes = list_recipes(config.columns, places)
-        counts = count(scan, label, parts, [recipe.parts for recipe in recipes], split, target)
+        counts = count(scan, label, parts, [recipe.parts for recipe in recipes], split, derived, target)
         return cls(counts, target / "runs", places, recipes)
 
 

@@ -5,7 +5,7 @@ import logging
 import shutil
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,8 @@ from pyspark.sql import SparkSession
 
 from nfm.config.settings import Config
 from nfm.contract.columns import check_categorical, check_columns, check_key
+from nfm.contract.derive import check_derived, learn_kinds
+from nfm.contract.derived import Derived, explain_missing
 from nfm.contract.encoder import Encoding
 from nfm.contract.errors import DataError
 from nfm.contract.publishing.publish import check_replaceable, publish_together
@@ -23,7 +25,7 @@ from nfm.contract.values import check_kind, check_number
 from nfm.features import vocabularies
 from nfm.features.counted import Counted, Summed
 from nfm.features.encode import RawColumns, encode
-from nfm.features.encoding import build_spec, check_growth, get_bag, grow_spec, number_part
+from nfm.features.encoding import build_spec, check_growth, get_bag, grow_spec, keep_derived, number_part
 from nfm.features.labels import Label, check_task, open_label
 from nfm.features.report import facts
 from nfm.features.report.page import write as write_report
@@ -32,6 +34,7 @@ from nfm.features.statistics import Distribution
 from nfm.features.times import check_times
 from nfm.table.errors import translate_spark_errors
 from nfm.table.scan import Scan, open_scan
+from nfm.table.session import TIME_ZONE, read_settings
 
 log = logging.getLogger(__name__)
 
@@ -54,6 +57,7 @@ class Prepared:
     split: Split
     label: Label
     kinds: Mapping[str, Kind]  # kind of each categorical column
+    derived: tuple[Derived, ...]
     growth: Growth | None
     old: Encoding | None  # the encoding to grow from
 
@@ -68,27 +72,33 @@ def prepare(spark: SparkSession, config: Config, growth: Growth | None = None, *
         check_replaceable(folder, marker)
     split = Split(**config.split.model_dump(exclude={"by"}), by=config.split.by or columns.key, key=columns.key)
     weight = (columns.weight,) if columns.weight else ()
+    why = "The settings columns, split and dataset.partition_by refer to these columns."
     needed = dict.fromkeys(
         [*columns.key, columns.label, *weight, *split.columns, *split.by, *columns.inputs, *config.dataset.partition_by]
     )
 
     def check_needed(schema: pa.Schema) -> Iterable[str]:
-        check_columns(
-            needed, schema, where, "The settings columns, split and dataset.partition_by refer to these columns."
-        )
+        check_columns(needed, schema, where, explain_missing(config.derived, schema.names, why))
         return needed
 
     old = Encoding.load(growth.folder) if growth is not None else None
     reading = old.reading if old is not None else LATEST
+    if reading is not None:
+        reading = reading.with_texts(config.derived, config.source.options)
     scan = open_scan(spark, config.source, check_needed, reading, searches=searches)
     label = open_label(columns.label, scan.schema.field(columns.label).type, config.model.task, where)
-    kinds = _categorical_kinds(config, scan.schema)
-    _check_other_columns(config, split, scan.schema)
+    zone = columns.time_zone or read_settings(spark)[TIME_ZONE]
+    derived = learn_kinds(config.derived, scan.schema, where, zone)
+    if growth is not None and old is not None:
+        derived = keep_derived(derived, columns.time_zone, old.spec, str(growth.folder))
+    schema = check_derived(derived, scan.schema, where)
+    kinds = _categorical_kinds(config, schema)
+    _check_other_columns(config, split, schema)
     if growth is not None and old is not None:
         check_task(label.task, old.spec.classes, str(growth.folder))
         check_growth(columns, kinds, old.spec, str(growth.folder), growth.refresh_numbers)
         old.verify(str(growth.folder))
-    return Prepared(scan, split, label, kinds, growth, old)
+    return Prepared(scan, split, label, kinds, derived, growth, old)
 
 
 def _categorical_kinds(config: Config, schema: pa.Schema) -> dict[str, Kind]:
@@ -135,7 +145,7 @@ def _build(spark: SparkSession, config: Config, prepared: Prepared, encoding: Pa
     scan, split, label, columns = prepared.scan, prepared.split, prepared.label, config.columns
     scratch = encoding / "_scratch"
     log.info("counting the values of %s", config.source)
-    counted = Counted.of(scan, config, label, prepared.kinds, split, scratch / "counts")
+    counted = Counted.of(scan, config, label, prepared.kinds, split, prepared.derived, scratch / "counts")
     log.info("ranking the values of %s fields", len(columns.categorical))
     grow_from = (prepared.growth.folder, prepared.old) if prepared.growth and prepared.old else None
     with ThreadPoolExecutor() as pool:
@@ -147,6 +157,7 @@ def _build(spark: SparkSession, config: Config, prepared: Prepared, encoding: Pa
         cells = {name: summed.cells.get(number_part(name)) for name in columns.numeric}
         distributions = {name: Distribution.of_fold(part_cells, "train") for name, part_cells in cells.items()}
         spec = build_spec(columns, prepared.kinds, written, distributions, split.negative_rate, summed.labels.classes)
+        spec = replace(spec, derived=prepared.derived)
         if prepared.growth and prepared.old:
             spec = grow_spec(spec, prepared.old, prepared.growth.refresh_numbers)
         (encoding / ENCODING_MARKER).write_text(spec.to_json())

@@ -1,9 +1,10 @@
 """Build the encoding's specification from the counts of the train fold, and grow an older specification."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, replace
 
 from nfm.config.columns import Categorical, Columns
+from nfm.contract.derived import Derived
 from nfm.contract.encoder import Encoding
 from nfm.contract.errors import DataError
 from nfm.contract.messages import differences, listed
@@ -151,6 +152,22 @@ def check_growth(
         for n in old.numbers
     }
     _check_same("numbers", old_numbers, numbers, where)
+
+
+def keep_derived(derived: Iterable[Derived], zone: str | None, old: Spec, where: str) -> tuple[Derived, ...]:
+    """Return the derived columns of the old encoding; DataError unless the settings give the same ones.
+
+    `zone` is that of the settings, and `where` the folder of the old encoding.
+    """
+
+    def describe(some: Iterable[Derived]) -> dict[str, object]:
+        return {
+            one.name: {"columns": one.columns} | ({"time_zone": one.zone} if zone and one.zone else {}) for one in some
+        }
+
+    new = [replace(one, zone=zone) for one in derived]
+    _check_same("derived columns", describe(old.derived), describe(new), where)
+    return old.derived
 
 
 def _fixed_settings(field: Field) -> dict[str, object]:

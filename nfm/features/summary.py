@@ -1,6 +1,7 @@
 """Plan and summary of the feature job."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 from nfm.config.settings import Config
@@ -44,6 +45,7 @@ def plan(config: Config, prepared: Prepared) -> str:
     lines.append(f"  label     {prepared.label.column}, {prepared.label.task}")
     lines += [f"  fields    {', '.join(fields) or 'none'}", f"  numbers   {', '.join(numbers) or 'none'}"]
     lines += [f"  {form:<10}{', '.join(names)}" for form, names in forms.items() if names]
+    lines += _derived([asdict(one) for one in prepared.derived])
     lines.append(f"  folds     {prepared.split}")
     if config.dataset.partition_by:
         lines.append(f"  folders   fold, then {', '.join(config.dataset.partition_by)}")
@@ -68,6 +70,7 @@ def summary(config: Config, statistics: Mapping[str, Any]) -> str:
         lines.append(f"  {fold:<7}{rows[fold]:>12,} rows{described}")
     if statistics["label"]["task"] == "multiclass":
         lines.append(f"  classes{len(statistics['label']['classes']):>12,} of {config.columns.label}")
+    lines += _derived(statistics["derived"])
     lines += [*_fields(statistics["fields"]), *_numbers(statistics["numbers"], rows["train"])]
     for name, settings in config.columns.numeric.items():
         buckets = statistics["numbers"][name].get("buckets")
@@ -83,6 +86,12 @@ def summary(config: Config, statistics: Mapping[str, Any]) -> str:
 def _time_zone(settings: Mapping[str, str]) -> list[str]:
     zone = settings[TIME_ZONE]
     return [] if zone == "UTC" else [f"  time zone {zone} ({TIME_ZONE}) for source.where and Spark's reader"]
+
+
+def _derived(derived: Sequence[Mapping[str, Any]]) -> list[str]:
+    zones = dict.fromkeys(one["zone"] for one in derived if one["zone"])
+    read = "".join(f"; times with a zone are read in {zone}" for zone in zones)
+    return [f"  times     {', '.join(one['name'] for one in derived)}{read}"] if derived else []
 
 
 def _outputs(config: Config) -> list[str]:

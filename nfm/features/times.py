@@ -11,19 +11,17 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from nfm.contract.arrays import to_numpy
+from nfm.contract.arrays import to_arrow, to_numpy
 from nfm.contract.errors import DataError
 from nfm.contract.messages import CORRECT_ROWS, quoted
 from nfm.contract.schema import FOLDS
+from nfm.contract.times import parse_iso
 from nfm.contract.values import decode_dictionary, encode_dictionary, kind_of
 
 TIMES = pa.list_(pa.struct([("fold", pa.int8()), ("kind", pa.string()), ("first", pa.int64()), ("last", pa.int64())]))
 _NAIVE, _INSTANT = pa.timestamp("us"), pa.timestamp("us", "UTC")
-_ISO = r"^\d{4}-\d\d-\d\d([T ]\d\d(:\d\d(:\d\d(\.\d+)?)?)?)?$"
-_ISO_WITH_OFFSET = r"^\d{4}-\d\d-\d\d[T ]\d\d(:\d\d(:\d\d(\.\d+)?)?)?(Z|[+-]\d\d(:?\d\d)?)$"
 _ADJACENT = re.compile(r"%[dmyYHIMSj]%[dmyYHIMSjf]")  # numbers without a separator
 _KINDS = {pa.int64(): "integer", pa.date32(): "D", _NAIVE: "us", _INSTANT: "us UTC"}
 
@@ -53,28 +51,11 @@ def read_times(values: pa.Array, column: str, format_: str | None) -> pa.Array:
 
 
 def _parse_iso(texts: pa.Array, column: str) -> pa.Array:
-    with_offset = pc.match_substring_regex(texts, _ISO_WITH_OFFSET)
-    wrong = pc.invert(pc.or_(with_offset, pc.match_substring_regex(texts, _ISO)))
-    if (example := _first(texts, wrong)) is not None:
-        raise _not_a_time(column, example, "is not an ISO 8601 date or time such as 2026-10-31 or 2026-10-31T23:59:00Z")
-    has, lacks = (_first(texts, mask) for mask in (with_offset, pc.invert(with_offset)))
-    if has is not None and lacks is not None:
-        raise _mixed(column, f"{quoted(has)} has one and {quoted(lacks)} does not")
-    type_ = _NAIVE if has is None else _INSTANT
-    texts = pc.replace_substring_regex(texts, r"(\.\d{6})\d+", r"\1")  # times are compared by their microseconds
-    try:
-        return texts.cast(type_)
-    except pa.ArrowInvalid:
-        example = next(text for text in texts.to_pylist() if not _is_valid(text, type_))
-        raise _not_a_time(column, example, "is not a possible time") from None
-
-
-def _is_valid(text: str, type_: pa.DataType) -> bool:
-    try:
-        pa.scalar(text).cast(type_)
-    except pa.ArrowInvalid:
-        return False
-    return True
+    microseconds, has_offset = parse_iso(texts, lambda text, problem: _not_a_time(column, text, problem))
+    if has_offset.any() and not has_offset.all():
+        has, lacks = (quoted(texts[int(mask.argmax())].as_py()) for mask in (has_offset, ~has_offset))
+        raise _mixed(column, f"{has} has one and {lacks} does not")
+    return to_arrow(microseconds).view(_INSTANT if has_offset.any() else _NAIVE)
 
 
 def _parse(texts: pa.Array, column: str, type_: pa.DataType, format_: str) -> pa.Array:
@@ -93,11 +74,6 @@ def _parse_text(text: str, column: str, format_: str) -> datetime:
     if _ADJACENT.search(format_) and not text.startswith(time.strftime(format_.partition("%f")[0])):
         raise _not_a_time(column, text, f"lacks digits of the form {format_} (split.format), so it is ambiguous")
     return time
-
-
-def _first(texts: pa.Array, mask: pa.Array) -> str | None:
-    positions = np.flatnonzero(to_numpy(mask))
-    return texts[int(positions[0])].as_py() if len(positions) else None
 
 
 def _not_a_time(column: str, example: str, problem: str) -> DataError:

@@ -38,9 +38,10 @@ def write_configuration(table: Path, label_name: str | None, output: str | None)
     except OSError as error:
         raise ConfigError(f"{output} cannot be written: {error.strerror}. Name another file with --output.") from error
     counts = {
-        section: sum(role.section == section for role in roles) for section in ("categorical", "numeric", "left out")
+        section: sum(role.section == section for role in roles)
+        for section in ("categorical", "numeric", "time", "left out")
     }
-    summary = ", ".join(f"{count} {section}" for section, count in counts.items())
+    summary = ", ".join(f"{count} {section}" for section, count in counts.items() if count or section != "time")
     if label is None:
         return (
             f"Wrote {output} without a label ({summary}): no column is clearly the label. Delete the file and "

@@ -9,8 +9,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from nfm.config.file import as_yaml
+from nfm.contract.derived import CATEGORIES
 from nfm.contract.errors import DataError
 from nfm.contract.messages import listed
+from nfm.contract.times import time_kind
 from nfm.init.facts import Column
 from nfm.init.key import Key
 from nfm.init.label import Label
@@ -92,21 +94,29 @@ def _key_and_label(key: Key, label: Label | None) -> list[Line]:
 def _fields(roles: Sequence[Role], columns: Mapping[str, Column]) -> list[str]:
     inputs = [role for role in roles if role.section != "left out"]
     names = choose_output_names(inputs)
-    lines: dict[str, list[Line]] = {"categorical": [], "numeric": []}
+    lines: dict[str, list[Line]] = {"categorical": [], "numeric": [], "time": []}
     for role in inputs:
+        if role.section == "time":
+            lines["time"].append((_yaml(role.column, list(role.parts)), role.reason))
+            continue
         name = names[role.column]
         settings = ({"column": role.column} if name != role.column else {}) | role.settings
         lines[role.section].append((_yaml(name, settings), role.reason))
-    if not lines["categorical"]:  # numbers alone would leave the pooling empty
+    has_fields = lines["categorical"] or any(part in CATEGORIES for role in inputs for part in role.parts)
+    if not has_fields:  # numbers alone would leave the pooling empty
         taken = {name.lower() for name in names.values()}
-        for role in inputs:
+        for role in [role for role in inputs if role.section != "time"]:
             name = f"{names[role.column]}_bucket"
             while name.lower() in taken:
                 name += "_"
             taken.add(name.lower())
             settings = {"column": role.column, "buckets": BUCKETS}
             lines["numeric"].append((_yaml(name, settings), "the same number as a field"))
-    return [line for section, some in lines.items() if some for line in (f"  {section}:", *_aligned(some, 4))]
+    text = [line for section, some in lines.items() if some for line in (f"  {section}:", *_aligned(some, 4))]
+    if any(time_kind(columns[role.column].values.type) == "instant" for role in inputs if role.section == "time"):
+        why = "or the zone in which people read these times, such as Europe/Berlin"
+        text += _aligned([(_yaml("time_zone", "UTC"), why)], 2)
+    return text
 
 
 def _left_out(roles: Sequence[Role]) -> list[str]:

@@ -9,13 +9,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from nfm.config.columns import DATASET_COLUMNS
+from nfm.contract.derived import AGE, derived_name
 from nfm.contract.errors import DataError
 from nfm.contract.schema import flag_name, weights_name
 from nfm.init.facts import Column
 from nfm.init.key import Key, choose_key
 from nfm.init.label import Label, describe_leak
+from nfm.init.times import choose_parts, read_times
 
-Section = Literal["categorical", "numeric", "left out"]
+Section = Literal["categorical", "numeric", "time", "left out"]
 _MOST_CATEGORIES = 32  # integer columns with at most this many values are categories
 _MANY = 50  # values; in larger vocabularies, rare values are left out
 _HUGE = 50_000  # values in a sample; larger vocabularies are limited
@@ -32,14 +34,18 @@ class Role:
     section: Section
     reason: str
     settings: dict[str, Any] = field(default_factory=dict)
+    parts: tuple[Any, ...] = ()  # of a time
 
 
 def choose_roles(columns: Mapping[str, Column], label: Label | None) -> tuple[Key, list[Role]]:
     """Return the key, and the role of each other column except the label."""
     others = [c for c in columns.values() if label is None or c.name != label.column.name]
     revealing = {c.name: why for c in others if label and (why := describe_leak(c, label))}
-    roles = {c.name: _choose_role(c, revealing.get(c.name)) for c in others}
-    free = {name for name, role in roles.items() if role.section == "left out"}
+    times = read_times(c for c in others if c.kind == "time" and c.name not in revealing)
+    taken = {name.lower() for name in columns}
+    parts = {name: choose_parts(name, times, taken) for name in times}
+    roles = {c.name: _choose_role(c, revealing.get(c.name), parts.get(c.name)) for c in others}
+    free = {name for name, role in roles.items() if role.section in ("time", "left out")}
     categorical = {name for name, role in roles.items() if role.section == "categorical"}
     candidates = [c for c in others if c.name not in revealing]
     if not candidates:
@@ -48,10 +54,18 @@ def choose_roles(columns: Mapping[str, Column], label: Label | None) -> tuple[Ke
     return key, [role for name, role in roles.items() if name not in key.columns]
 
 
-def _choose_role(column: Column, revealed: str | None) -> Role:
+def _choose_role(column: Column, revealed: str | None, parts: Sequence[Any] | None) -> Role:
     why = _why_excluded(column) or (revealed and f"reveals the label: {revealed}")
     if why:
         return Role(column.name, "left out", why)
+    if column.kind == "time":
+        shown = f"a time: {column.examples(2)}"
+        if parts:
+            return Role(column.name, "time", shown, parts=tuple(parts))
+        why = "nothing in it repeats"
+        if parts is None:
+            why = "not in the form of ISO 8601; source.types can make a timestamp of it, for columns.time"
+        return Role(column.name, "left out", f"{shown}; {why}")
     if column.kind == "list":
         return Role(column.name, "categorical", _bag_summary(column.values), _bag_settings(column.values))
     if column.kind == "text" and (delimiter := _bag_delimiter(column)) is not None:
@@ -71,8 +85,6 @@ def _why_excluded(column: Column) -> str | None:
         return f"{str(column.values.type)[:40]}, which cannot be an input: make columns of it in the source"
     if column.distinct == 1 and column.filled == column.rows:
         return f"every row contains {column.examples()}"
-    if column.kind == "time":
-        return f"a time; derive fields from it, such as the weekday, in the source: {column.examples(2)}"
     if column.kind == "list":
         lengths = pc.list_value_length(column.values).drop_null()
         numbers = pa.types.is_floating(column.values.type.value_type)
@@ -146,9 +158,14 @@ def _bag_summary(lists: pa.Array) -> str:
 
 
 def choose_output_names(roles: Sequence[Role]) -> dict[str, str]:
-    """Return a field or number name for each input column: its own, unless another dataset column has that name."""
-    taken, names = set(DATASET_COLUMNS), {}
+    """Return the name of each field or number: that of its column, unless the dataset already has that name."""
+    derived = {
+        derived_name(r.column, part if isinstance(part, str) else AGE).lower() for r in roles for part in r.parts
+    }
+    taken, names = derived | set(DATASET_COLUMNS), {}
     for role in roles:
+        if role.section == "time":
+            continue
         name = role.column
         while {column.lower() for column in _dataset_columns(name, role)} & taken:
             name = f"{name}_value"

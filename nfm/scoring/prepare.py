@@ -48,6 +48,7 @@ def open_all(spark: SparkSession, config: Config, searches: bool = True) -> tupl
         _check_made_with(artifact.encoding.spec, source)
     reading = artifact.encoding.reading
     if reading is not None:
+        reading = reading.with_texts(artifact.encoding.spec.derived, source.options)
         others = [name for name in reading.types if name.lower() in (source.where or "").lower()]
         reading = reading.for_scoring(
             artifact.encoding.spec, [*output_columns(artifact.encoding.spec, config), *others]

@@ -5,8 +5,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from nfm.contract.columns import check_columns
-from nfm.contract.encoder import MODEL_NEEDS_COLUMNS
+from nfm.contract.encoder import check_model_columns
 from nfm.contract.errors import DataError
 from nfm.contract.schema import Spec
 
@@ -71,7 +70,7 @@ def _is_frame(table: Any, library: str) -> bool:
 
 
 def _check_names(spec: Spec, names: list[str]) -> None:
-    check_columns(spec.columns, pa.schema([(name, pa.null()) for name in names]), "the table", MODEL_NEEDS_COLUMNS)
+    check_model_columns(spec, pa.schema([(name, pa.null()) for name in names]), "the table")
 
 
 def _cast_views(column: pa.ChunkedArray) -> pa.ChunkedArray:

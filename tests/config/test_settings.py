@@ -32,6 +32,8 @@ columns:
   numeric:
     Age: {column: null, as: bins, bins: 32, impute: mean,
       missing_flag: false, scale: standard, clip: null, buckets: null}
+  time: {}
+  time_zone: null
 split:
   {by: [], valid: 0.1, test: 0.2, seed: 1, time: null, format: null, valid_from: null, test_from: null,
    column: null, negative_rate: 1.0}

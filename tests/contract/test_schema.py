@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from nfm.contract.derived import Derived
 from nfm.contract.errors import DataError
 from nfm.contract.schema import Bag, Field, Number, Spec, canonical_json
 
@@ -22,6 +23,8 @@ FARE = Number("fare", "Fare", "field", 0.0, False, None, "log1p", 0.0, 1.0)
 SIBLINGS = Number("siblings", "SibSp", "field", 0.0, True, None, "none", 0.0, 1.0)
 SPEC = Spec(("id", "day"), (CABIN, AGE_BUCKET), (AGE, FARE, SIBLINGS), ("ab" * 32,))
 FIELDS = (TAGS, CABIN, HASHED, OTHER_TAGS, AGE_BUCKET)
+HOUR = Derived("pickup_hour", "hour", ("pickup",), ("local",))
+SINCE = Derived("pickup_age", "age", ("pickup", "booked"), ("instant", "local"), "Europe/Berlin")
 WIDE = Spec(("id",), FIELDS, (AGE,), ("ab", "cd"), 0.25, ("ef", "01"), ("red", "", "Blue"))
 
 
@@ -40,6 +43,9 @@ def test_rows_of_the_embedding_table() -> None:
 
 def test_each_raw_column_is_read_once() -> None:
     assert SPEC.columns == ("Cabin", "Age", "Fare", "SibSp")
+    rush = Field("rush", ("pickup_hour", "Cabin"), ("number", "text"), 1, 5, "rush")
+    since = replace(FARE, column="pickup_age")
+    assert Spec(("id",), (rush,), (since,), (), derived=(HOUR, SINCE)).columns == ("pickup", "Cabin", "booked")
 
 
 def test_a_hashed_field_has_only_buckets_and_no_values() -> None:
@@ -93,6 +99,14 @@ NUMBER_CHANGES: list[dict[str, Any]] = [
     {"shift": 29.5},
     {"divisor": 14.0},
 ]
+DERIVED_CHANGES: list[dict[str, Any]] = [
+    {"name": "x"},
+    {"part": "day"},
+    {"columns": ("booked", "pickup")},
+    {"kinds": ("text", "local")},
+    {"zone": "UTC"},
+    {"zone": None},
+]
 CHANGED = [
     replace(SPEC, key=("id",)),
     replace(SPEC, key=("day", "id")),
@@ -106,6 +120,10 @@ CHANGED = [
     replace(SPEC, classes=("0", "1")),
     replace(SPEC, classes=("1", "0")),
     WIDE,
+    replace(SPEC, derived=(HOUR,)),
+    replace(SPEC, derived=(HOUR, SINCE)),
+    replace(SPEC, derived=(SINCE, HOUR)),
+    *(replace(SPEC, derived=(replace(SINCE, **change),)) for change in DERIVED_CHANGES),
     *(replace(SPEC, fields=(replace(CABIN, **change), AGE_BUCKET)) for change in FIELD_CHANGES),
     *(replace(SPEC, numbers=(replace(AGE, **change), FARE, SIBLINGS)) for change in NUMBER_CHANGES),
 ]

@@ -87,7 +87,8 @@ def table(tmp_path: Path) -> Path:
 def test_each_column_has_its_role(table: Path) -> None:
     config, text = load_configured(table)  # "returned" is a common name for a label
     assert (config.columns.key, config.columns.label, config.model.task) == (("event_id",), "returned", "binary")
-    assert set(config.columns.categorical) == {"country", "member", "user_id", "tags", "genres", "hour"}
+    derived = {"at_hour", "at_weekday"}  # the times are 17 days
+    assert set(config.columns.categorical) == {"country", "member", "user_id", "tags", "genres", "hour", *derived}
     assert inputs(config) == {
         "country": {},
         "member": {},
@@ -97,13 +98,15 @@ def test_each_column_has_its_role(table: Path) -> None:
         "hour": {},
         "price": {"missing_flag": True},
         "income": {"scale": "log1p"},
+        "at_hour": {},
+        "at_weekday": {},
     }
     for name, reason in {
         "returned_text": "reveals the label: its values are those of returned, one to one",
         "refund": "reveals the label: its numbers separate the values of returned without exception",
         "complaint": "reveals the label: it is filled in (nearly) only where returned is 1",
         "comment": "free text: 400 texts of 9 words on average",
-        "at": "a time;",
+        "at": "a time: 2026-01-01 00:00:00",
         "source": "every row contains web",
         "empty": "null in every row",
         "raw": "binary, which cannot be an input",

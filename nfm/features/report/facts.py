@@ -1,6 +1,7 @@
 """Collect statistics.json: statistics of the labels, fields and numbers, and how well each input ranks the labels."""
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
 
@@ -51,6 +52,7 @@ def gather(
         "fingerprint": spec.fingerprint,
         "rows": summed.labels.rows,
         "times": encoded.times,
+        "derived": [asdict(one) for one in spec.derived],
         "negative_rate": spec.negative_rate,
         "left_out": encoded.left_out,
         "label": summed.labels.facts,
