@@ -9,9 +9,9 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, PlainValidator, model_validator
 
 from nfm.config.time import TimeParts, TimeZone, add_inputs, check_read, list_derived
-from nfm.contract.derived import raw_columns
 from nfm.contract.scaling import ScaleName
 from nfm.contract.schema import PART_COLUMN, bin_name, flag_name, fraction_name, key_name, weights_name
+from nfm.contract.times.derived import raw_columns
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Positive = Annotated[int, Field(ge=1)]

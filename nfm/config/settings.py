@@ -10,9 +10,9 @@ from nfm.config.columns import DATASET_COLUMNS, Columns, Settings
 from nfm.config.split import Dataset, Split
 from nfm.config.time import complete_ages, list_derived
 from nfm.config.train import MONITORS, Model, Train, Tune
-from nfm.contract.derived import Derived
 from nfm.contract.errors import ConfigError
 from nfm.contract.paths import without_loop
+from nfm.contract.times.derived import Derived
 
 SECRETS = object()  # context of a serialization that keeps passwords
 _SECRET = re.compile(r"password|secret|token|key", re.IGNORECASE)

@@ -6,8 +6,8 @@ from typing import Annotated, Any, get_args
 
 from pydantic import PlainValidator
 
-from nfm.contract.derived import AGE, CATEGORIES, Derived, TimePart, derived_name
-from nfm.contract.times import find_zone
+from nfm.contract.times.derived import AGE, CATEGORIES, Derived, TimePart, derived_name
+from nfm.contract.times.local import find_zone
 
 _ALLOWED = ", ".join([*get_args(TimePart), "{age: COLUMN}"])
 

@@ -17,8 +17,6 @@ from numpy.typing import NDArray
 
 from nfm.contract.arrays import null_mask, to_arrow
 from nfm.contract.columns import Rows, Values, check_categorical, check_columns, read_field_values
-from nfm.contract.derive import check_derived, derive
-from nfm.contract.derived import explain_missing
 from nfm.contract.errors import DataError
 from nfm.contract.hashing import hash64
 from nfm.contract.messages import quoted
@@ -26,6 +24,8 @@ from nfm.contract.publishing.published import Result, check_fingerprint, read_pu
 from nfm.contract.reading import Reading
 from nfm.contract.scaling import CURVES
 from nfm.contract.schema import MISSING, Field, Number, Spec, bin_name, flag_name, fraction_name, weights_name
+from nfm.contract.times.derive import check_derived, derive
+from nfm.contract.times.derived import explain_missing
 from nfm.contract.values import check_digits, check_number, check_same_values, to_floats
 from nfm.contract.vocabulary import Vocabulary
 

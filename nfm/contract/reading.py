@@ -7,9 +7,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Self
 
-from nfm.contract.derived import Derived
 from nfm.contract.errors import DataError
 from nfm.contract.schema import Spec
+from nfm.contract.times.derived import Derived
 
 READING = "reading.json"
 # Texts that Spark infers as numbers, although they are more than a number: 007, 12D (a literal of Java), 40 digits,

@@ -14,9 +14,9 @@ from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any, Literal, Self
 
-from nfm.contract.derived import Derived, raw_columns
 from nfm.contract.errors import DataError
 from nfm.contract.scaling import CurveName
+from nfm.contract.times.derived import Derived, raw_columns
 
 SPEC_FORMAT = 3
 MISSING = 0

@@ -19,10 +19,10 @@ from pyspark.sql.pandas.types import from_arrow_schema
 
 from nfm.contract.cells import Cells, count_cells, merge
 from nfm.contract.columns import Rows, Values, read_field_values
-from nfm.contract.derive import derive
-from nfm.contract.derived import Derived, raw_columns
 from nfm.contract.hashing import hash64
 from nfm.contract.schema import FOLDS, Bag, Kind
+from nfm.contract.times.derive import derive
+from nfm.contract.times.derived import Derived, raw_columns
 from nfm.contract.values import to_floats
 from nfm.features import labels, runs
 from nfm.features.labels import Label

@@ -12,10 +12,10 @@ from pyspark.sql import functions as F
 
 from nfm.config.settings import Config
 from nfm.contract.cells import Cells
-from nfm.contract.derived import Derived
 from nfm.contract.errors import DataError
 from nfm.contract.messages import CORRECT_ROWS
 from nfm.contract.schema import FOLDS, Kind
+from nfm.contract.times.derived import Derived
 from nfm.features.count import count
 from nfm.features.encoding import WEIGHT, list_parts, list_recipes
 from nfm.features.labels import Label, Labels, sum_rows

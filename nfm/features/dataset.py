@@ -14,13 +14,13 @@ from pyspark.sql import SparkSession
 
 from nfm.config.settings import Config
 from nfm.contract.columns import check_categorical, check_columns, check_key
-from nfm.contract.derive import check_derived, learn_kinds
-from nfm.contract.derived import Derived, explain_missing
 from nfm.contract.encoder import Encoding
 from nfm.contract.errors import DataError
 from nfm.contract.publishing.publish import check_replaceable, publish_together
 from nfm.contract.reading import LATEST
 from nfm.contract.schema import DATASET_MARKER, Kind
+from nfm.contract.times.derive import check_derived, learn_kinds
+from nfm.contract.times.derived import Derived, explain_missing
 from nfm.contract.values import check_kind, check_number
 from nfm.features import vocabularies
 from nfm.features.counted import Counted, Summed

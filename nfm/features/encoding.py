@@ -4,12 +4,12 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, replace
 
 from nfm.config.columns import Categorical, Columns
-from nfm.contract.derived import Derived
 from nfm.contract.encoder import Encoding
 from nfm.contract.errors import DataError
 from nfm.contract.messages import differences, listed
 from nfm.contract.scaling import SCALES
 from nfm.contract.schema import Bag, Field, Kind, Spec
+from nfm.contract.times.derived import Derived
 from nfm.features.count import Part
 from nfm.features.statistics import Distribution, compute_bucket_edges, learn_transformation
 from nfm.features.vocabularies import Recipe, WrittenVocabulary

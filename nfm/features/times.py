@@ -17,7 +17,7 @@ from nfm.contract.arrays import to_arrow, to_numpy
 from nfm.contract.errors import DataError
 from nfm.contract.messages import CORRECT_ROWS, quoted
 from nfm.contract.schema import FOLDS
-from nfm.contract.times import parse_iso
+from nfm.contract.times.local import parse_iso
 from nfm.contract.values import decode_dictionary, encode_dictionary, kind_of
 
 TIMES = pa.list_(pa.struct([("fold", pa.int8()), ("kind", pa.string()), ("first", pa.int64()), ("last", pa.int64())]))

@@ -9,10 +9,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from nfm.config.file import as_yaml
-from nfm.contract.derived import CATEGORIES
 from nfm.contract.errors import DataError
 from nfm.contract.messages import listed
-from nfm.contract.times import time_kind
+from nfm.contract.times.derived import CATEGORIES
+from nfm.contract.times.local import time_kind
 from nfm.init.facts import Column
 from nfm.init.key import Key
 from nfm.init.label import Label

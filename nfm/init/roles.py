@@ -9,9 +9,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from nfm.config.columns import DATASET_COLUMNS
-from nfm.contract.derived import AGE, derived_name
 from nfm.contract.errors import DataError
 from nfm.contract.schema import flag_name, weights_name
+from nfm.contract.times.derived import AGE, derived_name
 from nfm.init.facts import Column
 from nfm.init.key import Key, choose_key
 from nfm.init.label import Label, describe_leak

@@ -5,9 +5,9 @@ from typing import Any
 
 import numpy as np
 
-from nfm.contract.derived import AGE, TimePart, derived_name
 from nfm.contract.errors import DataError
-from nfm.contract.times import DAY, Times, read_local_times, time_kind
+from nfm.contract.times.derived import AGE, TimePart, derived_name
+from nfm.contract.times.local import DAY, Times, read_local_times, time_kind
 from nfm.init.facts import Column
 
 _ORDERED = 0.99  # share of rows in which an earlier time must not be after the later one

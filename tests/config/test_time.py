@@ -8,8 +8,8 @@ from pydantic import ValidationError
 import nfm
 from nfm.config.columns import Columns
 from nfm.config.settings import Config
-from nfm.contract.derived import Derived
 from nfm.contract.errors import ConfigError
+from nfm.contract.times.derived import Derived
 
 
 def columns(**more: Any) -> Columns:

@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nfm.contract.derive import check_derived, derive, learn_kinds
-from nfm.contract.derived import Derived, TimePart, derived_name
 from nfm.contract.errors import DataError
-from nfm.contract.times import find_zone
+from nfm.contract.times.derive import check_derived, derive, learn_kinds
+from nfm.contract.times.derived import Derived, TimePart, derived_name
+from nfm.contract.times.local import find_zone
 
 PARTS: tuple[TimePart, ...] = ("hour", "weekday", "month", "day", "year")
 ZONES = ("Europe/Berlin", "America/New_York", "Australia/Lord_Howe", "Asia/Kathmandu", "Africa/Casablanca", "UTC")

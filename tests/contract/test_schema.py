@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nfm.contract.derived import Derived
 from nfm.contract.errors import DataError
 from nfm.contract.schema import Bag, Field, Number, Spec, canonical_json
+from nfm.contract.times.derived import Derived
 
 CABIN = Field("cabin", ("Cabin",), ("text",), oov_buckets=2, values=5, vocabulary="cabin")
 AGE_BUCKET = Field("age_bucket", ("Age",), ("number",), 1, 3, None, edges=(18.0, 65.5))

@@ -84,13 +84,10 @@ def open_text_table(
     # Spark finds the values of JSON by their names, so the schema needs no other columns.
     read = names if source.format == "csv" else [name for name in used if name not in folders]
     types = parse_types({name: known.get(name) or inferred.get(name, "string") for name in read})
-    strict: Mapping[str, str] = {}
-    if reading is not None:
-        learned = [name for name in reading.types if name in types and name not in source.types]
-        types |= {name: Rounded() for name in learned if name in reading.rounded}
-        for name in set(learned) & set(reading.grouped):
-            types[name] = Numeral() if isinstance(types[name], T.StringType) else GroupedDouble()
-        strict = find_doubtful(source, {name: known[name] for name in learned if name in reading.kept})
+    of_training = reading or Reading()
+    learned = [name for name in of_training.types if name in types and name not in source.types]
+    types |= {name: _type_in_scoring(of_training, name, types[name]) for name in learned}
+    strict = find_doubtful(source, {name: known[name] for name in learned if name in of_training.kept})
     doubtful = find_doubtful(source, {name: inferred[name] for name in used if name in inferred and name not in known})
     # A model of an older version was trained with Spark's conversions.
     raw = Raw(source, groups, types, parse_types(folders), strict, is_exact=reading is not None)
@@ -112,6 +109,13 @@ def open_text_table(
         source.format == "csv" and any(group.options["multiline"] == "true" for group in groups),
         Reading(source.format, value_options(source.options), folders | read_as),
     )
+
+
+def _type_in_scoring(reading: Reading, name: str, type_: T.DataType) -> T.DataType:
+    """Return the type of a column of the training, which accepts all numbers that the encoder reads alike."""
+    if name in reading.grouped:
+        return Numeral() if isinstance(type_, T.StringType) else GroupedDouble()
+    return Rounded() if name in reading.rounded else type_
 
 
 def _check_again(needed: Callable[[pa.Schema], Iterable[str]], table: DataFrame, why: str) -> None:

@@ -9,10 +9,10 @@ from numpy.typing import NDArray
 
 from nfm.contract.arrays import to_arrow
 from nfm.contract.columns import Rows
-from nfm.contract.derived import AGE, Derived, TimeKind, TimePart
 from nfm.contract.errors import DataError
 from nfm.contract.messages import quoted
-from nfm.contract.times import DAY, Times, load_zone, read_local_times, time_kind
+from nfm.contract.times.derived import AGE, Derived, TimeKind, TimePart
+from nfm.contract.times.local import DAY, Times, load_zone, read_local_times, time_kind
 
 _REMOVE_HOUR = "Provide timestamps, or remove hour from the list in columns.time."
 

@@ -16,9 +16,9 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from nfm.contract.arrays import null_mask, to_arrow, to_numpy
-from nfm.contract.derived import TimeKind
 from nfm.contract.errors import DataError
 from nfm.contract.messages import quoted
+from nfm.contract.times.derived import TimeKind
 from nfm.contract.values import canonical_text, decode_dictionary, dictionary_indices, encode_dictionary, kind_of
 
 DAY = 86_400  # seconds
