@@ -84,10 +84,7 @@ def open_text_table(
     # Spark finds the values of JSON by their names, so the schema needs no other columns.
     read = names if source.format == "csv" else [name for name in used if name not in folders]
     types = parse_types({name: known.get(name) or inferred.get(name, "string") for name in read})
-    of_training = reading or Reading()
-    learned = [name for name in of_training.types if name in types and name not in source.types]
-    types |= {name: _type_in_scoring(of_training, name, types[name]) for name in learned}
-    strict = find_doubtful(source, {name: known[name] for name in learned if name in of_training.kept})
+    types, strict = _apply_training(source, reading or Reading(), types)
     doubtful = find_doubtful(source, {name: inferred[name] for name in used if name in inferred and name not in known})
     # A model of an older version was trained with Spark's conversions.
     raw = Raw(source, groups, types, parse_types(folders), strict, is_exact=reading is not None)
@@ -111,11 +108,18 @@ def open_text_table(
     )
 
 
-def _type_in_scoring(reading: Reading, name: str, type_: T.DataType) -> T.DataType:
-    """Return the type of a column of the training, which accepts all numbers that the encoder reads alike."""
-    if name in reading.grouped:
-        return Numeral() if isinstance(type_, T.StringType) else GroupedDouble()
-    return Rounded() if name in reading.rounded else type_
+def _apply_training(
+    source: "Source", reading: Reading, types: Mapping[str, T.DataType]
+) -> tuple[dict[str, T.DataType], Mapping[str, str]]:
+    """Return types that accept all texts that the encoder reads alike, and the columns with patterns of bad texts."""
+    learned = [name for name in reading.types if name in types and name not in source.types]
+    found = dict(types)
+    for name in learned:
+        if name in reading.grouped:
+            found[name] = Numeral() if isinstance(types[name], T.StringType) else GroupedDouble()
+        elif name in reading.rounded:
+            found[name] = Rounded()
+    return found, find_doubtful(source, {name: reading.types[name] for name in learned if name in reading.kept})
 
 
 def _check_again(needed: Callable[[pa.Schema], Iterable[str]], table: DataFrame, why: str) -> None:
