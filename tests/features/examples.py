@@ -28,7 +28,7 @@ def config(workdir: Path, path: Path, **changes: Any) -> Config:
             "key": ("id",),
             "label": "label",
             "categorical": {"colour": {}, "size": {"oov_buckets": 2}},
-            "numeric": {"price": {"impute": "median", "missing_flag": True, "scale": "none"}},
+            "numeric": {"price": {"as": "dense", "impute": "median", "missing_flag": True, "scale": "none"}},
         },
         "split": {"valid": 0.2, "test": 0.2, "seed": 3},
     }

@@ -57,7 +57,7 @@ def test_the_dataset_equals_one_computed_in_plain_python(built: Path, statistics
             "key": ["id"],
             "label": "label",
             "categorical": {"colour": {}, "size": {"oov_buckets": 2}},
-            "numeric": {"price": {"impute": "median", "missing_flag": True, "scale": "none"}},
+            "numeric": {"price": {"as": "dense", "impute": "median", "missing_flag": True, "scale": "none"}},
         },
         "split": {"valid": 0.2, "seed": 3},
     }

@@ -28,7 +28,7 @@ EVERYTHING = columns(
         "pair": {"cross": ("c", "d")},
         "hashed": {"column": "d", "hash_buckets": 9},
     },
-    numeric={"x": {"scale": "none"}, "x_bucket": {"column": "x", "buckets": 4}},
+    numeric={"x": {"as": "dense", "scale": "none"}, "x_bucket": {"column": "x", "buckets": 4}},
 )
 KINDS = {"y": "boolean", "c": "text", "d": "text", "tags": "number"}
 BAG = Bag("tw", "|", 4)

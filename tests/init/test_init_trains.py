@@ -37,7 +37,7 @@ def folder(spark: SparkSession, trainings: Forks, tmp_path_factory: pytest.TempP
     path, workdir = folder / "orders.yaml", f"workdir={folder / 'work'}"
     config = nfm.load_config(path, [workdir])
     nfm.build_features(config, spark)
-    trained = trainings.run("train", "--config", str(path), "--set", workdir, "train.epochs=2")
+    trained = trainings.run("train", "--config", str(path), "--set", workdir, "train.epochs=20")
     assert trained.returncode == 0, trained.stderr
     nfm.score_table(config, spark)
     return folder
@@ -46,7 +46,8 @@ def folder(spark: SparkSession, trainings: Forks, tmp_path_factory: pytest.TempP
 def test_the_roles_fit_the_columns(folder: Path) -> None:
     columns = load(folder / "orders.yaml").columns
     assert (columns.key, columns.label) == (("Order ID",), "score")
-    assert set(columns.categorical) == {"customer.no", "Größe", "tags", "#returns"}
+    assert columns.time == {"placed at": ("weekday",)}
+    assert set(columns.categorical) == {"customer.no", "Größe", "tags", "#returns", "placed at_weekday"}
     assert columns.categorical["tags"].bag
     assert {name: number.column for name, number in columns.numeric.items()} == {"weight_value": "weight"}
 
