@@ -33,12 +33,12 @@ MANY = 10_000_000
 
 
 def config(table: Path, workdir: Path, scan: str = "auto") -> Config:
-    """Return the feature job's configuration for the benchmark's table, with default settings."""
+    """Return the feature job's configuration for the benchmark's table, with dense numbers."""
     columns = {
         "key": ("id",),
         "label": "label",
         "categorical": {name: {} for name in FIELDS},
-        "numeric": {name: {} for name in NUMBERS},
+        "numeric": {name: {"as": "dense"} for name in NUMBERS},
     }
     source = {"path": str(table), "scan": scan}
     return Config.model_validate({"name": "bench", "workdir": str(workdir), "source": source, "columns": columns})

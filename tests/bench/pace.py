@@ -9,6 +9,7 @@ import resource
 import shutil
 import time
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from nfm.config.train import Model, Train
 from nfm.contract.schema import Field, Spec
@@ -30,7 +31,8 @@ def main() -> None:
     spec = Spec(("id",), tuple(Field(f"C{i}", (f"C{i}",), ("text",), 1, 100_000, f"C{i}") for i in range(10)), (), ())
     write(folder, arguments.rows, spec, exponent=0)
     folds = read_folds(folder, spec)
-    settings = Train(optimizer=arguments.optimizer, batch_size=BATCH, epochs=arguments.epochs, early_stopping=None)
+    plain: dict[str, Any] = {"early_stopping": None, "average": None, "unknown_dropout": 0.0}
+    settings = Train(optimizer=arguments.optimizer, batch_size=BATCH, epochs=arguments.epochs, **plain)
     ended = time.perf_counter()
 
     def print_epoch(epoch: int, history: Mapping[str, Sequence[float]]) -> None:

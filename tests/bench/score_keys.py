@@ -69,7 +69,7 @@ def main(rows: int, rounds: int) -> None:
             "workdir": str(FOLDER / f"keys-{name.replace(' ', '-')}"),
             "source": {"path": str(raw / "000000000.parquet")},
             "columns": {"key": key, "label": "label", "categorical": {f"C{i}": {} for i in range(1, 11)},
-                        "numeric": {f"I{i}": {} for i in range(1, 4)}},
+                        "numeric": {f"I{i}": {"as": "dense"} for i in range(1, 4)}},
             "split": {"by": ("id",)},
         }  # fmt: skip
         if not Config.model_validate(content).encoding_folder.exists():

@@ -55,12 +55,12 @@ def config(
     all_train: bool = False,
     **score: Any,
 ) -> Config:
-    """Return a configuration with default settings except for the arguments; `all_train`: no valid and test folds."""
+    """Return a configuration with dense numbers and default settings; `all_train`: no valid and test folds."""
     columns = {
         "key": ("id",),
         "label": "label",
         "categorical": {name: {} for name in fields},
-        "numeric": {name: {} for name in numbers},
+        "numeric": {name: {"as": "dense"} for name in numbers},
     }
     content: dict[str, Any] = {"name": "bench", "workdir": str(workdir), "columns": columns}
     content |= {"source": {"path": str(raw), "scan": scan}}

@@ -94,7 +94,7 @@ def keras_step(optimizer: str, spec: Spec) -> Step:
 def nfm_step(optimizer: Literal["adagrad", "adam"], spec: Spec, average: float | None = None) -> Step:
     """Return a step of the train job."""
     model_settings = Model(hidden_units=HIDDEN, pooling_dropout=POOLING_DROPOUT, hidden_dropout=HIDDEN_DROPOUT)
-    settings = Train(optimizer=optimizer, batch_size=BATCH, average=average)
+    settings = Train(optimizer=optimizer, batch_size=BATCH, average=average, unknown_dropout=0.0)
     weights, network = initial_weights(spec, model_settings, 1), Network(spec, model_settings, settings, 10**9)
     reader = TableReader(spec, weights.tables)
     optimizer_of_weights = Optimizer(settings, weights, list(network.trained), reader)
