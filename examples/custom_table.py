@@ -28,8 +28,6 @@ CONFIG = {
         "time": {"ordered_on": ["weekday"]},  # adds the field ordered_on_weekday
     },
     "split": {"time": "ordered_on", "valid_from": "2026-09-01", "test_from": "2026-10-01"},  # the past trains
-    "model": {"embedding_dim": 8, "hidden_units": [16]},
-    "train": {"batch_size": 128, "epochs": 20},
     "score": {"columns": ["customer", "comment"], "rank": True, "explain": 1, "gates": {"max_oov_rate": 0.9}},
 }
 

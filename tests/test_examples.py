@@ -46,8 +46,8 @@ def shown(checkout: Path) -> dict[str, str]:
     notebook = checkout / "notebook.py"
     notebook.write_text("\n\n".join(code))
     titanic, sql, orders = (str(ROOT / f"examples/{name}.py") for name in ("titanic", "sql_scoring", "custom_table"))
-    # The example of SQL uses the model of the first one, and stops its session.
-    commands = [[titanic, "train.epochs=4"], [sql], [str(notebook)], [orders]]
+    # Notebook and script train in one folder. The example of SQL uses the script's model, and stops its session.
+    commands = [[str(notebook)], [titanic, "train.epochs=4"], [sql], [orders]]
     found: dict[str, str] = json.loads(python(checkout, "-c", RUN, json.dumps(commands)).splitlines()[-1])
     return found
 
