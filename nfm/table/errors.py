@@ -76,6 +76,11 @@ def translate_spark_errors(where: str) -> Iterator[None]:
                 "has a file with a column whose type differs from the table's, and Spark cannot convert it. Write that "
                 "file again with the table's type, or leave it out."
             )
+        elif "Unmatched quote" in text:
+            problem = (
+                "has a column whose name contains a backtick (`), which Spark's reader of ORC does not accept. Rename "
+                "the column, or write the table as Parquet."
+            )
         elif missing := _MISSING.search(text):
             problem = f"cannot be read: {missing.group(1)} does not exist."
         elif not is_source_error and not isinstance(error, AnalysisException | ParseException):

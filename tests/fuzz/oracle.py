@@ -69,7 +69,7 @@ def expected(row: dict[str, Any], schema: pa.Schema, encoding: Encoding, vocabul
     return repr((carried, ids, numbers))
 
 
-def stored(value: Any, type_: pa.DataType) -> Any:
+def stored(value: Any, type_: pa.DataType, errors: str = "strict") -> Any:
     """Return a value as a column of this type stores it."""
     if value is None:
         return None
@@ -86,7 +86,7 @@ def stored(value: Any, type_: pa.DataType) -> Any:
             return int(value)
     except (TypeError, ValueError, ArithmeticError):
         return IMPOSSIBLE  # a scan that accepts such a value differs from this
-    return value.decode() if isinstance(value, bytes) and pa.types.is_string(type_) else value
+    return value.decode(errors=errors) if isinstance(value, bytes) and pa.types.is_string(type_) else value
 
 
 def carried_meaning(value: Any, type_: pa.DataType) -> Any:

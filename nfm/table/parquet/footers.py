@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 from pyspark.sql import SparkSession
 
 from nfm.contract.errors import DataError
+from nfm.contract.messages import quoted
 from nfm.table.parquet.files import open_parquet, untyped_error
 from nfm.table.relation import Relation
 from nfm.table.spark import load
@@ -54,8 +55,8 @@ def explain_types(spark: SparkSession, source: "Source", error: Exception) -> Da
                 # The path of a nested field begins with the column's name, which may contain dots.
                 found = max((f for f in file.schema_arrow if f"{column.path}.".startswith(f"{f.name}.")), key=_length)
                 return DataError(
-                    f"Column '{found.name}' of {path} is {found.type} (in Parquet {logical}), which Spark cannot read. "
-                    f"Write this file again {remedy}."
+                    f"Column {quoted(found.name)} of {path} is {found.type} (in Parquet {logical}), which Spark cannot "
+                    f"read. Write this file again {remedy}."
                 )
     return None
 
