@@ -57,33 +57,39 @@ def translate_spark_errors(where: str) -> Iterator[None]:
                 "set source.on_corrupt: skip (or score.source.on_corrupt) to leave such files out, or correct "
                 "source.format. Then run the job again."
             ) from error
-        is_source_error = _ABOUT_THE_SOURCE.search(text) is not None or _OTHER_TYPE in text
-        problem = f"cannot be read: {summary}"
-        if "UNABLE_TO_INFER_SCHEMA" in text:
-            problem = (
-                "contains no file from which columns can be inferred: it is empty, its files are empty (0 bytes), or "
-                "Spark ignores their names (_… and .…)."
-            )
-        elif any(condition in text for condition in _FOLDERS_DIFFER):
-            folders = listed(dict.fromkeys(map(uri_to_path, _FOLDER.findall(text))))
-            problem = (
-                "has files in folders whose names give different columns: either all files of a table are in folders "
-                f"such as country=DE, or none. Found: {folders}. Name folders of one structure in source.path, or set "
-                "source.options.recursiveFileLookup: true to read all files without the values in folder names."
-            )
-        elif _OTHER_TYPE in text:
-            problem = (
-                "has a file with a column whose type differs from the table's, and Spark cannot convert it. Write that "
-                "file again with the table's type, or leave it out."
-            )
-        elif "Unmatched quote" in text:
-            problem = (
-                "has a column whose name contains a backtick (`), which Spark's reader of ORC does not accept. Rename "
-                "the column, or write the table as Parquet."
-            )
-        elif missing := _MISSING.search(text):
-            problem = f"cannot be read: {missing.group(1)} does not exist."
-        elif not is_source_error and not isinstance(error, AnalysisException | ParseException):
+        is_source_error = _ABOUT_THE_SOURCE.search(text) is not None
+        problem = _describe_problem(text)
+        if problem is None and not is_source_error and not isinstance(error, AnalysisException | ParseException):
             raise
+        problem = problem or f"cannot be read: {summary}"
         advice = "Correct source in the configuration, or score.source if the score job reads another table."
         raise DataError(f"{where} {problem} {advice}") from error
+
+
+def _describe_problem(text: str) -> str | None:
+    """Describe a problem of a table better than the text of Spark's error does; None if that text has to do."""
+    if "UNABLE_TO_INFER_SCHEMA" in text:
+        return (
+            "contains no file from which columns can be inferred: it is empty, its files are empty (0 bytes), or "
+            "Spark ignores their names (_… and .…)."
+        )
+    if any(condition in text for condition in _FOLDERS_DIFFER):
+        folders = listed(dict.fromkeys(map(uri_to_path, _FOLDER.findall(text))))
+        return (
+            "has files in folders whose names give different columns: either all files of a table are in folders "
+            f"such as country=DE, or none. Found: {folders}. Name folders of one structure in source.path, or set "
+            "source.options.recursiveFileLookup: true to read all files without the values in folder names."
+        )
+    if _OTHER_TYPE in text:
+        return (
+            "has a file with a column whose type differs from the table's, and Spark cannot convert it. Write that "
+            "file again with the table's type, or leave it out."
+        )
+    if "Unmatched quote" in text:
+        return (
+            "has a column whose name contains a backtick (`), which Spark's reader of ORC does not accept. Rename "
+            "the column, or write the table as Parquet."
+        )
+    if missing := _MISSING.search(text):
+        return f"cannot be read: {missing.group(1)} does not exist."
+    return None
