@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from pyspark.sql import SparkSession
@@ -153,3 +154,42 @@ def test_a_model_of_an_older_version_keeps_the_types_that_spark_infers(spark: Sp
     found = scored(spark, tmp_path, tonight, options={"header": True, "inferSchema": True})
     assert found[1] == found[2]
     assert len(set(found.values())) == 3
+
+
+@pytest.mark.parametrize("layout", ["parquet", "spark"])
+def test_a_text_of_a_folder_that_spark_reads_as_a_number(spark: SparkSession, tmp_path: Path, layout: str) -> None:
+    def write(table: str, shops: list[str]) -> Config:
+        for i, shop in enumerate(shops):
+            rows = pa.table(
+                {"id": [i, i + 100, i + 200, i + 300], "label": [0, 1, 0, 1], "city": ["A", None, "B", "A"]}
+            )
+            folder = tmp_path / table / f"shop={shop}"
+            folder.mkdir(parents=True)
+            pq.write_table(rows, folder / "rows.parquet")
+        where = {} if layout == "parquet" else {"where": "coalesce(city, 'A') < 'Z'"}
+        return Config.model_validate(
+            {
+                "name": "shop",
+                "workdir": str(tmp_path / "work"),
+                "source": {"path": str(tmp_path / table), **where},
+                "columns": {"key": ("id",), "label": "label", "categorical": {"shop": {"min_count": 1}, "city": {}}},
+                "split": {"valid": 0.0, "test": 0.0},
+                "train": {"early_stopping": None},
+            }
+        )
+
+    build(spark, write("training", ["x", "7", "2026-01-05"]))  # texts, because x is not a number
+    save_model(tmp_path / "work", 1)
+    for table, shop in (("zeros", "007"), ("float", "7.0"), ("exponent", "7e0")):
+        with pytest.raises(DataError, match=rf"column 'shop' the value '{shop}'.*TypeInference\.enabled=false"):
+            score_table(spark, write(table, [shop]))
+    score_table(spark, write("integer", ["7"]))  # the number 7 has the same text
+    score_table(spark, write("date", ["2026-01-05", "__HIVE_DEFAULT_PARTITION__"]))
+    spark.conf.set("spark.sql.sources.partitionColumnTypeInference.enabled", "false")
+    try:
+        score_table(spark, write("both", ["7", "007", "99"]))
+    finally:
+        spark.conf.unset("spark.sql.sources.partitionColumnTypeInference.enabled")
+    files = (tmp_path / "work/scores").glob("*.parquet")
+    found = {row["id"]: row["score"] for path in files for row in pq.ParquetFile(path).read().to_pylist()}
+    assert found[0] != found[1] == found[2]  # 007 and 99 are out-of-vocabulary, 7 is not
