@@ -17,7 +17,7 @@ READING = "reading.json"
 MORE_THAN_A_NUMBER = r"^\s*[+-]?0\d|\d[dDfF]\s*$|^\s*[+-]?0[xX]|\d{39}|[^\x00-\x7F]|[eE][+-]?\d{3}"
 # Integers that may not equal a double, in a column with other numbers: 2⁵³ + 1.
 MORE_THAN_A_DOUBLE = rf"{MORE_THAN_A_NUMBER}|^\s*[+-]?\d{{16,}}\s*$"
-_TIME_FORMATS = {"timestampformat", "timestampntzformat", "dateformat"}
+TIME_FORMATS = {"timestampformat", "timestampntzformat", "dateformat"}
 _INTEGER = re.compile(r"tinyint|smallint|int|bigint|decimal\(\d+,0\)")
 
 
@@ -28,7 +28,9 @@ class Reading:
     format: str = ""
     options: Mapping[str, str] = field(default_factory=dict)  # names in lower case
     types: Mapping[str, str] = field(default_factory=dict)
-    # For scoring only, not stored:
+    # Not stored:
+    untimed: Collection[str] = ()  # columns that stay texts where Spark infers timestamps, in the zone of its session
+    # For scoring only:
     rounded: Collection[str] = ()  # columns of type double whose integers may be rounded
     grouped: Collection[str] = ()  # columns that training read as decimals, which may have separators of thousands
     kept: Collection[str] = ()  # columns of the output and of `where`: 007 must not become the integer 7
@@ -58,7 +60,7 @@ class Reading:
         Spark would read a time without a zone offset in the zone of its session, which can differ tonight. With an
         option for another form of the times, only Spark can read them.
         """
-        if _TIME_FORMATS & {name.lower() for name in (*options, *self.options)}:
+        if TIME_FORMATS & {name.lower() for name in (*options, *self.options)}:
             return self
         times = {column: "string" for one in derived for column in one.columns}
         return replace(self, types={**times, **self.types})

@@ -133,6 +133,33 @@ def test_invalid_utf_8_names_the_encoding(spark: SparkSession, tmp_path: Path) -
     assert rows(spark, tmp_path, options={"encoding": "ISO-8859-1"}) == to_texts([(1, "Malmö"), (2, "Malmø")])
 
 
+def test_files_in_utf_8_are_not_read_in_another_encoding(spark: SparkSession, tmp_path: Path) -> None:
+    ascii_only = "id,city\n9,Oslo\n"
+    write(tmp_path, a="id,city\n1,Malmö\n".encode("latin-1"), b="id,city\n2,Malmö\n", c=ascii_only)
+    for encoding in ("latin-1", "iso-8859-15", "windows-1252"):
+        message = refused(spark, tmp_path, options={"encoding": encoding})
+        assert "b.csv is UTF-8, for example 'Malmö'" in message and "source.options.encoding: UTF-8" in message
+    # An encoding that comes from the training, too.
+    learned = Reading("csv", {**LEARNED.options, "encoding": "ISO-8859-1"}, {})
+    assert "b.csv is UTF-8" in refused(spark, tmp_path, reading=learned)
+    write(tmp_path, b="id,city\n2,Malmö – 2\n".encode("windows-1252"))
+    found = rows(spark, tmp_path, options={"encoding": "windows-1252"})
+    assert found == to_texts([(1, "Malmö"), (2, "Malmö – 2"), (9, "Oslo")])
+
+
+def test_bytes_without_a_character_in_the_encoding(spark: SparkSession, tmp_path: Path) -> None:
+    # Spark would make U+FFFD of both bytes, and so one value of two.
+    write(tmp_path, a=b"id,city\n1,\xe9\x81\n2,\xe9\x8d\n")
+    assert "contains invalid CP1252" in refused(spark, tmp_path, options={"encoding": "windows-1252"})
+
+
+@pytest.mark.parametrize("layout", ["utf-16-le", "utf-8"])
+def test_a_file_of_utf_16_without_its_mark(spark: SparkSession, tmp_path: Path, layout: str) -> None:
+    write(tmp_path, a="id,city\n1,Malmö\n".encode("utf-16"), b="id,city\n2,Malmö\n".encode(layout))
+    message = refused(spark, tmp_path, options={"encoding": "UTF-16"})
+    assert "b.csv does not begin with the byte order mark of utf-16" in message and "UTF-16LE" in message
+
+
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "windows-1252"])
 def test_encodings(spark: SparkSession, tmp_path: Path, encoding: str) -> None:
     write(tmp_path, a='id,city\n1,"Zürich\n€"\n2,\n'.encode(encoding))

@@ -38,6 +38,7 @@ FACTS = pa.schema(
         ("start", pa.int64()),
         *((name, pa.int64()) for name in Quotes._fields),
         ("header", pa.binary()),
+        ("utf_8", pa.string()),
         ("problem", pa.string()),  # of the text, as a clause
         ("unreadable", pa.string()),  # reason
     ]
@@ -51,6 +52,9 @@ class Facts(NamedTuple):
     start: int
     quotes: Quotes = Quotes()  # after the piece, if its first line began outside quotes
     header: bytes | None = None  # first record; None if the piece is not the file's first
+    utf_8: str | None = (
+        None  # of single-byte encodings: an example if it is UTF-8; empty: it is not; None: all is ASCII
+    )
     problem: str | None = None
     unreadable: str | None = None
 
@@ -67,6 +71,7 @@ def examine(piece: Piece, dialect: Dialect | None, encoding: str | None, layout:
     """
     facts = Facts(piece.file.path, piece.start)
     decoder, unchecked = codecs.getincrementaldecoder(encoding or "latin-1")(), b""
+    utf_8 = codecs.getincrementaldecoder("utf-8")() if has_single_bytes(encoding) else None
     try:
         for block in _blocks(piece, is_read_whole(piece.file, encoding, layout)):
             is_first = facts.header is None and not piece.start
@@ -78,6 +83,8 @@ def examine(piece: Piece, dialect: Dialect | None, encoding: str | None, layout:
             if is_first:
                 block = block.removeprefix(codecs.BOM_UTF8)
                 facts = facts._replace(header=_first_record(block, dialect))
+            if utf_8 is not None:
+                facts = facts._replace(utf_8=_recognize_utf_8(block, utf_8, facts.utf_8))
             facts = _follow(facts, block, dialect)
             if facts.problem is not None:
                 return facts
@@ -90,7 +97,12 @@ def examine(piece: Piece, dialect: Dialect | None, encoding: str | None, layout:
         if layout is not None:
             facts = facts._replace(problem=facts.problem or find_second_value(unchecked, layout))
     except UnicodeDecodeError as error:
-        return facts._replace(problem=_describe_invalid(error))
+        return facts._replace(problem=_describe_invalid(error, str(encoding)))
+    except UnicodeError:  # Python requires the mark, as files without it may have either order of bytes
+        return facts._replace(
+            problem=f"does not begin with the byte order mark of {encoding}, which is source.options.encoding. Set "
+            "this option to the encoding of all files, such as UTF-16LE or UTF-8, or convert the file"
+        )
     except (OSError, EOFError, pa.ArrowException) as error:
         return facts._replace(unreadable=str(error).strip().splitlines()[0])
     return facts
@@ -156,6 +168,13 @@ def check_facts(facts: Sequence[Facts], multi_line: bool = False) -> None:
     `multi_line`: Spark will read it as if line breaks were inside quotes.
     """
     problem = next((piece.problem for piece in facts if piece.problem), None)
+    texts = [piece.utf_8 for piece in facts if piece.utf_8 is not None]
+    if problem is None and texts and all(texts):
+        problem = (
+            f"is UTF-8, for example {quoted(texts[0])}, but source.options.encoding, which may come from the training, "
+            "makes other characters of it. Set source.options.encoding: UTF-8, or convert the files of the table to "
+            "one encoding"
+        )
     if problem is None and facts[-1].quotes.state == QUOTED:
         problem = (
             "ends inside quotes, so that the last rows would become one value. Repair the file, or set "
@@ -227,8 +246,25 @@ def _find_utf_16(start: bytes, encoding: str | None) -> str | None:
 def has_plain_bytes(encoding: str) -> bool:
     """Return whether delimiters, quotes and line ends are single bytes in an encoding, and part of no character."""
     return encoding.lower().startswith(
-        ("utf-8", "utf8", "us-ascii", "ascii", "iso-8859-", "latin", "windows-125", "cp125")
+        ("utf-8", "utf8", "us-ascii", "ascii", "iso-8859-", "iso8859", "latin", "windows-125", "cp125")
     )
+
+
+def has_single_bytes(encoding: str | None) -> bool:
+    """Return whether an encoding, by Python's name, has one byte for each character; None: each byte is a character."""
+    return encoding is None or encoding.startswith(("iso8859", "cp125"))
+
+
+def _recognize_utf_8(block: bytes, decoder: codecs.IncrementalDecoder, before: str | None) -> str | None:
+    """Return `Facts.utf_8` after one more block."""
+    if before == "":
+        return before
+    try:
+        text = decoder.decode(block)
+    except UnicodeDecodeError:
+        return ""
+    found = re.search(r"\w*[^\x00-\x7f]\w*", text) if before is None and not block.isascii() else None
+    return found[0][:30] if found else before
 
 
 def _first_record(block: bytes, dialect: Dialect | None) -> bytes:
@@ -252,9 +288,9 @@ def _describe_quote(block: bytes, position: int) -> str:
     )
 
 
-def _describe_invalid(error: UnicodeDecodeError) -> str:
+def _describe_invalid(error: UnicodeDecodeError, encoding: str) -> str:
     example = error.object[max(error.start - 10, 0) : error.start + 10].decode("latin-1")
     return (
-        f"contains invalid {error.encoding.upper()}, near {quoted(example)} (as ISO-8859-1). Set "
+        f"contains invalid {encoding.upper()}, near {quoted(example)} (as ISO-8859-1). Set "
         "source.options.encoding to its encoding, such as ISO-8859-1, or convert it to UTF-8"
     )

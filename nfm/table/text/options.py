@@ -14,7 +14,7 @@ from nfm.contract.errors import ConfigError
 from nfm.contract.messages import shown
 from nfm.contract.reading import Reading
 from nfm.kernels.quotes import Dialect
-from nfm.table.text.files import has_plain_bytes
+from nfm.table.text.files import has_plain_bytes, has_single_bytes
 from nfm.table.text.json_values import Layout
 
 if TYPE_CHECKING:  # workers import this module, and do not need the settings classes
@@ -105,7 +105,12 @@ def value_options(options: Mapping[str, str]) -> dict[str, str]:
 def checked_encoding(options: Mapping[str, str]) -> str | None:
     """Return the encoding of the files; None if each byte is a character, or if Python does not know the encoding."""
     name = python_encoding(options)
-    return None if name is None or name.startswith(("iso8859", "cp125")) else name
+    if name is None or not has_single_bytes(name):
+        return name
+    with suppress(UnicodeDecodeError):  # windows-1252 lacks five: Spark would make U+FFFD of each
+        bytes(range(256)).decode(name)
+        return None
+    return name
 
 
 def python_encoding(options: Mapping[str, str]) -> str | None:
