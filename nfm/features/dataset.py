@@ -17,7 +17,7 @@ from nfm.contract.columns import check_categorical, check_columns, check_key
 from nfm.contract.encoder import Encoding
 from nfm.contract.errors import DataError
 from nfm.contract.publishing.publish import check_replaceable, publish_together
-from nfm.contract.reading import LATEST
+from nfm.contract.reading import LATEST, TIME_FORMATS
 from nfm.contract.schema import DATASET_MARKER, Kind
 from nfm.contract.times.derive import check_derived, learn_kinds
 from nfm.contract.times.derived import Derived, explain_missing
@@ -33,6 +33,7 @@ from nfm.features.split import Split
 from nfm.features.statistics import Distribution
 from nfm.features.times import check_times
 from nfm.table.errors import translate_spark_errors
+from nfm.table.folder_texts import check_folder_texts
 from nfm.table.scan import Scan, open_scan
 from nfm.table.session import TIME_ZONE, read_settings
 
@@ -85,6 +86,8 @@ def prepare(spark: SparkSession, config: Config, growth: Growth | None = None, *
     reading = old.reading if old is not None else LATEST
     if reading is not None:
         reading = reading.with_texts(config.derived, config.source.options)
+        if split.time is not None and not {name.lower() for name in config.source.options} & TIME_FORMATS:
+            reading = replace(reading, untimed=[split.time])
     scan = open_scan(spark, config.source, check_needed, reading, searches=searches)
     label = open_label(columns.label, scan.schema.field(columns.label).type, config.model.task, where)
     zone = columns.time_zone or read_settings(spark)[TIME_ZONE]
@@ -93,6 +96,7 @@ def prepare(spark: SparkSession, config: Config, growth: Growth | None = None, *
         derived = keep_derived(derived, columns.time_zone, old.spec, str(growth.folder))
     schema = check_derived(derived, scan.schema, where)
     kinds = _categorical_kinds(config, schema)
+    check_folder_texts(config.source, scan.read_files, scan.schema, [*columns.key, *kinds])
     _check_other_columns(config, split, schema)
     if growth is not None and old is not None:
         check_task(label.task, old.spec.classes, str(growth.folder))

@@ -20,6 +20,7 @@ from nfm.scoring.health.gates import check_gates
 from nfm.scoring.output import rank_columns
 from nfm.scoring.reasons import reason_columns
 from nfm.scoring.scorer import score_columns
+from nfm.table.folder_texts import AS_TEXTS, check_folder_texts
 from nfm.table.folders import folder_values
 from nfm.table.scan import Scan, open_scan
 
@@ -61,6 +62,8 @@ def open_all(spark: SparkSession, config: Config, searches: bool = True) -> tupl
         _check_made_with(artifact.encoding.spec, source)  # again: the files may be those of a newer dataset
     else:
         _check_folders(artifact.encoding.spec, scan)
+        values = [column for field in artifact.encoding.spec.fields if field.edges is None for column in field.columns]
+        check_folder_texts(source, scan.read_files, scan.schema, [*artifact.encoding.spec.key, *values])
     return artifact, scan, source
 
 
@@ -139,9 +142,7 @@ def _check_folders(spec: Spec, scan: Scan) -> None:
             if text is not None and _read_by_spark(text, type_, column) != text:
                 raise DataError(
                     f"The folder of {path} gives column '{column}' the value {text!r}. Tonight, Spark reads the column "
-                    f"as {type_}, but training read texts, so this value would get the id of another one. Add --spark "
-                    "sql.sources.partitionColumnTypeInference.enabled=false (with spark-submit: --conf "
-                    "spark.sql.sources.partitionColumnTypeInference.enabled=false)."
+                    f"as {type_}, but training read texts, so this value would get the id of another one. {AS_TEXTS}."
                 )
 
 

@@ -9,7 +9,7 @@ from pyspark.sql import SparkSession
 
 from nfm.contract.errors import DataError, NfmError
 from nfm.features.dataset import build
-from tests.features.examples import SCHEMA, config
+from tests.features.examples import SCHEMA, config, dataset_rows
 
 
 def test_a_missing_column_is_an_error_before_any_work(spark: SparkSession, table: Path, tmp_path: Path) -> None:
@@ -128,3 +128,37 @@ def test_a_bag_with_too_few_weights_is_refused(spark: SparkSession, tmp_path: Pa
     with pytest.raises(DataError, match="'w'"):
         build(spark, config(tmp_path, tmp_path / "raw", columns=columns))
     assert not (tmp_path / "dataset").exists()
+
+
+def test_two_folders_that_spark_reads_as_one_number(spark: SparkSession, tmp_path: Path) -> None:
+    for i, shop in enumerate(("7", "007")):
+        rows = spark.createDataFrame([(i, 0), (i + 10, 1)], "id int, label int").coalesce(1)
+        rows.write.parquet(str(tmp_path / "raw" / f"shop={shop}"))
+    columns = {"key": ("id",), "label": "label", "categorical": {"shop": {}}}
+    for scan in ("parquet", "spark"):
+        source = {"path": str(tmp_path / "raw"), "scan": scan}
+        with pytest.raises(DataError, match=r"shop=0*7 gives column 'shop' the value '0*7'.*like '0*7'\. Add --spark"):
+            build(spark, config(tmp_path, tmp_path / "raw", columns=columns, source=source))
+
+
+def test_times_of_csv_are_compared_as_they_are_written(spark: SparkSession, tmp_path: Path) -> None:
+    columns = {"key": ("id",), "label": "label", "categorical": {"colour": {}}}
+    split = {"time": "t", "valid_from": "2024-07-01"}
+
+    def folds(*times: str) -> dict[int, str]:
+        rows = "".join(f"{i},red,{i % 2},{time}\n" for i, time in enumerate(times))
+        (tmp_path / "raw.csv").write_text(f"id,colour,label,t\n{rows}")
+        source = {"path": str(tmp_path / "raw.csv"), "format": "csv"}
+        build(spark, config(tmp_path, tmp_path, source=source, columns=columns, split=split))
+        return {row["id"]: row["fold"] for row in dataset_rows(tmp_path / "dataset")}
+
+    zone = str(spark.conf.get("spark.sql.session.timeZone"))
+    spark.conf.set("spark.sql.session.timeZone", "America/New_York")
+    try:  # 23:30 is in the next month in UTC
+        assert folds("2024-06-30 23:30", "2024-07-01", "2024-01-01") == {0: "train", 1: "valid", 2: "train"}
+        with pytest.raises(DataError, match="only some of its times have a zone offset"):
+            folds("2024-06-30T23:30Z", "2024-07-01T00:30", "2024-01-01T00:00")
+    finally:
+        spark.conf.set("spark.sql.session.timeZone", zone)
+    with pytest.raises(DataError, match=r"'2024-7-4' is not an ISO 8601 date or time.*split\.format"):
+        folds("2024-7-4", "2024-12-01", "2024-01-01")

@@ -1,0 +1,95 @@
+"""Check that values in the names of folders, such as shop=007, stay different values when Spark reads them."""
+
+import math
+import re
+from collections import defaultdict
+from collections.abc import Collection, Iterable
+from decimal import Decimal, InvalidOperation
+from pathlib import PurePosixPath
+from typing import TYPE_CHECKING
+from urllib.parse import unquote
+
+import pyarrow as pa
+
+from nfm.contract.errors import DataError
+from nfm.contract.messages import quoted
+from nfm.contract.values import kind_of
+from nfm.table.splits import File
+
+if TYPE_CHECKING:
+    from nfm.config.settings import Source
+
+_BEYOND_ASCII = re.compile(r"%[89A-Fa-f][0-9A-Fa-f]")  # pyarrow escapes bytes of UTF-8; Spark only ASCII characters
+AS_TEXTS = (
+    "Add --spark sql.sources.partitionColumnTypeInference.enabled=false (with spark-submit: --conf "
+    "spark.sql.sources.partitionColumnTypeInference.enabled=false)"
+)
+
+
+def check_folder_texts(source: "Source", files: Iterable[File], schema: pa.Schema, columns: Collection[str]) -> None:
+    """Check the folders of a table's files.
+
+    Args:
+        source: The table.
+        files: Its files.
+        schema: The types in which its columns are read.
+        columns: Columns whose texts are values: keys and those of fields.
+
+    Raises:
+        DataError: a name has escapes that Spark misreads, or becomes a number that is more or less than its text.
+    """
+    if str(source.options.get("recursiveFileLookup", "")).lower() == "true":  # then folders have no values
+        return
+    found = _find_texts(files)
+    read = {column.lower() for column in columns}
+    read |= {name for name in found if name in (source.where or "").lower()}
+    for name in sorted(read & found.keys()):
+        for text, folder in found[name].items():
+            if _BEYOND_ASCII.search(text):
+                wrong, right = unquote(text, encoding="latin-1"), unquote(text, errors="replace")
+                raise DataError(
+                    f"{folder} has escaped bytes in its name, as pyarrow and pandas write it: Spark would read "
+                    f"{quoted(wrong)} instead of {quoted(right)}. Rename the folder to {name}={right} (pyarrow writes "
+                    "such names with segment_encoding='none'), or write the table with Spark."
+                )
+    for column in dict.fromkeys(columns):
+        if column.lower() in found and column in schema.names and column not in source.types and source.table is None:
+            _check_numbers(column, schema.field(column).type, found[column.lower()])
+
+
+def _find_texts(files: Iterable[File]) -> dict[str, dict[str, str]]:
+    """Return the texts in the folders' names as they are written, with a folder of each, by column in lower case."""
+    found = defaultdict[str, dict[str, str]](dict)
+    for folder in {str(PurePosixPath(file.path).parent) for file in files}:
+        seen = set[str]()
+        for part in reversed(PurePosixPath(folder).parts):
+            name, equals, text = part.partition("=")
+            name = unquote(name, encoding="latin-1").lower()
+            if equals and name not in seen:
+                found[name].setdefault(text, folder)
+                seen.add(name)
+    return found
+
+
+def _check_numbers(column: str, type_: pa.DataType, texts: dict[str, str]) -> None:
+    """Raise DataError if Spark reads texts as numbers, and a number does not determine its text."""
+    if kind_of(type_) != "number":
+        return
+    same: dict[Decimal | float, str] = {}
+    for escaped, folder in sorted(texts.items()):
+        text = unquote(escaped, encoding="latin-1")
+        try:
+            exact = Decimal(text.strip().rstrip("dDfF") if text.strip()[-1:].isalpha() else text.strip())
+        except InvalidOperation:  # the name of null
+            continue
+        if not exact.is_finite():
+            continue
+        value = float(exact) if pa.types.is_floating(type_) else exact
+        other = same.setdefault(value, text)
+        is_lost = math.isinf(value) or (exact == exact.to_integral_value() and exact != Decimal(value))
+        if other != text or is_lost or text.strip()[-1].isalpha():
+            also = f", like {quoted(other)}" if other != text else ""
+            raise DataError(
+                f"{folder} gives column '{column}' the value {quoted(text)}. Spark reads the column as {type_}, and "
+                f"this value as {value:g}{also}. {AS_TEXTS} to read texts, or rename the folder."
+            )
