@@ -368,3 +368,30 @@ def test_doubled_quotes_where_the_escape_is_another_character(spark: SparkSessio
 def test_json_on_several_lines_names_the_option(spark: SparkSession, tmp_path: Path, text: str) -> None:
     (tmp_path / "a.json").write_text(text)
     assert "multiLine: true" in refused(spark, tmp_path, format="json")
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "found"),
+    [
+        ('["a", "b"]', '"a"', r"""'["a", "b"]'"""),
+        ('"a"', '{"n": "a"}', r"""'{"n": "a"}'"""),
+        ("7", "[]", "'[]'"),
+    ],
+)
+def test_arrays_of_json_do_not_become_texts(
+    spark: SparkSession, tmp_path: Path, first: str, second: str, found: str
+) -> None:
+    for i, value in enumerate((first, second)):
+        (tmp_path / f"{i}.json").write_text(f'{{"id": {i}, "city": {value}}}\n{{"id": {i + 10}}}\n')
+    message = refused(spark, tmp_path, "id", "city", format="json")
+    assert "Column 'city'" in message and found in message and "source.types: {city: string}" in message
+    assert len(rows(spark, tmp_path, "id", "city", format="json", types={"city": "string"})) == 4
+    assert len(rows(spark, tmp_path, "id", format="json")) == 4  # the column is not read
+    learned = Reading("json", {}, {"id": "bigint", "city": "string"})  # texts in training
+    (tmp_path / f"{int(first.startswith('['))}.json").unlink()
+    assert "Column 'city'" in refused(spark, tmp_path, "id", "city", format="json", reading=learned)
+
+
+def test_strings_of_json_that_look_like_arrays(spark: SparkSession, tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text('{"id": 1, "city": "[a"}\n{"id": 2, "city": " {b}"}\n{"id": 3}\n')
+    assert rows(spark, tmp_path, "id", "city", format="json") == to_texts([(1, "[a"), (2, " {b}"), (3, None)])

@@ -21,6 +21,7 @@ from nfm.table.spark import column, load
 from nfm.table.store import uri_to_path
 from nfm.table.text.convert import FORMATS, convert, is_changed, rule, text_type
 from nfm.table.text.groups import Group, load_files
+from nfm.table.text.json_nested import looks_nested
 from nfm.table.text.options import BAD_ROW
 
 if TYPE_CHECKING:
@@ -48,6 +49,10 @@ class Raw(NamedTuple):
         """Return the type of a column."""
         return self.folders[name] if name in self.folders else self.types[name]
 
+    def is_plain_text(self, name: str) -> bool:
+        """Return whether a column of the files has texts, without the user having set this type."""
+        return name not in self.folders and name not in self.source.types and self.types[name] == T.StringType()
+
     def convert(self, name: str) -> Column:
         """Return a column in its type; null where that would change a value."""
         return convert(column(name), self.type_of(name), self._source_of(name)) if self.is_exact else column(name)
@@ -73,6 +78,7 @@ class Checked(NamedTuple):
     bad: int  # rows that do not fit the number or the types of the columns
     example: str  # one of them, and what to do about it, as the start of a sentence
     texts: Mapping[str, str]  # columns whose inferred type would change a text: with an example
+    nested: Sequence[str]  # columns of texts that may contain arrays or objects of JSON
 
 
 def infer_types(spark: SparkSession, source: "Source", groups: Iterable[Group]) -> dict[str, str]:
@@ -182,7 +188,9 @@ def check_rows(spark: SparkSession, raw: Raw, used: Sequence[str], doubtful: Map
         F.when(F.col(flags[name]), F.struct(_FILE, F.lit(name).alias("name"), texts[name].alias("text")))
         for name in fixed
     )
+    may_nest = [] if raw.source.format != "json" else [name for name in used if raw.is_plain_text(name)]
     result: Any = rows.agg(
+        F.array(*(F.max(looks_nested(column(name))) for name in may_nest)),
         F.count(F.lit(1)),
         F.count_if(bad),
         F.min(F.when(broken, F.struct(_FILE, BAD_ROW))),
@@ -190,13 +198,15 @@ def check_rows(spark: SparkSession, raw: Raw, used: Sequence[str], doubtful: Map
         F.array(*(F.count(column(name)) for name in used)),  # Spark parses only columns that the query needs
         *(F.min(F.when(~broken, texts[name])) for name in inferred),
     ).first()
+    nested = [name for name, is_nested in zip(may_nest, result[0] or (), strict=True) if is_nested]
+    result = result[1:]
     changed = {name: text for name, text in zip(inferred, result[5:], strict=True) if text is not None}
     example = ""
     if result[2]:
         example = _describe_row(raw, *result[2])
     elif result[3]:
         example = _describe_value(raw, *result[3])
-    return Checked(result[0], result[1], example, changed)
+    return Checked(result[0], result[1], example, changed, nested)
 
 
 def refuse_bad_rows(source: "Source", checked: Checked) -> None:

@@ -26,6 +26,7 @@ from nfm.table.store import uri_to_path
 from nfm.table.table_formats import refuse_files
 from nfm.table.text.convert import GroupedDouble, Numeral, Rounded, parse_types, text_type
 from nfm.table.text.groups import Group, group_files, select_files
+from nfm.table.text.json_nested import refuse_nested
 from nfm.table.text.options import resolve_options, value_options
 from nfm.table.text.rows import Raw, check_rows, find_doubtful, infer_types, read_groups, refuse_bad_rows
 
@@ -92,6 +93,7 @@ def open_text_table(
     raw = Raw(source, groups, types, parse_types(folders), strict, is_exact=reading is not None)
     checked = check_rows(spark, raw, used, doubtful)
     refuse_bad_rows(source, checked)
+    refuse_nested(spark, source, before, checked.nested)
     why = _describe_texts(source, checked.texts) if checked.texts else ""
     if why:
         types = {name: text_type(type_) if name in checked.texts else type_ for name, type_ in types.items()}
