@@ -14,7 +14,7 @@ from nfm.contract.errors import DataError
 from nfm.contract.messages import CORRECT_ROWS, quoted
 from nfm.contract.schema import FOLDS, RATE_PARTS
 from nfm.contract.values import dictionary_indices, encode_dictionary
-from nfm.features.times import FoldTimes, parse_bound, read_times
+from nfm.features.times import FoldTimes, check_integers, parse_bound, read_times
 
 LEFT_OUT = -1  # fold of a negative that split.negative_rate leaves out of the train fold
 _NEGATIVES_SEED = 0x9E6A  # makes the choice of negatives independent of the choice of folds
@@ -110,6 +110,7 @@ def _hash_position(columns: Iterable[pa.Array], seed: int) -> NDArray[np.float64
 
 def _assign_by_time(split: Split, column: str, values: pa.Array, seen: FoldTimes | None) -> NDArray[np.int8]:
     times = read_times(values, column, split.format)
+    check_integers(times, split.bounds, column)
     folds = np.zeros(len(times), np.int8)
     for fold, bound in enumerate(split.bounds, start=1):
         if bound is not None:

@@ -6,11 +6,12 @@ A string is compared by its time, never letter by letter: 07/24/2024 sorts after
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from nfm.contract.arrays import to_arrow, to_numpy
@@ -21,6 +22,7 @@ from nfm.contract.times.local import parse_iso
 from nfm.contract.values import decode_dictionary, encode_dictionary, kind_of
 
 TIMES = pa.list_(pa.struct([("fold", pa.int8()), ("kind", pa.string()), ("first", pa.int64()), ("last", pa.int64())]))
+_FIRST_SECONDS = 10**8  # an integer bound from here on can be a time since 1970, in any unit
 _NAIVE, _INSTANT = pa.timestamp("us"), pa.timestamp("us", "UTC")
 _ADJACENT = re.compile(r"%[dmyYHIMSj]%[dmyYHIMSjf]")  # numbers without a separator
 _KINDS = {pa.int64(): "integer", pa.date32(): "D", _NAIVE: "us", _INSTANT: "us UTC"}
@@ -124,6 +126,47 @@ def _is_year_last(bound: int) -> bool:
         except ValueError:
             pass
     return False
+
+
+def check_integers(times: pa.Array, bounds: Iterable[str | int | None], column: str) -> None:
+    """Raise DataError if the (N,) integers are not all in the form of an integer bound: 20240701, or seconds."""
+    for bound in bounds:
+        if not isinstance(bound, int) or not pa.types.is_integer(times.type):
+            continue
+        distinct = pc.unique(times)
+        if _is_date(bound, 2100):
+            wrong = next((time for time in distinct.to_pylist() if not _is_date(time, 9999)), None)
+            problem = "is a date in the form 20261031. Write all of them in this form; if they are not dates, choose a "
+            problem += "bound that is not one"
+        else:
+            wrong = _find_other_unit(to_numpy(distinct), bound)
+            problem = "seems to be in another unit, such as seconds beside milliseconds. Write all of them in one unit"
+        if wrong is not None:
+            raise DataError(
+                f"Column '{column}' decides the fold (split.time) and has the integer {wrong}, but the bound {bound} "
+                f"{problem}. source.where can leave rows out."
+            )
+
+
+def _is_date(number: int, last_year: int) -> bool:
+    """Return whether an integer is a date in the form 20261031, from the year 1900 on."""
+    try:
+        return 1900 <= number // 10_000 <= last_year and bool(date(number // 10_000, number // 100 % 100, number % 100))
+    except ValueError:
+        return False
+
+
+def _find_other_unit(times: NDArray[np.int64], bound: int) -> int | None:
+    """Return a time that would be near the bound if one of them were in a unit 1000, 10⁶ or 10⁹ times as small."""
+    if bound < _FIRST_SECONDS:
+        return None
+    ratio = times.astype(np.float64) / bound
+    near = np.zeros(len(times), np.bool_)
+    for factor in (1e3, 1e6, 1e9):
+        near |= (ratio > factor / 3) & (ratio < factor * 3)
+        if bound >= 1000 * _FIRST_SECONDS:
+            near |= (ratio > 1 / factor / 3) & (ratio < 3 / factor)
+    return int(times[near.argmax()]) if near.any() else None
 
 
 def parse_bound(bound: str | int, type_: pa.DataType, column: str, shown_type: pa.DataType | None = None) -> Any:

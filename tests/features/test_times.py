@@ -44,6 +44,43 @@ def test_a_fold_starts_at_its_bound(format_: str | None, texts: list[Any]) -> No
     assert folds(texts, format_) == [0, 1, 1, 2]
 
 
+@pytest.mark.parametrize(
+    ("bound", "times", "wrong"),
+    [
+        (20240801, [20240731, 202407], "202407"),
+        (20240801, [20240731, 0], "0"),
+        (20240801, [20240731, 1722384000], "1722384000"),
+        (20240801, [20240731, 20240832], "20240832"),
+        (20240801, [20240731, 7312024], "7312024"),
+        (1722470400, [1722384000, 1722384000000], "1722384000000"),
+        (1722470400000, [1722384000, 1722384000000], "1722384000"),
+        (1722470400000, [1722384000000, 1722384000000000000], "1722384000000000000"),
+    ],
+)
+def test_integers_in_two_forms_are_refused(bound: int, times: list[int], wrong: str) -> None:
+    split = replace(BY_DAY, valid_from=bound, test_from=None)
+    with pytest.raises(
+        DataError, match=rf"'t' decides the fold .*has the integer {wrong}, but the bound {bound} (is|seems)"
+    ):
+        assign_folds(split, pa.record_batch({"t": pa.array(times)}), np.zeros(2, np.bool_))
+
+
+@pytest.mark.parametrize(
+    ("bound", "times"),
+    [
+        (20240801, [19991231, 20240801, 99991231]),
+        (20240800, [1, 20240800, 2**40]),  # not a date: any counter
+        (1722470400, [0, -86400, 1722384, 1722470400, 4102444800]),
+        (1722470400000, [0, 86400000, 1722470400000]),
+        (2024, [1999, 2024, 20240801]),
+    ],
+)
+def test_integers_that_may_be_in_one_form(bound: int, times: list[int]) -> None:
+    split = replace(BY_DAY, valid_from=bound, test_from=None)
+    found = assign_folds(split, pa.record_batch({"t": pa.array(times)}), np.zeros(len(times), np.bool_))
+    assert found.tolist() == [int(time >= bound) for time in times]
+
+
 def test_every_form_gives_the_folds_of_the_dates() -> None:
     rng = random.Random(1)
     days = [date(2023, 11, 1) + timedelta(rng.randrange(600)) for _ in range(300)]
@@ -102,10 +139,12 @@ def test_bounds_that_do_not_fit_the_column_are_refused(
         check_times("t", type_, format_, [bound])
 
 
-@pytest.mark.parametrize("bound", [20240801, 17, 1722470400, 202408])
-def test_integers_that_sort_by_time_are_accepted(bound: int) -> None:
+@pytest.mark.parametrize(
+    ("before", "bound"), [(20240731, 20240801), (16, 17), (1722470399, 1722470400), (202407, 202408)]
+)
+def test_integers_that_sort_by_time_are_accepted(before: int, bound: int) -> None:
     check_times("t", pa.int64(), None, [bound])
-    batch = pa.record_batch({"t": pa.array([bound - 1, bound])})
+    batch = pa.record_batch({"t": pa.array([before, bound])})
     split = replace(BY_TIME, valid_from=bound)
     assert assign_folds(split, batch, np.zeros(2, np.bool_)).tolist() == [0, 1]
 
