@@ -3,9 +3,10 @@
 import math
 import re
 from collections import defaultdict
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from decimal import Decimal, InvalidOperation
-from pathlib import PurePosixPath
+from fnmatch import fnmatchcase
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 from urllib.parse import unquote
 
@@ -15,6 +16,7 @@ from nfm.contract.errors import DataError
 from nfm.contract.messages import quoted
 from nfm.contract.values import kind_of
 from nfm.table.splits import File
+from nfm.table.store import is_in_store, uri_to_path
 
 if TYPE_CHECKING:
     from nfm.config.settings import Source
@@ -40,7 +42,7 @@ def check_folder_texts(source: "Source", files: Iterable[File], schema: pa.Schem
     """
     if str(source.options.get("recursiveFileLookup", "")).lower() == "true":  # then folders have no values
         return
-    found = _find_texts(files)
+    found = _find_texts(source, files)
     read = {column.lower() for column in columns}
     read |= {name for name in found if name in (source.where or "").lower()}
     for name in sorted(read & found.keys()):
@@ -57,18 +59,29 @@ def check_folder_texts(source: "Source", files: Iterable[File], schema: pa.Schem
             _check_numbers(column, schema.field(column).type, found[column.lower()])
 
 
-def _find_texts(files: Iterable[File]) -> dict[str, dict[str, str]]:
+def _find_texts(source: "Source", files: Iterable[File]) -> dict[str, dict[str, str]]:
     """Return the texts in the folders' names as they are written, with a folder of each, by column in lower case."""
     found = defaultdict[str, dict[str, str]](dict)
     for folder in {str(PurePosixPath(file.path).parent) for file in files}:
         seen = set[str]()
-        for part in reversed(PurePosixPath(folder).parts):
+        for part in reversed(_parts_below(source, folder)):
             name, equals, text = part.partition("=")
             name = unquote(name, encoding="latin-1").lower()
             if equals and name not in seen:
                 found[name].setdefault(text, folder)
                 seen.add(name)
     return found
+
+
+def _parts_below(source: "Source", folder: str) -> Sequence[str]:
+    """Return the names of folders in which Spark looks for values: below the paths of the source, or its base path."""
+    parts = PurePosixPath(folder).parts
+    for base in [source.options.get("basePath")] if "basePath" in source.options else source.paths:
+        path = uri_to_path(str(base))
+        patterns = PurePosixPath(path if is_in_store(path) else Path(path).absolute()).parts
+        if len(patterns) <= len(parts) and all(map(fnmatchcase, parts, patterns)):
+            return parts[len(patterns) :]
+    return parts
 
 
 def _check_numbers(column: str, type_: pa.DataType, texts: dict[str, str]) -> None:

@@ -13,7 +13,7 @@ from nfm.table.splits import File
 
 def check(names: list[str], type_: pa.DataType, columns: tuple[str, ...] = ("shop",), **source: Any) -> None:
     files = [File(f"/raw/{name}/part.parquet", 1, 0) for name in names]
-    check_folder_texts(Source(path="/raw", **source), files, pa.schema([("shop", type_)]), columns)
+    check_folder_texts(Source(**{"path": "/raw", **source}), files, pa.schema([("shop", type_)]), columns)
 
 
 @pytest.mark.parametrize(
@@ -50,3 +50,13 @@ def test_escaped_bytes() -> None:
     check(["shop=Zürich", "shop=a%20b%2Fc"], pa.string())  # as Spark writes
     check(["city=Z%C3%BCrich"], pa.string())
     check(["shop=Z%C3%BCrich"], pa.string(), options={"recursiveFileLookup": True})
+
+
+def test_folders_that_are_paths_of_the_source() -> None:
+    # Spark takes no values from them, so the column is in the files.
+    check(["shop=007", "shop=7"], pa.int32(), path=("/raw/shop=007", "file:///raw/shop=7"))
+    check(["shop=007", "shop=7"], pa.int32(), path="/raw/shop=*")
+    with pytest.raises(DataError, match="'shop'"):
+        check(["shop=007", "shop=7"], pa.int32(), path="/raw/shop=*", options={"basePath": "/raw"})
+    with pytest.raises(DataError, match="'shop'"):
+        check(["a/shop=007", "b/shop=7"], pa.int32(), path=("/raw/a", "/raw/b"))

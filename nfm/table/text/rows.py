@@ -81,8 +81,13 @@ class Checked(NamedTuple):
     nested: Sequence[str]  # columns of texts that may contain arrays or objects of JSON
 
 
-def infer_types(spark: SparkSession, source: "Source", groups: Iterable[Group]) -> dict[str, str]:
-    """Return the types of the columns that Spark infers from all rows of all files, in Spark's SQL."""
+def infer_types(
+    spark: SparkSession, source: "Source", groups: Iterable[Group], untimed: Iterable[str]
+) -> dict[str, str]:
+    """Return the types of the columns that Spark infers from all rows of all files, in Spark's SQL.
+
+    `untimed`: columns that are texts if Spark infers timestamps.
+    """
     found = list[tuple[Group, Mapping[str, str]]]()
     for group in groups:
         inferred = [] if group.types else load_files(spark, source, group.uris, group.options, infers=True).dtypes
@@ -95,7 +100,7 @@ def infer_types(spark: SparkSession, source: "Source", groups: Iterable[Group]) 
         for name, type_ in inferred_types.items():
             if name not in empty:
                 types[name] = _common_type(types.get(name, type_), type_)
-    return types
+    return types | {name: "string" for name in untimed if types.get(name) == "timestamp"}
 
 
 def _find_empty(spark: SparkSession, source: "Source", group: Group, names: Sequence[str]) -> set[str]:
