@@ -15,7 +15,7 @@ from pyspark.sql import types as T
 
 from nfm.contract.errors import DataError
 from nfm.contract.messages import quoted
-from nfm.contract.reading import MORE_THAN_A_DOUBLE, MORE_THAN_A_NUMBER
+from nfm.contract.reading import MORE_THAN_A_DOUBLE, MORE_THAN_A_NUMBER, Reading
 from nfm.table.corrupt import file_path_column, to_metadata_path
 from nfm.table.spark import column, load
 from nfm.table.store import uri_to_path
@@ -82,11 +82,11 @@ class Checked(NamedTuple):
 
 
 def infer_types(
-    spark: SparkSession, source: "Source", groups: Iterable[Group], untimed: Iterable[str]
+    spark: SparkSession, source: "Source", groups: Iterable[Group], reading: Reading | None
 ) -> dict[str, str]:
     """Return the types of the columns that Spark infers from all rows of all files, in Spark's SQL.
 
-    `untimed`: columns that are texts if Spark infers timestamps.
+    Columns that the reading calls `untimed` are texts if Spark infers timestamps.
     """
     found = list[tuple[Group, Mapping[str, str]]]()
     for group in groups:
@@ -100,7 +100,7 @@ def infer_types(
         for name, type_ in inferred_types.items():
             if name not in empty:
                 types[name] = _common_type(types.get(name, type_), type_)
-    return types | {name: "string" for name in untimed if types.get(name) == "timestamp"}
+    return types | {name: "string" for name in (reading.untimed if reading else ()) if types.get(name) == "timestamp"}
 
 
 def _find_empty(spark: SparkSession, source: "Source", group: Group, names: Sequence[str]) -> set[str]:

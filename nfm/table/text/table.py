@@ -81,8 +81,7 @@ def open_text_table(
     _check_types(spark, source, [*folders, *names])
     infers = source.options.get("inferschema") == "true" or source.format != "csv"
     used = _find_used(source, groups, needed, names, folders)
-    untimed = reading.untimed if reading is not None else ()
-    inferred = infer_types(spark, source, groups, untimed) if infers and not {*used} <= {*known, *folders} else {}
+    inferred = infer_types(spark, source, groups, reading) if infers and not {*used} <= {*known, *folders} else {}
     # Spark finds the values of JSON by their names, so the schema needs no other columns.
     read = names if source.format == "csv" else [name for name in used if name not in folders]
     types = parse_types({name: known.get(name) or inferred.get(name, "string") for name in read})
