@@ -14,14 +14,13 @@ from nfm.contract.artifact import Artifact
 from nfm.contract.columns import check_columns, check_key
 from nfm.contract.errors import ConfigError, DataError
 from nfm.contract.schema import DATASET_MARKER, Spec, key_name
-from nfm.contract.values import canonical_text, kind_of
+from nfm.contract.values import kind_of
 from nfm.scoring.formats import check_installed, check_output, partition_columns, unsupported
 from nfm.scoring.health.gates import check_gates
 from nfm.scoring.output import rank_columns
 from nfm.scoring.reasons import reason_columns
 from nfm.scoring.scorer import score_columns
-from nfm.table.folder_texts import AS_TEXTS, check_folder_texts
-from nfm.table.folders import folder_values
+from nfm.table.folder_texts import check_folder_texts, check_trained_texts
 from nfm.table.scan import Scan, open_scan
 
 
@@ -61,9 +60,11 @@ def open_all(spark: SparkSession, config: Config, searches: bool = True) -> tupl
     if settings.encoded:
         _check_made_with(artifact.encoding.spec, source)  # again: the files may be those of a newer dataset
     else:
-        _check_folders(artifact.encoding.spec, scan)
-        values = [column for field in artifact.encoding.spec.fields if field.edges is None for column in field.columns]
-        check_folder_texts(source, scan.read_files, scan.schema, [*artifact.encoding.spec.key, *values])
+        spec, files = artifact.encoding.spec, scan.read_files
+        fields = [field for field in spec.fields if field.edges is None]
+        kinds = {column: kind for field in fields for column, kind in zip(field.columns, field.kinds, strict=True)}
+        check_folder_texts(source, files, scan.schema, [*spec.key, *kinds])
+        check_trained_texts(source, files, scan.schema, [name for name, kind in kinds.items() if kind == "text"])
     return artifact, scan, source
 
 
@@ -124,36 +125,6 @@ def _needed(artifact: Artifact, config: Config, source: Source, table: pa.Schema
                 f"{accepted}. Cast it in a view, or remove it from score.columns."
             )
     return [*columns, *model_inputs(spec, settings.encoded)]
-
-
-def _check_folders(spec: Spec, scan: Scan) -> None:
-    """Check that Spark reads no number or date from a folder's name where training read another text.
-
-    Spark chooses one type for all folders: shop=007 is a text beside shop=x, and the number 7 beside shop=8.
-    """
-    fields = [field for field in spec.fields if field.edges is None and field.vocabulary is not None]
-    trained = {column: kind for field in fields for column, kind in zip(field.columns, field.kinds, strict=True)}
-    for column in (name for name in scan.schema.names if trained.get(name) == "text"):
-        type_ = scan.schema.field(column).type
-        if kind_of(type_) in (None, "text"):
-            continue
-        folders = {folder_values(file.path, [column]): file.path for file in scan.read_files}
-        for (text,), path in ((values, path) for values, path in folders.items() if values is not None):
-            if text is not None and _read_by_spark(text, type_, column) != text:
-                raise DataError(
-                    f"The folder of {path} gives column '{column}' the value {text!r}. Tonight, Spark reads the column "
-                    f"as {type_}, but training read texts, so this value would get the id of another one. {AS_TEXTS}."
-                )
-
-
-def _read_by_spark(text: str, type_: pa.DataType, column: str) -> str | None:
-    """Return the canonical text of the value that Spark reads from this text as this type."""
-    try:
-        values = pa.array([text]).cast(type_)
-    except pa.ArrowInvalid:
-        return None  # Spark accepts other spellings, such as 2026-1-5 or a sign, whose canonical text differs
-    canonical: str | None = canonical_text(values, kind_of(type_) or "text", column)[0].as_py()
-    return canonical
 
 
 def _check_made_with(spec: Spec, source: Source) -> None:

@@ -14,7 +14,8 @@ import pyarrow as pa
 
 from nfm.contract.errors import DataError
 from nfm.contract.messages import quoted
-from nfm.contract.values import kind_of
+from nfm.contract.values import canonical_text, kind_of
+from nfm.table.folders import NULL_FOLDER
 from nfm.table.splits import File
 from nfm.table.store import is_in_store, uri_to_path
 
@@ -40,8 +41,6 @@ def check_folder_texts(source: "Source", files: Iterable[File], schema: pa.Schem
     Raises:
         DataError: a name has escapes that Spark misreads, or becomes a number that is more or less than its text.
     """
-    if str(source.options.get("recursiveFileLookup", "")).lower() == "true":  # then folders have no values
-        return
     found = _find_texts(source, files)
     read = {column.lower() for column in columns}
     read |= {name for name in found if name in (source.where or "").lower()}
@@ -59,9 +58,40 @@ def check_folder_texts(source: "Source", files: Iterable[File], schema: pa.Schem
             _check_numbers(column, schema.field(column).type, found[column.lower()])
 
 
+def check_trained_texts(source: "Source", files: Iterable[File], schema: pa.Schema, columns: Collection[str]) -> None:
+    """Check that Spark reads the texts of folders as training did, where training read texts in these columns.
+
+    Spark chooses one type for all folders: shop=007 is a text beside shop=x, and the number 7 beside shop=8.
+    """
+    found = _find_texts(source, files)
+    for column in columns:
+        if column.lower() not in found or column not in schema.names:
+            continue
+        type_ = schema.field(column).type
+        for escaped, folder in found[column.lower()].items() if kind_of(type_) not in (None, "text") else ():
+            text = unquote(escaped, encoding="latin-1")
+            if text != NULL_FOLDER and _canonical(text, type_, column) != text:
+                raise DataError(
+                    f"{folder} gives column '{column}' the value {quoted(text)}. Tonight, Spark reads the column as "
+                    f"{type_}, but training read texts, so this value would get the id of another one. {AS_TEXTS}."
+                )
+
+
+def _canonical(text: str, type_: pa.DataType, column: str) -> str | None:
+    """Return the canonical text of the value that Spark reads from a folder's text as this type."""
+    try:
+        values = pa.array([text]).cast(type_)
+    except pa.ArrowInvalid:
+        return None  # Spark accepts other spellings, such as 2026-1-5 or a sign, whose canonical text differs
+    canonical: str | None = canonical_text(values, kind_of(type_) or "text", column)[0].as_py()
+    return canonical
+
+
 def _find_texts(source: "Source", files: Iterable[File]) -> dict[str, dict[str, str]]:
     """Return the texts in the folders' names as they are written, with a folder of each, by column in lower case."""
     found = defaultdict[str, dict[str, str]](dict)
+    if str(source.options.get("recursiveFileLookup", "")).lower() == "true":  # then folders have no values
+        return found
     for folder in {str(PurePosixPath(file.path).parent) for file in files}:
         seen = set[str]()
         for part in reversed(_parts_below(source, folder)):

@@ -17,7 +17,7 @@ from nfm.table.write import Writer
 
 _ESCAPED = re.compile(r"""[\x01-\x1f\x7f"#%'*/:=?\\{\[\]^]""")  # the characters that Spark escapes
 _MAX_NAME_BYTES = 200
-_NULL_FOLDER = "__HIVE_DEFAULT_PARTITION__"  # Spark's name for the partition of null
+NULL_FOLDER = "__HIVE_DEFAULT_PARTITION__"  # Spark's name for the partition of null
 NO_FOLDER = -1
 
 
@@ -46,7 +46,7 @@ def add_by_folder(
     for name, values in partitions.items():
         encoded, folder_values = _folder_values(values, name)
         texts = folder_values.to_pylist()
-        subfolders = [f"{_escape(name, key)}={_escape(text, key) if text else _NULL_FOLDER}" for text in [*texts, None]]
+        subfolders = [f"{_escape(name, key)}={_escape(text, key) if text else NULL_FOLDER}" for text in [*texts, None]]
         kept = code >= 0
         n = len(subfolders)
         combined = np.where(kept, code * n + dictionary_indices(encoded), NO_FOLDER)
@@ -68,7 +68,7 @@ def folder_values(path: str, names: Sequence[str]) -> tuple[str | None, ...] | N
             values.setdefault(unquote(name, encoding="latin-1").lower(), unquote(text, encoding="latin-1"))
     if not all(name.lower() in values for name in names):
         return None
-    return tuple(None if values[n.lower()] == _NULL_FOLDER else values[n.lower()] for n in names)
+    return tuple(None if values[n.lower()] == NULL_FOLDER else values[n.lower()] for n in names)
 
 
 def _folder_values(values: pa.Array, name: str) -> tuple[pa.DictionaryArray, pa.Array]:
