@@ -164,7 +164,7 @@ def train(config: Configuration) -> TrainResult:
         trained.metrics,
         trained.fingerprint,
         time.monotonic() - started,
-        summary(config, trained),
+        summary(trained),
     )
 
 

@@ -40,6 +40,7 @@ from nfm.training.result import Fitted
 from nfm.training.step import Measure, Step, make_measure, make_step
 from nfm.training.tables import TableReader
 from nfm.training.unit import Unit
+from nfm.training.unknown import compute_shares
 
 log = logging.getLogger(__name__)
 
@@ -151,7 +152,7 @@ def _prepare(
         dependencies["the last epoch"] = last_epoch
     settings = settings.model_copy(update={"batch_size": folds["train"].even(settings.batch_size)})
     network = Network(spec, model, settings, folds["train"].rows * settings.epochs)
-    rates = None
+    shares, rates = compute_shares(spec, settings.unknown_dropout, folds["train"]), None
     if (described := describe(spec, model)).rates:
         rates = compute_rates(spec, described, labels, folds["train"])
         weights = weights._replace(rates=rates.table_RPC[:, -1].copy())
@@ -166,7 +167,7 @@ def _prepare(
         folder,
         dependencies,
         optimizer,
-        make_step(spec, model, settings, reader, network, optimizer),
+        make_step(spec, model, settings, reader, network, optimizer, shares),
         make_measure(TableReader(spec, evaluated.tables, rates=rates), network, evaluated),
         labels,
         last_epoch,

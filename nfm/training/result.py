@@ -6,6 +6,7 @@ from typing import Any
 
 import keras
 
+from nfm.config.settings import Config
 from nfm.contract.profile import Profile
 from nfm.contract.schema import Spec
 from nfm.training.metrics.tally import Tally
@@ -32,6 +33,7 @@ class Fitted:
 class Trained:
     """A fitted model with the metrics and statistics that are saved and reported with it."""
 
+    config: Config  # with the defaults for this dataset
     spec: Spec
     statistics: Mapping[str, Any]  # statistics.json of the feature job
     fitted: Fitted

@@ -3,10 +3,8 @@
 from collections.abc import Callable
 
 import numpy as np
-from numpy.typing import NDArray
 
 from nfm.config.train import Model, Train
-from nfm.contract.dataset import Inputs
 from nfm.contract.schema import Spec
 from nfm.kernels.tables import Upstream
 from nfm.training.data.batches import Fold
@@ -17,6 +15,7 @@ from nfm.training.network import Network
 from nfm.training.optimizers import Optimizer
 from nfm.training.tables import TableReader
 from nfm.training.unit import PUBLISHED, Unit
+from nfm.training.unknown import Shares, replace_by_unknown
 
 Step = Callable[[Rows, float, int], float]
 Measure = Callable[..., Tally]
@@ -24,9 +23,24 @@ _FORWARD_ROWS = 1 << 13  # rows of one forward pass
 
 
 def make_step(
-    spec: Spec, model: Model, train: Train, reader: TableReader, network: Network, optimizer: Optimizer
+    spec: Spec,
+    model: Model,
+    train: Train,
+    reader: TableReader,
+    network: Network,
+    optimizer: Optimizer,
+    shares_R: Shares | None = None,
 ) -> Step:
     """Make the function that runs one step: compiled loops for the tables, TensorFlow for the network above them.
+
+    Args:
+        spec: specification of the encoding.
+        model: model settings: the penalties.
+        train: training settings.
+        reader: reader of the tables.
+        network: layers above the pooling.
+        optimizer: optimizer of all weights.
+        shares_R: shares of ids that are replaced (`unknown.compute_shares`); None for no unknown dropout.
 
     Returns:
         Function of (rows, learning rate, number of the step, counted from 1). It returns the weighted sum of
@@ -36,7 +50,9 @@ def make_step(
     penalties = np.array([model.l2.embedding, model.l2.linear])
 
     def step(rows: Rows, rate: float, number: int) -> float:
-        inputs = replace_by_unknown(rows.inputs, spec, train, number) if train.unknown_dropout else rows.inputs
+        inputs = rows.inputs
+        if shares_R is not None:
+            inputs = replace_by_unknown(inputs, spec, train, number, shares_R)
         rows = reader.append_rates(rows._replace(inputs=inputs))
         features = reader.list_features(inputs)
         pooled = reader.pool(features)
@@ -55,38 +71,6 @@ def make_step(
         return derivatives.loss
 
     return step
-
-
-def replace_by_unknown(inputs: Inputs, spec: Spec, train: Train, number: int) -> Inputs:
-    """Replace a random fraction of in-vocabulary ids with out-of-vocabulary ids.
-
-    The same seed and step give the same replacements. Missing and out-of-vocabulary ids stay, as do the ids of fields
-    without a vocabulary.
-
-    Args:
-        inputs: inputs of a batch.
-        spec: specification of the encoding.
-        train: training settings: the fraction (`unknown_dropout`) and the seed.
-        number: number of the step.
-    """
-    random = np.random.Generator(np.random.Philox([train.seed, number]))
-
-    def replace(ids: NDArray[np.int32], first: NDArray[np.int64], buckets: NDArray[np.int64]) -> NDArray[np.int32]:
-        is_replaced = (random.random(ids.shape, np.float32) < train.unknown_dropout) & (ids >= first)
-        unknown = 1 + random.integers(0, np.iinfo(np.int32).max, ids.shape) % buckets
-        return np.where(is_replaced, unknown, ids).astype(np.int32)
-
-    # Threshold that no id reaches, so hashed and bucketed fields are never replaced.
-    unreachable_id = np.iinfo(np.int32).max
-    first = np.array([f.first_value if f.vocabulary is not None else unreachable_id for f in spec.fields])
-    buckets = np.array([max(f.oov_buckets, 1) for f in spec.fields])
-    single = np.array([f.bag is None for f in spec.fields], bool)
-    ids_BF, bag_rows = replace(inputs.ids_BF, first[single], buckets[single]), inputs.bag_rows
-    if len(bag_rows):
-        field = np.searchsorted(spec.offsets, bag_rows, side="right") - 1
-        start = np.array(spec.offsets, np.int32)[field]
-        bag_rows = start + replace(bag_rows - start, first[field], buckets[field])
-    return inputs._replace(ids_BF=ids_BF, bag_rows=bag_rows)
 
 
 def make_measure(reader: TableReader, network: Network, weights: Weights) -> Measure:

@@ -30,6 +30,7 @@ from nfm.training.fit import EachEpoch, Places, Start, fit
 from nfm.training.metrics.profile import Collector
 from nfm.training.metrics.tally import Tally, make_tally
 from nfm.training.model import build, describe, export
+from nfm.training.recipe import complete
 from nfm.training.report import page as report
 from nfm.training.report import tensorboard
 from nfm.training.report.pairs import strongest_pairs
@@ -53,6 +54,7 @@ def train(config: Config) -> Trained:
     check_replaceable(target, artifact.MARKER)
     with locked(checkpoints):
         encoding, folds = read(config)
+        config = complete(config, folds["train"].rows)
         places = Places(checkpoints, config.below("tensorboard"))
         for name, used in ((FM, config.train.pretrain == "fm"), (REFIT, config.train.refit)):
             if not used:
@@ -146,6 +148,7 @@ def fit_from(
 
     Raises as `choose_start` and `fit.fit` do.
     """
+    config = complete(config, folds["train"].rows)
     start = choose_start(config, spec, folds, places)
     return fit(spec, config.model, config.train, folds, places, start, each_epoch)
 
@@ -196,6 +199,7 @@ def _fit_and_measure(config: Config, spec: Spec, folds: Mapping[str, Fold], plac
         in_float32 = in_float32 if judged == "valid" else refitted_in_float32
     tallies = {fold: of_first.get(fold) or measure(fold, fitted) for fold in FOLDS if folds[fold].rows}
     return Trained(
+        config,
         spec,
         json.loads((config.encoding_folder / "statistics.json").read_text()),
         fitted,

@@ -98,7 +98,7 @@ def record(monkeypatch: pytest.MonkeyPatch) -> Record:
     steps: Record = []
 
     def make_recorded(*arguments: Any) -> Callable[..., float]:
-        step, weights_now = make_step(*arguments), arguments[-1].weights
+        step, weights_now = make_step(*arguments), arguments[5].weights
         steps.append([array.copy() for array in list_arrays(weights_now)])
 
         def recorded(*batch: Any) -> float:

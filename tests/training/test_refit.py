@@ -121,7 +121,7 @@ def test_the_figures_of_the_valid_fold_are_those_of_the_first_training(runs: Run
 
 def test_summary_and_report_say_that_there_were_two_trainings(runs: Runs) -> None:
     best, epochs = runs.refitted.fitted.best_epoch, len(runs.plain.fitted.history["loss"])
-    text = summary(runs.config, runs.refitted)
+    text = summary(runs.refitted)
     assert f"trained again for {best} epochs, the best after {epochs} epochs" in text
     assert (
         "  refit     the model was trained again on the 500 rows of the train and the valid fold; the valid fold's "
@@ -131,9 +131,8 @@ def test_summary_and_report_say_that_there_were_two_trainings(runs: Runs) -> Non
     assert "The metrics of the valid fold are those of the first training’s model" in page
     assert f"Epoch {best} was the best by val_loss. A second training, on the train and the valid fold, had" in page
     assert "The published model was trained on the train and the valid fold" in page
-    plain = runs.config.model_copy(update={"train": runs.config.train.model_copy(update={"refit": False})})
-    assert "  refit  " not in summary(plain, runs.plain)
-    assert f"the weights of epoch {best} after {epochs} epochs" in summary(plain, runs.plain)
+    assert "  refit  " not in summary(runs.plain)
+    assert f"the weights of epoch {best} after {epochs} epochs" in summary(runs.plain)
     page = Path(runs.config.workdir).parent.joinpath("plain/model/report.html").read_text(encoding="utf-8")
     assert "second training" not in page
 

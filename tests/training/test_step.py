@@ -57,7 +57,9 @@ class Trained:
         self._weights = weights_of(model or build_random(spec, form))
         reader, self._network = TableReader(spec, self._weights.tables, 2), Network(spec, form, settings)
         optimizer = Optimizer(settings, self._weights, list(self._network.trained), reader)
-        self._step = make_step(spec, form, settings, reader, self._network, optimizer)
+        share = settings.unknown_dropout
+        shares_R = np.full(spec.rows, share, np.float32) if share else None
+        self._step = make_step(spec, form, settings, reader, self._network, optimizer, shares_R)
 
     def step(self, inputs: Inputs, label: NDArray[Any], weight: NDArray[Any], number: int | None = None) -> float:
         self.number = number or self.number + 1

@@ -1,5 +1,6 @@
 """Plan, network table and summary of the train job."""
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from nfm.training import checkpoint
 from nfm.training.data.batches import Fold
 from nfm.training.metrics.names import METRICS, choose_judged_fold
 from nfm.training.model import build, describe
+from nfm.training.recipe import complete
 from nfm.training.report.page import format_metric
 from nfm.training.report.parameters import count_parameters, list_layers
 from nfm.training.report.verdict import list_warnings
@@ -21,7 +23,8 @@ from nfm.training.warm_start import FM, start_from_model
 
 def plan(config: Config, encoding: Encoding, folds: Mapping[str, Fold]) -> str:
     """Describe what the job would do; raises DataError if the model in `train.init_from` cannot be used."""
-    settings, spec = config.train, encoding.spec
+    config, spec = complete(config, folds["train"].rows), encoding.spec
+    settings = config.train
     parameters = sum(count_parameters(build(spec, config.model)).values())
     rows = ", ".join(f"{fold} {folds[fold].rows:,}" for fold in FOLDS)
     lines = [
@@ -54,6 +57,8 @@ def plan(config: Config, encoding: Encoding, folds: Mapping[str, Fold]) -> str:
 
 def network(config: Config, spec: Spec) -> str:
     """Describe the layers of the network: kind, output shape, parameters."""
+    statistics = json.loads((config.encoding_folder / "statistics.json").read_text())
+    config = complete(config, statistics["rows"]["train"])
     layers = list_layers(build(spec, config.model))
     rows = [("layer", "kind", "output", "parameters")]
     rows += [(layer.name, layer.kind, layer.shape, f"{layer.parameters:,}") for layer in layers]
@@ -83,9 +88,9 @@ def network(config: Config, spec: Spec) -> str:
     )
 
 
-def summary(config: Config, trained: Trained) -> str:
+def summary(trained: Trained) -> str:
     """Describe the trained model: its metrics and the place of its files."""
-    fitted = trained.fitted
+    config, fitted = trained.config, trained.fitted
     epochs = len(fitted.history["loss"])
     kept = "the last weights" if config.train.early_stopping is None else f"the weights of epoch {fitted.best_epoch}"
     if config.train.refit:

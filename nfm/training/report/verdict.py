@@ -69,7 +69,7 @@ def warn_if_overfitting(config: Config, history: Mapping[str, Sequence[float]], 
         f"The validation loss rose from epoch 1 on ({valid[0]:,.4g}, after epoch {len(valid)} {valid[-1]:,.4g}), while "
         f"the train loss fell: the model overfits within an epoch. Lower train.learning_rate (it is "
         f"{train.learning_rate:g}), raise model.pooling_dropout (it is {model.pooling_dropout:g}) and "
-        f"model.hidden_dropout (it is {model.hidden_dropout:g}), or set model.l2.embedding (it is "
+        f"model.hidden_dropout (it is {model.hidden_dropout:g}), or raise model.l2.embedding (it is "
         f"{model.l2.embedding:g})."
     )
 

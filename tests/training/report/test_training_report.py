@@ -112,7 +112,7 @@ def trained_of(
     fitted = Fitted(weights, PUBLISHED, history, min(2, len(history["loss"])), constant, measure)
     metrics = {fold: tallies[fold].metrics() for fold in FOLDS if len(label[fold])}
     profile, keras_model = Profile({}, {}, "valid", ()), build(spec, model, weights)
-    return Trained(spec, statistics, fitted, keras_model, metrics, None, tallies, rows, pairs, profile)
+    return Trained(config, spec, statistics, fitted, keras_model, metrics, None, tallies, rows, pairs, profile)
 
 
 @pytest.fixture
@@ -360,7 +360,7 @@ def test_the_summary_has_metrics_of_each_fold_and_baselines_of_the_judged_fold()
     labels = {"train": [0, 1] * 20, "valid": [], "test": [0] * 39 + [1]}
     config = config_of()
     trained = trained_of(config, TINY, TINY_FACTS, labels)
-    first, head, *lines = summary(config, trained).splitlines()
+    first, head, *lines = summary(trained).splitlines()
     assert first == "Model of tiny: 135 parameters, the weights of epoch 2 after 3 epochs"
     assert head.split() == ["fold", "rows", "AUC", "log", "loss", "accuracy", "PR-AUC", "ECE"]
     keys = ("auc", "log_loss", "accuracy", "pr_auc", "ece")

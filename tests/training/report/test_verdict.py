@@ -86,7 +86,7 @@ def test_the_warning_is_logged_printed_and_in_the_report(tmp_path: Path, caplog:
         trained = train(bad)
     (text,) = [record.message for record in caplog.records if record.name == "nfm.training.train"]
     assert text.startswith("The model predicts worse than a constant, the train fold's mean label: its RMSE is ")
-    assert f"  WARNING   {text}" in summary(bad, trained).splitlines()
+    assert f"  WARNING   {text}" in summary(trained).splitlines()
     assert '<p class="alert">The model predicts worse than a constant' in (
         (tmp_path / "bad/model/report.html").read_text(encoding="utf-8")
     )
@@ -95,7 +95,7 @@ def test_the_warning_is_logged_printed_and_in_the_report(tmp_path: Path, caplog:
     good = write_shop(tmp_path / "good", encoding, "regression", train={"early_stopping": None, "epochs": 8})
     trained = train(good)
     assert not caplog.records
-    assert "WARNING" not in summary(good, trained)
+    assert "WARNING" not in summary(trained)
     assert '<p class="alert">' not in (tmp_path / "good/model/report.html").read_text(encoding="utf-8")
 
 
@@ -138,7 +138,7 @@ def test_a_validation_loss_that_rises_from_the_first_epoch_is_reported() -> None
         "The validation loss rose from epoch 1 on (0.5, after epoch 6 0.56), while the train loss fell"
     )
     assert "Lower train.learning_rate (it is 0.001), raise model.pooling_dropout (it is 0.5)" in text
-    assert "model.hidden_dropout (it is 0.2), or set model.l2.embedding (it is 0)." in text
+    assert "model.hidden_dropout (it is 0.2), or raise model.l2.embedding (it is 0)." in text
     assert warn(best=6, early_stopping=None) == text
     assert warn(valid=[0.5, 0.49, 0.51, 0.53, 0.55, 0.56], best=2) is None
     assert warn(best=4) is None  # by another metric, such as the AUC, later epochs were better
@@ -159,5 +159,5 @@ def test_warnings_of_the_curves_are_logged_printed_and_in_the_report(
         trained = train(config)
     (text,) = [record.message for record in caplog.records if record.name == "nfm.training.train"]
     assert text.startswith("The train loss was still falling when the epochs ended")
-    assert f"  WARNING   {text}" in summary(config, trained).splitlines()
+    assert f"  WARNING   {text}" in summary(trained).splitlines()
     assert f'<p class="alert">{text}</p>' in (tmp_path / "model/report.html").read_text(encoding="utf-8")
