@@ -183,7 +183,7 @@ class Train(Settings):
     unknown_dropout: Fraction = 0.05
     """Share of ids that training replaces with an out-of-vocabulary id, so that values which the vocabulary lacks get a
     trained embedding. A value with c rows in the train fold is replaced in at least 3 / (3 + c) of them, so that the
-    model does not learn the labels of rare values by heart. 0: no id is replaced."""
+    embeddings of rare values do not overfit. 0: no id is replaced."""
     early_stopping: EarlyStopping | None = EarlyStopping()
     refit: bool = False
     """Train again on the rows of the train and the valid fold, for as many epochs as the best epoch's number, and

@@ -29,6 +29,7 @@ from nfm.training.data.batches import Fold
 from nfm.training.data.labels import TrainLabels, check_labels, describe_train_labels
 from nfm.training.data.rates import compute_rates
 from nfm.training.data.rows import Rows
+from nfm.training.data.unknown import compute_shares
 from nfm.training.losses import choose_loss
 from nfm.training.metrics.tally import make_tally
 from nfm.training.model import BIAS, Weights, describe, initial_weights
@@ -40,7 +41,6 @@ from nfm.training.result import Fitted
 from nfm.training.step import Measure, Step, make_measure, make_step
 from nfm.training.tables import TableReader
 from nfm.training.unit import Unit
-from nfm.training.unknown import compute_shares
 
 log = logging.getLogger(__name__)
 

@@ -9,13 +9,13 @@ from nfm.contract.schema import Spec
 from nfm.kernels.tables import Upstream
 from nfm.training.data.batches import Fold
 from nfm.training.data.rows import Rows
+from nfm.training.data.unknown import Shares, replace_by_unknown
 from nfm.training.metrics.tally import Tally
 from nfm.training.model import Floats, Weights
 from nfm.training.network import Network
 from nfm.training.optimizers import Optimizer
 from nfm.training.tables import TableReader
 from nfm.training.unit import PUBLISHED, Unit
-from nfm.training.unknown import Shares, replace_by_unknown
 
 Step = Callable[[Rows, float, int], float]
 Measure = Callable[..., Tally]
@@ -40,7 +40,7 @@ def make_step(
         reader: reader of the tables.
         network: layers above the pooling.
         optimizer: optimizer of all weights.
-        shares_R: shares of ids that are replaced (`unknown.compute_shares`); None for no unknown dropout.
+        shares_R: shares of ids that are replaced (`compute_shares`); None for no unknown dropout.
 
     Returns:
         Function of (rows, learning rate, number of the step, counted from 1). It returns the weighted sum of

@@ -15,6 +15,7 @@ import pyarrow as pa
 import tensorflow as tf
 
 import nfm
+from nfm.config.recipe import complete
 from nfm.config.settings import Config
 from nfm.contract import artifact
 from nfm.contract.encoder import Encoding
@@ -30,7 +31,6 @@ from nfm.training.fit import EachEpoch, Places, Start, fit
 from nfm.training.metrics.profile import Collector
 from nfm.training.metrics.tally import Tally, make_tally
 from nfm.training.model import build, describe, export
-from nfm.training.recipe import complete
 from nfm.training.report import page as report
 from nfm.training.report import tensorboard
 from nfm.training.report.pairs import strongest_pairs

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
+from nfm.config.recipe import complete
 from nfm.config.settings import Config
-from nfm.training.recipe import complete
 from nfm.training.train import train
 from tests.training.examples import shop_encoding, write_shop
 

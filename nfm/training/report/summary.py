@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from nfm.config.recipe import complete
 from nfm.config.settings import Config
 from nfm.contract.encoder import Encoding
 from nfm.contract.schema import FOLDS, Spec
@@ -12,7 +13,6 @@ from nfm.training import checkpoint
 from nfm.training.data.batches import Fold
 from nfm.training.metrics.names import METRICS, choose_judged_fold
 from nfm.training.model import build, describe
-from nfm.training.recipe import complete
 from nfm.training.report.page import format_metric
 from nfm.training.report.parameters import count_parameters, list_layers
 from nfm.training.report.verdict import list_warnings
