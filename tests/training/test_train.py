@@ -235,6 +235,7 @@ def test_the_plan_shows_what_the_training_starts_from(tmp_path: Path) -> None:
 
 def test_the_job_prints_the_network_from_the_encoding_alone(trainings: Forks, tmp_path: Path) -> None:
     encoding: Encoding = shop_encoding(tmp_path / "encoding")
+    (tmp_path / "encoding/statistics.json").write_text('{"rows": {"train": 50}}')
     (tmp_path / "config.yaml").write_text(
         f"{{name: shop, workdir: {tmp_path}, source: {{path: raw}}, model: {{embedding_dim: 4, hidden_units: [8]}}, "
         "columns: {key: [id], label: bought, categorical: {color: {}}}}"
@@ -244,7 +245,8 @@ def test_the_job_prints_the_network_from_the_encoding_alone(trainings: Forks, tm
     cells = [line.split() for line in ran.stdout.splitlines()]
     assert ["embedding", "FeatureEmbedding", "B", "×", "…", "×", "4", "60"] in cells
     assert ["hidden_0", "Dense", "B", "×", "8", "56"] in cells
-    model = build(encoding.spec, Model(embedding_dim=4, hidden_units=(8,)))
+    assert "BatchNormalization" not in ran.stdout  # the default for 50 train rows
+    model = build(encoding.spec, Model(embedding_dim=4, hidden_units=(8,), batch_norm=False))
     padding = 4 + 1
     assert ["sum", str(model.count_params() - padding)] in cells
     assert "Each field reserves one row for missing" in ran.stdout
