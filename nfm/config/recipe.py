@@ -27,7 +27,7 @@ def complete(config: Config, train_rows: int) -> Config:
         return config
     if config.train.init_from is not None:
         before = Artifact.load(Path(config.train.init_from)).metadata["configuration"]["model"]
-        norm, penalty = before["batch_norm"], before["l2"]["embedding"]
+        norm, penalty = before["batch_norm"], before.get("l2", {}).get("embedding", 0.0)
     elif model.task != "regression" and train_rows < SMALL:
         norm, penalty = False, SMALL_L2
         log.info(
