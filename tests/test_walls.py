@@ -14,11 +14,23 @@ ROOT = Path(__file__).parents[1]
 TENSORFLOW = ("tensorflow", "keras")
 STAGES = ("nfm.features", "nfm.scoring", "nfm.training")
 TOP = ("nfm.api", "nfm.arguments", "nfm.cli")  # they import the stages inside functions, when a job needs them
-ABOVE_CONFIG = ("nfm.init", "nfm.reports", "nfm.table", *TOP, *STAGES)
+ABOVE_CONFIG = ("nfm.forward", "nfm.init", "nfm.reports", "nfm.table", *TOP, *STAGES)
 # Modules that a package may not import, directly or through other modules; the first matching package counts.
 FORBIDDEN: dict[str, tuple[str, ...]] = {
     "nfm.contract": ("pydantic", "yaml", "pandas", "numba", "pyspark", *TENSORFLOW),
     "nfm.kernels": ("pyarrow", "pydantic", "pandas", "pyspark", *TENSORFLOW),
+    "nfm.forward": (
+        "pyspark",
+        "pandas",
+        "pydantic",
+        *TENSORFLOW,
+        "nfm.config",
+        "nfm.init",
+        "nfm.reports",
+        "nfm.table",
+        *TOP,
+        *STAGES,
+    ),
     "nfm.config": ("pyspark", "numba", *TENSORFLOW, "nfm.kernels", *ABOVE_CONFIG),
     "nfm.init": ("pyspark", "pandas", "numba", *TENSORFLOW, "nfm.reports", "nfm.table", *TOP, *STAGES),
     "nfm.reports": ("pyspark", "numba", *TENSORFLOW, "nfm.table", *TOP, *STAGES),
@@ -38,6 +50,7 @@ KERAS = (*NUMPY, *SETTINGS, "numba", "tensorflow", "keras", "sklearn", "optuna")
 PRELOADED = {
     "nfm.contract": NUMPY,
     "nfm.kernels": ("numpy", "numba"),
+    "nfm.forward": (*NUMPY, "numba"),
     "nfm.config": ("pydantic", "yaml"),
     "nfm.init": (*NUMPY, *SETTINGS, "pyarrow.csv"),
     "nfm.reports": (),

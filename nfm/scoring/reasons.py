@@ -18,10 +18,10 @@ from nfm.contract.artifact import Network
 from nfm.contract.dataset import Inputs
 from nfm.contract.encoder import transform
 from nfm.contract.schema import Placement, Spec
+from nfm.forward.rows import TILE, Layers, Work, pooling_tables, process_in_steps, rates_table
 from nfm.kernels.pooling import Rows
 from nfm.kernels.rates import look_up, replace_missing
 from nfm.kernels.reasons import Missing, Variants, find_strongest, make_variants, record_scores
-from nfm.scoring.forward import TILE, Layers, Work, pooling_tables, process_in_steps, rates_table
 
 
 def reason_columns(count: int) -> list[tuple[str, pa.DataType]]:

@@ -9,7 +9,7 @@ from nfm.contract.artifact import Artifact, Network
 from nfm.contract.columns import Rows
 from nfm.contract.dataset import arrange_inputs
 from nfm.contract.encoder import BatchCounts
-from nfm.scoring.forward import score
+from nfm.forward.rows import score
 from nfm.scoring.health.tally import Tally
 from nfm.scoring.reasons import reason_arrays, reason_columns, score_and_effects
 

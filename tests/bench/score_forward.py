@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from nfm.contract.artifact import Artifact
 from nfm.contract.dataset import Inputs, arrange_inputs
 from nfm.contract.schema import Spec
-from nfm.scoring.forward import score
+from nfm.forward.rows import score
 from tests.bench.features import timed
 from tests.bench.score_model import HOME, PARTS_MODEL
 

@@ -19,8 +19,8 @@ from nfm.contract.dataset import arrange_inputs
 from nfm.contract.encoder import Encoding
 from nfm.contract.schema import Field, Spec
 from nfm.features.dataset import build
+from nfm.forward.rows import score
 from nfm.scoring import reasons as module
-from nfm.scoring.forward import score
 from nfm.scoring.reasons import reason_arrays, score_and_effects
 
 CLASSES = ("a", "b", "c")

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from nfm.config.train import Model
 from nfm.contract.dataset import Inputs
 from nfm.contract.schema import MISSING, Field, Spec
-from nfm.scoring.forward import score
+from nfm.forward.rows import score
 from nfm.training.layers import make_keras_inputs
 from nfm.training.model import Weights, build, describe, export, initial_weights
 from nfm.training.optimizers import list_arrays

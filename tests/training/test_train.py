@@ -21,7 +21,7 @@ from nfm.contract.encoder import Encoding
 from nfm.contract.errors import DataError
 from nfm.contract.publishing.publish import BusyError, locked
 from nfm.contract.schema import DATASET_MARKER
-from nfm.scoring.forward import score
+from nfm.forward.rows import score
 from nfm.training.fit import Places, fit
 from nfm.training.layers import make_keras_inputs
 from nfm.training.model import build

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from nfm.contract.artifact import Network
 from nfm.contract.dataset import Inputs
 from nfm.contract.schema import Bag, Field, Number, Spec
-from nfm.scoring.forward import score
+from nfm.forward.rows import score
 from tests.bins import random_bins, without_bins
 
 TASKS = {"binary": (), "regression": (), "multiclass": ("a", "b", "c")}
