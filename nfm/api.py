@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nfm.config.file import load_config, read
-from nfm.config.settings import SECRETS, Config
+from nfm.config.settings import Config
+from nfm.config.source import SECRETS
 from nfm.config.space import Space, read_space
 from nfm.contract.errors import ConfigError, require_extra
 from nfm.contract.paths import without_loop

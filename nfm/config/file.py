@@ -9,7 +9,8 @@ import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from nfm.config.settings import PLACEHOLDER, Config
+from nfm.config.settings import Config
+from nfm.config.source import PLACEHOLDER
 from nfm.contract.errors import ConfigError
 from nfm.contract.messages import did_you_mean
 

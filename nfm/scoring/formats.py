@@ -1,6 +1,6 @@
 """Output formats of the score job (`score.format`).
 
-Tasks write Parquet files. A new format needs its name in `config.settings.Score.format`, and a case in each
+Tasks write Parquet files. A new format needs its name in `config.score.Score.format`, and a case in each
 function here in which it differs from Parquet.
 """
 
@@ -16,7 +16,7 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 from pyspark.sql import SparkSession
 
-from nfm.config.settings import Score
+from nfm.config.score import Score
 from nfm.contract.errors import ConfigError
 from nfm.contract.publishing.publish import check_replaceable, publication_id, staged, staging_folder
 from nfm.scoring.delta.output import DeltaOutput

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 from pyspark.sql import DataFrame, SparkSession, Window
 from pyspark.sql import functions as F
 
-from nfm.config.settings import Score
+from nfm.config.score import Score
 from nfm.scoring.formats import convert_files
 from nfm.table.folders import add_by_folder
 from nfm.table.spark import column

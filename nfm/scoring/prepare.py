@@ -8,7 +8,8 @@ import pyarrow as pa
 from pyspark.sql import SparkSession
 
 from nfm.config.columns import DATASET_COLUMNS
-from nfm.config.settings import Config, Source
+from nfm.config.settings import Config
+from nfm.config.source import Source
 from nfm.contract import dataset
 from nfm.contract.artifact import Artifact
 from nfm.contract.columns import check_columns, check_key

@@ -15,7 +15,8 @@ from typing import Any
 import pyarrow as pa
 from pyspark.sql import Observation, SparkSession
 
-from nfm.config.settings import Config, Source
+from nfm.config.settings import Config
+from nfm.config.source import Source
 from nfm.contract.arrays import to_text_array
 from nfm.contract.artifact import Artifact
 from nfm.contract.columns import Rows

@@ -19,7 +19,7 @@ from nfm.table.store import uri_to_path
 from nfm.table.tasks import run_tasks
 
 if TYPE_CHECKING:  # workers import this module, and do not need the settings classes
-    from nfm.config.settings import Source
+    from nfm.config.source import Source
 
 _UNREADABLE = pa.schema([("path", pa.string()), ("reason", pa.string())])
 # Spark reports these as FAILED_READ_FILE too, but the file is not damaged: it is never skipped.

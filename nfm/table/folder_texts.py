@@ -20,7 +20,7 @@ from nfm.table.splits import File
 from nfm.table.store import is_in_store, uri_to_path
 
 if TYPE_CHECKING:
-    from nfm.config.settings import Source
+    from nfm.config.source import Source
 
 _BEYOND_ASCII = re.compile(r"%[89A-Fa-f][0-9A-Fa-f]")  # pyarrow escapes bytes of UTF-8; Spark only ASCII characters
 AS_TEXTS = (

@@ -21,7 +21,7 @@ from nfm.table.splits import File, file_at
 from nfm.table.store import is_in_store, read_file_states, uri_to_path
 
 if TYPE_CHECKING:  # workers import this module, and do not need the settings classes
-    from nfm.config.settings import Source
+    from nfm.config.source import Source
 
 _SUMMARIES = ("_metadata", "_common_metadata")  # Spark lists these files, but reads no rows from them
 

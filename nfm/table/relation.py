@@ -9,7 +9,7 @@ from pyspark.sql import DataFrame, SparkSession
 from nfm.table.store import find_access_problem
 
 if TYPE_CHECKING:  # workers import this module, and do not need the settings classes
-    from nfm.config.settings import Source
+    from nfm.config.source import Source
 
 # Options that select files and columns. Spark has applied them before it reports the files and columns.
 _OPTIONS = {"mergeschema", "recursivefilelookup", "pathglobfilter", "basepath", "modifiedbefore", "modifiedafter"}

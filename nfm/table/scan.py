@@ -43,7 +43,7 @@ from nfm.table.text.options import FORMATS as TEXT_FORMATS
 from nfm.table.text.table import open_text_table
 
 if TYPE_CHECKING:  # workers import this module, and do not need the settings classes
-    from nfm.config.settings import Source
+    from nfm.config.source import Source
 
 log = logging.getLogger(__name__)
 

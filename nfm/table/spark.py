@@ -11,7 +11,7 @@ from pyspark.sql.pandas.types import to_arrow_type
 from pyspark.sql.types import StructType
 
 if TYPE_CHECKING:  # workers import this module, and do not need the settings classes
-    from nfm.config.settings import Source
+    from nfm.config.source import Source
 
 
 def load(spark: SparkSession, source: "Source", schema: StructType | str | None = None) -> DataFrame:

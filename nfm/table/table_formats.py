@@ -27,7 +27,7 @@ from nfm.table.relation import analyzed_plan, class_name
 from nfm.table.store import is_in_store, uri_to_path
 
 if TYPE_CHECKING:  # workers import this module, and do not need the settings classes
-    from nfm.config.settings import Source
+    from nfm.config.source import Source
 
 _PATTERN = set("*?[{")
 _LISTED = ("InMemoryFileIndex", "CatalogFileIndex")  # Spark lists the files; other classes read a log

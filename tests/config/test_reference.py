@@ -12,7 +12,8 @@ from pydantic.fields import FieldInfo
 from nfm.config.columns import Categorical, Numeric
 from nfm.config.file import load
 from nfm.config.reference import MARKER, reference_tables, reference_yaml
-from nfm.config.settings import Config, Score
+from nfm.config.score import Score
+from nfm.config.settings import Config
 from nfm.config.split import Dataset, Split
 from nfm.config.train import Ftrl, Model, Range, Schedule, Train, Tune
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from pyspark.sql import SparkSession
 
-from nfm.config.settings import Source
+from nfm.config.source import Source
 from nfm.table.scan import open_scan
 from tests.fuzz.values import WORDS
 from tests.table.reading import all_columns, read_rows

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pytest
 from pyspark.sql import DataFrame, SparkSession
 
-from nfm.config.settings import Source
+from nfm.config.source import Source
 from nfm.contract.columns import Rows
 from nfm.contract.encoder import Encoding
 from nfm.contract.errors import DataError, NfmError

@@ -9,7 +9,7 @@ import pyarrow.compute as pc
 import pytest
 from pyspark.sql import SparkSession
 
-from nfm.config.settings import Source
+from nfm.config.source import Source
 from nfm.init.csv_file import read_csv
 from nfm.init.facts import infer_kind, inspect_column
 from nfm.init.sample import Sample, check_table

@@ -8,7 +8,8 @@ import pyarrow.parquet as pq
 import pytest
 from pyspark.sql import SparkSession
 
-from nfm.config.settings import Config, Score
+from nfm.config.score import Score
+from nfm.config.settings import Config
 from nfm.contract.encoder import Encoding
 from nfm.contract.errors import DataError
 from nfm.contract.reading import READING, Reading, scoring_types

@@ -12,7 +12,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from pyspark.sql import SparkSession
-from tests.scoring.test_forward import brute_force
 
 import nfm.scoring
 from nfm.config.settings import Config
@@ -28,6 +27,7 @@ from nfm.scoring.preview.plan import plan
 from nfm.scoring.score import score_table
 from nfm.scoring.scorer import score_batch
 from nfm.scoring.summary import summary
+from tests.forward.test_rows_forward import brute_force
 
 CLASSES = ("a.b", "two words", "", "größe`")
 COLUMNS = ["score_a.b", "score_two words", "score_", "score_größe`"]

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pyspark.sql import SparkSession
 
-from nfm.config.settings import Source
+from nfm.config.source import Source
 from nfm.contract.columns import Rows
 from nfm.table.errors import translate_spark_errors
 from nfm.table.scan import Scan, open_scan

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pytest
 from pyspark.sql import SparkSession
 
-from nfm.config.settings import Source
+from nfm.config.source import Source
 from nfm.contract.errors import ReplacedError
 from nfm.features.dataset import build
 from nfm.scoring.score import score_table

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from pyspark.sql import SparkSession
 
-from nfm.config.settings import Source
+from nfm.config.source import Source
 from nfm.contract.errors import DataError
 from nfm.table.scan import open_scan
 from tests.table.reading import METHODS, Method, all_columns, read_rows, to_texts, write

@@ -5,7 +5,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from nfm.config.settings import Source
+from nfm.config.source import Source
 from nfm.contract.errors import DataError
 from nfm.table.folder_texts import check_folder_texts
 from nfm.table.splits import File

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 from pyspark.sql import SparkSession
 
-from nfm.config.settings import Source
+from nfm.config.source import Source
 from nfm.contract.columns import Rows
 from nfm.contract.errors import ConfigError, DataError
 from nfm.table.scan import open_scan

@@ -16,7 +16,7 @@ import pytest
 from moto.server import ThreadedMotoServer
 from pyspark.sql import SparkSession
 
-from nfm.config.settings import Source
+from nfm.config.source import Source
 from nfm.contract.errors import ConfigError, DataError
 from nfm.table import store
 from nfm.table.scan import open_scan

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 from pyspark.sql import SparkSession
 
-from nfm.config.settings import Source
+from nfm.config.source import Source
 from nfm.contract.errors import DataError
 from nfm.table.scan import open_scan
 from tests.table.reading import all_columns

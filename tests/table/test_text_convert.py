@@ -9,7 +9,7 @@ from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
-from nfm.config.settings import Source
+from nfm.config.source import Source
 from nfm.table.text.convert import GroupedDouble, Numeral, Rounded, convert, is_changed, parse_types, text_type
 
 BAD = "bad"

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from pyspark.sql import SparkSession
 
-from nfm.config.settings import Source
+from nfm.config.source import Source
 from nfm.contract.errors import ConfigError, DataError
 from nfm.contract.reading import LATEST, Reading
 from nfm.table.scan import Scan, open_scan

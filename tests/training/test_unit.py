@@ -24,7 +24,7 @@ from nfm.contract.artifact import Artifact
 from nfm.contract.dataset import arrange_inputs
 from nfm.contract.scaling import describe_lost_precision
 from nfm.contract.schema import Field, Number, Spec
-from nfm.scoring import forward
+from nfm.forward.rows import score
 from nfm.training.data.batches import Fold, Rows
 from nfm.training.data.labels import describe_train_labels
 from nfm.training.fit import Places, fit
@@ -222,7 +222,7 @@ def test_scores_at_the_limit_of_precision_are_as_good_as_reported() -> None:
     reported = logits(fitted, folds["test"])[0][:, 0]
     fitted.unit.publish(fitted.weights)
     arrays = {name: array.astype(np.float32) for name, array in export(fitted.weights, spec, model).items()}
-    scores = forward.score(spec, describe(spec, model), arrays, rows(folds["test"]).inputs).astype(np.float64)
+    scores = score(spec, describe(spec, model), arrays, rows(folds["test"]).inputs).astype(np.float64)
 
     def rmse(predicted: NDArray[np.float64]) -> float:
         return float(np.sqrt(np.mean((predicted - label) ** 2)))

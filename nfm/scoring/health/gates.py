@@ -1,6 +1,6 @@
 """Gates: limits that a table must not exceed if its scores are to be published.
 
-A new gate needs a key in `config.settings.Gates`, and here a function and its entry in `GATES`; also an entry in
+A new gate needs a key in `config.score.Gates`, and here a function and its entry in `GATES`; also an entry in
 `_WITH_PROFILE` if it compares with the training's distribution. Figures that the report lacks are counted in `tally`
 and added to the report in `health`.
 """
@@ -8,7 +8,7 @@ and added to the report in `health`.
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from nfm.config.settings import Gates
+from nfm.config.score import Gates
 from nfm.contract.artifact import Artifact
 from nfm.contract.errors import ConfigError
 from nfm.scoring.health.health import describe_duplicates, has_drifted, score_reports

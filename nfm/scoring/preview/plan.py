@@ -7,7 +7,8 @@ from typing import Any
 
 from pyspark.sql import SparkSession
 
-from nfm.config.settings import Config, Source
+from nfm.config.settings import Config
+from nfm.config.source import Source
 from nfm.contract.artifact import Artifact
 from nfm.contract.errors import DataError
 from nfm.scoring.formats import describe_output

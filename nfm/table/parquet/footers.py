@@ -21,7 +21,7 @@ from nfm.table.spark import load
 from nfm.table.store import uri_to_path
 
 if TYPE_CHECKING:  # workers import this module, and do not need the settings classes
-    from nfm.config.settings import Source
+    from nfm.config.source import Source
 
 # Spark's errors. [PARQUET_TYPE_ILLEGAL] Illegal Parquet type: INT64 (TIMESTAMP(NANOS,true)). SQLSTATE: …
 _ILLEGAL = re.compile(r"\[PARQUET_TYPE_[A-Z_]+\] [^:\n]*: (\w+) \((\w+)(?:\((\w+))?")

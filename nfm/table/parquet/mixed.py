@@ -18,7 +18,7 @@ from nfm.table.splits import File, Split
 from nfm.table.tasks import run_tasks
 
 if TYPE_CHECKING:  # workers import this module, and do not need the settings classes
-    from nfm.config.settings import Source
+    from nfm.config.source import Source
 
 _FEW = 32  # files whose footers the driver reads itself
 _COUNT = pa.schema([("files", pa.int64())])

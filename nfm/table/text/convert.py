@@ -14,7 +14,7 @@ from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
 if TYPE_CHECKING:
-    from nfm.config.settings import Source
+    from nfm.config.source import Source
 
 _DATE = r"^\s*[+-]?\d{4,7}-\d{1,2}-\d{1,2}"
 _MIDNIGHT = r"([T ]0?0:00(:00(\.0*)?)?)?\s*$"

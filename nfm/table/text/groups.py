@@ -34,7 +34,7 @@ from nfm.table.text.json_keys import infer_objects
 from nfm.table.text.options import BAD_ROW, checked_encoding, dialect_of, layout_of
 
 if TYPE_CHECKING:
-    from nfm.config.settings import Source
+    from nfm.config.source import Source
 
 
 Options = tuple[tuple[str, str], ...]

@@ -19,7 +19,7 @@ from nfm.table.text.files import read_texts
 from nfm.table.text.options import layout_of, python_encoding
 
 if TYPE_CHECKING:
-    from nfm.config.settings import Source
+    from nfm.config.source import Source
 
 _CASE = "spark.sql.caseSensitive"
 

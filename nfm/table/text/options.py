@@ -18,7 +18,7 @@ from nfm.table.text.files import has_plain_bytes, has_single_bytes
 from nfm.table.text.json_values import Layout
 
 if TYPE_CHECKING:  # workers import this module, and do not need the settings classes
-    from nfm.config.settings import Source
+    from nfm.config.source import Source
 
 FORMATS = ("csv", "json", "xml")
 BAD_ROW = "_nfm_bad_row"  # column for the text of a row that cannot be parsed; not the name of a user's column

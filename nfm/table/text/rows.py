@@ -25,7 +25,7 @@ from nfm.table.text.json_nested import looks_nested
 from nfm.table.text.options import BAD_ROW
 
 if TYPE_CHECKING:
-    from nfm.config.settings import Source
+    from nfm.config.source import Source
 
 _FILE = "_nfm_file"  # column with the file of a row; not the name of a user's column
 _WIDENING = ("int", "bigint", "decimal(38,0)", "double")  # inferred types that include those before

@@ -31,7 +31,7 @@ from nfm.table.text.options import resolve_options, value_options
 from nfm.table.text.rows import Raw, check_rows, find_doubtful, infer_types, read_groups, refuse_bad_rows
 
 if TYPE_CHECKING:
-    from nfm.config.settings import Source
+    from nfm.config.source import Source
 
 log = logging.getLogger(__name__)
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from nfm.config.settings import Gates
+from nfm.config.score import Gates
 from nfm.scoring.health.gates import GATES, crossed_gates, lift_gates
 
 

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 from pyspark.sql import SparkSession
 
-from nfm.config.settings import Source
+from nfm.config.source import Source
 from nfm.contract.errors import DataError
 from nfm.contract.publishing.publish import locked
 from nfm.scoring.hosts import place_read_only, placement
