@@ -141,9 +141,9 @@ class Columns(Settings):
 
     key: Annotated[tuple[str, ...], Field(min_length=1, examples=[["PassengerId"]])]
     """Columns that identify a row; copied to every output."""
-    label: str = Field(examples=["Survived"])
-    """Column that the model learns to predict. Binary: 0 and 1, or false and true; regression: a number; multiclass: a
-    text, a number, a boolean or a date. The score job does not read it."""
+    label: str | None = Field(default=None, examples=["Survived"])
+    """Required, except for ranking. Column that the model learns to predict. Binary: 0 and 1, or false and true;
+    regression: a number; multiclass: a text, a number, a boolean or a date. The score job does not read it."""
     weight: str | None = None
     """Column of sample weights, ≥ 0."""
     categorical: dict[str, Categorical] = Field(default={}, examples=["Cabin"])
@@ -193,7 +193,7 @@ class Columns(Settings):
         check_read(list_derived(self.time), self._read)
         if self.time_zone is not None and not self.time:
             raise ValueError("time_zone is only for columns.time: add time, or remove time_zone")
-        if self.label in self.inputs:
+        if self.label is not None and self.label in self.inputs:
             raise ValueError(
                 f"the label {self.label!r} is also an input, so the model would see the answer: "
                 "remove it from the inputs"

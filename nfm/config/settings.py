@@ -6,6 +6,7 @@ from typing import Any, Self
 from pydantic import Field, model_validator
 
 from nfm.config.columns import DATASET_COLUMNS, Columns, Settings
+from nfm.config.ranking import Ranking, check_ranking, default_monitor
 from nfm.config.score import Score
 from nfm.config.source import Source, check_filled
 from nfm.config.split import Dataset, Split
@@ -25,11 +26,45 @@ class Config(Settings):
     source: Source = Field(examples=[{"format": "csv", "path": "tests/data/titanic.csv"}])
     columns: Columns
     split: Split = Split()
+    ranking: Ranking | None = None
     dataset: Dataset = Dataset()
     model: Model = Model()
     train: Train = Train()
     tune: Tune = Tune()
     score: Score = Score()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _default_monitor(cls, data: Any) -> Any:
+        """Let early stopping of a ranking watch NDCG."""
+        if not isinstance(data, dict):
+            return data
+        ranking, train = data.get("ranking"), data.get("train", {})
+        if not isinstance(ranking, dict | Ranking) or not isinstance(train, dict):
+            return data
+        stopping = train.get("early_stopping", {})
+        if isinstance(stopping, dict) and "monitor" not in stopping:
+            k = ranking.get("k", (10,)) if isinstance(ranking, dict) else ranking.k
+            monitor = default_monitor(k) if isinstance(k, tuple) and k else "val_ndcg@10"
+            return {**data, "train": {**train, "early_stopping": {**stopping, "monitor": monitor}}}
+        return data
+
+    @model_validator(mode="after")
+    def _task(self) -> Self:
+        task = self.model.task
+        if (task == "ranking") != (self.ranking is not None):
+            raise ValueError(
+                "model.task: ranking needs the section ranking, with user and item"
+                if self.ranking is None
+                else f"the section ranking is only for model.task: ranking, but it is {task}: set it, or remove ranking"
+            )
+        if self.ranking is not None:
+            check_ranking(self.ranking, self.columns, self.split)
+        elif self.columns.label is None:
+            raise ValueError("columns.label: this key is required")
+        elif self.split.last is not None:
+            raise ValueError(f"split.last is only for model.task: ranking, but it is {task}: remove it")
+        return self
 
     @model_validator(mode="after")
     def _local(self) -> Self:
@@ -60,7 +95,10 @@ class Config(Settings):
 
     def _check_train(self) -> None:
         task, train, split = self.model.task, self.train, self.split
-        monitors = [f"{fold}{name}" for fold in ("", "val_") for name in ("loss", *MONITORS[task])]
+        if self.ranking is None:
+            monitors = [f"{fold}{name}" for fold in ("", "val_") for name in ("loss", *MONITORS[task])]
+        else:
+            monitors = ["loss", *(f"val_{name}" for name in self.ranking.monitors)]
         for key, name in (
             ("train.early_stopping.monitor", train.early_stopping and train.early_stopping.monitor),
             ("tune.metric", self.tune.metric),
@@ -79,8 +117,8 @@ class Config(Settings):
                 f"train.refit cannot be combined with split.negative_rate ({split.negative_rate:g}): the valid fold "
                 "has all of its negatives, the train fold only some: remove one"
             )
-        if task == "regression" and train.class_weights is not None:
-            raise ValueError("train.class_weights: a regression has no classes; use columns.weight")
+        if task in ("regression", "ranking") and train.class_weights is not None:
+            raise ValueError(f"train.class_weights: a {task} has no classes; use columns.weight")
         if train.group is not None and (train.group not in self.columns.key or task != "binary"):
             raise ValueError(
                 f"train.group: {train.group!r} given; it must be one of columns.key ({', '.join(self.columns.key)}), "
@@ -106,7 +144,7 @@ class Config(Settings):
                 settings["as"] = self.columns.numeric[name].as_
         if split.get("by") == columns["key"]:
             del split["by"]
-        return found
+        return found if self.ranking is None else found | {"ranking": self.ranking.of_dataset}
 
     @property
     def dataset_folder(self) -> Path:

@@ -8,6 +8,7 @@ from pydantic import Field, PlainValidator, model_validator
 
 from nfm.config.columns import Fraction, Settings, changed
 
+_BY_TIME = {"time", "format", "valid_from", "test_from"}
 _DIRECTIVES = "YymdbBjHIMSfzpaA%"  # of strptime; the others are ignored by Python, or depend on the machine
 
 
@@ -65,6 +66,9 @@ class Split(Settings):
     """By hash: fraction of the rows in the test fold."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 1
     """By hash: another seed gives another split."""
+    last: Annotated[int, Field(ge=1)] | None = Field(default=None, examples=[1])
+    """For ranking: number of each user's last interactions, by `time` and then by item, in the test fold; as many
+    before them are the valid fold. A user's first interaction is always in the train fold."""
     time: str | None = None
     """By time: column with a date, a timestamp, integers that sort by time, or strings: ISO 8601, or with `format`."""
     format: Annotated[str | None, PlainValidator(_time_format)] = Field(default=None, examples=["%m/%d/%Y"])
@@ -84,20 +88,23 @@ class Split(Settings):
     @model_validator(mode="after")
     def _one_way(self) -> Self:
         ways = {
-            "by, valid, test": {"by", "valid", "test"},
-            "time, valid_from, test_from": {"time", "format", "valid_from", "test_from"},
+            "by, valid, test": {"valid", "test"} if self.last else {"by", "valid", "test"},
+            "time, valid_from, test_from": {"valid_from", "test_from"} if self.last else _BY_TIME,
+            "last": {"last"},
             "column": {"column"},
         }
         given = changed(self)
         used = [name for name, keys in ways.items() if keys & given]
-        if len(used) > 1 and (self.time is not None or self.column is not None):
+        if len(used) > 1 and (self.time is not None or self.column is not None or self.last is not None):
             raise ValueError(f"rows can be split in one way only, but several are set: {'; '.join(used)}")
         if self.time is None and {"valid_from", "test_from"} & given:
             raise ValueError("valid_from and test_from need time, the name of the time column")
         if self.time is None and self.format is not None:
             raise ValueError("format needs time, the name of the time column")
-        if self.time is not None and self.valid_from is None and self.test_from is None:
-            raise ValueError("a split by time needs valid_from, test_from or both")
+        if self.last is not None and self.time is None:
+            raise ValueError("last needs time, the column by which the interactions of a user are ordered")
+        if self.time is not None and self.last is None and self.valid_from is None and self.test_from is None:
+            raise ValueError("a split by time needs valid_from, test_from or both (for ranking: or last)")
         if self.valid_from is not None and self.test_from is not None:
             if type(self.valid_from) is not type(self.test_from):
                 raise ValueError("valid_from and test_from have different types: write both in the same form")
@@ -112,7 +119,9 @@ class Split(Settings):
     @property
     def has_valid(self) -> bool:
         """The settings define a valid fold."""
-        return self.column is not None or (self.valid_from is not None if self.time is not None else self.valid > 0)
+        if self.last is not None or self.column is not None:
+            return True
+        return self.valid_from is not None if self.time is not None else self.valid > 0
 
 
 class Dataset(Settings):

@@ -37,9 +37,10 @@ class Use(Settings):
 class Model(Settings):
     """The Neural Factorization Machine, with the names of the paper (He & Chua, SIGIR 2017)."""
 
-    task: Literal["binary", "regression", "multiclass"] = "binary"
+    task: Literal["binary", "regression", "multiclass", "ranking"] = "binary"
     """`binary`: log loss, the score is a probability. `regression`: squared loss, the score is the number.
-    `multiclass`: softmax over the classes of the train fold, one score per class."""
+    `multiclass`: softmax over the classes of the train fold, one score per class. `ranking`: the score orders the items
+    of a user (see `ranking`)."""
     embedding_dim: Positive = 64
     """Size K of an embedding."""
     init_std: AboveZero = 0.01
@@ -87,7 +88,8 @@ class EarlyStopping(Settings):
 
     monitor: str = "val_loss"
     """Metric to monitor: `loss`, or a metric of the model task (binary: `auc`, `accuracy`; regression: `rmse`, `mae`;
-    multiclass: `accuracy`), for the train fold; with `val_` in front, for the valid fold."""
+    multiclass: `accuracy`), for the train fold; with `val_` in front, for the valid fold. For ranking: `loss`, or
+    `val_` with `ndcg`, `hr`, `recall`, `map` or `mrr` at a length of `ranking.k`; default `val_ndcg@10`."""
     mode: Literal["auto", "min", "max"] = "auto"
     """Direction of an improvement. `auto`: `max` for auc and accuracy, `min` for all others."""
     patience: Positive = 5
