@@ -9,6 +9,7 @@ from nfm.config.columns import Categorical, Columns, Numeric, Positive, Settings
 from nfm.config.source import Source
 
 HISTORY, HISTORY_WEIGHTS = "history", "history_weights"  # columns of the joined table, and the field
+FOLD = "_nfm_fold"  # column of the joined table with the fold, for `split.last`
 SEQUENCE = "sequence"  # column of the dataset: the place of an interaction among those of its user, from 0
 
 

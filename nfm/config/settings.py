@@ -6,7 +6,7 @@ from typing import Any, Self
 from pydantic import Field, model_validator
 
 from nfm.config.columns import DATASET_COLUMNS, Columns, Settings
-from nfm.config.ranking import Ranking, check_ranking, default_monitor
+from nfm.config.ranking import FOLD, Ranking, check_ranking, default_monitor, join_columns
 from nfm.config.score import Score
 from nfm.config.source import Source, check_filled
 from nfm.config.split import Dataset, Split
@@ -124,6 +124,14 @@ class Config(Settings):
                 f"train.group: {train.group!r} given; it must be one of columns.key ({', '.join(self.columns.key)}), "
                 f"and model.task must be binary (it is {task})"
             )
+
+    @property
+    def joined(self) -> "Config":
+        """For ranking, the settings of the table that joins interactions, users and items; otherwise this object."""
+        if self.ranking is None:
+            return self
+        split = self.split if self.split.last is None else Split(column=FOLD)
+        return self.model_copy(update={"columns": join_columns(self.ranking, self.columns), "split": split})
 
     @property
     def derived(self) -> tuple[Derived, ...]:

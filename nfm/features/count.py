@@ -65,7 +65,7 @@ def count(
     spark = scan.table.sparkSession
     weights = [part.bag.weights for part in parts if part.bag and part.bag.weights]
     read = raw_columns([*(c for part in parts for c in part.columns), *weights], derived)
-    needed = dict.fromkeys([label.column, *read, *split.columns])
+    needed = dict.fromkeys([*([label.column] if label.column else []), *read, *split.columns])
     # A bucket has to fit into a task's memory. With two buckets per split, a bucket is smaller than a task's input.
     # Without splits the size is unknown: then there are many buckets, and Spark gives several small ones to a task.
     splits = len(scan.splits)

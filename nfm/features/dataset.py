@@ -12,6 +12,7 @@ from typing import Any
 import pyarrow as pa
 from pyspark.sql import SparkSession
 
+from nfm.config.ranking import FOLD, item_inputs
 from nfm.config.settings import Config
 from nfm.contract.columns import check_categorical, check_columns, check_key
 from nfm.contract.encoder import Encoding
@@ -26,7 +27,9 @@ from nfm.features import vocabularies
 from nfm.features.counted import Counted, Summed
 from nfm.features.encode import RawColumns, encode
 from nfm.features.encoding import build_spec, check_growth, get_bag, grow_spec, keep_derived, number_part
-from nfm.features.labels import Label, check_task, open_label
+from nfm.features.labels import NO_LABEL, Label, check_task, open_label
+from nfm.features.ranking.catalogue import write_catalogue
+from nfm.features.ranking.tables import Tables, join_all, open_tables
 from nfm.features.report import facts
 from nfm.features.report.page import write as write_report
 from nfm.features.split import Split
@@ -61,6 +64,7 @@ class Prepared:
     derived: tuple[Derived, ...]
     growth: Growth | None
     old: Encoding | None  # the encoding to grow from
+    tables: Tables | None = None  # of a ranking
 
 
 def prepare(spark: SparkSession, config: Config, growth: Growth | None = None, *, searches: bool = True) -> Prepared:
@@ -68,15 +72,14 @@ def prepare(spark: SparkSession, config: Config, growth: Growth | None = None, *
 
     `searches` as for `open_scan`.
     """
-    columns, where = config.columns, str(config.source)
+    given, columns, where = config.columns, config.joined.columns, str(config.source)
     for folder, marker in ((config.encoding_folder, ENCODING_MARKER), (config.dataset_folder, DATASET_MARKER)):
         check_replaceable(folder, marker)
-    split = Split(**config.split.model_dump(exclude={"by"}), by=config.split.by or columns.key, key=columns.key)
-    weight = (columns.weight,) if columns.weight else ()
+    split = make_split(config)
     why = "The settings columns, split and dataset.partition_by refer to these columns."
-    needed = dict.fromkeys(
-        [*columns.key, columns.label, *weight, *split.columns, *split.by, *columns.inputs, *config.dataset.partition_by]
-    )
+    others = (given.label, given.weight, config.ranking and config.ranking.time, *split.columns, *split.by)
+    needed = dict.fromkeys([*given.key, *filter(None, others), *given.inputs, *config.dataset.partition_by])
+    needed.pop(FOLD, None)
 
     def check_needed(schema: pa.Schema) -> Iterable[str]:
         check_columns(needed, schema, where, explain_missing(config.derived, schema.names, why))
@@ -88,21 +91,33 @@ def prepare(spark: SparkSession, config: Config, growth: Growth | None = None, *
         reading = reading.with_texts(config.derived, config.source.options)
         if split.time is not None and not {name.lower() for name in config.source.options} & TIME_FORMATS:
             reading = replace(reading, untimed=[split.time])
-    scan = open_scan(spark, config.source, check_needed, reading, searches=searches)
-    label = open_label(columns.label, scan.schema.field(columns.label).type, config.model.task, where)
+    scan, tables = open_scan(spark, config.source, check_needed, reading, searches=searches), None
+    if config.ranking is not None:
+        tables = open_tables(spark, config, scan, tuple(needed), searches)
+        scan = replace(scan, schema=tables.schema)
+    label = NO_LABEL
+    if given.label is not None:
+        label = open_label(given.label, scan.schema.field(given.label).type, config.model.task, where)
     zone = columns.time_zone or read_settings(spark)[TIME_ZONE]
     derived = learn_kinds(config.derived, scan.schema, where, zone)
     if growth is not None and old is not None:
         derived = keep_derived(derived, columns.time_zone, old.spec, str(growth.folder))
     schema = check_derived(derived, scan.schema, where)
-    kinds = _categorical_kinds(config, schema)
-    check_folder_texts(config.source, scan.read_files, scan.schema, [*columns.key, *kinds])
-    _check_other_columns(config, split, schema)
+    kinds = _categorical_kinds(config.joined, schema)
+    in_table = [name for name in dict.fromkeys([*columns.key, *kinds]) if name in needed]
+    check_folder_texts(config.source, scan.read_files, scan.schema, in_table)
+    _check_other_columns(config.joined, split, schema)
     if growth is not None and old is not None:
         check_task(label.task, old.spec.classes, str(growth.folder))
         check_growth(columns, kinds, old.spec, str(growth.folder), growth.refresh_numbers)
         old.verify(str(growth.folder))
-    return Prepared(scan, split, label, kinds, derived, growth, old)
+    return Prepared(scan, split, label, kinds, derived, growth, old, tables)
+
+
+def make_split(config: Config) -> Split:
+    """Return the split of the table that is encoded."""
+    key = config.columns.key
+    return Split(**config.joined.split.model_dump(exclude={"by", "last"}), by=config.split.by or key, key=key)
 
 
 def _categorical_kinds(config: Config, schema: pa.Schema) -> dict[str, Kind]:
@@ -138,7 +153,7 @@ def build(spark: SparkSession, config: Config, prepared: Prepared | None = None)
         statistics = _build(spark, config, prepared, encoding, dataset)
         (encoding / "statistics.json").write_text(json.dumps(statistics, indent=1, allow_nan=False))
         write_report(encoding / "report.html", statistics)
-        marker = {key: statistics[key] for key in ("rows", "times")}
+        marker: dict[str, Any] = {key: statistics[key] for key in ("rows", "times")}
         marker["encoding_fingerprint"] = statistics["fingerprint"]
         (dataset / DATASET_MARKER).write_text(json.dumps(marker | {"settings": config.of_dataset}, indent=1))
     return statistics
@@ -146,8 +161,12 @@ def build(spark: SparkSession, config: Config, prepared: Prepared | None = None)
 
 def _build(spark: SparkSession, config: Config, prepared: Prepared, encoding: Path, dataset: Path) -> dict[str, Any]:
     """Count, learn the specification and encode into the two folders; returns the statistics."""
-    scan, split, label, columns = prepared.scan, prepared.split, prepared.label, config.columns
-    scratch = encoding / "_scratch"
+    scan, split, label = prepared.scan, prepared.split, prepared.label
+    scratch, catalogue, given, config = encoding / "_scratch", None, config, config.joined
+    columns = config.columns
+    if prepared.tables is not None:
+        log.info("joining the interactions of %s with their users, items and histories", config.source)
+        scan, catalogue = join_all(spark, prepared.tables, scratch)
     log.info("counting the values of %s", config.source)
     counted = Counted.of(scan, config, label, prepared.kinds, split, prepared.derived, scratch / "counts")
     log.info("ranking the values of %s fields", len(columns.categorical))
@@ -161,11 +180,11 @@ def _build(spark: SparkSession, config: Config, prepared: Prepared, encoding: Pa
         cells = {name: summed.cells.get(number_part(name)) for name in columns.numeric}
         distributions = {name: Distribution.of_fold(part_cells, "train") for name, part_cells in cells.items()}
         spec = build_spec(columns, prepared.kinds, written, distributions, split.negative_rate, summed.labels.classes)
-        spec = replace(spec, derived=prepared.derived)
+        spec = replace(spec, key=given.columns.key, derived=prepared.derived)
         if prepared.growth and prepared.old:
             spec = grow_spec(spec, prepared.old, prepared.growth.refresh_numbers)
         (encoding / ENCODING_MARKER).write_text(spec.to_json())
-        scan.reading.save(encoding)
+        prepared.scan.reading.save(encoding)
         # A vocabulary of several columns can have values that one of their types cannot represent.
         Encoding.load(encoding).check(scan.schema, str(config.source))
 
@@ -179,8 +198,17 @@ def _build(spark: SparkSession, config: Config, prepared: Prepared, encoding: Pa
                 f"{config.source} changed while it was read: {sum(rows.values())} rows were counted, and then "
                 f"{sum(encoded.rows.values())} rows were encoded. The old dataset is unchanged; run the job again."
             )
-        scan.check_unchanged()
+        prepared.scan.check_unchanged()
         values = counting_values.result()
-    statistics = facts.gather(config, scan, spec, summed, values, encoded, written, coverages)
+    if prepared.tables is not None and catalogue is not None:
+        inputs = item_inputs(prepared.tables.ranking, given.columns)
+        encoder = encoding, spec.fingerprint
+        write_catalogue(spark, scratch / "items", prepared.tables.order.item, inputs, encoder, dataset)
+        summed.labels.facts.update(catalogue)
+        for name, side in prepared.tables.sides.items():
+            side.check_unchanged()
+            (encoding / name).mkdir()
+            side.reading.save(encoding / name)
+    statistics = facts.gather(config, prepared.scan, spec, summed, values, encoded, written, coverages)
     shutil.rmtree(scratch)
     return statistics

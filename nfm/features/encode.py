@@ -41,7 +41,8 @@ class RawColumns:
     def columns(self) -> tuple[str, ...]:
         """Names of the raw columns, each once."""
         weight = (self.weight,) if self.weight else ()
-        return tuple(dict.fromkeys([*self.key.values(), self.label.column, *weight, *self.partition_by]))
+        label = (self.label.column,) if self.label.column else ()
+        return tuple(dict.fromkeys([*self.key.values(), *label, *weight, *self.partition_by]))
 
 
 @dataclass(frozen=True)

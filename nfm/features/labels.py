@@ -23,7 +23,7 @@ from nfm.contract.schema import FOLDS, Kind
 from nfm.contract.values import dictionary_indices, encode_dictionary, kind_of, to_floats
 from nfm.features.statistics import Distribution, describe_number
 
-Task = Literal["binary", "regression", "multiclass"]
+Task = Literal["binary", "regression", "multiclass", "ranking"]
 MAX_CLASSES = 1000  # each class needs an output of the model and a column of the scores
 QUANTILES = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)  # of regression labels, in the statistics
 
@@ -32,13 +32,14 @@ _ACCEPTED: dict[Task, str] = {
     "binary": "0 or 1 (or false or true)",
     "regression": "a finite number in the range of 32-bit floats",
     "multiclass": "a text, number, boolean or date in every row",
+    "ranking": "absent",
 }
 
 
 class Label(NamedTuple):
     """Column of the label, its kind, and the model task."""
 
-    column: str
+    column: str  # empty for ranking, which has no label: each row is an interaction, and counts as label 1
     kind: Kind
     task: Task = "binary"
 
@@ -75,6 +76,9 @@ def open_label(column: str, type_: pa.DataType, task: Task, where: str) -> Label
     return Label(column, kind, task)
 
 
+NO_LABEL = Label("", "number", "ranking")
+
+
 def check_task(task: Task, classes: Sequence[str], where: str) -> None:
     """Raise DataError unless an encoding with these classes can grow with rows of this model task."""
     if bool(classes) != (task == "multiclass"):
@@ -89,6 +93,9 @@ def read(rows: Rows, label: Label) -> LabelRows:
     """Read the labels of N rows, valid or not; DataError if a regression label is a text that is not a number."""
     if label.task == "regression":
         return _read_numbers(rows.column(label.column), label.column)
+    if label.task == "ranking":
+        none, count = np.zeros(rows.num_rows, np.bool_), rows.num_rows
+        return LabelRows(Values(pa.array(["1"], pa.large_string()), np.zeros(count, np.int32)), None, none, none)
     values = read_field_values((label.column,), (label.kind,), None, rows)
 
     def is_any(texts: Sequence[str]) -> NDArray[np.bool_]:
@@ -121,6 +128,8 @@ def encode(labels: LabelRows, label: Label, classes: Sequence[str]) -> NDArray[n
         return labels.numbers.astype(np.float32)
     if label.task == "binary":
         return labels.is_one.astype(np.float32)
+    if label.task == "ranking":
+        return np.ones(len(labels.is_one), np.float32)
     numbers = pc.fill_null(pc.index_in(labels.texts.texts, pa.array(classes, pa.large_string())), -1)
     row_numbers = np.append(numbers.to_numpy(zero_copy_only=False), -1)[labels.texts.indices]
     if (row_numbers < 0).any():
@@ -164,7 +173,7 @@ def check(label: Label, counts: pa.Table, cells: Cells | None, old_classes: Sequ
         facts |= _number_facts(cells)
         if (reason := describe_lost_precision(facts["mean"], facts["std"])) is not None:
             raise DataError(f"Column '{label.column}' of {where} is the label; its rows of the train fold {reason}.")
-    else:
+    elif label.task == "multiclass":
         classes = _classes(label, counts, old_classes, where)
         by_class = {row["text"]: {fold: row[fold] for fold in FOLDS} for row in counts.to_pylist()}
         no_rows = dict.fromkeys(FOLDS, 0)  # for an older class that this table does not contain
@@ -176,10 +185,8 @@ def _check_valid(label: Label, counts: pa.Table, where: str) -> None:
     """Raise DataError if a label is null or not valid for the model task."""
     null = pc.field("text").is_null()
     nulls, invalid = sum_rows(counts.filter(null)), counts.filter(~null)
-    if label.task == "binary":
-        invalid = invalid.filter(~pc.field("text").isin([*_ONE, *_ZERO]))
-    elif label.task == "multiclass":
-        invalid = invalid.slice(0, 0)
+    valid = pc.field("text").isin([*_ONE, *_ZERO]) if label.task == "binary" else pc.scalar(True)
+    invalid = invalid.filter(~valid)
     if nulls or len(invalid):
         problems, hint = [f"{nulls} null labels"] if nulls else [], ""
         if len(invalid):

@@ -16,7 +16,7 @@ _NAMED = 10  # maximum number of new classes that are named
 
 def plan(config: Config, prepared: Prepared) -> str:
     """Describe a run of the job without starting it."""
-    scan, spec = prepared.scan, config.columns
+    scan, spec = prepared.scan, config.joined.columns
     forms = {
         "hashed": [name for name, s in spec.categorical.items() if s.hash_buckets],
         "bags": [name for name, s in spec.categorical.items() if s.bag],
@@ -42,7 +42,10 @@ def plan(config: Config, prepared: Prepared) -> str:
         lines.append(f"  left out  {scan.bad_rows:,} rows that do not fit the columns (source.on_bad_row)")
     if config.source.on_corrupt == "skip" and not scan.reading.format:
         lines.append("  corrupt   the run first searches for unreadable files and leaves them out")
-    lines.append(f"  label     {prepared.label.column}, {prepared.label.task}")
+    if prepared.tables is None:
+        lines.append(f"  label     {prepared.label.column}, {prepared.label.task}")
+    else:
+        lines += [f"  joined    {name}" for section, name in prepared.tables.names.items() if section != "source"]
     lines += [f"  fields    {', '.join(fields) or 'none'}", f"  numbers   {', '.join(numbers) or 'none'}"]
     lines += [f"  {form:<10}{', '.join(names)}" for form, names in forms.items() if names]
     lines += _derived([asdict(one) for one in prepared.derived])
@@ -70,9 +73,11 @@ def summary(config: Config, statistics: Mapping[str, Any]) -> str:
         lines.append(f"  {fold:<7}{rows[fold]:>12,} rows{described}")
     if statistics["label"]["task"] == "multiclass":
         lines.append(f"  classes{len(statistics['label']['classes']):>12,} of {config.columns.label}")
+    if statistics["label"]["task"] == "ranking":
+        lines += _catalogue(statistics["label"])
     lines += _derived(statistics["derived"])
     lines += [*_fields(statistics["fields"]), *_numbers(statistics["numbers"], rows["train"])]
-    for name, settings in config.columns.numeric.items():
+    for name, settings in config.joined.columns.numeric.items():
         buckets = statistics["numbers"][name].get("buckets")
         if settings.buckets is not None and buckets < settings.buckets:
             lines.append(f"  note      {name} has {buckets} of {settings.buckets} buckets: many rows share a value")
@@ -81,6 +86,13 @@ def summary(config: Config, statistics: Mapping[str, Any]) -> str:
     lines += [f"  finding   {finding['about']}: {finding['text']}" for finding in statistics["findings"]]
     report = config.encoding_folder / "report.html"
     return "\n".join([*lines, *_outputs(config), f"  report    {report}"])
+
+
+def _catalogue(label: Mapping[str, Any]) -> Iterator[str]:
+    yield f"  users  {label['users']:>12,} with interactions"
+    yield f"  items  {label['items']:>12,} in the catalogue"
+    if label["items_without_row"]:
+        yield f"  note      {label['items_without_row']:,} items have no row in the table of ranking.items"
 
 
 def _time_zone(settings: Mapping[str, str]) -> list[str]:
@@ -118,7 +130,7 @@ def _numbers(numbers: Mapping[str, Any], rows: int) -> Iterator[str]:
         yield f"  {name:<{width}}{mean:>12}{median:>18}{_share(facts['missing']['train'], rows):>18}"
 
 
-def _growth(grown: Mapping[str, Any], label: str) -> Iterator[str]:
+def _growth(grown: Mapping[str, Any], label: str | None) -> Iterator[str]:
     yield f"  grown from {grown['from'][:12]}…: all ids are unchanged"
     unchanged = [name for name, facts in grown["fields"].items() if not facts["added"]]
     if unchanged:
@@ -138,6 +150,8 @@ def _growth(grown: Mapping[str, Any], label: str) -> Iterator[str]:
 def _labels(statistics: Mapping[str, Any], fold: str) -> str:
     """Describe the labels of a fold that has rows."""
     label = statistics["label"]
+    if label["task"] == "ranking":
+        return ""
     if label["task"] == "binary":
         return f"   {label['column']} = 1 in {label['rate'][fold]:.1%}"
     if label["task"] == "regression":

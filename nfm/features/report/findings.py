@@ -69,7 +69,7 @@ _SHORTEST = 3  # letters in the name of a label that is specific enough to compa
 _GENERIC = {"is", "has", "was", "did", "will", "the", "label", "target", "outcome", "class", "flag", "y"}
 
 
-def findings(statistics: Mapping[str, Any], columns_key: Sequence[str], label: str) -> list[dict[str, str]]:
+def findings(statistics: Mapping[str, Any], columns_key: Sequence[str], label: str | None) -> list[dict[str, str]]:
     """Return what a user should check before training, the most serious finding first.
 
     Each finding has `about` (a field, number or fold), `kind` (one of `KINDS`) and `text`.
@@ -139,7 +139,7 @@ def _field_findings(facts: Mapping[str, Any], is_key: bool) -> Iterator[tuple[st
 
 
 def _column_findings(
-    columns: Sequence[str], facts: Mapping[str, Any], values: Mapping[str, int], labels: int, label: str
+    columns: Sequence[str], facts: Mapping[str, Any], values: Mapping[str, int], labels: int, label: str | None
 ) -> Iterator[tuple[str, str]]:
     """Yield kind and text of the findings that both fields and numbers can have."""
     missing, auc = facts["missing"]["train"], facts.get("auc")
@@ -150,7 +150,7 @@ def _column_findings(
     if auc is not None and auc >= POSSIBLE_LEAK and labels >= FEW_LABELS:
         text = f"On its own, it ranks the valid and test rows with an AUC of {auc:.3f}."
         yield "leak" if auc >= LEAK else "possible leak", text
-    matches = [column for column in columns if names_label(column, label)]
+    matches = [column for column in columns if label is not None and names_label(column, label)]
     if matches:
         alone = "" if auc is None else f" (on its own, it has an AUC of {auc:.3f})"
         yield "named like the label", f"Column {', '.join(matches)} is named like the label, {label}{alone}."

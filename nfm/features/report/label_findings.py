@@ -34,6 +34,8 @@ def fold_findings(statistics: Mapping[str, Any]) -> Iterator[tuple[str, str, str
 def _only_label(statistics: Mapping[str, Any], fold: str) -> str | None:
     """Return the label that all rows of a fold have; None if there are several labels."""
     label, n = statistics["label"], statistics["rows"][fold]
+    if label["task"] == "ranking":
+        return None
     if label["task"] == "binary":
         return {0: "0", n: "1"}.get(label["positive"][fold])
     if label["task"] == "regression":
@@ -46,6 +48,8 @@ def _compare_with_train(statistics: Mapping[str, Any], fold: str) -> Iterator[tu
     """Compare the labels of a held-out fold with those of the train fold; both have rows. Yields kind and text."""
     rows, label = statistics["rows"], statistics["label"]
     n = rows[fold]
+    if label["task"] == "ranking":
+        return
     if label["task"] == "regression":
         here, train = label["by_fold"][fold], label["by_fold"]["train"]
         difference = abs(here["mean"] - train["mean"])
