@@ -106,12 +106,16 @@ class Layers:
 
     def scores(self, rows: int) -> NDArray[np.float32]:
         """Return (rows, C) scores of the first rows; their linear parts become logits."""
+        add_products(self.inputs_TX, self._network.embedding_dim, self._dense_linear, self.linear_TC, rows)
+        self.add_outputs(rows)
+        return compute_scores(self._network.task, self.linear_TC[:rows])
+
+    def add_outputs(self, rows: int) -> None:
+        """Add hᵀ times the output of the last hidden layer, or the pooled vector, to the first rows' linear parts."""
         activation, x = self._network.activation, self.inputs_TX
         least = 0 if activation == "relu" else -np.inf
         for weights, out in zip(self._hidden, self._outputs, strict=True):
             apply_layer(x, *weights, least, out, rows)
             activate(activation, out[:rows])
             x = out
-        add_products(self.inputs_TX, self._network.embedding_dim, self._dense_linear, self.linear_TC, rows)
         add_products(x, 0, self._output, self.linear_TC, rows)
-        return compute_scores(self._network.task, self.linear_TC[:rows])

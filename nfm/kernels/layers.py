@@ -31,18 +31,18 @@ VECTOR, INTS = ir.VectorType(FLOAT, LANES), ir.VectorType(ir.IntType(32), LANES)
 # numbers and 2 registers of weights that a step reads. AVX-512 has registers for 24 sums, but then LLVM keeps some on
 # the stack, which takes 1.4 to 2.4 times as long.
 ROWS = 6
-_COLUMNS = 2 * LANES
+COLUMNS = 2 * LANES  # of a panel
 _ZERO = np.float32(0)
 
 
 def make_panels(kernel_XU: NDArray[np.float32], bias_U: NDArray[np.float32]) -> tuple[NDArray[Any], NDArray[Any]]:
     """Return a layer's weights as (P, X, N) and (P, N): panels of N columns, padded with zeros after the last unit."""
     inputs, units = kernel_XU.shape
-    count = -(-units // _COLUMNS)
-    kernel, bias = np.zeros((inputs, count * _COLUMNS), np.float32), np.zeros(count * _COLUMNS, np.float32)
+    count = -(-units // COLUMNS)
+    kernel, bias = np.zeros((inputs, count * COLUMNS), np.float32), np.zeros(count * COLUMNS, np.float32)
     kernel[:, :units], bias[:units] = kernel_XU, bias_U
-    split = kernel.reshape(inputs, count, _COLUMNS).transpose(1, 0, 2)
-    return np.ascontiguousarray(split), bias.reshape(count, _COLUMNS)
+    split = kernel.reshape(inputs, count, COLUMNS).transpose(1, 0, 2)
+    return np.ascontiguousarray(split), bias.reshape(count, COLUMNS)
 
 
 def apply_layer(
@@ -132,8 +132,8 @@ def _generate_block(context: Any, builder: Any, signature: Any, arguments: Any) 
 
     halves = [INT(0), INT(LANES)]
     rows = [at(x, builder.mul(builder.add(t, INT(row)), width)) for row in range(ROWS)]
-    panel = at(kernel, builder.mul(builder.mul(p, inputs), INT(_COLUMNS)))
-    biases = [vector(at(bias, builder.mul(p, INT(_COLUMNS)), half)) for half in halves]
+    panel = at(kernel, builder.mul(builder.mul(p, inputs), INT(COLUMNS)))
+    biases = [vector(at(bias, builder.mul(p, INT(COLUMNS)), half)) for half in halves]
     before = builder.block
     body, done = builder.append_basic_block("inputs"), builder.append_basic_block("done")
     builder.branch(body)
@@ -141,7 +141,7 @@ def _generate_block(context: Any, builder: Any, signature: Any, arguments: Any) 
     builder.position_at_end(body)
     i = builder.phi(INT)
     sums = [[builder.phi(VECTOR) for _ in halves] for _ in range(ROWS)]
-    weights = [vector(at(panel, builder.mul(i, INT(_COLUMNS)), half)) for half in halves]
+    weights = [vector(at(panel, builder.mul(i, INT(COLUMNS)), half)) for half in halves]
     new_sums = []
     for row, old in zip(rows, sums, strict=True):
         value = broadcast(builder, builder.load(at(row, i)))
@@ -158,7 +158,7 @@ def _generate_block(context: Any, builder: Any, signature: Any, arguments: Any) 
     builder.position_at_end(done)
     floor = broadcast(builder, least)
     for row, new in enumerate(new_sums):
-        place = at(out, builder.mul(builder.add(t, INT(row)), stride), builder.mul(p, INT(_COLUMNS)))
+        place = at(out, builder.mul(builder.add(t, INT(row)), stride), builder.mul(p, INT(COLUMNS)))
         for half, total in zip(halves, new, strict=True):
             # NaN stays NaN, because the comparison is false.
             kept = builder.select(builder.fcmp_ordered("<", total, floor), floor, total)

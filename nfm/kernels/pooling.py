@@ -81,6 +81,7 @@ def pool_rows(
     stop: int,
     linear_TC: NDArray[np.float32],
     pooled_TX: NDArray[np.float32],
+    sum_TK: NDArray[np.float32] | None = None,
 ) -> None:
     """Fill the first rows of a tile with the linear parts and pooled vectors of the rows from start up to stop.
 
@@ -94,9 +95,12 @@ def pool_rows(
         stop: row after the last one.
         linear_TC: receives w_0 + Σ w_i x_i.
         pooled_TX: receives the pooled vectors in its first K columns.
+        sum_TK: receives Σ x v; None if it is not needed.
     """
-    tables = view_as_bits(weights)
-    _compiled(weights.embedding.dtype.name)(tables, tuple(offsets), tuple(rows), start, stop, linear_TC, pooled_TX)
+    tables, pool_some = view_as_bits(weights), _compiled(weights.embedding.dtype.name)
+    if sum_TK is None:
+        sum_TK = np.empty((1, weights.embedding.shape[1]), np.float32)  # scratch
+    pool_some(tables, tuple(offsets), tuple(rows), start, stop, linear_TC, pooled_TX, sum_TK)
 
 
 def view_as_bits(weights: Weights) -> tuple[Any, ...]:
@@ -129,13 +133,14 @@ def list_argument_types(dtype: str) -> tuple[Any, Any, Any]:
 @cache
 def _compiled(dtype: str) -> Any:
     tile = types.Array(types.float32, 2, "C")
-    return compile_now(types.void(*list_argument_types(dtype), types.int64, types.int64, tile, tile), _pool_rows)
+    return compile_now(types.void(*list_argument_types(dtype), types.int64, types.int64, tile, tile, tile), _pool_rows)
 
 
-def _pool_rows(weights: Any, offsets: Any, rows: Any, start: Any, stop: Any, linear_TC: Any, pooled_TX: Any) -> None:
+def _pool_rows(
+    weights: Any, offsets: Any, rows: Any, start: Any, stop: Any, linear_TC: Any, pooled_TX: Any, sum_TK: Any
+) -> None:
     embedding, linear, bias = weights
     count = stop - start
-    sum_TK = np.empty((1, embedding.shape[1]), np.float32)  # scratch; the sums are not needed here
     linear_TC[:count] = bias
     features = list_features(Offsets(*offsets), Rows(*rows), start, stop)
     pool(0, count, features, embedding, linear, pooled_TX, sum_TK, linear_TC)
