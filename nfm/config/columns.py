@@ -87,6 +87,10 @@ class Categorical(Settings):
         return self.cross or (self.column or name,)
 
 
+class Uncounted(Categorical):
+    """A field that uses another field's vocabulary, to which its own values do not contribute."""
+
+
 class Numeric(Settings):
     """A number: one float, or with `buckets` a categorical field."""
 

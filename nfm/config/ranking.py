@@ -5,12 +5,9 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from nfm.config.columns import Categorical, Columns, Numeric, Positive, Settings, changed
+from nfm.config.columns import Categorical, Columns, Numeric, Positive, Settings, Uncounted, changed
 from nfm.config.source import Source
-
-HISTORY, HISTORY_WEIGHTS = "history", "history_weights"  # columns of the joined table, and the field
-FOLD = "_nfm_fold"  # column of the joined table with the fold, for `split.last`
-SEQUENCE = "sequence"  # column of the dataset: the place of an interaction among those of its user, from 0
+from nfm.contract.catalogue import HISTORY, HISTORY_WEIGHTS, SEQUENCE
 
 
 class SideTable(Settings):
@@ -138,7 +135,7 @@ def join_columns(ranking: Ranking, columns: Columns) -> Columns:
         if HISTORY in owners:
             raise ValueError(f"ranking.history adds a field {HISTORY!r}, but there is one already: rename it")
         field = list_item_fields(ranking, columns)[0]
-        categorical[HISTORY] = Categorical(bag=True, weights=HISTORY_WEIGHTS, share_with=field)
+        categorical[HISTORY] = Uncounted(bag=True, weights=HISTORY_WEIGHTS, share_with=field)
     numeric = {name: s for table in tables.values() if table for name, s in table.numeric.items()}
     return columns.model_copy(update={"key": (*columns.key, SEQUENCE), "categorical": categorical, "numeric": numeric})
 

@@ -6,12 +6,13 @@ from typing import Any, Self
 from pydantic import Field, model_validator
 
 from nfm.config.columns import DATASET_COLUMNS, Columns, Settings
-from nfm.config.ranking import FOLD, Ranking, check_ranking, default_monitor, join_columns
+from nfm.config.ranking import Ranking, check_ranking, default_monitor, join_columns
 from nfm.config.score import Score
 from nfm.config.source import Source, check_filled
 from nfm.config.split import Dataset, Split
 from nfm.config.time import complete_ages, list_derived
 from nfm.config.train import MONITORS, Model, Train, Tune
+from nfm.contract.catalogue import FOLD
 from nfm.contract.paths import without_loop
 from nfm.contract.times.derived import Derived
 

@@ -12,8 +12,9 @@ from typing import Any
 import pyarrow as pa
 from pyspark.sql import SparkSession
 
-from nfm.config.ranking import FOLD, item_inputs
+from nfm.config.ranking import item_inputs
 from nfm.config.settings import Config
+from nfm.contract.catalogue import FOLD
 from nfm.contract.columns import check_categorical, check_columns, check_key
 from nfm.contract.encoder import Encoding
 from nfm.contract.errors import DataError
@@ -77,9 +78,9 @@ def prepare(spark: SparkSession, config: Config, growth: Growth | None = None, *
         check_replaceable(folder, marker)
     split = make_split(config)
     why = "The settings columns, split and dataset.partition_by refer to these columns."
-    others = (given.label, given.weight, config.ranking and config.ranking.time, *split.columns, *split.by)
-    needed = dict.fromkeys([*given.key, *filter(None, others), *given.inputs, *config.dataset.partition_by])
-    needed.pop(FOLD, None)
+    times = dict.fromkeys(filter(None, (config.split.time, config.ranking.time if config.ranking else None)))
+    others = [n for n in (given.label, given.weight, *times, *split.columns, *split.by) if n not in (None, FOLD)]
+    needed = dict.fromkeys(filter(None, [*given.key, *others, *given.inputs, *config.dataset.partition_by]))
 
     def check_needed(schema: pa.Schema) -> Iterable[str]:
         check_columns(needed, schema, where, explain_missing(config.derived, schema.names, why))
@@ -89,8 +90,8 @@ def prepare(spark: SparkSession, config: Config, growth: Growth | None = None, *
     reading = old.reading if old is not None else LATEST
     if reading is not None:
         reading = reading.with_texts(config.derived, config.source.options)
-        if split.time is not None and not {name.lower() for name in config.source.options} & TIME_FORMATS:
-            reading = replace(reading, untimed=[split.time])
+        if times and not {name.lower() for name in config.source.options} & TIME_FORMATS:
+            reading = replace(reading, untimed=list(times))
     scan, tables = open_scan(spark, config.source, check_needed, reading, searches=searches), None
     if config.ranking is not None:
         tables = open_tables(spark, config, scan, tuple(needed), searches)

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, replace
 
-from nfm.config.columns import Categorical, Columns
+from nfm.config.columns import Categorical, Columns, Uncounted
 from nfm.contract.encoder import Encoding
 from nfm.contract.errors import DataError
 from nfm.contract.messages import differences, listed
@@ -18,13 +18,14 @@ from nfm.features.vocabularies import Recipe, WrittenVocabulary
 def list_parts(columns: Columns, kinds: Mapping[str, Kind]) -> list[Part]:
     """Return the parts to count, given the kinds of the categorical columns.
 
-    Hashed fields are not counted: they have no vocabulary, and may have too many values.
+    Hashed fields are not counted: they have no vocabulary, and may have too many values. Nor is the history of a
+    ranking, whose values are those of the item.
     """
     counted = [Part(WEIGHT, (columns.weight,))] if columns.weight is not None else []
     counted += [
         Part(field_part(name), field.columns(name), tuple(kinds[c] for c in field.columns(name)), get_bag(field))
         for name, field in columns.categorical.items()
-        if field.hash_buckets is None
+        if is_counted(field)
     ]
     return counted + [Part(number_part(name), (number.column or name,)) for name, number in columns.numeric.items()]
 
@@ -47,11 +48,16 @@ def get_bag(field: Categorical) -> Bag | None:
     return Bag(field.weights, field.delimiter, field.max_length) if field.bag else None
 
 
+def is_counted(field: Categorical) -> bool:
+    """Return whether the values of a field make a vocabulary."""
+    return field.hash_buckets is None and not isinstance(field, Uncounted)
+
+
 def list_recipes(columns: Columns, places: Mapping[str, int]) -> list[Recipe]:
     """Return a recipe for each vocabulary; `places` are the numbers of the counted parts."""
     sharing: dict[str, list[str]] = {}  # in the order of first use, as in Spec.vocabularies
     for name, field in columns.categorical.items():
-        if field.hash_buckets is None:
+        if is_counted(field):
             sharing.setdefault(field.share_with or name, []).append(name)
     recipes = []
     for name, users in sharing.items():

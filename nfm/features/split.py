@@ -9,6 +9,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from nfm.contract.arrays import to_numpy
+from nfm.contract.catalogue import FOLD
 from nfm.contract.columns import Rows, hash_keys
 from nfm.contract.errors import DataError
 from nfm.contract.messages import CORRECT_ROWS, quoted
@@ -53,6 +54,8 @@ class Split:
         if self.time:
             bounds = [f"{n} from {b}" for n, b in zip(FOLDS[1:], self.bounds, strict=True) if b is not None]
             text = f"by {self.time}: {', '.join(bounds)}"
+        elif self.column == FOLD:
+            text = "the last interactions of each user (split.last)"
         elif self.column:
             text = f"by column {self.column}"
         else:

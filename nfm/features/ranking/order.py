@@ -7,8 +7,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from nfm.config.ranking import FOLD, HISTORY, HISTORY_WEIGHTS, SEQUENCE
 from nfm.contract.arrays import to_arrow, to_numpy
+from nfm.contract.catalogue import FOLD, HISTORY, HISTORY_WEIGHTS, SEQUENCE
 from nfm.contract.columns import Rows, read_field_values
 from nfm.contract.errors import DataError
 from nfm.contract.messages import CORRECT_ROWS
