@@ -66,6 +66,7 @@ class Upstream(NamedTuple):
     linear_BC: Floats
     first_bin: int  # first row of the bins in the tables
     bins_RK: Floats  # embeddings of the bins before the update, because rows of a pair need each other's
+    of_sum_BK: Floats = np.empty((0, 1), np.float32)  # with respect to Σ x v itself, in a ranking; empty: none
 
 
 class Rule(NamedTuple):
@@ -133,11 +134,12 @@ def _sum_gradients(
 ) -> None:
     """Fill `out` with the gradients of the distinct rows in the range [start, stop).
 
-    A row's gradient is Σ x (Σ x_j v_j − x v) · upstream (eq. 5), or Σ x · upstream, plus the derivative of its penalty.
+    A row's gradient is Σ x (Σ x_j v_j − x v) · upstream (eq. 5), or Σ x · upstream, plus the derivative of its penalty,
+    plus Σ x · `of_sum_BK`.
     """
     # Tuples are unpacked and rows indexed without views, because numba counts each new reference to an array.
     distinct_D, starts, samples_P, x_P, others_P, other_x_P = by_row
-    sum_BK, upstream_BK, upstream_BC, first_bin, bins_RK = upstream
+    sum_BK, upstream_BK, upstream_BC, first_bin, bins_RK, of_sum_BK = upstream
     embedding, linear = tables
     of_embedding_DK, of_linear_DC = out
     dim, width = np.uint64(embedding.shape[1]), np.uint64(linear.shape[1])
@@ -158,6 +160,9 @@ def _sum_gradients(
             else:
                 for k in range(dim):
                     of_embedding_DK[n, k] += x * (upstream_BK[b, k] * (sum_BK[b, k] - x * embedding[row, k]))
+            if len(of_sum_BK):
+                for k in range(dim):
+                    of_embedding_DK[n, k] += x * of_sum_BK[b, k]
             for c in range(width):
                 of_linear_DC[n, c] += x * upstream_BC[b, c]
 

@@ -55,3 +55,5 @@ def choose_loss(model: Model) -> Loss:
             return Loss(_squared_error, _mean_squared_error, power=2)
         case "multiclass":
             return Loss(_cross_entropy, _mean_log_loss)
+        case "ranking":
+            raise ValueError("the losses of a ranking compare samples: see `ranking.losses`")

@@ -7,7 +7,7 @@ In a long training XLA compiles the step for full batches, which takes a second.
 layers 128-128, two cores) then takes 7.6 ms instead of 17.7 ms; a step of 256 rows takes the same time.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -56,7 +56,11 @@ class Network:
         self._fixed = {path: variable for path, variable in variables if not variable.trainable}
         if settings.activation == "relu":
             self._layers |= {name: relu for name in self._layers if name.endswith("_relu")}
-        self._columns = settings.embedding_dim, outputs, describe(spec, settings).dense_columns(spec)
+        self._row_sums = settings.embedding_dim, outputs, describe(spec, settings).dense_columns(spec)
+        # Sums that a step takes: the columns of each, and its rows for one label. Those with derivatives. Samples of a
+        # label.
+        self._step_sums = [(columns, 1) for columns in self._row_sums]
+        self._differentiated, self._samples = [0, 1], 1
         # Batches that a moving average stands for. An older model's moving averages are those of its batches.
         self._averaged = 1 / (1 - settings.batch_norm_momentum) if train.init_from is None else 1.0
         self._full_batch = train.batch_size if rows >= _MIN_XLA_ROWS else None
@@ -70,13 +74,23 @@ class Network:
             rows: the batch, for its dense numbers, labels and weights.
             number: number of the step; the seed and this number determine which units are dropped.
         """
+        sums = pooled.pooled_BK, pooled.linear_BC, rows.inputs.dense_BD
+        loss, of_sums, gradients = self.differentiate(weights, sums, rows.label, rows.weight, number)
+        return Derivatives(loss, of_sums[0], of_sums[1], gradients)
+
+    def differentiate(
+        self, weights: dict[str, Floats], sums: Sequence[Floats], label: Floats, weight: Floats, number: int
+    ) -> tuple[float, list[Floats], dict[str, Floats]]:
+        """Return the loss of a batch and its derivatives with respect to the `sums`, without dense numbers, and weights.
+
+        Arguments as for `step`; `sums` are the pooled vectors, the linear sums and the dense numbers.
+        """
         seeds = np.random.SeedSequence([self._train.seed, number]).generate_state(
             2 + 2 * len(self._settings.hidden_units)
         )
-        step = self._full_batch_step if len(rows.label) == self._full_batch else self._any_batch_step
-        sums = pooled.pooled_BK, pooled.linear_BC, rows.inputs.dense_BD
-        loss, trained_gradient, pooled_gradient, linear_gradient, fixed = step(
-            *self._vectors(weights), [*map(tf.constant, sums)], *map(tf.constant, (rows.label, rows.weight, seeds))
+        step = self._full_batch_step if len(label) == self._full_batch else self._any_batch_step
+        loss, trained_gradient, *sums_gradients, fixed = step(
+            *self._vectors(weights), [*map(tf.constant, sums)], *map(tf.constant, (label, weight, seeds))
         )
         # Average the first batches equally: otherwise the initial averages, which no batch had, would have a share.
         share = np.float32(max(1.0, self._averaged / number))
@@ -84,7 +98,7 @@ class Network:
             for path, array in _split(fixed.numpy(), self._fixed).items():
                 weights[path] += share * (array - weights[path])
         gradients = _split(trained_gradient.numpy(), self.trained)
-        return Derivatives(float(loss), pooled_gradient.numpy(), linear_gradient.numpy(), gradients)
+        return float(loss), [gradient.numpy() for gradient in sums_gradients], gradients
 
     def logits(self, weights: Mapping[str, Floats], pooled: Pooled, dense_BD: Floats) -> tuple[Floats, Floats]:
         """Return (B, C) logits of the model and of its linear part alone, without dropout and with moving averages."""
@@ -114,32 +128,40 @@ class Network:
     def _trace(self, function: Any, rows: int | None, **options: Any) -> Any:
         """Trace a function before its first call: TensorFlow warns when calls trace a function for each training."""
         vectors = [tf.TensorSpec((None,), tf.float32)] * 2
-        signature = [*vectors, [tf.TensorSpec((rows, columns), tf.float32) for columns in self._columns]]
-        if function == self._step:
+        is_step = function == self._step
+        sums = self._step_sums if is_step else [(columns, 1) for columns in self._row_sums]
+        shapes = [(None if rows is None else rows * times, columns) for columns, times in sums]
+        signature = [*vectors, [tf.TensorSpec(shape, tf.float32) for shape in shapes]]
+        if is_step:
             seeds = tf.TensorSpec((2 + 2 * len(self._settings.hidden_units),), tf.uint32)
             signature += [*[tf.TensorSpec((rows,), tf.float32)] * 2, seeds]
         return tf.function(function, signature, autograph=False, **options).get_concrete_function()
 
     def _step(self, trained: Any, fixed: Any, sums: Any, label: Any, weight: Any, seeds: Any) -> tuple[Any, ...]:
-        pooled, linear, dense = sums
         pairs = iter([(seeds[i], seeds[i + 1]) for i in range(0, seeds.shape[0], 2)])
 
         def drop(_: str, rate: float, x: Any) -> Any:
             pair = next(pairs)
-            return dropout(x, rate, *pair) if rate else x
+            return dropout(x, rate, *pair, self._samples) if rate else x
 
+        watched = [trained, *(sums[i] for i in self._differentiated)]
         with tf.GradientTape() as tape:
-            tape.watch([trained, pooled, linear])
+            tape.watch(watched)
+            pooled, linear, dense = self._combine(sums)
             with self._use_weights(trained, fixed) as scope:
                 logits = self._linear(linear, dense) + self._interactions(pooled, dense, drop, training=True)
                 penalties = [x for layer in self._layers.values() for x in getattr(layer, "losses", ())]
                 averages = [tf.reshape(scope.get_current_value(v), [-1]) for v in self._fixed.values()]
-            loss = tf.reduce_sum(weight * self._loss(label, logits))
+            loss = tf.reduce_sum(weight * self._loss(label, logits))  # each label has a loss
             count, penalty = tf.cast(tf.size(label), tf.float32), tf.add_n([tf.zeros(()), *penalties])
             mean = self._train.loss_reduction == "mean"
             objective = loss / count + penalty if mean else loss + count * penalty
-        gradients = tape.gradient(objective, [trained, pooled, linear], unconnected_gradients="zero")
+        gradients = tape.gradient(objective, watched, unconnected_gradients="zero")
         return loss, *gradients, tf.concat([tf.zeros(0), *averages], 0)
+
+    def _combine(self, sums: Any) -> Any:
+        """Return the pooled vectors, the linear sums and the dense numbers of the samples of a step."""
+        return sums
 
     def _logits(self, trained: Any, fixed: Any, sums: Any) -> tuple[Any, Any]:
         pooled, linear, dense = sums
@@ -168,7 +190,7 @@ def relu(x: Any) -> Any:
     return tf.where(x <= 0, tf.zeros_like(x), x)
 
 
-def dropout(x: Any, rate: float, seed: Any, other: Any) -> Any:
+def dropout(x: Any, rate: float, seed: Any, other: Any, samples: int = 1) -> Any:
     """Set a random share of the units to 0, and scale up the others, so that the expected value stays the same.
 
     A unit is kept if 32 random bits are at least rate · 2³². The bits are a hash of the unit's place and of two seeds
@@ -179,13 +201,15 @@ def dropout(x: Any, rate: float, seed: Any, other: Any) -> Any:
         x: units (B, U).
         rate: share of the units that is dropped, at least 0 and below 1.
         seed, other: two uint32 seeds.
+        samples: number of equal parts of the rows, of which the i-th rows lose the same units.
     """
 
     def mix(bits: Any, shift: int, factor: int) -> Any:
         bits = tf.bitwise.bitwise_xor(bits, tf.bitwise.right_shift(bits, tf.constant(shift, tf.uint32)))
         return bits * tf.constant(factor, tf.uint32)
 
-    places = tf.reshape(tf.range(tf.size(x)), tf.shape(x))
+    places = tf.range(tf.size(x)) if samples == 1 else tf.range(tf.size(x)) % (tf.size(x) // samples)
+    places = tf.reshape(places, tf.shape(x))
     bits = tf.cast(places, tf.uint32) * tf.constant(0x9E3779B9, tf.uint32) + seed
     bits = mix(mix(bits, 16, 0x21F0AAAD) + other, 15, 0xD35A2D97)
     bits = mix(bits, 15, 1)

@@ -31,7 +31,14 @@ class Formula(NamedTuple):
 class TableReader:
     """List and pool the features of batches. The results do not depend on the number of threads."""
 
-    def __init__(self, spec: Spec, weights: Tables, threads: int | None = None, rates: Rates | None = None) -> None:
+    def __init__(
+        self,
+        spec: Spec,
+        weights: Tables,
+        threads: int | None = None,
+        rates: Rates | None = None,
+        offsets: Offsets | None = None,
+    ) -> None:
         """Start the threads.
 
         Args:
@@ -39,9 +46,10 @@ class TableReader:
             weights: the tables.
             threads: number of threads that share the work; by default one for each core.
             rates: target rates; None: the model has none.
+            offsets: first rows of the fields and numbers; by default those of the specification.
         """
         singles = [offset for offset, field in zip(spec.offsets, spec.fields, strict=True) if field.bag is None]
-        self._offsets = Offsets(
+        self._offsets = offsets or Offsets(
             np.array(singles, np.int64), np.array(spec.bin_offsets[:-1], np.int64), spec.bin_offsets[-1]
         )
         #: rows of the bins in the tables
