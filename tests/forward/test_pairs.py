@@ -14,8 +14,9 @@ from nfm.contract.artifact import Network
 from nfm.contract.dataset import arrange_inputs
 from nfm.contract.schema import Bag, Field, Number, Spec
 from nfm.contract.times.derived import Derived
+from nfm.forward.pairs import PairScorer
 from nfm.forward.rows import score
-from nfm.forward.sides import select_side, sum_side
+from nfm.forward.sides import Side, select_side, sum_side
 from tests.sides import ITEM_NAMES, USER_NAMES, Ranking, make_columns, make_ranking, make_spec, take
 
 USERS, ITEMS = 7, 70
@@ -87,6 +88,17 @@ def test_a_score_does_not_depend_on_the_pairs_around_it(hidden: tuple[int, ...],
 def test_no_users_and_no_items(hidden: tuple[int, ...]) -> None:
     assert score_all(make_ranking(network_of(hidden), 0, 5)).shape == (0, 5)
     assert score_all(make_ranking(network_of(hidden), 5, 0)).shape == (5, 0)
+
+
+@pytest.mark.parametrize("hidden", [(), (9,)], ids=str)
+def test_sums_may_be_memory_mapped(hidden: tuple[int, ...]) -> None:
+    ranking = ranking_of(hidden)
+    users, items = (Side(*(array.copy() for array in side)) for side in (ranking.users, ranking.scorer.items))
+    for array in (*users, *items):
+        array.flags.writeable = False
+    sides = select_side(ranking.spec, USER_NAMES), select_side(ranking.spec, ITEM_NAMES)
+    scorer = PairScorer(ranking.spec, ranking.network, ranking.weights, *sides, items)
+    np.testing.assert_array_equal(score_all(ranking._replace(users=users, scorer=scorer)), score_all(ranking))
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
