@@ -94,7 +94,7 @@ def top_lists(
 
         return work
 
-    process_in_steps(rows, tile.users, threads, make)
+    process_in_steps(rows, max(1, min(tile.users, -(-rows // threads))), threads, make)
     return lists
 
 
@@ -119,8 +119,9 @@ class _Maker(NamedTuple):
             some_lists.not_finite_U[:] = best.not_finite_U
             _put(some_chosen, chosen, unfinished)
             _put(some_lists, lists, unfinished)
-            # If fewer were kept than possible, none are left.
-            unfinished = unfinished[(some_lists.filled_U < count) & (best.filled_U == most) & (most > 0)]
+            # If fewer were kept than possible, or all could be kept, none are left.
+            more_U = (best.filled_U == most) & (most < self.scorer.count)
+            unfinished = unfinished[(some_lists.filled_U < count) & more_U]
 
     def _find_best(self, users: Side, numbers: NDArray[np.int64], most: int, chosen: Chosen) -> Best:
         """Return each user's best items, sorted, that can be added to the list."""

@@ -83,7 +83,8 @@ def _compiled_layer() -> Any:
 @cache
 def _compiled_products() -> Any:
     matrix = types.Array(types.float32, 2, "C")
-    signature = types.void(matrix, types.int64, read_only_array(types.float32, 2), matrix, types.int64)
+    inputs = read_only_array(types.float32, 2)
+    signature = types.void(inputs, types.int64, inputs, matrix, types.int64)
     # Reordering is safe: every row uses the same number of lanes for a sum.
     return compile_now(signature, _add_products, fastmath={"reassoc", "contract"})
 

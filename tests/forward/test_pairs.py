@@ -14,8 +14,9 @@ from nfm.contract.artifact import Network
 from nfm.contract.dataset import arrange_inputs
 from nfm.contract.schema import Bag, Field, Number, Spec
 from nfm.contract.times.derived import Derived
+from nfm.forward.pairs import PairScorer
 from nfm.forward.rows import score
-from nfm.forward.sides import select_side, sum_side
+from nfm.forward.sides import Side, select_side, sum_side
 from tests.sides import ITEM_NAMES, USER_NAMES, Ranking, make_columns, make_ranking, make_spec, take
 
 USERS, ITEMS = 7, 70
@@ -89,12 +90,23 @@ def test_no_users_and_no_items(hidden: tuple[int, ...]) -> None:
     assert score_all(make_ranking(network_of(hidden), 5, 0)).shape == (5, 0)
 
 
+@pytest.mark.parametrize("hidden", [(), (9,)], ids=str)
+def test_sums_may_be_memory_mapped(hidden: tuple[int, ...]) -> None:
+    ranking = ranking_of(hidden)
+    users, items = (Side(*(array.copy() for array in side)) for side in (ranking.users, ranking.scorer.items))
+    for array in (*users, *items):
+        array.flags.writeable = False
+    sides = select_side(ranking.spec, USER_NAMES), select_side(ranking.spec, ITEM_NAMES)
+    scorer = PairScorer(ranking.spec, ranking.network, ranking.weights, *sides, items)
+    np.testing.assert_array_equal(score_all(ranking._replace(users=users, scorer=scorer)), score_all(ranking))
+
+
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
 def test_sums_equal_numpy(dtype: str) -> None:
     fields = tuple(
         Field(name, (name,), ("text",), 1, 2, name, bag=Bag(None, ",", None) if name == "b" else None) for name in "abc"
     )
-    numbers = [Number(n, n, p, 0.0, False, None, "none", 0.0, 1.0) for n, p in (("x", "field"), ("y", "field"))]
+    numbers = [Number(n, n, "field", 0.0, False, None, "none", 0.0, 1.0) for n in ("x", "y")]
     dense = [Number(n, n, "dense", 0.0, False, None, "none", 0.0, 1.0) for n in ("p", "q")]
     spec, network = Spec(("id",), fields, (*numbers, *dense), ()), network_of((), dtype=dtype, dim=3)
     random = np.random.default_rng(1)
@@ -157,7 +169,7 @@ def test_a_side_has_the_derived_columns_that_it_reads() -> None:
     assert select_side(spec, {"s_age"}).columns == ("s", "t")
 
 
-@pytest.mark.parametrize("change", [{"classes": ("a", "b")}, {"rates": ("item",)}], ids=["classes", "rates"])
-def test_a_network_that_cannot_rank_is_refused(change: dict[str, tuple[str, ...]]) -> None:
-    with pytest.raises(ValueError, match="one output and no target rates"):
-        make_ranking(replace(network_of(()), **change), 1, 1)
+def test_a_network_that_cannot_rank_is_refused() -> None:
+    for network in (replace(network_of(()), classes=("a", "b")), replace(network_of(()), rates=("item",))):
+        with pytest.raises(ValueError, match="one output and no target rates"):
+            make_ranking(network, 1, 1)
