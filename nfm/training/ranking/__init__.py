@@ -1,1 +1,1 @@
-"""Training of the task `ranking`: pairs of an item that a user has and items that the user lacks."""
+"""Training of the ranking task: pairs of users and items, negatives, evaluation over the catalogue."""

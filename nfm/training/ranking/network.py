@@ -27,7 +27,9 @@ class PairNetwork(Network):
         self._loss = choose_pair_loss(ranking)
         super().__init__(spec, settings, train, rows)
         dim, samples = settings.embedding_dim, 1 + ranking.negatives
-        users, items = ([(dim, n), (dim, n), (1, n), (len(s.dense), n)] for s, n in zip(sides, (1, samples), strict=True))
+        users, items = (
+            [(dim, n), (dim, n), (1, n), (len(s.dense), n)] for s, n in zip(sides, (1, samples), strict=True)
+        )
         self._step_sums, self._samples = [*users, *items], samples
         self._differentiated = [0, 1, 2, 4, 5, 6]
         # Places of the model's dense columns among those of the users and the items.
