@@ -131,6 +131,7 @@ class Spec:
     ancestors: tuple[str, ...] = ()  # fingerprints of the encodings this one grew from, the nearest first
     classes: tuple[str, ...] = ()  # multiclass: canonical text of each class, by its number in the dataset
     derived: tuple[Derived, ...] = ()  # columns that fields and numbers read, and the raw table does not have
+    item_inputs: tuple[str, ...] = ()  # ranking: fields and numbers of the item; all others are of the user's side
     # Not part of the fingerprint: whether a model uses the interpolated bins, and whether the dataset has PART_COLUMN.
     uses_bins: bool = True
     has_parts: bool = False
@@ -220,8 +221,9 @@ class Spec:
         fields, numbers = map(_stored_field, self.fields), map(_stored_number, self.numbers)
         content = asdict(self) | {"fields": list(fields), "numbers": list(numbers)}
         del content["uses_bins"], content["has_parts"]
-        if not self.derived:
-            del content["derived"]
+        for key in ("derived", "item_inputs"):
+            if not content[key]:
+                del content[key]
         return content
 
     @classmethod
@@ -244,6 +246,7 @@ class Spec:
                 ancestors=tuple(content["ancestors"]),
                 classes=tuple(content["classes"]),
                 derived=tuple(Derived(**tuples(one)) for one in content.get("derived", ())),
+                item_inputs=tuple(content.get("item_inputs", ())),
             )
             found = spec.fingerprint
         except (ValueError, KeyError, TypeError, AttributeError) as error:

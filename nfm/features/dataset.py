@@ -181,7 +181,8 @@ def _build(spark: SparkSession, config: Config, prepared: Prepared, encoding: Pa
         cells = {name: summed.cells.get(number_part(name)) for name in columns.numeric}
         distributions = {name: Distribution.of_fold(part_cells, "train") for name, part_cells in cells.items()}
         spec = build_spec(columns, prepared.kinds, written, distributions, split.negative_rate, summed.labels.classes)
-        spec = replace(spec, key=given.columns.key, derived=prepared.derived)
+        inputs = () if given.ranking is None else item_inputs(given.ranking, given.columns)
+        spec = replace(spec, key=given.columns.key, derived=prepared.derived, item_inputs=inputs)
         if prepared.growth and prepared.old:
             spec = grow_spec(spec, prepared.old, prepared.growth.refresh_numbers)
         (encoding / ENCODING_MARKER).write_text(spec.to_json())
@@ -202,9 +203,8 @@ def _build(spark: SparkSession, config: Config, prepared: Prepared, encoding: Pa
         prepared.scan.check_unchanged()
         values = counting_values.result()
     if prepared.tables is not None and catalogue is not None:
-        inputs = item_inputs(prepared.tables.ranking, given.columns)
         encoder = encoding, spec.fingerprint
-        write_catalogue(spark, scratch / "items", prepared.tables.order.item, inputs, encoder, dataset)
+        write_catalogue(spark, scratch / "items", prepared.tables.order.item, encoder, dataset)
         summed.labels.facts.update(catalogue)
         for name, side in prepared.tables.sides.items():
             side.check_unchanged()

@@ -34,6 +34,12 @@ class Side(NamedTuple):
         return Side(*(array[rows] for array in self))
 
 
+def divide(spec: Spec) -> tuple[Spec, Spec]:
+    """Return the specifications of the user's side and of the item's side of a ranking."""
+    names = {field.name for field in spec.fields} | {number.name for number in spec.numbers}
+    return select_side(spec, names - set(spec.item_inputs)), select_side(spec, spec.item_inputs)
+
+
 def select_side(spec: Spec, names: Collection[str]) -> Spec:
     """Return a specification with only the fields and numbers of these names, to encode tables of one side.
 
@@ -65,7 +71,7 @@ def sum_side(
     """
     check_network(network)
     count, dim = len(inputs.ids_BF), network.embedding_dim
-    rows, offsets = Rows(*_place_rows(spec, side, inputs)), _find_offsets(spec, side)
+    rows, offsets = Rows(*place_bags(spec, side, inputs)), find_offsets(spec, side)
     tables = Weights(weights["embedding"], weights["linear"], np.zeros(1, np.float32))
     dense_linear_1D = np.ascontiguousarray(weights["dense_linear"][find_columns(spec, side)].T)
     sum_BK, pooled_BK = (np.empty((count, dim), np.float32) for _ in range(2))
@@ -95,31 +101,32 @@ def find_columns(spec: Spec, side: Spec) -> NDArray[np.int64]:
     return np.array([places[name] for name in side.dense], np.int64)
 
 
-def _find_offsets(spec: Spec, side: Spec) -> Offsets:
-    """Return the first rows of the side's fields and bins in the model's tables."""
+def find_offsets(spec: Spec, side: Spec) -> Offsets:
+    """Return the first rows of the side's fields, bins and numbers in the model's tables.
+
+    The numbers of a side that enter the pooling are adjacent in the specification, as `join_columns` orders them.
+    """
     starts = _first_rows(spec)
     bins = {number.name: start for number, start in zip(spec.binned, spec.bin_offsets, strict=False)}
+    first = spec.field_numbers.index(side.field_numbers[0]) if side.field_numbers else 0
+    if spec.field_numbers[first : first + len(side.field_numbers)] != side.field_numbers:
+        raise ValueError("the numbers of a side must be adjacent in the specification")
     return Offsets(
         np.array([starts[field.name] for field in side.fields if field.bag is None], np.int64),
         np.array([bins[number.name] for number in side.binned], np.int64),
-        spec.bin_offsets[-1],
+        spec.bin_offsets[-1] + first,
     )
 
 
-def _place_rows(spec: Spec, side: Spec, inputs: Inputs) -> Inputs:
-    """Return the rows with the members of bags as rows of the model's tables, and with all of the model's numbers.
-
-    The numbers of the other side are 0, so they add nothing.
-    """
-    places = {name: place for place, name in enumerate(spec.field_numbers)}
-    values_BN = np.zeros((len(inputs.values_BN), len(places)), np.float32)
-    values_BN[:, [places[name] for name in side.field_numbers]] = inputs.values_BN
+def place_bags(spec: Spec, side: Spec, inputs: Inputs) -> Inputs:
+    """Return the rows of a side with the members of bags as rows of the model's tables."""
     bag_rows = inputs.bag_rows
-    if len(bag_rows):
-        starts, own = _first_rows(spec), np.array(side.offsets, np.int64)
-        shifts = np.array([starts[field.name] for field in side.fields], np.int64) - own
-        bag_rows = bag_rows + shifts[np.searchsorted(own, bag_rows, side="right") - 1].astype(np.int32)
-    return inputs._replace(values_BN=values_BN, bag_rows=bag_rows)
+    if not len(bag_rows):
+        return inputs
+    starts, own = _first_rows(spec), np.array(side.offsets, np.int64)
+    shifts = np.array([starts[field.name] for field in side.fields], np.int64) - own
+    placed = bag_rows + shifts[np.searchsorted(own, bag_rows, side="right") - 1].astype(np.int32)
+    return inputs._replace(bag_rows=placed)
 
 
 def _first_rows(spec: Spec) -> dict[str, int]:

@@ -81,7 +81,7 @@ class Network:
     def differentiate(
         self, weights: dict[str, Floats], sums: Sequence[Floats], label: Floats, weight: Floats, number: int
     ) -> tuple[float, list[Floats], dict[str, Floats]]:
-        """Return the loss of a batch and its derivatives with respect to the `sums`, without dense numbers, and weights.
+        """Return the loss of a batch and its derivatives with respect to the sums, without dense numbers, and weights.
 
         Arguments as for `step`; `sums` are the pooled vectors, the linear sums and the dense numbers.
         """

@@ -5,7 +5,7 @@
 Negatives are drawn from it, and lists are made of it.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,30 +17,26 @@ from nfm.contract.catalogue import CATALOGUE, COUNT, ITEM
 from nfm.contract.encoder import load_once
 from nfm.contract.publishing.replace import replacing
 from nfm.features.ranking.tables import CATALOGUE_COUNT
-from nfm.forward.sides import select_side
+from nfm.forward.sides import divide
 from nfm.table.tasks import run_tasks
 
 _DONE = pa.schema([("items", pa.int64())])
 
 
-def write_catalogue(
-    spark: SparkSession, raw: Path, item: str, inputs: Iterable[str], encoding: tuple[Path, str], target: Path
-) -> int:
+def write_catalogue(spark: SparkSession, raw: Path, item: str, encoding: tuple[Path, str], target: Path) -> int:
     """Encode the items in one task; return their number.
 
     Args:
         spark: The session.
         raw: Folder of the Parquet file of items, in ascending order.
         item: Column of the item.
-        inputs: Names of the item's fields and numbers.
         encoding: Folder of the encoding and its fingerprint.
         target: Folder of the dataset.
     """
-    names = tuple(inputs)
 
     def write(path: Path) -> Iterator[pa.RecordBatch]:
         loaded = load_once(*encoding)
-        side = replace(loaded, spec=select_side(loaded.spec, names))
+        side = replace(loaded, spec=divide(loaded.spec)[1])
         files = [pq.ParquetFile(one) for one in sorted(path.glob("*.parquet"))]
         count = 0
         with replacing(target / CATALOGUE, shared=True) as attempt:

@@ -10,9 +10,10 @@ import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +22,9 @@ from nfm.contract.errors import DataError
 from nfm.contract.schema import DATASET_MARKER, FOLDS, Spec
 from nfm.training.data.files import RowGroup, open_files
 from nfm.training.data.rows import Rows, join_rows, slice_rows, take_rows
+
+if TYPE_CHECKING:
+    from nfm.training.ranking.data import Ranked
 
 __all__ = ["Fold", "Rows", "join_folds", "read_folds"]
 
@@ -38,6 +42,8 @@ class Fold:
     digest: str  # SHA-256 of the files' names (below the dataset's folder), sizes and rows, which determine the batches
     has_parts: bool = True  # see `files.Files`
     is_train: bool = False  # models learn from its rows, so that target rates leave out the labels of their own part
+    ranked: "Ranked | None" = None  # of a ranking
+    name: str = ""  # of a ranking
 
     @cached_property
     def rows(self) -> int:
@@ -155,13 +161,16 @@ def join_folds(first: Fold, second: Fold) -> Fold:
         for i, group in enumerate(fold._row_groups)
     ]
     digest = hashlib.sha256(f"{first.digest} {second.digest}".encode()).hexdigest()
-    return Fold(first.spec, row_groups, False, digest, first.has_parts and second.has_parts, is_train=True)
+    ranked = first.ranked and replace(first.ranked, trained=(first.name, second.name))
+    has_parts = first.has_parts and second.has_parts
+    return Fold(first.spec, row_groups, False, digest, has_parts, is_train=True, ranked=ranked, name=first.name)
 
 
-def read_folds(folder: Path, spec: Spec, group: str | None = None) -> dict[str, Fold]:
+def read_folds(folder: Path, spec: Spec, group: str | None = None, whole: Spec | None = None) -> dict[str, Fold]:
     """Open the folds of a dataset; only the footers of its files are read. A fold may be empty.
 
-    `group`: a key column that is read with the rows. Raises DataError if there is no dataset, it was made with another
+    `group`: a key column that is read with the rows. `whole`: the specification of the dataset, if `spec` has only some
+    of its inputs. Raises DataError if there is no dataset, it was made with another
     encoding, a file cannot be read or has other columns, the number of rows is not the one that the feature job wrote,
     or the train fold is empty.
     """
@@ -173,10 +182,11 @@ def read_folds(folder: Path, spec: Spec, group: str | None = None) -> dict[str, 
         raise DataError(
             f"There is no dataset in {folder}: {marker.name} cannot be read. Run nfm features first."
         ) from error
-    if made_with != spec.fingerprint:
+    fingerprint = (whole or spec).fingerprint
+    if made_with != fingerprint:
         raise DataError(
             f"{folder} was written with the encoding {made_with[:12]}…, but the encoding folder contains "
-            f"{spec.fingerprint[:12]}…: they do not belong together. Run nfm features again."
+            f"{fingerprint[:12]}…: they do not belong together. Run nfm features again."
         )
     folds = {}
     for fold in FOLDS:

@@ -16,7 +16,7 @@ from nfm.training.data.batches import Fold
 from nfm.training.metrics.moments import Moments
 from nfm.training.metrics.names import Task
 from nfm.training.metrics.tally import compute_constant
-from nfm.training.unit import Unit
+from nfm.training.unit import PUBLISHED, Unit
 
 log = logging.getLogger(__name__)
 
@@ -40,6 +40,9 @@ def describe_train_labels(spec: Spec, model: Model, settings: Train, train: Fold
     label is not valid for the task, or if `train.class_weights` names a class that does not exist.
     """
     task = model.task
+    if task == "ranking":  # has no labels, and no bias, which would not change an order
+        zero = np.zeros(1)
+        return TrainLabels((0.0,), None, PUBLISHED, zero.astype(np.float32), zero, 0.0, 1.0)
     counts: NDArray[np.float64] = np.zeros((2, max(2, len(spec.classes))))  # Σ weight and rows of each class
     weighted, plain = Moments(), Moments()  # of the labels of a regression
     largest = 0.0

@@ -24,11 +24,16 @@ def compute_shares(spec: Spec, unknown_dropout: float, train: Fold) -> Shares | 
     """
     if not unknown_dropout:
         return None
-    counts, offsets = np.zeros(spec.rows, np.int64), _single_offsets(spec)
+    counts, offsets = np.zeros(spec.rows, np.int64), single_offsets(spec)
     for rows in train.pieces():
         np.add.at(counts, (rows.inputs.ids_BF + offsets).ravel(), 1)
         np.add.at(counts, rows.inputs.bag_rows, 1)
-    return np.maximum(unknown_dropout, RARE_ROWS / (RARE_ROWS + counts)).astype(np.float32)
+    return to_shares(counts, unknown_dropout)
+
+
+def to_shares(counts_R: NDArray[np.int64], unknown_dropout: float) -> Shares:
+    """Return the share of replacements of each row of the table, from the number of rows with its value."""
+    return np.maximum(unknown_dropout, RARE_ROWS / (RARE_ROWS + counts_R)).astype(np.float32)
 
 
 def replace_by_unknown(inputs: Inputs, spec: Spec, train: Train, number: int, shares_R: Shares) -> Inputs:
@@ -58,7 +63,7 @@ def replace_by_unknown(inputs: Inputs, spec: Spec, train: Train, number: int, sh
     first = np.array([f.first_value if f.vocabulary is not None else unreachable_id for f in spec.fields])
     buckets = np.array([max(f.oov_buckets, 1) for f in spec.fields])
     single = np.array([f.bag is None for f in spec.fields], bool)
-    ids_BF = replace(inputs.ids_BF, _single_offsets(spec), first[single], buckets[single])
+    ids_BF = replace(inputs.ids_BF, single_offsets(spec), first[single], buckets[single])
     bag_rows = inputs.bag_rows
     if len(bag_rows):
         field = np.searchsorted(spec.offsets, bag_rows, side="right") - 1
@@ -68,7 +73,7 @@ def replace_by_unknown(inputs: Inputs, spec: Spec, train: Train, number: int, sh
     return inputs._replace(ids_BF=ids_BF, bag_rows=bag_rows)
 
 
-def _single_offsets(spec: Spec) -> NDArray[np.int64]:
+def single_offsets(spec: Spec) -> NDArray[np.int64]:
     """Return the first row of the table for each field that is not a bag."""
     offsets = [offset for offset, field in zip(spec.offsets, spec.fields, strict=True) if field.bag is None]
     return np.array(offsets, np.int64)

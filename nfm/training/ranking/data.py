@@ -12,14 +12,14 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from nfm.config.ranking import Ranking, item_inputs
+from nfm.config.ranking import Ranking
 from nfm.config.settings import Config
 from nfm.contract.arrays import to_numpy
 from nfm.contract.catalogue import CATALOGUE, SEQUENCE, Catalogue
 from nfm.contract.encoder import Encoding
 from nfm.contract.errors import DataError
 from nfm.contract.schema import FOLDS, Spec
-from nfm.forward.sides import select_side
+from nfm.forward.sides import divide
 from nfm.training.data.batches import Fold, read_folds
 from nfm.training.data.files import RowGroup
 from nfm.training.data.rows import Rows
@@ -56,62 +56,60 @@ class Ranked:
 
     def seen_in(self, folds: tuple[str, ...]) -> Seen:
         """Return the items of each user in some folds."""
-        users, items = (
-            np.concatenate([getattr(self.pairs[f], name) for f in folds]) for name in ("users_N", "items_N")
-        )
+        pairs = [self.pairs[fold] for fold in folds]
+        users, items = (np.concatenate(arrays) for arrays in zip(*((p.users_N, p.items_N) for p in pairs), strict=True))
         return make_seen(users, items, len(self.users))
 
-    @cached_property
-    def counts_I(self) -> NDArray[np.int64]:
-        """Number of interactions of each item in the folds that the model learns from."""
+    def count_items(self) -> NDArray[np.int64]:
+        """Return the (I,) interactions of each item in the folds that the model learns from."""
         items = np.concatenate([self.pairs[fold].items_N for fold in self.trained])
         return np.bincount(items, minlength=len(self.catalogue.items))
 
 
-def read_ranked(config: Config, encoding: Encoding) -> tuple[dict[str, Fold], Ranked]:
-    """Open the folds of a ranking's dataset, whose rows have the inputs of the user's side, and read the pairs.
+def read_ranked(config: Config, encoding: Encoding) -> dict[str, Fold]:
+    """Open the folds of a ranking's dataset, with their `Fold.ranked`.
 
-    The group of a row is its pair of indices (user, item). Raises DataError if the dataset is missing, damaged or of
-    another encoding.
+    The rows have the inputs of the user's side; their group is the pair of indices (user, item). Raises DataError if
+    the dataset is missing, damaged or of another encoding.
     """
     ranking, spec, folder = config.ranking, encoding.spec, config.dataset_folder
     assert ranking is not None
-    names = set(item_inputs(ranking, config.columns))
-    users_side = select_side(spec, {one.name for one in (*spec.fields, *spec.numbers)} - names)
-    sides = users_side, select_side(spec, names)
+    sides = divide(spec)
     catalogue = Catalogue.load(folder, sides[1])
     in_dataset = {raw: name for name, raw in config.joined.columns.key_names(config.dataset.partition_by).items()}
     keys = [in_dataset[name] for name in (ranking.user, ranking.item, SEQUENCE)]
     raw = {fold: _read_keys(folder, fold, keys) for fold in FOLDS}
-    users = pa.concat_tables(raw.values())[keys[0]].unique()
+    users = pa.concat_tables(raw.values(), promote_options="default")[keys[0]].unique()
     pairs = {}
     for fold, table in raw.items():
-        found = [pc.index_in(table[key], values) for key, values in zip(keys, (users, catalogue.items), strict=False)]
+        found = [
+            pc.index_in(table[key].cast(values.type), values)
+            for key, values in zip(keys, (users, catalogue.items), strict=False)
+        ]
         if any(indices.null_count for indices in found):
             raise DataError(f"{folder}/{CATALOGUE} lacks items of the {fold} fold. Run nfm features again.")
         users_N, items_N = (to_numpy(indices.combine_chunks()) for indices in found)
-        pairs[fold] = Pairs(users_N, items_N, to_numpy(table[SEQUENCE].combine_chunks()))
-    folds = {fold: _with_pairs(rows, pairs[fold]) for fold, rows in read_folds(folder, users_side, None, spec).items()}
-    return folds, Ranked(ranking, sides, catalogue, users, pairs)
+        pairs[fold] = Pairs(users_N, items_N, to_numpy(table[SEQUENCE].cast(pa.int64()).combine_chunks()))
+    ranked = Ranked(ranking, sides, catalogue, users, pairs)
+    folds = read_folds(folder, sides[0], None, spec)
+    return {name: _with_pairs(fold, ranked, name) for name, fold in folds.items()}
 
 
 def _read_keys(folder: Path, fold: str, keys: list[str]) -> pa.Table:
-    tables = [
-        pq.read_table(path, columns=keys, partitioning=None)
-        for path in sorted((folder / f"fold={fold}").rglob("*.parquet"))
-    ]
+    paths = sorted((folder / f"fold={fold}").rglob("*.parquet"))
+    tables = [pq.read_table(path, columns=keys, partitioning=None) for path in paths]
     schema = pa.schema([(name, pa.null()) for name in keys])
     return pa.concat_tables(tables) if tables else schema.empty_table()
 
 
-def _with_pairs(fold: Fold, pairs: Pairs) -> Fold:
+def _with_pairs(fold: Fold, ranked: Ranked, name: str) -> Fold:
     """Return a fold whose rows have the indices of user and item as their group."""
     groups, start = list[RowGroup](), 0
-    both = np.stack([pairs.users_N, pairs.items_N], axis=1)
+    both = np.stack([ranked.pairs[name].users_N, ranked.pairs[name].items_N], axis=1)
     for group in fold._row_groups:
         groups.append(RowGroup(group.rows, partial(_read, group, both[start : start + group.rows])))
         start += group.rows
-    return replace(fold, _row_groups=groups)
+    return replace(fold, _row_groups=groups, ranked=ranked, name=name)
 
 
 def _read(group: RowGroup, pairs: Integers) -> Rows:
@@ -140,9 +138,8 @@ def list_queries(ranked: Ranked, fold: str) -> Queries:
     order = np.lexsort((pairs.sequence_N, pairs.users_N))
     firsts = order[np.searchsorted(pairs.users_N[order], users)]
     targets = Targets(np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64), (new & 0xFFFFFFFF).astype(np.int32))
-    hidden = (
-        _select(earlier, users) if fold != "train" else Seen(np.zeros(len(users) + 1, np.int64), np.empty(0, np.int32))
-    )
+    nothing = Seen(np.zeros(len(users) + 1, np.int64), np.empty(0, np.int32))
+    hidden = nothing if fold == "train" else _select(earlier, users)
     repeated = len(np.unique(keys >> 32)) - len(users)
     return Queries(users.astype(np.int32), firsts, targets, hidden, repeated)
 

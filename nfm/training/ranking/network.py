@@ -24,8 +24,8 @@ class PairNetwork(Network):
         self, spec: Spec, settings: Model, train: Train, rows: int, ranking: Ranking, sides: tuple[Spec, Spec]
     ) -> None:
         """Build the layers; `sides`: the specifications of the users and of the items. Others as for `Network`."""
-        self._loss = choose_pair_loss(ranking)
         super().__init__(spec, settings, train, rows)
+        self._loss = choose_pair_loss(ranking)
         dim, samples = settings.embedding_dim, 1 + ranking.negatives
         users, items = (
             [(dim, n), (dim, n), (1, n), (len(s.dense), n)] for s, n in zip(sides, (1, samples), strict=True)
@@ -36,7 +36,7 @@ class PairNetwork(Network):
         self._dense = np.argsort(np.concatenate([find_columns(spec, side) for side in sides])).astype(np.int32)
 
     def _combine(self, sums: Any) -> tuple[Any, Any, Any]:
-        """Return f_BI of the pairs, p_u + p_i + s_u ⊙ s_i (see `forward.sides`), their linear sums and dense numbers."""
+        """Return f_BI of the pairs, p_u + p_i + s_u ⊙ s_i (`forward.sides`), their linear sums and dense numbers."""
         *users, dense_BD = sums[:4]
         *items, dense_SD = sums[4:]
         samples, dim = self._samples, sums[0].shape[1]

@@ -1,0 +1,91 @@
+"""Measure a ranking: lists for the users of a fold over the whole catalogue, compared with what they chose there.
+
+Each user has one list, made of the inputs of the user's first row in the fold, without the items of earlier
+interactions. The items that the user chose in the fold are relevant.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from nfm.config.train import Model
+from nfm.contract.schema import Spec
+from nfm.forward import lists as forward
+from nfm.forward.pairs import PairScorer
+from nfm.forward.sides import Side, sum_side
+from nfm.training.data.batches import Fold
+from nfm.training.data.rows import join_rows, slice_rows, take_rows
+from nfm.training.metrics.names import TINY
+from nfm.training.model import Weights, describe, export
+from nfm.training.ranking.baselines import neighbour_lists, popularity_lists
+from nfm.training.ranking.data import Queries, Ranked, list_queries
+from nfm.training.ranking.metrics import Interval, measure_catalogue, measure_lists, summarize
+from nfm.training.ranking.metrics import Targets
+
+EPOCH_PAIRS = 50_000_000  # pairs of users and items, about, that are scored after each epoch
+_USERS = 1 << 14  # users whose inputs are in memory together
+_SEED = 0x11575
+
+
+class Measured(NamedTuple):
+    """Lists of the evaluated users, and their figures."""
+
+    queries: Queries
+    lists_UK: NDArray[np.int32]
+    figures: Mapping[str, NDArray[np.float64]]  # (U,) by name, such as ndcg@10
+
+
+@dataclass
+class RankingTally:
+    """Metrics of a ranking on one fold; `measure` fills it."""
+
+    most_pairs: int | None = None  # evaluates a sample of users, so that about as many pairs are scored; None: all
+    with_baselines: bool = False
+    constant: tuple[float, ...] = ()
+    rows: int = 0
+    measured: dict[str, Measured] = field(default_factory=dict)  # model, popularity, neighbours
+    catalogue: dict[str, dict[str, float]] = field(default_factory=dict)  # coverage and novelty, likewise
+
+    def metrics(self) -> dict[str, Any]:
+        """Return the means over users by name, those of the baselines, and the intervals of the model's."""
+        if not self.rows or not len(self.measured["model"].queries.users_U):
+            return {"rows": self.rows}
+        model = summarize(self.measured["model"].figures)
+        means = {name: {n: i.mean for n, i in summarize(m.figures).items()} for name, m in self.measured.items()}
+        return {
+            "rows": self.rows,
+            "users": len(self.measured["model"].queries.users_U),
+            "users_without_new_items": self.measured["model"].queries.repeated,
+            **means.pop("model"),
+            **self.catalogue["model"],
+            "intervals": {name: [interval.low, interval.high] for name, interval in model.items()},
+            **{name: figures | self.catalogue[name] for name, figures in means.items()},
+        }
+
+
+def make_ranking_measure(spec: Spec, model: Model, weights: Weights) -> Callable[..., RankingTally]:
+    """Make the function of (fold, tally) that measures these weights, whatever their values are then."""
+
+    def measure(fold: Fold, tally: RankingTally, *_: Any, **__: Any) -> RankingTally:
+        ranked = fold.ranked
+        assert ranked is not None
+        queries = choose_users(list_queries(ranked, fold.name), len(ranked.catalogue.items), tally.most_pairs)
+        tally.rows = fold.rows
+        most, counts_I = max(ranked.ranking.k), ranked.count_items()
+        lists = {"model": make_lists(spec, model, weights, fold, queries, most)}
+        if tally.with_baselines and len(queries.users_U):
+            hidden = queries.hidden
+            everyone = np.arange(len(queries.users_U))
+            lists["popularity"] = popularity_lists(counts_I, hidden, everyone, most)
+            lists["neighbours"] = neighbour_lists(counts_I, ranked.seen, ranked.seen_in(earlier(fold.name)), queries.users_U, most)
+        for name, lists_UK in lists.items():
+            figures = measure_lists(lists_UK, queries.targets, ranked.ranking.k) if len(queries.users_U) else {}
+            tally.measured[name] = Measured(queries, lists_UK, figures)
+            tally.catalogue[name] = measure_catalogue(lists_UK, counts_I, ranked.ranking.k)
+        return tally
+
+    return measure
