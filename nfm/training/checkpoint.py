@@ -46,11 +46,14 @@ def list_dependencies(
     # The excluded settings change what is measured, written or trained later, not the weights.
     model = model_settings.model_dump(mode="json", exclude={"embedding_dtype"})
     train = settings.model_dump(mode="json", exclude={"checkpoint_seconds", "group", "refit"})
+    ranked = folds["train"].ranked
+    pairs = ranked.ranking.model_dump(include={"loss", "negatives", "hardest", "sampler", "alpha"}) if ranked else {}
     return {
         "encoding": spec.fingerprint,
         **{f"{name} fold": folds[name].digest for name in ("train", "valid")},
         **{f"model.{key}": value for key, value in model.items()},
         **{f"train.{key}": value for key, value in train.items()},
+        **{f"ranking.{key}": value for key, value in pairs.items()},
         "what it started from": started_from,
         "the version of TensorFlow": tf.__version__,
         "the version of nfm": nfm.__version__,

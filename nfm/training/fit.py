@@ -35,6 +35,8 @@ from nfm.training.metrics.tally import make_tally
 from nfm.training.model import BIAS, Weights, describe, initial_weights
 from nfm.training.network import Network
 from nfm.training.optimizers import Optimizer, list_arrays
+from nfm.training.ranking.evaluate import EPOCH_PAIRS, RankingTally
+from nfm.training.ranking.step import make_pair_parts
 from nfm.training.report.progress_bar import Bar
 from nfm.training.report.tensorboard import open_writer
 from nfm.training.result import Fitted
@@ -151,27 +153,25 @@ def _prepare(
     if last_epoch != settings.epochs:
         dependencies["the last epoch"] = last_epoch
     settings = settings.model_copy(update={"batch_size": folds["train"].even(settings.batch_size)})
-    network = Network(spec, model, settings, folds["train"].rows * settings.epochs)
-    shares, rates = compute_shares(spec, settings.unknown_dropout, folds["train"]), None
+    make_parts = make_row_parts if folds["train"].ranked is None else make_pair_parts
+    optimizer, step, measure = make_parts(spec, model, settings, folds["train"], labels, weights)
+    return _Training(spec, model, settings, folds, folder, dependencies, optimizer, step, measure, labels, last_epoch)
+
+
+def make_row_parts(
+    spec: Spec, model: Model, settings: Train, train: Fold, labels: TrainLabels, weights: Weights
+) -> tuple[Optimizer, Step, Measure]:
+    """Make the optimizer, the step and the measure of a task whose rows have labels."""
+    network = Network(spec, model, settings, train.rows * settings.epochs)
+    shares, rates = compute_shares(spec, settings.unknown_dropout, train), None
     if (described := describe(spec, model)).rates:
-        rates = compute_rates(spec, described, labels, folds["train"])
+        rates = compute_rates(spec, described, labels, train)
         weights = weights._replace(rates=rates.table_RPC[:, -1].copy())
     reader = TableReader(spec, weights.tables, rates=rates)
     optimizer = Optimizer(settings, weights, list(network.trained), reader)
     evaluated = optimizer.evaluated
-    return _Training(
-        spec,
-        model,
-        settings,
-        folds,
-        folder,
-        dependencies,
-        optimizer,
-        make_step(spec, model, settings, reader, network, optimizer, shares),
-        make_measure(TableReader(spec, evaluated.tables, rates=rates), network, evaluated),
-        labels,
-        last_epoch,
-    )
+    step = make_step(spec, model, settings, reader, network, optimizer, shares)
+    return optimizer, step, make_measure(TableReader(spec, evaluated.tables, rates=rates), network, evaluated)
 
 
 def _resume(training: _Training) -> bool:
@@ -256,6 +256,8 @@ def _finish_epoch(training: _Training) -> None:
 
 def _measure_fold(training: _Training, fold: str) -> Mapping[str, Any]:
     """Return the metrics of a fold, in the published unit."""
+    if training.model.task == "ranking":
+        return training.measure(training.folds[fold], RankingTally(EPOCH_PAIRS)).metrics()
     tally = make_tally(training.model.task, training.spec.classes, training.labels.constant)
     return training.measure(training.folds[fold], tally, unit=training.labels.unit).metrics()
 

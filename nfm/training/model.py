@@ -225,7 +225,7 @@ def describe(spec: Spec, settings: Model) -> Network:
 
 def list_rated_fields(spec: Spec, settings: Model, outputs: int) -> tuple[str, ...]:
     """Return the names of the fields whose values have target rates in the model."""
-    has_rates = settings.use.rates and spec.has_parts and outputs <= MAX_RATED_CLASSES
+    has_rates = settings.task != "ranking" and settings.use.rates and spec.has_parts and outputs <= MAX_RATED_CLASSES
     return tuple(field.name for field in spec.fields if field.rates and has_rates)
 
 

@@ -9,7 +9,6 @@ import keras
 from nfm.config.settings import Config
 from nfm.contract.profile import Profile
 from nfm.contract.schema import Spec
-from nfm.training.metrics.tally import Tally
 from nfm.training.model import Weights
 from nfm.training.step import Measure
 from nfm.training.unit import Unit
@@ -40,8 +39,8 @@ class Trained:
     model: keras.Model  # with the published weights
     metrics: Mapping[str, Mapping[str, Any]]  # by fold, if it has rows, as `Tally.metrics` returns them
     in_float32: Mapping[str, Any] | None  # metrics of the judged fold before the table was rounded to float16
-    tallies: Mapping[str, Tally]  # by fold, if it has rows
+    tallies: Mapping[str, Any]  # by fold, if it has rows
     rows: Mapping[str, int]  # by fold
     pairs: Sequence[tuple[str, str, float]]  # the strongest pairs of features, as `strongest_pairs` returns them
-    profile: Profile
+    profile: Profile | None  # None for a ranking
     fingerprint: str | None = None  # of the model, once it is published

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import shutil
 import subprocess
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -18,6 +19,7 @@ import nfm
 from nfm.config.recipe import complete
 from nfm.config.settings import Config
 from nfm.contract import artifact
+from nfm.contract.catalogue import CATALOGUE
 from nfm.contract.encoder import Encoding
 from nfm.contract.errors import DataError
 from nfm.contract.messages import differences, listed
@@ -29,8 +31,10 @@ from nfm.training.data.batches import Fold, join_folds, read_folds
 from nfm.training.data.rows import Rows
 from nfm.training.fit import EachEpoch, Places, Start, fit
 from nfm.training.metrics.profile import Collector
-from nfm.training.metrics.tally import Tally, make_tally
+from nfm.training.metrics.tally import make_tally
 from nfm.training.model import build, describe, export
+from nfm.training.ranking.data import read_ranked
+from nfm.training.ranking.evaluate import RankingTally
 from nfm.training.report import page as report
 from nfm.training.report import tensorboard
 from nfm.training.report.pairs import strongest_pairs
@@ -66,7 +70,11 @@ def train(config: Config) -> Trained:
             (folder / "keras").mkdir()
             model.save(folder / "keras" / "model.keras")
             report.write(folder / "report.html", config, trained)
-            trained.profile.save(folder)
+            if trained.profile is not None:
+                trained.profile.save(folder)
+            if config.ranking is not None:
+                (folder / CATALOGUE).parent.mkdir()
+                shutil.copyfile(config.dataset_folder / CATALOGUE, folder / CATALOGUE)
 
         fingerprint = artifact.save(
             target,
@@ -96,7 +104,10 @@ def read(config: Config) -> tuple[Encoding, dict[str, Fold]]:
 def _read(config: Config) -> tuple[Encoding, dict[str, Fold]]:
     encoding = read_encoding(config)
     encoding.verify(str(config.encoding_folder))
-    folds = read_folds(config.dataset_folder, encoding.spec, config.train.group)
+    if config.ranking is not None:
+        folds = read_ranked(config, encoding)
+    else:
+        folds = read_folds(config.dataset_folder, encoding.spec, config.train.group)
     made_with = json.loads((config.dataset_folder / DATASET_MARKER).read_text()).get("settings")
     for number in (made_with or {}).get("columns", {}).get("numeric", {}).values():
         if "buckets" not in number:
@@ -106,7 +117,7 @@ def _read(config: Config) -> tuple[Encoding, dict[str, Fold]]:
             f"{config.dataset_folder} was made with other settings than this configuration: "
             f"{listed(changed, '; ')}. Run nfm features with this configuration, or restore these settings."
         )
-    if config.model.use.rates and not folds["train"].has_parts:
+    if config.ranking is None and config.model.use.rates and not folds["train"].has_parts:
         log.warning(
             "%s was written by an older version of nfm, so the model has no target rates. Run nfm features again, or "
             "set model.use.rates: false",
@@ -172,12 +183,16 @@ def _fit_and_measure(config: Config, spec: Spec, folds: Mapping[str, Fold], plac
             "train.refit adds the rows of the valid fold to those of the train fold, but the valid fold has no rows. "
             "Give it a larger share (split.valid) and run nfm features again, or remove train.refit."
         )
+    is_ranking = config.ranking is not None
     judged = next(fold for fold in reversed(FOLDS) if folds[fold].rows)
     # Fold of the profile's scores: if possible, rows that the published model was not fitted to.
     unseen = "test" if refit and folds["test"].rows else "valid" if folds["valid"].rows else "train"
     collector = Collector(spec, config.model.task, describe(spec, config.model).outputs)
 
-    def measure(fold: str, fitted: Fitted) -> Tally:
+    def measure(fold: str, fitted: Fitted) -> Any:
+        if is_ranking:
+            return fitted.measure(folds[fold], RankingTally(with_baselines=True))
+
         def on_rows(rows: Rows, logits_BC: Any) -> None:
             if fold == "train":
                 collector.add_rows(rows)
@@ -197,7 +212,9 @@ def _fit_and_measure(config: Config, spec: Spec, folds: Mapping[str, Fold], plac
         fitted = replace(fitted, history=history, best_epoch=epochs, constant=constant)
         refitted_in_float32 = _finish_weights(config, spec, fitted, folds[judged])
         in_float32 = in_float32 if judged == "valid" else refitted_in_float32
-    tallies = {fold: of_first.get(fold) or measure(fold, fitted) for fold in FOLDS if folds[fold].rows}
+    # Lists of a ranking could only repeat the interactions of the train fold.
+    measured = [fold for fold in FOLDS if folds[fold].rows and not (is_ranking and fold == "train")]
+    tallies = {fold: of_first.get(fold) or measure(fold, fitted) for fold in measured}
     return Trained(
         config,
         spec,
@@ -208,12 +225,16 @@ def _fit_and_measure(config: Config, spec: Spec, folds: Mapping[str, Fold], plac
         in_float32,
         tallies,
         {fold: folds[fold].rows for fold in FOLDS},
-        strongest_pairs(spec, fitted.weights.tables.embedding, next(folds[judged].pieces()).inputs),
-        collector.make_profile(unseen),
+        ()
+        if is_ranking
+        else strongest_pairs(spec, fitted.weights.tables.embedding, next(folds[judged].pieces()).inputs),
+        None if is_ranking else collector.make_profile(unseen),
     )
 
 
-def _measure(config: Config, spec: Spec, fitted: Fitted, fold: Fold, on_rows: OnRows | None = None) -> Tally:
+def _measure(config: Config, spec: Spec, fitted: Fitted, fold: Fold, on_rows: OnRows | None = None) -> Any:
+    if config.ranking is not None:
+        return fitted.measure(fold, RankingTally())
     return fitted.measure(fold, make_tally(config.model.task, spec.classes, fitted.constant), on_rows)
 
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from nfm.contract.errors import DivergedError
 from nfm.contract.schema import FOLDS
 
-Task = Literal["binary", "regression", "multiclass"]
+Task = Literal["binary", "regression", "multiclass", "ranking"]
 Array = NDArray[Any]
 Floats = NDArray[np.float64]
 TINY = 1e-15  # least probability of a constant prediction in the log loss

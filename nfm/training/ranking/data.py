@@ -130,7 +130,7 @@ class Queries:
 def list_queries(ranked: Ranked, fold: str) -> Queries:
     """Return the queries of a fold: the items of each user in it, except those with an interaction in earlier folds."""
     pairs = ranked.pairs[fold]
-    earlier = ranked.seen_in(FOLDS[: FOLDS.index(fold)] if fold != "train" else ("train",))
+    earlier = ranked.seen_in(FOLDS[: FOLDS.index(fold)] or FOLDS[:1])
     keys = np.unique(pair_keys(pairs.users_N, pairs.items_N))
     known = pair_keys(np.repeat(np.arange(len(ranked.users)), np.diff(earlier.starts)), earlier.items)
     new = keys[~is_in(keys, known)] if fold != "train" else keys
@@ -139,12 +139,12 @@ def list_queries(ranked: Ranked, fold: str) -> Queries:
     firsts = order[np.searchsorted(pairs.users_N[order], users)]
     targets = Targets(np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64), (new & 0xFFFFFFFF).astype(np.int32))
     nothing = Seen(np.zeros(len(users) + 1, np.int64), np.empty(0, np.int32))
-    hidden = nothing if fold == "train" else _select(earlier, users)
+    hidden = nothing if fold == "train" else select_users(earlier, users)
     repeated = len(np.unique(keys >> 32)) - len(users)
     return Queries(users.astype(np.int32), firsts, targets, hidden, repeated)
 
 
-def _select(seen: Seen, users_U: NDArray[Any]) -> Seen:
+def select_users(seen: Seen, users_U: NDArray[Any]) -> Seen:
     """Return the items of some users."""
     sizes = np.diff(seen.starts)[users_U]
     starts = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)

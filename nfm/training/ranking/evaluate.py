@@ -4,7 +4,7 @@ Each user has one list, made of the inputs of the user's first row in the fold, 
 interactions. The items that the user chose in the fold are relevant.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -13,18 +13,20 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from nfm.config.train import Model
-from nfm.contract.schema import Spec
+from nfm.contract.dataset import Inputs
+from nfm.contract.errors import DivergedError
+from nfm.contract.schema import FOLDS, Spec
 from nfm.forward import lists as forward
+from nfm.forward.lists import top_lists
 from nfm.forward.pairs import PairScorer
-from nfm.forward.sides import Side, sum_side
+from nfm.forward.sides import sum_side
 from nfm.training.data.batches import Fold
-from nfm.training.data.rows import join_rows, slice_rows, take_rows
-from nfm.training.metrics.names import TINY
+from nfm.training.data.rows import take_rows
 from nfm.training.model import Weights, describe, export
 from nfm.training.ranking.baselines import neighbour_lists, popularity_lists
-from nfm.training.ranking.data import Queries, Ranked, list_queries
-from nfm.training.ranking.metrics import Interval, measure_catalogue, measure_lists, summarize
-from nfm.training.ranking.metrics import Targets
+from nfm.training.ranking.data import Queries, list_queries, select_users
+from nfm.training.ranking.metrics import Targets, measure_catalogue, measure_lists, summarize
+from nfm.training.ranking.sampler import Seen
 
 EPOCH_PAIRS = 50_000_000  # pairs of users and items, about, that are scored after each epoch
 _USERS = 1 << 14  # users whose inputs are in memory together
@@ -78,10 +80,9 @@ def make_ranking_measure(spec: Spec, model: Model, weights: Weights) -> Callable
         most, counts_I = max(ranked.ranking.k), ranked.count_items()
         lists = {"model": make_lists(spec, model, weights, fold, queries, most)}
         if tally.with_baselines and len(queries.users_U):
-            hidden = queries.hidden
-            everyone = np.arange(len(queries.users_U))
-            lists["popularity"] = popularity_lists(counts_I, hidden, everyone, most)
-            lists["neighbours"] = neighbour_lists(counts_I, ranked.seen, ranked.seen_in(earlier(fold.name)), queries.users_U, most)
+            users, hidden = queries.users_U, ranked.seen_in(FOLDS[: FOLDS.index(fold.name)])
+            lists["popularity"] = popularity_lists(counts_I, hidden, users, most)
+            lists["neighbours"] = neighbour_lists(counts_I, ranked.seen, hidden, users, most)
         for name, lists_UK in lists.items():
             figures = measure_lists(lists_UK, queries.targets, ranked.ranking.k) if len(queries.users_U) else {}
             tally.measured[name] = Measured(queries, lists_UK, figures)
@@ -89,3 +90,48 @@ def make_ranking_measure(spec: Spec, model: Model, weights: Weights) -> Callable
         return tally
 
     return measure
+
+
+def choose_users(queries: Queries, items: int, most_pairs: int | None) -> Queries:
+    """Return the queries of a random sample of users, the same each time, so that about `most_pairs` are scored."""
+    count, most = len(queries.users_U), max(1, (most_pairs or 0) // max(1, items))
+    if most_pairs is None or count <= most:
+        return queries
+    kept = np.sort(np.random.default_rng(_SEED).choice(count, most, replace=False))
+    targets, hidden = (select_users(Seen(*csr), kept) for csr in (queries.targets, queries.hidden))
+    return Queries(queries.users_U[kept], queries.rows_U[kept], Targets(*targets), hidden, queries.repeated)
+
+
+def make_lists(
+    spec: Spec, model: Model, weights: Weights, fold: Fold, queries: Queries, most: int
+) -> NDArray[np.int32]:
+    """Return each user's best items, (U, `most`), with the weights as they are published."""
+    ranked = fold.ranked
+    assert ranked is not None
+    network, arrays, threads = describe(spec, model), export(weights, spec, model), pa.cpu_count()
+    items = sum_side(spec, network, arrays, ranked.sides[1], ranked.catalogue.inputs, threads)
+    scorer = PairScorer(spec, network, arrays, *ranked.sides, items)
+    lists = np.empty((len(queries.users_U), most), np.int32)
+    for places, inputs in read_users(fold, queries.rows_U):
+        users = sum_side(spec, network, arrays, ranked.sides[0], inputs, threads)
+        seen = forward.Seen(*select_users(queries.hidden, places))
+        found = top_lists(scorer, users, most, seen, threads=threads)
+        if found.not_finite_U.any():
+            raise DivergedError(
+                f"Every score of the model must be finite, but {int(found.not_finite_U.sum())} scores of "
+                f"{len(places)} users are not: its weights grew too large. Lower train.learning_rate, or set scale and "
+                "clip under columns.numeric."
+            )
+        lists[places] = found.items_UK
+    return lists
+
+
+def read_users(fold: Fold, rows_U: NDArray[np.int64]) -> Iterator[tuple[NDArray[np.int64], Inputs]]:
+    """Yield the inputs of some rows of a fold, and their places in `rows_U`."""
+    order, first = np.argsort(rows_U, kind="stable"), 0
+    ascending = rows_U[order]
+    for rows in fold.pieces(_USERS):
+        start, stop = np.searchsorted(ascending, [first, first + len(rows.label)])
+        if start < stop:
+            yield order[start:stop], take_rows(rows, ascending[start:stop] - first).inputs
+        first += len(rows.label)

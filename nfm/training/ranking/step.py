@@ -1,6 +1,6 @@
 """Training step of a ranking: the tables are read once for each user, and once for each item of its pairs."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -10,11 +10,13 @@ from nfm.contract.schema import Spec
 from nfm.forward.sides import find_offsets, place_bags
 from nfm.kernels.tables import Upstream
 from nfm.training.data.batches import Fold
+from nfm.training.data.labels import TrainLabels
 from nfm.training.data.rows import Rows, take_rows
 from nfm.training.data.unknown import Shares, compute_shares, replace_by_unknown, single_offsets, to_shares
-from nfm.training.model import Floats
+from nfm.training.model import Floats, Weights
 from nfm.training.optimizers import Optimizer
 from nfm.training.ranking.data import Ranked
+from nfm.training.ranking.evaluate import make_ranking_measure
 from nfm.training.ranking.losses import NEVER
 from nfm.training.ranking.network import PairNetwork
 from nfm.training.ranking.sampler import Sampler
@@ -80,26 +82,29 @@ def log_probabilities(ranked: Ranked) -> Floats:
     return (power * np.log(np.maximum(counts_I, 1))).astype(np.float32)
 
 
+def make_pair_parts(
+    spec: Spec, model: Model, settings: Train, train: Fold, _: TrainLabels, weights: Weights
+) -> tuple[Optimizer, Step, Any]:
+    """Make the optimizer, the step and the measure of a ranking."""
+    ranked = train.ranked
+    assert ranked is not None
+    network = PairNetwork(spec, model, settings, train.rows * settings.epochs, ranked.ranking, ranked.sides)
+    reader = TableReader(spec, weights.tables)
+    optimizer = Optimizer(settings, weights, list(network.trained), reader)
+    sides = make_sides(spec, ranked, settings, train, reader)
+    step = make_pair_step(spec, model, settings, ranked, sides, network, optimizer)
+    return optimizer, step, make_ranking_measure(spec, model, optimizer.evaluated)
+
+
 def make_pair_step(
-    spec: Spec,
-    model: Model,
-    train: Train,
-    ranked: Ranked,
-    fold: Fold,
-    network: PairNetwork,
-    optimizer: Optimizer,
-    reader: TableReader,
+    spec: Spec, model: Model, train: Train, ranked: Ranked, sides: Sides, network: PairNetwork, optimizer: Optimizer
 ) -> Step:
     """Make the function that runs one step of a ranking; see `training.step.make_step`.
 
     The rows of a batch have the inputs of the users, and pairs of indices (user, item) as their groups. The negatives
     of a row depend on the seed, the number of the step and the place of the row in the batch.
     """
-    sides, sampler, ranking = (
-        make_sides(spec, ranked, train, fold, reader),
-        make_sampler(ranked, train.seed),
-        ranked.ranking,
-    )
+    sampler, ranking, reader = make_sampler(ranked, train.seed), ranked.ranking, sides.readers[0]
     log_q = log_probabilities(ranked) if ranking.loss == "softmax" else None
     tables, weights = optimizer.tables, optimizer.weights.network
     penalties = np.array([model.l2.embedding, model.l2.linear])
