@@ -37,6 +37,9 @@ class History(Settings):
     """Maximum number of items."""
     decay: Annotated[float, Field(gt=0, le=1)] = 0.9
     """The latest item has the weight 1, the one before this number, then its square, and so on."""
+    same_time: bool = True
+    """Interactions at the same time are ordered by item, as for split.last, and the first ones are in the history of
+    the others. `false`: they are not, which suits times that are days: tonight, the items of a day are not known."""
 
 
 class Ranking(Settings):

@@ -56,6 +56,13 @@ def _schedule_monitor(settings: Train) -> tuple[str, str]:
     return (stopping.monitor, stopping.mode) if stopping else ("val_loss", "auto")
 
 
+def choose_shown(values: Mapping[str, float], settings: Train) -> dict[str, float]:
+    """Return the metrics to log after an epoch: of lists, only that which is watched, and HR at the same length."""
+    watched = [name for _, name in list_monitors(settings)]
+    watched += [f"val_hr@{name.partition('@')[2]}" for name in watched]
+    return {name: value for name, value in values.items() if "@" not in name or name in watched}
+
+
 def check_watched(settings: Train, folds: Mapping[str, Fold]) -> None:
     """Raise DataError if a setting watches a metric of the validation fold, but the fold has no rows."""
     for key, monitor in list_monitors(settings):
@@ -122,7 +129,8 @@ def choose_sign(monitor: str, mode: str = "auto") -> int:
     (1, -1, 1)
     """
     if mode == "auto":
-        mode = "max" if monitor.removeprefix("val_") in _MAXIMIZED else "min"
+        is_of_lists = "@" in monitor
+        mode = "max" if is_of_lists or monitor.removeprefix("val_") in _MAXIMIZED else "min"
     return 1 if mode == "max" else -1
 
 

@@ -21,6 +21,7 @@ from nfm.training.control import (
     check_defined,
     check_watched,
     choose_measured_folds,
+    choose_shown,
     compute_rate,
     decide_next,
     record_epoch,
@@ -122,7 +123,7 @@ def fit(
             _train_epoch(training, bar)
             _finish_epoch(training)
             last_values = {name: values[-1] for name, values in progress.history.items()}
-            bar.end(last_values, progress.finished)
+            bar.end(choose_shown(last_values, settings), progress.finished)
             write(progress.epoch, last_values)
             _save(training)
             if each_epoch is not None:

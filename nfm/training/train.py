@@ -221,7 +221,7 @@ def _fit_and_measure(config: Config, spec: Spec, folds: Mapping[str, Fold], plac
         json.loads((config.encoding_folder / "statistics.json").read_text()),
         fitted,
         build(spec, config.model, fitted.weights),
-        {fold: tally.metrics() for fold, tally in tallies.items()},
+        {"train": {"rows": folds["train"].rows}} | {fold: tally.metrics() for fold, tally in tallies.items()},
         in_float32,
         tallies,
         {fold: folds[fold].rows for fold in FOLDS},
@@ -246,7 +246,8 @@ def _finish_weights(config: Config, spec: Spec, fitted: Fitted, judged: Fold) ->
     fitted.unit.publish(fitted.weights)
     if config.model.embedding_dtype == "float32":
         return None
-    in_float32, table = _measure(config, spec, fitted, judged).metrics(), fitted.weights.tables.embedding
+    in_float32: Mapping[str, Any] = _measure(config, spec, fitted, judged).metrics()
+    table = fitted.weights.tables.embedding
     with np.errstate(over="ignore"):  # saving refuses a value that is too large
         rounded = table.astype(np.float16)
     if np.isfinite(rounded).all():

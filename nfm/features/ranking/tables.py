@@ -66,6 +66,7 @@ def open_tables(
         split.last,
         None if history is None else history.items,
         1.0 if history is None else history.decay,
+        history is None or history.same_time,
     )
     sides, columns, taken = dict[str, Scan](), dict[str, tuple[str, ...]](), {name.lower(): where for name in needed}
     for name, key, table in list_sides(ranking):

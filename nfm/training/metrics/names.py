@@ -4,7 +4,7 @@ To add a metric, add it to `METRICS`, with its direction, and compute it, as a f
 (`binary`, `regression`, `multiclass`); add it to `config.train.MONITORS` if early stopping may watch it.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -43,6 +43,24 @@ METRICS: dict[str, tuple[Metric, ...]] = {  # by task; the first three are the m
         Metric("macro_auc", "macro AUC", True),
     ),
 }
+
+
+BASELINES = {  # name in `metrics()` → name in summaries
+    "linear": "linear part",
+    "constant": "constant",
+    "popularity": "popularity",
+    "neighbours": "item-kNN",
+}
+
+
+def list_metrics(task: str, k: Sequence[int] = ()) -> tuple[Metric, ...]:
+    """Return the metrics of a task; for ranking at these lengths of lists, that which early stopping watches first."""
+    if task != "ranking":
+        return METRICS[task]
+    first = 10 if 10 in k else min(k)
+    names = {"ndcg": "NDCG", "hr": "HR", "recall": "recall", "map": "MAP", "mrr": "MRR", "coverage": "coverage"}
+    lengths = [first, *(other for other in k if other != first)]
+    return tuple(Metric(f"{key}@{n}", f"{name}@{n}", True) for n in lengths for key, name in names.items())
 
 
 def share(part: float, whole: float) -> float | None:

@@ -24,7 +24,7 @@ from nfm.training.data.batches import Fold
 from nfm.training.data.rows import take_rows
 from nfm.training.model import Weights, describe, export
 from nfm.training.ranking.baselines import neighbour_lists, popularity_lists
-from nfm.training.ranking.data import Queries, list_queries, select_users
+from nfm.training.ranking.data import Queries, Ranked, list_queries, select_users
 from nfm.training.ranking.metrics import Targets, measure_catalogue, measure_lists, summarize
 from nfm.training.ranking.sampler import Seen
 
@@ -49,18 +49,24 @@ class RankingTally:
     with_baselines: bool = False
     constant: tuple[float, ...] = ()
     rows: int = 0
+    ranked: Ranked | None = None
     measured: dict[str, Measured] = field(default_factory=dict)  # model, popularity, neighbours
     catalogue: dict[str, dict[str, float]] = field(default_factory=dict)  # coverage and novelty, likewise
 
+    @property
+    def users(self) -> int:
+        """Number of users who were measured."""
+        return len(self.measured["model"].queries.users_U) if self.measured else 0
+
     def metrics(self) -> dict[str, Any]:
         """Return the means over users by name, those of the baselines, and the intervals of the model's."""
-        if not self.rows or not len(self.measured["model"].queries.users_U):
+        if not self.users:
             return {"rows": self.rows}
         model = summarize(self.measured["model"].figures)
         means = {name: {n: i.mean for n, i in summarize(m.figures).items()} for name, m in self.measured.items()}
         return {
             "rows": self.rows,
-            "users": len(self.measured["model"].queries.users_U),
+            "users": self.users,
             "users_without_new_items": self.measured["model"].queries.repeated,
             **means.pop("model"),
             **self.catalogue["model"],
@@ -76,7 +82,7 @@ def make_ranking_measure(spec: Spec, model: Model, weights: Weights) -> Callable
         ranked = fold.ranked
         assert ranked is not None
         queries = choose_users(list_queries(ranked, fold.name), len(ranked.catalogue.items), tally.most_pairs)
-        tally.rows = fold.rows
+        tally.rows, tally.ranked = fold.rows, ranked
         most, counts_I = max(ranked.ranking.k), ranked.count_items()
         lists = {"model": make_lists(spec, model, weights, fold, queries, most)}
         if tally.with_baselines and len(queries.users_U):

@@ -8,16 +8,18 @@ from typing import Any
 import yaml
 
 from nfm.config.settings import Config
-from nfm.config.train import MONITORS, Model
+from nfm.config.train import MONITORS
 from nfm.contract.schema import FOLDS, Spec
 from nfm.reports import page
 from nfm.reports.charts import Chart
 from nfm.reports.data import CLASSES, data_tables
 from nfm.training.metrics.binary import BinaryTally
 from nfm.training.metrics.multiclass import MulticlassTally
-from nfm.training.metrics.names import METRICS, Metric, choose_judged_fold
+from nfm.training.metrics.names import Metric, choose_judged_fold, list_metrics
 from nfm.training.metrics.regression import RegressionTally
 from nfm.training.model import describe
+from nfm.training.ranking.evaluate import RankingTally
+from nfm.training.ranking.pictures import draw_ranking, show_lists
 from nfm.training.report import pictures
 from nfm.training.report.parameters import count_parameters
 from nfm.training.report.verdict import list_warnings
@@ -26,15 +28,17 @@ from nfm.training.result import Trained
 
 def write(path: Path, config: Config, trained: Trained) -> None:
     """Write the HTML report of a trained model: metrics, architecture, curves, data, configuration."""
-    page.write(path, "training/report/report.html.jinja", _make_content(config, trained), metric=format_metric)
+    name = "training/report/report.html.jinja" if config.ranking is None else "training/ranking/report.html.jinja"
+    page.write(path, name, _make_content(config, trained), metric=format_metric)
 
 
 def _make_content(config: Config, trained: Trained) -> dict[str, Any]:
     spec = trained.spec
     metrics = {fold: trained.metrics[fold] for fold in FOLDS if trained.metrics.get(fold, {}).get("rows")}
     judged = choose_judged_fold(metrics)
-    tally = trained.tallies[judged]
-    shown = [metric for metric in METRICS[config.model.task] if metric.key in metrics[judged]]
+    tally = trained.tallies.get(judged)  # None for the train fold of a ranking
+    every_metric = list_metrics(config.model.task, config.ranking.k if config.ranking else ())
+    shown = [metric for metric in every_metric if metric.key in metrics[judged]]
     by_rows = sorted(metrics[judged].get("classes", {}).items(), key=lambda item: -item[1]["rows"])
     return {
         "config": config,
@@ -46,15 +50,16 @@ def _make_content(config: Config, trained: Trained) -> dict[str, Any]:
         "metrics": metrics,
         "shown": shown,
         "judged": judged,
-        "constant": tally.constant,
+        "constant": None if tally is None else tally.constant,
         "warnings": list_warnings(config, metrics, trained.fitted),
         "beaten": [metric.name for metric in shown[:3] if _is_beaten(metric, metrics[judged])],
         "parameters": count_parameters(trained.model),
         "network": describe(spec, config.model),
         "field_rows": count_field_rows(spec, trained.statistics),
         "dim": config.model.embedding_dim,
-        "curves": _draw_curves(config.model, trained),
+        "curves": _draw_curves(config, trained),
         "pairs": trained.pairs,
+        "lists": show_lists(tally) if isinstance(tally, RankingTally) else None,
         "charts": _draw_charts(trained, metrics, judged),
         "class_metrics": by_rows[:CLASSES],
         "confusion": tally.confusion() if isinstance(tally, MulticlassTally) else None,
@@ -63,7 +68,7 @@ def _make_content(config: Config, trained: Trained) -> dict[str, Any]:
 
 
 def _is_beaten(metric: Metric, values: Mapping[str, Any]) -> bool:
-    model, constant = values[metric.key], values["constant"].get(metric.key)
+    model, constant = values[metric.key], values.get("constant", values.get("popularity", {})).get(metric.key)
     if model is None or constant is None:
         return False
     return bool(model <= constant if metric.higher_is_better else model >= constant)
@@ -80,7 +85,8 @@ def count_field_rows(spec: Spec, statistics: Mapping[str, Any]) -> list[dict[str
         bucketed = field.edges is not None
         facts = statistics["numbers" if bucketed else "fields"][field.name]
         # The values of a hashed field are not known: count its buckets instead.
-        distinct = field.values if bucketed else field.oov_buckets if field.hashed else facts["distinct"]["table"]
+        counted = facts["distinct"]["table"] if facts.get("distinct") else field.values
+        distinct = field.values if bucketed else field.oov_buckets if field.hashed else counted
         distinct += any(facts["missing"].values())
         counts.append((field.name, field.values, 1 + field.oov_buckets, distinct, distinct + 1))
     edges = [(number.name, len(number.edges or ())) for number in spec.binned]
@@ -93,13 +99,15 @@ def count_field_rows(spec: Spec, statistics: Mapping[str, Any]) -> list[dict[str
     ]
 
 
-def _draw_curves(settings: Model, trained: Trained) -> dict[str, Chart]:
+def _draw_curves(config: Config, trained: Trained) -> dict[str, Chart]:
     """Draw the values of each epoch, by the name of the metric."""
     history, best = trained.fitted.history, trained.fitted.best_epoch
-    names = {metric.key: metric.name for metric in METRICS[settings.task]}
+    metrics = list_metrics(config.model.task, config.ranking.k if config.ranking else ())
+    names = {metric.key: metric.name for metric in metrics}
+    monitors = MONITORS[config.model.task] if config.ranking is None else list(names)[:2]
     charts = {"loss": pictures.draw_curve(history, "loss", "loss", best)}
-    for key in MONITORS[settings.task]:
-        if key in history:
+    for key in monitors:
+        if key in history or f"val_{key}" in history:
             charts[names[key]] = pictures.draw_curve(history, key, names[key], best)
     if len(set(history.get("learning_rate", ()))) > 1:
         charts["learning rate"] = pictures.draw_curve(history, "learning_rate", "learning rate", best)
@@ -108,7 +116,9 @@ def _draw_curves(settings: Model, trained: Trained) -> dict[str, Chart]:
 
 def _draw_charts(trained: Trained, metrics: Mapping[str, Any], judged: str) -> dict[str, Chart | None]:
     """Draw the charts of the scores; the value is None if a chart has no data."""
-    tally = trained.tallies[judged]
+    tally = trained.tallies.get(judged)
+    if isinstance(tally, RankingTally):
+        return draw_ranking(tally)
     if isinstance(tally, RegressionTally):
         label, predicted, weight = tally.sample()
         if not weight.any():

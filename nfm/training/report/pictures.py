@@ -16,7 +16,7 @@ _Array = NDArray[np.float64]
 def draw_curve(history: Mapping[str, Sequence[float]], metric: str, label: str, best_epoch: int) -> Chart:
     """Draw a metric of the train and the validation fold by epoch, and mark the best epoch."""
     lines = []
-    epochs = range(1, len(history[metric]) + 1)
+    epochs = range(1, len(history["loss"]) + 1)
     for fold, key in (("train", metric), ("valid", f"val_{metric}")):
         if key in history:
             lines.append(Line(epochs, history[key], fold, fold if f"val_{metric}" in history else ""))

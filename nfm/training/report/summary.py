@@ -11,7 +11,7 @@ from nfm.contract.encoder import Encoding
 from nfm.contract.schema import FOLDS, Spec
 from nfm.training import checkpoint
 from nfm.training.data.batches import Fold
-from nfm.training.metrics.names import METRICS, choose_judged_fold
+from nfm.training.metrics.names import BASELINES, choose_judged_fold, list_metrics
 from nfm.training.model import build, describe
 from nfm.training.report.page import format_metric
 from nfm.training.report.parameters import count_parameters, list_layers
@@ -19,6 +19,8 @@ from nfm.training.report.verdict import list_warnings
 from nfm.training.result import Trained
 from nfm.training.train import REFIT, checkpoint_folder
 from nfm.training.warm_start import FM, start_from_model
+
+_SHOWN = 6  # metrics of a row
 
 
 def plan(config: Config, encoding: Encoding, folds: Mapping[str, Fold]) -> str:
@@ -96,7 +98,8 @@ def summary(trained: Trained) -> str:
     if config.train.refit:
         kept = f"trained again for {fitted.best_epoch} epochs, the best"
     judged, parameters = choose_judged_fold(trained.metrics), sum(count_parameters(trained.model).values())
-    shown = [metric for metric in METRICS[config.model.task] if metric.key in trained.metrics[judged]]
+    metrics = list_metrics(config.model.task, config.ranking.k if config.ranking else ())
+    shown = [metric for metric in metrics if metric.key in trained.metrics[judged]][:_SHOWN]
 
     def line(name: str, rows: str, values: Mapping[str, Any]) -> str:
         cells = (f"{format_metric(values.get(metric.key), metric.key):>11}" for metric in shown)
@@ -109,7 +112,7 @@ def summary(trained: Trained) -> str:
     for fold, values in trained.metrics.items():
         lines.append(line(fold, f"{values['rows']:,}", values))
         if fold == judged:
-            lines += [line("  linear part", "", values["linear"]), line("  constant", "", values["constant"])]
+            lines += [line(f"  {name}", "", values[key]) for key, name in BASELINES.items() if key in values]
     if config.train.refit:
         rows = trained.rows["train"] + trained.rows["valid"]
         lines.append(

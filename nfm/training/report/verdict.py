@@ -24,7 +24,9 @@ def list_warnings(config: Config, metrics: Mapping[str, Mapping[str, Any]], fitt
     """
     curves = config, fitted.history, fitted.best_epoch
     warnings = (
-        warn_if_worse_than_constant(config, metrics),
+        warn_if_worse_than_constant(config, metrics)
+        if config.ranking is None
+        else warn_if_worse_than_popularity(metrics),
         warn_if_still_learning(*curves),
         warn_if_overfitting(*curves),
     )
@@ -97,6 +99,22 @@ def warn_if_worse_than_constant(config: Config, metrics: Mapping[str, Mapping[st
     return (
         f"The model predicts worse than a constant, the train fold's {_CONSTANTS[task]}: its {name} is "
         f"{', and '.join(compared)}. Do not use its scores. {advice}"
+    )
+
+
+def warn_if_worse_than_popularity(metrics: Mapping[str, Mapping[str, Any]]) -> str | None:
+    """Describe a ranking whose NDCG on the valid or test fold is below that of the most popular items."""
+    compared = [
+        f"{values[key]:.4f} on the {fold} fold, where the most popular items have {values['popularity'][key]:.4f}"
+        for fold, values in metrics.items()
+        for key in [name for name in values if name.startswith("ndcg@")][:1]
+        if values[key] < values["popularity"][key]
+    ]
+    if not compared:
+        return None
+    return (
+        f"The model ranks worse than the most popular items: its NDCG is {', and '.join(compared)}. Do not use its "
+        "lists. Raise train.epochs and ranking.negatives, or try another train.learning_rate; also check split."
     )
 
 
