@@ -7,7 +7,7 @@ from pydantic import Field, model_validator
 
 from nfm.config.columns import Categorical, Columns, Numeric, Positive, Settings, Uncounted, changed
 from nfm.config.source import Source
-from nfm.contract.catalogue import HISTORY, HISTORY_WEIGHTS, SEQUENCE
+from nfm.contract.dataset import HISTORY, HISTORY_WEIGHTS, SEQUENCE
 
 
 class SideTable(Settings):

@@ -32,6 +32,13 @@ _TYPES = {
     Any: "value",
 }
 _LIMITS = {"ge": "≥", "gt": ">", "le": "≤", "lt": "<"}
+# Sections with the keys of another one, by the end of their name.
+_SAME = {
+    ".source": "source",
+    ".categorical.NAME": "columns.categorical.NAME",
+    ".numeric.NAME": "columns.numeric.NAME",
+    "ranking.items": "ranking.users",
+}
 _NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
@@ -57,6 +64,8 @@ def _yaml_lines(section: type[BaseModel], depth: int, example: Mapping[str, Any]
         if inner is None or field.default is None:
             value = example.get(key, field.examples[0] if field.is_required() and field.examples else field.default)
             yield from _commented(f"{start} {_inline(value)}", f"{text} {_choices(field)} {_value_hint(field, value)}")
+            if inner is not None and depth == 0:  # the keys of a section that is not set, as comments
+                yield from (f"# {line}".rstrip() for line in _yaml_lines(inner, 1, _NOTHING))
         elif _names_entries(field):
             yield from _commented(start, text)
             for entry in field.examples or ():
@@ -109,8 +118,9 @@ def _tables(section: type[BaseModel], path: str) -> Iterator[str]:
         values, text = _values(field), f"{_text(field)} {_examples(field)}"
         if inner is not None:
             place = f"{path}.{key}".lstrip(".") + (".NAME" if _names_entries(field) else "")
-            if place == "score.source":
-                place = "source"  # the same keys
+            same = next((known for known in _SAME if place.endswith(known) and not place.startswith("columns")), None)
+            if same is not None and path:
+                place = _SAME[same]
             else:
                 below.append((inner, place))
             values, text = f"[section](#{place.replace('.', '').lower()})", field.description or ""

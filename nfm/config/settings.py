@@ -12,7 +12,7 @@ from nfm.config.source import Source, check_filled
 from nfm.config.split import Dataset, Split
 from nfm.config.time import complete_ages, list_derived
 from nfm.config.train import MONITORS, Model, Train, Tune
-from nfm.contract.catalogue import FOLD
+from nfm.contract.dataset import FOLD
 from nfm.contract.paths import without_loop
 from nfm.contract.times.derived import Derived
 
@@ -25,7 +25,7 @@ class Config(Settings):
     workdir: str = Field(examples=["build/reference"])
     """Folder of dataset/, encoding/, model/ and scores/, at the same path on every machine."""
     source: Source = Field(examples=[{"format": "csv", "path": "tests/data/titanic.csv"}])
-    columns: Columns
+    columns: Columns = Field(examples=[{"label": "Survived"}])
     split: Split = Split()
     ranking: Ranking | None = None
     dataset: Dataset = Dataset()

@@ -104,7 +104,7 @@ class Split(Settings):
         if self.last is not None and self.time is None:
             raise ValueError("last needs time, the column by which the interactions of a user are ordered")
         if self.time is not None and self.last is None and self.valid_from is None and self.test_from is None:
-            raise ValueError("a split by time needs valid_from, test_from or both (for ranking: or last)")
+            raise ValueError("a split by time needs valid_from, test_from or both (a ranking: or last)")
         if self.valid_from is not None and self.test_from is not None:
             if type(self.valid_from) is not type(self.test_from):
                 raise ValueError("valid_from and test_from have different types: write both in the same form")

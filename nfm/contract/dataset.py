@@ -11,6 +11,11 @@ from nfm.contract.arrays import concatenate_ranges, to_numpy
 from nfm.contract.errors import DataError
 from nfm.contract.schema import Spec, bin_name, fraction_name, weights_name
 
+# Columns of the table that joins interactions, users and items:
+HISTORY, HISTORY_WEIGHTS = "history", "history_weights"  # columns of the joined table, and the field
+FOLD = "_nfm_fold"  # column of the joined table with the fold, for `split.last`
+SEQUENCE = "sequence"  # column of the dataset: the place of an interaction among those of its user, from 0
+
 
 class Inputs(NamedTuple):
     """Input arrays of the model: B rows, F fields except bags, N numbers that enter the pooling, D dense columns.

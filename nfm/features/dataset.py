@@ -14,8 +14,8 @@ from pyspark.sql import SparkSession
 
 from nfm.config.ranking import item_inputs
 from nfm.config.settings import Config
-from nfm.contract.catalogue import FOLD
 from nfm.contract.columns import check_categorical, check_columns, check_key
+from nfm.contract.dataset import FOLD
 from nfm.contract.encoder import Encoding
 from nfm.contract.errors import DataError
 from nfm.contract.publishing.publish import check_replaceable, publish_together

@@ -9,8 +9,8 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from nfm.contract.arrays import to_numpy
-from nfm.contract.catalogue import FOLD
 from nfm.contract.columns import Rows, hash_keys
+from nfm.contract.dataset import FOLD
 from nfm.contract.errors import DataError
 from nfm.contract.messages import CORRECT_ROWS, quoted
 from nfm.contract.schema import FOLDS, RATE_PARTS

@@ -19,13 +19,13 @@ import nfm
 from nfm.config.recipe import complete
 from nfm.config.settings import Config
 from nfm.contract import artifact
-from nfm.contract.catalogue import CATALOGUE
 from nfm.contract.encoder import Encoding
 from nfm.contract.errors import DataError
 from nfm.contract.messages import differences, listed
 from nfm.contract.publishing.publish import check_replaceable, locked
 from nfm.contract.publishing.published import read_published
 from nfm.contract.schema import DATASET_MARKER, FOLDS, Spec
+from nfm.forward.catalogue import CATALOGUE
 from nfm.training import checkpoint
 from nfm.training.data.batches import Fold, join_folds, read_folds
 from nfm.training.data.rows import Rows

@@ -35,8 +35,9 @@ columns:
   time: {}
   time_zone: null
 split:
-  {by: [], valid: 0.1, test: 0.2, seed: 1, time: null, format: null, valid_from: null, test_from: null,
+  {by: [], valid: 0.1, test: 0.2, seed: 1, last: null, time: null, format: null, valid_from: null, test_from: null,
    column: null, negative_rate: 1.0}
+ranking: null
 dataset: {partition_by: []}
 model:
   {task: binary, embedding_dim: 64, init_std: 0.01, hidden_units: [128, 128], activation: relu, batch_norm: true,
@@ -96,7 +97,12 @@ def test_settings_never_change(file: Path) -> None:
             "learning_rate",
             "optimizer, learning_rate, initial_accumulator, momentum",
         ),
-        ("trian={}", "trian", "train", "name, workdir, source, columns, split, dataset, model, train, tune, score"),
+        (
+            "trian={}",
+            "trian",
+            "train",
+            "name, workdir, source, columns, split, ranking, dataset, model, train, tune, score",
+        ),
         (
             "columns.categorical.Sex.mincount=2",
             "columns.categorical.Sex.mincount",
@@ -146,7 +152,7 @@ def test_the_message_about_an_unknown_key_lists_the_allowed_keys(
         ("model.pooling_dropout=1", "model.pooling_dropout: 1 given; input should be less than 1"),
         ("model.hidden_units=[8, 0]", "model.hidden_units.1: 0 given; input should be greater than or equal to 1"),
         ("model.l2.hidden=-1", "model.l2.hidden: -1 given; input should be greater than or equal to 0"),
-        ("model.task=ranking", "model.task: 'ranking' given; allowed: 'binary', 'regression' or 'multiclass'"),
+        ("model.task=rank", "model.task: 'rank' given; allowed: 'binary', 'regression', 'multiclass' or 'ranking'"),
         ("train.clip_norm=0", "train.clip_norm: 0 given; input should be greater than 0"),
         ("train.momentum=1", "train.momentum: 1 given; input should be less than 1"),
         ("train.unknown_dropout=1", "train.unknown_dropout: 1 given; input should be less than 1"),

@@ -13,10 +13,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pyspark.sql import SparkSession
 
-from nfm.contract.catalogue import CATALOGUE, COUNT, ITEM
 from nfm.contract.encoder import load_once
 from nfm.contract.publishing.replace import replacing
 from nfm.features.ranking.tables import CATALOGUE_COUNT
+from nfm.forward.catalogue import CATALOGUE, COUNT, ITEM
 from nfm.forward.sides import divide
 from nfm.table.tasks import run_tasks
 

@@ -8,8 +8,8 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from nfm.contract.arrays import to_arrow, to_numpy
-from nfm.contract.catalogue import FOLD, HISTORY, HISTORY_WEIGHTS, SEQUENCE
 from nfm.contract.columns import Rows, read_field_values
+from nfm.contract.dataset import FOLD, HISTORY, HISTORY_WEIGHTS, SEQUENCE
 from nfm.contract.errors import DataError
 from nfm.contract.messages import CORRECT_ROWS
 from nfm.contract.schema import FOLDS, Kind
@@ -24,7 +24,7 @@ _PIECE = 1 << 20  # interactions, about, that are ordered together
 
 @dataclass(frozen=True)
 class Order:
-    """What decides the order, the fold and the history of an interaction."""
+    """Columns and settings that decide the order, the fold and the history of an interaction."""
 
     user: str
     item: str

@@ -15,10 +15,11 @@ from numpy.typing import NDArray
 from nfm.config.ranking import Ranking
 from nfm.config.settings import Config
 from nfm.contract.arrays import to_numpy
-from nfm.contract.catalogue import CATALOGUE, SEQUENCE, Catalogue
+from nfm.contract.dataset import SEQUENCE
 from nfm.contract.encoder import Encoding
 from nfm.contract.errors import DataError
 from nfm.contract.schema import FOLDS, Spec
+from nfm.forward.catalogue import CATALOGUE, Catalogue
 from nfm.forward.sides import divide
 from nfm.training.data.batches import Fold, read_folds
 from nfm.training.data.files import RowGroup

@@ -27,7 +27,7 @@ _ITEM_SEED = 1 << 62  # makes the replaced ids of the items independent of those
 
 
 class Sides(NamedTuple):
-    """What reads the users and the items in a step."""
+    """Readers of the users and of the items in a step."""
 
     specs: tuple[Spec, Spec]
     readers: tuple[TableReader, TableReader]

@@ -17,11 +17,6 @@ from nfm.contract.schema import Spec
 CATALOGUE = "_items/items.parquet"  # below dataset/, and below model/
 ITEM, COUNT = "_item", "_interactions"  # columns besides the encoded ones
 
-# Columns of the table that joins interactions, users and items:
-HISTORY, HISTORY_WEIGHTS = "history", "history_weights"  # columns of the joined table, and the field
-FOLD = "_nfm_fold"  # column of the joined table with the fold, for `split.last`
-SEQUENCE = "sequence"  # column of the dataset: the place of an interaction among those of its user, from 0
-
 
 @dataclass(frozen=True)
 class Catalogue:
