@@ -11,7 +11,6 @@ and validation (train.refit). NDCG@10 is compared by a paired bootstrap over use
 import argparse
 import subprocess
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -49,7 +48,7 @@ def write_tables(folder: Path) -> None:
     films[["item_id", "title", "genres"]].to_parquet(folder / "films.parquet", index=False)
 
 
-def train_model(name: str, seed: int, refit: bool) -> dict[str, Mapping[str, Floats]]:
+def train_model(name: str, seed: int, refit: bool) -> dict[str, dict[str, Floats]]:
     """Make the features and train; return the figures of each user, in ascending order of users, by fold."""
     from nfm import build_features
     from nfm.training.train import train
@@ -117,7 +116,7 @@ def main() -> None:
     fold, seeds = ("valid", SEEDS[:1]) if options.valid else ("test", SEEDS)
     models = {}
     for name in MODELS:
-        models[name] = mean([dict(train_model(name, seed, refit=not options.valid)[fold]) for seed in seeds])
+        models[name] = mean([train_model(name, seed, refit=not options.valid)[fold] for seed in seeds])
     others = baseline_figures(fold)
     print(f"{'':40}HR@10   NDCG@10   ({fold} fold)")
     for name, figures in (models | others).items():

@@ -77,11 +77,15 @@ class RankingTally:
 
 def make_ranking_measure(spec: Spec, model: Model, weights: Weights) -> Callable[..., RankingTally]:
     """Make the function of (fold, tally) that measures these weights, whatever their values are then."""
+    known: dict[tuple[str, int | None], Queries] = {}  # the same after each epoch
 
     def measure(fold: Fold, tally: RankingTally, *_: Any, **__: Any) -> RankingTally:
         ranked = fold.ranked
         assert ranked is not None
-        queries = choose_users(list_queries(ranked, fold.name), len(ranked.catalogue.items), tally.most_pairs)
+        place = fold.name, tally.most_pairs
+        if place not in known:
+            known[place] = choose_users(list_queries(ranked, fold.name), len(ranked.catalogue.items), tally.most_pairs)
+        queries = known[place]
         tally.rows, tally.ranked = fold.rows, ranked
         most, counts_I = max(ranked.ranking.k), ranked.count_items()
         lists = {"model": make_lists(spec, model, weights, fold, queries, most)}
