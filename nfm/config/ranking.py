@@ -63,12 +63,13 @@ class Ranking(Settings):
     probabilities."""
     negatives: Positive = 50
     """Items that are drawn for each interaction in each epoch, of those without an interaction of the user in the train
-    fold."""
+    fold. With the softmax over a batch (`sampler: batch`, no hidden layers, no batch norm), these are all items of the
+    batch."""
     hardest: bool = False
     """For bpr: use only the negative with the highest score."""
-    sampler: Literal["uniform", "popularity", "batch"] = "popularity"
-    """Probability of an item: equal; proportional to its number of interactions to the power `alpha`; or that of the
-    batch's items."""
+    sampler: Literal["uniform", "popularity", "batch"] = "batch"
+    """Probability of an item as a negative. `uniform`: equal. `popularity`: proportional to its number of interactions
+    to the power `alpha`. `batch`: that of an item of another row of the batch."""
     alpha: Annotated[float, Field(ge=0, le=2)] = 0.75
     """For `sampler: popularity`: the power."""
     k: Annotated[tuple[Positive, ...], Field(min_length=1)] = (5, 10, 20)
