@@ -1,4 +1,5 @@
 # make demo    run the whole path on the Titanic: features, train, score
+# make demo-ranking   rank films for the users of a small synthetic table: features, train, recommend
 # make check   lint, types and unit tests (2 minutes)
 # make test    lint, types and all tests (20 minutes)
 # make fuzz    random tables, and readers during publication, for longer than in make test (10 minutes)
@@ -14,13 +15,14 @@
 # make bench-init      configurations of nfm init, trained unedited on 17 tables (25 minutes)
 # make bench-quality   quality of the defaults on five tables, compared with LightGBM; ARGS="--tables adult --seeds 3" (10 minutes)
 # make bench-flights   quality of the recipe on New York's flights, compared with LightGBM (15 minutes)
+# make bench-ranking   quality of lists on MovieLens-100K, compared with ten baselines; pace of lists, sampler and steps (60 minutes)
 #
 # Each target first installs what it needs and the machine lacks: uv, the packages of uv.lock in .venv, and Java 17.
 
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
-.PHONY: demo check test tests fuzz lint types wheel-test docs reference bench-titanic bench-features bench-train bench-paper \
-	bench-flights bench-init bench-quality bench-score java clean
+.PHONY: demo demo-ranking check test tests fuzz lint types wheel-test docs reference bench-titanic bench-features bench-train bench-paper \
+	bench-flights bench-init bench-quality bench-ranking bench-score java clean
 
 UV_VERSION := 0.13.9
 UV := $(shell command -v uv || echo build/uv/bin/uv)
@@ -43,6 +45,12 @@ demo: .venv/made java
 	@$(RUN) spark-submit jobs/features.py --config $(CONFIG)
 	@$(RUN) python jobs/train.py --config $(CONFIG)
 	@$(RUN) spark-submit jobs/score.py --config $(CONFIG)
+
+demo-ranking: .venv/made java
+	@$(RUN) PYTHONPATH="$(CURDIR)" python examples/interactions.py build/viewers/tables
+	@$(RUN) spark-submit jobs/features.py --config conf/viewers.yaml
+	@$(RUN) python jobs/train.py --config conf/viewers.yaml
+	@$(RUN) spark-submit jobs/recommend.py --config conf/viewers.yaml
 
 check: lint types
 	@$(RUN) $(PYTEST) -m unit
@@ -94,6 +102,10 @@ bench-init: .venv/made-dev java
 
 bench-flights: .venv/made-dev java
 	@$(RUN) PYTHONPATH="$(CURDIR)" python tests/bench/flights.py
+
+bench-ranking: .venv/made-dev java
+	@$(RUN) export PYTHONPATH="$(CURDIR)"; python tests/bench/ranking.py; python tests/bench/rank_lists.py; \
+		python tests/bench/rank_sampler.py; python tests/bench/rank_steps.py
 
 bench-quality: .venv/made-dev java
 	@$(RUN) PYTHONPATH="$(CURDIR)" python tests/bench/quality.py $(ARGS)

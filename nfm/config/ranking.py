@@ -33,9 +33,9 @@ class SideTable(Settings):
 class History(Settings):
     """The user's latest items before an interaction: a bag that shares the vocabulary of the item's field."""
 
-    items: Positive = 50
+    items: Positive = 20
     """Maximum number of items."""
-    decay: Annotated[float, Field(gt=0, le=1)] = 0.9
+    decay: Annotated[float, Field(gt=0, le=1)] = 0.75
     """The latest item has the weight 1, the one before this number, then its square, and so on."""
     same_time: bool = True
     """Interactions at the same time are ordered by item, as for split.last, and the first ones are in the history of
@@ -57,18 +57,19 @@ class Ranking(Settings):
     """Table of items, joined by `item`. Its items belong to the catalogue, even without interactions."""
     history: History | None = Field(default=None, examples=[History()])
     """Add the field `history`: the latest items of the user, before the time of the interaction."""
-    loss: Literal["bpr", "logistic", "softmax"] = "bpr"
+    loss: Literal["bpr", "logistic", "softmax"] = "softmax"
     """`bpr`: -log σ(score of the item - score of a negative) (Rendle et al. 2009). `logistic`: log loss of the item as
     1 and the negatives as 0. `softmax`: cross-entropy of the item among its negatives, corrected for the sampler's
     probabilities."""
-    negatives: Positive = 4
+    negatives: Positive = 50
     """Items that are drawn for each interaction in each epoch, of those without an interaction of the user in the train
-    fold."""
+    fold. With the softmax over a batch (`sampler: batch`, no hidden layers, no batch norm), these are all items of the
+    batch."""
     hardest: bool = False
     """For bpr: use only the negative with the highest score."""
-    sampler: Literal["uniform", "popularity", "batch"] = "uniform"
-    """Probability of an item: equal; proportional to its number of interactions to the power `alpha`; or that of the
-    batch's items."""
+    sampler: Literal["uniform", "popularity", "batch"] = "batch"
+    """Probability of an item as a negative. `uniform`: equal. `popularity`: proportional to its number of interactions
+    to the power `alpha`. `batch`: that of an item of another row of the batch."""
     alpha: Annotated[float, Field(ge=0, le=2)] = 0.75
     """For `sampler: popularity`: the power."""
     k: Annotated[tuple[Positive, ...], Field(min_length=1)] = (5, 10, 20)

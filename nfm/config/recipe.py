@@ -2,6 +2,7 @@
 
 import logging
 from pathlib import Path
+from typing import Any
 
 from nfm.config.settings import Config
 from nfm.config.train import L2
@@ -23,6 +24,8 @@ def complete(config: Config, train_rows: int) -> Config:
     model (`train.init_from`) takes that model's settings. Settings that the configuration names stay.
     """
     model = config.model
+    if config.ranking is not None:
+        return _complete_ranking(config)
     if _NORM & model.model_fields_set or "embedding" in model.l2.model_fields_set:
         return config
     if config.train.init_from is not None:
@@ -40,3 +43,12 @@ def complete(config: Config, train_rows: int) -> Config:
         return config
     l2 = L2(**{**model.l2.model_dump(), "embedding": penalty})
     return config.model_copy(update={"model": model.model_copy(update={"batch_norm": norm, "l2": l2})})
+
+
+def _complete_ranking(config: Config) -> Config:
+    defaults: dict[str, Any] = {"hidden_units": (), "batch_norm": False}
+    if config.train.init_from is not None:
+        before = Artifact.load(Path(config.train.init_from)).metadata["configuration"]["model"]
+        defaults = {"hidden_units": tuple(before["hidden_units"]), "batch_norm": before["batch_norm"]}
+    unset = {name: value for name, value in defaults.items() if name not in config.model.model_fields_set}
+    return config.model_copy(update={"model": config.model.model_copy(update=unset)})

@@ -46,7 +46,7 @@ class Model(Settings):
     init_std: AboveZero = 0.01
     """Standard deviation of the initial embeddings, as in the paper."""
     hidden_units: tuple[Positive, ...] = (128, 128)
-    """Width of each hidden layer; `[]` for no hidden layer."""
+    """Width of each hidden layer; `[]` for no hidden layer. Default for ranking: `[]`, with `batch_norm: false`."""
     activation: Literal["relu", "sigmoid", "tanh", "linear"] = "relu"
     """Activation of the hidden layers."""
     batch_norm: bool = True

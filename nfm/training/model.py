@@ -201,6 +201,8 @@ def initial_weights(spec: Spec, settings: Model, seed: int) -> Weights:
     standardized = settings.task == "regression" and settings.standardize_label
     if standardized and settings.batch_norm and settings.output == "trained":
         network["output/kernel"][:] = 0
+    if settings.task == "ranking" and not settings.hidden_units:
+        network["output/kernel"][:] = 1  # a factorization machine, whose terms all count
     embedding = np.random.default_rng(seed).standard_normal((spec.rows, settings.embedding_dim), np.float32)
     embedding *= np.float32(settings.init_std)
     return Weights(Tables(embedding, np.zeros((spec.rows, outputs), np.float32)), network)

@@ -24,6 +24,7 @@ from nfm.training.losses import choose_loss
 from nfm.training.model import BIAS, apply_interactions, build_layers, describe, keep_all
 
 Floats = NDArray[np.float32]
+SQUARE = -1  # columns of a sum that has as many columns as the batch has rows
 _MIN_XLA_ROWS = 500_000  # rows that a training learns from: with fewer, XLA saves less time than compiling takes
 
 
@@ -130,7 +131,9 @@ class Network:
         vectors = [tf.TensorSpec((None,), tf.float32)] * 2
         is_step = function == self._step
         sums = self._step_sums if is_step else [(columns, 1) for columns in self._row_sums]
-        shapes = [(None if rows is None else rows * times, columns) for columns, times in sums]
+        shapes = [
+            (None if rows is None else rows * times, rows if columns == SQUARE else columns) for columns, times in sums
+        ]
         signature = [*vectors, [tf.TensorSpec(shape, tf.float32) for shape in shapes]]
         if is_step:
             seeds = tf.TensorSpec((2 + 2 * len(self._settings.hidden_units),), tf.uint32)

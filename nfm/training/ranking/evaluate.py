@@ -28,7 +28,10 @@ from nfm.training.ranking.data import Queries, Ranked, list_queries, select_user
 from nfm.training.ranking.metrics import Targets, measure_catalogue, measure_lists, summarize
 from nfm.training.ranking.sampler import Seen
 
-EPOCH_PAIRS = 50_000_000  # pairs of users and items, about, that are scored after each epoch
+# Pairs of users and items, about, that are scored after an epoch and after the training, without and with hidden
+# layers: some seconds, and some minutes. Fewer users are drawn where a fold has more pairs; never fewer items.
+EPOCH_PAIRS, FINAL_PAIRS = (500_000_000, 20_000_000), (200_000_000_000, 2_000_000_000)
+_MOST_NEIGHBOURS = 5_000_000  # train interactions up to which item-kNN is computed, in about three minutes
 _USERS = 1 << 14  # users whose inputs are in memory together
 _SEED = 0x11575
 
@@ -45,7 +48,7 @@ class Measured(NamedTuple):
 class RankingTally:
     """Metrics of a ranking on one fold; `measure` fills it."""
 
-    most_pairs: int | None = None  # evaluates a sample of users, so that about as many pairs are scored; None: all
+    most_pairs: tuple[int, int] = FINAL_PAIRS
     with_baselines: bool = False
     constant: tuple[float, ...] = ()
     rows: int = 0
@@ -77,18 +80,23 @@ class RankingTally:
 
 def make_ranking_measure(spec: Spec, model: Model, weights: Weights) -> Callable[..., RankingTally]:
     """Make the function of (fold, tally) that measures these weights, whatever their values are then."""
+    known: dict[tuple[str, int], Queries] = {}  # the same after each epoch
 
     def measure(fold: Fold, tally: RankingTally, *_: Any, **__: Any) -> RankingTally:
         ranked = fold.ranked
         assert ranked is not None
-        queries = choose_users(list_queries(ranked, fold.name), len(ranked.catalogue.items), tally.most_pairs)
+        place = fold.name, tally.most_pairs[bool(model.hidden_units)]
+        if place not in known:
+            known[place] = choose_users(list_queries(ranked, fold.name), len(ranked.catalogue.items), place[1])
+        queries = known[place]
         tally.rows, tally.ranked = fold.rows, ranked
         most, counts_I = max(ranked.ranking.k), ranked.count_items()
         lists = {"model": make_lists(spec, model, weights, fold, queries, most)}
         if tally.with_baselines and len(queries.users_U):
             users, hidden = queries.users_U, ranked.seen_in(FOLDS[: FOLDS.index(fold.name)])
             lists["popularity"] = popularity_lists(counts_I, hidden, users, most)
-            lists["neighbours"] = neighbour_lists(counts_I, ranked.seen, hidden, users, most)
+            if len(ranked.seen.items) <= _MOST_NEIGHBOURS:
+                lists["neighbours"] = neighbour_lists(counts_I, ranked.seen, hidden, users, most)
         for name, lists_UK in lists.items():
             figures = measure_lists(lists_UK, queries.targets, ranked.ranking.k) if len(queries.users_U) else {}
             tally.measured[name] = Measured(queries, lists_UK, figures)
@@ -98,10 +106,10 @@ def make_ranking_measure(spec: Spec, model: Model, weights: Weights) -> Callable
     return measure
 
 
-def choose_users(queries: Queries, items: int, most_pairs: int | None) -> Queries:
+def choose_users(queries: Queries, items: int, most_pairs: int) -> Queries:
     """Return the queries of a random sample of users, the same each time, so that about `most_pairs` are scored."""
-    count, most = len(queries.users_U), max(1, (most_pairs or 0) // max(1, items))
-    if most_pairs is None or count <= most:
+    count, most = len(queries.users_U), max(1, most_pairs // max(1, items))
+    if count <= most:
         return queries
     kept = np.sort(np.random.default_rng(_SEED).choice(count, most, replace=False))
     targets, hidden = (select_users(Seen(*csr), kept) for csr in (queries.targets, queries.hidden))

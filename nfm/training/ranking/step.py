@@ -4,10 +4,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from nfm.config.ranking import Ranking
 from nfm.config.train import Model, Train
 from nfm.contract.dataset import Inputs
 from nfm.contract.schema import Spec
 from nfm.forward.sides import find_offsets, place_bags
+from nfm.kernels.shared import mark_seen
 from nfm.kernels.tables import Upstream
 from nfm.training.data.batches import Fold
 from nfm.training.data.labels import TrainLabels
@@ -18,7 +20,7 @@ from nfm.training.optimizers import Optimizer
 from nfm.training.ranking.data import Ranked
 from nfm.training.ranking.evaluate import make_ranking_measure
 from nfm.training.ranking.losses import NEVER
-from nfm.training.ranking.network import PairNetwork
+from nfm.training.ranking.network import BatchNetwork, PairNetwork
 from nfm.training.ranking.sampler import Sampler
 from nfm.training.step import Step
 from nfm.training.tables import TableReader
@@ -82,13 +84,22 @@ def log_probabilities(ranked: Ranked) -> Floats:
     return (power * np.log(np.maximum(counts_I, 1))).astype(np.float32)
 
 
+def is_shared(ranking: Ranking, model: Model) -> bool:
+    """Return whether all items of a batch are the negatives of each of its rows."""
+    return ranking.loss == "softmax" and ranking.sampler == "batch" and not model.hidden_units and not model.batch_norm
+
+
 def make_pair_parts(
     spec: Spec, model: Model, settings: Train, train: Fold, _: TrainLabels, weights: Weights
 ) -> tuple[Optimizer, Step, Any]:
     """Make the optimizer, the step and the measure of a ranking."""
     ranked = train.ranked
     assert ranked is not None
-    network = PairNetwork(spec, model, settings, train.rows * settings.epochs, ranked.ranking, ranked.sides)
+    rows = train.rows * settings.epochs
+    if is_shared(ranked.ranking, model):
+        network: PairNetwork = BatchNetwork(spec, model, settings, rows, ranked.sides)
+    else:
+        network = PairNetwork(spec, model, settings, rows, ranked.ranking, ranked.sides)
     reader = TableReader(spec, weights.tables)
     optimizer = Optimizer(settings, weights, list(network.trained), reader)
     sides = make_sides(spec, ranked, settings, train, reader)
@@ -104,6 +115,7 @@ def make_pair_step(
     The rows of a batch have the inputs of the users, and pairs of indices (user, item) as their groups. The negatives
     of a row depend on the seed, the number of the step and the place of the row in the batch.
     """
+    shared = is_shared(ranked.ranking, model)
     sampler, ranking, reader = make_sampler(ranked, train.seed), ranked.ranking, sides.readers[0]
     log_q = log_probabilities(ranked) if ranking.loss == "softmax" else None
     tables, weights = optimizer.tables, optimizer.weights.network
@@ -112,13 +124,16 @@ def make_pair_step(
     def step(rows: Rows, rate: float, number: int) -> float:
         assert rows.group is not None
         users_B, chosen_B = np.ascontiguousarray(rows.group.T)
-        if ranking.sampler == "batch":
+        if shared:
+            items_S = chosen_B
+        elif ranking.sampler == "batch":
             negatives_BN = sampler.draw_from_batch(users_B, chosen_B, number, 0, ranking.negatives)
+            items_S = np.concatenate([chosen_B, negatives_BN.T.ravel()])
         else:
             negatives_BN = sampler.draw(users_B, number, 0, ranking.negatives)
-        items_S = np.concatenate([chosen_B, negatives_BN.T.ravel()])
+            items_S = np.concatenate([chosen_B, negatives_BN.T.ravel()])
         # A missing negative has no loss. It stands for the chosen item, so that the batch has no item without a pair.
-        read_S = np.where(items_S < 0, np.tile(chosen_B, 1 + ranking.negatives), items_S)
+        read_S = np.where(items_S < 0, np.resize(chosen_B, len(items_S)), items_S)
         items = take_rows(sides.items, read_S).inputs
         inputs = [_replace_unknown(side, i, sides, train, number) for i, side in enumerate((rows.inputs, items))]
         features = [
@@ -134,6 +149,7 @@ def make_pair_step(
         sums = [
             *(pooled[0].sum_BK, pooled[0].pooled_BK, pooled[0].linear_BC, rows.inputs.dense_BD),
             *(pooled[1].sum_BK, pooled[1].pooled_BK, linear_S1, items.dense_BD),
+            *([mark_seen(*ranked.seen, users_B, chosen_B, np.float32(NEVER))] if shared else []),
         ]
         ones = np.ones(len(users_B), np.float32)
         loss, of_sums, of_network = network.differentiate(weights, sums, ones, rows.weight, number)

@@ -25,6 +25,8 @@ from nfm.training.report.parameters import count_parameters
 from nfm.training.report.verdict import list_warnings
 from nfm.training.result import Trained
 
+_MOST_METRICS = 6  # of a table: of a ranking, those at its first length
+
 
 def write(path: Path, config: Config, trained: Trained) -> None:
     """Write the HTML report of a trained model: metrics, architecture, curves, data, configuration."""
@@ -38,7 +40,7 @@ def _make_content(config: Config, trained: Trained) -> dict[str, Any]:
     judged = choose_judged_fold(metrics)
     tally = trained.tallies.get(judged)  # None for the train fold of a ranking
     every_metric = list_metrics(config.model.task, config.ranking.k if config.ranking else ())
-    shown = [metric for metric in every_metric if metric.key in metrics[judged]]
+    shown = [metric for metric in every_metric if metric.key in metrics[judged]][:_MOST_METRICS]
     by_rows = sorted(metrics[judged].get("classes", {}).items(), key=lambda item: -item[1]["rows"])
     return {
         "config": config,

@@ -102,12 +102,12 @@ def summary(trained: Trained) -> str:
     shown = [metric for metric in metrics if metric.key in trained.metrics[judged]][:_SHOWN]
 
     def line(name: str, rows: str, values: Mapping[str, Any]) -> str:
-        cells = (f"{format_metric(values.get(metric.key), metric.key):>11}" for metric in shown)
+        cells = (f"{format_metric(values.get(metric.key), metric.key):>13}" for metric in shown)
         return f"  {name:<14}{rows:>12}{''.join(cells)}"
 
     lines = [
         f"Model of {config.name}: {parameters:,} parameters, {kept} after {epochs} epochs",
-        f"  {'fold':<14}{'rows':>12}" + "".join(f"{metric.name:>11}" for metric in shown),
+        f"  {'fold':<14}{'rows':>12}" + "".join(f"{metric.name:>13}" for metric in shown),
     ]
     for fold, values in trained.metrics.items():
         lines.append(line(fold, f"{values['rows']:,}", values))

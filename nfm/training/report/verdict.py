@@ -108,7 +108,7 @@ def warn_if_worse_than_popularity(metrics: Mapping[str, Mapping[str, Any]]) -> s
         f"{values[key]:.4f} on the {fold} fold, where the most popular items have {values['popularity'][key]:.4f}"
         for fold, values in metrics.items()
         for key in [name for name in values if name.startswith("ndcg@")][:1]
-        if values[key] < values["popularity"][key]
+        if values["intervals"][key][1] < values["popularity"][key]
     ]
     if not compared:
         return None
