@@ -3,6 +3,7 @@
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from nfm.config.ranking import Ranking
 from nfm.config.train import Model, Train
@@ -124,14 +125,7 @@ def make_pair_step(
     def step(rows: Rows, rate: float, number: int) -> float:
         assert rows.group is not None
         users_B, chosen_B = np.ascontiguousarray(rows.group.T)
-        if shared:
-            items_S = chosen_B
-        elif ranking.sampler == "batch":
-            negatives_BN = sampler.draw_from_batch(users_B, chosen_B, number, 0, ranking.negatives)
-            items_S = np.concatenate([chosen_B, negatives_BN.T.ravel()])
-        else:
-            negatives_BN = sampler.draw(users_B, number, 0, ranking.negatives)
-            items_S = np.concatenate([chosen_B, negatives_BN.T.ravel()])
+        items_S = chosen_B if shared else _draw_items(sampler, ranking, users_B, chosen_B, number)
         # A missing negative has no loss. It stands for the chosen item, so that the batch has no item without a pair.
         read_S = np.where(items_S < 0, np.resize(chosen_B, len(items_S)), items_S)
         items = take_rows(sides.items, read_S).inputs
@@ -171,6 +165,17 @@ def make_pair_step(
         return loss
 
     return step
+
+
+def _draw_items(
+    sampler: Sampler, ranking: Ranking, users_B: NDArray[np.int32], chosen_B: NDArray[np.int32], number: int
+) -> NDArray[np.int32]:
+    """Return the chosen items, then the first negatives of all rows, and so on; −1 for a missing one."""
+    if ranking.sampler == "batch":
+        negatives_BN = sampler.draw_from_batch(users_B, chosen_B, number, 0, ranking.negatives)
+    else:
+        negatives_BN = sampler.draw(users_B, number, 0, ranking.negatives)
+    return np.concatenate([chosen_B, negatives_BN.T.ravel()])
 
 
 def _replace_unknown(inputs: Inputs, side: int, sides: Sides, train: Train, number: int) -> Inputs:
