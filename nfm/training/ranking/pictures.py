@@ -43,14 +43,16 @@ def _draw_by_activity(tally: RankingTally) -> Chart | None:
     assert tally.ranked is not None
     queries = tally.measured["model"].queries
     activity_U = np.diff(tally.ranked.seen.starts)[queries.users_U]
-    key = next(iter(name for name in tally.measured["model"].figures if name.startswith("ndcg@10")), None)
-    key = key or next(name for name in tally.measured["model"].figures if name.startswith("ndcg"))
+    names = [name for name in tally.measured["model"].figures if name.startswith("ndcg@")]
+    key = "ndcg@10" if "ndcg@10" in names else names[0]
     lines = []
     for source, measured in tally.measured.items():
         bins = by_activity(measured.figures[key], activity_U, 8)
         middles = [(one.first + one.last) / 2 for one in bins]
         style = _STYLES[source]
-        lines.append(Line(middles, [one.figure.mean for one in bins], style, BASELINES.get(source, "model")))
+        means = [one.figure.mean for one in bins]
+        lines.append(Line(middles, means, style, BASELINES.get(source, "model")))
+        lines.append(Line(middles, means, f"{style.split()[0]} points"))  # a single bin has no line
         if source == "model":
             for middle, one in zip(middles, bins, strict=True):
                 lines.append(Line((middle, middle), (one.figure.low, one.figure.high), "test thin"))

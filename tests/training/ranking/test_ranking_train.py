@@ -16,6 +16,7 @@ from nfm.forward.catalogue import CATALOGUE
 from nfm.forward.rows import score
 from nfm.forward.sides import divide
 from nfm.training.parity import keras_scores
+from nfm.training.ranking.pictures import draw_ranking
 from nfm.training.report.summary import summary
 from nfm.training.report.verdict import list_warnings
 from nfm.training.result import Trained
@@ -83,6 +84,13 @@ def test_the_report(done: Trained) -> None:
         assert text in page
     assert "No user was measured" not in page
     assert page.count("<svg") >= 5
+
+
+def test_activity_is_drawn_where_all_users_have_as_many_interactions(done: Trained) -> None:
+    tally: Any = done.tallies["test"]
+    activity = draw_ranking(tally)["activity"]
+    assert activity is not None
+    assert [style.split()[0] for _, style in activity.lines if style.endswith("points")] == ["test", "faint", "linear"]
 
 
 def test_a_model_that_has_not_learned_is_compared_with_popularity(
