@@ -17,7 +17,7 @@ from nfm.training.data.rows import Rows, take_rows
 from nfm.training.data.unknown import Shares, compute_shares, replace_by_unknown, single_offsets, to_shares
 from nfm.training.model import Floats, Weights
 from nfm.training.optimizers import Optimizer
-from nfm.training.ranking.data import Ranked
+from nfm.training.ranking.data import Integers, Ranked
 from nfm.training.ranking.evaluate import make_ranking_measure
 from nfm.training.ranking.losses import NEVER
 from nfm.training.ranking.network import BatchNetwork, PairNetwork
@@ -124,14 +124,7 @@ def make_pair_step(
     def step(rows: Rows, rate: float, number: int) -> float:
         assert rows.group is not None
         users_B, chosen_B = np.ascontiguousarray(rows.group.T)
-        if shared:
-            items_S = chosen_B
-        elif ranking.sampler == "batch":
-            negatives_BN = sampler.draw_from_batch(users_B, chosen_B, number, 0, ranking.negatives)
-            items_S = np.concatenate([chosen_B, negatives_BN.T.ravel()])
-        else:
-            negatives_BN = sampler.draw(users_B, number, 0, ranking.negatives)
-            items_S = np.concatenate([chosen_B, negatives_BN.T.ravel()])
+        items_S = chosen_B if shared else draw_items(sampler, ranking, users_B, chosen_B, number)
         items = take_rows(sides.items, np.maximum(items_S, 0)).inputs
         inputs = [_replace_unknown(side, i, sides, train, number) for i, side in enumerate((rows.inputs, items))]
         features = [
@@ -169,6 +162,15 @@ def make_pair_step(
         return loss
 
     return step
+
+
+def draw_items(sampler: Sampler, ranking: Ranking, users_B: Integers, chosen_B: Integers, number: int) -> Integers:
+    """Return the (S,) items of a step: those that were chosen, then the first negatives, and so on; -1 for no item."""
+    if ranking.sampler == "batch":
+        negatives_BN = sampler.draw_from_batch(users_B, chosen_B, number, 0, ranking.negatives)
+    else:
+        negatives_BN = sampler.draw(users_B, number, 0, ranking.negatives)
+    return np.concatenate([chosen_B, negatives_BN.T.ravel()])
 
 
 def _replace_unknown(inputs: Inputs, side: int, sides: Sides, train: Train, number: int) -> Inputs:
