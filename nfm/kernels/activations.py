@@ -42,11 +42,11 @@ def activate(name: str, x: NDArray[np.float32]) -> None:
 
 
 def compute_scores(task: str, logits_BC: Floats) -> Floats:
-    """Return (B, C) scores: probabilities of label 1, numbers, or probabilities of the classes."""
+    """Return (B, C) scores: probabilities of label 1, numbers (regression, ranking), or probabilities of classes."""
     match task:
         case "binary":
             return sigmoid(logits_BC)
-        case "regression":
+        case "regression" | "ranking":
             return logits_BC
         case "multiclass":
             return softmax(logits_BC)

@@ -88,6 +88,12 @@ def check_defined(progress: Progress, settings: Train) -> None:
     """Raise DataError if a setting watches a metric that is not defined."""
     for key, monitor in list_monitors(settings):
         if monitor not in progress.history:
+            if "@" in monitor:
+                raise DataError(
+                    f"train.{key} watches {monitor}, which is not defined: in the validation fold, no user has an item "
+                    "without an earlier interaction. Give the fold more rows (split), or set "
+                    "train.early_stopping: null."
+                )
             fold = "validation" if monitor.startswith("val_") else "train"
             raise DataError(
                 f"train.{key} watches {monitor}, which is not defined: in the {fold} fold, no row has a positive "

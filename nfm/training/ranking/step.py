@@ -125,7 +125,9 @@ def make_pair_step(
         assert rows.group is not None
         users_B, chosen_B = np.ascontiguousarray(rows.group.T)
         items_S = chosen_B if shared else draw_items(sampler, ranking, users_B, chosen_B, number)
-        items = take_rows(sides.items, np.maximum(items_S, 0)).inputs
+        # A missing negative has no loss. It stands for the chosen item, so that the batch has no item without a pair.
+        read_S = np.where(items_S < 0, np.resize(chosen_B, len(items_S)), items_S)
+        items = take_rows(sides.items, read_S).inputs
         inputs = [_replace_unknown(side, i, sides, train, number) for i, side in enumerate((rows.inputs, items))]
         features = [
             reader.list_features(place_bags(spec, side, own))
@@ -135,7 +137,7 @@ def make_pair_step(
         grouped = [reader.group(own) for reader, own in zip(sides.readers, features, strict=True)]
         linear_S1 = pooled[1].linear_BC
         if log_q is not None:
-            linear_S1 = linear_S1 - log_q[items_S, np.newaxis]
+            linear_S1 = linear_S1 - log_q[read_S, np.newaxis]
         linear_S1 = np.where(items_S[:, np.newaxis] < 0, np.float32(NEVER), linear_S1)
         sums = [
             *(pooled[0].sum_BK, pooled[0].pooled_BK, pooled[0].linear_BC, rows.inputs.dense_BD),
