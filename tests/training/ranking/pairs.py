@@ -36,7 +36,9 @@ Ids = NDArray[np.int32]
 
 
 def ranking_of(**changes: Any) -> Ranking:
-    return Ranking.model_validate({"user": "user", "item": "item", "loss": "bpr", "sampler": "uniform", "negatives": 3, **changes})
+    return Ranking.model_validate(
+        {"user": "user", "item": "item", "loss": "bpr", "sampler": "uniform", "negatives": 3, **changes}
+    )
 
 
 class GivenNegatives:
