@@ -1,5 +1,7 @@
 """Histories equal a plain search: earlier interactions of the same user with other items, the latest first."""
 
+from itertools import pairwise
+
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
@@ -20,7 +22,7 @@ def find(users: list[list[Row]], most: int, same_time: bool) -> list[list[int]]:
     assert len(splits) == len(rows) + 1
     assert splits[0] == 0
     assert splits[-1] == len(places)
-    return [places[start:stop].tolist() for start, stop in zip(splits[:-1], splits[1:], strict=True)]
+    return [places[start:stop].tolist() for start, stop in pairwise(splits)]
 
 
 def search(users: list[list[Row]], most: int, same_time: bool) -> list[list[int]]:
