@@ -13,9 +13,8 @@ from nfm.contract.dataset import FOLD, HISTORY, HISTORY_WEIGHTS, SEQUENCE
 from nfm.contract.errors import DataError
 from nfm.contract.messages import CORRECT_ROWS
 from nfm.contract.schema import FOLDS, Kind
-from nfm.contract.values import decode_dictionary, encode_dictionary
+from nfm.contract.values import decode_dictionary, encode_dictionary, kind_of
 from nfm.features.times import read_times
-from nfm.kernels.histories import find_histories
 
 # Columns that are added to the interactions; those of users have other names.
 USER, ITEM, TIME = "_nfm_user", "_nfm_item", "_nfm_time"
@@ -58,17 +57,24 @@ def read_key(rows: Rows, column: str, kind: Kind, where: str) -> pa.Array:
     return texts.cast(pa.string())
 
 
+def check_time(column: str, type_: pa.DataType, where: str, nulls: int = 0) -> None:
+    """Raise DataError unless the column of the time has a type that sorts by time, and a value in every row."""
+    allowed = pa.types.is_integer(type_) or pa.types.is_date(type_) or pa.types.is_timestamp(type_)
+    allowed = allowed or kind_of(type_) == "text"
+    if not allowed or nulls:
+        found = f"has {nulls} nulls in one batch" if allowed else f"is {type_}"
+        raise DataError(
+            f"Column '{column}' of {where} orders the interactions of a user (ranking.time, split.last): it must be a "
+            f"date, a timestamp, an integer or an ISO 8601 text in every row, but {found}. {CORRECT_ROWS}"
+        )
+
+
 def read_order(rows: Rows, order: Order, where: str) -> dict[str, pa.Array]:
     """Return the columns by which Spark sorts the interactions: USER, ITEM and TIME; TIME is 0 without times."""
     time = pa.array(np.zeros(rows.num_rows, np.int64))
     if order.time is not None:
         values = decode_dictionary(rows.column(order.time))
-        if pa.types.is_floating(values.type) or values.null_count:
-            found = f"is {values.type}" if not values.null_count else f"has {values.null_count} nulls in one batch"
-            raise DataError(
-                f"Column '{order.time}' of {where} orders the interactions of a user (ranking.time, split.last): it "
-                f"must be a date, a timestamp, an integer or an ISO 8601 text in every row, but {found}. {CORRECT_ROWS}"
-            )
+        check_time(order.time, values.type, where, values.null_count)
         times = read_times(values, order.time, order.format)
         time = times.cast(pa.int32()).cast(pa.int64()) if pa.types.is_date32(times.type) else times.cast(pa.int64())
     user, item = (
@@ -108,6 +114,8 @@ def _order(rows: pa.Table, order: Order) -> Iterator[pa.RecordBatch]:
         folds = assign_last(np.repeat(sizes, sizes), place, order.last)
         added[FOLD] = pa.DictionaryArray.from_arrays(to_arrow(folds), pa.array(FOLDS)).cast(pa.string())
     if order.history is not None:
+        from nfm.kernels.histories import find_histories  # imports numba, which other tasks do not need
+
         times = to_numpy(rows[TIME].combine_chunks())
         places, splits = find_histories(starts, times, items, order.history, order.same_time)
         age = np.arange(len(places)) - np.repeat(splits[:-1], np.diff(splits))

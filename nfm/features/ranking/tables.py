@@ -2,27 +2,29 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import reduce
 from pathlib import Path
 
 import pyarrow as pa
-from pyspark.sql import DataFrame, Observation, SparkSession
+from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from nfm.config.ranking import Ranking, SideTable
 from nfm.config.settings import Config
 from nfm.config.source import Source
 from nfm.contract.columns import check_columns
+from nfm.contract.dataset import SEQUENCE
 from nfm.contract.errors import DataError
 from nfm.contract.messages import CORRECT_ROWS, quoted
 from nfm.contract.reading import LATEST, Reading
 from nfm.contract.values import check_kind
-from nfm.features.ranking.order import ITEM, TIME, USER, Order, order_users, read_key, read_order
+from nfm.features.ranking.order import ITEM, TIME, USER, Order, check_time, order_users, read_key, read_order
 from nfm.table.scan import Scan, open_scan
 from nfm.table.spark import column, save_and_reload
 from nfm.table.tasks import map_rows
 
 CATALOGUE_ITEM, CATALOGUE_COUNT = "_nfm_catalogue_item", "interactions"
-_KEY = "_nfm_key"
+_KEY, _HAS_ROW = "_nfm_key", "_nfm_has_row"
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,8 @@ def open_tables(
     kinds = tuple(check_kind(name, schema.field(name).type, where) for name in (ranking.user, ranking.item))
     history, split = ranking.history, config.split
     time = ranking.time or (split.time if split.last is not None else None)
+    if time is not None:
+        check_time(time, schema.field(time).type, where)
     order = Order(
         ranking.user,
         ranking.item,
@@ -117,50 +121,20 @@ def join_all(spark: SparkSession, tables: Tables, scratch: Path) -> tuple[Scan, 
     Returns the scan of the joined interactions, and the numbers of users, of items, and of items with interactions that
     are not in the items' table. Raises DataError if the tables do not fit together.
     """
-    joined = join(tables, scratch)
-    items, lacking = list_items(tables, joined, scratch)
-    facts = {"users": joined.select(USER).distinct().count(), "items": items.count(), "items_without_row": lacking}
+    sides = {name: save_side(tables, name, scratch / f"side_{name}") for name in tables.sides}
+    check_unique(tables, sides)
+    joined = join(tables, sides, scratch / "joined")
+    facts = {"users": joined.where(column(SEQUENCE) == 0).count()}
+    facts |= save_items(tables, joined, sides.get("items"), scratch / "items")
     names = [name for name in joined.columns if name not in (USER, ITEM)]
     source = Source(path=str(scratch / "joined"), scan="parquet")
     return open_scan(spark, source, lambda _: names), facts
 
 
-def join(tables: Tables, scratch: Path) -> DataFrame:
-    """Write the joined interactions into `scratch`, and return them; DataError if the tables do not fit together."""
-    order, needed, scan = tables.order, tables.needed, tables.interactions
-    fields = [scan.schema.field(name) for name in needed]
-    keys = [pa.field(USER, pa.string()), pa.field(ITEM, pa.string()), pa.field(TIME, pa.int64())]
-    where, item_type = tables.names["source"], scan.schema.field(order.item).type
+def save_side(tables: Tables, name: str, folder: Path) -> DataFrame:
+    """Write the table of users or items into a folder, and return it: the canonical text of its key, and its columns.
 
-    def add_keys(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        for batch in batches:
-            added = read_order(batch, order, where)
-            yield pa.RecordBatch.from_arrays([*batch.columns, *added.values()], schema=pa.schema([*fields, *keys]))
-
-    counted = Observation()
-    keyed = map_rows(scan.table, needed, add_keys, pa.schema([*fields, *keys]))
-    keyed = keyed.observe(counted, F.count(F.lit(1)).alias("rows"))
-    ordered = keyed.repartition(USER).sortWithinPartitions(USER, TIME, column(order.item))
-    with_order = pa.schema([*fields, *keys[:2], *order.added(item_type)])
-    joined = map_rows(ordered, ordered.columns, lambda batches: order_users(batches, order), with_order)
-    for name, key in (("users", USER), ("items", ITEM)):
-        if name in tables.sides:
-            side = read_side(tables, name)
-            joined = joined.join(side.withColumnRenamed(_KEY, key), key, "left")
-    saved = save_and_reload(joined, scratch / "joined")
-    rows = saved.count()
-    if rows != counted.get["rows"]:
-        raise DataError(
-            f"{counted.get['rows']} interactions were read, but {rows} were joined with users and items. Nothing was "
-            "published; run the job again."
-        )
-    return saved
-
-
-def read_side(tables: Tables, name: str) -> DataFrame:
-    """Return the columns of the table of users or items, after the canonical text of its key.
-
-    Raises DataError if two rows have the same key.
+    It is read once: a table that changes in the meantime cannot give two rows to one interaction.
     """
     scan, order, columns, where = tables.sides[name], tables.order, tables.side_columns[name], tables.names[name]
     key, kind = (order.user, order.kinds[0]) if name == "users" else (order.item, order.kinds[1])
@@ -171,39 +145,71 @@ def read_side(tables: Tables, name: str) -> DataFrame:
             arrays = [read_key(batch, key, kind, where), *(batch.column(one) for one in columns)]
             yield pa.RecordBatch.from_arrays(arrays, schema=schema)
 
-    table = map_rows(scan.table, dict.fromkeys((key, *columns)), add_key, schema)
-    repeated = table.groupBy(_KEY).count().where("count > 1").orderBy(_KEY).limit(1).collect()
+    return save_and_reload(map_rows(scan.table, dict.fromkeys((key, *columns)), add_key, schema), folder)
+
+
+def check_unique(tables: Tables, sides: Mapping[str, DataFrame]) -> None:
+    """Raise DataError if two rows of the table of users or items have the same key."""
+    keys = [side.select(F.lit(name).alias("table"), _KEY) for name, side in sides.items()]
+    if not keys:
+        return
+    counts = reduce(DataFrame.unionAll, keys).groupBy("table", _KEY).count()
+    repeated = counts.where("count > 1").orderBy("table", _KEY).limit(1).collect()
     if repeated:
+        name, text, count = repeated[0]
+        key = tables.order.user if name == "users" else tables.order.item
         raise DataError(
-            f"Column '{key}' of {where} must identify its rows, but {quoted(repeated[0][_KEY])} occurs in "
-            f"{repeated[0]['count']} of them. {CORRECT_ROWS}"
+            f"Column '{key}' of {tables.names[name]} must identify its rows, but {quoted(text)} occurs in {count} of "
+            f"them. {CORRECT_ROWS}"
         )
-    return table
 
 
-def list_items(tables: Tables, joined: DataFrame, scratch: Path) -> tuple[DataFrame, int]:
-    """Write the catalogue into `scratch`: items with interactions and those of the items' table, in ascending order.
+def join(tables: Tables, sides: Mapping[str, DataFrame], folder: Path) -> DataFrame:
+    """Write the interactions, joined with their users, items and histories, into a folder, and return them."""
+    order, needed, scan = tables.order, tables.needed, tables.interactions
+    fields = [scan.schema.field(name) for name in needed]
+    keys = [pa.field(USER, pa.string()), pa.field(ITEM, pa.string()), pa.field(TIME, pa.int64())]
+    where, item_type = tables.names["source"], scan.schema.field(order.item).type
+
+    def add_keys(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        for batch in batches:
+            added = read_order(batch, order, where)
+            yield pa.RecordBatch.from_arrays([*batch.columns, *added.values()], schema=pa.schema([*fields, *keys]))
+
+    keyed = map_rows(scan.table, needed, add_keys, pa.schema([*fields, *keys]))
+    ordered = keyed.repartition(USER).sortWithinPartitions(USER, TIME, column(order.item))
+    with_order = pa.schema([*fields, *keys[:2], *order.added(item_type)])
+    joined = map_rows(ordered, ordered.columns, lambda batches: order_users(batches, order), with_order)
+    for name, key in (("users", USER), ("items", ITEM)):
+        if name in sides:
+            joined = joined.join(sides[name].withColumnRenamed(_KEY, key), key, "left")
+    return save_and_reload(joined, folder)
+
+
+def save_items(tables: Tables, joined: DataFrame, side: DataFrame | None, folder: Path) -> dict[str, int]:
+    """Write the catalogue into a folder: items with interactions and those of the items' table, in ascending order.
 
     Its columns are the item as in the interactions, the number of its interactions, and the columns of the items'
-    table. Also returns the number of items with interactions that are not in the items' table.
+    table. Returns the numbers of items, and of those with interactions that are not in the items' table.
     """
     order = tables.order
     item_type = joined.schema[order.item].dataType
     items = joined.groupBy(ITEM).agg(
         F.min(column(order.item)).alias(CATALOGUE_ITEM), F.count(F.lit(1)).alias(CATALOGUE_COUNT)
     )
-    lacking = 0
-    if "items" in tables.sides:
-        side = read_side(tables, "items").withColumnRenamed(_KEY, ITEM)
-        lacking = items.join(side, ITEM, "left_anti").count()
-        items = items.join(side, ITEM, "full")
+    if side is not None:
+        items = items.join(side.withColumnRenamed(_KEY, ITEM).withColumn(_HAS_ROW, F.lit(True)), ITEM, "full")
         raw = F.coalesce(column(CATALOGUE_ITEM), column(ITEM).try_cast(item_type))
         items = items.withColumn(CATALOGUE_ITEM, raw).fillna(0, [CATALOGUE_COUNT])
+    else:
+        items = items.withColumn(_HAS_ROW, F.lit(True))
     items = items.withColumnRenamed(CATALOGUE_ITEM, order.item)
-    saved = save_and_reload(items.repartition(1).sortWithinPartitions(column(order.item)), scratch / "items")
-    if "items" in tables.sides and (wrong := saved.where(column(order.item).isNull()).head()) is not None:
+    saved = save_and_reload(items.repartition(1).sortWithinPartitions(column(order.item)), folder)
+    wrong = F.min(F.when(column(order.item).isNull(), column(ITEM)))
+    count, lacking, example = saved.agg(F.count(F.lit(1)), F.count_if(column(_HAS_ROW).isNull()), wrong).collect()[0]
+    if example is not None:
         raise DataError(
-            f"Column '{order.item}' of {tables.names['items']} contains "
-            f"{quoted(wrong[ITEM])}, which is not a {item_type.simpleString()} as in the interactions. {CORRECT_ROWS}"
+            f"Column '{order.item}' of {tables.names['items']} contains {quoted(example)}, which is not a "
+            f"{item_type.simpleString()} as in the interactions. {CORRECT_ROWS}"
         )
-    return saved, lacking
+    return {"items": count, "items_without_row": lacking}
