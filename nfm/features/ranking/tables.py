@@ -8,21 +8,20 @@ import pyarrow as pa
 from pyspark.sql import DataFrame, Observation, SparkSession
 from pyspark.sql import functions as F
 
-from nfm.config.ranking import Ranking, SideTable
+from nfm.config.ranking import Ranking
 from nfm.config.settings import Config
 from nfm.config.source import Source
-from nfm.contract.columns import check_columns
 from nfm.contract.errors import DataError
 from nfm.contract.messages import CORRECT_ROWS, quoted
-from nfm.contract.reading import LATEST, Reading
 from nfm.contract.values import check_kind
-from nfm.features.ranking.order import ITEM, TIME, USER, Order, order_users, read_key, read_order
+from nfm.features.ranking.order import order_users
+from nfm.table.jobs.interactions import ITEM, TIME, USER, Order, read_order
+from nfm.table.jobs.sides import KEY, list_columns, list_sides, open_side, read_side
 from nfm.table.scan import Scan, open_scan
 from nfm.table.spark import column, save_and_reload
 from nfm.table.tasks import map_rows
 
 CATALOGUE_ITEM, CATALOGUE_COUNT = "_nfm_catalogue_item", "interactions"
-_KEY = "_nfm_key"
 
 
 @dataclass(frozen=True)
@@ -81,35 +80,6 @@ def open_tables(
     return Tables(ranking, order, interactions, needed, sides, columns, names)
 
 
-def list_sides(ranking: Ranking) -> Iterator[tuple[str, str, SideTable]]:
-    """Yield the section, the joining column and the settings of the tables of users and items that are set."""
-    for name, key, table in (("users", ranking.user, ranking.users), ("items", ranking.item, ranking.items)):
-        if table is not None:
-            yield name, key, table
-
-
-def list_columns(table: SideTable) -> tuple[str, ...]:
-    """Return the raw columns that the inputs of a table of users or items read, each once."""
-    read = [c for n, s in table.categorical.items() for c in (*s.columns(n), *([s.weights] if s.weights else []))]
-    return tuple(dict.fromkeys([*read, *(s.column or n for n, s in table.numeric.items())]))
-
-
-def open_side(
-    spark: SparkSession,
-    source: Source,
-    columns: tuple[str, ...],
-    searches: bool = True,
-    reading: Reading | None = LATEST,
-) -> Scan:
-    """Open a table of users or items, of which these columns are needed; the first identifies its rows."""
-
-    def check(schema: pa.Schema) -> tuple[str, ...]:
-        check_columns(columns, schema, str(source), "The section ranking refers to these columns.")
-        return columns
-
-    return open_scan(spark, source, check, reading, searches=searches)
-
-
 def join_all(spark: SparkSession, tables: Tables, scratch: Path) -> tuple[Scan, dict[str, int]]:
     """Write the joined interactions and the catalogue into `scratch`.
 
@@ -144,8 +114,8 @@ def join(tables: Tables, scratch: Path) -> DataFrame:
     joined = map_rows(ordered, ordered.columns, lambda batches: order_users(batches, order), with_order)
     for name, key in (("users", USER), ("items", ITEM)):
         if name in tables.sides:
-            side = read_side(tables, name)
-            joined = joined.join(side.withColumnRenamed(_KEY, key), key, "left")
+            side = _read_side(tables, name)
+            joined = joined.join(side.withColumnRenamed(KEY, key), key, "left")
     saved = save_and_reload(joined, scratch / "joined")
     rows = saved.count()
     if rows != counted.get["rows"]:
@@ -156,28 +126,10 @@ def join(tables: Tables, scratch: Path) -> DataFrame:
     return saved
 
 
-def read_side(tables: Tables, name: str) -> DataFrame:
-    """Return the columns of the table of users or items, after the canonical text of its key.
-
-    Raises DataError if two rows have the same key.
-    """
-    scan, order, columns, where = tables.sides[name], tables.order, tables.side_columns[name], tables.names[name]
-    key, kind = (order.user, order.kinds[0]) if name == "users" else (order.item, order.kinds[1])
-    schema = pa.schema([pa.field(_KEY, pa.string()), *(scan.schema.field(one) for one in columns)])
-
-    def add_key(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        for batch in batches:
-            arrays = [read_key(batch, key, kind, where), *(batch.column(one) for one in columns)]
-            yield pa.RecordBatch.from_arrays(arrays, schema=schema)
-
-    table = map_rows(scan.table, dict.fromkeys((key, *columns)), add_key, schema)
-    repeated = table.groupBy(_KEY).count().where("count > 1").orderBy(_KEY).limit(1).collect()
-    if repeated:
-        raise DataError(
-            f"Column '{key}' of {where} must identify its rows, but {quoted(repeated[0][_KEY])} occurs in "
-            f"{repeated[0]['count']} of them. {CORRECT_ROWS}"
-        )
-    return table
+def _read_side(tables: Tables, name: str) -> DataFrame:
+    order = tables.order
+    key = (order.user, order.kinds[0]) if name == "users" else (order.item, order.kinds[1])
+    return read_side(tables.sides[name], key, tables.side_columns[name], tables.names[name])
 
 
 def list_items(tables: Tables, joined: DataFrame, scratch: Path) -> tuple[DataFrame, int]:
@@ -193,7 +145,7 @@ def list_items(tables: Tables, joined: DataFrame, scratch: Path) -> tuple[DataFr
     )
     lacking = 0
     if "items" in tables.sides:
-        side = read_side(tables, "items").withColumnRenamed(_KEY, ITEM)
+        side = _read_side(tables, "items").withColumnRenamed(KEY, ITEM)
         lacking = items.join(side, ITEM, "left_anti").count()
         items = items.join(side, ITEM, "full")
         raw = F.coalesce(column(CATALOGUE_ITEM), column(ITEM).try_cast(item_type))
