@@ -15,6 +15,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from nfm.config.settings import Config
+from nfm.config.source import Source
 
 MARKER = "<!-- `make reference` generates the rest from nfm/config: edit the settings classes instead. -->\n"
 _HEAD = """\
@@ -54,7 +55,7 @@ def _yaml_lines(section: type[BaseModel], depth: int, example: Mapping[str, Any]
             yield ""
         if field.is_required():
             text = f"Required. {text}"
-        if inner is None or field.default is None:
+        if inner is None or field.default is None or field.default == ():
             value = example.get(key, field.examples[0] if field.is_required() and field.examples else field.default)
             yield from _commented(f"{start} {_inline(value)}", f"{text} {_choices(field)} {_value_hint(field, value)}")
         elif _names_entries(field):
@@ -109,11 +110,12 @@ def _tables(section: type[BaseModel], path: str) -> Iterator[str]:
         values, text = _values(field), f"{_text(field)} {_examples(field)}"
         if inner is not None:
             place = f"{path}.{key}".lstrip(".") + (".NAME" if _names_entries(field) else "")
-            if place == "score.source":
+            if inner is Source and path:
                 place = "source"  # the same keys
             else:
                 below.append((inner, place))
-            values, text = f"[section](#{place.replace('.', '').lower()})", field.description or ""
+            shown = "list of sections" if field.default == () else "section"
+            values, text = f"[{shown}](#{place.replace('.', '').lower()})", field.description or ""
             default = default if field.is_required() or field.default is None else ""
         cells = (f"`{key}`", default, values, " ".join(text.split()).replace("|", "\\|"))
         yield f"| {' | '.join(cells)} |\n".replace("  ", " ")
