@@ -46,7 +46,7 @@ def compute_scores(task: str, logits_BC: Floats) -> Floats:
     match task:
         case "binary":
             return sigmoid(logits_BC)
-        case "regression":
+        case "regression" | "ranking":
             return logits_BC
         case "multiclass":
             return softmax(logits_BC)
