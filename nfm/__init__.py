@@ -14,10 +14,12 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from nfm.api import (
         FeaturesResult,
+        RecommendResult,
         ScoreResult,
         TrainResult,
         TuneResult,
         build_features,
+        recommend,
         score_table,
         train,
         tune,
@@ -39,6 +41,7 @@ __all__ = [
     "FeaturesResult",
     "GateError",
     "NfmError",
+    "RecommendResult",
     "ScoreResult",
     "Scorer",
     "TrainResult",
@@ -46,6 +49,7 @@ __all__ = [
     "build_features",
     "load_config",
     "load_model",
+    "recommend",
     "score_table",
     "score_udf",
     "train",

@@ -1,4 +1,4 @@
-"""Run the jobs as functions: features, train, tune and score. `nfm` exports them."""
+"""Run the jobs as functions: features, train, tune, score and recommend. `nfm` exports them."""
 
 import time
 from collections.abc import Mapping
@@ -65,6 +65,19 @@ class ScoreResult:
     scores: Path
     report: Path
     rows: int
+    fingerprint: str  # of the model
+    seconds: float
+    summary: str = field(repr=False)
+
+
+@dataclass(frozen=True)
+class RecommendResult:
+    """Result of `recommend`."""
+
+    recommendations: Path
+    report: Path
+    users: int
+    lists: int  # that are not empty
     fingerprint: str  # of the model
     seconds: float
     summary: str = field(repr=False)
@@ -263,6 +276,44 @@ def score_table(config: Configuration, spark: "SparkSession | None" = None) -> S
         config.scores_folder,
         config.scores_folder / REPORT,
         report["rows"],
+        report["model_fingerprint"],
+        time.monotonic() - started,
+        summary(config, report),
+    )
+
+
+def recommend(config: Configuration, spark: "SparkSession | None" = None) -> RecommendResult:
+    """Make the list of every user with a trained ranking model and publish the lists, with Spark.
+
+    A killed run is resumed: lists that are already made are not made again.
+
+    Args:
+        config: path of a YAML file, its content as a mapping, or a loaded configuration.
+        spark: the session to use; by default the active one, or a new one.
+
+    Returns:
+        The folder of the lists, the number of users, and the fingerprint of the model.
+
+    Raises:
+        ConfigError: the configuration is wrong, or Spark is not installed.
+        DataError: a table or the model breaks its contract; nothing is published.
+        GateError: the lists are beyond a limit of `recommend.gates`; nothing is published.
+        BusyError: another run writes the same folder.
+    """
+    started, config = time.monotonic(), load_config(config)
+    require_extra("spark", "making lists")
+    from nfm.ranking.page import REPORT
+    from nfm.ranking.recommend import recommend as make_lists
+    from nfm.ranking.summary import summary
+    from nfm.table.session import session_for
+
+    with session_for(f"{config.name} recommend", spark) as session:
+        report = make_lists(session, config)
+    return RecommendResult(
+        config.recommendations_folder,
+        config.recommendations_folder / REPORT,
+        report["users"],
+        report["lists"],
         report["model_fingerprint"],
         time.monotonic() - started,
         summary(config, report),

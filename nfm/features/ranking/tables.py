@@ -9,22 +9,22 @@ import pyarrow as pa
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from nfm.config.ranking import Ranking, SideTable
+from nfm.config.ranking import Ranking
 from nfm.config.settings import Config
 from nfm.config.source import Source
-from nfm.contract.columns import check_columns
 from nfm.contract.dataset import SEQUENCE
 from nfm.contract.errors import DataError
 from nfm.contract.messages import CORRECT_ROWS, quoted
-from nfm.contract.reading import LATEST, Reading
 from nfm.contract.values import check_kind
-from nfm.features.ranking.order import ITEM, TIME, USER, Order, check_time, order_users, read_key, read_order
+from nfm.features.ranking.order import order_users
+from nfm.table.jobs.interactions import ITEM, TIME, USER, Order, check_time, read_key, read_order
+from nfm.table.jobs.sides import KEY, list_columns, list_sides, open_side
 from nfm.table.scan import Scan, open_scan
 from nfm.table.spark import column, save_and_reload
 from nfm.table.tasks import map_rows
 
 CATALOGUE_ITEM, CATALOGUE_COUNT = "_nfm_catalogue_item", "interactions"
-_KEY, _HAS_ROW = "_nfm_key", "_nfm_has_row"
+_HAS_ROW = "_nfm_has_row"
 
 
 @dataclass(frozen=True)
@@ -86,35 +86,6 @@ def open_tables(
     return Tables(ranking, order, interactions, needed, sides, columns, names)
 
 
-def list_sides(ranking: Ranking) -> Iterator[tuple[str, str, SideTable]]:
-    """Yield the section, the joining column and the settings of the tables of users and items that are set."""
-    for name, key, table in (("users", ranking.user, ranking.users), ("items", ranking.item, ranking.items)):
-        if table is not None:
-            yield name, key, table
-
-
-def list_columns(table: SideTable) -> tuple[str, ...]:
-    """Return the raw columns that the inputs of a table of users or items read, each once."""
-    read = [c for n, s in table.categorical.items() for c in (*s.columns(n), *([s.weights] if s.weights else []))]
-    return tuple(dict.fromkeys([*read, *(s.column or n for n, s in table.numeric.items())]))
-
-
-def open_side(
-    spark: SparkSession,
-    source: Source,
-    columns: tuple[str, ...],
-    searches: bool = True,
-    reading: Reading | None = LATEST,
-) -> Scan:
-    """Open a table of users or items, of which these columns are needed; the first identifies its rows."""
-
-    def check(schema: pa.Schema) -> tuple[str, ...]:
-        check_columns(columns, schema, str(source), "The section ranking refers to these columns.")
-        return columns
-
-    return open_scan(spark, source, check, reading, searches=searches)
-
-
 def join_all(spark: SparkSession, tables: Tables, scratch: Path) -> tuple[Scan, dict[str, int]]:
     """Write the joined interactions and the catalogue into `scratch`.
 
@@ -138,7 +109,7 @@ def save_side(tables: Tables, name: str, folder: Path) -> DataFrame:
     """
     scan, order, columns, where = tables.sides[name], tables.order, tables.side_columns[name], tables.names[name]
     key, kind = (order.user, order.kinds[0]) if name == "users" else (order.item, order.kinds[1])
-    schema = pa.schema([pa.field(_KEY, pa.string()), *(scan.schema.field(one) for one in columns)])
+    schema = pa.schema([pa.field(KEY, pa.string()), *(scan.schema.field(one) for one in columns)])
 
     def add_key(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         for batch in batches:
@@ -150,11 +121,11 @@ def save_side(tables: Tables, name: str, folder: Path) -> DataFrame:
 
 def check_unique(tables: Tables, sides: Mapping[str, DataFrame]) -> None:
     """Raise DataError if two rows of the table of users or items have the same key."""
-    keys = [side.select(F.lit(name).alias("table"), _KEY) for name, side in sides.items()]
+    keys = [side.select(F.lit(name).alias("table"), KEY) for name, side in sides.items()]
     if not keys:
         return
-    counts = reduce(DataFrame.unionAll, keys).groupBy("table", _KEY).count()
-    repeated = counts.where("count > 1").orderBy("table", _KEY).limit(1).collect()
+    counts = reduce(DataFrame.unionAll, keys).groupBy("table", KEY).count()
+    repeated = counts.where("count > 1").orderBy("table", KEY).limit(1).collect()
     if repeated:
         name, text, count = repeated[0]
         key = tables.order.user if name == "users" else tables.order.item
@@ -182,7 +153,7 @@ def join(tables: Tables, sides: Mapping[str, DataFrame], folder: Path) -> DataFr
     joined = map_rows(ordered, ordered.columns, lambda batches: order_users(batches, order), with_order)
     for name, key in (("users", USER), ("items", ITEM)):
         if name in sides:
-            joined = joined.join(sides[name].withColumnRenamed(_KEY, key), key, "left")
+            joined = joined.join(sides[name].withColumnRenamed(KEY, key), key, "left")
     return save_and_reload(joined, folder)
 
 
@@ -198,7 +169,7 @@ def save_items(tables: Tables, joined: DataFrame, side: DataFrame | None, folder
         F.min(column(order.item)).alias(CATALOGUE_ITEM), F.count(F.lit(1)).alias(CATALOGUE_COUNT)
     )
     if side is not None:
-        items = items.join(side.withColumnRenamed(_KEY, ITEM).withColumn(_HAS_ROW, F.lit(True)), ITEM, "full")
+        items = items.join(side.withColumnRenamed(KEY, ITEM).withColumn(_HAS_ROW, F.lit(True)), ITEM, "full")
         raw = F.coalesce(column(CATALOGUE_ITEM), column(ITEM).try_cast(item_type))
         items = items.withColumn(CATALOGUE_ITEM, raw).fillna(0, [CATALOGUE_COUNT])
     else:

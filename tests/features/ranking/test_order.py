@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from nfm.contract.errors import DataError
 from nfm.features.ranking import order as module
-from nfm.features.ranking.order import ITEM, TIME, USER, Order, assign_last, order_users, read_key, read_order
+from nfm.features.ranking.order import assign_last, order_users
+from nfm.table.jobs.interactions import ITEM, TIME, USER, Order, read_key, read_order
 
 ORDER = Order("user", "item", ("text", "number"), "time", None, 1, 2, 0.5, True)
 SCHEMA = pa.schema(
