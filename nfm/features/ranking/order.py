@@ -48,7 +48,7 @@ def _order(rows: pa.Table, order: Order) -> Iterator[pa.RecordBatch]:
         added[FOLD] = pa.DictionaryArray.from_arrays(to_arrow(folds), pa.array(FOLDS)).cast(pa.string())
     if order.history is not None:
         times = to_numpy(rows[TIME].combine_chunks())
-        places, splits = find_histories(starts, times, items, order.history)
+        places, splits = find_histories(starts, times, items, order.history, order.same_time)
         age = np.arange(len(places)) - np.repeat(splits[:-1], np.diff(splits))
         weights = (order.decay**age).astype(np.float32)
         raw = decode_dictionary(rows[order.item].combine_chunks())
