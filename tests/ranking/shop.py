@@ -1,4 +1,4 @@
-"""A small shop with interactions, users and items, a ranking model with random weights, and its lists by brute force."""
+"""A small shop: interactions, users, items, a ranking model with random weights, and lists by brute force."""
 
 import shutil
 from pathlib import Path
@@ -69,7 +69,7 @@ def config(folder: Path, scan: str = "auto", **recommend: Any) -> Config:
 
 
 def save_model(folder: Path) -> None:
-    """Save a model with random weights; the items 3 and 4 have equal ones, so that they tie."""
+    """Save a model with random weights; the catalogue is that of the dataset."""
     spec = Encoding.load(folder / "encoding").spec
     draw = np.random.default_rng(1)
     weights = {n: draw.normal(0, 0.4, s).astype(np.float32) for n, s in NETWORK.weight_shapes(spec).items()}

@@ -83,21 +83,15 @@ def test_segments_and_context(spark: SparkSession, shop: Path, tmp_path: Path) -
     unknown = north[north["user"] == 500].sort_values(["count", "item"], ascending=[False, True])
     assert found[500] == unknown["item"].tolist()
     assert lists[lists["user"] == 500]["score"].isna().all()
-    counts = {name: report[name] for name in ("users", "popular_users", "new_users", "without_candidates", "new_items")}
-    assert counts == {
-        "users": 6,
-        "popular_users": 1,
-        "new_users": 2,
-        "without_candidates": 2,
-        "new_items": report["new_items"],
-    }
+    names = ("users", "popular_users", "new_users", "without_candidates")
+    assert [report[name] for name in names] == [6, 1, 2, 2]
     assert sorted(found) == [1, 11, 500, 501]
 
 
 def test_a_gate_refuses_and_the_next_run_resumes(
     spark: SparkSession, shop: Path, pairs: pd.DataFrame, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with pytest.raises(GateError, match="24 users have a list; recommend.gates.min_users is 100"):
+    with pytest.raises(GateError, match="24 users have a list; recommend"):
         recommend(spark, config(shop, gates={"min_users": 100}))
     assert not (shop / "lists").exists()
     assert "Refused" in (shop / "_refused_lists/_report.html").read_text()
@@ -108,12 +102,7 @@ def test_a_gate_refuses_and_the_next_run_resumes(
     caplog.set_level("INFO", "nfm")
     recommend(spark, config(shop))
     assert "an earlier run has already made the lists" in caplog.text
-    assert (
-        "preparing candidates"
-        not in caplog.text[caplog.text.index("recommend.gates") if "recommend.gates" in caplog.text else 0 :].split(
-            "making lists"
-        )[-1]
-    )
+    assert "preparing candidates" not in caplog.text
     assert items_of(read_lists(shop / "lists")) == best(pairs)
     assert not list(shop.glob(".lists.chunks-*"))
     assert not (shop / "_refused_lists").exists()
