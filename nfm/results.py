@@ -1,4 +1,4 @@
-"""Results of the jobs as functions (`nfm.api`)."""
+"""Results of the jobs; `nfm` exports them."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field

@@ -14,11 +14,6 @@ ROOT = Path(__file__).parents[1]
 TENSORFLOW = ("tensorflow", "keras")
 STAGES = ("nfm.features", "nfm.ranking", "nfm.scoring", "nfm.training")
 TOP = ("nfm.api", "nfm.arguments", "nfm.cli", "nfm.results")  # they import the stages inside functions
-    "nfm.api",
-    "nfm.arguments",
-    "nfm.cli",
-    "nfm.results",
-)  # they import the stages inside functions, when a job needs them
 ABOVE_CONFIG = ("nfm.forward", "nfm.init", "nfm.reports", "nfm.table", *TOP, *STAGES)
 # Modules that a package may not import, directly or through other modules; the first matching package counts.
 FORBIDDEN: dict[str, tuple[str, ...]] = {
