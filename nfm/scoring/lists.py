@@ -13,12 +13,13 @@ from numpy.typing import NDArray
 
 from nfm.contract.arrays import to_arrow, to_numpy
 from nfm.contract.artifact import Artifact
-from nfm.contract.catalogue import HISTORY, HISTORY_WEIGHTS, Catalogue
 from nfm.contract.columns import check_columns, read_field_values
+from nfm.contract.dataset import HISTORY, HISTORY_WEIGHTS
 from nfm.contract.errors import ConfigError, DataError
 from nfm.contract.messages import quoted
 from nfm.contract.schema import Kind
 from nfm.contract.values import check_kind, decode_dictionary
+from nfm.forward.catalogue import Catalogue
 from nfm.forward.lists import Seen
 from nfm.forward.ranker import Ranker, Rules, list_rows
 from nfm.forward.sides import divide, select_side, sum_side

@@ -8,13 +8,13 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
-from nfm.contract.catalogue import CATALOGUE
 
 import nfm
 from nfm.config.settings import Config
 from nfm.contract import artifact
 from nfm.contract.artifact import Network
 from nfm.contract.encoder import Encoding
+from nfm.forward.catalogue import CATALOGUE
 
 USERS, ITEMS = 24, 30
 NETWORK = Network("ranking", 4, (5,), "relu")
