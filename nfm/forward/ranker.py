@@ -52,7 +52,7 @@ class Users(NamedTuple):
 
 
 class Popularity:
-    """Stands in for the model where nothing is known of a user: items with more interactions have higher scores."""
+    """Scores for users of whom nothing is known: items with more interactions have higher scores."""
 
     def __init__(self, counts_I: NDArray[np.int64]) -> None:
         """Rank the items by their numbers of interactions, then by index."""

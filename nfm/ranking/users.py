@@ -79,7 +79,9 @@ def write_users(opened: Opened, tables: tuple[DataFrame, DataFrame, DataFrame | 
     for name in (SEEN, HISTORY):
         if name in users.columns:
             users = users.withColumn(name, F.coalesce(column(name), F.array().cast(users.schema[name].dataType)))
-    saved = save_and_reload(users.repartition(parts, column(USER)).sortWithinPartitions(column(user)), target)
+    # By a hash: Spark would reuse, and merge, the partitions of the joins for the column itself.
+    divided = users.repartition(parts, F.xxhash64(column(USER))).sortWithinPartitions(column(user))
+    saved = save_and_reload(divided, target)
     if (wrong := saved.where(column(user).isNull()).head()) is not None:
         where = " or ".join(opened.names[n] for n in ("users", "recommend.users") if n in opened.names)
         type_ = saved.schema[user].dataType.simpleString()
