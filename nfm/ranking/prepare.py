@@ -9,7 +9,7 @@ import pyarrow as pa
 from pyspark.errors import AnalysisException, ParseException
 from pyspark.sql import DataFrame, SparkSession
 
-from nfm.config.ranking import Ranking
+from nfm.config.ranking import History, Ranking
 from nfm.config.settings import Config
 from nfm.config.source import Source
 from nfm.contract.artifact import Artifact
@@ -127,7 +127,7 @@ def _check_model(artifact: Artifact, ranking: Ranking) -> None:
     now = ranking.model_dump(mode="json", include={"user", "item", "time", "history"})
     history = trained.get("history")
     before = {key: trained.get(key) for key in ("user", "item", "time")}
-    before["history"] = None if history is None else {"items": 50, "decay": 0.9} | dict(history)
+    before["history"] = None if history is None else History.model_validate(history).model_dump(mode="json")
     for key, value in before.items():
         if now[key] != value:
             raise ConfigError(

@@ -127,12 +127,13 @@ def score_all(folder: Path, context: pd.DataFrame | None = None) -> pd.DataFrame
     return frame[[pair not in seen for pair in zip(frame["user"], frame["item"], strict=True)]]
 
 
-def best(frame: pd.DataFrame, k: int = 5, most: int | None = None) -> dict[int, list[int]]:
+def best(frame: pd.DataFrame, k: int = 5, most: int | None = None) -> dict[Any, list[int]]:
     """Return each user's list; with `most`, at most so many items of a shelf."""
-    lists = {}
+    lists: dict[Any, list[int]] = {}
     for user, rows in frame.groupby("user"):
         chosen, used = list[int](), dict[int, int]()
-        for row in rows.sort_values(["score", "item"], ascending=[False, True]).itertuples():
+        ordered: Any = rows.sort_values(["score", "item"], ascending=[False, True]).itertuples()
+        for row in ordered:
             known = most is not None and not pd.isna(row.shelf)
             if len(chosen) == k or (known and used.get(row.shelf, 0) == most):
                 continue
@@ -147,8 +148,9 @@ def read_lists(output: Path) -> pd.DataFrame:
     tables = [pq.ParquetFile(path).read().to_pandas() for path in files]
     for table in tables:
         assert table[["user", "rank"]].equals(table[["user", "rank"]].sort_values(["user", "rank"]))
-    return pd.concat(tables, ignore_index=True)
+    joined: pd.DataFrame = pd.concat(tables, ignore_index=True)
+    return joined
 
 
-def items_of(frame: pd.DataFrame) -> dict[int, list[int]]:
+def items_of(frame: pd.DataFrame) -> dict[Any, list[int]]:
     return {user: rows.sort_values("rank")["item"].tolist() for user, rows in frame.groupby("user")}

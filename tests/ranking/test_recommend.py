@@ -13,7 +13,6 @@ from pyspark.sql import SparkSession
 import nfm
 from nfm.contract.errors import ConfigError, DataError, GateError
 from nfm.features.dataset import build
-from nfm.ranking import recommend as module
 from nfm.ranking.prepare import open_all
 from nfm.ranking.recommend import recommend
 from tests.ranking.shop import best, config, items_of, read_lists, save_model, score_all, write_tables
@@ -60,7 +59,7 @@ def test_lists_equal_brute_force(spark: SparkSession, shop: Path, pairs: pd.Data
 
 def test_rules_of_the_lists(spark: SparkSession, shop: Path, pairs: pd.DataFrame, tmp_path: Path) -> None:
     excluded = write(tmp_path, "excluded", user=[0, 0, 3, 77], item=[1, 2, 2, 3])
-    settings = {"where": "shelf < 2", "max_per": {"shelf": 2}, "exclude": (excluded,), "k": 40}
+    settings: dict[str, Any] = {"where": "shelf < 2", "max_per": {"shelf": 2}, "exclude": (excluded,), "k": 40}
     recommend(spark, config(shop, **settings))
     left = pairs[(pairs["shelf"] < 2) & ~pairs["user"].eq(0).mul(pairs["item"].isin([1, 2]))]
     assert items_of(read_lists(shop / "lists")) == best(left, 40, 2)
@@ -71,7 +70,7 @@ def test_segments_and_context(spark: SparkSession, shop: Path, tmp_path: Path) -
     ids, devices = [1, 2, 3, 11, 500, 501], ["phone", "tablet", None, "phone", None, "tablet"]
     users = write(tmp_path, "users", user=ids, device=devices, zone=["n", None, "q", "s", "n", "s"])
     candidates = write(tmp_path, "candidates", item=[1, 2, 3, 28, 29, 1, 1, 20, 900], zone=list("nnnnnnsss"))
-    settings = {"users": users, "candidates": candidates, "segment": "zone"}
+    settings: dict[str, Any] = {"users": users, "candidates": candidates, "segment": "zone"}
     report = recommend(spark, config(shop, **settings))
     lists = read_lists(shop / "lists")
     frame = score_all(shop, pd.DataFrame({"user": ids, "device": devices}))
@@ -137,7 +136,6 @@ def test_a_plan_writes_nothing(spark: SparkSession, shop: Path) -> None:
     before = sorted(shop.rglob("*"))
     assert "nothing was written" in plan(config(shop), open_all(spark, config(shop)))
     assert sorted(shop.rglob("*")) == before
-    assert module.MARKER == "_report.json"
 
 
 def test_lists_in_memory(shop: Path, pairs: pd.DataFrame) -> None:
