@@ -1,6 +1,9 @@
 """The catalogue of a ranking: items in ascending order, with their encoded inputs, in the dataset and in the model."""
 
+import hashlib
+import json
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Self
 
@@ -25,6 +28,14 @@ class Catalogue:
     items: pa.Array  # (I,) as in the interactions
     counts: NDArray[np.int64]  # (I,) interactions of all folds
     inputs: Inputs  # arranged with the specification of the item's side
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of the items and their inputs."""
+        digest = hashlib.sha256(json.dumps(self.items.to_pylist(), default=str).encode())
+        for array in self.inputs:
+            digest.update(np.ascontiguousarray(array).data)
+        return digest.hexdigest()
 
     @classmethod
     def load(cls, folder: Path, side: Spec) -> Self:

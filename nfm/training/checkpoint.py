@@ -54,6 +54,7 @@ def list_dependencies(
         **{f"model.{key}": value for key, value in model.items()},
         **{f"train.{key}": value for key, value in train.items()},
         **{f"ranking.{key}": value for key, value in pairs.items()},
+        **({"catalogue": ranked.catalogue.digest} if ranked else {}),
         "what it started from": started_from,
         "the version of TensorFlow": tf.__version__,
         "the version of nfm": nfm.__version__,

@@ -33,7 +33,7 @@ from nfm.training.fit import EachEpoch, Places, Start, fit
 from nfm.training.metrics.profile import Collector
 from nfm.training.metrics.tally import make_tally
 from nfm.training.model import build, describe, export
-from nfm.training.ranking.data import read_ranked
+from nfm.training.ranking.data import learn_from, read_ranked
 from nfm.training.ranking.evaluate import RankingTally
 from nfm.training.report import page as report
 from nfm.training.report import tensorboard
@@ -210,6 +210,7 @@ def _fit_and_measure(config: Config, spec: Spec, folds: Mapping[str, Fold], plac
         del fitted  # its tables need as much memory as those of the second training
         fitted = _refit(config, spec, folds, places, start, epochs)
         fitted = replace(fitted, history=history, best_epoch=epochs, constant=constant)
+        folds = learn_from(folds, ("train", "valid")) if is_ranking else folds
         refitted_in_float32 = _finish_weights(config, spec, fitted, folds[judged])
         in_float32 = in_float32 if judged == "valid" else refitted_in_float32
     # Lists of a ranking could only repeat the interactions of the train fold.

@@ -117,6 +117,14 @@ def _read(group: RowGroup, pairs: Integers) -> Rows:
     return group.read()._replace(group=pairs)
 
 
+def learn_from(folds: Mapping[str, Fold], trained: tuple[str, ...]) -> dict[str, Fold]:
+    """Return folds for which the model, and its baselines, learn from the interactions of the folds `trained`."""
+    return {
+        name: replace(fold, ranked=fold.ranked and replace(fold.ranked, trained=trained))
+        for name, fold in folds.items()
+    }
+
+
 @dataclass(frozen=True)
 class Queries:
     """Users of a fold for whom lists are made, and what the lists are compared with."""

@@ -83,7 +83,7 @@ class BatchNetwork(PairNetwork):
             loss = tf.reduce_sum(weight * (tf.reduce_logsumexp(scores, axis=1) - tf.linalg.diag_part(scores)))
             objective = loss / tf.cast(tf.size(label), tf.float32) if self._train.loss_reduction == "mean" else loss
         gradients = tape.gradient(objective, watched, unconnected_gradients="zero")
-        return loss, *gradients, fixed
+        return loss, *gradients, fixed  # there are no moving averages
 
     def _dense_linear(self, dense: Any, side: int) -> Any:
         if not dense.shape[1]:

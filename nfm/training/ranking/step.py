@@ -3,6 +3,7 @@
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from nfm.config.ranking import Ranking
 from nfm.config.train import Model, Train
@@ -17,7 +18,7 @@ from nfm.training.data.rows import Rows, take_rows
 from nfm.training.data.unknown import Shares, compute_shares, replace_by_unknown, single_offsets, to_shares
 from nfm.training.model import Floats, Weights
 from nfm.training.optimizers import Optimizer
-from nfm.training.ranking.data import Integers, Ranked
+from nfm.training.ranking.data import Ranked
 from nfm.training.ranking.evaluate import make_ranking_measure
 from nfm.training.ranking.losses import NEVER
 from nfm.training.ranking.network import BatchNetwork, PairNetwork
@@ -124,7 +125,7 @@ def make_pair_step(
     def step(rows: Rows, rate: float, number: int) -> float:
         assert rows.group is not None
         users_B, chosen_B = np.ascontiguousarray(rows.group.T)
-        items_S = chosen_B if shared else draw_items(sampler, ranking, users_B, chosen_B, number)
+        items_S = chosen_B if shared else _draw_items(sampler, ranking, users_B, chosen_B, number)
         # A missing negative has no loss. It stands for the chosen item, so that the batch has no item without a pair.
         read_S = np.where(items_S < 0, np.resize(chosen_B, len(items_S)), items_S)
         items = take_rows(sides.items, read_S).inputs
@@ -166,8 +167,10 @@ def make_pair_step(
     return step
 
 
-def draw_items(sampler: Sampler, ranking: Ranking, users_B: Integers, chosen_B: Integers, number: int) -> Integers:
-    """Return the (S,) items of a step: those that were chosen, then the first negatives, and so on; -1 for no item."""
+def _draw_items(
+    sampler: Sampler, ranking: Ranking, users_B: NDArray[np.int32], chosen_B: NDArray[np.int32], number: int
+) -> NDArray[np.int32]:
+    """Return the chosen items, then the first negatives of all rows, and so on; −1 for a missing one."""
     if ranking.sampler == "batch":
         negatives_BN = sampler.draw_from_batch(users_B, chosen_B, number, 0, ranking.negatives)
     else:

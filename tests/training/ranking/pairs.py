@@ -17,14 +17,12 @@ from nfm.contract.schema import Spec
 from nfm.forward.catalogue import Catalogue
 from nfm.forward.sides import divide
 from nfm.training.data.batches import Fold
+from nfm.training.data.labels import describe_train_labels
 from nfm.training.data.rows import Rows
 from nfm.training.layers import make_keras_inputs
 from nfm.training.model import TABLES, Weights, build
-from nfm.training.optimizers import Optimizer
 from nfm.training.ranking import step as steps
 from nfm.training.ranking.data import Pairs, Ranked
-from nfm.training.ranking.network import PairNetwork
-from nfm.training.tables import TableReader
 from tests.sides import ITEM_NAMES, Columns, make_columns, make_spec, take
 from tests.training.trained import weights_of
 
@@ -36,9 +34,7 @@ Ids = NDArray[np.int32]
 
 
 def ranking_of(**changes: Any) -> Ranking:
-    return Ranking.model_validate(
-        {"user": "user", "item": "item", "loss": "bpr", "sampler": "uniform", "negatives": 3, **changes}
-    )
+    return Ranking.model_validate({"user": "user", "item": "item", "loss": "bpr", "sampler": "uniform", **changes})
 
 
 class GivenNegatives:
@@ -61,16 +57,19 @@ class Batch:
         self.item_columns: Columns = make_columns(self.sides[1], ITEMS, seed + 2)
         self.chosen_B = rng.integers(0, ITEMS, count).astype(np.int32)
         self.negatives_BN = rng.integers(0, ITEMS, (count, negatives)).astype(np.int32)
+        self.pairs: tuple[Ids, Ids] | None = None  # users and items of the train fold
         self.weight_B = rng.choice(np.array([0.5, 1, 2], np.float32), count)
 
     def ranked(self, ranking: Ranking) -> Ranked:
-        """Return the catalogue, with item 0 chosen once, item 1 twice, and so on, by users 0, 1, …"""
+        """Return the catalogue, with item 0 chosen once, item 1 twice, and so on, or the interactions `self.pairs`."""
         inputs = arrange_inputs(self.sides[1], self.item_columns)
         catalogue = Catalogue(pa.array(range(ITEMS)), np.arange(1, ITEMS + 1), inputs)
         items = np.repeat(np.arange(ITEMS), np.arange(1, ITEMS + 1)).astype(np.int32)
         users = np.arange(len(items), dtype=np.int32)
+        if self.pairs is not None:
+            users, items = self.pairs
         pairs = {"train": Pairs(users, items, np.zeros(len(items), np.int64))}
-        return Ranked(ranking, self.sides, catalogue, pa.array(users), pairs)
+        return Ranked(ranking, self.sides, catalogue, pa.array(np.arange(users.max() + 1)), pairs)
 
     def rows(self) -> Rows:
         count = len(self.chosen_B)
@@ -109,13 +108,9 @@ def run_step(
 ) -> float:
     """Change the weights by one step, and return its loss."""
     monkeypatch.setattr(steps, "make_sampler", lambda *_: GivenNegatives(batch.negatives_BN))
-    ranked = batch.ranked(ranking)
-    network = PairNetwork(batch.spec, model, train, 1, ranking, batch.sides)
-    reader = TableReader(batch.spec, weights.tables, 2)
-    optimizer = Optimizer(train, weights, list(network.trained), reader)
-    fold = Fold(batch.sides[0], (), True, "")
-    sides = steps.make_sides(batch.spec, ranked, train, fold, reader)
-    step = steps.make_pair_step(batch.spec, model, train, ranked, sides, network, optimizer)
+    train_fold = Fold(batch.sides[0], (), True, "", ranked=batch.ranked(ranking))
+    labels = describe_train_labels(batch.spec, model, train, train_fold)
+    _, step, _ = steps.make_pair_parts(batch.spec, model, train, train_fold, labels, weights)
     return step(batch.rows(), train.learning_rate, 1)
 
 
@@ -150,20 +145,28 @@ def keras_step(
             logits_S -= (power * np.log(1 + items_S)).astype(np.float32)  # item i was chosen i + 1 times
         by_sample = tf.reshape(logits_S, (-1, count))
         loss = tf.reduce_sum(batch.weight_B * keras_loss(ranking, by_sample[0], by_sample[1:], is_there_NB))
-        penalty = tf.add_n([tf.zeros(()), *keras_model.losses])
-        counts_R1 = count_features(batch, rows)
-        for table, factor in zip(TABLES, (model.l2.embedding, model.l2.linear), strict=True):
-            (variable,) = (one for one in keras_model.weights if one.path == table)
-            penalty += factor * tf.reduce_sum(counts_R1 * tf.square(variable[:-1])) / count
+        penalty = tf.add_n([penalize(batch, rows, model, keras_model), *keras_model.losses])
         total = loss / count + penalty if train.loss_reduction == "mean" else loss + count * penalty
-    found = tape.gradient(total, keras_model.trainable_variables)
+    return float(loss), apply_sgd(keras_model, tape.gradient(total, keras_model.trainable_variables), train)
+
+
+def penalize(batch: Batch, rows: Inputs, model: Model, keras_model: keras.Model) -> Any:
+    """Return the L2 penalty of the tables, divided by the number of users."""
+    counts_R1, penalty = count_features(batch, rows), tf.zeros(())
+    for table, factor in zip(TABLES, (model.l2.embedding, model.l2.linear), strict=True):
+        (variable,) = (one for one in keras_model.weights if one.path == table)
+        penalty += factor * tf.reduce_sum(counts_R1 * tf.square(variable[:-1])) / len(batch.chosen_B)
+    return penalty
+
+
+def apply_sgd(keras_model: keras.Model, found: list[Any], train: Train) -> dict[str, NDArray[Any]]:
+    """Return the trained weights after a step with these gradients."""
     gradients = [tf.convert_to_tensor(gradient) for gradient in found]
     norm = float(tf.linalg.global_norm(gradients))
     scale = 1.0 if train.clip_norm is None else train.clip_norm / max(norm, train.clip_norm)
     for variable, gradient in zip(keras_model.trainable_variables, gradients, strict=True):
         variable.assign_sub(train.learning_rate * scale * gradient)
-    after = {v.path: v.numpy()[:-1] if v.path in TABLES else v.numpy() for v in keras_model.trainable_variables}
-    return float(loss), after
+    return {v.path: v.numpy()[:-1] if v.path in TABLES else v.numpy() for v in keras_model.trainable_variables}
 
 
 def count_features(batch: Batch, rows: Inputs) -> NDArray[np.float32]:

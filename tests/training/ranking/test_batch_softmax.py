@@ -1,83 +1,97 @@
-"""The softmax over the items of a batch: a step compared with Keras, which scores each pair of the batch by itself."""
+"""Softmax over the items of a batch: a step, compared with Keras over the joined rows of all users and items."""
 
 from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+import tensorflow as tf
 
-from nfm.kernels.shared import mark_seen
-from nfm.training.data.batches import Fold
-from nfm.training.model import TABLES, Weights
-from nfm.training.optimizers import Optimizer
-from nfm.training.ranking import step as steps
-from nfm.training.ranking.network import BatchNetwork
-from nfm.training.ranking.sampler import make_seen
-from nfm.training.tables import TableReader
-from tests.training.ranking.pairs import SPEC, Batch, keras_step, random_weights, ranking_of
-from tests.training.ranking.test_pair_step import copy, model_of, sgd
-
-RANKING = ranking_of(loss="softmax", sampler="batch")
-
-
-def run(batch: Batch, model: Any, train: Any, weights: Weights) -> float:
-    """Change the weights by one step, and return its loss."""
-    network = BatchNetwork(batch.spec, model, train, 1, batch.sides)
-    reader = TableReader(batch.spec, weights.tables, 2)
-    optimizer = Optimizer(train, weights, list(network.trained), reader)
-    ranked = batch.ranked(RANKING)
-    sides = steps.make_sides(batch.spec, ranked, train, Fold(batch.sides[0], (), True, ""), reader)
-    step = steps.make_pair_step(batch.spec, model, train, ranked, sides, network, optimizer)
-    return step(batch.rows(), train.learning_rate, 1)
+from nfm.config.train import Model, Train
+from nfm.contract.dataset import arrange_inputs
+from nfm.training.layers import make_keras_inputs
+from nfm.training.model import TABLES, build
+from tests.sides import take
+from tests.training.examples import PLAIN
+from tests.training.ranking.pairs import (
+    ITEMS,
+    PENALTIES,
+    SPEC,
+    Batch,
+    apply_sgd,
+    penalize,
+    random_weights,
+    ranking_of,
+    run_step,
+)
 
 
-def give_negatives(batch: Batch) -> None:
-    """Let the negatives of a row be the items of all other rows, without those of its user: -1."""
-    seen = batch.ranked(RANKING).seen
+def make_batch(seed: int) -> Batch:
+    """Return a batch in which items are repeated, and users have items of other rows."""
+    batch, rng = Batch(SPEC, 7, 1, seed), np.random.default_rng(seed)
+    batch.chosen_B[1] = batch.chosen_B[0]
+    users = np.concatenate([rng.integers(0, 7, 40), np.arange(7), np.full(ITEMS, 6)])  # user 6 has every item
+    items = np.concatenate([rng.integers(0, ITEMS, 40), batch.chosen_B, np.arange(ITEMS)])
+    batch.pairs = users.astype(np.int32), items.astype(np.int32)
+    return batch
+
+
+def keras_step(batch: Batch, model: Model, train: Train) -> tuple[float, dict[str, Any]]:
     count = len(batch.chosen_B)
-    negatives = np.full((count, count - 1), -1, np.int32)
-    for b in range(count):
-        has = set(seen.items[seen.starts[b] : seen.starts[b + 1]].tolist())
-        others = np.delete(batch.chosen_B, b).tolist()
-        negatives[b] = [-1 if item in has else item for item in others]
-    batch.negatives_BN = negatives
+    users, items = (place.ravel() for place in np.meshgrid(np.arange(count), batch.chosen_B, indexing="ij"))
+    joined = take(batch.user_columns, users) | take(batch.item_columns, items)
+    own = take(batch.user_columns, np.arange(count)) | take(batch.item_columns, batch.chosen_B)
+    rows, chosen = (arrange_inputs(batch.spec, columns) for columns in (joined, own))
+    assert batch.pairs is not None
+    counts_I, known = (
+        np.bincount(batch.pairs[1], minlength=ITEMS),
+        set(zip(*(a.tolist() for a in batch.pairs), strict=True)),
+    )
+    allowed_BB = np.array(
+        [[b == c or (b, int(i)) not in known for c, i in enumerate(batch.chosen_B)] for b in range(count)]
+    )
+    plain = model.model_copy(update={"l2": model.l2.model_copy(update={"embedding": 0.0, "linear": 0.0})})
+    keras_model = build(batch.spec, plain, random_weights(batch.spec, model))
+    with tf.GradientTape() as tape:
+        scores = keras_model(make_keras_inputs(rows, batch.spec), training=True)[:, 0]
+        scores_BB = tf.reshape(scores - np.log(counts_I[items]).astype(np.float32), (count, count))
+        powers_BB = tf.exp(scores_BB) * allowed_BB.astype(np.float32)
+        losses_B = -tf.math.log(tf.linalg.diag_part(powers_BB) / tf.reduce_sum(powers_BB, axis=1))
+        loss = tf.reduce_sum(batch.weight_B * losses_B)
+        penalty = penalize(batch, chosen, model, keras_model)
+        total = loss / count + penalty if train.loss_reduction == "mean" else loss + count * penalty
+    return float(loss), apply_sgd(keras_model, tape.gradient(total, keras_model.trainable_variables), train)
 
 
-@pytest.mark.parametrize("reduction", ["mean", "sum"])
 @pytest.mark.parametrize("output", ["trained", "ones"])
-@pytest.mark.parametrize("seed", [1, 2])
-def test_a_step_equals_one_with_all_items_of_the_batch_as_negatives(reduction: str, output: str, seed: int) -> None:
-    batch = Batch(SPEC, 9, 1, seed)
-    give_negatives(batch)
-    assert (batch.negatives_BN < 0).any()
-    model, train = model_of(hidden_units=(), output=output), sgd(loss_reduction=reduction)
-    assert steps.is_shared(RANKING, model)
+@pytest.mark.parametrize(
+    "changes", [{}, {"clip_norm": 0.05}, {"loss_reduction": "sum", "learning_rate": 0.01}], ids=str
+)
+def test_a_step_changes_every_weight_by_its_gradient(
+    output: str, changes: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batch = make_batch(5)
+    form = {"hidden_units": (), "batch_norm": False, "pooling_dropout": 0.0, "l2": PENALTIES, "output": output}
+    model = Model.model_validate({"task": "ranking", "embedding_dim": 3, **form})
+    train = Train.model_validate({"optimizer": "sgd", "learning_rate": 0.1, **PLAIN, **changes})
+    expected_loss, expected = keras_step(batch, model, train)
     weights = random_weights(batch.spec, model)
-    expected_loss, expected = keras_step(batch, model, train, RANKING, copy(weights))
-    assert run(batch, model, train, weights) == pytest.approx(expected_loss, rel=2e-5)
+    loss = run_step(monkeypatch, batch, model, train, ranking_of(loss="softmax", sampler="batch"), weights)
+    assert loss == pytest.approx(expected_loss, rel=2e-5)
     found = dict(zip(TABLES, weights.tables, strict=True)) | weights.network
     for path, array in expected.items():
-        if path != "linear/bias":  # the same for all pairs, so that it has no gradient but rounding
-            np.testing.assert_allclose(found[path], array, rtol=1e-4, atol=3e-6, err_msg=path)
+        np.testing.assert_allclose(found[path], array, rtol=1e-4, atol=2e-6, err_msg=path)
+    if output == "ones":
+        np.testing.assert_array_equal(weights.network["output/kernel"], 1)
 
 
-def test_models_with_hidden_layers_draw_negatives() -> None:
-    assert not steps.is_shared(RANKING, model_of(hidden_units=(4,)))
-    assert not steps.is_shared(RANKING, model_of(hidden_units=(), batch_norm=True))
-    assert not steps.is_shared(ranking_of(loss="bpr", sampler="batch"), model_of(hidden_units=()))
-
-
-@settings(max_examples=60, deadline=None)
-@given(st.data())
-def test_marks_are_those_of_brute_force(data: st.DataObject) -> None:
-    users, items = 4, 6
-    pairs = data.draw(st.lists(st.tuples(st.integers(0, users - 1), st.integers(0, items - 1)), max_size=20))
-    seen = make_seen(np.array([u for u, _ in pairs], int), np.array([i for _, i in pairs], int), users)
-    rows = data.draw(st.lists(st.tuples(st.integers(0, users - 1), st.integers(0, items - 1)), min_size=1, max_size=8))
-    users_B, items_B = (np.array(column, np.int32) for column in zip(*rows, strict=True))
-    found = mark_seen(*seen, users_B, items_B, np.float32(-5))
-    expected = [
-        [-5 if b != c and (u, items_B[c]) in pairs else 0 for c in range(len(rows))] for b, u in enumerate(users_B)
-    ]
-    assert found.tolist() == expected
+def test_a_user_who_has_all_items_of_the_batch_has_no_loss(monkeypatch: pytest.MonkeyPatch) -> None:
+    batch = make_batch(5)
+    batch.weight_B[:] = np.arange(7) == 6
+    model = Model.model_validate(
+        {"task": "ranking", "embedding_dim": 3, "hidden_units": (), "batch_norm": False, "pooling_dropout": 0.4}
+    )
+    train = Train.model_validate({"optimizer": "sgd", **PLAIN})
+    weights, before = (random_weights(batch.spec, model) for _ in range(2))
+    assert run_step(monkeypatch, batch, model, train, ranking_of(loss="softmax", sampler="batch"), weights) == 0
+    for table, old in zip(weights.tables, before.tables, strict=True):
+        np.testing.assert_array_equal(table, old)

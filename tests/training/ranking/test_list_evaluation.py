@@ -167,7 +167,7 @@ def test_a_sample_of_users_is_the_same_each_time(tmp_path: Path) -> None:
     assert ranked is not None
     items = len(ranked.catalogue.items)
     whole = measure_fold(folds["test"], RankingTally())
-    samples = [measure_fold(folds["test"], RankingTally((3 * items + 2,) * 2)) for _ in range(2)]
+    samples = [measure_fold(folds["test"], RankingTally((3 * items + 2, 1))) for _ in range(2)]
     users = [sample.measured["model"].queries.users_U.tolist() for sample in samples]
     assert users[0] == users[1] and len(users[0]) == 3
     assert samples[0].metrics() == samples[1].metrics()
