@@ -1,6 +1,6 @@
 """Open the tables of a ranking and join them: a row for each interaction, and one for each item of the catalogue."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from pathlib import Path
@@ -72,18 +72,31 @@ def open_tables(
         1.0 if history is None else history.decay,
         history is None or history.same_time,
     )
-    sides, columns, taken = dict[str, Scan](), dict[str, tuple[str, ...]](), {name.lower(): where for name in needed}
+    names = {"source": where, **{name: f"{table.source} (ranking.{name})" for name, _, table in list_sides(ranking)}}
+    sides, columns = dict[str, Scan](), dict[str, tuple[str, ...]]()
     for name, key, table in list_sides(ranking):
         columns[name] = list_columns(table)
         sides[name] = open_side(spark, table.source, (key, *columns[name]), searches)
-        for one in columns[name]:
-            if (other := taken.setdefault(one.lower(), str(table.source))) != str(table.source):
-                raise DataError(
-                    f"Column '{one}' is in both {other} and {table.source} (ranking.{name}), so the joined table would "
-                    "have it twice. Rename it in one of them, for example through a view."
-                )
-    names = {"source": where, **{name: f"{table.source} (ranking.{name})" for name, _, table in list_sides(ranking)}}
+    _check_names({"source": needed, **columns}, names, order.added(schema.field(order.item).type))
     return Tables(ranking, order, interactions, needed, sides, columns, names)
+
+
+def _check_names(columns: Mapping[str, tuple[str, ...]], names: Mapping[str, str], added: Sequence[pa.Field]) -> None:
+    """Raise DataError if two columns of the joined table have the same name, which is case-insensitive in Spark."""
+    reserved = {name.lower() for name in (USER, ITEM, TIME, *(field.name for field in added))}
+    owners: dict[str, str] = {}
+    for table, read in columns.items():
+        for one in read:
+            if one.lower() in reserved:
+                raise DataError(
+                    f"Column '{one}' of {names[table]} has the name of a column that the job adds to the joined table. "
+                    "Rename it, for example through a view."
+                )
+            if (other := owners.setdefault(one.lower(), table)) != table:
+                raise DataError(
+                    f"Column '{one}' is in both {names[other]} and {names[table]}, so the joined table would have it "
+                    "twice. Rename it in one of them, for example through a view."
+                )
 
 
 def join_all(spark: SparkSession, tables: Tables, scratch: Path) -> tuple[Scan, dict[str, int]]:
@@ -180,7 +193,7 @@ def save_items(tables: Tables, joined: DataFrame, side: DataFrame | None, folder
     count, lacking, example = saved.agg(F.count(F.lit(1)), F.count_if(column(_HAS_ROW).isNull()), wrong).collect()[0]
     if example is not None:
         raise DataError(
-            f"Column '{order.item}' of {tables.names['items']} contains {quoted(example)}, which is not a "
-            f"{item_type.simpleString()} as in the interactions. {CORRECT_ROWS}"
+            f"Column '{order.item}' of {tables.names['items']} contains {quoted(example)}, which cannot be converted "
+            f"to {item_type.simpleString()}, the type of the item in the interactions. {CORRECT_ROWS}"
         )
     return {"items": count, "items_without_row": lacking}
