@@ -13,11 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from nfm.api import (
-        FeaturesResult,
-        ScoreResult,
-        TrainResult,
-        TuneResult,
         build_features,
+        recommend,
         score_table,
         train,
         tune,
@@ -26,6 +23,7 @@ if TYPE_CHECKING:
     from nfm.config.settings import Config
     from nfm.contract.errors import ConfigError, DataError, GateError, NfmError
     from nfm.contract.publishing.publish import BusyError
+    from nfm.results import FeaturesResult, RecommendResult, ScoreResult, TrainResult, TuneResult
     from nfm.scoring import load_model, score_udf
     from nfm.scoring.local import Scorer
 
@@ -39,6 +37,7 @@ __all__ = [
     "FeaturesResult",
     "GateError",
     "NfmError",
+    "RecommendResult",
     "ScoreResult",
     "Scorer",
     "TrainResult",
@@ -46,6 +45,7 @@ __all__ = [
     "build_features",
     "load_config",
     "load_model",
+    "recommend",
     "score_table",
     "score_udf",
     "train",
@@ -57,6 +57,7 @@ _MODULES = {
     "nfm.config.settings": ("Config",),
     "nfm.contract.errors": ("ConfigError", "DataError", "GateError", "NfmError"),
     "nfm.contract.publishing.publish": ("BusyError",),
+    "nfm.results": ("FeaturesResult", "RecommendResult", "ScoreResult", "TrainResult", "TuneResult"),
     "nfm.scoring": ("load_model", "score_udf"),
     "nfm.scoring.local": ("Scorer",),
 }

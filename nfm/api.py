@@ -1,8 +1,7 @@
-"""Run the jobs as functions: features, train, tune and score. `nfm` exports them."""
+"""Run the jobs as functions: features, train, tune, score and recommend. `nfm` exports them."""
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,62 +11,12 @@ from nfm.config.source import SECRETS
 from nfm.config.space import Space, read_space
 from nfm.contract.errors import ConfigError, require_extra
 from nfm.contract.paths import without_loop
+from nfm.results import FeaturesResult, RecommendResult, ScoreResult, TrainResult, TuneResult
 
 if TYPE_CHECKING:  # train and tune need no Spark
     from pyspark.sql import SparkSession
 
 Configuration = str | Path | Mapping[str, Any] | Config
-
-
-@dataclass(frozen=True)
-class FeaturesResult:
-    """Result of `build_features`."""
-
-    dataset: Path
-    encoding: Path
-    report: Path
-    rows: Mapping[str, int]  # by fold
-    fingerprint: str  # of the encoding
-    seconds: float
-    summary: str = field(repr=False)  # as the command prints it
-
-
-@dataclass(frozen=True)
-class TrainResult:
-    """Result of `train`."""
-
-    model: Path
-    report: Path
-    rows: Mapping[str, int]  # by fold
-    metrics: Mapping[str, Mapping[str, Any]]  # by fold that has rows, such as metrics["test"]["auc"]
-    fingerprint: str  # of the model
-    seconds: float
-    summary: str = field(repr=False)
-
-
-@dataclass(frozen=True)
-class TuneResult:
-    """Result of `tune`: the best trial."""
-
-    config: Path  # the configuration with the best settings
-    trials: int  # total, including those of earlier calls
-    metric: str  # such as val_auc
-    value: float  # of the metric
-    settings: Mapping[str, Any]  # of the search space, in the best trial
-    seconds: float
-    summary: str = field(repr=False)
-
-
-@dataclass(frozen=True)
-class ScoreResult:
-    """Result of `score_table`."""
-
-    scores: Path
-    report: Path
-    rows: int
-    fingerprint: str  # of the model
-    seconds: float
-    summary: str = field(repr=False)
 
 
 def build_features(
@@ -263,6 +212,44 @@ def score_table(config: Configuration, spark: "SparkSession | None" = None) -> S
         config.scores_folder,
         config.scores_folder / REPORT,
         report["rows"],
+        report["model_fingerprint"],
+        time.monotonic() - started,
+        summary(config, report),
+    )
+
+
+def recommend(config: Configuration, spark: "SparkSession | None" = None) -> RecommendResult:
+    """Make the list of every user with a trained ranking model and publish the lists, with Spark.
+
+    A killed run is resumed: lists that are already made are not made again.
+
+    Args:
+        config: path of a YAML file, its content as a mapping, or a loaded configuration.
+        spark: the session to use; by default the active one, or a new one.
+
+    Returns:
+        The folder of the lists, the number of users, and the fingerprint of the model.
+
+    Raises:
+        ConfigError: the configuration is wrong, or Spark is not installed.
+        DataError: a table or the model breaks its contract; nothing is published.
+        GateError: the lists are beyond a limit of `recommend.gates`; nothing is published.
+        BusyError: another run writes the same folder.
+    """
+    started, config = time.monotonic(), load_config(config)
+    require_extra("spark", "making lists")
+    from nfm.ranking.page import REPORT
+    from nfm.ranking.recommend import recommend as make_lists
+    from nfm.ranking.summary import summary
+    from nfm.table.session import session_for
+
+    with session_for(f"{config.name} recommend", spark) as session:
+        report = make_lists(session, config)
+    return RecommendResult(
+        config.recommendations_folder,
+        config.recommendations_folder / REPORT,
+        report["users"],
+        report["lists"],
         report["model_fingerprint"],
         time.monotonic() - started,
         summary(config, report),

@@ -184,6 +184,17 @@ def _score(options: argparse.Namespace) -> str:
     return api.score_table(config, spark).summary
 
 
+def _recommend(options: argparse.Namespace) -> str:
+    config = load(options.config, options.set)
+    spark = _session(config, "recommend", options)
+    if options.plan:
+        from nfm.ranking.prepare import open_all
+        from nfm.ranking.summary import plan
+
+        return plan(config, open_all(spark, config, searches=False))
+    return api.recommend(config, spark).summary
+
+
 def _parity(config: Config, options: argparse.Namespace) -> str:
     if options.parity < 1:
         raise ConfigError(f"--parity {options.parity}: the number of rows must be at least 1")
@@ -268,6 +279,15 @@ _COMMANDS = {
             },
             **SPARK_OPTION,
         },
+    ),
+    "recommend": Command(
+        "Make everybody's list of the best items with a ranking model (Spark).",
+        _recommend,
+        (
+            "nfm recommend --config movielens.yaml --plan",
+            "nfm recommend --config movielens.yaml --set recommend.k=10",
+        ),
+        SPARK_OPTION,
     ),
 }
 

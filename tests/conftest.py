@@ -31,7 +31,8 @@ LONGEST = ("test_killed.py", "test_end_to_end.py", "test_resume.py", "test_tune.
 TIERS = ("unit", "spark", "train", "e2e")  # pyproject.toml describes them
 FOLDERS = {
     **dict.fromkeys(
-        ("config", "contract", "features", "forward", "init", "kernels", "reports", "scoring", "table"), "unit"
+        ("config", "contract", "features", "forward", "init", "kernels", "ranking", "reports", "scoring", "table"),
+        "unit",
     ),
     "training": "train",
     "fuzz": "e2e",

@@ -12,8 +12,8 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 TENSORFLOW = ("tensorflow", "keras")
-STAGES = ("nfm.features", "nfm.scoring", "nfm.training")
-TOP = ("nfm.api", "nfm.arguments", "nfm.cli")  # they import the stages inside functions, when a job needs them
+STAGES = ("nfm.features", "nfm.ranking", "nfm.scoring", "nfm.training")
+TOP = ("nfm.api", "nfm.arguments", "nfm.cli", "nfm.results")  # they import the stages inside functions
 ABOVE_CONFIG = ("nfm.forward", "nfm.init", "nfm.reports", "nfm.table", *TOP, *STAGES)
 # Modules that a package may not import, directly or through other modules; the first matching package counts.
 FORBIDDEN: dict[str, tuple[str, ...]] = {
@@ -35,9 +35,10 @@ FORBIDDEN: dict[str, tuple[str, ...]] = {
     "nfm.init": ("pyspark", "pandas", "numba", *TENSORFLOW, "nfm.reports", "nfm.table", *TOP, *STAGES),
     "nfm.reports": ("pyspark", "numba", *TENSORFLOW, "nfm.table", *TOP, *STAGES),
     "nfm.table": (*TENSORFLOW, "nfm.reports", *TOP, *STAGES),
-    "nfm.features": (*TENSORFLOW, "nfm.scoring", "nfm.training", *TOP),
-    "nfm.scoring": (*TENSORFLOW, "nfm.features", "nfm.training", *TOP),
-    "nfm.training": ("pyspark", "nfm.features", "nfm.scoring", *TOP),
+    "nfm.features": (*TENSORFLOW, "nfm.ranking", "nfm.scoring", "nfm.training", *TOP),
+    "nfm.ranking": (*TENSORFLOW, "nfm.features", "nfm.scoring", "nfm.training", *TOP),
+    "nfm.scoring": (*TENSORFLOW, "nfm.features", "nfm.ranking", "nfm.training", *TOP),
+    "nfm.training": ("pyspark", "nfm.features", "nfm.ranking", "nfm.scoring", *TOP),
     **dict.fromkeys(TOP, ("pyspark", "pandas", "numba", *TENSORFLOW, "nfm.kernels", "nfm.table", *STAGES)),
     "nfm": ("numpy", "pyarrow", "pydantic", "yaml", "pandas", "numba", "pyspark", *TENSORFLOW, *ABOVE_CONFIG),
 }
@@ -56,6 +57,7 @@ PRELOADED = {
     "nfm.reports": (),
     "nfm.table": SPARK,
     "nfm.features": SPARK,
+    "nfm.ranking": SPARK,
     "nfm.scoring": SPARK,
     "nfm.training": KERAS,
     **dict.fromkeys(TOP, ("pydantic", "yaml")),

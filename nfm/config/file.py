@@ -14,7 +14,7 @@ from nfm.config.source import PLACEHOLDER
 from nfm.contract.errors import ConfigError
 from nfm.contract.messages import did_you_mean
 
-_FILLED = ("workdir", "source", "score")  # sections whose texts may contain names in braces
+_FILLED = ("workdir", "source", "score", "recommend")  # sections whose texts may contain names in braces
 _VALUE = re.compile(r"[\w.:+@ -]+")
 
 
@@ -57,8 +57,8 @@ def load_config(config: str | Path | Mapping[str, Any] | Config, overrides: Sequ
 def read(path: Path, changes: Sequence[str] = ()) -> dict[str, Any]:
     """Read a configuration file and apply changes from the command line, without checking the settings.
 
-    A change such as `ds=2026-11-20` fills the name in braces of `scores/ds={ds}` in `workdir`, `source` and `score`.
-    Raises ConfigError if the file cannot be read or is not YAML, or if a change has another form.
+    A change such as `ds=2026-11-20` fills the name in braces of `scores/ds={ds}` in `workdir`, `source`, `score` and
+    `recommend`. Raises ConfigError if the file cannot be read or is not YAML, or if a change has another form.
     """
     try:
         content: dict[str, Any] = _parse(path.read_text())

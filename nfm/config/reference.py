@@ -15,6 +15,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from nfm.config.settings import Config
+from nfm.config.source import Source
 
 MARKER = "<!-- `make reference` generates the rest from nfm/config: edit the settings classes instead. -->\n"
 _HEAD = """\
@@ -34,7 +35,6 @@ _TYPES = {
 _LIMITS = {"ge": "≥", "gt": ">", "le": "≤", "lt": "<"}
 # Sections with the keys of another one, by the end of their name.
 _SAME = {
-    ".source": "source",
     ".categorical.NAME": "columns.categorical.NAME",
     ".numeric.NAME": "columns.numeric.NAME",
     "ranking.items": "ranking.users",
@@ -61,7 +61,7 @@ def _yaml_lines(section: type[BaseModel], depth: int, example: Mapping[str, Any]
             yield ""
         if field.is_required():
             text = f"Required. {text}"
-        if inner is None or field.default is None:
+        if inner is None or field.default is None or field.default == ():
             value = example.get(key, field.examples[0] if field.is_required() and field.examples else field.default)
             yield from _commented(f"{start} {_inline(value)}", f"{text} {_choices(field)} {_value_hint(field, value)}")
             if inner is not None and depth == 0:  # the keys of a section that is not set, as comments
@@ -119,11 +119,14 @@ def _tables(section: type[BaseModel], path: str) -> Iterator[str]:
         if inner is not None:
             place = f"{path}.{key}".lstrip(".") + (".NAME" if _names_entries(field) else "")
             same = next((known for known in _SAME if place.endswith(known) and not place.startswith("columns")), None)
-            if same is not None and path:
+            if inner is Source and path:
+                place = "source"
+            elif same is not None and path:
                 place = _SAME[same]
             else:
                 below.append((inner, place))
-            values, text = f"[section](#{place.replace('.', '').lower()})", field.description or ""
+            shown = "list of sections" if field.default == () else "section"
+            values, text = f"[{shown}](#{place.replace('.', '').lower()})", field.description or ""
             default = default if field.is_required() or field.default is None else ""
         cells = (f"`{key}`", default, values, " ".join(text.split()).replace("|", "\\|"))
         yield f"| {' | '.join(cells)} |\n".replace("  ", " ")

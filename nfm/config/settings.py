@@ -7,6 +7,7 @@ from pydantic import Field, model_validator
 
 from nfm.config.columns import DATASET_COLUMNS, Columns, Settings
 from nfm.config.ranking import Ranking, check_ranking, default_monitor, join_columns
+from nfm.config.recommend import Recommend, check_recommend
 from nfm.config.score import Score
 from nfm.config.source import Source, check_filled
 from nfm.config.split import Dataset, Split
@@ -33,6 +34,7 @@ class Config(Settings):
     train: Train = Train()
     tune: Tune = Tune()
     score: Score = Score()
+    recommend: Recommend = Recommend()
 
     @model_validator(mode="before")
     @classmethod
@@ -59,6 +61,7 @@ class Config(Settings):
                 if self.ranking is None
                 else f"the section ranking is only for model.task: ranking, but it is {task}: set it, or remove ranking"
             )
+        check_recommend(self.recommend, self.ranking, task)
         if self.ranking is not None:
             check_ranking(self.ranking, self.columns, self.split)
         elif self.columns.label is None:
@@ -70,6 +73,7 @@ class Config(Settings):
     @model_validator(mode="after")
     def _local(self) -> Self:
         folders = {"workdir": self.workdir, "score.model": self.score.model, "score.output": self.score.output}
+        folders["recommend.output"] = self.recommend.output
         for key, path in folders.items():
             if path is not None and "://" in path:
                 raise ValueError(f"{key}: {path!r} given; it must be a folder that every machine sees at the same path")
@@ -174,6 +178,11 @@ class Config(Settings):
     def scores_folder(self) -> Path:
         """Folder of the scores."""
         return self._folder("score.output", self.score.output, "scores")
+
+    @property
+    def recommendations_folder(self) -> Path:
+        """Folder of the users' lists."""
+        return self._folder("recommend.output", self.recommend.output, "recommendations")
 
     def _folder(self, key: str, path: str | None, name: str) -> Path:
         """Return the folder that a setting names, or a folder of the working folder."""

@@ -21,6 +21,7 @@ from nfm.contract.errors import DataError
 from nfm.contract.publishing.publish import check_replaceable, publish_together
 from nfm.contract.reading import LATEST, TIME_FORMATS
 from nfm.contract.schema import DATASET_MARKER, Kind
+from nfm.contract.times.compare import check_times
 from nfm.contract.times.derive import check_derived, learn_kinds
 from nfm.contract.times.derived import Derived, explain_missing
 from nfm.contract.values import check_kind, check_number
@@ -35,7 +36,6 @@ from nfm.features.report import facts
 from nfm.features.report.page import write as write_report
 from nfm.features.split import Split
 from nfm.features.statistics import Distribution
-from nfm.features.times import check_times
 from nfm.table.errors import translate_spark_errors
 from nfm.table.folder_texts import check_folder_texts
 from nfm.table.scan import Scan, open_scan

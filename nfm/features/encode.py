@@ -16,11 +16,11 @@ from nfm.contract.columns import Rows
 from nfm.contract.encoder import Encoding, load_once
 from nfm.contract.publishing.publish import publication_id
 from nfm.contract.schema import FOLDS, MISSING, PART_COLUMN, Spec, bin_name
+from nfm.contract.times.compare import TIMES, FoldTimes
 from nfm.contract.values import decode_dictionary, to_floats
 from nfm.features import labels
 from nfm.features.labels import Label
 from nfm.features.split import LEFT_OUT, Split, assign_folds, assign_parts
-from nfm.features.times import TIMES, FoldTimes
 from nfm.table.folders import add_by_folder
 from nfm.table.scan import Scan
 from nfm.table.write import FILES, Layout, Writer, WrittenFile, compact_files, file_batch, move_into_place

@@ -14,8 +14,8 @@ from nfm.contract.dataset import FOLD
 from nfm.contract.errors import DataError
 from nfm.contract.messages import CORRECT_ROWS, quoted
 from nfm.contract.schema import FOLDS, RATE_PARTS
+from nfm.contract.times.compare import FoldTimes, check_integers, parse_bound, read_times
 from nfm.contract.values import dictionary_indices, encode_dictionary
-from nfm.features.times import FoldTimes, check_integers, parse_bound, read_times
 
 LEFT_OUT = -1  # fold of a negative that split.negative_rate leaves out of the train fold
 _NEGATIVES_SEED = 0x9E6A  # makes the choice of negatives independent of the choice of folds

@@ -92,7 +92,7 @@ def _catalogue(label: Mapping[str, Any]) -> Iterator[str]:
     yield f"  users  {label['users']:>12,} with interactions"
     yield f"  items  {label['items']:>12,} in the catalogue"
     if label["items_without_row"]:
-        yield f"  note      {label['items_without_row']:,} items have no row in the table of ranking.items"
+        yield f"  note      items without a row in the table of ranking.items: {label['items_without_row']:,}"
 
 
 def _time_zone(settings: Mapping[str, str]) -> list[str]:

@@ -8,12 +8,11 @@ Each pass over the items keeps the best ones that follow the last item considere
 of them always is, so a list of K items takes at most K passes; nearly all need one or two.
 """
 
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from nfm.forward.pairs import PairScorer
 from nfm.forward.rows import TILE, Work, process_in_steps
 from nfm.forward.sides import Side
 from nfm.kernels.topk import (
@@ -38,6 +37,32 @@ _KEPT_FOR_LIMIT = 4  # times K: items kept in a pass, because a limit skips some
 _NO_LIMIT = Limit(np.zeros(1, np.int64), np.empty(0, np.int32), np.empty(0, np.int32))
 
 
+class Block(Protocol):
+    """Scores pairs of some users, for one thread."""
+
+    def score(self, start: int, stop: int, out_UT: NDArray[np.float32], /) -> None:
+        """Write the scores of all users and the items from start up to stop."""
+        ...
+
+
+class Scorer(Protocol):
+    """Scores pairs of users and items: `pairs.PairScorer`, or an order of the items that is the same for all users."""
+
+    @property
+    def is_product(self) -> bool:
+        """True if a score costs no more than a dot product."""
+        ...
+
+    @property
+    def count(self) -> int:
+        """Number of items."""
+        ...
+
+    def prepare(self, users: Side, /) -> Block:
+        """Return an object that scores pairs of these users, for one thread."""
+        ...
+
+
 class Seen(NamedTuple):
     """Items that are left out of users' lists: user u's from splits_U1[u] up to splits_U1[u + 1], ascending."""
 
@@ -57,7 +82,7 @@ _PRODUCTS, _HIDDEN_PAIRS = TileSize(192, 2 * TILE), TileSize(48, 2 * TILE)
 
 
 def top_lists(
-    scorer: PairScorer,
+    scorer: Scorer,
     users: Side,
     count: int,
     seen: Seen | None = None,
@@ -101,7 +126,7 @@ def top_lists(
 class _Maker(NamedTuple):
     """Makes the lists of some users at a time."""
 
-    scorer: PairScorer
+    scorer: Scorer
     limit: Limit
     allowed_I: NDArray[np.bool_]
     seen: Seen

@@ -64,6 +64,40 @@ class Scorer:
         columns = pa.table([*map(pa.array, scores_NC.T), *reasons], names)
         return convert_result(table, columns, as_series=len(names) == 1 and self.artifact.network.task != "multiclass")
 
+    def recommend(self, users: Any, k: int = 20, exclude: Any = None) -> Any:
+        """Return each user's list of the best items, with a ranking model.
+
+        Args:
+            users: table with the columns of the user's side; without the columns of the history, it is empty.
+            k: maximum length of a list.
+            exclude: table with the columns of the user and the item: pairs that are left out.
+
+        Returns:
+            Table (pandas, polars, otherwise Arrow) with the columns user, rank, item, score, in the order of `users`. A
+            user of whom nothing is known gets the most popular items, without a score.
+
+        Raises:
+            DataError: the model is not a ranking model, or a column is missing or of another type.
+            ConfigError: `k` is not a positive integer.
+        """
+        from nfm.scoring.lists import recommend
+
+        return recommend(self.artifact, users, k, exclude)
+
+    def similar_items(self, items: Any, k: int = 10) -> pa.Table:
+        """Return the items most similar to each of some items, with a ranking model.
+
+        Args:
+            items: sequence of items.
+            k: maximum number of similar items for each, without the item itself.
+
+        Returns:
+            Arrow table with the columns item, rank, similar_item, similarity: the cosine of the items' sums Σ x v.
+        """
+        from nfm.scoring.lists import similar_items
+
+        return similar_items(self.artifact, items, k)
+
 
 def load(model: str | Path) -> Scorer:
     """Open the model of a `model/` folder for scoring in this process."""

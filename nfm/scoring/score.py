@@ -23,19 +23,20 @@ from nfm.contract.columns import Rows
 from nfm.contract.errors import DataError, GateError
 from nfm.contract.publishing.publish import check_replaceable, locked, publication_id
 from nfm.contract.schema import canonical_json
-from nfm.scoring.chunks import Chunk, Chunks, code_digest, open_chunks, reuse_splits
+from nfm.scoring.chunks import Chunk
 from nfm.scoring.formats import publishing
 from nfm.scoring.health.gates import crossed_gates, lift_gates
 from nfm.scoring.health.health import compare_with_training, describe_keys, describe_settings
 from nfm.scoring.health.page import REPORT, SCORES_MARKER, refused_folder, write_report
 from nfm.scoring.health.tally import Tally
-from nfm.scoring.hosts import open_model, place
 from nfm.scoring.keys import count_duplicates
 from nfm.scoring.output import final_schema, finish, layout, rank_columns
 from nfm.scoring.prepare import model_inputs, open_all, output_columns, renamed_keys
 from nfm.scoring.tasks import Output, score_rows
 from nfm.table.errors import translate_spark_errors
 from nfm.table.folders import folder_values
+from nfm.table.jobs.chunks import Chunks, code_digest, open_chunks, reuse_splits
+from nfm.table.jobs.hosts import open_model, place
 from nfm.table.scan import Scan
 from nfm.table.session import TIME_ZONE, read_settings
 from nfm.table.store import uri_to_path
@@ -74,7 +75,8 @@ def score_table(spark: SparkSession, config: Config) -> Mapping[str, Any]:
     schema = output.schema(artifact, scan.schema)
     with translate_spark_errors(str(source)), locked(target):
         with publishing(settings, target, final_schema(schema, settings)) as (staging, publish):
-            chunks = open_chunks(target, _list_dependencies(spark, artifact, scan, source, output, settings.file_mb))
+            run = _list_dependencies(spark, artifact, scan, source, output, settings.file_mb)
+            chunks = open_chunks(target, run, Chunk.from_json)
             with _keep_chunks(chunks, scan):
                 done = _score(artifact, scan, output, schema, settings.file_mb << 20, chunks, staging)
                 tally = _merge_tallies(done)
@@ -129,7 +131,7 @@ def _list_dependencies(
 
 
 @contextmanager
-def _keep_chunks(chunks: Chunks, scan: Scan) -> Iterator[None]:
+def _keep_chunks(chunks: Chunks[Chunk], scan: Scan) -> Iterator[None]:
     """Keep the finished chunks of a failed run if another run can resume it; else delete them."""
     try:
         yield
@@ -153,7 +155,7 @@ def _score(
     output: Output,
     schema: pa.Schema,
     file_bytes: int,
-    chunks: Chunks,
+    chunks: Chunks[Chunk],
     staging: Path,
 ) -> list[Chunk]:
     """Score the splits that are not done yet; return all chunks, ordered by number."""

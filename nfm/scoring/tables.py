@@ -15,11 +15,11 @@ _STREAM, _ARRAY = "__arrow_c_stream__", "__arrow_c_array__"  # Arrow's PyCapsule
 def read_table(table: Any, spec: Spec) -> pa.Table:
     """Return the model's columns of a table of any library as Arrow; DataError if one is missing or unreadable."""
     columns = list(spec.columns)
-    if _is_frame(table, "pandas"):
+    if is_frame(table, "pandas"):
         names = [str(name) for name in table.columns]  # pandas also allows numbers
         _check_names(spec, names)
         table = table.set_axis(names, axis="columns")
-    elif _is_frame(table, "polars"):
+    elif is_frame(table, "polars"):
         _check_names(spec, table.columns)
         table = table.select(columns)
     elif not hasattr(table, _STREAM) and not hasattr(table, _ARRAY):
@@ -31,7 +31,7 @@ def read_table(table: Any, spec: Spec) -> pa.Table:
             f"takes tables of pandas, polars, pyarrow, DuckDB and others with the method {_STREAM}; {advice}."
         )
     try:
-        if _is_frame(table, "pandas"):
+        if is_frame(table, "pandas"):
             return pa.Table.from_pandas(table[columns], preserve_index=False)
         if hasattr(table, _STREAM):
             reader = pa.RecordBatchReader.from_stream(table)
@@ -55,16 +55,17 @@ def convert_result(table: Any, result: pa.Table, as_series: bool) -> Any:
 
     `as_series`: return the only column of the result as a Series or an Arrow array.
     """
-    if _is_frame(table, "pandas"):
+    if is_frame(table, "pandas"):
         frame = result.to_pandas().set_axis(table.index, axis="index")
-    elif _is_frame(table, "polars"):
+    elif is_frame(table, "polars"):
         frame = sys.modules["polars"].from_arrow(result)
     else:
         return result.column(0).combine_chunks() if as_series else result
     return frame[result.column_names[0]] if as_series else frame
 
 
-def _is_frame(table: Any, library: str) -> bool:
+def is_frame(table: Any, library: str) -> bool:
+    """Return whether a table is a DataFrame of `pandas` or `polars`, without importing the library."""
     module = sys.modules.get(library)  # without this import, no such table can exist
     return module is not None and isinstance(table, module.DataFrame)
 

@@ -13,8 +13,8 @@ from nfm.contract.arrays import to_arrow
 from nfm.contract.artifact import Artifact
 from nfm.contract.errors import NfmError
 from nfm.contract.paths import without_loop
-from nfm.scoring.hosts import open_model, place
 from nfm.scoring.scorer import score_batch, score_columns
+from nfm.table.jobs.hosts import open_model, place
 from nfm.table.tasks import limit_arrow_threads
 
 

@@ -104,6 +104,22 @@ def mean(figures: list[dict[str, Floats]]) -> dict[str, Floats]:
     return {key: np.mean([one[key] for one in figures], axis=0) for key in figures[0]}
 
 
+def draw(means: dict[str, float], path: Path) -> None:
+    """Draw the NDCG@10 of all models and baselines."""
+    import matplotlib.pyplot as plt
+
+    names = sorted(means, key=lambda name: means[name])
+    figure, axis = plt.subplots(figsize=(7.5, 4))
+    colors = ["#2b6cb0" if name.startswith("NFM") else "#b8c4d0" for name in names]
+    axis.barh(names, [means[name] for name in names], color=colors)
+    for place, name in enumerate(names):
+        axis.text(means[name] + 0.001, place, f"{means[name]:.3f}", va="center", fontsize=8)
+    axis.set_xlabel("NDCG@10 of each user's last rating, MovieLens-100K, full catalogue")
+    axis.spines[["top", "right"]].set_visible(False)
+    figure.tight_layout()
+    figure.savefig(path, dpi=130)
+
+
 def main() -> None:
     """Print the figures of all models, and the differences of NDCG@10."""
     parser = argparse.ArgumentParser()
@@ -121,6 +137,7 @@ def main() -> None:
     print(f"{'':40}HR@10   NDCG@10   ({fold} fold)")
     for name, figures in (models | others).items():
         print(f"{name:40}{figures['hr@10'].mean():.4f}  {figures['ndcg@10'].mean():.4f}")
+    draw({name: float(one["ndcg@10"].mean()) for name, one in (models | others).items()}, WORK / f"{fold}.png")
     for name, figures in models.items():
         print(f"NDCG@10 of {name} minus that of …, 95 % interval")
         for other, compared in others.items():

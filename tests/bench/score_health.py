@@ -16,12 +16,12 @@ from nfm.contract.columns import Rows
 from nfm.contract.profile import Bins, Profile, make_id_bins
 from nfm.contract.values import decode_dictionary
 from nfm.features.dataset import build
-from nfm.scoring.hosts import open_model, place
 from nfm.scoring.output import layout
 from nfm.scoring.prepare import open_all
 from nfm.scoring.score import score_table
 from nfm.scoring.scorer import score_batch
 from nfm.scoring.tasks import Output
+from nfm.table.jobs.hosts import open_model, place
 from nfm.table.write import Writer
 from tests.bench.features import in_turn
 from tests.bench.score_model import HOME, SMALL, config, quiet_session, save_random, table

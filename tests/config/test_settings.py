@@ -38,6 +38,9 @@ split:
   {by: [], valid: 0.1, test: 0.2, seed: 1, last: null, time: null, format: null, valid_from: null, test_from: null,
    column: null, negative_rate: 1.0}
 ranking: null
+recommend:
+  {users: null, candidates: null, segment: null, exclude: [], where: null, k: 20, max_per: {}, output: null,
+   file_mb: 128, gates: {min_users: null, min_coverage: null, max_popular_share: null, min_overlap: null}}
 dataset: {partition_by: []}
 model:
   {task: binary, embedding_dim: 64, init_std: 0.01, hidden_units: [128, 128], activation: relu, batch_norm: true,

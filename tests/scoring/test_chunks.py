@@ -5,6 +5,7 @@ import logging
 import re
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,10 +17,11 @@ import pytest
 from pyspark.sql import SparkSession
 
 from nfm.contract.errors import GateError
-from nfm.scoring import chunks as module
-from nfm.scoring.chunks import Chunk, Chunks, open_chunks, reuse_splits
+from nfm.scoring.chunks import Chunk
 from nfm.scoring.health.tally import Tally
 from nfm.scoring.score import score_table
+from nfm.table.jobs import chunks as module
+from nfm.table.jobs.chunks import Chunks, reuse_splits
 from nfm.table.splits import File, Piece
 from nfm.table.write import WrittenFile
 from tests.scoring.examples import ROWS, config, save_model
@@ -28,6 +30,9 @@ REFUSED: dict[str, Any] = {
     "gates": {"min_rows": 10**6}
 }  # scores all rows, publishes none, like a run that is killed at its end
 RUN = {"model": "m", "table": "t", "cut": None, "settings": {"columns": ("a", "b")}, "program": "p"}
+
+
+open_chunks = partial(module.open_chunks, read=Chunk.from_json)
 
 
 @pytest.fixture(params=["parquet", "csv"])

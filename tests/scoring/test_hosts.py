@@ -13,7 +13,7 @@ from pyspark.sql import SparkSession
 
 from nfm.contract.artifact import SCORER_FILES, Artifact
 from nfm.contract.errors import ReplacedError
-from nfm.scoring import hosts
+from nfm.table.jobs import hosts
 from tests.scoring.examples import save_model
 
 
@@ -117,7 +117,7 @@ def test_a_model_broadcast_in_pieces_is_identical(
 @pytest.mark.e2e
 @pytest.mark.parametrize("home", ["home", "none"])
 def test_the_package_in_a_zip_archive_needs_no_home_folder(tmp_path: Path, home: str) -> None:
-    root = Path(hosts.__file__).parents[2]
+    root = Path(hosts.__file__).parents[3]
     archive = shutil.make_archive(str(tmp_path / "nfm"), "zip", root_dir=root, base_dir="nfm")
     (tmp_path / "home").mkdir()
     (tmp_path / "none").touch()  # no folder can be made below a file, even by root

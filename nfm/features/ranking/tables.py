@@ -1,28 +1,30 @@
 """Open the tables of a ranking and join them: a row for each interaction, and one for each item of the catalogue."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import reduce
 from pathlib import Path
 
 import pyarrow as pa
-from pyspark.sql import DataFrame, Observation, SparkSession
+from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from nfm.config.ranking import Ranking, SideTable
+from nfm.config.ranking import Ranking
 from nfm.config.settings import Config
 from nfm.config.source import Source
-from nfm.contract.columns import check_columns
+from nfm.contract.dataset import SEQUENCE
 from nfm.contract.errors import DataError
 from nfm.contract.messages import CORRECT_ROWS, quoted
-from nfm.contract.reading import LATEST, Reading
 from nfm.contract.values import check_kind
-from nfm.features.ranking.order import ITEM, TIME, USER, Order, order_users, read_key, read_order
+from nfm.features.ranking.order import order_users
+from nfm.table.jobs.interactions import ITEM, TIME, USER, Order, check_time, read_key, read_order
+from nfm.table.jobs.sides import KEY, list_columns, list_sides, open_side
 from nfm.table.scan import Scan, open_scan
 from nfm.table.spark import column, save_and_reload
 from nfm.table.tasks import map_rows
 
 CATALOGUE_ITEM, CATALOGUE_COUNT = "_nfm_catalogue_item", "interactions"
-_KEY = "_nfm_key"
+_HAS_ROW = "_nfm_has_row"
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,8 @@ def open_tables(
     kinds = tuple(check_kind(name, schema.field(name).type, where) for name in (ranking.user, ranking.item))
     history, split = ranking.history, config.split
     time = ranking.time or (split.time if split.last is not None else None)
+    if time is not None:
+        check_time(time, schema.field(time).type, where)
     order = Order(
         ranking.user,
         ranking.item,
@@ -68,47 +72,31 @@ def open_tables(
         1.0 if history is None else history.decay,
         history is None or history.same_time,
     )
-    sides, columns, taken = dict[str, Scan](), dict[str, tuple[str, ...]](), {name.lower(): where for name in needed}
+    names = {"source": where, **{name: f"{table.source} (ranking.{name})" for name, _, table in list_sides(ranking)}}
+    sides, columns = dict[str, Scan](), dict[str, tuple[str, ...]]()
     for name, key, table in list_sides(ranking):
         columns[name] = list_columns(table)
         sides[name] = open_side(spark, table.source, (key, *columns[name]), searches)
-        for one in columns[name]:
-            if (other := taken.setdefault(one.lower(), str(table.source))) != str(table.source):
-                raise DataError(
-                    f"Column '{one}' is in both {other} and {table.source} (ranking.{name}), so the joined table would "
-                    "have it twice. Rename it in one of them, for example through a view."
-                )
-    names = {"source": where, **{name: f"{table.source} (ranking.{name})" for name, _, table in list_sides(ranking)}}
+    _check_names({"source": needed, **columns}, names, order.added(schema.field(order.item).type))
     return Tables(ranking, order, interactions, needed, sides, columns, names)
 
 
-def list_sides(ranking: Ranking) -> Iterator[tuple[str, str, SideTable]]:
-    """Yield the section, the joining column and the settings of the tables of users and items that are set."""
-    for name, key, table in (("users", ranking.user, ranking.users), ("items", ranking.item, ranking.items)):
-        if table is not None:
-            yield name, key, table
-
-
-def list_columns(table: SideTable) -> tuple[str, ...]:
-    """Return the raw columns that the inputs of a table of users or items read, each once."""
-    read = [c for n, s in table.categorical.items() for c in (*s.columns(n), *([s.weights] if s.weights else []))]
-    return tuple(dict.fromkeys([*read, *(s.column or n for n, s in table.numeric.items())]))
-
-
-def open_side(
-    spark: SparkSession,
-    source: Source,
-    columns: tuple[str, ...],
-    searches: bool = True,
-    reading: Reading | None = LATEST,
-) -> Scan:
-    """Open a table of users or items, of which these columns are needed; the first identifies its rows."""
-
-    def check(schema: pa.Schema) -> tuple[str, ...]:
-        check_columns(columns, schema, str(source), "The section ranking refers to these columns.")
-        return columns
-
-    return open_scan(spark, source, check, reading, searches=searches)
+def _check_names(columns: Mapping[str, tuple[str, ...]], names: Mapping[str, str], added: Sequence[pa.Field]) -> None:
+    """Raise DataError if two columns of the joined table have the same name, which is case-insensitive in Spark."""
+    reserved = {name.lower() for name in (USER, ITEM, TIME, *(field.name for field in added))}
+    owners: dict[str, str] = {}
+    for table, read in columns.items():
+        for one in read:
+            if one.lower() in reserved:
+                raise DataError(
+                    f"Column '{one}' of {names[table]} has the name of a column that the job adds to the joined table. "
+                    "Rename it, for example through a view."
+                )
+            if (other := owners.setdefault(one.lower(), table)) != table:
+                raise DataError(
+                    f"Column '{one}' is in both {names[other]} and {names[table]}, so the joined table would have it "
+                    "twice. Rename it in one of them, for example through a view."
+                )
 
 
 def join_all(spark: SparkSession, tables: Tables, scratch: Path) -> tuple[Scan, dict[str, int]]:
@@ -117,16 +105,51 @@ def join_all(spark: SparkSession, tables: Tables, scratch: Path) -> tuple[Scan, 
     Returns the scan of the joined interactions, and the numbers of users, of items, and of items with interactions that
     are not in the items' table. Raises DataError if the tables do not fit together.
     """
-    joined = join(tables, scratch)
-    items, lacking = list_items(tables, joined, scratch)
-    facts = {"users": joined.select(USER).distinct().count(), "items": items.count(), "items_without_row": lacking}
+    sides = {name: save_side(tables, name, scratch / f"side_{name}") for name in tables.sides}
+    check_unique(tables, sides)
+    joined = join(tables, sides, scratch / "joined")
+    facts = {"users": joined.where(column(SEQUENCE) == 0).count()}
+    facts |= save_items(tables, joined, sides.get("items"), scratch / "items")
     names = [name for name in joined.columns if name not in (USER, ITEM)]
     source = Source(path=str(scratch / "joined"), scan="parquet")
     return open_scan(spark, source, lambda _: names), facts
 
 
-def join(tables: Tables, scratch: Path) -> DataFrame:
-    """Write the joined interactions into `scratch`, and return them; DataError if the tables do not fit together."""
+def save_side(tables: Tables, name: str, folder: Path) -> DataFrame:
+    """Write the table of users or items into a folder, and return it: the canonical text of its key, and its columns.
+
+    It is read once: a table that changes in the meantime cannot give two rows to one interaction.
+    """
+    scan, order, columns, where = tables.sides[name], tables.order, tables.side_columns[name], tables.names[name]
+    key, kind = (order.user, order.kinds[0]) if name == "users" else (order.item, order.kinds[1])
+    schema = pa.schema([pa.field(KEY, pa.string()), *(scan.schema.field(one) for one in columns)])
+
+    def add_key(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        for batch in batches:
+            arrays = [read_key(batch, key, kind, where), *(batch.column(one) for one in columns)]
+            yield pa.RecordBatch.from_arrays(arrays, schema=schema)
+
+    return save_and_reload(map_rows(scan.table, dict.fromkeys((key, *columns)), add_key, schema), folder)
+
+
+def check_unique(tables: Tables, sides: Mapping[str, DataFrame]) -> None:
+    """Raise DataError if two rows of the table of users or items have the same key."""
+    keys = [side.select(F.lit(name).alias("table"), KEY) for name, side in sides.items()]
+    if not keys:
+        return
+    counts = reduce(DataFrame.unionAll, keys).groupBy("table", KEY).count()
+    repeated = counts.where("count > 1").orderBy("table", KEY).limit(1).collect()
+    if repeated:
+        name, text, count = repeated[0]
+        key = tables.order.user if name == "users" else tables.order.item
+        raise DataError(
+            f"Column '{key}' of {tables.names[name]} must identify its rows, but {quoted(text)} occurs in {count} of "
+            f"them. {CORRECT_ROWS}"
+        )
+
+
+def join(tables: Tables, sides: Mapping[str, DataFrame], folder: Path) -> DataFrame:
+    """Write the interactions, joined with their users, items and histories, into a folder, and return them."""
     order, needed, scan = tables.order, tables.needed, tables.interactions
     fields = [scan.schema.field(name) for name in needed]
     keys = [pa.field(USER, pa.string()), pa.field(ITEM, pa.string()), pa.field(TIME, pa.int64())]
@@ -137,73 +160,40 @@ def join(tables: Tables, scratch: Path) -> DataFrame:
             added = read_order(batch, order, where)
             yield pa.RecordBatch.from_arrays([*batch.columns, *added.values()], schema=pa.schema([*fields, *keys]))
 
-    counted = Observation()
     keyed = map_rows(scan.table, needed, add_keys, pa.schema([*fields, *keys]))
-    keyed = keyed.observe(counted, F.count(F.lit(1)).alias("rows"))
     ordered = keyed.repartition(USER).sortWithinPartitions(USER, TIME, column(order.item))
     with_order = pa.schema([*fields, *keys[:2], *order.added(item_type)])
     joined = map_rows(ordered, ordered.columns, lambda batches: order_users(batches, order), with_order)
     for name, key in (("users", USER), ("items", ITEM)):
-        if name in tables.sides:
-            side = read_side(tables, name)
-            joined = joined.join(side.withColumnRenamed(_KEY, key), key, "left")
-    saved = save_and_reload(joined, scratch / "joined")
-    rows = saved.count()
-    if rows != counted.get["rows"]:
-        raise DataError(
-            f"{counted.get['rows']} interactions were read, but {rows} were joined with users and items. Nothing was "
-            "published; run the job again."
-        )
-    return saved
+        if name in sides:
+            joined = joined.join(sides[name].withColumnRenamed(KEY, key), key, "left")
+    return save_and_reload(joined, folder)
 
 
-def read_side(tables: Tables, name: str) -> DataFrame:
-    """Return the columns of the table of users or items, after the canonical text of its key.
-
-    Raises DataError if two rows have the same key.
-    """
-    scan, order, columns, where = tables.sides[name], tables.order, tables.side_columns[name], tables.names[name]
-    key, kind = (order.user, order.kinds[0]) if name == "users" else (order.item, order.kinds[1])
-    schema = pa.schema([pa.field(_KEY, pa.string()), *(scan.schema.field(one) for one in columns)])
-
-    def add_key(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        for batch in batches:
-            arrays = [read_key(batch, key, kind, where), *(batch.column(one) for one in columns)]
-            yield pa.RecordBatch.from_arrays(arrays, schema=schema)
-
-    table = map_rows(scan.table, dict.fromkeys((key, *columns)), add_key, schema)
-    repeated = table.groupBy(_KEY).count().where("count > 1").orderBy(_KEY).limit(1).collect()
-    if repeated:
-        raise DataError(
-            f"Column '{key}' of {where} must identify its rows, but {quoted(repeated[0][_KEY])} occurs in "
-            f"{repeated[0]['count']} of them. {CORRECT_ROWS}"
-        )
-    return table
-
-
-def list_items(tables: Tables, joined: DataFrame, scratch: Path) -> tuple[DataFrame, int]:
-    """Write the catalogue into `scratch`: items with interactions and those of the items' table, in ascending order.
+def save_items(tables: Tables, joined: DataFrame, side: DataFrame | None, folder: Path) -> dict[str, int]:
+    """Write the catalogue into a folder: items with interactions and those of the items' table, in ascending order.
 
     Its columns are the item as in the interactions, the number of its interactions, and the columns of the items'
-    table. Also returns the number of items with interactions that are not in the items' table.
+    table. Returns the numbers of items, and of those with interactions that are not in the items' table.
     """
     order = tables.order
     item_type = joined.schema[order.item].dataType
     items = joined.groupBy(ITEM).agg(
         F.min(column(order.item)).alias(CATALOGUE_ITEM), F.count(F.lit(1)).alias(CATALOGUE_COUNT)
     )
-    lacking = 0
-    if "items" in tables.sides:
-        side = read_side(tables, "items").withColumnRenamed(_KEY, ITEM)
-        lacking = items.join(side, ITEM, "left_anti").count()
-        items = items.join(side, ITEM, "full")
+    if side is not None:
+        items = items.join(side.withColumnRenamed(KEY, ITEM).withColumn(_HAS_ROW, F.lit(True)), ITEM, "full")
         raw = F.coalesce(column(CATALOGUE_ITEM), column(ITEM).try_cast(item_type))
         items = items.withColumn(CATALOGUE_ITEM, raw).fillna(0, [CATALOGUE_COUNT])
+    else:
+        items = items.withColumn(_HAS_ROW, F.lit(True))
     items = items.withColumnRenamed(CATALOGUE_ITEM, order.item)
-    saved = save_and_reload(items.repartition(1).sortWithinPartitions(column(order.item)), scratch / "items")
-    if "items" in tables.sides and (wrong := saved.where(column(order.item).isNull()).head()) is not None:
+    saved = save_and_reload(items.repartition(1).sortWithinPartitions(column(order.item)), folder)
+    wrong = F.min(F.when(column(order.item).isNull(), column(ITEM)))
+    count, lacking, example = saved.agg(F.count(F.lit(1)), F.count_if(column(_HAS_ROW).isNull()), wrong).collect()[0]
+    if example is not None:
         raise DataError(
-            f"Column '{order.item}' of {tables.names['items']} contains "
-            f"{quoted(wrong[ITEM])}, which is not a {item_type.simpleString()} as in the interactions. {CORRECT_ROWS}"
+            f"Column '{order.item}' of {tables.names['items']} contains {quoted(example)}, which cannot be converted "
+            f"to {item_type.simpleString()}, the type of the item in the interactions. {CORRECT_ROWS}"
         )
-    return saved, lacking
+    return {"items": count, "items_without_row": lacking}

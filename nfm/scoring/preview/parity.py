@@ -20,10 +20,10 @@ from nfm.contract.dataset import Inputs, arrange_inputs
 from nfm.contract.errors import DataError
 from nfm.contract.schema import Spec
 from nfm.contract.values import decode_dictionary
-from nfm.scoring.hosts import Placed, open_model, place_read_only
 from nfm.scoring.prepare import model_inputs, open_all, renamed_keys
 from nfm.scoring.scorer import score_batch, score_columns
 from nfm.table.errors import translate_spark_errors
+from nfm.table.jobs.hosts import Placed, open_model, place_read_only
 from nfm.table.relation import count_partitions
 from nfm.table.scan import Scan
 

@@ -12,13 +12,13 @@ from nfm.config.source import Source
 from nfm.contract.artifact import Artifact
 from nfm.contract.errors import DataError
 from nfm.scoring.formats import describe_output
-from nfm.scoring.hosts import Placement, host_bytes, is_local, placement
 from nfm.scoring.output import rank_columns
 from nfm.scoring.prepare import added_columns, carried_columns, model_inputs, output_columns, renamed_keys
 from nfm.scoring.preview.probe import Probe, probe
 from nfm.scoring.scorer import score_columns
 from nfm.scoring.summary import shorten
 from nfm.table.errors import translate_spark_errors
+from nfm.table.jobs.hosts import Placement, host_bytes, is_local, placement
 from nfm.table.parquet.files import UnreadableFileError
 from nfm.table.relation import count_partitions
 from nfm.table.scan import Scan

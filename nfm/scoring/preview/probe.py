@@ -17,9 +17,9 @@ from pyspark.sql import SparkSession
 from nfm.contract.artifact import Artifact
 from nfm.contract.columns import Rows
 from nfm.scoring.health.tally import Tally
-from nfm.scoring.hosts import open_model, place_read_only
 from nfm.scoring.prepare import model_inputs
 from nfm.scoring.scorer import score_batch
+from nfm.table.jobs.hosts import open_model, place_read_only
 from nfm.table.scan import Scan, Work
 from nfm.table.splits import File, Piece
 

@@ -152,7 +152,7 @@ def test_the_reports_of_a_refused_and_of_a_published_run(spark: SparkSession, ma
 
 def test_tasks_and_scorers_need_no_templates() -> None:
     script = (
-        "import sys, nfm.scoring.tasks, nfm.scoring.local, nfm.scoring.udf, nfm.scoring.hosts, nfm.scoring.chunks; "
+        "import sys, nfm.scoring.tasks, nfm.scoring.local, nfm.scoring.udf, nfm.table.jobs.hosts, nfm.scoring.chunks; "
         "print('jinja2' in sys.modules)"
     )
     run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)

@@ -12,12 +12,12 @@ from pyspark.sql import SparkSession
 from nfm.config.source import Source
 from nfm.contract.errors import DataError
 from nfm.contract.publishing.publish import locked
-from nfm.scoring.hosts import place_read_only, placement
 from nfm.scoring.prepare import open_all
 from nfm.scoring.preview import plan as module
 from nfm.scoring.preview import probe as probe_module
 from nfm.scoring.preview.plan import executor_memory, measure, needed_bytes, plan, seconds_for
 from nfm.scoring.preview.probe import Probe, probe
+from nfm.table.jobs.hosts import place_read_only, placement
 from nfm.table.scan import open_scan
 from tests.scoring.examples import ROWS, SCHEMA, config
 from tests.table.reading import all_columns

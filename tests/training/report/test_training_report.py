@@ -319,7 +319,7 @@ def test_a_multiclass_report_has_a_table_and_a_confusion_matrix(write: Write) ->
     assert page.row_of("red", 7)[1:3] == ["16", "40.0%"]
     assert page.row_of("red", 7)[3:] == [f"{red[key]:.3f}" for key in ("precision", "recall", "f1", "auc")]
     assert page.row_of("none", 7)[1:3] == ["0", "0.0%"]
-    matrix = expected.tallies["test"].confusion()  # type: ignore[union-attr]
+    matrix = expected.tallies["test"].confusion()
     assert matrix is not None
     assert page.row_of(nasty, 4)[1:] == [f"{weight:g}" for weight in matrix[1]]
     assert page.row_of(nasty, 7)[1:4] != page.row_of("red", 7)[1:4]

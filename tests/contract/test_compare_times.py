@@ -10,8 +10,8 @@ import pyarrow as pa
 import pytest
 
 from nfm.contract.errors import DataError
+from nfm.contract.times.compare import FoldTimes, check_times
 from nfm.features.split import assign_folds
-from nfm.features.times import FoldTimes, check_times
 from tests.features.test_split import BY_TIME
 
 BY_DAY = replace(BY_TIME, valid_from="2024-08-01", test_from="2025-01-01")

@@ -1,0 +1,1 @@
+"""Recommend job (Spark): everybody's list of the best items, from a trained ranking model."""
