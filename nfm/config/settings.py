@@ -110,6 +110,11 @@ class Config(Settings):
         ):
             if name is not None and name not in monitors:
                 raise ValueError(f"{key}: {name!r} given; allowed for the task {task}: {', '.join(monitors)}")
+        if self.ranking is not None and train.schedule.kind == "plateau" and train.early_stopping is None:
+            raise ValueError(
+                "train.schedule kind: plateau watches the metric of train.early_stopping, but it is null: set it, or "
+                "set kind: constant or cosine"
+            )
         if task != "binary" and split.negative_rate != 1:
             raise ValueError(f"split.negative_rate is only for the binary task, but model.task is {task}: remove it")
         if train.refit and not split.has_valid:

@@ -30,6 +30,21 @@ EVERYTHING: dict[str, Any] = {
 PAIRS = [{"loss": "bpr", "negatives": 3, "sampler": "popularity"}, {"loss": "softmax", "sampler": "batch"}]
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"train": {"early_stopping": None, "schedule": {"kind": "plateau"}}}, "kind: plateau watches the metric of"),
+        ({"split": {"negative_rate": 0.5}}, "split.negative_rate is only for the binary task"),
+        ({"train": {"class_weights": "balanced"}}, "train.class_weights: a ranking has no classes"),
+        ({"train": {"refit": True, "early_stopping": None}}, "refit trains for the best epoch's number of epochs"),
+    ],
+    ids=str,
+)
+def test_settings_that_a_ranking_does_not_have(changes: dict[str, Any], message: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=message):
+        write_ranking(tmp_path, two_groups(), **changes)
+
+
 def fitted_of(config: Config, folder: Path | None = None, **changed: Fold) -> Fitted:
     encoding, folds = read(config)
     return fit(encoding.spec, config.model, config.train, {**folds, **changed}, Places(folder))
