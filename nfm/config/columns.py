@@ -137,6 +137,15 @@ class Numeric(Settings):
         return self.as_ == "bins" and self.buckets is None
 
 
+def fill_defaults(data: Any) -> Any:
+    """Return the content of a section in which `Pclass:` with nothing behind it means the defaults: `Pclass: {}`."""
+    if isinstance(data, dict):
+        for name in ("categorical", "numeric"):
+            if isinstance(data.get(name), dict):
+                data = {**data, name: {k: {} if v is None else v for k, v in data[name].items()}}
+    return data
+
+
 DATASET_COLUMNS = ("label", "weight", "fold", PART_COLUMN)  # reserved names of the dataset
 
 
@@ -167,12 +176,7 @@ class Columns(Settings):
     @model_validator(mode="before")
     @classmethod
     def _empty_settings(cls, data: Any) -> Any:
-        # `Pclass:` with nothing behind it means the defaults, like `Pclass: {}`.
-        if isinstance(data, dict):
-            for name in ("categorical", "numeric"):
-                if isinstance(data.get(name), dict):
-                    data = {**data, name: {k: {} if v is None else v for k, v in data[name].items()}}
-        return add_inputs(data)
+        return add_inputs(fill_defaults(data))
 
     @model_validator(mode="after")
     def _names(self) -> Self:

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from nfm.config.columns import Categorical, Columns, Numeric, Positive, Settings, Uncounted, changed
+from nfm.config.columns import Categorical, Columns, Numeric, Positive, Settings, Uncounted, changed, fill_defaults
 from nfm.config.source import Source
 from nfm.contract.dataset import HISTORY, HISTORY_WEIGHTS, SEQUENCE
 
@@ -23,11 +23,7 @@ class SideTable(Settings):
     @model_validator(mode="before")
     @classmethod
     def _empty_settings(cls, data: Any) -> Any:
-        if isinstance(data, dict):
-            for name in ("categorical", "numeric"):
-                if isinstance(data.get(name), dict):
-                    data = {**data, name: {k: {} if v is None else v for k, v in data[name].items()}}
-        return data
+        return fill_defaults(data)
 
 
 class History(Settings):
