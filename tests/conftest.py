@@ -26,7 +26,16 @@ for name, options in (("SPARK_SUBMIT_OPTS", f"{JVM} {NO_PAGE}"), ("SPARK_LAUNCHE
 
 ROOT = Path(__file__).parent.parent
 
-LONGEST = ("test_killed.py", "test_end_to_end.py", "test_resume.py", "test_tune.py", "test_cli.py", "test_documents.py")
+LONGEST = (
+    "test_killed.py",
+    "test_end_to_end.py",
+    "test_recommend.py",
+    "test_ranking_features.py",
+    "test_resume.py",
+    "test_tune.py",
+    "test_cli.py",
+    "test_documents.py",
+)
 
 TIERS = ("unit", "spark", "train", "e2e")  # pyproject.toml describes them
 FOLDERS = {
