@@ -281,7 +281,7 @@ _COMMANDS = {
         },
     ),
     "recommend": Command(
-        "Make everybody's list of the best items with a ranking model (Spark).",
+        "Make every user's list of the best items with a ranking model (Spark).",
         _recommend,
         (
             "nfm recommend --config movielens.yaml --plan",

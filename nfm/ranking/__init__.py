@@ -1,1 +1,1 @@
-"""Recommend job (Spark): everybody's list of the best items, from a trained ranking model."""
+"""Recommend job (Spark): the list of best items for every user, from a trained ranking model."""

@@ -142,7 +142,7 @@ def find_crossed(gates: RecommendGates, report: Mapping[str, Any]) -> list[dict[
     if limits:
         limits.setdefault("min_users", 1)  # without lists, shares are not known, so no gate is passed
     return [
-        {"gate": key, "value": value, "limit": limits[key], "told": clause}
+        {"gate": key, "value": value, "limit": limits[key], "reason": clause}
         for key in _GATES
         if key in limits
         for value, clause in _GATES[key](report, limits[key])

@@ -50,7 +50,7 @@ log = logging.getLogger(__name__)
 
 
 def recommend(spark: SparkSession, config: Config) -> Mapping[str, Any]:
-    """Make and publish everybody's list. Readers see the old lists until the new ones are complete.
+    """Make and publish the list of every user. Readers see the old lists until the new ones are complete.
 
     A killed run is resumed: lists that it made are not made again.
 
@@ -247,7 +247,7 @@ def _enforce_gates(report: Mapping[str, Any], target: Path) -> None:
     write_report(refused, report, describe_users(report), lift_gates(crossed))
     lines = [
         "The lists do not pass the gates and are not published:",
-        *(f"{gate['told']}; recommend.gates.{gate['gate']} is {gate['limit']}" for gate in crossed),
+        *(f"{gate['reason']}; recommend.gates.{gate['gate']} is {gate['limit']}" for gate in crossed),
         f"{_KEPT}. The report is {refused / REPORT}.",
         f"If the lists are correct, run the job again with --set {lift_gates(crossed)}: finished lists are not made "
         "again.",

@@ -128,7 +128,7 @@ def score_all(folder: Path, context: pd.DataFrame | None = None) -> pd.DataFrame
 
 
 def best(frame: pd.DataFrame, k: int = 5, most: int | None = None) -> dict[Any, list[int]]:
-    """Return each user's list; with `most`, at most so many items of a shelf."""
+    """Return each user's list; with `most`, the maximum number of items of a shelf."""
     lists: dict[Any, list[int]] = {}
     for user, rows in frame.groupby("user"):
         chosen, used = list[int](), dict[int, int]()
